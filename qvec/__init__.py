@@ -1,0 +1,1 @@
+"""Quantized vectors for Postgres and Qdrant."""

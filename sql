@@ -1,0 +1,1 @@
+qvec/sql
