@@ -59,7 +59,7 @@ def encode_copy(
     codes: Codes,
     embedding: Vectors | None,
     half: bool,
-    document: Text,
-    metadata: Text,
+    document: Text | None,
+    metadata: Text | None,
 ) -> bytes: ...
 
