@@ -1,0 +1,314 @@
+"""A calibration: how one model's floats become codes, as a frozen value with a content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from qvec import _native
+from qvec.arrays import as_vectors
+from qvec.drift import Drift, measure
+from qvec.errors import CalibrationError, InputError, RowError
+from qvec.ranges import RangeMethod
+from qvec.sampling import Reservoir
+
+Metric = Literal["cosine", "ip"]
+Array = NDArray[np.float32]
+
+FORMAT = 1
+SAMPLE_SIZE = 20_000
+UNIT_LENGTH_TOLERANCE = 2e-4
+_ARRAYS = ("deviation", "mean", "radius", "std", "threshold")
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """How one model's floats become codes. Two calibrations are equal when their ids are.
+
+    `threshold`, `radius`, `deviation` (mean |x - threshold|), `mean` and `std` are read-only float32 arrays of shape (d,).
+    `description` is everything else that the id covers: model, metric, whether vectors came at unit length, the range
+    method with its parameters, the sample, and the qvec version that fitted it.
+    """
+
+    threshold: Array
+    radius: Array
+    deviation: Array
+    mean: Array
+    std: Array
+    metric: Metric
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_metric(self.metric)
+        for name in _ARRAYS:
+            array = np.array(getattr(self, name), dtype=np.float32)
+            if array.shape != (len(self.threshold),):
+                raise CalibrationError(f"{name} has shape {array.shape}, expected ({len(self.threshold)},)")
+            if not np.all(np.isfinite(array)):
+                raise CalibrationError(f"{name} holds NaN or infinity")
+            if name in ("radius", "deviation", "std") and np.any(array < 0):
+                raise CalibrationError(f"{name} holds a negative value")
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    @property
+    def dimensions(self) -> int:
+        """Length d of the vectors it quantizes; longer ones are cut to their first d dimensions."""
+        return len(self.threshold)
+
+    @property
+    def model(self) -> str | None:
+        """Name of the embedding model, when it was given."""
+        return self.description.get("model")
+
+    @cached_property
+    def id(self) -> str:
+        """The first 16 hexadecimal digits of SHA-256 over the metadata (canonical JSON) and the arrays, sorted by name."""
+        digest = hashlib.sha256(_canonical(self.metadata()).encode())
+        for name in _ARRAYS:
+            digest.update(b"\n" + name.encode() + b"\n" + getattr(self, name).astype("<f4").tobytes())
+        return digest.hexdigest()[:16]
+
+    def metadata(self) -> dict[str, Any]:
+        """The description with format, dimensions and metric: what is stored beside the arrays."""
+        return {**self.description, "format": FORMAT, "dimensions": self.dimensions, "metric": self.metric}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Calibration) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"Calibration({self.id}, dimensions={self.dimensions}, metric={self.metric!r}, model={self.model!r})"
+
+    @classmethod
+    def fit(
+        cls,
+        vectors: ArrayLike | Iterable[ArrayLike],
+        *,
+        metric: Metric = "cosine",
+        threshold: float = 0.5,
+        ranges: RangeMethod | None = None,
+        dimensions: int | None = None,
+        model: str | None = None,
+        sample_size: int = SAMPLE_SIZE,
+        seed: int = 0,
+        drawn: str | None = None,
+    ) -> Calibration:
+        """Fits a calibration to vectors, an array (n, D) or an iterable of such batches (read once).
+
+        More rows than `sample_size` are sampled uniformly over all of them, never from the front. `threshold` is the
+        share c of the mean that is subtracted: 0 for models trained for sign bits, 0.5 for others. `dimensions` cuts
+        vectors to a Matryoshka prefix. Under `cosine` vectors are normalized, after the cut, unless they come at unit
+        length. `drawn` records how a sample was drawn when the caller drew it.
+
+        Raises RowError for NaN, infinities and zero vectors under cosine; InputError for what is no set of vectors.
+        """
+        _check_metric(metric)
+        ranges = ranges or RangeMethod()
+        if not 0 <= threshold <= 1:
+            raise InputError(f"threshold is {threshold}, expected a share of the mean from 0 to 1")
+        sample, count = _sample(vectors, sample_size, seed)
+        came_normalized = _at_unit_length(sample)
+        prepared = _prepare(sample, dimensions, metric)
+        statistics = _native.Statistics(prepared.shape[1])
+        statistics.update(prepared)
+        mean = statistics.mean.astype(np.float32)
+        std = np.sqrt(statistics.variance).astype(np.float32)
+        center = (np.float32(threshold) * mean).astype(np.float32)
+        description = {
+            "method": {"threshold": threshold, **ranges.parameters()},
+            "model": model,
+            "normalized": came_normalized,
+            "qvec": version("qvec"),
+            "sample": {"drawn": drawn or ("all" if count == len(sample) else "uniform"), "seed": seed, "size": len(sample)},
+        }
+        deviation = _native.absolute_deviation(prepared, center)
+        if not ranges.per_dimension:
+            deviation = np.full_like(deviation, deviation.mean())
+        return cls(center, ranges.radius(prepared, center), deviation, mean, std, metric, description)
+
+    @classmethod
+    def from_ranges(
+        cls, ranges: ArrayLike, *, metric: Metric = "cosine", midpoint: bool = False, model: str | None = None
+    ) -> Calibration:
+        """Imports sentence-transformers' `ranges`: an array (2, d) of each dimension's minimum and maximum.
+
+        The threshold is 0, as in its binary codes, and the radius reaches the further end; with `midpoint` the
+        threshold is the middle of the range, so that all 256 levels serve it. Mean, spread and deviation are those of
+        a normal distribution of which the range holds 99.99% (3.89 standard deviations to each side).
+        """
+        low, high = _check_ranges(ranges)
+        mean = (low + high) / 2
+        threshold = mean if midpoint else np.zeros_like(mean)
+        std = (high - low) / 2 / 3.89
+        radius = np.maximum(high - threshold, threshold - low)
+        description = {
+            "method": {"name": "ranges", "midpoint": midpoint},
+            "model": model,
+            "normalized": False,
+            "qvec": version("qvec"),
+            "sample": {"drawn": "given", "seed": 0, "size": 0},
+        }
+        deviation = np.sqrt(2 / np.pi) * std + np.abs(mean - threshold)
+        return cls(threshold, radius, deviation, mean, std, metric, description)
+
+    def drift(self, vectors: ArrayLike) -> Drift:
+        """Compares newer vectors (n, D) with the statistics stored here. Raises InputError when there are none."""
+        sample = as_vectors(vectors, "vectors")
+        if not len(sample):
+            raise InputError("no vectors to compare with the calibration")
+        prepared = _prepare(sample, self.dimensions, self.metric)
+        return measure(prepared, threshold=self.threshold, radius=self.radius, mean=self.mean, std=self.std)
+
+    def to_bytes(self) -> bytes:
+        """The safetensors file: the same bytes in a file, a Postgres row and a Qdrant collection."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        return save_safetensors(arrays, metadata={"qvec": _canonical({**self.metadata(), "id": self.id})})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "calibration") -> Calibration:
+        """Reads what to_bytes wrote and checks its id. `name` stands for the data in errors."""
+        metadata = _read_metadata(data, name)
+        stored_id = metadata.pop("id", None)
+        try:
+            arrays = load_safetensors(data)
+        except SafetensorError as error:
+            raise CalibrationError(f"{name} is damaged: {error}") from None
+        if sorted(arrays) != list(_ARRAYS) or any(array.dtype != np.float32 for array in arrays.values()):
+            raise CalibrationError(f"{name} is damaged: expected the float32 arrays {', '.join(_ARRAYS)}")
+        fixed = {"format", "dimensions", "metric"}
+        description = {key: value for key, value in metadata.items() if key not in fixed}
+        try:
+            calibration = cls(**arrays, metric=metadata.get("metric", ""), description=description)
+        except (InputError, CalibrationError) as error:
+            raise CalibrationError(f"{name} is damaged: {error}") from None
+        if calibration.id != stored_id or calibration.metadata() != metadata:
+            raise CalibrationError(
+                f"{name} is damaged: its content hashes to {calibration.id}, but it says it is {stored_id}"
+            )
+        return calibration
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the calibration to a file: whole or, when that fails, not at all."""
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            temporary.write_bytes(self.to_bytes())
+            os.replace(temporary, target)
+        except OSError as error:
+            raise InputError(f"cannot write calibration {path}: {error.strerror}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Reads a calibration from a file. Raises CalibrationError for one that is damaged, foreign or newer."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read calibration {path}: {error.strerror}") from None
+        return cls.from_bytes(data, str(path))
+
+
+def _canonical(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _read_metadata(data: bytes, name: str) -> dict[str, Any]:
+    """The metadata of a safetensors file that qvec wrote, its format checked."""
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length]
+    try:
+        stored = json.loads(header).get("__metadata__", {})
+    except (ValueError, AttributeError):
+        raise CalibrationError(f"{name} is not a calibration: it does not begin as a safetensors file does") from None
+    if "qvec" not in stored:
+        raise CalibrationError(f"{name} is not a calibration: a safetensors file, but not one that qvec wrote")
+    try:
+        metadata: dict[str, Any] = json.loads(stored["qvec"])
+        found = metadata["format"]
+    except (ValueError, KeyError, TypeError):
+        raise CalibrationError(f"{name} is damaged: its metadata cannot be read") from None
+    if isinstance(found, int) and found > FORMAT:
+        raise CalibrationError(
+            f"{name} has format {found}, but this qvec reads formats up to {FORMAT}; run: pip install -U qvec"
+        )
+    if not header.rstrip(b" ").endswith(b"}") or _canonical(metadata) != stored["qvec"]:
+        raise CalibrationError(f"{name} is damaged: its metadata is not in canonical form")
+    return metadata
+
+
+def _check_metric(metric: str) -> None:
+    if metric not in get_args(Metric):
+        raise InputError(f"metric is {metric!r}, expected one of: {', '.join(get_args(Metric))}")
+
+
+def _check_ranges(ranges: ArrayLike) -> tuple[Array, Array]:
+    array = np.asarray(ranges, dtype=np.float32)
+    if array.ndim != 2 or array.shape[0] != 2 or array.shape[1] == 0:
+        raise InputError(f"ranges have shape {array.shape}, expected (2, dimensions): minimum and maximum of each")
+    if not np.all(np.isfinite(array)) or np.any(array[0] > array[1]):
+        raise InputError("ranges must be finite, each minimum at most its maximum")
+    return array[0], array[1]
+
+
+def _sample(vectors: ArrayLike | Iterable[ArrayLike], size: int, seed: int) -> tuple[NDArray[Any], int]:
+    """A uniform sample of at most `size` rows, in the order of the data, and the number of rows there were."""
+    if size < 1:
+        raise InputError(f"sample_size is {size}, expected at least 1")
+    if hasattr(vectors, "__array__") or isinstance(vectors, (list, tuple)):
+        array = as_vectors(vectors, "vectors")
+        count = len(array)
+        if count > size:
+            chosen = np.random.default_rng(seed).choice(count, size, replace=False, shuffle=False)
+            array = array[np.sort(chosen)]
+    else:
+        array, count = _drain(vectors, size, seed)  # type: ignore[arg-type]
+    if not len(array):
+        raise InputError("no vectors to calibrate on")
+    return array, count
+
+
+def _drain(batches: Iterable[ArrayLike], size: int, seed: int) -> tuple[Array, int]:
+    reservoir = Reservoir(size, seed)
+    count = 0
+    for batch in batches:
+        array = as_vectors(batch, "vectors")
+        if count and array.shape[1] != reservoir.rows.shape[1]:
+            raise InputError(f"a batch has {array.shape[1]} dimensions, expected {reservoir.rows.shape[1]}")
+        reservoir.add(array)
+        count += len(array)
+    return reservoir.rows, count
+
+
+def _at_unit_length(sample: NDArray[Any]) -> bool:
+    squares = np.einsum("ij,ij->i", sample, sample, dtype=np.float64)
+    return bool(np.all(np.abs(squares - 1) <= UNIT_LENGTH_TOLERANCE))
+
+
+def _prepare(sample: NDArray[Any], dimensions: int | None, metric: Metric) -> Array:
+    """The vectors as they are quantized: cut, normalized under cosine, float32."""
+    dimensions = dimensions or sample.shape[1]
+    if dimensions > sample.shape[1] or dimensions < 1:
+        raise InputError(f"dimensions is {dimensions}, but the vectors have {sample.shape[1]}")
+    bad = _native.bad_rows(sample, dimensions, metric == "cosine")
+    if bad:
+        raise RowError(*bad[0], where="vectors")
+    if metric == "cosine":
+        return _native.normalize(sample, dimensions)
+    return np.ascontiguousarray(sample[:, :dimensions], dtype=np.float32)

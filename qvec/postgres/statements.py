@@ -1,0 +1,245 @@
+"""Every SQL statement on a collection's table, built without a connection.
+
+Identifiers are quoted by psycopg.sql, values are parameters; `%b` asks for the binary form. pgvector's schema is
+named throughout, since it need not be on the search path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg import sql
+from psycopg.sql import SQL, Composed, Identifier
+
+from qvec.postgres.layout import Layout
+
+OnDuplicate = Literal["replace", "skip", "error"]
+
+MAX_EF_SEARCH = 1000
+"""pgvector's limit of hnsw.ef_search; more candidates than that come from its iterative scan."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A collection's table and where pgvector is installed."""
+
+    schema: str
+    name: str
+    layout: Layout
+    vector_schema: str
+
+    @property
+    def identifier(self) -> Identifier:
+        return Identifier(self.schema, self.name)
+
+    @property
+    def index(self) -> str:
+        """Name of the prefilter's index: Postgres cuts names to 63 bytes, so the table's part is cut first."""
+        return self.name.encode()[:54].decode(errors="ignore") + "_qvec_idx"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        floats = ("embedding",) if self.layout.float_type else ()
+        return ("id", "codes", *floats, "document", "metadata")
+
+    def vector_type(self, name: str) -> Composed:
+        return SQL("{}({})").format(Identifier(self.vector_schema, name), sql.Literal(self.layout.dimensions))
+
+    def operator(self, symbol: str) -> Composed:
+        return SQL("OPERATOR({}.{})").format(Identifier(self.vector_schema), SQL(symbol))  # type: ignore[arg-type]
+
+
+def create_table(table: Table) -> Composed:
+    """The codes are PLAIN, always in the row: both the index build and the rescoring read them for every row."""
+    layout = table.layout
+    embedding = SQL("")
+    if layout.float_type:
+        embedding = SQL("embedding {} STORAGE EXTERNAL NOT NULL,").format(table.vector_type(layout.float_type))
+    return SQL(
+        "CREATE TABLE {table} (id {id_type} PRIMARY KEY, codes bit({bits}) STORAGE {storage} NOT NULL,"
+        " {embedding} document text, metadata jsonb)"
+    ).format(
+        table=table.identifier,
+        id_type=SQL(layout.id_type),
+        bits=sql.Literal(layout.code_bits),
+        storage=SQL("PLAIN" if layout.code_bits <= 8 * 6000 else "EXTERNAL"),
+        embedding=embedding,
+    )
+
+
+def prefilter(table: Table) -> Composed:
+    """The expression that the index holds and the search orders by."""
+    layout = table.layout
+    if not layout.planes:
+        return SQL("(codes)").format()
+    bits, width = sql.Literal(layout.prefilter_bits), sql.Literal(layout.plane_bits)
+    if layout.prefilter == "ternary":
+        return SQL("(qvec.ternary(codes, {width})::bit({bits}))").format(width=width, bits=bits)
+    return SQL("(substring(codes from 1 for {bits})::bit({bits}))").format(bits=bits)
+
+
+def create_index(table: Table) -> Composed:
+    return SQL("CREATE INDEX {} ON {} USING hnsw ({} {})").format(
+        Identifier(table.index),
+        table.identifier,
+        prefilter(table),
+        Identifier(table.vector_schema, "bit_hamming_ops"),
+    )
+
+
+def drop_index(table: Table) -> Composed:
+    return SQL("DROP INDEX IF EXISTS {}").format(Identifier(table.schema, table.index))
+
+
+def copy_into(target: Identifier, table: Table) -> Composed:
+    columns = SQL(", ").join(map(Identifier, table.columns))
+    return SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(target, columns)
+
+
+STAGING = Identifier("qvec_staging")
+
+
+def create_staging(table: Table) -> Composed:
+    return SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DROP").format(STAGING, table.identifier)
+
+
+def merge_staging(table: Table, on_duplicate: OnDuplicate) -> Composed:
+    """Moves the staged rows over. Of rows with one id the last counts, or with `skip` the first: a fresh table that was
+    filled by one COPY has its rows, and so their ctid, in the order they came."""
+    replace = on_duplicate == "replace"
+    return SQL(
+        "INSERT INTO {table} ({columns}) SELECT DISTINCT ON (id) {columns} FROM {staging} ORDER BY id, ctid {order}"
+        " ON CONFLICT (id) DO {action}"
+    ).format(
+        table=table.identifier,
+        columns=SQL(", ").join(map(Identifier, table.columns)),
+        staging=STAGING,
+        order=SQL("DESC" if replace else "ASC"),
+        action=_overwrite(table) if replace else SQL("NOTHING"),
+    )
+
+
+def _overwrite(table: Table) -> Composed:
+    assignments = [SQL("{0} = excluded.{0}").format(Identifier(name)) for name in table.columns if name != "id"]
+    return SQL("UPDATE SET {}").format(SQL(", ").join(assignments))
+
+
+def candidates(table: Table, columns: tuple[str, ...], count: int) -> Composed:
+    """The rows nearest to the prefilter bits of the query, `%(bits)b`.
+
+    ef_search and the iterative scan are set by the statement itself, for itself: the index scan starts only after the
+    lateral join has evaluated the settings it refers to. So the prefilter is never cut by a setting of the session,
+    also behind a connection pooler, and no round trip is spent.
+    """
+    settings = {"hnsw.ef_search": min(max(count, 40), MAX_EF_SEARCH), "hnsw.iterative_scan": "relaxed_order"}
+    if count > MAX_EF_SEARCH:
+        settings["hnsw.max_scan_tuples"] = 50 * count
+        settings["hnsw.scan_mem_multiplier"] = 8
+    set_all = SQL(" || ").join(
+        SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(str(value)))
+        for name, value in settings.items()
+    )
+    return SQL(
+        "SELECT candidate.* FROM (SELECT {set_all} AS done OFFSET 0) settings CROSS JOIN LATERAL"
+        " (SELECT {columns} FROM {table} WHERE settings.done IS NOT NULL"
+        " ORDER BY {prefilter} {distance} %(bits)b LIMIT {count}) candidate"
+    ).format(
+        set_all=set_all,
+        columns=SQL(", ").join(map(Identifier, columns)),
+        table=table.identifier,
+        prefilter=prefilter(table),
+        distance=table.operator("<~>"),
+        count=sql.Literal(count),
+    )
+
+
+def all_rows(table: Table, columns: tuple[str, ...]) -> Composed:
+    """Every row, for an exact scan: no order, no index."""
+    return SQL("SELECT {} FROM {}").format(SQL(", ").join(map(Identifier, columns)), table.identifier)
+
+
+def rescore_floats(table: Table, source: Composed, k: int) -> Composed:
+    """The best k rows of `source` by the inner product of their floats with `%(query)s`."""
+    assert table.layout.float_type
+    query = SQL("%(query)s::{}").format(table.vector_type(table.layout.float_type))
+    return SQL(
+        "SELECT id, -(embedding {inner} {query}) AS score, document, metadata FROM ({source}) AS source"
+        " ORDER BY embedding {inner} {query} LIMIT {k}"
+    ).format(inner=table.operator("<#>"), query=query, source=source, k=sql.Literal(k))
+
+
+def rescore_codes(table: Table, source: Composed, query_planes: int, k: int) -> Composed:
+    """The best k rows of `source` by counts of common bits of the codes' planes and the query's.
+
+    The score is constant + scale * sum_a 2^a (sum_b 2^b |D_a & Q_b| - 2^(B-1) |D_a|), with the codes' planes D_a, the
+    query's Q_b (`%(q0)b` is the highest of B) and a, b their weights. Each plane is sliced once, in a subquery that
+    OFFSET 0 keeps whole.
+    """
+    layout = table.layout
+    assert layout.planes
+    slices = SQL(", ").join(
+        SQL("substring(codes from {} for {}) AS {}").format(
+            sql.Literal(1 + plane * layout.plane_bits), sql.Literal(layout.plane_bits), Identifier(f"d{plane}")
+        )
+        for plane in range(layout.planes)
+    )
+    common = SQL(" + ").join(
+        SQL("{} * ({})").format(sql.Literal(1 << (layout.planes - 1 - plane)), _weighted_counts(plane, query_planes))
+        for plane in range(layout.planes)
+    )
+    return SQL(
+        "SELECT id, %(constant)s::float8 + %(scale)s::float8 * ({common}) AS score, document, metadata"
+        " FROM (SELECT id, document, metadata, {slices} FROM ({source}) AS source OFFSET 0) AS sliced"
+        " ORDER BY score DESC LIMIT {k}"
+    ).format(common=common, slices=slices, source=source, k=sql.Literal(k))
+
+
+def _weighted_counts(plane: int, query_planes: int) -> Composed:
+    data = Identifier(f"d{plane}")
+    counts = [
+        SQL("{} * bit_count({} & {})").format(
+            sql.Literal(1 << (query_planes - 1 - b)), data, sql.Placeholder(f"q{b}", format="b")
+        )
+        for b in range(query_planes)
+    ]
+    offset = SQL(" - {} * bit_count({})").format(sql.Literal(1 << (query_planes - 1)), data)
+    return SQL("{}{}").format(SQL(" + ").join(counts), offset)
+
+
+def by_ids(table: Table, columns: tuple[str, ...]) -> Composed:
+    return SQL("SELECT {} FROM {} WHERE id = ANY(%s::{}[])").format(
+        SQL(", ").join(map(Identifier, columns)), table.identifier, SQL(table.layout.id_type)
+    )
+
+
+def delete(table: Table) -> Composed:
+    return SQL("DELETE FROM {} WHERE id = ANY(%s::{}[])").format(table.identifier, SQL(table.layout.id_type))
+
+
+def count(table: Table) -> Composed:
+    return SQL("SELECT count(*) FROM {}").format(table.identifier)
+
+
+def holds_more_than(table: Table, rows: int) -> Composed:
+    return SQL("SELECT count(*) > {0} FROM (SELECT FROM {1} LIMIT {0} + 1) AS some").format(
+        sql.Literal(rows), table.identifier
+    )
+
+
+def next_id(table: Table) -> Composed:
+    return SQL("SELECT coalesce(max(id), -1) + 1 FROM {}").format(table.identifier)
+
+
+def sizes(table: Table) -> Composed:
+    """Bytes of the table (with its key and what is stored out of line) and of the prefilter's index."""
+    return SQL(
+        "SELECT pg_total_relation_size({table}::regclass) - coalesce(pg_relation_size(i), 0),"
+        " coalesce(pg_relation_size(i), 0) FROM (SELECT to_regclass({index}) AS i) AS prefilter"
+    ).format(
+        table=sql.Literal(_quoted(table.schema, table.name)), index=sql.Literal(_quoted(table.schema, table.index))
+    )
+
+
+def _quoted(schema: str, name: str) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
