@@ -1,0 +1,56 @@
+"""JSON Lines: an object on each line that is not blank."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+
+from qvec.sources.base import Columns
+from qvec.sources.reading import reading
+from qvec.sources.record_source import RecordSource
+from qvec.sources.records import Record
+from qvec.sources.text_files import Spool, open_text
+
+BOM = b"\xef\xbb\xbf"
+
+
+class JsonLines(RecordSource):
+    """Objects whose keys are the columns; a key that is missing later is a null."""
+
+    format = "JSON Lines"
+
+    def __init__(self, name: str, path: str, file: Path, columns: Columns, spool: Spool | None = None) -> None:
+        super().__init__(name, path, file, spool)
+        self._blanks = array("q")  # for each blank line, the row that comes after it
+        self._lines_seen = 0
+        self._recognize(columns)
+
+    def where(self, row: int) -> str:
+        return f"{self._label}, line {row + 1 + bisect_right(self._blanks, row)}"
+
+    def _records(self, start: int) -> Iterator[Record]:
+        with reading(self._label, self.format), open_text(self._file) as stream:
+            row = 0
+            for number, line in enumerate(stream, 1):
+                text = line.strip()
+                if number > self._lines_seen:
+                    self._lines_seen = number
+                    if not text:
+                        self._blanks.append(row)
+                if text:
+                    if row >= start:
+                        yield _parsed(row, number, text.removeprefix(BOM) if number == 1 else text)
+                    row += 1
+
+
+def _parsed(row: int, line: int, text: bytes) -> Record:
+    try:
+        fields = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        return Record(row, line, text.decode(errors="backslashreplace"), {}, f"is not valid JSON: {error}")
+    if isinstance(fields, dict):
+        return Record(row, line, text.decode(), fields)
+    return Record(row, line, text.decode(), {}, f"is a JSON {type(fields).__name__}, expected an object")

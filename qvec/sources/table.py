@@ -1,0 +1,81 @@
+"""Arrow record batches to batches, for the columnar formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qvec.sources.base import Batch, IdType, RejectedRow
+from qvec.sources.columns import Roles
+from qvec.sources.ids import find_nul, read_ids
+from qvec.sources.metadata import dump, read_metadata
+from qvec.sources.vectors import Faults, kind_of, plain, read_vectors
+
+CONTENT_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """How to read record batches of one schema: the columns' roles, and what was found out about them."""
+
+    roles: Roles
+    names: tuple[str, ...]
+    id_type: IdType | None
+    dimensions: int | None
+    where: Callable[[int], str]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are needed, in the order of the schema."""
+        roles = self.roles
+        used = {roles.id, roles.vector, roles.text, roles.title, *roles.metadata_of(self.names)}
+        return [name for name in self.names if name in used]
+
+    def vectors_only(self) -> TableReader:
+        """The same without texts and metadata."""
+        return replace(self, roles=replace(self.roles, text=None, title=None, metadata=()))
+
+    def batch(self, table: Any, start: int) -> Batch:
+        """The batch of a record batch whose first row is source row `start`."""
+        faults: Faults = {}
+        roles, column = self.roles, table.column
+        ids = read_ids(column(roles.id), self.id_type, faults) if roles.id and self.id_type else None
+        vectors = read_vectors(column(roles.vector), self.dimensions or 0, faults) if roles.vector else None
+        documents = self._documents(table, faults)
+        others = [(name, column(name)) for name in roles.metadata_of(self.names)]
+        metadata = read_metadata(others, faults)
+        stop = start + len(table)
+        if not faults:
+            return Batch(start, stop, np.arange(start, stop), ids, vectors, documents, metadata, ())
+        good = np.setdiff1d(np.arange(len(table)), list(faults))
+        ids, documents, metadata = (array and array.take(pa.array(good)) for array in (ids, documents, metadata))
+        vectors = None if vectors is None else vectors[good]
+        rejected = tuple(self._rejected(table, start, row, faults[row]) for row in sorted(faults))
+        return Batch(start, stop, start + good, ids, vectors, documents, metadata, rejected)
+
+    def _documents(self, table: Any, faults: Faults) -> Any:
+        if self.roles.text is None:
+            return None
+        texts = plain(table.column(self.roles.text)).cast(pa.large_string())
+        find_nul(texts, "text", faults)
+        return texts if self.roles.title is None else _titled(plain(table.column(self.roles.title)), texts)
+
+    def _rejected(self, table: Any, start: int, row: int, reason: str) -> RejectedRow:
+        fields = {
+            name: table.column(name)[row].as_py()
+            for name in table.schema.names
+            if name != self.roles.vector and kind_of(table.schema.field(name).type) != "vector"
+        }
+        return RejectedRow(start + row, self.where(start + row), reason, dump(fields)[:CONTENT_CHARACTERS])
+
+
+def _titled(titles: Any, texts: Any) -> Any:
+    """BEIR's document: the title, a space and the text; the text alone without a title."""
+    titles = titles.cast(pa.large_string())
+    joined = pc.binary_join_element_wise(titles, texts, pa.scalar(" ", pa.large_string()))
+    return pc.if_else(pc.fill_null(pc.not_equal(titles, ""), False), joined, texts)
