@@ -1,3 +1,13 @@
-use pyo3::prelude::*;
-#[pymodule]
-fn _native(_m: &Bound<'_, PyModule>) -> PyResult<()> { Ok(()) }
+//! The hot paths of qvec. `python` and `arguments` are all of PyO3; the other modules know nothing of Python.
+
+mod arguments;
+mod copy;
+mod decode;
+mod deviation;
+mod hamming;
+mod planes;
+mod pool;
+mod python;
+mod quantize;
+mod stats;
+mod vectors;

@@ -1,0 +1,100 @@
+//! How far vectors lie from a threshold, dimension by dimension: the mean and the quantiles of |x - threshold|.
+
+use multiversion::multiversion;
+
+use crate::pool;
+use crate::stats::first_bad_row;
+use crate::vectors::{BadRow, all_finite};
+
+/// Rows of one piece of parallel work; fixed, so that results do not depend on the number of threads.
+const CHUNK_ROWS: usize = 4096;
+
+/// Dimensions whose values are gathered together: one cache line of each row, so that each is read once.
+const COLUMNS: usize = 16;
+
+/// Mean |x - threshold| of each dimension of at least one row, summed in float64.
+pub fn absolute_deviation(vectors: &[f32], threshold: &[f32]) -> Result<Vec<f32>, BadRow> {
+    let dimensions = threshold.len();
+    let chunks = vectors.chunks(CHUNK_ROWS * dimensions).collect();
+    let parts = pool::map(size_of_val(vectors), chunks, |vectors| {
+        let mut sums = vec![0.0; dimensions];
+        add_deviations(vectors, threshold, &mut sums);
+        sums
+    });
+    let mut sums = vec![0.0f64; dimensions];
+    for part in parts {
+        sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
+    if !sums.iter().all(|sum| sum.is_finite()) {
+        return Err(first_bad_row(vectors, dimensions, 0));
+    }
+    let rows = (vectors.len() / dimensions) as f64;
+    Ok(sums.into_iter().map(|sum| (sum / rows) as f32).collect())
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn add_deviations(vectors: &[f32], threshold: &[f32], sums: &mut [f64]) {
+    for row in vectors.chunks_exact(threshold.len()) {
+        for ((sum, &x), &threshold) in sums.iter_mut().zip(row).zip(threshold) {
+            *sum += (f64::from(x) - f64::from(threshold)).abs();
+        }
+    }
+}
+
+/// The quantile (0 to 1) of |x - threshold| of each dimension of at least one row: differences in float32, linear
+/// interpolation in float64 as numpy.quantile does it, the result in float32.
+pub fn deviation_quantile(vectors: &[f32], threshold: &[f32], quantile: f64) -> Result<Vec<f32>, BadRow> {
+    let dimensions = threshold.len();
+    if !all_finite(vectors) {
+        return Err(first_bad_row(vectors, dimensions, 0));
+    }
+    let blocks = (0..dimensions).step_by(COLUMNS).collect();
+    let parts = pool::map(size_of_val(vectors), blocks, |first: usize| {
+        let last = dimensions.min(first + COLUMNS);
+        block_quantiles(vectors, dimensions, first, &threshold[first..last], quantile)
+    });
+    Ok(parts.concat())
+}
+
+fn block_quantiles(vectors: &[f32], dimensions: usize, first: usize, threshold: &[f32], quantile: f64) -> Vec<f32> {
+    let rows = vectors.len() / dimensions;
+    let mut columns = vec![0u32; rows * threshold.len()];
+    for (row, vector) in vectors.chunks_exact(dimensions).enumerate() {
+        for (column, (x, threshold)) in vector[first..].iter().zip(threshold).enumerate() {
+            // The bits of floats that are not negative are ordered as the floats are, and compare faster.
+            columns[column * rows + row] = (x - threshold).abs().to_bits();
+        }
+    }
+    columns.chunks_exact_mut(rows).map(|column| interpolated(column, quantile)).collect()
+}
+
+fn interpolated(column: &mut [u32], quantile: f64) -> f32 {
+    let position = (column.len() - 1) as f64 * quantile;
+    let below = position.floor() as usize;
+    let (_, &mut lower, above) = column.select_nth_unstable(below);
+    let upper = above.iter().min().copied().unwrap_or(lower);
+    lerp(f64::from(f32::from_bits(lower)), f64::from(f32::from_bits(upper)), position - below as f64) as f32
+}
+
+/// From the nearer end, as numpy does: the last bit depends on it.
+fn lerp(lower: f64, upper: f64, share: f64) -> f64 {
+    let span = upper - lower;
+    if share >= 0.5 { upper - span * (1.0 - share) } else { lower + span * share }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_interpolate_between_neighbours() {
+        let vectors = [4.0, 1.0, -3.0, 2.0];
+        assert_eq!(deviation_quantile(&vectors, &[0.0], 0.5).unwrap(), [2.5]);
+        assert_eq!(deviation_quantile(&vectors, &[1.0], 1.0).unwrap(), [4.0]);
+    }
+
+    #[test]
+    fn absolute_deviation_is_the_mean_distance() {
+        assert_eq!(absolute_deviation(&[4.0, 1.0, -3.0, 2.0], &[1.0]).unwrap(), [2.0]);
+    }
+}

@@ -1,0 +1,168 @@
+//! Streaming statistics of each dimension: one pass over batches, mergeable, numerically stable.
+
+use multiversion::multiversion;
+
+use crate::pool;
+use crate::vectors::{BadRow, fault};
+
+/// Rows whose mean and squared deviations are taken in two passes while they are in the cache.
+const BLOCK_ROWS: usize = 64;
+
+/// Rows, at least, of one piece of parallel work, and the most pieces of a batch. Both fixed, so that results do not
+/// depend on the number of threads.
+const CHUNK_ROWS: usize = 1024;
+const CHUNKS: usize = 64;
+
+/// Count, mean, sum of squared deviations from the mean, least and greatest value of every dimension.
+#[derive(Clone)]
+pub struct Statistics {
+    count: u64,
+    mean: Vec<f64>,
+    squares: Vec<f64>,
+    minimum: Vec<f32>,
+    maximum: Vec<f32>,
+}
+
+impl Statistics {
+    pub fn new(dimensions: usize) -> Self {
+        Statistics {
+            count: 0,
+            mean: vec![0.0; dimensions],
+            squares: vec![0.0; dimensions],
+            minimum: vec![f32::INFINITY; dimensions],
+            maximum: vec![f32::NEG_INFINITY; dimensions],
+        }
+    }
+
+    pub fn dimensions(&self) -> usize {
+        self.mean.len()
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub fn mean(&self) -> &[f64] {
+        &self.mean
+    }
+
+    /// The population variance: 0 / 0 = NaN before the first row.
+    pub fn variance(&self) -> Vec<f64> {
+        self.squares.iter().map(|squares| squares / self.count as f64).collect()
+    }
+
+    pub fn minimum(&self) -> &[f32] {
+        &self.minimum
+    }
+
+    pub fn maximum(&self) -> &[f32] {
+        &self.maximum
+    }
+
+    /// Adds the rows of `vectors`, row-major, `dimensions` floats each. A bad row leaves the statistics as they were.
+    pub fn update(&mut self, vectors: &[f32]) -> Result<(), BadRow> {
+        let dimensions = self.dimensions();
+        let chunk_rows = (vectors.len() / dimensions).div_ceil(CHUNKS).max(CHUNK_ROWS);
+        let chunks = vectors.chunks(chunk_rows * dimensions).enumerate().collect();
+        let parts: Vec<Statistics> = pool::map(size_of_val(vectors), chunks, |(chunk, vectors)| {
+            Statistics::of_chunk(vectors, dimensions, chunk * chunk_rows)
+        })
+        .into_iter()
+        .collect::<Result<_, _>>()?;
+        for part in &parts {
+            self.merge(part);
+        }
+        Ok(())
+    }
+
+    fn of_chunk(vectors: &[f32], dimensions: usize, first_row: usize) -> Result<Self, BadRow> {
+        let mut total = Statistics::new(dimensions);
+        for (block, vectors) in vectors.chunks(BLOCK_ROWS * dimensions).enumerate() {
+            total.merge(&Statistics::of_block(vectors, dimensions, first_row + block * BLOCK_ROWS)?);
+        }
+        Ok(total)
+    }
+
+    fn of_block(vectors: &[f32], dimensions: usize, first_row: usize) -> Result<Self, BadRow> {
+        let mut block = Statistics::new(dimensions);
+        block.count = (vectors.len() / dimensions) as u64;
+        sum_and_range(vectors, &mut block.mean, &mut block.minimum, &mut block.maximum);
+        // Sums of float32 values stay finite in float64 unless a value is not finite.
+        if !block.mean.iter().all(|sum| sum.is_finite()) {
+            return Err(first_bad_row(vectors, dimensions, first_row));
+        }
+        block.mean.iter_mut().for_each(|sum| *sum /= block.count as f64);
+        sum_squares(vectors, &block.mean, &mut block.squares);
+        Ok(block)
+    }
+
+    /// Adds the rows that `other` has seen. Chan, Golub, LeVeque (1983), Algorithms for computing the sample variance.
+    pub fn merge(&mut self, other: &Statistics) {
+        if other.count == 0 {
+            return;
+        }
+        let (ours, theirs) = (self.count as f64, other.count as f64);
+        let share = theirs / (ours + theirs);
+        for i in 0..self.dimensions() {
+            let shift = other.mean[i] - self.mean[i];
+            self.mean[i] += shift * share;
+            self.squares[i] += other.squares[i] + shift * shift * ours * share;
+            self.minimum[i] = self.minimum[i].min(other.minimum[i]);
+            self.maximum[i] = self.maximum[i].max(other.maximum[i]);
+        }
+        self.count += other.count;
+    }
+}
+
+/// The first row with a value that is not finite, in rows that are known to hold one.
+pub fn first_bad_row(vectors: &[f32], dimensions: usize, first_row: usize) -> BadRow {
+    let mut faults = vectors.chunks_exact(dimensions).map(fault).enumerate();
+    let (row, reason) = faults.find_map(|(row, fault)| Some((row, fault?))).unwrap_or_default();
+    BadRow { row: first_row + row, reason }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn sum_and_range(vectors: &[f32], sums: &mut [f64], minimum: &mut [f32], maximum: &mut [f32]) {
+    for row in vectors.chunks_exact(sums.len()) {
+        for (sum, &x) in sums.iter_mut().zip(row) {
+            *sum += f64::from(x);
+        }
+        for ((least, greatest), &x) in minimum.iter_mut().zip(maximum.iter_mut()).zip(row) {
+            *least = if x < *least { x } else { *least };
+            *greatest = if x > *greatest { x } else { *greatest };
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn sum_squares(vectors: &[f32], mean: &[f64], squares: &mut [f64]) {
+    for row in vectors.chunks_exact(mean.len()) {
+        for ((square, &mean), &x) in squares.iter_mut().zip(mean).zip(row) {
+            let deviation = f64::from(x) - mean;
+            *square += deviation * deviation;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_offset_does_not_drown_the_variance() {
+        let mut statistics = Statistics::new(1);
+        for batch in [[8_388_600.0, 8_388_601.0], [8_388_602.0, 8_388_603.0]] {
+            statistics.update(&batch).unwrap();
+        }
+        assert_eq!(statistics.mean(), [8_388_601.5]);
+        assert_eq!(statistics.variance(), [1.25]);
+    }
+
+    #[test]
+    fn a_bad_row_changes_nothing() {
+        let mut statistics = Statistics::new(2);
+        let error = statistics.update(&[1.0, 2.0, 3.0, f32::NAN]).unwrap_err();
+        assert_eq!((error.row, error.reason.as_str()), (1, "NaN at dimension 1"));
+        assert_eq!(statistics.count(), 0);
+    }
+}
