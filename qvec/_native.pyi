@@ -8,6 +8,11 @@ Codes = NDArray[np.uint8]
 Text = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_] | None]
 """Arrow large_string buffers: offsets (n+1), UTF-8 bytes, validity (n) or None when no value is null."""
 
+COPY_HEADER: bytes
+"""What stands before the rows of a binary COPY."""
+COPY_TRAILER: bytes
+"""What ends a binary COPY."""
+
 class BadRow(ValueError):  # noqa: N818
     """Raised with args (row, reason)."""
 
@@ -62,4 +67,3 @@ def encode_copy(
     document: Text | None,
     metadata: Text | None,
 ) -> bytes: ...
-

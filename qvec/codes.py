@@ -1,0 +1,164 @@
+"""Codes: vectors as bit planes, and what is computed from them.
+
+A row's codes are planes of w = ceil(dimensions / 8) bytes, the top bit of every dimension's code first, dimension i at
+byte i // 8, most significant bit first (numpy's packbits, pgvector's bit), padded with zero bits. p planes take p * w
+bytes: 1 plane is binary, 4 are int4, 8 are int8, and each is a prefix of the next. Arrays of codes are plain
+C-contiguous uint8 arrays of shape (n, p * w).
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qvec import _native
+from qvec.arrays import as_rows, as_vectors
+from qvec.errors import InputError, RowError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qvec.calibration import Calibration
+
+Codes = NDArray[np.uint8]
+
+
+def quantize(vectors: ArrayLike, calibration: Calibration, planes: int = 8) -> Codes:
+    """The codes of `vectors`, shape (n, planes * w).
+
+    With t = (x - threshold) * (128 / radius), the code of x is clamp(127 + ceil(t), 0, 255), so that its top bit is
+    exactly [x > threshold]; its `planes` top bits (1 to 8) are kept. `vectors` has shape (n, d) or (d,); of more
+    columns than the calibration has dimensions the first are used. Under cosine each row is normalized after that cut.
+
+    Raises RowError for NaN, an infinity or, under cosine, a zero vector; InputError for a wrong shape or dtype.
+    """
+    _check_planes(planes)
+    rows = as_vectors(vectors, "vectors", calibration.dimensions)
+    with _naming_rows("vectors"):
+        return _native.quantize(rows, calibration.threshold, calibration.radius, planes, calibration.metric == "cosine")
+
+
+def ternary(codes: ArrayLike, calibration: Calibration) -> Codes:
+    """The ternary code of each row, shape (n, 2 * w): the planes [code >= 144] and [code >= 112].
+
+    They stand for x > threshold + radius / 8 and x > threshold - radius / 8, and the Hamming distance between two
+    ternary codes is the distance between levels -1, 0 and 1. Codes of at least 4 planes are needed.
+    """
+    rows = as_codes(codes, "codes")
+    held = _planes_held(rows, calibration.dimensions)
+    if held < 4:
+        raise InputError(f"codes: {held} planes found, at least 4 wanted for ternary")
+    return _native.ternary(rows, calibration.dimensions)
+
+
+def dequantize(codes: ArrayLike, calibration: Calibration, planes: int | None = None) -> NDArray[np.float32]:
+    """The vectors that the top `planes` planes of the codes stand for (None: all they hold), float32, shape (n, d).
+
+    With p planes a code c stands for threshold + ((c >> (8 - p)) + 1/2 - 2**(p-1)) * radius / 2**(p-1), and with one
+    plane for threshold + deviation or threshold - deviation.
+    """
+    rows = as_codes(codes, "codes")
+    return _native.dequantize(
+        rows,
+        calibration.threshold,
+        calibration.radius,
+        calibration.deviation,
+        _planes_read(rows, calibration.dimensions, planes),
+    )
+
+
+def score(
+    codes: ArrayLike, queries: ArrayLike, calibration: Calibration, planes: int | None = None
+) -> NDArray[np.float32]:
+    """The inner product of every query with every row as `dequantize` gives it, float32, shape (m, n).
+
+    Queries have shape (m, d) or (d,) and stay float32. They are taken as they come: under cosine they have to be
+    normalized already (searching does it), and the scores are then estimates of the cosine. The rounding error is at
+    most about 1e-5 of the sum of the products' magnitudes.
+    """
+    rows = as_codes(codes, "codes")
+    dimensions = calibration.dimensions
+    wanted = as_vectors(queries, "queries", dimensions)[:, :dimensions]
+    with _naming_rows("queries"):
+        return _native.score(
+            rows,
+            np.ascontiguousarray(wanted, dtype=np.float32),
+            calibration.threshold,
+            calibration.radius,
+            calibration.deviation,
+            _planes_read(rows, dimensions, planes),
+        )
+
+
+def hamming(codes: ArrayLike, queries: ArrayLike) -> NDArray[np.int32]:
+    """The number of bits in which every query differs from every row, shape (m, n).
+
+    Rows may be longer than queries: then their prefix is compared, which reads the sign bits out of stored codes.
+    """
+    return _native.hamming(*_comparable(codes, queries))
+
+
+def hamming_top_k(codes: ArrayLike, queries: ArrayLike, k: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The k nearest rows to each query by `hamming`, nearest first, ties by lower row, and their distances.
+
+    Both arrays have shape (m, min(k, n)).
+    """
+    if k < 1:
+        raise InputError(f"k: {k} found, at least 1 wanted")
+    return _native.hamming_top_k(*_comparable(codes, queries), k)
+
+
+def code_bytes(dimensions: int, planes: int) -> int:
+    """The bytes of one row of codes."""
+    return planes * math.ceil(dimensions / 8)
+
+
+def as_codes(array: ArrayLike, name: str) -> Codes:
+    """`array` as a C-contiguous uint8 array of shape (n, bytes); a 1-D array is one row."""
+    rows = as_rows(array, name)
+    if rows.dtype != np.uint8:
+        raise InputError(f"{name}: dtype {rows.dtype} found, uint8 wanted")
+    return np.ascontiguousarray(rows)
+
+
+def _comparable(codes: ArrayLike, queries: ArrayLike) -> tuple[Codes, Codes]:
+    rows, wanted = as_codes(codes, "codes"), as_codes(queries, "queries")
+    if not 1 <= wanted.shape[1] <= rows.shape[1]:
+        raise InputError(f"queries: {wanted.shape[1]} bytes a row found, 1 to {rows.shape[1]} (those of codes) wanted")
+    return rows, wanted
+
+
+def _planes_held(codes: Codes, dimensions: int) -> int:
+    width = code_bytes(dimensions, 1)
+    planes, rest = divmod(int(codes.shape[1]), width)
+    if rest or not 1 <= planes <= 8:
+        raise InputError(f"codes: {codes.shape[1]} bytes a row found, 1 to 8 planes of {width} bytes wanted")
+    return planes
+
+
+def _planes_read(codes: Codes, dimensions: int, planes: int | None) -> int:
+    held = _planes_held(codes, dimensions)
+    if planes is None:
+        return held
+    _check_planes(planes)
+    if planes > held:
+        raise InputError(f"codes: {held} planes found, {planes} wanted")
+    return planes
+
+
+def _check_planes(planes: int) -> None:
+    if not 1 <= planes <= 8:
+        raise InputError(f"planes: {planes} found, 1 to 8 wanted")
+
+
+@contextmanager
+def _naming_rows(where: str) -> Iterator[None]:
+    try:
+        yield
+    except _native.BadRow as bad:
+        row, reason = bad.args
+        raise RowError(row, reason, where) from None
