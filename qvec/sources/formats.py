@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from qvec.errors import InputError
+from qvec.sources.arrow import ArrowSource
 from qvec.sources.base import Columns, Source
+from qvec.sources.csv import CsvSource
+from qvec.sources.hdf5 import Hdf5Source
 from qvec.sources.jsonl import JsonLines
 from qvec.sources.layouts import fbin_layout, fvecs_layout, npy_layout, safetensors_layout
 from qvec.sources.matrix import FlatFile, Layout
@@ -34,17 +37,28 @@ def _parquet(name: str, file: Path, columns: Columns) -> Source:
     return ParquetSource(name, str(file.resolve()), [file], columns)
 
 
+def _csv(name: str, file: Path, columns: Columns) -> Source:
+    return CsvSource(name, str(file.resolve()), file, columns)
+
+
+def _text(*endings: str) -> tuple[str, ...]:
+    return tuple(ending + compression for ending in endings for compression in ("", *COMPRESSIONS))
+
+
 def _jsonl(name: str, file: Path, columns: Columns) -> Source:
     return JsonLines(name, str(file.resolve()), file, columns)
 
 
 FORMATS: dict[str, tuple[Opener, tuple[str, ...]]] = {
     "parquet": (_parquet, (".parquet", ".pq")),
+    "arrow": (ArrowSource, (".arrow", ".arrows", ".feather", ".ipc")),
     "npy": (_flat(npy_layout), (".npy",)),
     "safetensors": (_safetensors, (".safetensors",)),
     "fbin": (_flat(fbin_layout), (".fbin",)),
     "fvecs": (_flat(fvecs_layout), (".fvecs",)),
-    "jsonl": (_jsonl, (".jsonl", ".ndjson")),
+    "hdf5": (Hdf5Source, (".hdf5", ".h5")),
+    "jsonl": (_jsonl, _text(".jsonl", ".ndjson")),
+    "csv": (_csv, _text(".csv")),
 }
 """Each format's opener and the file name endings it is recognized by."""
 
@@ -52,7 +66,7 @@ FORMATS: dict[str, tuple[Opener, tuple[str, ...]]] = {
 def open_source(
     location: str | os.PathLike[str],
     *,
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,
     columns: Columns = ANY_COLUMNS,
     stdin: BinaryIO | None = None,
 ) -> Source:
@@ -78,11 +92,8 @@ def open_source(
 
 
 def _recognize(path: Path) -> str:
-    name = path.name.lower()
-    for compression in COMPRESSIONS:
-        name = name.removesuffix(compression)
     for known, (_, endings) in FORMATS.items():
-        if name.endswith(endings):
+        if path.name.lower().endswith(endings):
             return known
     raise InputError(f"{path}: the format is not known from the name; give --format, one of {', '.join(FORMATS)}")
 

@@ -17,15 +17,16 @@ import pyarrow.compute as pc
 from qvec.sources.vectors import Faults, plain
 
 NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 NUL_FOUND = "metadata holds the character \\u0000, which jsonb cannot hold"
 
 
 def dump(value: Any) -> str:
     """Compact JSON of any value a column can hold; NaN and infinities, which JSON lacks, become null."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return ENCODER.encode(value)
     except (TypeError, ValueError):
-        return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return ENCODER.encode(_plain(value))
 
 
 def has_nul(text: str) -> bool:

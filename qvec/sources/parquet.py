@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from qvec.sources.base import BATCH_ROWS, Batch, Columns, IdType, Source
-from qvec.sources.columns import Roles, assign_roles
-from qvec.sources.ids import id_type_of
+from qvec.sources.base import BATCH_ROWS, Batch, Columns, Source
+from qvec.sources.columns import Roles
 from qvec.sources.reading import reading
+from qvec.sources.schemas import schema_id_type, schema_roles
 from qvec.sources.table import TableReader
-from qvec.sources.vectors import check_vector_type, first_dimensions, kind_of
+from qvec.sources.vectors import first_dimensions
 
 STREAM_BYTES = 1 << 20
 
@@ -26,19 +25,21 @@ class ParquetSource(Source):
 
     def __init__(self, name: str, path: str, files: Sequence[Path], columns: Columns) -> None:
         super().__init__(name, path, files)
-        counts, schemas = [], []
+        counts: list[int] = []
+        schemas: dict[str, Any] = {}
         for file in files:
             with _open(file) as opened:
                 counts.append(opened.metadata.num_rows)
-                schemas.append(opened.schema_arrow)
+                schemas[str(file)] = opened.schema_arrow
         self._firsts = [0, *accumulate(counts)]
         self.rows: int = self._firsts[-1]
-        roles = _roles(files, schemas, columns)
-        self.id_type = _id_type(files, schemas, roles)
+        roles = schema_roles(schemas, columns)
+        self.id_type = schema_id_type(schemas, roles)
         self.has_text = roles.text is not None
         self.dimensions = self._find_dimensions(roles)
         self._readers = [
-            TableReader(roles, tuple(schema.names), self.id_type, self.dimensions, self.where) for schema in schemas
+            TableReader(roles, tuple(schema.names), self.id_type, self.dimensions, self.where)
+            for schema in schemas.values()
         ]
 
     def where(self, row: int) -> str:
@@ -92,23 +93,3 @@ def _tables(file: Path, columns: list[str], skip: int, batch_rows: int) -> Itera
             skip -= len(table) - len(kept)
             if len(kept):
                 yield kept
-
-
-def _roles(files: Sequence[Path], schemas: Sequence[Any], columns: Columns) -> Roles:
-    roles = assign_roles({field.name: kind_of(field.type) for field in schemas[0]}, columns, files[0].name)
-    named = Columns(roles.id, roles.vector, roles.text, roles.metadata)
-    for file, schema in zip(files, schemas, strict=True):
-        assign_roles({field.name: kind_of(field.type) for field in schema}, named, file.name)
-        if roles.vector is not None:
-            check_vector_type(schema.field(roles.vector).type, roles.vector, file.name)
-    return replace(roles, metadata=columns.metadata)
-
-
-def _id_type(files: Sequence[Path], schemas: Sequence[Any], roles: Roles) -> IdType | None:
-    if roles.id is None:
-        return None
-    types = {
-        id_type_of(schema.field(roles.id).type, roles.id, file.name)
-        for file, schema in zip(files, schemas, strict=True)
-    }
-    return "bigint" if types == {"bigint"} else "text"

@@ -21,13 +21,22 @@ NUMBERS = frozenset((float, int))
 
 @dataclass(frozen=True)
 class Record:
-    """A row of a text file: where it stands, its raw text, and its fields or what is wrong with them."""
+    """A row of a text file: where it stands, its fields or what is wrong with them, and its raw text.
+
+    Without raw text its fields other than lists stand for it.
+    """
 
     row: int
     line: int
     raw: str
     fields: Mapping[str, Any]
     fault: str = ""
+
+    @property
+    def content(self) -> str:
+        """The row for the file of rejected rows, in characters that UTF-8 can hold."""
+        shown = {name: value for name, value in self.fields.items() if not isinstance(value, list)}
+        return (self.raw or dump(shown)).encode(errors="backslashreplace").decode()
 
 
 class Fault(Exception):  # noqa: N818
@@ -71,7 +80,7 @@ class RecordReader:
         try:
             return self._values(record)
         except Fault as fault:
-            return RejectedRow(record.row, f"{self.name}, line {record.line}", str(fault), record.raw)
+            return RejectedRow(record.row, f"{self.name}, line {record.line}", str(fault), record.content)
 
     def _values(self, record: Record) -> tuple[Any, ...]:
         if record.fault:
@@ -159,9 +168,9 @@ def _text(text: str, what: str) -> str:
 
 
 def _unicode(text: str, what: str) -> str:
-    """The text, unless it holds half of a surrogate pair, which JSON can escape and UTF-8 cannot hold."""
+    """The text, unless UTF-8 cannot hold it: JSON can escape half of a surrogate pair, CSV hold any bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Fault(f"{what} holds half of a surrogate pair, which is not Unicode text") from None
+        raise Fault(f"{what} is not valid Unicode: it holds half of a surrogate pair or a stray byte") from None
     return text

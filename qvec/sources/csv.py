@@ -1,0 +1,85 @@
+"""CSV with a header; vectors are JSON arrays in a field."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qvec.errors import InputError
+from qvec.sources.base import Columns
+from qvec.sources.metadata import dump
+from qvec.sources.reading import reading
+from qvec.sources.record_source import RecordSource
+from qvec.sources.records import Record
+from qvec.sources.text_files import open_text
+
+FIELD_CHARACTERS = 1 << 24
+INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
+class CsvSource(RecordSource):
+    """Comma-separated values. All fields are text, empty ones nulls; ids are integers if the first ones are."""
+
+    format = "CSV"
+
+    def __init__(self, name: str, path: str, file: Path, columns: Columns) -> None:
+        super().__init__(name, path, file, None)
+        # The csv module's limit is for the whole process and too low for a vector of some thousand dimensions.
+        csv.field_size_limit(max(csv.field_size_limit(), FIELD_CHARACTERS))
+        self._recognize(columns)
+
+    def _records(self, start: int) -> Iterator[Record]:
+        with reading(self._label, self.format), open_text(self._file) as stream:
+            lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+            reader = csv.reader(lines)
+            header = self._header(reader)
+            row, line = 0, reader.line_num + 1
+            for values in reader:
+                if values:
+                    if row >= start:
+                        yield self._record(row, line, header, values)
+                    row += 1
+                line = reader.line_num + 1
+
+    def _header(self, reader: Iterator[list[str]]) -> list[str]:
+        header = next(reader, [])
+        twice = next((name for name in header if header.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"{self._label}: the header names column {twice!r} twice; rename one")
+        return header
+
+    def _record(self, row: int, line: int, header: list[str], values: list[str]) -> Record:
+        if len(values) != len(header):
+            fault = f"has {len(values)} fields, expected {len(header)} as in the header"
+            return Record(row, line, dump(values), {}, fault)
+        fields: dict[str, Any] = {name: value or None for name, value in zip(header, values, strict=True)}
+        for name in self._parsed_columns(header):
+            fields[name] = _parse(fields[name])
+        return Record(row, line, "", fields)
+
+    def _parsed_columns(self, header: list[str]) -> list[str]:
+        """Those that may hold integers or vectors: all of them until the columns are recognized."""
+        if self._reader is None:
+            return header
+        roles = self._reader.roles
+        return [name for name in (roles.id if self.id_type == "bigint" else None, roles.vector) if name is not None]
+
+
+def _parse(text: str | None) -> Any:
+    """An integer or a list where the text is one, otherwise the text."""
+    if text is None:
+        return None
+    if INTEGER.fullmatch(text):
+        return int(text)
+    if not text.startswith("["):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, list) else text

@@ -1,0 +1,63 @@
+"""HDF5 in the layout of ann-benchmarks: a two-dimensional dataset, "train" unless another is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qvec.errors import InputError, MissingExtraError
+from qvec.sources.base import Columns, Progress, Vectors
+from qvec.sources.matrix import TAKE_ROWS, MatrixSource, as_vectors, check_float
+from qvec.sources.reading import reading
+from qvec.sources.sampling import Rows
+
+DATASET = "train"
+
+
+class Hdf5Source(MatrixSource):
+    """One dataset of an HDF5 file."""
+
+    def __init__(self, name: str, file: Path, columns: Columns) -> None:
+        super().__init__(name, str(file.resolve()), [file])
+        self._file, self._dataset = file, columns.vector or DATASET
+        with self._open() as dataset:
+            check_float(dataset.dtype, f"{file}: dataset {self._dataset!r}")
+            self.rows, self.dimensions = dataset.shape
+
+    def _read(self, start: int, stop: int) -> Vectors:
+        with self._open() as dataset:
+            return as_vectors(dataset[start:stop])
+
+    def _take(self, rows: Rows, progress: Progress) -> Vectors:
+        """Whole blocks are read and the rows picked from them: HDF5 is slow at single rows."""
+        blocks = np.split(rows, np.flatnonzero(np.diff(rows // TAKE_ROWS)) + 1)
+        taken: list[Any] = []
+        for block in blocks if len(rows) else []:
+            first = int(block[0])
+            taken.append(self._read(first, int(block[-1]) + 1)[block - first])
+            progress(int(block[-1]) + 1)
+        return np.concatenate(taken) if taken else self._read(0, 0)
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        h5py = _h5py()
+        with reading(self._file, "HDF5"), h5py.File(self._file, "r") as opened:
+            dataset = opened.get(self._dataset)
+            if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 2:
+                raise InputError(
+                    f"{self._file}: there is no two-dimensional dataset {self._dataset!r}; name one with "
+                    f"--vector-column (found: {', '.join(opened)})"
+                )
+            yield dataset
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError("h5py", "hdf5") from None
+    return h5py

@@ -1,0 +1,36 @@
+"""The roles of columns over one or more Arrow schemas that must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from qvec.sources.base import Columns, IdType
+from qvec.sources.columns import Roles, assign_roles
+from qvec.sources.ids import id_type_of
+from qvec.sources.vectors import check_vector_type, kind_of
+
+
+def schema_roles(schemas: Mapping[str, Any], columns: Columns) -> Roles:
+    """Recognize the columns in the first schema and expect the same in the others; keys name the files."""
+    (first, schema), *_ = schemas.items()
+    roles = assign_roles(_kinds(schema), columns, first)
+    named = Columns(roles.id, roles.vector, roles.text, roles.metadata)
+    for name, other in schemas.items():
+        assign_roles(_kinds(other), named, name)
+        if roles.vector is not None:
+            check_vector_type(other.field(roles.vector).type, roles.vector, name)
+    return replace(roles, metadata=columns.metadata)
+
+
+def schema_id_type(schemas: Mapping[str, Any], roles: Roles) -> IdType | None:
+    """bigint when the ids are integers in all schemas, otherwise text."""
+    if roles.id is None:
+        return None
+    types = {id_type_of(schema.field(roles.id).type, roles.id, name) for name, schema in schemas.items()}
+    return "bigint" if types == {"bigint"} else "text"
+
+
+def _kinds(schema: Any) -> dict[str, Any]:
+    return {field.name: kind_of(field.type) for field in schema}
