@@ -31,13 +31,14 @@ def quantize(vectors: ArrayLike, calibration: Calibration, planes: int = 8) -> C
     """The codes of `vectors`, shape (n, planes * w).
 
     With t = (x - threshold) * (128 / radius), the code of x is clamp(127 + ceil(t), 0, 255), so that its top bit is
-    exactly [x > threshold]; its `planes` top bits (1 to 8) are kept. `vectors` has shape (n, d) or (d,); of more
-    columns than the calibration has dimensions the first are used. Under cosine each row is normalized after that cut.
+    exactly [x > threshold]; its `planes` top bits (1 to 8) are kept. `vectors` has shape (n, D) or
+    (D,), D one of `calibration.accepted_dimensions`; the first dimensions are used where the calibration cuts to a
+    prefix. Under cosine each row is normalized after that cut.
 
     Raises RowError for NaN, an infinity or, under cosine, a zero vector; InputError for a wrong shape or dtype.
     """
     _check_planes(planes)
-    rows = as_vectors(vectors, "vectors", calibration.dimensions)
+    rows = as_vectors(vectors, "vectors", calibration.accepted_dimensions)
     with _naming_rows("vectors"):
         return _native.quantize(rows, calibration.threshold, calibration.radius, planes, calibration.metric == "cosine")
 
@@ -76,13 +77,15 @@ def score(
 ) -> NDArray[np.float32]:
     """The inner product of every query with every row as `dequantize` gives it, float32, shape (m, n).
 
-    Queries have shape (m, d) or (d,) and stay float32. They are taken as they come: under cosine they have to be
-    normalized already (searching does it), and the scores are then estimates of the cosine. The rounding error is at
-    most about 1e-5 of the sum of the products' magnitudes.
+    Queries have shape (m, D) or (D,), cut as `quantize` cuts vectors, and stay float32. They are taken as they come:
+    under cosine they have to be normalized already (searching does it), and the scores are then estimates of the
+    cosine. The rounding error is under 1e-5 of the sum of |query * threshold| + |query * (decoded - threshold)|.
+
+    Raises RowError for a query that holds NaN or an infinity.
     """
     rows = as_codes(codes, "codes")
     dimensions = calibration.dimensions
-    wanted = as_vectors(queries, "queries", dimensions)[:, :dimensions]
+    wanted = as_vectors(queries, "queries", calibration.accepted_dimensions)[:, :dimensions]
     with _naming_rows("queries"):
         return _native.score(
             rows,
