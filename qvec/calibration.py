@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,7 +38,7 @@ _ARRAYS = ("deviation", "mean", "radius", "std", "threshold")
 class Calibration:
     """How one model's floats become codes. Two calibrations are equal when their ids are.
 
-    `threshold`, `radius`, `deviation` (mean |x - threshold|), `mean` and `std` are read-only float32 arrays of shape (d,).
+    `threshold`, `radius`, `deviation` (mean |x - threshold|), `mean` and `std` are read-only float32 arrays (d,).
     `description` is everything else that the id covers: model, metric, whether vectors came at unit length, the range
     method with its parameters, the sample, and the qvec version that fitted it.
     """
@@ -66,8 +66,13 @@ class Calibration:
 
     @property
     def dimensions(self) -> int:
-        """Length d of the vectors it quantizes; longer ones are cut to their first d dimensions."""
+        """Number d of dimensions that it quantizes: a vector's first d, when it is cut to a Matryoshka prefix."""
         return len(self.threshold)
+
+    @property
+    def accepted_dimensions(self) -> tuple[int, ...]:
+        """Lengths of vectors it takes: its own and, when it cuts to a Matryoshka prefix, the model's."""
+        return tuple({self.dimensions, int(self.description.get("cut_from", self.dimensions))})
 
     @property
     def model(self) -> str | None:
@@ -76,7 +81,7 @@ class Calibration:
 
     @cached_property
     def id(self) -> str:
-        """The first 16 hexadecimal digits of SHA-256 over the metadata (canonical JSON) and the arrays, sorted by name."""
+        """The first 16 hexadecimal digits of SHA-256 over the metadata (canonical JSON) and the arrays."""
         digest = hashlib.sha256(_canonical(self.metadata()).encode())
         for name in _ARRAYS:
             digest.update(b"\n" + name.encode() + b"\n" + getattr(self, name).astype("<f4").tobytes())
@@ -135,7 +140,11 @@ class Calibration:
             "model": model,
             "normalized": came_normalized,
             "qvec": version("qvec"),
-            "sample": {"drawn": drawn or ("all" if count == len(sample) else "uniform"), "seed": seed, "size": len(sample)},
+            "sample": {
+                "drawn": drawn or ("all" if count == len(sample) else "uniform"),
+                "seed": seed,
+                "size": len(sample),
+            },
         }
         deviation = _native.absolute_deviation(prepared, center)
         if not ranges.per_dimension:
@@ -153,9 +162,9 @@ class Calibration:
         a normal distribution of which the range holds 99.99% (3.89 standard deviations to each side).
         """
         low, high = _check_ranges(ranges)
-        mean = (low + high) / 2
+        mean = (low + high) * np.float32(0.5)
         threshold = mean if midpoint else np.zeros_like(mean)
-        std = (high - low) / 2 / 3.89
+        std = (high - low) * np.float32(0.5 / 3.89)
         radius = np.maximum(high - threshold, threshold - low)
         description = {
             "method": {"name": "ranges", "midpoint": midpoint},
@@ -165,11 +174,11 @@ class Calibration:
             "sample": {"drawn": "given", "seed": 0, "size": 0},
         }
         deviation = np.sqrt(2 / np.pi) * std + np.abs(mean - threshold)
-        return cls(threshold, radius, deviation, mean, std, metric, description)
+        return cls(threshold, radius, deviation.astype(np.float32), mean, std, metric, description)
 
     def drift(self, vectors: ArrayLike) -> Drift:
         """Compares newer vectors (n, D) with the statistics stored here. Raises InputError when there are none."""
-        sample = as_vectors(vectors, "vectors")
+        sample = as_vectors(vectors, "vectors", self.accepted_dimensions)
         if not len(sample):
             raise InputError("no vectors to compare with the calibration")
         prepared = _prepare(sample, self.dimensions, self.metric)
@@ -272,7 +281,7 @@ def _sample(vectors: ArrayLike | Iterable[ArrayLike], size: int, seed: int) -> t
     if size < 1:
         raise InputError(f"sample_size is {size}, expected at least 1")
     if hasattr(vectors, "__array__") or isinstance(vectors, (list, tuple)):
-        array = as_vectors(vectors, "vectors")
+        array = as_vectors(cast(ArrayLike, vectors), "vectors")
         count = len(array)
         if count > size:
             chosen = np.random.default_rng(seed).choice(count, size, replace=False, shuffle=False)

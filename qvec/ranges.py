@@ -51,7 +51,10 @@ class RangeMethod:
 
     def parameters(self) -> Mapping[str, Any]:
         """What a calibration records of the method: its name and the parameters that it uses."""
-        used: dict[str, tuple[str, ...]] = {"quantile": ("quantile",), "rolling": ("spread", "momentum", "batch_size")}
+        used: dict[str, tuple[str, ...]] = {
+            "quantile": ("quantile",),
+            "rolling": ("spread", "momentum", "batch_size"),
+        }
         return {
             "name": self.name,
             "per_dimension": self.per_dimension,
@@ -75,15 +78,19 @@ def _quantile(method: RangeMethod, sample: Array, threshold: Array) -> Array:
 
 
 def _minmax(_method: RangeMethod, sample: Array, threshold: Array) -> Array:
-    return np.maximum(sample.max(axis=0) - threshold, threshold - sample.min(axis=0)).astype(np.float32)
+    reach: Array = np.maximum(sample.max(axis=0) - threshold, threshold - sample.min(axis=0))
+    return reach
 
 
 def _rolling(method: RangeMethod, sample: Array, threshold: Array) -> Array:
     mean, std = _moving_averages(sample, method.batch_size, method.momentum)
-    return (method.spread * std + np.abs(mean - threshold)).astype(np.float32)
+    radius: Array = (method.spread * std + np.abs(mean - threshold)).astype(np.float32)
+    return radius
 
 
-def _moving_averages(sample: Array, batch_size: int, momentum: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moving_averages(
+    sample: Array, batch_size: int, momentum: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Exponential moving averages of the batches' means and standard deviations, started at the first batch's."""
     mean = std = np.empty(0)
     for start in range(0, len(sample), batch_size):
@@ -105,7 +112,7 @@ def _fixed(method: RangeMethod, sample: Array, _threshold: Array) -> Array:
         )
     if not np.all(np.isfinite(value) & (value > 0)):
         raise InputError("a fixed range must be positive and finite")
-    return np.broadcast_to(value, (sample.shape[1],)).copy()
+    return np.full(sample.shape[1], value, dtype=np.float32)
 
 
 _RADIUS = {"quantile": _quantile, "minmax": _minmax, "rolling": _rolling, "fixed": _fixed}

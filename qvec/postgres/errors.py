@@ -43,7 +43,9 @@ def explained(doing: str) -> Iterator[None]:
     try:
         yield
     except errors.DiskFull as error:
-        raise DatabaseError(f"{doing}: the database's disk is full ({_first_line(error)}); free space and run again") from error
+        raise DatabaseError(
+            f"{doing}: the database's disk is full ({_first_line(error)}); free space and run again"
+        ) from error
     except errors.InsufficientPrivilege as error:
         raise DatabaseError(f"{doing}: {_first_line(error)}; ask the owner to grant it") from error
     except errors.UntranslatableCharacter as error:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, get_args
+from typing import Literal as OneOf
+
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from qvec.errors import InputError
 
-IdType = Literal["bigint", "text"]
-Rescore = Literal["int8", "int4", "float16", "float32"]
-Prefilter = Literal["ternary", "binary"]
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
+
+IdType = OneOf["bigint", "text"]
+Rescore = OneOf["int8", "int4", "float16", "float32"]
+Prefilter = OneOf["ternary", "binary"]
 
 _PLANES: dict[str, int] = {"int8": 8, "int4": 4}
 _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
@@ -61,3 +67,48 @@ class Layout:
     def float_type(self) -> str | None:
         """pgvector's type of the embedding column; None when the collection keeps no floats."""
         return _FLOAT_TYPES.get(self.rescore)
+
+
+@dataclass(frozen=True)
+class PgVector:
+    """Where pgvector is installed in a database, and which version."""
+
+    schema: str
+    version: tuple[int, ...]
+
+    @property
+    def iterative_scan(self) -> bool:
+        """Whether HNSW scans can go on past ef_search."""
+        return self.version >= (0, 8, 0)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A collection's table."""
+
+    schema: str
+    name: str
+    layout: Layout
+    vector: PgVector
+
+    @property
+    def identifier(self) -> Identifier:
+        return Identifier(self.schema, self.name)
+
+    @property
+    def index(self) -> str:
+        """Name of the prefilter's index. Postgres cuts names to 63 bytes; here the table's part is cut."""
+        return self.name.encode()[:54].decode(errors="ignore") + "_qvec_idx"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        floats = ("embedding",) if self.layout.float_type else ()
+        return ("id", "codes", *floats, "document", "metadata")
+
+    def vector_type(self, name: str) -> Composed:
+        """pgvector's type `name` of the collection's dimensions."""
+        return SQL("{}({})").format(Identifier(self.vector.schema, name), Literal(self.layout.dimensions))
+
+    def operator(self, symbol: LiteralString) -> Composed:
+        """pgvector's operator, wherever pgvector is installed."""
+        return SQL("OPERATOR({}.{})").format(Identifier(self.vector.schema), SQL(symbol))

@@ -6,13 +6,12 @@ named throughout, since it need not be on the search path.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from psycopg import sql
 from psycopg.sql import SQL, Composed, Identifier
 
-from qvec.postgres.layout import Layout
+from qvec.postgres.layout import Table
 
 OnDuplicate = Literal["replace", "skip", "error"]
 
@@ -20,40 +19,10 @@ MAX_EF_SEARCH = 1000
 """pgvector's limit of hnsw.ef_search; more candidates than that come from its iterative scan."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """A collection's table and where pgvector is installed."""
-
-    schema: str
-    name: str
-    layout: Layout
-    vector_schema: str
-
-    @property
-    def identifier(self) -> Identifier:
-        return Identifier(self.schema, self.name)
-
-    @property
-    def index(self) -> str:
-        """Name of the prefilter's index: Postgres cuts names to 63 bytes, so the table's part is cut first."""
-        return self.name.encode()[:54].decode(errors="ignore") + "_qvec_idx"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        floats = ("embedding",) if self.layout.float_type else ()
-        return ("id", "codes", *floats, "document", "metadata")
-
-    def vector_type(self, name: str) -> Composed:
-        return SQL("{}({})").format(Identifier(self.vector_schema, name), sql.Literal(self.layout.dimensions))
-
-    def operator(self, symbol: str) -> Composed:
-        return SQL("OPERATOR({}.{})").format(Identifier(self.vector_schema), SQL(symbol))  # type: ignore[arg-type]
-
-
 def create_table(table: Table) -> Composed:
     """The codes are PLAIN, always in the row: both the index build and the rescoring read them for every row."""
     layout = table.layout
-    embedding = SQL("")
+    embedding: sql.Composable = SQL("")
     if layout.float_type:
         embedding = SQL("embedding {} STORAGE EXTERNAL NOT NULL,").format(table.vector_type(layout.float_type))
     return SQL(
@@ -84,7 +53,7 @@ def create_index(table: Table) -> Composed:
         Identifier(table.index),
         table.identifier,
         prefilter(table),
-        Identifier(table.vector_schema, "bit_hamming_ops"),
+        Identifier(table.vector.schema, "bit_hamming_ops"),
     )
 
 
@@ -132,13 +101,9 @@ def candidates(table: Table, columns: tuple[str, ...], count: int) -> Composed:
     lateral join has evaluated the settings it refers to. So the prefilter is never cut by a setting of the session,
     also behind a connection pooler, and no round trip is spent.
     """
-    settings = {"hnsw.ef_search": min(max(count, 40), MAX_EF_SEARCH), "hnsw.iterative_scan": "relaxed_order"}
-    if count > MAX_EF_SEARCH:
-        settings["hnsw.max_scan_tuples"] = 50 * count
-        settings["hnsw.scan_mem_multiplier"] = 8
     set_all = SQL(" || ").join(
         SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(str(value)))
-        for name, value in settings.items()
+        for name, value in _scan_settings(table, count).items()
     )
     return SQL(
         "SELECT candidate.* FROM (SELECT {set_all} AS done OFFSET 0) settings CROSS JOIN LATERAL"
@@ -152,6 +117,15 @@ def candidates(table: Table, columns: tuple[str, ...], count: int) -> Composed:
         distance=table.operator("<~>"),
         count=sql.Literal(count),
     )
+
+
+def _scan_settings(table: Table, count: int) -> dict[str, int | str]:
+    settings: dict[str, int | str] = {"hnsw.ef_search": min(max(count, 40), MAX_EF_SEARCH)}
+    if table.vector.iterative_scan:
+        settings["hnsw.iterative_scan"] = "relaxed_order"
+    if count > MAX_EF_SEARCH:
+        settings |= {"hnsw.max_scan_tuples": 50 * count, "hnsw.scan_mem_multiplier": 8}
+    return settings
 
 
 def all_rows(table: Table, columns: tuple[str, ...]) -> Composed:
@@ -180,7 +154,9 @@ def rescore_codes(table: Table, source: Composed, query_planes: int, k: int) -> 
     assert layout.planes
     slices = SQL(", ").join(
         SQL("substring(codes from {} for {}) AS {}").format(
-            sql.Literal(1 + plane * layout.plane_bits), sql.Literal(layout.plane_bits), Identifier(f"d{plane}")
+            sql.Literal(1 + plane * layout.plane_bits),
+            sql.Literal(layout.plane_bits),
+            Identifier(f"d{plane}"),
         )
         for plane in range(layout.planes)
     )
@@ -222,7 +198,7 @@ def count(table: Table) -> Composed:
 
 
 def holds_more_than(table: Table, rows: int) -> Composed:
-    return SQL("SELECT count(*) > {0} FROM (SELECT FROM {1} LIMIT {0} + 1) AS some").format(
+    return SQL("SELECT count(*) > {0} FROM (SELECT FROM {1} LIMIT {0} + 1) AS first_rows").format(
         sql.Literal(rows), table.identifier
     )
 
@@ -237,7 +213,8 @@ def sizes(table: Table) -> Composed:
         "SELECT pg_total_relation_size({table}::regclass) - coalesce(pg_relation_size(i), 0),"
         " coalesce(pg_relation_size(i), 0) FROM (SELECT to_regclass({index}) AS i) AS prefilter"
     ).format(
-        table=sql.Literal(_quoted(table.schema, table.name)), index=sql.Literal(_quoted(table.schema, table.index))
+        table=sql.Literal(_quoted(table.schema, table.name)),
+        index=sql.Literal(_quoted(table.schema, table.index)),
     )
 
 

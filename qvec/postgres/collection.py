@@ -1,0 +1,243 @@
+"""A collection in Postgres: write, read and search its rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import numpy as np
+import psycopg
+from numpy.typing import ArrayLike, NDArray
+
+from qvec import _native
+from qvec.arrays import as_vectors
+from qvec.calibration import Calibration
+from qvec.errors import InputError, RowError
+from qvec.hits import Hit
+from qvec.postgres import indexing, loading, rows, search, statements
+from qvec.postgres.errors import connection_lost, explained
+from qvec.postgres.explain import Explanation, explain
+from qvec.postgres.layout import Table
+from qvec.postgres.schema import Connection
+from qvec.postgres.search import Plan, RescoreIn
+from qvec.postgres.statements import OnDuplicate
+
+if TYPE_CHECKING:
+    from qvec.postgres.database import PostgresDatabase
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes on disk: the table with its key and texts, and the prefilter's index."""
+
+    table: int
+    index: int
+
+
+class PostgresCollection:
+    """A named set of rows with one calibration. Get one from a database's `collection` or `create_collection`."""
+
+    def __init__(
+        self,
+        database: PostgresDatabase,
+        name: str,
+        table: Table,
+        calibration: Calibration,
+        oversampling: float,
+        model: str | None,
+    ) -> None:
+        self.name = name
+        self.table = table
+        self.calibration = calibration
+        self.oversampling = oversampling
+        self.model = model
+        self._database = database
+        self._rows_seen = 0
+
+    def __repr__(self) -> str:
+        layout = self.table.layout
+        return (
+            f"PostgresCollection({self.name!r}, dimensions={layout.dimensions}, rescore={layout.rescore!r}, "
+            f"prefilter={layout.prefilter!r}, calibration={self.calibration.id!r})"
+        )
+
+    def upsert(
+        self,
+        ids: Sequence[int | str] | NDArray[Any],
+        vectors: ArrayLike,
+        documents: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        on_duplicate: OnDuplicate = "replace",
+    ) -> int:
+        """Writes rows, all or none; returns how many. A row whose id is there is replaced; of equal ids the last stays.
+
+        `vectors` has shape (n, d); `metadata` is what JSON can hold.
+        """
+        array = as_vectors(vectors, "vectors", self.calibration.accepted_dimensions)
+        for what, values in (("ids", ids), ("documents", documents), ("metadata", metadata)):
+            if values is not None and len(values) != len(array):
+                raise InputError(f"there are {len(values)} {what} for {len(array)} vectors")
+        encoded = rows.encode(
+            rows.id_array(ids, self.table.layout),
+            array,
+            rows.document_array(documents),
+            rows.metadata_array(metadata),
+            calibration=self.calibration,
+            layout=self.table.layout,
+        )
+        doing = f"cannot write to collection {self.name!r}"
+        with explained(doing), self._database.connection() as connection, connection.transaction():
+            return loading.merge_rows(connection, self.table, encoded, on_duplicate)
+
+    def delete(self, ids: Sequence[int | str]) -> int:
+        """Deletes the rows with these ids; returns how many there were."""
+        with explained(f"cannot delete from collection {self.name!r}"), self._database.connection() as connection:
+            self._rows_seen = 0
+            return connection.execute(statements.delete(self.table), [self._ids(ids)]).rowcount
+
+    def get(self, ids: Sequence[int | str]) -> list[Hit | None]:
+        """The rows with these ids, in their order, None for each that is missing; their score is NaN."""
+        wanted = self._ids(ids)
+        statement = statements.by_ids(self.table, ("id", "document", "metadata"))
+        found = {row[0]: row for row in self._read(lambda c: c.execute(statement, [wanted]).fetchall())}
+        return [Hit(id, float("nan"), *found[id][1:]) if id in found else None for id in wanted]
+
+    def _ids(self, ids: Sequence[int | str]) -> list[int | str]:
+        array = rows.id_array(list(ids), self.table.layout)
+        return list(array.tolist() if isinstance(array, np.ndarray) else array.to_pylist())
+
+    def count(self) -> int:
+        """The number of rows."""
+        (found,) = self._read(lambda c: c.execute(statements.count(self.table)).fetchall())
+        return int(found[0])
+
+    def sizes(self) -> Sizes:
+        """Bytes on disk."""
+        (found,) = self._read(lambda c: c.execute(statements.sizes(self.table)).fetchall())
+        return Sizes(*found)
+
+    def has_index(self) -> bool:
+        """Whether the prefilter's index is there; without it a search scans all rows."""
+        return self._read(lambda c: indexing.exists(c, self.table))
+
+    def build_index(self, progress: indexing.Progress = lambda *_: None) -> None:
+        """Builds the prefilter's HNSW index, unless it is there. Searches go on meanwhile, writes wait."""
+        doing = f"cannot build the index of collection {self.name!r}"
+        with explained(doing), self._database.connect() as builder, self._database.connect() as watcher:
+            indexing.build(builder, watcher, self.table, self._database.machine(builder), progress)
+
+    @overload
+    def search(
+        self,
+        query: Sequence[float],
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        exact: bool = ...,
+        rescore_in: RescoreIn = ...,
+        texts: bool = ...,
+    ) -> list[Hit]: ...
+    @overload
+    def search(
+        self,
+        query: NDArray[Any] | Sequence[Sequence[float]],
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        exact: bool = ...,
+        rescore_in: RescoreIn = ...,
+        texts: bool = ...,
+    ) -> Any: ...
+    def search(
+        self,
+        query: ArrayLike,
+        k: int = 10,
+        oversampling: float | None = None,
+        *,
+        exact: bool = False,
+        rescore_in: RescoreIn = "client",
+        texts: bool = True,
+    ) -> list[Hit] | list[list[Hit]]:
+        """The k rows nearest to a query (d,), best first, or a list of them for each query of (m, d).
+
+        The prefilter finds k × `oversampling` candidates (the collection's own when not given) by their bits; the
+        query in float32 rescores them on codes or floats, in this process or, by `rescore_in`, in Postgres. `exact`
+        rescores every row instead. A collection no larger than its candidates is ranked fully. `texts` false leaves
+        documents and metadata out.
+        """
+        queries = self._queries(query)
+        found = self._read(lambda c: search.run(c, self._plan(c, k, oversampling, exact, rescore_in, texts), queries))
+        return found if np.ndim(query) == 2 else found[0]
+
+    def explain(
+        self,
+        query: ArrayLike,
+        k: int = 10,
+        oversampling: float | None = None,
+        *,
+        exact: bool = False,
+        rescore_in: RescoreIn = "client",
+    ) -> Explanation:
+        """Searches for one query (d,) and tells how: the statement, Postgres's plan, the time of each step."""
+        started = time.perf_counter()
+        prepared = self._queries(query)[0]
+        prepare_ms = (time.perf_counter() - started) * 1e3
+        return self._read(
+            lambda c: explain(c, self._plan(c, k, oversampling, exact, rescore_in, True), prepared, prepare_ms)
+        )
+
+    def _queries(self, query: ArrayLike) -> NDArray[np.float32]:
+        """Queries as they are compared: cut to the collection's dimensions, at unit length under cosine."""
+        array = as_vectors(query, "query", self.calibration.accepted_dimensions)
+        cosine = self.calibration.metric == "cosine"
+        bad = _native.bad_rows(array, self.calibration.dimensions, cosine)
+        if bad:
+            raise RowError(*bad[0], where="query")
+        if cosine:
+            return _native.normalize(array, self.calibration.dimensions)
+        return np.ascontiguousarray(array[:, : self.calibration.dimensions], dtype=np.float32)
+
+    def _plan(
+        self,
+        connection: Connection,
+        k: int,
+        oversampling: float | None,
+        exact: bool,
+        rescore_in: RescoreIn,
+        texts: bool,
+    ) -> Plan:
+        if k < 1:
+            raise InputError(f"k is {k}, expected at least 1")
+        if oversampling is not None and not oversampling >= 1:
+            raise InputError(f"oversampling is {oversampling}, expected at least 1")
+        if rescore_in not in ("client", "sql"):
+            raise InputError(f"rescore_in is {rescore_in!r}, expected 'client' or 'sql'")
+        count = search.candidate_count(k, self.oversampling if oversampling is None else oversampling)
+        every = exact or self._is_small(connection, count)
+        return Plan(self.table, self.calibration, k, None if every else count, rescore_in, texts)
+
+    def _is_small(self, connection: Connection, candidates: int) -> bool:
+        """Whether the collection has no more rows than candidates; asked until it is seen to have more."""
+        reachable = self.table.vector.iterative_scan or candidates <= statements.MAX_EF_SEARCH
+        if candidates >= self._rows_seen:
+            row = connection.execute(statements.holds_more_than(self.table, candidates)).fetchone()
+            if row and row[0]:
+                self._rows_seen = candidates + 1
+        return candidates >= self._rows_seen or not reachable
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        """Runs work that only reads, a second time when the connection turns out to be broken."""
+        with explained(f"cannot read collection {self.name!r}"):
+            try:
+                with self._database.connection() as connection:
+                    return work(connection)
+            except psycopg.Error as error:
+                if not connection_lost(error):
+                    raise
+            with self._database.connection() as connection:
+                return work(connection)

@@ -1,0 +1,247 @@
+"""A Postgres database: its connections and its collections."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psycopg
+from pgvector.psycopg.bit import register_bit_info
+from psycopg import sql
+from psycopg.adapt import Loader
+from psycopg.pq import Format
+from psycopg.types import TypeInfo
+from psycopg.types.json import Jsonb
+from psycopg_pool import ConnectionPool
+
+from qvec.calibration import Calibration
+from qvec.errors import CollectionError, DatabaseError
+from qvec.postgres import embedded, schema, statements
+from qvec.postgres.collection import PostgresCollection
+from qvec.postgres.errors import explained, redact
+from qvec.postgres.indexing import Machine
+from qvec.postgres.layout import IdType, Layout, PgVector, Prefilter, Rescore, Table
+from qvec.postgres.schema import Connection
+
+_BIT_OID = 1560
+_BIT_ARRAY_OID = 1561
+_CONNECT_SECONDS = 10
+_OPEN = (
+    "SELECT c.name, nspname, relname, id_type, rescore, prefilter, oversampling, model, calibration, k.content"
+    " FROM qvec.collection c JOIN qvec.calibration k ON k.id = c.calibration"
+    " JOIN pg_class ON pg_class.oid = c.relation JOIN pg_namespace n ON n.oid = relnamespace"
+)
+
+
+class PostgresDatabase:
+    """A database with pgvector. Safe across threads, and in a process forked from the one that opened it."""
+
+    def __init__(self, url: str, *, connections: int = 8) -> None:
+        """`url` is `postgres:DIR` (embedded, started now) or `postgresql://…`. Connects once, to see that it works.
+
+        Raises DatabaseError when it does not, MissingExtraError when the embedded server is not installed.
+        """
+        self.name = redact(url)
+        self.embedded = url.startswith("postgres:") and not url.startswith("postgres://")
+        self._url = embedded.start(Path(url.removeprefix("postgres:"))) if self.embedded else url
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._pool: ConnectionPool[Connection] | None = None
+        self._pool_process = os.getpid()
+        self._calibrations: dict[str, Calibration] = {}
+        self._pgvector: PgVector | None = None
+        self.connect().close()
+
+    def connect(self) -> Connection:
+        """A connection of its own, outside the pool, in autocommit; the caller closes it."""
+        try:
+            connection: Connection = psycopg.connect(
+                self._url, autocommit=True, connect_timeout=_CONNECT_SECONDS, application_name="qvec"
+            )
+        except psycopg.OperationalError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise DatabaseError(f"cannot connect to {self.name}: {reason}") from error
+        except psycopg.ProgrammingError as error:
+            raise DatabaseError(f"{self.name} is no connection URL: {str(error).strip()}") from None
+        _configure(connection)
+        return connection
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection of the pool, for one piece of work."""
+        with self._open_pool().connection() as connection:
+            yield connection
+
+    def _open_pool(self) -> ConnectionPool[Connection]:
+        with self._lock:
+            if self._pool is None or self._pool_process != os.getpid():
+                self._pool_process = os.getpid()
+                self._pool = ConnectionPool(
+                    self._url,
+                    min_size=0,
+                    max_size=self._connections,
+                    timeout=30,
+                    configure=_configure,
+                    kwargs={"autocommit": True, "connect_timeout": _CONNECT_SECONDS, "application_name": "qvec"},
+                    open=True,
+                )
+            return self._pool
+
+    def close(self) -> None:
+        """Closes the pool. The embedded server stops with the last process that uses it."""
+        if self._pool is not None and self._pool_process == os.getpid():
+            self._pool.close()
+        self._pool = None
+
+    def __enter__(self) -> PostgresDatabase:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        calibration: Calibration,
+        id_type: IdType = "bigint",
+        rescore: Rescore = "int8",
+        prefilter: Prefilter = "ternary",
+        oversampling: float = 4,
+        model: str | None = None,
+    ) -> PostgresCollection:
+        """Creates the table of a collection, with its calibration; the index comes with `build_index`.
+
+        `rescore` int8 or int4 keeps codes alone; float16 or float32 keeps the floats and the prefilter's bits.
+        Raises CollectionError when the name is taken.
+        """
+        layout = Layout(calibration.dimensions, id_type, rescore, prefilter)
+        if not 0 < len(name.encode()) <= 63:
+            raise CollectionError(f"collection name {name!r} has {len(name.encode())} bytes, expected 1 to 63")
+        with explained(f"cannot create collection {name!r}"), self.connection() as connection, connection.transaction():
+            self._prepare(connection, install=True)
+            if _is_there(connection, name):
+                raise CollectionError(f"collection {name!r} exists already")
+            _store_calibration(connection, calibration)
+            self._create_table(connection, name, layout)
+            connection.execute(
+                "INSERT INTO qvec.collection (name, relation, calibration, id_type, rescore, prefilter, oversampling,"
+                " model) VALUES (%s, %s::regclass, %s, %s, %s, %s, %s, %s)",
+                [
+                    name,
+                    sql.Identifier(name).as_string(),
+                    calibration.id,
+                    id_type,
+                    rescore,
+                    prefilter,
+                    oversampling,
+                    model,
+                ],
+            )
+        return self.collection(name)
+
+    def _create_table(self, connection: Connection, name: str, layout: Layout) -> None:
+        row = connection.execute("SELECT current_schema()").fetchone()
+        if row is None or row[0] is None:
+            raise DatabaseError(f"{self.name} has no schema on its search_path to create the table {name!r} in")
+        try:
+            connection.execute(
+                statements.create_table(Table(row[0], name, layout, self._prepared_pgvector(connection)))
+            )
+        except psycopg.errors.DuplicateTable:
+            raise CollectionError(
+                f"table {row[0]}.{name} exists and is no qvec collection; choose another collection name"
+            ) from None
+
+    def collection(self, name: str) -> PostgresCollection:
+        """An existing collection. Raises CollectionError, listing those there are, when it is missing."""
+        found = self._read(sql.SQL(_OPEN + " WHERE c.name = %s"), [name])
+        if not found:
+            names = ", ".join(collection.name for collection in self.collections()) or "none"
+            raise CollectionError(f"no collection {name!r} in {self.name}; there are: {names}")
+        return found[0]
+
+    def has_collection(self, name: str) -> bool:
+        return bool(self._read(sql.SQL(_OPEN + " WHERE c.name = %s"), [name]))
+
+    def collections(self) -> list[PostgresCollection]:
+        """All collections, by name."""
+        return self._read(sql.SQL(_OPEN + " ORDER BY c.name"), [])
+
+    def _read(self, statement: sql.SQL, parameters: list[Any]) -> list[PostgresCollection]:
+        with explained(f"cannot read the collections of {self.name}"), self.connection() as connection:
+            if not schema.installed(connection):
+                return []
+            vector = self._prepared_pgvector(connection)
+            rows = connection.execute(statement, parameters).fetchall()
+        return [self._opened(row, vector) for row in rows]
+
+    def _opened(self, row: tuple[Any, ...], vector: PgVector) -> PostgresCollection:
+        name, in_schema, relation, id_type, rescore, prefilter, oversampling, model, calibration_id, content = row
+        calibration = self._calibrations.get(calibration_id)
+        if calibration is None:
+            calibration = Calibration.from_bytes(content, f"the calibration of collection {name!r}")
+            if calibration.id != calibration_id:
+                raise CollectionError(f"collection {name!r} wants calibration {calibration_id}, found {calibration.id}")
+            self._calibrations[calibration_id] = calibration
+        layout = Layout(calibration.dimensions, id_type, rescore, prefilter)
+        table = Table(in_schema, relation, layout, vector)
+        return PostgresCollection(self, name, table, calibration, oversampling, model)
+
+    def drop_collection(self, name: str) -> None:
+        """Drops a collection with all its rows; its calibration goes with the last collection that uses it."""
+        collection = self.collection(name)
+        with explained(f"cannot drop collection {name!r}"), self.connection() as connection, connection.transaction():
+            connection.execute("DELETE FROM qvec.collection WHERE name = %s", [name])
+            connection.execute(sql.SQL("DROP TABLE {}").format(collection.table.identifier))
+            connection.execute(
+                "DELETE FROM qvec.calibration k WHERE id = %s"
+                " AND NOT EXISTS (SELECT FROM qvec.collection WHERE calibration = k.id)",
+                [collection.calibration.id],
+            )
+
+    def machine(self, connection: Connection) -> Machine:
+        """What an index build may use of the machine that the server runs on."""
+        return Machine.local() if self.embedded else Machine.remote(connection)
+
+    def warning(self) -> str | None:
+        """What a user should know of this server, if anything."""
+        with self.connection() as connection:
+            return schema.hnsw_warning(self._prepared_pgvector(connection))
+
+    def _prepare(self, connection: Connection, *, install: bool) -> PgVector:
+        self._pgvector = schema.prepare(connection, install=install)
+        return self._pgvector
+
+    def _prepared_pgvector(self, connection: Connection) -> PgVector:
+        return self._pgvector or self._prepare(connection, install=False)
+
+
+class _BitLoader(Loader):
+    """A bit value's bytes, without the length before them."""
+
+    format = Format.BINARY
+
+    def load(self, data: Any) -> bytes:
+        return bytes(data)[4:]
+
+
+def _configure(connection: Connection) -> None:
+    register_bit_info(connection, TypeInfo("bit", _BIT_OID, _BIT_ARRAY_OID))
+    connection.adapters.register_loader(_BIT_OID, _BitLoader)
+
+
+def _is_there(connection: Connection, name: str) -> bool:
+    return connection.execute("SELECT FROM qvec.collection WHERE name = %s", [name]).fetchone() is not None
+
+
+def _store_calibration(connection: Connection, calibration: Calibration) -> None:
+    connection.execute(
+        "INSERT INTO qvec.calibration (id, content, metadata) VALUES (%s, %s, %s) ON CONFLICT (id) DO NOTHING",
+        [calibration.id, calibration.to_bytes(), Jsonb(calibration.metadata())],
+    )

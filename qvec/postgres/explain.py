@@ -1,0 +1,56 @@
+"""How a search is done: its statement, Postgres's plan, and where its time goes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvec.hits import Hit
+from qvec.postgres import search
+from qvec.postgres.schema import Connection
+from qvec.postgres.search import Plan
+
+_LONG_CONSTANT = re.compile(r"'[^']{80,}'")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """`plan` is what EXPLAIN (ANALYZE, BUFFERS) prints, long constants shortened; `milliseconds` is by step."""
+
+    statement: str
+    plan: tuple[str, ...]
+    candidates: int | None
+    milliseconds: dict[str, float]
+    hits: list[Hit]
+
+
+def explain(connection: Connection, plan: Plan, query: NDArray[np.float32], prepare_ms: float) -> Explanation:
+    """Runs a search of one prepared query (d,) once to warm up, once under EXPLAIN, and once step by step."""
+    search.run(connection, plan, query[None])
+    lines = connection.execute(b"EXPLAIN (ANALYZE, BUFFERS) " + plan.statement(), plan.parameters(query)).fetchall()
+    steps: dict[str, float] = {"prepare": prepare_ms}
+    if plan.in_client and plan.candidates is not None:
+        with _timed(steps, "prefilter"):
+            rows = search.fetch_candidates(connection, plan, query)
+        with _timed(steps, "rescore"):
+            best = search.best_of(plan, rows, query[None])
+        with _timed(steps, "texts"):
+            hits = search.with_texts(connection, plan, best)[0]
+    else:
+        with _timed(steps, "search"):
+            hits = search.run(connection, plan, query[None])[0]
+    shortened = tuple(_LONG_CONSTANT.sub("'…'", line[0]) for line in lines)
+    return Explanation(plan.statement().decode(), shortened, plan.candidates, steps, hits)
+
+
+@contextmanager
+def _timed(steps: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    steps[name] = (time.perf_counter() - started) * 1e3

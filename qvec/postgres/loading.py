@@ -1,0 +1,101 @@
+"""Writing rows: COPY straight into the table while no id repeats, through a staging table when one may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import errors
+from psycopg.sql import SQL, Identifier
+
+from qvec.errors import CollectionError
+from qvec.postgres import statements
+from qvec.postgres.layout import Table
+from qvec.postgres.rows import HEADER, TRAILER
+from qvec.postgres.schema import Connection
+from qvec.postgres.statements import OnDuplicate
+
+_WRITE_BYTES = 1 << 20
+
+
+def copy_rows(connection: Connection, table: Table, rows: bytes) -> None:
+    """Copies encoded rows into the table; an id that is there already raises UniqueViolation."""
+    _copy(connection, table.identifier, table, rows)
+
+
+def merge_rows(connection: Connection, table: Table, rows: bytes, on_duplicate: OnDuplicate) -> int:
+    """Copies encoded rows by way of a staging table, inside a transaction; returns how many were written."""
+    if on_duplicate == "error":
+        return _insert_new(connection, table, rows)
+    connection.execute(statements.create_staging(table))
+    _copy(connection, statements.STAGING, table, rows)
+    written = connection.execute(statements.merge_staging(table, on_duplicate)).rowcount
+    connection.execute(SQL("DROP TABLE {}").format(statements.STAGING))
+    return written
+
+
+def _insert_new(connection: Connection, table: Table, rows: bytes) -> int:
+    try:
+        with connection.transaction():
+            return _copy(connection, table.identifier, table, rows)
+    except errors.UniqueViolation as error:
+        found = (error.diag.message_detail or "").removesuffix(" already exists.")
+        raise CollectionError(
+            f"{found or 'an id'} is there already; --on-duplicate replace or skip says what to do with such rows"
+        ) from None
+
+
+def _copy(connection: Connection, target: Identifier, table: Table, rows: bytes) -> int:
+    with connection.cursor() as cursor:
+        with cursor.copy(statements.copy_into(target, table)) as copy:
+            copy.write(HEADER)
+            view = memoryview(rows)
+            for start in range(0, len(view), _WRITE_BYTES):
+                copy.write(view[start : start + _WRITE_BYTES])
+            copy.write(TRAILER)
+        return cursor.rowcount
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a source has been loaded into a collection."""
+
+    fingerprint: str
+    first_id: int | None
+    position: int = 0
+    rejected: int = 0
+    rejects_size: int = 0
+    finished: bool = False
+
+
+def read_checkpoint(connection: Connection, collection: str, source: str) -> Checkpoint | None:
+    row = connection.execute(
+        "SELECT fingerprint, first_id, position, rejected, rejects_size, finished FROM qvec.ingest"
+        " WHERE collection = %s AND source = %s",
+        [collection, source],
+    ).fetchone()
+    return Checkpoint(*row) if row else None
+
+
+def write_checkpoint(connection: Connection, collection: str, source: str, checkpoint: Checkpoint) -> None:
+    connection.execute(
+        "INSERT INTO qvec.ingest"
+        " (collection, source, fingerprint, first_id, position, rejected, rejects_size, finished) VALUES"
+        " (%(collection)s, %(source)s, %(fingerprint)s, %(first_id)s, %(position)s, %(rejected)s,"
+        " %(rejects_size)s, %(finished)s) ON CONFLICT (collection, source) DO UPDATE SET"
+        " fingerprint = excluded.fingerprint, first_id = excluded.first_id, position = excluded.position,"
+        " rejected = excluded.rejected, rejects_size = excluded.rejects_size, finished = excluded.finished,"
+        " updated_at = now()",
+        {"collection": collection, "source": source, **vars(checkpoint)},
+    )
+
+
+def lock_source(connection: Connection, collection: str, source: str) -> bool:
+    """Takes the right to load this source, for as long as the connection lives. False when another has it."""
+    key = f"qvec.ingest {collection} {source}"
+    row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
+    return bool(row and row[0])
+
+
+def settings_for_loading(connection: Connection) -> None:
+    """A commit need not wait for the disk: rows and checkpoint are lost or kept together."""
+    connection.execute("SET synchronous_commit = off")

@@ -1,0 +1,130 @@
+"""Rows on their way into a table: from vectors, texts and metadata to the bytes that COPY reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from qvec import _native
+from qvec.calibration import Calibration
+from qvec.codes import quantize, ternary
+from qvec.errors import InputError, RowError
+from qvec.postgres.layout import Layout
+
+HEADER: bytes = _native.COPY_HEADER
+TRAILER: bytes = _native.COPY_TRAILER
+
+
+def stored_codes(vectors: NDArray[Any], calibration: Calibration, layout: Layout) -> NDArray[np.uint8]:
+    """What the codes column holds for vectors (n, D): all planes, or the prefilter's bits where floats are kept."""
+    if layout.planes:
+        return quantize(vectors, calibration, layout.planes)
+    return prefilter_bits(vectors, calibration, layout)
+
+
+def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: Layout) -> NDArray[np.uint8]:
+    """The bits that the prefilter compares, shape (n, prefilter_bits / 8)."""
+    if layout.prefilter == "binary":
+        return quantize(vectors, calibration, 1)
+    return ternary(quantize(vectors, calibration, 4), calibration)
+
+
+def encode(
+    ids: pa.Array | NDArray[np.int64],
+    vectors: NDArray[Any],
+    documents: pa.Array | None,
+    metadata: pa.Array | None,
+    *,
+    calibration: Calibration,
+    layout: Layout,
+) -> bytes:
+    """The rows in the form of COPY BINARY, without header and trailer.
+
+    `ids` is int64 or large_string to match the layout, `documents` and `metadata` (JSON) are large_string.
+    Raises RowError with the position in the batch for a vector or text that cannot be stored.
+    """
+    codes = stored_codes(vectors, calibration, layout)
+    embedding = None
+    try:
+        if layout.float_type:
+            embedding = _prepared(vectors, calibration)
+        return _native.encode_copy(
+            _id_buffers(ids),
+            codes,
+            embedding,
+            layout.float_type == "halfvec",
+            None if documents is None else text_buffers(documents),
+            None if metadata is None else text_buffers(metadata),
+        )
+    except _native.BadRow as error:
+        raise RowError(*error.args) from None
+
+
+def _prepared(vectors: NDArray[Any], calibration: Calibration) -> NDArray[Any]:
+    """The floats as they are kept: cut to the calibration's dimensions, at unit length under cosine."""
+    if calibration.metric == "cosine":
+        return _native.normalize(vectors, calibration.dimensions)
+    return np.ascontiguousarray(vectors[:, : calibration.dimensions])
+
+
+def _id_buffers(ids: pa.Array | NDArray[np.int64]) -> NDArray[np.int64] | _native.Text:
+    if isinstance(ids, np.ndarray):
+        return ids
+    if pa.types.is_integer(ids.type):
+        return np.ascontiguousarray(ids.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return text_buffers(ids)
+
+
+def text_buffers(texts: pa.Array) -> _native.Text:
+    """The offsets, bytes and validity of a large_string array, without copying the text."""
+    _, offsets, data = texts.buffers()
+    bounds = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    content = np.empty(0, np.uint8) if data is None else np.frombuffer(data, dtype=np.uint8)
+    valid = texts.is_valid().to_numpy(zero_copy_only=False) if texts.null_count else None
+    return np.ascontiguousarray(bounds), content, valid
+
+
+def id_array(ids: Sequence[int | str] | NDArray[Any] | pa.Array, layout: Layout) -> pa.Array | NDArray[np.int64]:
+    """Ids as the layout's type. Raises InputError when they are of the other type."""
+    wanted = pa.int64() if layout.id_type == "bigint" else pa.large_string()
+    try:
+        array = pa.array(ids.tolist() if isinstance(ids, np.ndarray) else ids)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise InputError(f"ids must be all integers or all text: {error}") from None
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if array.null_count:
+        raise InputError("an id is missing (null)")
+    fits = pa.types.is_integer(array.type) if layout.id_type == "bigint" else _is_text(array.type)
+    if len(array) and not fits:
+        raise InputError(f"ids are {array.type}, but this collection's ids are {layout.id_type}")
+    return array.cast(wanted)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def document_array(documents: Sequence[str | None] | None) -> pa.Array | None:
+    return None if documents is None else pa.array(documents, pa.large_string())
+
+
+def metadata_array(metadata: Sequence[Mapping[str, Any] | None] | None) -> pa.Array | None:
+    """JSON texts of the metadata. Raises RowError for what JSON cannot hold."""
+    if metadata is None:
+        return None
+    return pa.array([_json(row, value) for row, value in enumerate(metadata)], pa.large_string())
+
+
+def _json(row: int, value: Mapping[str, Any] | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RowError(row, f"metadata cannot be stored as JSON: {error}") from None
