@@ -1,0 +1,89 @@
+"""What the native component must compute, in plain numpy: slow, each formula once, obviously right."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.uint8]
+
+LEAST_RADIUS = np.float32(2.0**-120)
+UNIT_TOLERANCE = 2e-4
+
+
+def width(dimensions: int) -> int:
+    return (dimensions + 7) // 8
+
+
+def unit_rows(vectors: NDArray[np.floating], dimensions: int) -> Floats:
+    """The first dimensions of each row, divided by their norm where that is not 1 already."""
+    cut = vectors[:, :dimensions].astype(np.float32)
+    return np.array([_unit(row) for row in cut], dtype=np.float32).reshape(cut.shape)
+
+
+def _unit(row: Floats) -> Floats:
+    squared = squared_norm(row)
+    if abs(squared - 1) <= UNIT_TOLERANCE:
+        return row
+    return (row.astype(np.float64) / np.sqrt(squared)).astype(np.float32)
+
+
+def squared_norm(row: Floats) -> float:
+    """The sum of squares in eight lanes, lane l taking dimensions l, l + 8, ...; then the lanes in order."""
+    squares = np.zeros(8 * width(len(row)))
+    squares[: len(row)] = row.astype(np.float64) ** 2
+    lanes = np.zeros(8)
+    for group in squares.reshape(-1, 8):
+        lanes += group
+    total = 0.0
+    for lane in lanes:
+        total += lane
+    return total
+
+
+def codes(vectors: NDArray[np.floating], threshold: Floats, radius: Floats, *, cosine: bool) -> Codes:
+    """One byte a dimension: clamp(127 + ceil((x - threshold) * (128 / radius)), 0, 255), above 127 if x > threshold."""
+    dimensions = len(threshold)
+    rows = unit_rows(vectors, dimensions) if cosine else vectors[:, :dimensions].astype(np.float32)
+    with np.errstate(all="ignore"):
+        difference = rows - threshold
+        steps = np.ceil(difference * (np.float32(128) / np.maximum(radius, LEAST_RADIUS)))
+    clamped = np.clip(127 + steps.astype(np.float64), 0, 255)
+    return np.where(rows > threshold, np.maximum(clamped, 128), clamped).astype(np.uint8)
+
+
+def to_planes(codes: Codes, planes: int) -> Codes:
+    bits = [np.packbits((codes >> (7 - plane)) & 1, axis=1) for plane in range(planes)]
+    return np.concatenate(bits, axis=1)
+
+
+def from_planes(rows: Codes, dimensions: int, planes: int) -> Codes:
+    """The codes, their bits below the top `planes` zero."""
+    codes = np.zeros((len(rows), dimensions), np.uint8)
+    for plane in range(planes):
+        start = plane * width(dimensions)
+        bits = np.unpackbits(rows[:, start : start + width(dimensions)], axis=1, count=dimensions)
+        codes |= bits << (7 - plane)
+    return codes
+
+
+def ternary(codes: Codes) -> Codes:
+    return np.concatenate([np.packbits(codes >= 144, axis=1), np.packbits(codes >= 112, axis=1)], axis=1)
+
+
+def decoded(codes: Codes, threshold: Floats, radius: Floats, deviation: Floats, planes: int) -> Floats:
+    if planes == 1:
+        return np.where(codes >= 128, threshold + deviation, threshold - deviation)
+    step = radius / np.float32(2 ** (planes - 1))
+    level = (codes >> (8 - planes)).astype(np.float32) + np.float32(0.5 - 2 ** (planes - 1))
+    return threshold + level * step
+
+
+def hamming(codes: Codes, queries: Codes) -> NDArray[np.int64]:
+    differing = codes[None, :, : queries.shape[1]] ^ queries[:, None, :]
+    return np.unpackbits(differing, axis=2).sum(axis=2, dtype=np.int64)
+
+
+def nearest(distances: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    return np.argsort(distances, axis=1, kind="stable")[:, :k]

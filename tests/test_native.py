@@ -1,0 +1,205 @@
+"""The native component against the numpy specification: codes bit for bit, scores within 1e-5."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import specification
+from awkward import DIMENSIONS, Case, cases
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from qvec import _native
+
+planes_of_codes = st.integers(1, 8)
+
+
+def codes_of(case: Case, *, cosine: bool = False) -> np.ndarray:
+    return specification.codes(case.vectors, case.threshold, case.radius, cosine=cosine)
+
+
+@given(cases(), planes_of_codes)
+@settings(max_examples=300)
+def test_quantize_is_the_specification_bit_for_bit(case: Case, planes: int) -> None:
+    found = _native.quantize(case.vectors, case.threshold, case.radius, planes, False)
+    np.testing.assert_array_equal(found, specification.to_planes(codes_of(case), planes))
+
+
+@given(cases(), planes_of_codes)
+@settings(max_examples=200)
+def test_quantize_under_cosine_is_the_specification_bit_for_bit(case: Case, planes: int) -> None:
+    assume(case.vectors[:, : case.dimensions].any(axis=1).all())
+    found = _native.quantize(case.vectors, case.threshold, case.radius, planes, True)
+    np.testing.assert_array_equal(found, specification.to_planes(codes_of(case, cosine=True), planes))
+
+
+@given(cases())
+def test_normalize_is_the_specification_bit_for_bit(case: Case) -> None:
+    assume(case.vectors[:, : case.dimensions].any(axis=1).all())
+    wanted = specification.unit_rows(case.vectors, case.dimensions)
+    np.testing.assert_array_equal(_native.normalize(case.vectors, case.dimensions), wanted)
+
+
+@pytest.mark.parametrize(("squared", "kept"), [(1 + 1.9e-4, True), (1 - 1.9e-4, True), (1 + 2.1e-4, False)])
+def test_rows_that_are_normalized_already_are_kept(squared: float, kept: bool) -> None:
+    row = np.full((1, 16), np.sqrt(squared / 16), np.float32)
+    assert np.array_equal(_native.normalize(row, 16), row) is kept
+
+
+@given(cases())
+def test_the_top_plane_says_on_which_side_of_the_threshold(case: Case) -> None:
+    found = _native.quantize(case.vectors, case.threshold, case.radius, 1, False)
+    above = case.vectors[:, : case.dimensions].astype(np.float32) > case.threshold
+    np.testing.assert_array_equal(found, np.packbits(above, axis=1))
+
+
+@given(cases(), st.integers(4, 8))
+def test_ternary_compares_with_144_and_112(case: Case, planes: int) -> None:
+    codes = codes_of(case)
+    found = _native.ternary(specification.to_planes(codes, planes), case.dimensions)
+    np.testing.assert_array_equal(found, specification.ternary(codes))
+
+
+@given(cases(extreme=False), planes_of_codes, planes_of_codes)
+@settings(max_examples=200)
+def test_dequantize_is_the_specification_bit_for_bit(case: Case, stored: int, read: int) -> None:
+    assume(read <= stored)
+    rows = specification.to_planes(codes_of(case), stored)
+    found = _native.dequantize(rows, case.threshold, case.radius, case.deviation, read)
+    np.testing.assert_array_equal(found, decoded(case, read))
+
+
+def decoded(case: Case, planes: int) -> np.ndarray:
+    return specification.decoded(codes_of(case), case.threshold, case.radius, case.deviation, planes)
+
+
+def test_a_dimension_without_spread_decodes_to_its_threshold() -> None:
+    threshold, nothing = np.array([0.3, -2], np.float32), np.zeros(2, np.float32)
+    rows = _native.quantize(np.array([[0.3, 5]], np.float32), threshold, nothing, 8, False)
+    for planes in range(1, 9):
+        assert _native.dequantize(rows, threshold, nothing, nothing, planes).tolist() == [threshold.tolist()]
+
+
+@given(cases(extreme=False), planes_of_codes, st.integers(0, 4), st.integers(0, 2**32 - 1))
+@settings(max_examples=200)
+def test_scores_are_inner_products_with_decoded_rows(case: Case, planes: int, count: int, seed: int) -> None:
+    queries = np.random.default_rng(seed).normal(size=(count, case.dimensions)).astype(np.float32)
+    rows = specification.to_planes(codes_of(case), 8)
+    found = _native.score(rows, queries, case.threshold, case.radius, case.deviation, planes)
+    exact = decoded(case, planes).astype(np.float64)
+    apart = np.abs(case.threshold) + np.abs(exact - case.threshold)
+    allowed = 1e-5 * np.abs(queries).astype(np.float64) @ apart.T + 1e-30
+    assert found.shape == (count, len(case.vectors))
+    assert np.all(np.abs(found - queries.astype(np.float64) @ exact.T) <= allowed)
+
+
+def random_bits(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    """Rows close enough to each other that distances repeat."""
+    return np.packbits(random.random((rows, 8 * width)) < 0.1, axis=1)
+
+
+@given(st.integers(0, 40), st.integers(0, 4), st.sampled_from((1, 7, 8, 9, 48, 128)), st.integers(0, 2**32 - 1))
+def test_hamming_counts_the_differing_bits_of_the_prefix(rows: int, count: int, width: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    codes, queries = random_bits(random, rows, width + seed % 3), random_bits(random, count, width)
+    np.testing.assert_array_equal(_native.hamming(codes, queries), specification.hamming(codes, queries))
+
+
+@given(
+    st.integers(0, 200), st.integers(0, 4), st.sampled_from((1, 2, 48)), st.integers(1, 210), st.integers(0, 2**32 - 1)
+)
+def test_the_nearest_rows_come_first_and_ties_by_row(rows: int, count: int, width: int, k: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    codes, queries = random_bits(random, rows, width + seed % 3), random_bits(random, count, width)
+    distances = specification.hamming(codes, queries)
+    wanted = specification.nearest(distances, k)
+    found, found_distances = _native.hamming_top_k(codes, queries, k)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(found_distances, np.take_along_axis(distances, wanted, axis=1))
+
+
+@pytest.mark.parametrize("dimensions", [9, 1000])
+def test_large_inputs_are_computed_as_small_ones(dimensions: int) -> None:
+    """Spread over threads and cut into pieces, with a last piece that is not full."""
+    random = np.random.default_rng(dimensions)
+    rows = 5_000_011 // dimensions
+    vectors = random.normal(size=(rows, dimensions)).astype(np.float32)
+    threshold, radius = np.zeros(dimensions, np.float32), np.full(dimensions, 3, np.float32)
+    deviation = np.full(dimensions, 0.8, np.float32)
+    codes = _native.quantize(vectors, threshold, radius, 8, False)
+    sample = np.unique(np.linspace(0, rows - 1, 200).astype(int))
+    some = np.ascontiguousarray(codes[sample])
+    wanted = specification.to_planes(specification.codes(vectors[sample], threshold, radius, cosine=False), 8)
+    np.testing.assert_array_equal(some, wanted)
+    np.testing.assert_array_equal(_native.ternary(codes, dimensions)[sample], _native.ternary(some, dimensions))
+    ranges = (threshold, radius, deviation)
+    np.testing.assert_array_equal(_native.dequantize(codes, *ranges, 4)[sample], _native.dequantize(some, *ranges, 4))
+    queries = vectors[:3]
+    np.testing.assert_array_equal(
+        _native.score(codes, queries, *ranges, 8)[:, sample], _native.score(some, queries, *ranges, 8)
+    )
+    distances = _native.hamming(codes, codes[:3])
+    np.testing.assert_array_equal(distances[:, sample], _native.hamming(some, codes[:3]))
+    np.testing.assert_array_equal(_native.hamming_top_k(codes, codes[:3], 20)[0], specification.nearest(distances, 20))
+
+
+@pytest.mark.parametrize("dimensions", DIMENSIONS)
+@pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_first_bad_row_is_named(dimensions: int, value: float, name: str, dtype: type, cosine: bool) -> None:
+    vectors = np.ones((7, dimensions), dtype)
+    vectors[5, 0] = np.nan
+    vectors[3, dimensions // 2 :] = value
+    ones = np.ones(dimensions, np.float32)
+    reason = f"{name} at dimension {dimensions // 2}"
+    with pytest.raises(_native.BadRow) as caught:
+        _native.quantize(vectors, ones, ones, 8, cosine)
+    assert caught.value.args == (3, reason)
+    assert _native.bad_rows(vectors, dimensions, cosine) == [(3, reason), (5, "NaN at dimension 0")]
+
+
+def test_the_first_bad_row_of_a_large_input_is_named() -> None:
+    vectors = np.ones((100_000, 16), np.float32)
+    vectors[[99_999, 77_777, 50_001], 7] = np.nan
+    with pytest.raises(_native.BadRow) as caught:
+        _native.quantize(vectors, vectors[0], vectors[0], 8, False)
+    assert caught.value.args == (50_001, "NaN at dimension 7")
+
+
+def test_a_zero_vector_is_bad_under_cosine_only() -> None:
+    vectors = np.array([[1, 0], [0, -0.0], [1e-45, 0]], np.float32)
+    reason = "zero vector, which has no direction under cosine"
+    assert _native.bad_rows(vectors, 2, True) == [(1, reason)]
+    assert _native.bad_rows(vectors, 2, False) == []
+    with pytest.raises(_native.BadRow, match=reason):
+        _native.normalize(vectors, 2)
+
+
+def test_values_beyond_the_dimensions_used_are_not_looked_at() -> None:
+    vectors = np.array([[1, 2, np.nan]], np.float32)
+    assert _native.bad_rows(vectors, 2, False) == []
+
+
+def test_a_query_that_is_not_finite_is_named() -> None:
+    ones = np.ones(2, np.float32)
+    with pytest.raises(_native.BadRow) as caught:
+        _native.score(np.zeros((1, 8), np.uint8), np.array([[1, 1], [1, np.inf]], np.float32), ones, ones, ones, 8)
+    assert caught.value.args == (1, "infinity at dimension 1")
+
+
+def test_shapes_that_do_not_fit_are_errors_and_not_panics() -> None:
+    ones, codes = np.ones(9, np.float32), np.zeros((2, 16), np.uint8)
+    for call in (
+        lambda: _native.quantize(np.ones((2, 8), np.float32), ones, ones, 8, False),
+        lambda: _native.quantize(np.ones((2, 9), np.float32), ones, ones[:8], 8, False),
+        lambda: _native.quantize(np.ones((2, 9), np.float32), ones, ones, 9, False),
+        lambda: _native.quantize(np.asfortranarray(np.ones((2, 9), np.float32)), ones, ones, 8, False),
+        lambda: _native.dequantize(codes, ones, ones, ones, 9),
+        lambda: _native.dequantize(codes[:, :14].copy(), ones, ones, ones, 8),
+        lambda: _native.score(codes, np.ones((1, 8), np.float32), ones, ones, ones, 8),
+        lambda: _native.ternary(codes[:, :7].copy(), 9),
+        lambda: _native.hamming(codes[:, :1].copy(), codes),
+    ):
+        with pytest.raises(ValueError, match="found|contiguous"):
+            call()
