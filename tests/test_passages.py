@@ -1,0 +1,85 @@
+"""The corpus of the standard library's documentation strings."""
+
+import ast
+import sys
+
+import pytest
+
+from qvec.passages import QUESTIONS, _documented, _shortened, stdlib_passages
+
+
+@pytest.fixture(scope="module")
+def passages() -> list:
+    return stdlib_passages()
+
+
+def test_there_are_about_3000_of_fit_length_each_once(passages: list) -> None:
+    assert 2500 <= len(passages) <= 3000
+    assert len({passage.id for passage in passages}) == len(passages)
+    assert len({passage.text for passage in passages}) == len(passages)
+    assert all(60 <= len(passage.text) <= 1000 for passage in passages)
+
+
+def test_known_functions_are_found_under_their_dotted_names(passages: list) -> None:
+    by_id = {passage.id: passage for passage in passages}
+    move_to_end = by_id["collections.OrderedDict.move_to_end"]
+    assert move_to_end.title == "method collections.OrderedDict.move_to_end"
+    assert move_to_end.module == "collections"
+    assert move_to_end.text.startswith("Move an existing element to the end")
+    assert by_id["secrets"].title == "module secrets"
+    assert by_id["gzip.decompress"].title == "function gzip.decompress"
+
+
+def test_a_short_list_covers_many_modules_and_begins_the_long_one(passages: list) -> None:
+    some = stdlib_passages(200)
+    assert some == passages[:200]
+    assert len({passage.module for passage in some}) == 200
+    assert {passage.module[0] for passage in passages} > set("abcdefghilmopqrstuwxz")
+
+
+def test_tests_and_private_names_are_left_out(passages: list) -> None:
+    parts = {part for passage in passages for part in passage.id.split(".")}
+    assert not {"idlelib", "lib2to3", "distutils"} & {passage.id.split(".")[0] for passage in passages}
+    assert not {"test", "tests"} & {part for passage in passages for part in passage.module.split(".")}
+    assert not [part for part in parts if part.startswith("_")]
+
+
+def test_nothing_is_imported() -> None:
+    before = set(sys.modules)
+    stdlib_passages()
+    assert "antigravity" not in sys.modules
+    assert set(sys.modules) == before
+
+
+def test_documentation_is_cleaned_and_private_parts_are_skipped() -> None:
+    source = '''
+class Stack:
+    """Last in,
+       first out."""
+    def push(self): "Add one."
+    def _grow(self): "Hidden."
+async def drain(): "Empty it."
+'''
+    assert list(_documented(ast.parse(source), "stack", "module")) == [
+        ("class", "stack.Stack", "Last in,\nfirst out."),
+        ("method", "stack.Stack.push", "Add one."),
+        ("function", "stack.drain", "Empty it."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("short", "short"),
+        ("a" * 600 + "\n\n" + "b" * 600, "a" * 600),
+        ("a" * 950 + " " + "b" * 100, "a" * 950),
+        ("a" * 2000, "a" * 1000),
+    ],
+)
+def test_long_texts_end_at_a_paragraph_or_word(text: str, expected: str) -> None:
+    assert _shortened(text) == expected
+
+
+def test_questions_are_a_dozen_questions() -> None:
+    assert 12 <= len(set(QUESTIONS)) == len(QUESTIONS) <= 15
+    assert all(question.endswith("?") for question in QUESTIONS)
