@@ -35,25 +35,22 @@ class CsvSource(RecordSource):
 
     def _records(self, start: int) -> Iterator[Record]:
         with reading(self._label, self.format), open_text(self._file) as stream:
-            lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
-            reader = csv.reader(lines)
+            reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""), strict=True)
             header = self._header(reader)
-            row, line = 0, reader.line_num + 1
-            for values in reader:
-                if values:
-                    if row >= start:
-                        yield self._record(row, line, header, values)
-                    row += 1
-                line = reader.line_num + 1
+            for row, (line, values) in enumerate(_rows(reader)):
+                if row >= start:
+                    yield self._record(row, line, header, values)
 
-    def _header(self, reader: Iterator[list[str]]) -> list[str]:
-        header = next(reader, [])
+    def _header(self, reader: Any) -> list[str]:
+        header: list[str] = next(reader, [])
         twice = next((name for name in header if header.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{self._label}: the header names column {twice!r} twice; rename one")
         return header
 
-    def _record(self, row: int, line: int, header: list[str], values: list[str]) -> Record:
+    def _record(self, row: int, line: int, header: list[str], values: list[str] | csv.Error) -> Record:
+        if isinstance(values, csv.Error):
+            return Record(row, line, "", {}, f"is not valid CSV: {values}")
         if len(values) != len(header):
             fault = f"has {len(values)} fields, expected {len(header)} as in the header"
             return Record(row, line, dump(values), {}, fault)
@@ -68,6 +65,20 @@ class CsvSource(RecordSource):
             return header
         roles = self._reader.roles
         return [name for name in (roles.id if self.id_type == "bigint" else None, roles.vector) if name is not None]
+
+
+def _rows(reader: Any) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    """The line where each row begins, and its fields or what is wrong with it; blank lines are no rows."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            values = error
+        if values:
+            yield line, values
 
 
 def _parse(text: str | None) -> Any:

@@ -68,7 +68,7 @@ def safetensors_layout(file: Path, tensor: str | None) -> Layout:
 def _checked(file: Path, layout: Layout, exact: bool = True) -> Layout:
     if layout.rows and not layout.dimensions:
         raise InputError(f"{file} has {layout.rows} rows of 0 dimensions; expected at least 1")
-    expected = layout.offset + layout.rows * layout.row.itemsize
+    expected = layout.offset + layout.rows * layout.row_bytes
     size = file.stat().st_size
     if size < expected or (exact and size > expected):
         raise InputError(

@@ -20,10 +20,10 @@ TAKE_ROWS = 8192
 
 
 def as_vectors(values: NDArray[Any]) -> Vectors:
-    """float16 and float32 as they are in native byte order, float64 rounded to float32; C-contiguous."""
+    """float16 and float32 as they are in native byte order, float64 rounded to float32; C-contiguous, aligned."""
     dtype = np.float16 if values.dtype.itemsize == 2 else np.float32
     with np.errstate(over="ignore"):  # what overflows becomes infinite and is found where vectors are checked
-        return np.ascontiguousarray(values, dtype)
+        return np.require(values, dtype, ["C", "A"])
 
 
 def check_float(dtype: np.dtype[Any], what: str) -> None:
@@ -66,6 +66,11 @@ class Layout:
     dtype: np.dtype[Any]
     offset: int
     prefix: int = 0
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row."""
+        return 4 * self.prefix + self.dtype.itemsize * self.dimensions
 
     @property
     def row(self) -> np.dtype[Any]:

@@ -17,6 +17,5 @@ def reading(file: Path | str, kind: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, EOFError) as error:
-        raise InputError(
-            f"{file} cannot be read as {kind}: {str(error).rstrip('.') or type(error).__name__}"
-        ) from error
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise InputError(f"{file} cannot be read as {kind}: {reason}") from error

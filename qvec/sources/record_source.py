@@ -79,9 +79,9 @@ class RecordSource(Source):
 
     def _read(self, reader: RecordReader, start: int, batch_rows: int) -> Iterator[Batch]:
         records = self._records(start)
-        while chunk := list(islice(records, batch_rows)):
-            yield reader.batch(chunk, start)
-            start += len(chunk)
+        while (batch := reader.batch(islice(records, batch_rows), start)).stop > start:
+            yield batch
+            start = batch.stop
         self.rows = max(start, self.rows or 0)
 
 

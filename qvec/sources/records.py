@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +52,11 @@ class RecordReader:
     id_type: IdType | None
     dimensions: int | None
 
-    def batch(self, records: Sequence[Record], start: int) -> Batch:
-        """The batch of consecutive records, the first of them source row `start`."""
+    def batch(self, records: Iterator[Record], start: int) -> Batch:
+        """The batch of consecutive records, the first of them source row `start`.
+
+        Each record is let go of once read: as Python lists vectors take ten times the memory.
+        """
         rows: list[int] = []
         values: list[tuple[Any, ...]] = []
         rejected: list[RejectedRow] = []
@@ -67,7 +70,7 @@ class RecordReader:
         ids, vectors, documents, metadata = zip(*values, strict=True) if values else ((),) * 4
         return Batch(
             start,
-            start + len(records),
+            start + len(rows) + len(rejected),
             np.array(rows, np.int64),
             pa.array(ids, pa.int64() if self.id_type == "bigint" else pa.large_string()) if self.id_type else None,
             self._matrix(vectors),

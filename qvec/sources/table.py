@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from qvec.sources.base import Batch, IdType, RejectedRow
 from qvec.sources.columns import Roles
@@ -53,7 +54,7 @@ class TableReader:
         if not faults:
             return Batch(start, stop, np.arange(start, stop), ids, vectors, documents, metadata, ())
         good = np.setdiff1d(np.arange(len(table)), list(faults))
-        ids, documents, metadata = (array and array.take(pa.array(good)) for array in (ids, documents, metadata))
+        ids, documents, metadata = (_taken(array, good) for array in (ids, documents, metadata))
         vectors = None if vectors is None else vectors[good]
         rejected = tuple(self._rejected(table, start, row, faults[row]) for row in sorted(faults))
         return Batch(start, stop, start + good, ids, vectors, documents, metadata, rejected)
@@ -72,6 +73,10 @@ class TableReader:
             if name != self.roles.vector and kind_of(table.schema.field(name).type) != "vector"
         }
         return RejectedRow(start + row, self.where(start + row), reason, dump(fields)[:CONTENT_CHARACTERS])
+
+
+def _taken(array: Any | None, rows: NDArray[np.int64]) -> Any | None:
+    return None if array is None else array.take(pa.array(rows))
 
 
 def _titled(titles: Any, texts: Any) -> Any:
