@@ -201,5 +201,5 @@ def test_shapes_that_do_not_fit_are_errors_and_not_panics() -> None:
         lambda: _native.ternary(codes[:, :7].copy(), 9),
         lambda: _native.hamming(codes[:, :1].copy(), codes),
     ):
-        with pytest.raises(ValueError, match="found|contiguous"):
+        with pytest.raises(ValueError, match=r"found|contiguous"):
             call()

@@ -19,7 +19,7 @@ const CHUNK: usize = 1 << 18;
 /// dropped, because dropping a parent's pool in a child would wait for threads that are not there.
 static POOL: RwLock<Option<(u32, &'static ThreadPool)>> = RwLock::new(None);
 
-/// The pool of this process, or None where there is only one thread to use. The locks are only tried, never waited
+/// The pool of this process, or None where threads cannot be had. The locks are only tried, never waited
 /// for: a fork may have copied a lock that another thread held, and then nobody is left to release it.
 fn pool() -> Option<&'static ThreadPool> {
     if let Some((owner, pool)) = *POOL.try_read().ok()?
@@ -35,10 +35,9 @@ fn pool() -> Option<&'static ThreadPool> {
 
 /// `work` on each item, results in order; in parallel where `bytes`, the size of the whole input, is large.
 pub fn map<I: Send, O: Send>(bytes: usize, items: Vec<I>, work: impl Fn(I) -> O + Send + Sync) -> Vec<O> {
-    match pool() {
-        Some(pool) if bytes >= WORTH_SPREADING && pool.current_num_threads() > 1 => {
-            pool.install(|| items.into_par_iter().map(work).collect())
-        }
+    let pool = if bytes >= WORTH_SPREADING { pool() } else { None };
+    match pool {
+        Some(pool) if pool.current_num_threads() > 1 => pool.install(|| items.into_par_iter().map(work).collect()),
         _ => items.into_iter().map(work).collect(),
     }
 }

@@ -1,0 +1,242 @@
+"""The public functions on codes: golden values, what is accepted and converted, what is refused and how it is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import specification
+
+from qvec import codes
+from qvec.errors import InputError, RowError
+
+
+@dataclass
+class Ranges:
+    """As much of a Calibration as codes need."""
+
+    threshold: np.ndarray
+    radius: np.ndarray
+    deviation: np.ndarray
+    metric: str = "ip"
+    accepted_dimensions: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.accepted_dimensions = self.accepted_dimensions or (self.dimensions,)
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.threshold)
+
+
+def ranges(dimensions: int, metric: str = "ip", **others: tuple[int, ...]) -> Ranges:
+    random = np.random.default_rng(dimensions)
+    threshold = random.normal(0, 0.1, dimensions).astype(np.float32)
+    ones = np.ones(dimensions, np.float32)
+    return Ranges(threshold, 3 * ones, ones, metric, **others)
+
+
+def normal(rows: int, dimensions: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, dimensions)).astype(np.float32)
+
+
+def golden() -> Ranges:
+    """Nine dimensions with threshold 1 and radius 128: a step of 1, and one plane of two bytes."""
+    return Ranges(*(np.full(9, value, np.float32) for value in (1, 128, 40)))
+
+
+GOLDEN_VECTOR = [1, 2, 0, 1.5, 129, -127, 500, -500, 17]
+GOLDEN_CODES = [127, 128, 126, 128, 255, 0, 255, 0, 143]
+GOLDEN_PLANES = ["5a80", "aa00", "aa00", "aa00", "aa80", "aa80", "aa80", "8a80"]
+
+
+def test_golden_codes() -> None:
+    assert specification.codes(
+        np.array([GOLDEN_VECTOR], np.float32), golden().threshold, golden().radius, cosine=False
+    ).tolist() == [GOLDEN_CODES]
+    assert codes.quantize(GOLDEN_VECTOR, golden()).tobytes().hex() == "".join(GOLDEN_PLANES)
+
+
+@pytest.mark.parametrize("planes", [1, 4, 8])
+def test_fewer_planes_are_a_prefix(planes: int) -> None:
+    assert codes.quantize(GOLDEN_VECTOR, golden(), planes).tobytes().hex() == "".join(GOLDEN_PLANES[:planes])
+
+
+def test_golden_values_decoded_at_every_usual_precision() -> None:
+    stored = codes.quantize(GOLDEN_VECTOR, golden())
+    assert codes.dequantize(stored, golden()).tolist() == [[0.5, 1.5, -0.5, 1.5, 128.5, -126.5, 128.5, -126.5, 16.5]]
+    assert codes.dequantize(stored, golden(), 4).tolist() == [[-7, 9, -7, 9, 121, -119, 121, -119, 9]]
+    assert codes.dequantize(stored, golden(), 1).tolist() == [[-39, 41, -39, 41, 41, -39, 41, -39, 41]]
+
+
+def test_golden_ternary() -> None:
+    stored = codes.quantize(GOLDEN_VECTOR, golden())
+    assert codes.ternary(stored, golden()).tobytes().hex() == "0a00" + "fa80"
+
+
+def test_an_error_of_at_most_half_a_step_inside_the_range() -> None:
+    vectors = np.clip(normal(100, 37), -2.5, 2.5)
+    for planes in (2, 4, 8):
+        step = 2 * 3 / 2**planes
+        decoded = codes.dequantize(codes.quantize(vectors, ranges(37), planes), ranges(37))
+        assert np.abs(decoded - vectors).max() <= step / 2 + 1e-6
+
+
+def test_scores_are_inner_products_with_decoded_rows() -> None:
+    stored, queries = codes.quantize(normal(50, 37), ranges(37)), normal(3, 37, seed=1)
+    for planes in (None, 1, 4, 8):
+        wanted = queries @ codes.dequantize(stored, ranges(37), planes).T
+        np.testing.assert_allclose(codes.score(stored, queries, ranges(37), planes), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_queries_are_not_normalized_under_cosine() -> None:
+    cosine = ranges(37, "cosine")
+    stored, query = codes.quantize(normal(5, 37), cosine), normal(1, 37, seed=1)
+    doubled = codes.score(stored, 2 * query, cosine)
+    np.testing.assert_array_equal(doubled, 2 * codes.score(stored, query, cosine))
+
+
+def test_vectors_are_normalized_under_cosine_after_the_cut() -> None:
+    cosine = ranges(8, "cosine", accepted_dimensions=(8, 20))
+    vectors = 7 * normal(10, 20)
+    wanted = specification.codes(vectors, cosine.threshold, cosine.radius, cosine=True)
+    np.testing.assert_array_equal(codes.quantize(vectors, cosine), specification.to_planes(wanted, 8))
+    np.testing.assert_array_equal(codes.quantize(vectors[:, :8], cosine), codes.quantize(vectors, cosine))
+    queries = normal(2, 20, seed=1)
+    stored = codes.quantize(vectors, cosine)
+    np.testing.assert_array_equal(codes.score(stored, queries, cosine), codes.score(stored, queries[:, :8], cosine))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda a: a.astype(np.float64),
+        lambda a: a.astype(">f4"),
+        lambda a: np.asfortranarray(a),
+        lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+        lambda a: a[::-1].copy()[::-1],
+        lambda a: np.frombuffer(b"x" + a.tobytes(), np.uint8)[1:].view(np.float32).reshape(a.shape),
+        lambda a: a.tolist(),
+    ],
+    ids=["float64", "big-endian", "column-major", "strided", "reversed", "unaligned", "list"],
+)
+def test_other_forms_of_the_same_vectors_have_the_same_codes(convert: object) -> None:
+    vectors = normal(11, 37)
+    assert callable(convert)
+    np.testing.assert_array_equal(codes.quantize(convert(vectors), ranges(37)), codes.quantize(vectors, ranges(37)))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64, np.float16])
+def test_small_numbers_of_every_type_have_the_same_codes(dtype: type) -> None:
+    vectors = np.arange(74).reshape(2, 37) % 5
+    wanted = codes.quantize(vectors.astype(np.float32), ranges(37))
+    np.testing.assert_array_equal(codes.quantize(vectors.astype(dtype), ranges(37)), wanted)
+
+
+def test_read_only_arrays_are_taken() -> None:
+    vectors = normal(3, 37)
+    vectors.flags.writeable = False
+    assert codes.quantize(vectors, ranges(37)).shape == (3, 40)
+
+
+def test_no_rows_give_no_rows() -> None:
+    none = codes.quantize(np.zeros((0, 37), np.float32), ranges(37))
+    assert none.shape == (0, 40)
+    assert codes.ternary(none, ranges(37)).shape == (0, 10)
+    assert codes.dequantize(none, ranges(37)).shape == (0, 37)
+    assert codes.score(none, normal(2, 37), ranges(37)).shape == (2, 0)
+    assert codes.hamming(none, none).shape == (0, 0)
+    some = codes.quantize(normal(2, 37), ranges(37))
+    assert codes.hamming(none, some).shape == (2, 0)
+    assert codes.hamming_top_k(none, some, 3)[0].shape == (2, 0)
+    assert codes.hamming_top_k(some, none, 3)[0].shape == (0, 2)
+
+
+def test_the_nearest_by_sign_bits_are_read_out_of_stored_codes() -> None:
+    stored = codes.quantize(normal(50, 37), ranges(37))
+    rows, distances = codes.hamming_top_k(stored, codes.quantize(normal(50, 37), ranges(37), 1), 1)
+    assert rows[:, 0].tolist() == list(range(50))
+    assert not distances.any()
+
+
+def test_k_beyond_the_rows_gives_all_of_them() -> None:
+    assert codes.hamming_top_k(np.zeros((3, 1), np.uint8), np.zeros((1, 1), np.uint8), 10)[0].tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+def test_a_bad_row_is_named(metric: str) -> None:
+    vectors = normal(5, 37)
+    vectors[3, 4] = np.nan
+    with pytest.raises(RowError, match=r"^vectors: row 3: NaN at dimension 4$") as caught:
+        codes.quantize(vectors, ranges(37, metric))
+    assert caught.value.row == 3
+
+
+def test_a_bad_query_is_named() -> None:
+    stored = codes.quantize(normal(5, 2), ranges(2))
+    with pytest.raises(RowError, match=r"^queries: row 1: infinity at dimension 0$"):
+        codes.score(stored, [[0, 1], [np.inf, 1]], ranges(2))
+
+
+def test_a_zero_vector_has_no_direction() -> None:
+    with pytest.raises(RowError, match=r"^vectors: row 0: zero vector, which has no direction under cosine$"):
+        codes.quantize(np.zeros(37), ranges(37, "cosine"))
+
+
+def test_a_number_beyond_float32_is_named() -> None:
+    vectors = np.zeros((2, 37))
+    vectors[1, 5] = 1e300
+    with pytest.raises(RowError, match=r"^vectors: row 1: 1e\+300 at dimension 5 is beyond float32$"):
+        codes.quantize(vectors, ranges(37))
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        np.ones((2, 37), bool),
+        np.ones((2, 37), complex),
+        np.full((2, 37), "1"),
+        np.full((2, 37), 1.0, object),
+        [[1], []],
+    ],
+    ids=["bool", "complex", "text", "object", "ragged"],
+)
+def test_what_is_no_number_is_refused(vectors: object) -> None:
+    with pytest.raises(
+        InputError, match=r"^vectors: (dtype .* found, floats or integers wanted|not an array of numbers)"
+    ):
+        codes.quantize(vectors, ranges(37))  # type: ignore[arg-type]
+
+
+STORED = np.zeros((2, 40), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: codes.quantize(normal(2, 36), ranges(37)), "vectors: 36 dimensions found, 37 wanted"),
+        (lambda: codes.quantize(normal(2, 38), ranges(37)), "vectors: 38 dimensions found, 37 wanted"),
+        (lambda: codes.quantize(np.zeros((1, 1, 37)), ranges(37)), "vectors: 3 axes found, 2 wanted"),
+        (lambda: codes.quantize(normal(2, 37), ranges(37), 0), "planes: 0 found, 1 to 8 wanted"),
+        (lambda: codes.quantize(normal(2, 37), ranges(37), 9), "planes: 9 found, 1 to 8 wanted"),
+        (lambda: codes.dequantize(STORED[:, :39], ranges(37)), "39 bytes a row found, 1 to 8 planes of 5 bytes wanted"),
+        (lambda: codes.dequantize(np.zeros((2, 45), np.uint8), ranges(37)), "codes: 45 bytes a row found"),
+        (lambda: codes.dequantize(STORED[:, :20], ranges(37), 8), "codes: 4 planes found, 8 wanted"),
+        (lambda: codes.dequantize(STORED.astype(int), ranges(37)), "codes: dtype int64 found, uint8 wanted"),
+        (lambda: codes.ternary(STORED[:, :15], ranges(37)), "codes: 3 planes found, at least 4 wanted for ternary"),
+        (lambda: codes.score(STORED, normal(1, 8), ranges(37)), "queries: 8 dimensions found, 37 wanted"),
+        (lambda: codes.hamming(STORED[:, :5], STORED), "queries: 40 bytes a row found, 1 to 5"),
+        (lambda: codes.hamming_top_k(STORED, STORED, 0), "k: 0 found, at least 1 wanted"),
+    ],
+)
+def test_what_does_not_fit_is_said_with_both_numbers(call: object, message: str) -> None:
+    assert callable(call)
+    with pytest.raises(InputError) as caught:
+        call()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("dimensions", "planes", "wanted"), [(1, 1, 1), (8, 8, 8), (9, 4, 8), (1024, 8, 1024)])
+def test_code_bytes(dimensions: int, planes: int, wanted: int) -> None:
+    assert codes.code_bytes(dimensions, planes) == wanted
