@@ -1,0 +1,152 @@
+"""From a source's batches to batches that COPY takes: embedded where they are texts, quantized, encoded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from qvec import _native
+from qvec.calibration import Calibration
+from qvec.embedding import Embedder
+from qvec.errors import InputError, RowError
+from qvec.postgres.layout import Layout
+from qvec.postgres.rows import encode
+from qvec.sources import Batch, RejectedRow, Source
+
+_BATCH_BYTES = 8 << 20
+_MOST_ROWS = 16_384
+_TEXT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Source rows [start, stop) as the bytes of `count` rows of COPY, and those that cannot be loaded."""
+
+    start: int
+    stop: int
+    rows: bytes
+    count: int
+    rejected: tuple[RejectedRow, ...]
+
+
+def batch_rows(source: Source) -> int:
+    """Rows of a batch: some megabytes of vectors, or what a model embeds in a few seconds."""
+    if source.dimensions is None:
+        return _TEXT_ROWS
+    return min(max(_BATCH_BYTES // (4 * source.dimensions), 1), _MOST_ROWS)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns the batches of one source into rows of one collection's table."""
+
+    source: Source
+    calibration: Calibration
+    layout: Layout
+    first_id: int | None
+    embedder: Embedder | None
+    embedded: dict[int, NDArray[np.float32]]
+    """Vectors of source rows that were embedded already, for the sample."""
+    skip_bad_rows: bool
+    progress: Callable[[int], None]
+    """Called with the number of rows embedded so far."""
+
+    def batches(self, start: int, rows: int) -> Iterator[EncodedBatch]:
+        """Encoded batches from a source row on. Raises InputError at the first bad row unless they are skipped."""
+        for batch in self.source.batches(start, rows):
+            encoded = self._encode(_with_vectors(batch, self) if batch.vectors is None else batch)
+            if encoded.rejected and not self.skip_bad_rows:
+                first = min(encoded.rejected, key=lambda rejected: rejected.row)
+                raise InputError(f"{first.where}: {first.reason}")
+            yield encoded
+
+    def _encode(self, batch: Batch) -> EncodedBatch:
+        while True:
+            assert batch.vectors is not None
+            try:
+                rows = encode(
+                    self._ids(batch),
+                    batch.vectors,
+                    batch.documents,
+                    batch.metadata,
+                    calibration=self.calibration,
+                    layout=self.layout,
+                )
+            except RowError as error:
+                batch = self._without_bad_rows(batch, error)
+            else:
+                return EncodedBatch(batch.start, batch.stop, rows, len(batch.rows), batch.rejected)
+
+    def _ids(self, batch: Batch) -> pa.Array | NDArray[np.int64]:
+        if batch.ids is not None:
+            return batch.ids
+        assert self.first_id is not None
+        return batch.rows + self.first_id
+
+    def _without_bad_rows(self, batch: Batch, error: RowError) -> Batch:
+        """The batch without the row that could not be encoded and, at once, all others whose vectors are bad."""
+        cosine = self.calibration.metric == "cosine"
+        reasons = dict(_native.bad_rows(batch.vectors, self.calibration.dimensions, cosine))
+        reasons.setdefault(error.row, error.reason)
+        return _reject(batch, reasons, self.source.where)
+
+
+def _with_vectors(batch: Batch, encoder: Encoder) -> Batch:
+    """The batch with its documents embedded; rows without a document are rejected."""
+    if encoder.embedder is None or batch.documents is None:
+        raise InputError(f"{encoder.source.name} has no vectors; name a model that embeds its text: --model NAME")
+    missing = np.flatnonzero(batch.documents.is_null().to_numpy(zero_copy_only=False))
+    batch = _reject(batch, {int(row): "has no text to embed" for row in missing}, encoder.source.where)
+    assert batch.documents is not None
+    vectors = embed(encoder.embedder, batch, encoder.embedded)
+    encoder.progress(batch.stop)
+    return replace(batch, vectors=vectors)
+
+
+def embed(embedder: Embedder, batch: Batch, known: dict[int, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Vectors of a batch's documents, float32 (n, d); those of `known` source rows are taken from there."""
+    assert batch.documents is not None
+    texts = batch.documents.to_pylist()
+    new = [index for index, row in enumerate(batch.rows) if int(row) not in known]
+    vectors = np.empty((len(texts), embedder.dimensions), np.float32)
+    if new:
+        vectors[new] = embedder.embed_documents([texts[index] for index in new])
+    for index, row in enumerate(batch.rows):
+        if int(row) in known:
+            vectors[index] = known[int(row)]
+    return vectors
+
+
+def _reject(batch: Batch, reasons: dict[int, str], where: Callable[[int], str]) -> Batch:
+    """The batch with the rows at these positions moved to `rejected`."""
+    if not reasons:
+        return batch
+    kept = np.setdiff1d(np.arange(len(batch.rows)), list(reasons))
+    rejected = [_rejected(batch, position, reason, where) for position, reason in sorted(reasons.items())]
+    return Batch(
+        start=batch.start,
+        stop=batch.stop,
+        rows=batch.rows[kept],
+        ids=_take(batch.ids, kept),
+        vectors=None if batch.vectors is None else np.ascontiguousarray(batch.vectors[kept]),
+        documents=_take(batch.documents, kept),
+        metadata=_take(batch.metadata, kept),
+        rejected=(*batch.rejected, *rejected),
+    )
+
+
+def _take(values: Any, kept: NDArray[np.int64]) -> Any:
+    return None if values is None else values.take(pa.array(kept))
+
+
+def _rejected(batch: Batch, position: int, reason: str, where: Callable[[int], str]) -> RejectedRow:
+    row = int(batch.rows[position])
+    fields = {"id": batch.ids, "document": batch.documents, "metadata": batch.metadata}
+    content = {name: values[position].as_py() for name, values in fields.items() if values is not None}
+    return RejectedRow(row, where(row), reason, json.dumps(content, ensure_ascii=False))

@@ -1,0 +1,83 @@
+"""What a user decides about a load, and what is told of it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qvec.calibration import SAMPLE_SIZE, Calibration, Metric
+from qvec.postgres.layout import Prefilter, Rescore
+from qvec.postgres.statements import OnDuplicate
+from qvec.ranges import RangeMethod
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a calibration is fitted when none is given; as in `Calibration.fit`."""
+
+    metric: Metric = "cosine"
+    threshold: float = 0.5
+    ranges: RangeMethod = field(default_factory=RangeMethod)
+    dimensions: int | None = None
+    sample_size: int = SAMPLE_SIZE
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """One load. None leaves a choice to the collection where it exists, otherwise to the default."""
+
+    collection: str
+    calibration: Calibration | None = None
+    fit: FitOptions = field(default_factory=FitOptions)
+    model: str | None = None
+    rescore: Rescore | None = None
+    prefilter: Prefilter | None = None
+    on_duplicate: OnDuplicate = "replace"
+    on_error: Literal["stop", "skip"] = "stop"
+    rejects: Path | None = None
+    id_start: int | Literal["auto"] | None = None
+    restart: bool = False
+    index: bool = True
+    workers: int = 1
+    batch_rows: int | None = None
+
+
+class Reporter:
+    """Hears of the progress of a load; this one keeps it to itself. Called from several threads."""
+
+    def stage(self, name: str, total: int | None) -> None:
+        """A stage begins: sampling, embedding, loading or index."""
+
+    def advance(self, name: str, done: int, total: int | None = None) -> None:
+        """How much of a stage is done, in rows or, for the index, in its own units."""
+
+    def finish(self, name: str) -> None:
+        """A stage has ended."""
+
+    def say(self, message: str) -> None:
+        """Something the user should know."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a load did. `bytes_per_vector` is apart for table and index; `rows` counts this run's rows."""
+
+    collection: str
+    rows: int
+    seconds: float
+    rows_per_second: float
+    bytes_per_vector: dict[str, float]
+    calibration: str
+    rejected: int
+    resumed_at: int
+    total_rows: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Stop(threading.Event):
+    """Set to end a load after the batch in hand."""

@@ -1,0 +1,206 @@
+"""What a load begins with: the collection, made when it is new, its calibration, and where the source stands."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvec.calibration import Calibration
+from qvec.embedding import Embedder, load_embedder
+from qvec.errors import CollectionError, InputError
+from qvec.ingest.options import FitOptions, IngestOptions, Reporter
+from qvec.postgres import loading, statements
+from qvec.postgres.collection import PostgresCollection
+from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.loading import Checkpoint
+from qvec.sources import Source
+
+TEXT_SAMPLE = 2_000
+"""Texts that are embedded for a calibration; their vectors are kept for the load."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a load needs."""
+
+    collection: PostgresCollection
+    checkpoint: Checkpoint
+    embedder: Embedder | None
+    embedded: dict[int, NDArray[np.float32]]
+
+
+def make_plan(database: PostgresDatabase, source: Source, options: IngestOptions, reporter: Reporter) -> Plan:
+    """Finds or creates the collection and decides where to begin.
+
+    Raises CollectionError where the options do not fit the collection, InputError where the source does not.
+    """
+    collection = database.collection(options.collection) if database.has_collection(options.collection) else None
+    if collection is not None:
+        _check_fits(collection, source, options)
+    model = options.model or (collection.model if collection else None)
+    embedder = _embedder(source, model)
+    embedded: dict[int, NDArray[np.float32]] = {}
+    if collection is None:
+        calibration = options.calibration
+        if calibration is None:
+            calibration, embedded = _fit(source, embedder, options.fit, model, reporter)
+        collection = database.create_collection(
+            options.collection,
+            calibration=calibration,
+            id_type=source.id_type or "bigint",
+            rescore=options.rescore or "int8",
+            prefilter=options.prefilter or "ternary",
+            model=model,
+        )
+    _check_dimensions(collection, source, embedder)
+    return Plan(collection, _checkpoint(database, collection, source, options), embedder, embedded)
+
+
+def _check_fits(collection: PostgresCollection, source: Source, options: IngestOptions) -> None:
+    """The collection's own settings are used; other ones are refused, never ignored."""
+    layout = collection.table.layout
+    given = options.calibration
+    if given is not None and given != collection.calibration:
+        raise CollectionError(
+            f"collection {collection.name!r} has calibration {collection.calibration.id}, not {given.id}; "
+            "codes of two calibrations do not compare, so load into a new collection"
+        )
+    for name, wanted, found in (
+        ("rescore", options.rescore, layout.rescore),
+        ("prefilter", options.prefilter, layout.prefilter),
+        ("model", options.model, collection.model or options.model),
+    ):
+        if wanted is not None and wanted != found:
+            raise CollectionError(f"collection {collection.name!r} has {name} {found}, not {wanted}")
+    if (source.id_type or "bigint") != layout.id_type:
+        kind = f"has {source.id_type} ids" if source.id_type else "has no ids, and row numbers are bigint"
+        raise CollectionError(f"collection {collection.name!r} has {layout.id_type} ids, but {source.name} {kind}")
+
+
+def _embedder(source: Source, model: str | None) -> Embedder | None:
+    """The model that embeds the source's texts; None when it brings vectors."""
+    if source.dimensions is not None:
+        return None
+    if not source.has_text:
+        raise InputError(f"{source.name} has neither vectors nor text; name a column: --vector-column or --text-column")
+    if model is None:
+        raise InputError(f"{source.name} has text but no vectors; name a model that embeds it: --model NAME")
+    return load_embedder(model)
+
+
+def _fit(
+    source: Source, embedder: Embedder | None, fit: FitOptions, model: str | None, reporter: Reporter
+) -> tuple[Calibration, dict[int, NDArray[np.float32]]]:
+    """A calibration from a uniform sample of the whole source, and what was embedded for it by source row."""
+    embedded: dict[int, NDArray[np.float32]] = {}
+    if embedder is None:
+        sample = _sample_vectors(source, fit, reporter)
+    else:
+        embedded = _sample_texts(source, embedder, fit, reporter)
+        sample = np.array(list(embedded.values()))
+    if not len(sample):
+        raise InputError(f"{source.name} has no usable rows to calibrate on")
+    calibration = fit_sample(sample, fit, model)
+    method = calibration.description["method"]
+    reporter.say(
+        f"calibration {calibration.id}: {method['name']} ranges, threshold {method['threshold']:g} of the mean, "
+        f"from {len(sample):,} rows drawn uniformly"
+    )
+    return calibration, embedded
+
+
+def fit_sample(sample: NDArray[np.floating], fit: FitOptions, model: str | None) -> Calibration:
+    """A calibration from rows that were drawn already."""
+    return Calibration.fit(
+        sample,
+        metric=fit.metric,
+        threshold=fit.threshold,
+        ranges=fit.ranges,
+        dimensions=fit.dimensions,
+        model=model,
+        sample_size=fit.sample_size,
+        seed=fit.seed,
+        drawn="uniform",
+    )
+
+
+def _sample_vectors(source: Source, fit: FitOptions, reporter: Reporter) -> NDArray[np.floating]:
+    reporter.stage("sampling", source.rows)
+    sample = source.sample(fit.sample_size, fit.seed, lambda done: reporter.advance("sampling", done))
+    reporter.finish("sampling")
+    assert sample is not None
+    return sample[np.linalg.norm(sample, axis=1) > 0] if fit.metric == "cosine" else sample
+
+
+def _sample_texts(
+    source: Source, embedder: Embedder, fit: FitOptions, reporter: Reporter
+) -> dict[int, NDArray[np.float32]]:
+    """Vectors of a uniform sample of the source's texts, by source row."""
+    generator = random.Random(fit.seed)
+    size = min(fit.sample_size, TEXT_SAMPLE)
+    drawn = heapq.nsmallest(size, ((generator.random(), row, text) for row, text in _texts(source)))
+    rows = sorted((row, text) for _, row, text in drawn)
+    reporter.stage("sampling", len(rows))
+    vectors = embedder.embed_documents([text for _, text in rows], lambda done: reporter.advance("sampling", done))
+    reporter.finish("sampling")
+    return {row: vector for (row, _), vector in zip(rows, vectors, strict=True)}
+
+
+def _texts(source: Source) -> Iterator[tuple[int, str]]:
+    for batch in source.batches():
+        if batch.documents is not None:
+            texts = batch.documents.to_pylist()
+            yield from ((int(row), text) for row, text in zip(batch.rows, texts, strict=True) if text is not None)
+
+
+def _check_dimensions(collection: PostgresCollection, source: Source, embedder: Embedder | None) -> None:
+    found = embedder.dimensions if embedder else source.dimensions
+    accepted = collection.calibration.accepted_dimensions
+    if found not in accepted:
+        wanted = " or ".join(map(str, sorted(accepted)))
+        what = f"model {embedder.name}" if embedder else source.name
+        raise InputError(f"{what} has {found} dimensions, but collection {collection.name!r} takes {wanted}")
+
+
+def _checkpoint(
+    database: PostgresDatabase, collection: PostgresCollection, source: Source, options: IngestOptions
+) -> Checkpoint:
+    """Where to begin: at the source's checkpoint, or at its start when it is new, has changed, or is restarted."""
+    fingerprint = source.fingerprint()
+    with database.connection() as connection:
+        found = loading.read_checkpoint(connection, collection.name, source.path)
+    if found is None:
+        return Checkpoint(fingerprint, _first_id(database, collection, source, options))
+    if options.restart:
+        return Checkpoint(fingerprint, found.first_id)
+    if found.fingerprint == fingerprint:
+        return found
+    if not found.finished:
+        raise InputError(
+            f"{source.name} has changed since its load was interrupted at row {found.position:,}; "
+            "--restart loads it from its beginning"
+        )
+    return Checkpoint(fingerprint, _first_id(database, collection, source, options))
+
+
+def _first_id(
+    database: PostgresDatabase, collection: PostgresCollection, source: Source, options: IngestOptions
+) -> int | None:
+    """The id of the source's row 0, when the source has none of its own."""
+    if source.id_type is not None:
+        return None
+    if isinstance(options.id_start, int):
+        return options.id_start
+    with database.connection() as connection:
+        (next_id,) = connection.execute(statements.next_id(collection.table)).fetchone() or (0,)
+    if next_id and options.id_start is None:
+        raise InputError(
+            f"{source.name} has no ids, and collection {collection.name!r} holds rows already; say where its ids "
+            f"begin, so that nothing is overwritten: --id-start auto (from {next_id}) or --id-start N"
+        )
+    return int(next_id)

@@ -1,0 +1,70 @@
+"""An iterator run in a thread, a few items ahead of who takes them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_ITEMS = 2
+
+
+class ReadAhead(Generic[T]):
+    """Takes items from an iterator that runs in a thread. Items can be put back; what the iterator raises is kept in
+    `error` until those before it are done with."""
+
+    def __init__(self, items: Callable[[], Iterator[T]]) -> None:
+        self.exhausted = False
+        self.error: BaseException | None = None
+        self._items = items
+        self._back: deque[T] = deque()
+        self._queue: queue.Queue[T | BaseException | None] = queue.Queue(_ITEMS)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def take(self, *, only_put_back: bool = False) -> T | None:
+        """The next item, or None when there is none."""
+        if self._back:
+            return self._back.popleft()
+        if self.exhausted or only_put_back:
+            return None
+        item = self._queue.get()
+        if item is None or isinstance(item, BaseException):
+            self.exhausted, self.error = True, item
+            return None
+        return item
+
+    def put_back(self, items: Iterable[T]) -> None:
+        """Items that `take` returns first, in this order."""
+        self._back.extendleft(reversed(list(items)))
+
+    def __enter__(self) -> ReadAhead[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for item in self._items():
+                if not self._put(item):
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: T | BaseException | None) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
