@@ -49,9 +49,13 @@ class ArrowSource(Source):
         return (pa.ipc.open_stream if self._is_stream else pa.ipc.open_file)(buffer, options=options)
 
     def _count(self, schema: Any) -> list[int]:
-        """The rows of each record batch, by the first column that is no vector: if compressed, it is short."""
-        short = next((i for i, field in enumerate(schema) if kind_of(field.type) != "vector"), 0)
-        opened = self._open(pa.ipc.IpcReadOptions(included_fields=[short]))
+        """The rows of each record batch.
+
+        Of compressed batches one short column is read. Arrow copies the columns it is told to read, so where
+        there are vectors only it is not told: then nothing is copied unless it is compressed.
+        """
+        short = [index for index, field in enumerate(schema) if kind_of(field.type) in ("scalar", "text")]
+        opened = self._open(pa.ipc.IpcReadOptions(included_fields=short[:1]))
         return [opened.get_batch(index).num_rows for index in range(opened.num_record_batches)]
 
     def _stored(self, start: int) -> Iterator[Any]:

@@ -42,7 +42,7 @@ class CsvSource(RecordSource):
                     yield self._record(row, line, header, values)
 
     def _header(self, reader: Any) -> list[str]:
-        header: list[str] = next(reader, [])
+        header: list[str] = next(filter(None, reader), [])
         twice = next((name for name in header if header.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{self._label}: the header names column {twice!r} twice; rename one")

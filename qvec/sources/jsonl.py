@@ -35,14 +35,14 @@ class JsonLines(RecordSource):
         with reading(self._label, self.format), open_text(self._file) as stream:
             row = 0
             for number, line in enumerate(stream, 1):
-                text = line.strip()
+                text = (line.removeprefix(BOM) if number == 1 else line).strip()
                 if number > self._lines_seen:
                     self._lines_seen = number
                     if not text:
                         self._blanks.append(row)
                 if text:
                     if row >= start:
-                        yield _parsed(row, number, text.removeprefix(BOM) if number == 1 else text)
+                        yield _parsed(row, number, text)
                     row += 1
 
 

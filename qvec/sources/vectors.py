@@ -90,8 +90,7 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _is_text(kind: Any) -> bool:
-    types = pa.types
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+    return str(kind) in ("string", "large_string", "string_view")
 
 
 def _flat(array: Any) -> tuple[Any, Starts, Starts]:
