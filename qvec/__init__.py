@@ -1,1 +1,84 @@
-"""Quantized vectors for Postgres and Qdrant."""
+"""Quantized vectors for Postgres and Qdrant: stored calibration, fast load, two-step search.
+
+>>> import qvec
+>>> with qvec.connect("postgres:./qvec-data") as db:  # doctest: +SKIP
+...     docs = db.create_collection("docs", calibration=qvec.Calibration.fit(vectors))
+...     docs.upsert(ids, vectors, documents=texts)
+...     hits = docs.search(vectors[0], k=10)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qvec.calibration import Calibration
+    from qvec.codes import dequantize, hamming, hamming_top_k, quantize, score, ternary
+    from qvec.database import connect
+    from qvec.drift import Drift
+    from qvec.errors import (
+        CalibrationError,
+        CollectionError,
+        DatabaseError,
+        InputError,
+        MissingExtraError,
+        QvecError,
+        RowError,
+    )
+    from qvec.hits import Hit
+    from qvec.ranges import RangeMethod
+
+_HOMES = {
+    "qvec.calibration": ("Calibration",),
+    "qvec.codes": ("dequantize", "hamming", "hamming_top_k", "quantize", "score", "ternary"),
+    "qvec.database": ("connect",),
+    "qvec.drift": ("Drift",),
+    "qvec.errors": (
+        "CalibrationError",
+        "CollectionError",
+        "DatabaseError",
+        "InputError",
+        "MissingExtraError",
+        "QvecError",
+        "RowError",
+    ),
+    "qvec.hits": ("Hit",),
+    "qvec.ranges": ("RangeMethod",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "Calibration",
+    "CalibrationError",
+    "CollectionError",
+    "DatabaseError",
+    "Drift",
+    "Hit",
+    "InputError",
+    "MissingExtraError",
+    "QvecError",
+    "RangeMethod",
+    "RowError",
+    "connect",
+    "dequantize",
+    "hamming",
+    "hamming_top_k",
+    "quantize",
+    "score",
+    "ternary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first asked for: `import qvec` itself stays fast."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'qvec' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

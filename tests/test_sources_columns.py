@@ -163,7 +163,7 @@ def test_json_lines_keep_keys_that_appear_later(tmp_path):
 def test_metadata_keeps_types():
     columns = {
         "int": pa.array([2**62]),
-        "half": pa.array([1.5], pa.float16()),
+        "half": pa.array([np.float16(1.5)], pa.float16()),
         "single": pa.array([0.1], pa.float32()),
         "nan": pa.array([float("nan")]),
         "bool": pa.array([True]),

@@ -138,6 +138,14 @@ def test_a_named_column_must_be_there(tmp_path, role):
         open_source(tmp_path / "a.parquet", columns=Columns(metadata=("id", "nope")))
 
 
+def test_a_matrix_has_no_columns(tmp_path):
+    (tmp_path / "a.npy").write_bytes(npy())
+    (tmp_path / "a.h5").write_bytes(hdf5(train=VECTORS))
+    for name, columns in [("a.npy", Columns(vector="v")), ("a.npy", Columns(id="v")), ("a.h5", Columns(text="v"))]:
+        with pytest.raises(InputError, match=f"{name} holds vectors alone; there is no column 'v' in its format"):
+            open_source(tmp_path / name, columns=columns)
+
+
 def test_every_file_of_a_folder_needs_the_columns(tmp_path):
     pq.write_table(TABLE, tmp_path / "a.parquet")
     pq.write_table(TABLE.drop_columns("id"), tmp_path / "b.parquet")

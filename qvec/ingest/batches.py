@@ -91,6 +91,7 @@ class Encoder:
 
     def _without_bad_rows(self, batch: Batch, error: RowError) -> Batch:
         """The batch without the row that could not be encoded and, at once, all others whose vectors are bad."""
+        assert batch.vectors is not None
         cosine = self.calibration.metric == "cosine"
         reasons = dict(_native.bad_rows(batch.vectors, self.calibration.dimensions, cosine))
         reasons.setdefault(error.row, error.reason)

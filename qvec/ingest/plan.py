@@ -43,12 +43,12 @@ def make_plan(database: PostgresDatabase, source: Source, options: IngestOptions
     if collection is not None:
         _check_fits(collection, source, options)
     model = options.model or (collection.model if collection else None)
-    embedder = _embedder(source, model)
+    embedder = load_embedder_for(source, model)
     embedded: dict[int, NDArray[np.float32]] = {}
     if collection is None:
         calibration = options.calibration
         if calibration is None:
-            calibration, embedded = _fit(source, embedder, options.fit, model, reporter)
+            calibration, embedded = fit_source(source, embedder, options.fit, model, reporter)
         collection = database.create_collection(
             options.collection,
             calibration=calibration,
@@ -82,7 +82,7 @@ def _check_fits(collection: PostgresCollection, source: Source, options: IngestO
         raise CollectionError(f"collection {collection.name!r} has {layout.id_type} ids, but {source.name} {kind}")
 
 
-def _embedder(source: Source, model: str | None) -> Embedder | None:
+def load_embedder_for(source: Source, model: str | None) -> Embedder | None:
     """The model that embeds the source's texts; None when it brings vectors."""
     if source.dimensions is not None:
         return None
@@ -93,7 +93,7 @@ def _embedder(source: Source, model: str | None) -> Embedder | None:
     return load_embedder(model)
 
 
-def _fit(
+def fit_source(
     source: Source, embedder: Embedder | None, fit: FitOptions, model: str | None, reporter: Reporter
 ) -> tuple[Calibration, dict[int, NDArray[np.float32]]]:
     """A calibration from a uniform sample of the whole source, and what was embedded for it by source row."""
@@ -105,7 +105,7 @@ def _fit(
         sample = np.array(list(embedded.values()))
     if not len(sample):
         raise InputError(f"{source.name} has no usable rows to calibrate on")
-    calibration = fit_sample(sample, fit, model)
+    calibration = _fit(sample, fit, model)
     method = calibration.description["method"]
     reporter.say(
         f"calibration {calibration.id}: {method['name']} ranges, threshold {method['threshold']:g} of the mean, "
@@ -114,7 +114,7 @@ def _fit(
     return calibration, embedded
 
 
-def fit_sample(sample: NDArray[np.floating], fit: FitOptions, model: str | None) -> Calibration:
+def _fit(sample: NDArray[np.floating], fit: FitOptions, model: str | None) -> Calibration:
     """A calibration from rows that were drawn already."""
     return Calibration.fit(
         sample,

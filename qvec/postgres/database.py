@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +20,7 @@ from psycopg_pool import ConnectionPool
 
 from qvec.calibration import Calibration
 from qvec.errors import CollectionError, DatabaseError
-from qvec.postgres import embedded, schema, statements
+from qvec.postgres import schema, statements
 from qvec.postgres.collection import PostgresCollection
 from qvec.postgres.errors import explained, redact
 from qvec.postgres.indexing import Machine
@@ -41,14 +40,14 @@ _OPEN = (
 class PostgresDatabase:
     """A database with pgvector. Safe across threads, and in a process forked from the one that opened it."""
 
-    def __init__(self, url: str, *, connections: int = 8) -> None:
-        """`url` is `postgres:DIR` (embedded, started now) or `postgresql://…`. Connects once, to see that it works.
+    def __init__(self, url: str, *, name: str | None = None, embedded: bool = False, connections: int = 8) -> None:
+        """Connects once, to see that `url` works; raises DatabaseError when it does not.
 
-        Raises DatabaseError when it does not, MissingExtraError when the embedded server is not installed.
+        `name` stands for the database in messages, `embedded` says that it runs on this machine.
         """
-        self.name = redact(url)
-        self.embedded = url.startswith("postgres:") and not url.startswith("postgres://")
-        self._url = embedded.start(Path(url.removeprefix("postgres:"))) if self.embedded else url
+        self.name = name or redact(url)
+        self.embedded = embedded
+        self._url = url
         self._connections = connections
         self._lock = threading.Lock()
         self._pool: ConnectionPool[Connection] | None = None
@@ -209,10 +208,10 @@ class PostgresDatabase:
         """What an index build may use of the machine that the server runs on."""
         return Machine.local() if self.embedded else Machine.remote(connection)
 
-    def warning(self) -> str | None:
-        """What a user should know of this server, if anything."""
-        with self.connection() as connection:
-            return schema.hnsw_warning(self._prepared_pgvector(connection))
+    def install(self) -> str | None:
+        """Installs what is missing of pgvector and the schema qvec; returns what a user should know, if anything."""
+        with explained(f"cannot prepare {self.name}"), self.connection() as connection:
+            return schema.hnsw_warning(self._prepare(connection, install=True))
 
     def _prepare(self, connection: Connection, *, install: bool) -> PgVector:
         self._pgvector = schema.prepare(connection, install=install)

@@ -118,7 +118,8 @@ class Source(ABC):
     def _batches(self, start: int, batch_rows: int) -> Iterator[Batch]: ...
 
     def _vector_batches(self) -> Iterator[Batch]:
-        """Batches for sampling; a source that can read vectors alone does."""
+        """Batches for sampling; a source with columns reads ids and vectors alone, so a row that is rejected for
+        its text or metadata may be in the sample."""
         return self._batches(0, BATCH_ROWS)
 
     def _sample(self, size: int, seed: int, progress: Progress) -> Vectors:

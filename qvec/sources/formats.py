@@ -26,11 +26,21 @@ Opener = Callable[[str, Path, Columns], Source]
 
 
 def _flat(layout: Callable[[Path], Layout]) -> Opener:
-    return lambda name, file, _: FlatFile(name, file, layout(file))
+    def opened(name: str, file: Path, columns: Columns) -> Source:
+        _refuse_columns(name, columns.id, columns.vector, columns.text, columns.metadata)
+        return FlatFile(name, file, layout(file))
+
+    return opened
 
 
 def _safetensors(name: str, file: Path, columns: Columns) -> Source:
+    _refuse_columns(name, columns.id, columns.text, columns.metadata)
     return FlatFile(name, file, safetensors_layout(file, columns.vector))
+
+
+def _hdf5(name: str, file: Path, columns: Columns) -> Source:
+    _refuse_columns(name, columns.id, columns.text, columns.metadata)
+    return Hdf5Source(name, file, columns)
 
 
 def _parquet(name: str, file: Path, columns: Columns) -> Source:
@@ -56,7 +66,7 @@ FORMATS: dict[str, tuple[Opener, tuple[str, ...]]] = {
     "safetensors": (_safetensors, (".safetensors",)),
     "fbin": (_flat(fbin_layout), (".fbin",)),
     "fvecs": (_flat(fvecs_layout), (".fvecs",)),
-    "hdf5": (Hdf5Source, (".hdf5", ".h5")),
+    "hdf5": (_hdf5, (".hdf5", ".h5")),
     "jsonl": (_jsonl, _text(".jsonl", ".ndjson")),
     "csv": (_csv, _text(".csv")),
 }
@@ -89,6 +99,11 @@ def open_source(
         raise InputError(f"no such file: {name}")
     opener, _ = FORMATS[format or _recognize(path)]
     return opener(name, path, columns)
+
+
+def _refuse_columns(name: str, *asked: str | tuple[str, ...] | None) -> None:
+    for column in filter(None, asked):
+        raise InputError(f"{name} holds vectors alone; there is no column {column!r} in its format")
 
 
 def _recognize(path: Path) -> str:

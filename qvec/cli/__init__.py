@@ -1,0 +1,53 @@
+"""The `qvec` command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from qvec import __version__
+from qvec.cli.calibrate import calibrate
+from qvec.cli.collections import collections, drop, index
+from qvec.cli.db import db
+from qvec.cli.demo import demo
+from qvec.cli.ingest import ingest
+from qvec.cli.search import search
+from qvec.errors import QvecError
+
+INTERRUPTED = 130
+
+
+class _Commands(click.Group):
+    """Turns the errors that qvec raises on purpose into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except QvecError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="qvec")
+def main() -> None:
+    """Quantized vectors for Postgres: stored calibration, fast load, two-step search.
+
+    \b
+    Begin with:
+      qvec demo
+      qvec ingest vectors.parquet --collection docs
+      qvec search --vectors queries.npy --collection docs
+
+    Every command takes --db URL, or reads the variable QVEC_DB; the default is an embedded Postgres in ./qvec-data.
+    """
+
+
+for command in (ingest, search, calibrate, index, collections, drop, db, demo):
+    main.add_command(command)

@@ -1,0 +1,76 @@
+"""qvec calibrate"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from qvec.calibration import Calibration
+from qvec.cli.console import ConsoleReporter
+from qvec.cli.options import columns_of, fit_of, fit_options, json_option, model_option, quiet_option, source_options
+from qvec.errors import InputError
+from qvec.ingest.plan import fit_source, load_embedder_for
+from qvec.sources import open_source
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write it, e.g. cal.safetensors.")
+@click.option("--import-ranges", metavar="FILE", help="Take sentence-transformers' ranges (2, d) from a .npy file.")
+@click.option("--midpoint", is_flag=True, help="With --import-ranges: put the threshold amid the range, not at 0.")
+@model_option
+@source_options
+@fit_options
+@json_option
+@quiet_option
+def calibrate(
+    source: str | None,
+    output: str,
+    import_ranges: str | None,
+    midpoint: bool,
+    model: str | None,
+    format: str | None,
+    id_column: str | None,
+    vector_column: str | None,
+    text_column: str | None,
+    metadata_columns: str | None,
+    as_json: bool,
+    quiet: bool,
+    **fit: Any,
+) -> None:
+    """Fit a calibration to a uniform sample of SOURCE and write it to a file.
+
+    \b
+    Examples:
+      qvec calibrate vectors.parquet -o cal.safetensors
+      qvec calibrate vectors.npy -o cal.safetensors --threshold zero --ranges fixed --range 0.18
+      qvec calibrate -o cal.safetensors --import-ranges ranges.npy
+    """
+    if bool(source) == bool(import_ranges):
+        raise InputError("give either a source or --import-ranges FILE")
+    options = fit_of(**fit)
+    if import_ranges:
+        calibration = Calibration.from_ranges(
+            _read_ranges(import_ranges), metric=options.metric, midpoint=midpoint, model=model
+        )
+    else:
+        assert source is not None
+        columns = columns_of(id_column, vector_column, text_column, metadata_columns)
+        with ConsoleReporter(quiet=quiet) as reporter, open_source(source, format=format, columns=columns) as opened:
+            calibration, _ = fit_source(opened, load_embedder_for(opened, model), options, model, reporter)
+    calibration.save(output)
+    if as_json:
+        click.echo(json.dumps({"id": calibration.id, "file": output, **calibration.metadata()}))
+    elif not quiet:
+        click.echo(f"{output}: calibration {calibration.id}, {calibration.dimensions} dimensions, {calibration.metric}")
+
+
+def _read_ranges(path: str) -> Any:
+    try:
+        return np.load(Path(path), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read ranges from {path}: {error}") from None

@@ -1,0 +1,89 @@
+"""qvec collections, qvec drop, qvec index"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from qvec.cli.console import ConsoleReporter, print_table
+from qvec.cli.options import collection_option, db_option, json_option, open_database, quiet_option
+from qvec.ingest import build_index
+from qvec.postgres.collection import PostgresCollection
+
+
+@click.command()
+@db_option
+@json_option
+def collections(url: str, as_json: bool) -> None:
+    """List the collections of a database.
+
+    \b
+    Examples:
+      qvec collections
+      qvec collections --db postgresql://me@host/shop --json
+    """
+    with open_database(url) as database:
+        found = [_described(collection) for collection in database.collections()]
+    if as_json:
+        for collection in found:
+            click.echo(json.dumps(collection))
+    elif found:
+        columns = {name: "left" if isinstance(value, str) else "right" for name, value in found[0].items()}
+        print_table(None, columns, [list(collection.values()) for collection in found])
+    else:
+        click.echo("no collections", err=True)
+
+
+def _described(collection: PostgresCollection) -> dict[str, Any]:
+    layout, sizes, rows = collection.table.layout, collection.sizes(), collection.count()
+    return {
+        "name": collection.name,
+        "rows": rows,
+        "dimensions": layout.dimensions,
+        "rescore": layout.rescore,
+        "prefilter": layout.prefilter,
+        "index": "built" if sizes.index else "none",
+        "bytes_per_vector": round((sizes.table + sizes.index) / rows) if rows else 0,
+        "calibration": collection.calibration.id,
+        "model": collection.model or "",
+    }
+
+
+@click.command()
+@click.argument("name")
+@db_option
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def drop(name: str, url: str, yes: bool) -> None:
+    """Drop a collection with all its rows.
+
+    \b
+    Example:
+      qvec drop docs --yes
+    """
+    with open_database(url) as database:
+        collection = database.collection(name)
+        if not yes:
+            click.confirm(f"Drop collection {name!r} with {collection.count():,} rows?", abort=True, err=True)
+        database.drop_collection(name)
+    click.echo(f"dropped {name}", err=True)
+
+
+@click.command()
+@db_option
+@collection_option
+@quiet_option
+def index(url: str, collection: str, quiet: bool) -> None:
+    """Build the index of a collection that was loaded with --no-index, or whose build was interrupted.
+
+    \b
+    Example:
+      qvec index --collection docs
+    """
+    with ConsoleReporter(quiet=quiet) as reporter, open_database(url) as database:
+        found = database.collection(collection)
+        if found.has_index():
+            reporter.say(f"collection {collection!r} has its index already")
+        else:
+            build_index(found, reporter)

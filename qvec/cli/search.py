@@ -1,0 +1,131 @@
+"""qvec search"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from qvec.cli.console import one_line, print_table
+from qvec.cli.options import collection_option, db_option, json_option, model_option, open_database
+from qvec.embedding import load_embedder
+from qvec.errors import InputError
+from qvec.hits import Hit
+from qvec.postgres.collection import PostgresCollection
+from qvec.postgres.explain import Explanation
+from qvec.sources import open_source
+
+_BATCH = 256
+
+
+@click.command()
+@click.argument("questions", nargs=-1)
+@db_option
+@collection_option
+@click.option("--vectors", metavar="FILE", help="Queries as vectors, in any format that `qvec ingest` reads.")
+@model_option
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits for each query.")
+@click.option("--oversampling", type=click.FloatRange(1), help="Candidates for each hit (default: the collection's).")
+@click.option("--exact", is_flag=True, help="Rescore every row, without the index.")
+@click.option("--rescore-in", type=click.Choice(["client", "sql"]), default="client", show_default=True)
+@click.option("--explain", is_flag=True, help="Show the statement, Postgres's plan and the time of each step.")
+@click.option("--documents/--no-documents", default=True, show_default=True, help="Return the documents.")
+@click.option("--metadata/--no-metadata", default=True, show_default=True, help="Return the metadata.")
+@json_option
+def search(
+    questions: tuple[str, ...],
+    url: str,
+    collection: str,
+    vectors: str | None,
+    model: str | None,
+    documents: bool,
+    metadata: bool,
+    explain: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Search a collection by QUESTIONS, which its model embeds, or by vectors.
+
+    With --json one line for each query: {"query": 0, "hits": [{"id", "score", "document", "metadata"}]}.
+
+    \b
+    Examples:
+      qvec search "How do I read a CSV file?" --collection docs -k 5
+      qvec search --vectors queries.npy --collection docs --json > hits.jsonl
+      qvec search "read a file" --collection docs --explain
+    """
+    if bool(questions) == bool(vectors):
+        raise InputError("give either questions or --vectors FILE")
+    with open_database(url) as database:
+        found = database.collection(collection)
+        queries = _vectors(vectors) if vectors else iter([_embedded(found, questions, model)])
+        options["texts"] = documents or metadata
+        number = 0
+        for batch in queries:
+            if explain:
+                options.pop("texts", None)
+                _print_explanation(found.explain(batch[0], **options))
+                return
+            for hits in found.search(batch, **options):
+                title = questions[number] if questions else f"query {number}"
+                _print_hits(number, title, hits, documents, metadata, as_json)
+                number += 1
+
+
+def _vectors(location: str) -> Iterator[NDArray[Any]]:
+    with open_source(location) as source:
+        if source.dimensions is None:
+            raise InputError(f"{location} has no vectors")
+        for batch in source.batches(batch_rows=_BATCH):
+            if batch.rejected:
+                raise InputError(f"{batch.rejected[0].where}: {batch.rejected[0].reason}")
+            assert batch.vectors is not None
+            yield batch.vectors
+
+
+def _embedded(collection: PostgresCollection, questions: tuple[str, ...], model: str | None) -> NDArray[np.float32]:
+    name = model or collection.model
+    if name is None:
+        raise InputError(f"collection {collection.name!r} was loaded as vectors; name the model they are from: --model")
+    return load_embedder(name).embed_queries(list(questions))
+
+
+def _print_hits(number: int, title: str, hits: list[Hit], documents: bool, metadata: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"query": number, "hits": [_as_dict(hit, documents, metadata) for hit in hits]}))
+        return
+    columns = {"#": "right", "score": "right", "id": "left"}
+    columns |= {"document": "left"} if documents else {}
+    columns |= {"metadata": "left"} if metadata else {}
+    print_table(title, columns, [_as_row(rank, hit, documents, metadata) for rank, hit in enumerate(hits, 1)])
+
+
+def _as_dict(hit: Hit, documents: bool, metadata: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": hit.id, "score": hit.score}
+    if documents:
+        found["document"] = hit.document
+    if metadata:
+        found["metadata"] = hit.metadata
+    return found
+
+
+def _as_row(rank: int, hit: Hit, documents: bool, metadata: bool) -> list[str]:
+    row = [str(rank), f"{hit.score:.4f}", str(hit.id)]
+    if documents:
+        row.append(one_line(hit.document or "", 160))
+    if metadata:
+        row.append(one_line(json.dumps(hit.metadata, ensure_ascii=False) if hit.metadata else "", 80))
+    return row
+
+
+def _print_explanation(explanation: Explanation) -> None:
+    click.echo(explanation.statement + ";\n")
+    click.echo("\n".join(explanation.plan) + "\n")
+    candidates = "all rows" if explanation.candidates is None else explanation.candidates
+    click.echo(f"candidates: {candidates}, hits: {len(explanation.hits)}")
+    for step, milliseconds in explanation.milliseconds.items():
+        click.echo(f"{step:>10} {milliseconds:8.3f} ms")
