@@ -167,7 +167,9 @@ def test_reads_every_row_from_a_start_on(source, start, batch_rows):
 
 
 def test_reads_nothing_after_its_end(source):
+    known = source.rows
     assert list(source.batches(ROWS)) == list(source.batches(ROWS + 5)) == []
+    assert source.rows == known
 
 
 def test_keeps_float16_and_narrows_float64(source):

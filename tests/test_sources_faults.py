@@ -112,6 +112,12 @@ def test_refuses_lists_of_integers(tmp_path):
         open_source(tmp_path / "codes.parquet")
 
 
+def test_refuses_texts_that_are_lists(tmp_path):
+    (tmp_path / "a.arrow").write_bytes(arrow())
+    with pytest.raises(InputError, match="text column 'vector' is list<item: float>; expected text"):
+        open_source(tmp_path / "a.arrow", columns=Columns(text="vector"))
+
+
 def test_names_what_is_missing(tmp_path):
     (tmp_path / "x.xyz").touch()
     (tmp_path / "folder").mkdir()

@@ -84,11 +84,13 @@ class ArrowSource(Source):
         return self._read(self._reader.vectors_only(), 0, BATCH_ROWS)
 
     def _read(self, reader: TableReader, start: int, batch_rows: int) -> Iterator[Batch]:
+        stop = start
         for table in _rebatched(self._stored(start), batch_rows):
-            yield reader.batch(table, start)
-            start += len(table)
+            yield reader.batch(table, stop)
+            stop += len(table)
             self._release()
-        self.rows = max(start, self.rows or 0)
+        if stop > start:
+            self.rows = stop
 
     def _release(self) -> None:
         """Let go of the pages read, which would count as resident; what is still in use is mapped again."""

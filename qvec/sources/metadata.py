@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -55,12 +56,21 @@ def _fragments(column: Any) -> Any:
     if types.is_integer(array.type) or types.is_boolean(array.type):
         texts = array.cast(pa.large_string())
     elif types.is_floating(array.type):
-        texts = pc.if_else(pc.is_finite(array), array.cast(pa.large_string()), None)
+        texts = _finite(_widened(array) if types.is_float16(array.type) else array)
     elif types.is_string(array.type) or types.is_large_string(array.type):
         texts = pa.array([None if v is None else encode_basestring(v) for v in array.to_pylist()], pa.large_string())
     else:
         texts = pa.array([dump(value) for value in column.to_pylist()], pa.large_string())
     return pc.fill_null(texts, pa.scalar("null", pa.large_string()))
+
+
+def _finite(floats: Any) -> Any:
+    return pc.if_else(pc.is_finite(floats), floats.cast(pa.large_string()), None)
+
+
+def _widened(halves: Any) -> Any:
+    """float16 as float32 by way of numpy: not every Arrow version casts it. Nulls become NaN."""
+    return pa.array(halves.to_numpy(zero_copy_only=False).astype(np.float32))
 
 
 def _plain(value: Any) -> Any:

@@ -79,10 +79,12 @@ class RecordSource(Source):
 
     def _read(self, reader: RecordReader, start: int, batch_rows: int) -> Iterator[Batch]:
         records = self._records(start)
-        while (batch := reader.batch(islice(records, batch_rows), start)).stop > start:
+        stop = start
+        while (batch := reader.batch(islice(records, batch_rows), stop)).stop > stop:
             yield batch
-            start = batch.stop
-        self.rows = max(start, self.rows or 0)
+            stop = batch.stop
+        if stop > start:
+            self.rows = stop
 
 
 def _kinds(rows: Sequence[Mapping[str, Any]]) -> dict[str, Kind]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from qvec.errors import InputError
 from qvec.sources.base import Columns, IdType
 from qvec.sources.columns import Roles, assign_roles
 from qvec.sources.ids import id_type_of
@@ -21,6 +22,8 @@ def schema_roles(schemas: Mapping[str, Any], columns: Columns) -> Roles:
         assign_roles(_kinds(other), named, name)
         if roles.vector is not None:
             check_vector_type(other.field(roles.vector).type, roles.vector, name)
+        if roles.text is not None:
+            _check_text_type(other.field(roles.text).type, roles.text, name)
     return replace(roles, metadata=columns.metadata)
 
 
@@ -30,6 +33,11 @@ def schema_id_type(schemas: Mapping[str, Any], roles: Roles) -> IdType | None:
         return None
     types = {id_type_of(schema.field(roles.id).type, roles.id, name) for name, schema in schemas.items()}
     return "bigint" if types == {"bigint"} else "text"
+
+
+def _check_text_type(declared: Any, column: str, source: str) -> None:
+    if kind_of(declared) not in ("text", "scalar"):
+        raise InputError(f"{source}: text column {column!r} is {declared}; expected text")
 
 
 def _kinds(schema: Any) -> dict[str, Any]:

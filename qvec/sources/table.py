@@ -63,8 +63,10 @@ class TableReader:
         if self.roles.text is None:
             return None
         texts = plain(table.column(self.roles.text)).cast(pa.large_string())
+        if self.roles.title is not None:
+            texts = _titled(plain(table.column(self.roles.title)), texts)
         find_nul(texts, "text", faults)
-        return texts if self.roles.title is None else _titled(plain(table.column(self.roles.title)), texts)
+        return texts
 
     def _rejected(self, table: Any, start: int, row: int, reason: str) -> RejectedRow:
         fields = {
