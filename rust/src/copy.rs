@@ -4,9 +4,10 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use multiversion::multiversion;
 
 use crate::pool;
-use crate::vectors::{BadRow, Vectors, fault};
+use crate::vectors::{BadRow, Vectors, fault, greatest_magnitude, magnitude};
 
 /// The signature, no flags, no header extension.
 pub const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -208,25 +209,35 @@ impl Writer<'_> {
         if embedding.half {
             self.halves.resize(dimensions, f16::ZERO);
             self.halves.convert_from_f32_slice(vector);
-            let (out, rest) = std::mem::take(&mut self.out).split_at_mut(2 * dimensions);
-            self.out = rest;
-            for (out, half) in out.as_chunks_mut::<2>().0.iter_mut().zip(&self.halves) {
-                *out = half.to_be_bytes();
-            }
+            let halves = std::mem::take(&mut self.halves);
+            big_endian_halves(&halves, self.take(2 * dimensions));
+            self.halves = halves;
         } else {
-            for (out, x) in self.take(4 * dimensions).as_chunks_mut::<4>().0.iter_mut().zip(vector) {
-                *out = x.to_be_bytes();
-            }
+            big_endian_floats(vector, self.take(4 * dimensions));
         }
         self.floats = buffer;
         Ok(())
     }
 }
 
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn big_endian_halves(halves: &[f16], out: &mut [u8]) {
+    for (out, half) in out.as_chunks_mut::<2>().0.iter_mut().zip(halves) {
+        *out = half.to_be_bytes();
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn big_endian_floats(floats: &[f32], out: &mut [u8]) {
+    for (out, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(floats) {
+        *out = x.to_be_bytes();
+    }
+}
+
 /// Refuses values that pgvector refuses.
 fn check(vector: &[f32], half: bool) -> Result<(), String> {
     let largest = if half { f16::MAX.to_f32() } else { f32::MAX };
-    if vector.iter().fold(true, |fits, x| fits & (x.abs() <= largest)) {
+    if greatest_magnitude(vector) <= magnitude(largest) {
         return Ok(());
     }
     Err(fault(vector).unwrap_or_else(|| {

@@ -12,7 +12,7 @@ pub fn width(dimensions: usize) -> usize {
 }
 
 /// Bytes of each plane that are transposed together.
-pub const BLOCK: usize = 64;
+const BLOCK: usize = 64;
 
 /// Transposes an 8x8 bit matrix about its antidiagonal: bit 7-k of byte i becomes bit 7-i of byte k. Its own inverse.
 /// Three rounds of exchanges between ever larger blocks, as in Warren, Hacker's Delight, 7-3.
@@ -30,18 +30,21 @@ fn exchange(word: u64, distance: u32, mask: u64) -> u64 {
     word ^ differing ^ (differing << distance)
 }
 
-/// Writes the top `planes` planes of a row's codes into `out`, where the codes are those from dimension 8 * `start` on,
-/// padded with zeros to a multiple of 8. Small enough to be part of a loop that makes the codes.
-#[inline(always)]
-pub fn pack(codes: &[[u8; 8]], planes: usize, start: usize, out: &mut [u8]) {
-    let width = out.len() / planes;
+/// Writes the top `planes` planes of `codes` into `out`. Codes are padded with zeros to 8 * width bytes.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn pack(codes: &[u8], planes: usize, out: &mut [u8]) {
+    let width = codes.len() / 8;
     let mut words = [0u64; BLOCK];
-    for (word, eight) in words.iter_mut().zip(codes) {
-        *word = transpose(u64::from_le_bytes(*eight));
-    }
-    for (plane, out) in out.chunks_exact_mut(width).enumerate() {
-        for (byte, word) in out[start..start + codes.len()].iter_mut().zip(&words) {
-            *byte = (word >> (8 * plane)) as u8;
+    for (block, codes) in codes.chunks(8 * BLOCK).enumerate() {
+        let eights = codes.as_chunks::<8>().0;
+        for (word, eight) in words.iter_mut().zip(eights) {
+            *word = transpose(u64::from_le_bytes(*eight));
+        }
+        for plane in 0..planes {
+            let out = &mut out[plane * width + block * BLOCK..][..eights.len()];
+            for (byte, word) in out.iter_mut().zip(&words) {
+                *byte = (word >> (8 * plane)) as u8;
+            }
         }
     }
 }

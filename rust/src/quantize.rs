@@ -29,34 +29,17 @@ pub fn quantize(
     let width = planes::width(threshold.len());
     pool::for_row_chunks(vectors.row_bytes(), planes * width, out, |first, out| {
         let mut reader = Reader::new(vectors, cosine);
+        let mut codes = vec![0; 8 * width];
         for (offset, out) in out.chunks_exact_mut(planes * width).enumerate() {
-            quantize_row(reader.row(first + offset)?, threshold, &scales, planes, out);
+            row_codes(reader.row(first + offset)?, threshold, &scales, &mut codes);
+            planes::pack(&codes, planes, out);
         }
         Ok(())
     })
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn quantize_row(row: &[f32], threshold: &[f32], scales: &[f32], planes: usize, out: &mut [u8]) {
-    let (blocks, tail) = row.as_chunks::<DIMS>();
-    let (thresholds, threshold_tail) = threshold.as_chunks::<DIMS>();
-    let (scale_blocks, scale_tail) = scales.as_chunks::<DIMS>();
-    for (block, ((row, threshold), scales)) in blocks.iter().zip(thresholds).zip(scale_blocks).enumerate() {
-        let mut codes = [0u8; DIMS];
-        codes_of(row, threshold, scales, &mut codes);
-        planes::pack(codes.as_chunks().0, planes, block * DIMS / 8, out);
-    }
-    if !tail.is_empty() {
-        let mut codes = [0u8; DIMS];
-        codes_of(tail, threshold_tail, scale_tail, &mut codes);
-        planes::pack(&codes.as_chunks().0[..planes::width(tail.len())], planes, blocks.len() * DIMS / 8, out);
-    }
-}
-
-const DIMS: usize = 8 * planes::BLOCK;
-
-#[inline(always)]
-fn codes_of(row: &[f32], threshold: &[f32], scales: &[f32], codes: &mut [u8]) {
+fn row_codes(row: &[f32], threshold: &[f32], scales: &[f32], codes: &mut [u8]) {
     for (((code, &x), &threshold), &scale) in codes.iter_mut().zip(row).zip(threshold).zip(scales) {
         *code = code_of(x - threshold, scale);
     }
