@@ -24,11 +24,11 @@ from qvec.ingest.options import Reporter
 
 
 class ConsoleReporter(Reporter):
-    """Progress bars while standard error is a terminal, and messages unless `quiet`."""
+    """Progress bars while standard error is a terminal, and messages; neither when `quiet`."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, messages: bool = True) -> None:
         self.active: set[str] = set()
-        self._quiet = quiet
+        self._messages = messages and not quiet
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description:<10}"),
@@ -61,7 +61,7 @@ class ConsoleReporter(Reporter):
         self._progress.stop_task(self._tasks[name])
 
     def say(self, message: str) -> None:
-        if not self._quiet:
+        if self._messages:
             click.echo(message, err=True) if self._progress.disable else self._progress.console.print(Text(message))
 
 

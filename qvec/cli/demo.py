@@ -2,9 +2,57 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from qvec.cli.console import ConsoleReporter, one_line, print_table
+from qvec.cli.options import open_database
+from qvec.errors import InputError
 
 
 @click.command()
-def demo() -> None:
-    """Demo."""
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo-data"),
+    show_default=True,
+    help="Where passages, embeddings and the embedded database are kept.",
+)
+@click.option("--db", "url", metavar="URL", help="Another database (default: postgres:DIRECTORY/postgres).")
+def demo(directory: Path, url: str | None) -> None:
+    """Show qvec at work on real text: the documentation of Python's standard library.
+
+    Embeds about 3,000 passages with the MiniLM model, loads them into an embedded Postgres, answers questions from
+    them, and compares float32, int8 and bits. A second run reuses the embeddings.
+
+    \b
+    Examples:
+      qvec demo
+      qvec demo --db postgresql://me@localhost/test
+    """
+    from qvec.demo import run
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create {directory}: {error.strerror}") from None
+    with (
+        ConsoleReporter(messages=False) as reporter,
+        open_database(url or f"postgres:{directory / 'postgres'}", create=True) as database,
+    ):
+        found = run(database, directory, reporter)
+    for question, hits in found.answers:
+        click.echo()
+        click.secho(question, bold=True)
+        for hit in hits:
+            click.echo(f"  {hit.score:.3f}  {hit.id}: {one_line(hit.document or '', 90)}")
+    click.echo()
+    columns = {"search": "left", "recall@10": "right", "bytes per vector": "right", "ms per query": "right"}
+    rows = [
+        [way.name, f"{100 * way.recall:.1f} %", f"{way.bytes_per_vector:,}", f"{way.milliseconds:.2f}"]
+        for way in found.comparison
+    ]
+    title = f"{found.passages:,} passages, {found.queries} held-out queries, recall against exact float32"
+    print_table(title, columns, rows)
+    click.echo(f'Ask your own: qvec search "…" --collection qvec_demo --db {url or f"postgres:{directory}/postgres"}')

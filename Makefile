@@ -1,0 +1,60 @@
+# make help lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUST := rust/Cargo.toml $(wildcard rust/src/*.rs) rust/Cargo.lock
+
+.PHONY: help demo test lint format bench wheel clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo  ## install everything, then load real text into an embedded Postgres and search it
+	@$(BIN)/qvec demo
+
+test: $(VENV)/.dev  ## run the tests of Python and Rust
+	@$(BIN)/pytest
+	@cargo test --quiet --manifest-path rust/Cargo.toml
+
+lint: $(VENV)/.dev  ## ruff, mypy, the stub against the module, rustfmt, clippy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m mypy.stubtest qvec._native --ignore-disjoint-bases
+	@cargo fmt --check --manifest-path rust/Cargo.toml
+	@cargo clippy --quiet --all-targets --manifest-path rust/Cargo.toml -- -D warnings
+
+format: $(VENV)/.dev  ## format Python and Rust
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@cargo fmt --manifest-path rust/Cargo.toml
+
+bench: $(VENV)/.dev  ## run the benchmarks (about 30 minutes)
+	@for script in quantize load memory search; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+wheel: $(VENV)/.dev  ## build the wheel into dist/
+	@$(BIN)/maturin build --release --out dist
+
+clean:  ## remove the virtual environment and everything built
+	rm -rf $(VENV) dist rust/target qvec/_native*.so
+
+$(VENV)/.demo: pyproject.toml $(RUST) | $(VENV)/bin/uv
+	@echo "Installing qvec[demo] into $(VENV): builds the Rust part and fetches torch, a few minutes the first time."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(RUST) | $(VENV)/bin/uv
+	@echo "Installing qvec[dev,demo] into $(VENV): builds the Rust part and fetches torch, a few minutes the first time."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,demo]'
+	@touch $@
+
+$(VENV)/bin/uv:
+	@command -v $(PYTHON) >/dev/null || { echo "qvec needs Python 3.10 or newer; $(PYTHON) is not installed." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "qvec needs Python 3.10 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1); run: make PYTHON=python3.12 …" >&2; exit 1; }
+	@command -v cargo >/dev/null || { \
+	  echo "qvec needs the Rust toolchain to build, and cargo is not installed; get it from https://rustup.rs" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "cannot create $(VENV); on Debian run: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
