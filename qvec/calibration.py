@@ -298,11 +298,11 @@ def _drain(batches: Iterable[ArrayLike], size: int, seed: int) -> tuple[Array, i
     count = 0
     for batch in batches:
         array = as_vectors(batch, "vectors")
-        if count and array.shape[1] != reservoir.rows.shape[1]:
-            raise InputError(f"a batch has {array.shape[1]} dimensions, expected {reservoir.rows.shape[1]}")
+        if count and array.shape[1] != reservoir.rows().shape[1]:
+            raise InputError(f"a batch has {array.shape[1]} dimensions, expected {reservoir.rows().shape[1]}")
         reservoir.add(array)
         count += len(array)
-    return reservoir.rows, count
+    return reservoir.rows(), count
 
 
 def _at_unit_length(sample: NDArray[Any]) -> bool:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from qvec.sources.sampling import Reservoir, draw_rows, sample_rows
+from qvec.sources.sampling import draw_rows, sample_rows
 
 # 99.99% point of chi-square with 99 degrees of freedom; draws without replacement spread less than that.
 LIMIT = 161.3
@@ -15,34 +15,12 @@ def chi_square(counts, expected):
     return ((counts - expected) ** 2 / expected).sum()
 
 
-def reservoir_sample(population, size, seed, batch_rows):
-    reservoir = Reservoir(size, seed)
-    rows = np.arange(population, dtype=np.float32)[:, None]
-    for first in range(0, population, batch_rows):
-        reservoir.add(rows[first : first + batch_rows])
-    return reservoir.rows(1)[:, 0].astype(int)
-
-
-@pytest.mark.parametrize("batch_rows", [1, 7, 30, 100])
-def test_reservoir_keeps_every_row_equally_often(batch_rows):
-    counts = np.zeros(100)
-    for seed in range(2000 if batch_rows > 1 else 500):
-        np.add.at(counts, reservoir_sample(100, 20, seed, batch_rows), 1)
-    assert chi_square(counts, counts.sum() / 100) < LIMIT
-
-
 @pytest.mark.parametrize("size", [5, 40, 70])
 def test_drawn_rows_are_equally_likely(size):
     counts = np.zeros(100)
     for seed in range(2000):
         counts[draw_rows(100, size, np.random.default_rng(seed))] += 1
     assert chi_square(counts, 20 * size) < LIMIT
-
-
-def test_a_sorted_prefix_is_not_favoured():
-    # The first tenth of a source sorted by value: its share of the sample is a tenth.
-    shares = [np.mean(reservoir_sample(10_000, 500, seed, 512) < 1000) for seed in range(50)]
-    assert abs(np.mean(shares) - 0.1) < 0.01
 
 
 def test_replacements_of_bad_rows_leave_the_good_ones_equally_likely():
@@ -54,12 +32,6 @@ def test_replacements_of_bad_rows_leave_the_good_ones_equally_likely():
     assert not counts[~good].any()
     assert chi_square(counts[good], counts.sum() / good.sum()) < LIMIT
     assert counts.sum() == 2000 * 30
-
-
-@given(st.integers(1, 300), st.integers(1, 400), st.integers(1, 90), st.integers(0, 9))
-def test_reservoir_holds_distinct_rows_and_no_more_than_asked(population, size, batch_rows, seed):
-    rows = reservoir_sample(population, size, seed, batch_rows).tolist()
-    assert len(rows) == len(set(rows)) == min(size, population)
 
 
 @given(st.data())

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.errors import InputError
+from qvec.sampling import Reservoir
 from qvec.sources.fingerprint import fingerprint_files
-from qvec.sources.sampling import Reservoir
+from qvec.sources.sampling import finite_rows
 
 Vectors = NDArray[np.float32] | NDArray[np.float16]
 IdType = Literal["bigint", "text"]
@@ -126,6 +127,6 @@ class Source(ABC):
         reservoir = Reservoir(size, seed)
         for batch in self._vector_batches():
             if batch.vectors is not None:
-                reservoir.add(batch.vectors)
+                reservoir.add(finite_rows(batch.vectors))
             progress(batch.stop)
         return reservoir.rows(self.dimensions or 0)

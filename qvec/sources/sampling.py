@@ -1,4 +1,4 @@
-"""Uniform sampling without replacement: of row numbers where rows can be read directly, of a stream elsewhere."""
+"""Uniform sampling without replacement of row numbers, where rows can be read directly."""
 
 from __future__ import annotations
 
@@ -36,46 +36,15 @@ def sample_rows(population: int, size: int, seed: int, take: Callable[[Rows], Ma
     """
     rng = np.random.default_rng(seed)
     drawn = draw_rows(population, min(size, population), rng)
-    found = _finite(take(drawn))
+    found = finite_rows(take(drawn))
     while len(found) < size and len(drawn) < population:
         more = draw_rows(population, min(size - len(found), population - len(drawn)), rng, drawn)
         drawn = np.union1d(drawn, more)
-        found = np.concatenate([found, _finite(take(more))])
+        found = np.concatenate([found, finite_rows(take(more))])
     return found
 
 
-class Reservoir:
-    """Algorithm R of Vitter (1985), a batch at a time: after n rows each of them is kept with chance size/n."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self._size = size
-        self._rng = np.random.default_rng(seed)
-        self._kept: Matrix | None = None
-        self._seen = 0
-
-    def add(self, batch: Matrix) -> None:
-        """Offer the rows of `batch` (n, d); those with a value that is not finite are passed over."""
-        batch = _finite(batch)
-        if self._kept is None:
-            self._kept = np.empty((self._size, batch.shape[1]), batch.dtype)
-        filling = min(max(self._size - self._seen, 0), len(batch))
-        self._kept[self._seen : self._seen + filling] = batch[:filling]
-        self._replace(self._kept, batch[filling:], self._seen + filling)
-        self._seen += len(batch)
-
-    def rows(self, dimensions: int) -> Matrix:
-        """The sample (n, d); (0, dimensions) float32 when nothing was offered."""
-        if self._kept is None:
-            return np.empty((0, dimensions), np.float32)
-        return self._kept[: min(self._seen, self._size)]
-
-    def _replace(self, kept: Matrix, batch: Matrix, seen: int) -> None:
-        places = self._rng.integers(np.arange(seen + 1, seen + 1 + len(batch)))
-        chosen = places < self._size
-        # A place drawn twice ends with the later row, as in one-at-a-time order: numpy assigns the last value.
-        kept[places[chosen]] = batch[chosen]
-
-
-def _finite(matrix: Matrix) -> Matrix:
+def finite_rows(matrix: Matrix) -> Matrix:
+    """The rows of `matrix` (n, d) that hold neither NaN nor infinity."""
     finite = np.isfinite(matrix).all(axis=1)
     return matrix if finite.all() else matrix[finite]

@@ -1,0 +1,62 @@
+"""Samples of a stream are uniform: every row is as likely as any other, wherever it stands."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from qvec.sampling import Reservoir
+
+# 99.99% point of chi-square with 99 degrees of freedom; draws without replacement spread less than that.
+LIMIT = 161.3
+
+
+def chi_square(counts, expected):
+    return ((counts - expected) ** 2 / expected).sum()
+
+
+def reservoir_sample(population, size, seed, batch_rows):
+    reservoir = Reservoir(size, seed)
+    rows = np.arange(population, dtype=np.float32)[:, None]
+    for first in range(0, population, batch_rows):
+        reservoir.add(rows[first : first + batch_rows])
+    return reservoir.rows()[:, 0].astype(int)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 30, 100])
+def test_reservoir_keeps_every_row_equally_often(batch_rows):
+    counts = np.zeros(100)
+    for seed in range(2000 if batch_rows > 1 else 500):
+        np.add.at(counts, reservoir_sample(100, 20, seed, batch_rows), 1)
+    assert chi_square(counts, counts.sum() / 100) < LIMIT
+
+
+def test_a_sorted_prefix_is_not_favoured():
+    # The first tenth of a source sorted by value: its share of the sample is a tenth.
+    shares = [np.mean(reservoir_sample(10_000, 500, seed, 512) < 1000) for seed in range(50)]
+    assert abs(np.mean(shares) - 0.1) < 0.01
+
+
+@given(st.integers(1, 300), st.integers(1, 400), st.integers(1, 90), st.integers(0, 9))
+def test_reservoir_holds_distinct_rows_and_no_more_than_asked(population, size, batch_rows, seed):
+    rows = reservoir_sample(population, size, seed, batch_rows).tolist()
+    assert len(rows) == len(set(rows)) == min(size, population)
+
+
+@given(st.integers(1, 300), st.integers(1, 100), st.integers(1, 90), st.integers(1, 90))
+def test_the_same_rows_are_drawn_however_the_stream_is_cut(population, size, one, another):
+    drawn = reservoir_sample(population, size, 0, one).tolist()
+    assert drawn == reservoir_sample(population, size, 0, another).tolist()
+
+
+def test_rows_of_every_precision_are_kept_as_float32():
+    reservoir = Reservoir(3, 0)
+    reservoir.add(np.ones((2, 1), np.float16))
+    reservoir.add(np.full((1, 1), 1.0001, np.float32))
+    assert reservoir.rows().dtype == np.float32
+    assert reservoir.rows()[2, 0] == np.float32(1.0001)
+
+
+def test_an_empty_stream_has_an_empty_sample():
+    assert Reservoir(3, 0).rows().shape == (0, 0)
+    assert Reservoir(3, 0).rows(7).shape == (0, 7)
