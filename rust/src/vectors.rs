@@ -94,24 +94,20 @@ impl<'a> Reader<'a> {
         Reader { vectors, cosine, converted: Vec::new(), normalized: Vec::new() }
     }
 
+    /// The row, or why it is bad. The sum of float32 squares stays finite in float64 unless a value is not finite.
     pub fn row(&mut self, row: usize) -> Result<&[f32], BadRow> {
         let stored = self.vectors.stored(row, &mut self.converted);
-        let reason = if self.cosine {
-            let squared = squared_norm(stored);
-            if squared.is_finite() && squared > 0.0 {
-                if (squared - 1.0).abs() <= UNIT_TOLERANCE {
-                    return Ok(stored);
-                }
-                self.normalized.resize(stored.len(), 0.0);
-                divide(stored, squared.sqrt(), &mut self.normalized);
-                return Ok(&self.normalized);
-            }
-            fault(stored).unwrap_or_else(|| "zero vector, which has no direction under cosine".to_string())
+        let squared = squared_norm(stored);
+        let reason = if !squared.is_finite() {
+            fault(stored).unwrap_or_default()
+        } else if !self.cosine || (squared - 1.0).abs() <= UNIT_TOLERANCE {
+            return Ok(stored);
+        } else if squared > 0.0 {
+            self.normalized.resize(stored.len(), 0.0);
+            divide(stored, squared.sqrt(), &mut self.normalized);
+            return Ok(&self.normalized);
         } else {
-            match all_finite(stored) {
-                true => return Ok(stored),
-                false => fault(stored).unwrap_or_default(),
-            }
+            "zero vector, which has no direction under cosine".to_string()
         };
         Err(BadRow { row, reason })
     }
