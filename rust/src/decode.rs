@@ -1,5 +1,7 @@
 //! Codes back to floats: the vectors they stand for, and their inner products with float queries.
 
+use std::convert::Infallible;
+
 use multiversion::multiversion;
 
 use crate::planes;
@@ -37,7 +39,7 @@ impl<'a> Decoder<'a> {
 /// Writes the vector of every row of `codes`, `stride` bytes each, into `out`.
 pub fn dequantize(codes: &[u8], stride: usize, decoder: &Decoder, out: &mut [f32]) {
     let dimensions = decoder.dimensions();
-    let _ = pool::for_row_chunks(4 * dimensions, dimensions, out, |first, out| {
+    let Ok(()) = pool::for_row_chunks::<_, Infallible>(4 * dimensions, dimensions, out, |first, out| {
         let mut unpacked = decoder.buffer();
         for (row, out) in codes[first * stride..].chunks_exact(stride).zip(out.chunks_exact_mut(dimensions)) {
             planes::unpack(row, decoder.planes, &mut unpacked);

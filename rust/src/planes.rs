@@ -2,6 +2,8 @@
 //!
 //! Plane k of a row holds bit 7-k of every code, dimension i at byte i/8, most significant bit first, padding zero.
 
+use std::convert::Infallible;
+
 use multiversion::multiversion;
 
 use crate::pool;
@@ -70,7 +72,7 @@ pub fn unpack(row: &[u8], planes: usize, codes: &mut [u8]) {
 
 /// Writes the two ternary planes, [code >= 144] and [code >= 112], of rows of at least four planes of `width` bytes.
 pub fn ternary(codes: &[u8], stride: usize, width: usize, out: &mut [u8]) {
-    let _ = pool::for_row_chunks(stride, 2 * width, out, |first, out| {
+    let Ok(()) = pool::for_row_chunks::<_, Infallible>(stride, 2 * width, out, |first, out| {
         for (row, out) in codes[first * stride..].chunks_exact(stride).zip(out.chunks_exact_mut(2 * width)) {
             ternary_row(row, width, out);
         }

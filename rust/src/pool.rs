@@ -7,8 +7,6 @@ use rayon::ThreadPool;
 use rayon::ThreadPoolBuilder;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use crate::vectors::BadRow;
-
 /// Inputs below this many bytes are done before a second thread would have woken.
 const WORTH_SPREADING: usize = 1 << 20;
 
@@ -47,14 +45,14 @@ pub fn chunk_rows(row_bytes: usize) -> usize {
     (CHUNK / row_bytes).max(1)
 }
 
-/// Fills `out`, `out_row` elements for each row, by calls `work(first row, its part of out)`. The error is that of the
-/// first bad row.
-pub fn for_row_chunks<T: Send>(
+/// Fills `out`, `out_row` elements for each row, by calls `work(first row, its part of out)`. The error is that of
+/// the first part that has one.
+pub fn for_row_chunks<T: Send, E: Send>(
     row_bytes: usize,
     out_row: usize,
     out: &mut [T],
-    work: impl Fn(usize, &mut [T]) -> Result<(), BadRow> + Send + Sync,
-) -> Result<(), BadRow> {
+    work: impl Fn(usize, &mut [T]) -> Result<(), E> + Send + Sync,
+) -> Result<(), E> {
     let rows = chunk_rows(row_bytes);
     let bytes = out.len() / out_row * row_bytes;
     let chunks = out.chunks_mut(rows * out_row).enumerate().collect();
@@ -84,13 +82,10 @@ mod tests {
     }
 
     #[test]
-    fn the_first_bad_row_is_reported() {
+    fn the_first_error_is_reported() {
         let mut out = vec![0u8; 1000];
-        let error = for_row_chunks(CHUNK, 1, &mut out, |row, _| match row >= 7 {
-            true => Err(BadRow { row, reason: String::new() }),
-            false => Ok(()),
-        });
-        assert_eq!(error.unwrap_err().row, 7);
+        let error = for_row_chunks(CHUNK, 1, &mut out, |row, _| if row >= 7 { Err(row) } else { Ok(()) });
+        assert_eq!(error, Err(7));
     }
 
     #[test]

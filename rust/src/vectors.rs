@@ -193,6 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn squares_are_added_in_eight_lanes_and_then_the_lanes_in_order() {
+        let large = 134_217_728.0; // 2^27: beside its square, 2^54, a single 1 is lost
+        assert_eq!(squared_norm(&[large, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]), 2f64.powi(54));
+        assert_eq!(squared_norm(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, large]), 2f64.powi(54) + 8.0);
+        let mut lane = [0.0; 25];
+        lane[8] = large;
+        (lane[0], lane[16], lane[24]) = (1.0, 1.0, 1.0);
+        assert_eq!(squared_norm(&lane), 2f64.powi(54));
+    }
+
+    #[test]
     fn bad_rows_are_named_in_order() {
         let elements = [1.0, 0.0, f32::NAN, 1.0, 0.0, 0.0, 1.0, f32::NEG_INFINITY];
         let found: Vec<_> =
