@@ -1,5 +1,7 @@
 """The Rust component. Inside the package only: callers have validated shapes, so what is left to find is bad values."""
 
+from typing import final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,6 +42,7 @@ def score(
 def hamming(codes: Codes, queries: Codes) -> NDArray[np.int32]: ...
 def hamming_top_k(codes: Codes, queries: Codes, k: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]: ...
 
+@final
 class Statistics:
     def __new__(cls, dimensions: int) -> Statistics: ...
     def update(self, vectors: NDArray[np.float32]) -> None: ...

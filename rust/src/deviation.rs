@@ -94,6 +94,12 @@ mod tests {
     }
 
     #[test]
+    fn the_farther_end_would_give_another_last_bit() {
+        assert_eq!(lerp(0.75, 1.45, 0.875), 1.3625);
+        assert_ne!(0.75 + (1.45 - 0.75) * 0.875, 1.3625);
+    }
+
+    #[test]
     fn absolute_deviation_is_the_mean_distance() {
         assert_eq!(absolute_deviation(&[4.0, 1.0, -3.0, 2.0], &[1.0]).unwrap(), [2.0]);
     }
