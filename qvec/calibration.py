@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -19,7 +21,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from qvec import _native
-from qvec.arrays import as_vectors
+from qvec.arrays import Vectors, as_vectors
 from qvec.drift import Drift, measure
 from qvec.errors import CalibrationError, InputError, RowError
 from qvec.ranges import RangeMethod
@@ -63,6 +65,7 @@ class Calibration:
                 raise CalibrationError(f"{name} holds a negative value")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
+        object.__setattr__(self, "description", MappingProxyType(json.loads(_canonical(self.description))))
 
     @property
     def dimensions(self) -> int:
@@ -72,7 +75,7 @@ class Calibration:
     @property
     def accepted_dimensions(self) -> tuple[int, ...]:
         """Lengths of vectors it takes: its own and, when it cuts to a Matryoshka prefix, the model's."""
-        return tuple({self.dimensions, int(self.description.get("cut_from", self.dimensions))})
+        return tuple(sorted({self.dimensions, int(self.description.get("cut_from", self.dimensions))}))
 
     @property
     def model(self) -> str | None:
@@ -97,6 +100,10 @@ class Calibration:
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def __reduce__(self) -> tuple[Callable[[bytes], Calibration], tuple[bytes]]:
+        """Copied and pickled as its bytes: the arrays of a copy are read-only too."""
+        return Calibration.from_bytes, (self.to_bytes(),)
+
     def __repr__(self) -> str:
         return f"Calibration({self.id}, dimensions={self.dimensions}, metric={self.metric!r}, model={self.model!r})"
 
@@ -116,7 +123,7 @@ class Calibration:
     ) -> Calibration:
         """Fits a calibration to vectors, an array (n, D) or an iterable of such batches (read once).
 
-        More rows than `sample_size` are sampled uniformly over all of them, never from the front. `threshold` is the
+        All rows are checked; more than `sample_size` are sampled uniformly, never from the front. `threshold` is the
         share c of the mean that is subtracted: 0 for models trained for sign bits, 0.5 for others. `dimensions` cuts
         vectors to a Matryoshka prefix. Under `cosine` vectors are normalized, after the cut, unless they come at unit
         length. `drawn` records how a sample was drawn when the caller drew it.
@@ -127,25 +134,27 @@ class Calibration:
         ranges = ranges or RangeMethod()
         if not 0 <= threshold <= 1:
             raise InputError(f"threshold is {threshold}, expected a share of the mean from 0 to 1")
-        sample, count = _sample(vectors, sample_size, seed)
+        sample, count = _sample(vectors, sample_size, seed, lambda batch: _checked(batch, dimensions, metric))
         came_normalized = _at_unit_length(sample)
-        prepared = _prepare(sample, dimensions, metric)
+        prepared = _prepare(sample, dimensions or sample.shape[1], metric)
         statistics = _native.Statistics(prepared.shape[1])
         statistics.update(prepared)
         mean = statistics.mean.astype(np.float32)
         std = np.sqrt(statistics.variance).astype(np.float32)
         center = (np.float32(threshold) * mean).astype(np.float32)
         description = {
-            "method": {"threshold": threshold, **ranges.parameters()},
+            "method": {"threshold": float(threshold), **ranges.parameters()},
             "model": model,
             "normalized": came_normalized,
             "qvec": version("qvec"),
             "sample": {
                 "drawn": drawn or ("all" if count == len(sample) else "uniform"),
-                "seed": seed,
+                "seed": int(seed),
                 "size": len(sample),
             },
         }
+        if sample.shape[1] != prepared.shape[1]:
+            description["cut_from"] = sample.shape[1]
         deviation = _native.absolute_deviation(prepared, center)
         if not ranges.per_dimension:
             deviation = np.full_like(deviation, deviation.mean())
@@ -158,8 +167,9 @@ class Calibration:
         """Imports sentence-transformers' `ranges`: an array (2, d) of each dimension's minimum and maximum.
 
         The threshold is 0, as in its binary codes, and the radius reaches the further end; with `midpoint` the
-        threshold is the middle of the range, so that all 256 levels serve it. Mean, spread and deviation are those of
-        a normal distribution of which the range holds 99.99% (3.89 standard deviations to each side).
+        threshold is the middle of the range, so that all 256 levels serve it. Mean and spread are those of a normal
+        distribution of which the range holds 99.99% (3.89 standard deviations to each side), and so, within 10%, is
+        the deviation.
         """
         low, high = _check_ranges(ranges)
         mean = (low + high) * np.float32(0.5)
@@ -173,7 +183,8 @@ class Calibration:
             "qvec": version("qvec"),
             "sample": {"drawn": "given", "seed": 0, "size": 0},
         }
-        deviation = np.sqrt(2 / np.pi) * std + np.abs(mean - threshold)
+        # Within 10% of the folded normal's mean, and the same on every machine: no exp or erf.
+        deviation = np.sqrt(2 / np.pi * std**2 + (mean - threshold) ** 2)
         return cls(threshold, radius, deviation.astype(np.float32), mean, std, metric, description)
 
     def drift(self, vectors: ArrayLike) -> Drift:
@@ -181,7 +192,7 @@ class Calibration:
         sample = as_vectors(vectors, "vectors", self.accepted_dimensions)
         if not len(sample):
             raise InputError("no vectors to compare with the calibration")
-        prepared = _prepare(sample, self.dimensions, self.metric)
+        prepared = _prepare(_checked(sample, self.dimensions, self.metric), self.dimensions, self.metric)
         return measure(prepared, threshold=self.threshold, radius=self.radius, mean=self.mean, std=self.std)
 
     def to_bytes(self) -> bytes:
@@ -222,7 +233,8 @@ class Calibration:
         except OSError as error:
             raise InputError(f"cannot write calibration {path}: {error.strerror}") from None
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -235,7 +247,7 @@ class Calibration:
 
 
 def _canonical(metadata: Mapping[str, Any]) -> str:
-    return json.dumps(metadata, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(dict(metadata), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def _read_metadata(data: bytes, name: str) -> dict[str, Any]:
@@ -243,21 +255,22 @@ def _read_metadata(data: bytes, name: str) -> dict[str, Any]:
     length = int.from_bytes(data[:8], "little")
     header = data[8 : 8 + length]
     try:
-        stored = json.loads(header).get("__metadata__", {})
-    except (ValueError, AttributeError):
+        stored = dict(json.loads(header).get("__metadata__", {}))
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise CalibrationError(f"{name} is not a calibration: it does not begin as a safetensors file does") from None
     if "qvec" not in stored:
         raise CalibrationError(f"{name} is not a calibration: a safetensors file, but not one that qvec wrote")
     try:
         metadata: dict[str, Any] = json.loads(stored["qvec"])
         found = metadata["format"]
-    except (ValueError, KeyError, TypeError):
+        canonical = _canonical(metadata)
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CalibrationError(f"{name} is damaged: its metadata cannot be read") from None
     if isinstance(found, int) and found > FORMAT:
         raise CalibrationError(
             f"{name} has format {found}, but this qvec reads formats up to {FORMAT}; run: pip install -U qvec"
         )
-    if not header.rstrip(b" ").endswith(b"}") or _canonical(metadata) != stored["qvec"]:
+    if not header.rstrip(b" ").endswith(b"}") or canonical != stored["qvec"]:
         raise CalibrationError(f"{name} is damaged: its metadata is not in canonical form")
     return metadata
 
@@ -268,7 +281,10 @@ def _check_metric(metric: str) -> None:
 
 
 def _check_ranges(ranges: ArrayLike) -> tuple[Array, Array]:
-    array = np.asarray(ranges, dtype=np.float32)
+    try:
+        array = np.asarray(ranges, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"ranges are no array of numbers ({error})") from None
     if array.ndim != 2 or array.shape[0] != 2 or array.shape[1] == 0:
         raise InputError(f"ranges have shape {array.shape}, expected (2, dimensions): minimum and maximum of each")
     if not np.all(np.isfinite(array)) or np.any(array[0] > array[1]):
@@ -276,33 +292,46 @@ def _check_ranges(ranges: ArrayLike) -> tuple[Array, Array]:
     return array[0], array[1]
 
 
-def _sample(vectors: ArrayLike | Iterable[ArrayLike], size: int, seed: int) -> tuple[NDArray[Any], int]:
-    """A uniform sample of at most `size` rows, in the order of the data, and the number of rows there were."""
+def _sample(
+    vectors: ArrayLike | Iterable[ArrayLike], size: int, seed: int, checked: Callable[[ArrayLike], Vectors]
+) -> tuple[Array, int]:
+    """A uniform sample of at most `size` rows and the number of rows there were; every row passes `checked`."""
     if size < 1:
         raise InputError(f"sample_size is {size}, expected at least 1")
-    if hasattr(vectors, "__array__") or isinstance(vectors, (list, tuple)):
-        array = as_vectors(cast(ArrayLike, vectors), "vectors")
-        count = len(array)
-        if count > size:
-            chosen = np.random.default_rng(seed).choice(count, size, replace=False, shuffle=False)
-            array = array[np.sort(chosen)]
-    else:
-        array, count = _drain(vectors, size, seed)  # type: ignore[arg-type]
-    if not len(array):
-        raise InputError("no vectors to calibrate on")
-    return array, count
-
-
-def _drain(batches: Iterable[ArrayLike], size: int, seed: int) -> tuple[Array, int]:
     reservoir = Reservoir(size, seed)
+    widths: set[int] = set()
     count = 0
-    for batch in batches:
-        array = as_vectors(batch, "vectors")
-        if count and array.shape[1] != reservoir.rows().shape[1]:
-            raise InputError(f"a batch has {array.shape[1]} dimensions, expected {reservoir.rows().shape[1]}")
+    for batch in _batches(vectors):
+        try:
+            array = checked(batch)
+        except RowError as error:
+            raise RowError(count + error.row, error.reason, "vectors") from None
+        widths.add(array.shape[1])
+        if len(widths) > 1:
+            raise InputError(f"batches have {' and '.join(map(str, sorted(widths)))} dimensions, expected one number")
         reservoir.add(array)
         count += len(array)
+    if not count:
+        raise InputError("no vectors to calibrate on")
     return reservoir.rows(), count
+
+
+def _batches(vectors: ArrayLike | Iterable[ArrayLike]) -> Iterable[ArrayLike]:
+    """Batches as they are; one array, or one list of rows, as a single batch."""
+    rows = isinstance(vectors, (list, tuple)) and len(vectors) > 0 and np.ndim(vectors[0]) < 2
+    one = rows or hasattr(vectors, "__array__")
+    return (cast(ArrayLike, vectors),) if one else cast(Iterable[ArrayLike], vectors)
+
+
+def _checked(batch: ArrayLike, dimensions: int | None, metric: Metric) -> Vectors:
+    """A batch as an array, all of its rows fit to be quantized in their first `dimensions`."""
+    array = as_vectors(batch, "vectors")
+    if not 1 <= (dimensions or array.shape[1]) <= array.shape[1]:
+        raise InputError(f"dimensions is {dimensions}, but the vectors have {array.shape[1]}")
+    bad = _native.bad_rows(array, dimensions or array.shape[1], metric == "cosine")
+    if bad:
+        raise RowError(*bad[0], where="vectors")
+    return array
 
 
 def _at_unit_length(sample: NDArray[Any]) -> bool:
@@ -310,14 +339,8 @@ def _at_unit_length(sample: NDArray[Any]) -> bool:
     return bool(np.all(np.abs(squares - 1) <= UNIT_LENGTH_TOLERANCE))
 
 
-def _prepare(sample: NDArray[Any], dimensions: int | None, metric: Metric) -> Array:
+def _prepare(checked: Vectors, dimensions: int, metric: Metric) -> Array:
     """The vectors as they are quantized: cut, normalized under cosine, float32."""
-    dimensions = dimensions or sample.shape[1]
-    if dimensions > sample.shape[1] or dimensions < 1:
-        raise InputError(f"dimensions is {dimensions}, but the vectors have {sample.shape[1]}")
-    bad = _native.bad_rows(sample, dimensions, metric == "cosine")
-    if bad:
-        raise RowError(*bad[0], where="vectors")
     if metric == "cosine":
-        return _native.normalize(sample, dimensions)
-    return np.ascontiguousarray(sample[:, :dimensions], dtype=np.float32)
+        return _native.normalize(checked, dimensions)
+    return np.ascontiguousarray(checked[:, :dimensions], dtype=np.float32)

@@ -1,0 +1,101 @@
+"""Shared fixtures: one embedded Postgres for the whole run, a fresh database where a test needs its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+from psycopg import sql
+
+import qvec
+from qvec import Calibration
+from qvec.postgres import embedded
+from qvec.postgres.database import PostgresDatabase
+
+Vectors = NDArray[np.float32]
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The connection URL of a superuser on an embedded server that lives as long as the test run."""
+    directory = tmp_path_factory.mktemp("postgres")
+    yield embedded.start(directory)
+    embedded.stop(directory)
+
+
+@pytest.fixture(scope="session")
+def admin(server_url: str) -> Iterator[psycopg.Connection]:
+    """A superuser's connection in autocommit, to the server's first database."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def new_database(server_url: str, admin: psycopg.Connection) -> Callable[..., str]:
+    """Creates an empty database, with the given options of CREATE DATABASE, and returns its URL."""
+
+    def create(options: str = "") -> str:
+        name = f"test_{next(_numbers)}"
+        admin.execute(sql.SQL("CREATE DATABASE {} " + options).format(sql.Identifier(name)))
+        return server_url.replace("/postgres?", f"/{name}?")
+
+    return create
+
+
+@pytest.fixture
+def url(new_database: Callable[..., str]) -> str:
+    """An empty database of the test's own."""
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def db(new_database: Callable[..., str]) -> Iterator[PostgresDatabase]:
+    """A database for the tests of one module."""
+    with qvec.connect(new_database()) as database:
+        yield database
+
+
+@pytest.fixture
+def name() -> str:
+    """A collection name that no other test has."""
+    return f"docs_{next(_numbers)}"
+
+
+def realistic(rows: int, dimensions: int = 64, seed: int = 0) -> Vectors:
+    """Vectors as embeddings are: off centre, a few strong directions, in families of neighbours; not unit length."""
+    fixed = np.random.default_rng(12345)
+    directions = fixed.normal(size=(24, dimensions)) * np.linspace(2, 0.2, 24)[:, None]
+    families = fixed.normal(size=(40, 24))
+    mean = fixed.normal(size=dimensions)
+    random = np.random.default_rng(seed)
+    members = families[random.integers(40, size=rows)] + 0.6 * random.normal(size=(rows, 24))
+    vectors = members @ directions + 0.3 * random.normal(size=(rows, dimensions)) + mean
+    return vectors.astype(np.float32)
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """Rows divided by their length."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Vectors:
+    """A thousand vectors of 64 dimensions, 40 families among them."""
+    return realistic(1000)
+
+
+@pytest.fixture(scope="session")
+def queries() -> Vectors:
+    """Vectors of the same kind, none of them among `vectors`."""
+    return realistic(50, seed=1)
+
+
+@pytest.fixture(scope="session")
+def calibration(vectors: Vectors) -> Calibration:
+    """The calibration of `vectors` under cosine."""
+    return Calibration.fit(vectors)
