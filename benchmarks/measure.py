@@ -1,0 +1,54 @@
+"""What the benchmarks share: alternating repetitions, a scratch database, a table that prints both sides."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+from pgvector.psycopg import register_vector
+
+from qvec.database import connect
+from qvec.postgres.database import PostgresDatabase
+
+
+def alternate(works: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """Median seconds of each piece of work; they take turns, so that a change of the machine's pace hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repetitions):
+        for name, work in works.items():
+            started = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+@contextmanager
+def scratch_database() -> Iterator[PostgresDatabase]:
+    """A new embedded Postgres that is gone afterwards."""
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory,
+        connect(f"postgres:{directory}/db") as database,
+    ):
+        database.install()
+        yield database
+
+
+def plain_connection(database: PostgresDatabase) -> psycopg.Connection:
+    """A connection as a user of pgvector-python opens it."""
+    connection = database.connect()
+    register_vector(connection)
+    return connection
+
+
+def compare(title: str, ours: float, theirs: float, wanted: float, unit: str, *, smaller: bool = False) -> None:
+    """One line: both figures, their ratio (ours / theirs) and whether it is as wanted."""
+    ratio = ours / theirs
+    met = ratio <= wanted if smaller else ratio >= wanted
+    bound = f"{'at most' if smaller else 'at least'} {wanted:g}"
+    print(
+        f"{title:<58} {ours:>12,.1f} {theirs:>12,.1f} {unit:<8} {ratio:6.2f}x  {bound:<14} {'met' if met else 'NOT MET'}"
+    )
