@@ -40,7 +40,7 @@ class RangeMethod:
             raise InputError(f"range method {self.name!r} is unknown; known: {', '.join(METHODS)}")
         if not 0 < self.quantile <= 1:
             raise InputError(f"quantile is {self.quantile}, expected a number above 0 and at most 1")
-        if not self.spread > 0:
+        if not 0 < self.spread < np.inf:
             raise InputError(f"spread is {self.spread}, expected a positive number of standard deviations")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum is {self.momentum}, expected at least 0 and below 1")
@@ -48,6 +48,8 @@ class RangeMethod:
             raise InputError(f"batch_size is {self.batch_size}, expected at least 1")
         if (self.name == "fixed") != (self.value is not None):
             raise InputError("a fixed range needs its value, and only a fixed range takes one")
+        if self.value is not None:
+            object.__setattr__(self, "value", _plain(self.value))
 
     def parameters(self) -> Mapping[str, Any]:
         """What a calibration records of the method: its name and the parameters that it uses."""
@@ -105,14 +107,26 @@ def _moving_averages(
 
 def _fixed(method: RangeMethod, sample: Array, _threshold: Array) -> Array:
     value = np.asarray(method.value, dtype=np.float32)
-    if value.ndim > 1 or (value.ndim == 1 and len(value) != sample.shape[1]):
+    if value.ndim and len(value) != sample.shape[1]:
         raise InputError(
-            f"a fixed range of shape {value.shape} does not fit {sample.shape[1]} dimensions; "
+            f"a fixed range of {len(value)} values does not fit {sample.shape[1]} dimensions; "
             "give one number or one for each dimension"
         )
-    if not np.all(np.isfinite(value) & (value > 0)):
-        raise InputError("a fixed range must be positive and finite")
     return np.full(sample.shape[1], value, dtype=np.float32)
+
+
+def _plain(value: ArrayLike) -> float | tuple[float, ...]:
+    """A fixed range as a number or a tuple of them, so that methods can be compared and hashed."""
+    try:
+        with np.errstate(over="ignore"):
+            array = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a fixed range must be one number or one for each dimension ({error})") from None
+    if array.ndim > 1:
+        raise InputError(f"a fixed range has shape {array.shape}, expected one number or one for each dimension")
+    if not np.all(np.isfinite(array) & (array > 0)):
+        raise InputError("a fixed range must be positive and finite")
+    return tuple(array.tolist()) if array.ndim else float(array)
 
 
 _RADIUS = {"quantile": _quantile, "minmax": _minmax, "rolling": _rolling, "fixed": _fixed}
