@@ -178,8 +178,8 @@ def test_a_number_beyond_float32_names_its_row_over_all_batches(rows: Vectors) -
     ("call", "message"),
     [
         (lambda x: Calibration.fit(x[:0]), "no vectors to calibrate on"),
-        (lambda x: Calibration.fit([]), "no vectors to calibrate on"),
-        (lambda x: Calibration.fit(iter([])), "no vectors to calibrate on"),
+        (lambda _: Calibration.fit([]), "no vectors to calibrate on"),
+        (lambda _: Calibration.fit(iter([])), "no vectors to calibrate on"),
         (lambda x: Calibration.fit([x, x[:, :8]]), "batches have 8 and 20 dimensions, expected one number"),
         (lambda x: Calibration.fit(x[None]), "vectors: 3 axes found"),
         (lambda x: Calibration.fit(x, dimensions=21), "dimensions is 21, but the vectors have 20"),
@@ -188,7 +188,7 @@ def test_a_number_beyond_float32_names_its_row_over_all_batches(rows: Vectors) -
         (lambda x: Calibration.fit(x, threshold=1.5), "threshold is 1.5, expected a share of the mean from 0 to 1"),
         (lambda x: Calibration.fit(x, threshold=float("nan")), "threshold is nan"),
         (lambda x: Calibration.fit(x, sample_size=0), "sample_size is 0, expected at least 1"),
-        (lambda x: Calibration.fit(np.array([["a"]])), "vectors: dtype <U1 found"),
+        (lambda _: Calibration.fit(np.array([["a"]])), "vectors: dtype <U1 found"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(rows: Vectors, call: object, message: str) -> None:
@@ -272,14 +272,14 @@ def test_imported_ranges_without_midpoint_have_binary_codes_around_zero(rows: Ve
     [[[1, 1]], [[0, 0], [1, np.nan]], [[2, 0], [1, 1]], np.zeros((3, 4)), np.zeros((2, 0)), [[1], [1, 2]], "x"],
 )
 def test_ranges_that_are_none_are_refused(ranges: object) -> None:
-    with pytest.raises(InputError, match="^ranges "):
+    with pytest.raises(InputError, match=r"^ranges "):
         Calibration.from_ranges(ranges)  # type: ignore[arg-type]
 
 
 # The value
 
 
-def test_arrays_and_description_are_frozen(rows: Vectors) -> None:
+def test_arrays_and_description_are_frozen() -> None:
     given = np.ones(3, np.float32)
     description: dict[str, object] = {"model": "m"}
     frozen = tiny(std=given, description=description)
@@ -403,7 +403,7 @@ def test_every_other_byte_of_the_header_is_noticed() -> None:
 def test_truncation_at_any_length_is_refused() -> None:
     data = tiny().to_bytes()
     for length in range(len(data)):
-        with pytest.raises(CalibrationError, match="^calibration is (damaged|not a calibration)"):
+        with pytest.raises(CalibrationError, match=r"^calibration is (damaged|not a calibration)"):
             Calibration.from_bytes(data[:length])
 
 
@@ -481,6 +481,6 @@ def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
-    with pytest.raises(InputError, match="^cannot write calibration"):
+    with pytest.raises(InputError, match=r"^cannot write calibration"):
         tiny().save(tmp_path / "c")
     assert [file.name for file in tmp_path.iterdir()] == ["c"]

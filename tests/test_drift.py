@@ -93,11 +93,11 @@ def test_one_vector_can_be_compared(rows: Vectors, fitted: Calibration) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(rows: Vectors, fitted: Calibration) -> None:
-    with pytest.raises(InputError, match="^no vectors to compare with the calibration$"):
+    with pytest.raises(InputError, match=r"^no vectors to compare with the calibration$"):
         fitted.drift(rows[:0])
-    with pytest.raises(InputError, match="^vectors: 15 dimensions found, 16 wanted$"):
+    with pytest.raises(InputError, match=r"^vectors: 15 dimensions found, 16 wanted$"):
         fitted.drift(rows[:, :15])
     bad = rows.copy()
     bad[12, 3] = np.nan
-    with pytest.raises(RowError, match="^vectors: row 12: NaN at dimension 3$"):
+    with pytest.raises(RowError, match=r"^vectors: row 12: NaN at dimension 3$"):
         fitted.drift(bad)
