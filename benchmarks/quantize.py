@@ -20,7 +20,7 @@ from sentence_transformers.util.quantization import quantize_embeddings  # noqa:
 
 from qvec import _native  # noqa: E402
 
-ROWS, DIMENSIONS, REPETITIONS = 100_000, 1024, 7
+ROWS, DIMENSIONS, REPETITIONS = 100_000, 1024, 9
 
 
 def unit_vectors() -> NDArray[np.float32]:
@@ -31,48 +31,49 @@ def unit_vectors() -> NDArray[np.float32]:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """The median time of several repetitions after one that warms up."""
-    work()
-    times = []
-    for _ in range(REPETITIONS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def medians(works: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds of each, taken in turns so that all see the same disturbances, after one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(1 + REPETITIONS):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
-def main() -> None:
+def works() -> dict[str, Callable[[], object]]:
     vectors = unit_vectors()
-    halves, scaled = vectors.astype(np.float16), vectors * np.float32(3)
+    halves, scaled, target = vectors.astype(np.float16), vectors * np.float32(3), np.empty_like(vectors)
     ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
     threshold = np.float32(0.5) * vectors.mean(axis=0)
     radius = np.quantile(np.abs(vectors[:10_000] - threshold), 0.9999, axis=0).astype(np.float32)
-    gigabytes = vectors.nbytes / 1e9
 
-    def ours(rows: NDArray[np.float32] | NDArray[np.float16], planes: int, cosine: bool) -> float:
-        return seconds(lambda: _native.quantize(rows, threshold, radius, planes, cosine))
+    def ours(rows: NDArray[np.float32] | NDArray[np.float16], planes: int, cosine: bool) -> Callable[[], object]:
+        return lambda: _native.quantize(rows, threshold, radius, planes, cosine)
 
-    target = np.empty_like(vectors)
-    theirs_int8 = seconds(lambda: quantize_embeddings(vectors, precision="int8", ranges=ranges))
-    theirs_bits = seconds(lambda: quantize_embeddings(vectors, precision="ubinary"))
-    copy = seconds(lambda: np.copyto(target, vectors))
-    figures = {
-        "copy of the input": (copy, None),
-        "sentence-transformers int8": (theirs_int8, None),
-        "qvec 8 planes": (ours(vectors, 8, False), theirs_int8),
-        "qvec 8 planes, cosine": (ours(vectors, 8, True), theirs_int8),
-        "qvec 8 planes, cosine, to be normalized": (ours(scaled, 8, True), theirs_int8),
-        "qvec 8 planes, float16": (ours(halves, 8, False), theirs_int8),
-        "qvec 4 planes": (ours(vectors, 4, False), theirs_int8),
-        "sentence-transformers ubinary": (theirs_bits, None),
-        "qvec 1 plane": (ours(vectors, 1, False), theirs_bits),
-        "qvec 1 plane, cosine": (ours(vectors, 1, True), theirs_bits),
+    return {
+        "copy of the input": lambda: np.copyto(target, vectors),
+        "sentence-transformers int8": lambda: quantize_embeddings(vectors, precision="int8", ranges=ranges),
+        "qvec 8 planes": ours(vectors, 8, False),
+        "qvec 8 planes, cosine": ours(vectors, 8, True),
+        "qvec 8 planes, cosine, to be normalized": ours(scaled, 8, True),
+        "qvec 8 planes, float16": ours(halves, 8, False),
+        "qvec 4 planes": ours(vectors, 4, False),
+        "sentence-transformers ubinary": lambda: quantize_embeddings(vectors, precision="ubinary"),
+        "qvec 1 plane": ours(vectors, 1, False),
+        "qvec 1 plane, cosine": ours(vectors, 1, True),
     }
-    print(f"{ROWS:,} x {DIMENSIONS:,} float32 on one core, medians of {REPETITIONS}")
-    for name, (took, against) in figures.items():
-        ratio = f"{against / took:6.1f}x" if against else ""
-        print(f"{name:42}{took * 1e3:9.1f} ms {gigabytes / took:7.2f} GB/s of float32 {ratio}")
+
+
+def main() -> None:
+    took = medians(works())
+    gigabytes = ROWS * DIMENSIONS * 4 / 1e9
+    print(f"{ROWS:,} x {DIMENSIONS:,} on one core, medians of {REPETITIONS}; ratio to sentence-transformers")
+    for name, seconds in took.items():
+        theirs = took["sentence-transformers " + ("ubinary" if "1 plane" in name else "int8")]
+        ratio = f"{theirs / seconds:6.1f}x" if name.startswith("qvec") else ""
+        print(f"{name:42}{seconds * 1e3:9.1f} ms {gigabytes / seconds:7.2f} GB/s of float32 {ratio}")
 
 
 if __name__ == "__main__":
