@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from qvec.ingest.batches import Encoder, batch_rows
+from qvec.ingest.lock import SourceLock
 from qvec.ingest.options import FitOptions, IngestOptions, Reporter, Stop, Summary
 from qvec.ingest.pipeline import LoadStoppedError, Pipeline
 from qvec.ingest.plan import Plan, make_plan
@@ -31,9 +32,12 @@ def ingest(
     """
     reporter, stop = reporter or Reporter(), stop or Stop()
     started = time.perf_counter()
-    with explained(f"cannot load {source.name} into collection {options.collection!r}"):
+    with (
+        explained(f"cannot load {source.name} into collection {options.collection!r}"),
+        SourceLock(database, options.collection, source.path) as lock,
+    ):
         plan = make_plan(database, source, options, reporter)
-        pipeline = _load(database, source, plan, options, reporter, stop)
+        pipeline = _load(database, lock, source, plan, options, reporter, stop)
     seconds = time.perf_counter() - started
     if options.index:
         build_index(plan.collection, reporter)
@@ -41,13 +45,18 @@ def ingest(
 
 
 def _load(
-    database: PostgresDatabase, source: Source, plan: Plan, options: IngestOptions, reporter: Reporter, stop: Stop
+    database: PostgresDatabase,
+    lock: SourceLock,
+    source: Source,
+    plan: Plan,
+    options: IngestOptions,
+    reporter: Reporter,
+    stop: Stop,
 ) -> Pipeline:
     checkpoint = plan.checkpoint
-    fresh = checkpoint.position == 0
     if checkpoint.finished:
         reporter.say(f"{source.name} is loaded already; --restart loads it again")
-    elif not fresh:
+    elif checkpoint.position:
         reporter.say(f"going on at row {checkpoint.position:,}")
     encoder = Encoder(
         source=source,
@@ -59,9 +68,10 @@ def _load(
         skip_bad_rows=options.on_error == "skip",
         progress=lambda done: reporter.advance("embedding", done),
     )
-    with RejectsFile(options.rejects, None if fresh else checkpoint.rejects_size) as rejects:
+    with RejectsFile(options.rejects, checkpoint.rejects_size) as rejects:
         pipeline = Pipeline(
             database,
+            lock,
             plan.collection,
             source.path,
             checkpoint,
@@ -78,12 +88,11 @@ def _load(
 
 def _run(pipeline: Pipeline, encoder: Encoder, source: Source, options: IngestOptions, reporter: Reporter) -> None:
     stages = ("embedding", "loading") if encoder.embedder else ("loading",)
-    position = pipeline.checkpoint.position
     for stage in stages:
         reporter.stage(stage, source.rows)
-        reporter.advance(stage, position)
+        reporter.advance(stage, pipeline.checkpoint.position)
     try:
-        pipeline.run(lambda: encoder.batches(position, options.batch_rows or batch_rows(source)))
+        pipeline.run(lambda start: encoder.batches(start, options.batch_rows or batch_rows(source)))
     finally:
         for stage in stages:
             reporter.finish(stage)

@@ -1,12 +1,13 @@
 """Batches into the table: read ahead in a thread, copied by one or more connections, committed in order.
 
 A batch's rows and the checkpoint after it commit in one transaction, and batches commit in the order of the source.
-So the checkpoint is one number, and whatever ends the process, the table holds exactly the rows before it.
+So the checkpoint is one number, and whatever ends the process, the table holds exactly the rows before it. After a lost
+connection the load goes on at the checkpoint that the database has: it may be a batch ahead of what was heard of it or,
+when the server crashed, some batches behind.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +16,9 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg import errors
 
-from qvec.errors import DatabaseError
+from qvec.errors import CollectionError, DatabaseError
 from qvec.ingest.batches import EncodedBatch
+from qvec.ingest.lock import SourceLock
 from qvec.ingest.options import Reporter, Stop
 from qvec.ingest.readahead import ReadAhead
 from qvec.ingest.rejects import RejectsFile
@@ -53,6 +55,7 @@ class Pipeline:
     def __init__(
         self,
         database: PostgresDatabase,
+        lock: SourceLock,
         collection: PostgresCollection,
         source: str,
         checkpoint: Checkpoint,
@@ -64,8 +67,8 @@ class Pipeline:
         stop: Stop,
     ) -> None:
         self.checkpoint = checkpoint
-        self.rows = 0
         self._database = database
+        self._lock = lock
         self._collection = collection
         self._source = source
         self._on_duplicate = on_duplicate
@@ -75,30 +78,50 @@ class Pipeline:
         self._stop = stop
         self._staging = False
         self._connections: list[Connection] = []
-        self._lock_connection: Connection | None = None
+        self._counts: dict[int, int] = {}
+        """Rows of each batch that this run committed, by the batch's last source row."""
+        self._waits = iter(_RETRY_SECONDS)
+        """Seconds before each further try; begun anew by each commit."""
 
-    def run(self, batches: Callable[[], Iterator[EncodedBatch]]) -> None:
-        """Loads all batches and marks the source as finished.
+    @property
+    def rows(self) -> int:
+        """Rows that this run wrote, up to the checkpoint."""
+        return sum(count for stop, count in self._counts.items() if stop <= self.checkpoint.position)
+
+    def run(self, batches: Callable[[int], Iterator[EncodedBatch]]) -> None:
+        """Loads all batches, which `batches` gives from a source row on, and marks the source as finished.
 
         Raises what `batches` raises, DatabaseError when the database stays away, LoadStoppedError when stopped.
         """
-        self._connect()
         try:
-            with ReadAhead(batches) as ahead, ThreadPoolExecutor(self._workers) as executor:
-                self._load(ahead, executor)
-            self._finish()
+            self._connect()
+            while not self.checkpoint.finished:
+                try:
+                    self._load_from(self.checkpoint.position, batches)
+                    self._finish()
+                except psycopg.Error as error:
+                    if not connection_lost(error):
+                        raise
+                    self._reconnect(error)
         finally:
             self._disconnect()
+
+    def _load_from(self, position: int, batches: Callable[[int], Iterator[EncodedBatch]]) -> None:
+        with ReadAhead(lambda: batches(position)) as ahead, ThreadPoolExecutor(self._workers) as executor:
+            self._load(ahead, executor)
 
     def _load(self, batches: ReadAhead[EncodedBatch], executor: ThreadPoolExecutor) -> None:
         copying: deque[_Copying] = deque()
         while self._fill(copying, batches, executor):
             try:
                 self._commit(copying[0])
-            except psycopg.Error as error:
+            except _CONFLICTS as error:
+                if self._staging and not isinstance(error, errors.DeadlockDetected):
+                    raise
                 uncommitted = [item.batch for item in copying]
                 self._abandon(copying)
-                batches.put_back(self._recover(error, uncommitted))
+                self._staging = True
+                batches.put_back(uncommitted)
             else:
                 copying.popleft()
         if batches.error:
@@ -127,7 +150,8 @@ class Pipeline:
 
     def _write(self, connection: Connection, batch: EncodedBatch) -> None:
         """Writes a batch's rows in a transaction that stays open."""
-        connection.execute("BEGIN")
+        waits = self._staging or self._workers == 1
+        connection.execute("BEGIN" if waits else f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
         if not batch.count:
             return
         if self._staging:
@@ -147,13 +171,11 @@ class Pipeline:
             rejects_size=self._rejects.size,
         )
         loading.write_checkpoint(item.connection, self._collection.name, self._source, after)
+        self._counts[batch.stop] = batch.count
         item.connection.execute("COMMIT")
-        self._passed(after, batch.count)
-
-    def _passed(self, checkpoint: Checkpoint, rows: int) -> None:
-        self.checkpoint = checkpoint
-        self.rows += rows
-        self._reporter.advance("loading", checkpoint.position)
+        self.checkpoint = after
+        self._waits = iter(_RETRY_SECONDS)
+        self._reporter.advance("loading", after.position)
 
     def _abandon(self, copying: deque[_Copying]) -> None:
         """Ends the transactions of all batches in flight, with nothing written."""
@@ -166,64 +188,46 @@ class Pipeline:
                     item.connection.close()
         copying.clear()
 
-    def _recover(self, error: psycopg.Error, uncommitted: list[EncodedBatch]) -> list[EncodedBatch]:
-        """The batches to load again, everything made ready for it. Raises the error when that cannot help."""
-        if isinstance(error, _CONFLICTS) and not self._staging:
-            self._staging = True
-            return uncommitted
-        if not connection_lost(error):
-            raise error
-        self._reconnect(error)
-        return self._still_uncommitted(uncommitted)
-
-    def _still_uncommitted(self, batches: list[EncodedBatch]) -> list[EncodedBatch]:
-        """Leaves out batches that had committed when the connection broke before saying so."""
-        found = loading.read_checkpoint(self._connections[0], self._collection.name, self._source)
-        for batch in batches:
-            if found and batch.stop <= found.position:
-                self._passed(found, batch.count)
-        return [batch for batch in batches if not found or batch.stop > found.position]
-
     def _reconnect(self, error: psycopg.Error) -> None:
+        """Connects again, with growing waits, and takes up the checkpoint that is in the database."""
         self._disconnect()
-        for seconds in _RETRY_SECONDS:
-            self._reporter.say(
-                f"the connection was lost ({str(error).strip().splitlines()[0]}); next try in {seconds} s"
-            )
+        for seconds in self._waits:
+            reason = str(error).strip().partition("\n")[0]
+            self._reporter.say(f"the connection was lost ({reason}); next try in {seconds} s")
             if self._stop.wait(seconds):
                 raise LoadStoppedError
             try:
                 self._connect()
-                return
+                found = loading.read_checkpoint(self._connections[0], self._collection.name, self._source)
             except (DatabaseError, psycopg.Error):
                 self._disconnect()
+            else:
+                self._resume(found)
+                return
         raise error
 
-    def _connect(self) -> None:
-        self._lock_connection = self._database.connect()
-        self._take_lock(self._lock_connection)
-        for _ in range(self._workers):
-            connection = self._database.connect()
-            self._connections.append(connection)
-            loading.settings_for_loading(connection)
-            connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+    def _resume(self, found: Checkpoint | None) -> None:
+        if found is None:
+            raise CollectionError(f"collection {self._collection.name!r} was dropped while it was loaded")
+        self.checkpoint = found
+        self._rejects.resume(found.rejects_size)
 
-    def _take_lock(self, connection: Connection) -> None:
-        """One load of a source at a time; a killed one's backend may need a moment to notice."""
-        for _ in range(20):
-            if loading.lock_source(connection, self._collection.name, self._source):
-                return
-            time.sleep(0.5)
-        raise DatabaseError(f"another process is loading {self._source} into collection {self._collection.name!r}")
+    def _connect(self) -> None:
+        self._connections = [self._lock.take()]
+        while len(self._connections) < self._workers:
+            self._connections.append(self._database.connect())
+        for connection in self._connections:
+            loading.settings_for_loading(connection)
 
     def _disconnect(self) -> None:
-        for connection in (*self._connections, self._lock_connection):
-            if connection is not None:
-                connection.close()
-        self._connections, self._lock_connection = [], None
+        for connection in self._connections:
+            connection.close()
+        self._connections = []
+        self._lock.release()
 
     def _finish(self) -> None:
-        self.checkpoint = replace(self.checkpoint, finished=True)
+        finished = replace(self.checkpoint, finished=True)
         with self._connections[0].transaction():
             self._connections[0].execute("SET LOCAL synchronous_commit = on")
-            loading.write_checkpoint(self._connections[0], self._collection.name, self._source, self.checkpoint)
+            loading.write_checkpoint(self._connections[0], self._collection.name, self._source, finished)
+        self.checkpoint = finished

@@ -18,8 +18,10 @@ from qvec.postgres import loading, statements
 from qvec.postgres.collection import PostgresCollection
 from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.loading import Checkpoint
+from qvec.postgres.schema import Connection
 from qvec.sources import Source
 
+_MAX_BIGINT = 2**63 - 1
 TEXT_SAMPLE = 2_000
 """Texts that are embedded for a calibration; their vectors are kept for the load."""
 
@@ -39,6 +41,7 @@ def make_plan(database: PostgresDatabase, source: Source, options: IngestOptions
 
     Raises CollectionError where the options do not fit the collection, InputError where the source does not.
     """
+    _check_id_start(source, options.id_start)
     collection = database.collection(options.collection) if database.has_collection(options.collection) else None
     if collection is not None:
         _check_fits(collection, source, options)
@@ -49,6 +52,7 @@ def make_plan(database: PostgresDatabase, source: Source, options: IngestOptions
         calibration = options.calibration
         if calibration is None:
             calibration, embedded = fit_source(source, embedder, options.fit, model, reporter)
+        _check_dimensions(calibration, options.collection, source, embedder)
         collection = database.create_collection(
             options.collection,
             calibration=calibration,
@@ -57,8 +61,16 @@ def make_plan(database: PostgresDatabase, source: Source, options: IngestOptions
             prefilter=options.prefilter or "ternary",
             model=model,
         )
-    _check_dimensions(collection, source, embedder)
+    else:
+        _check_dimensions(collection.calibration, collection.name, source, embedder)
     return Plan(collection, _checkpoint(database, collection, source, options), embedder, embedded)
+
+
+def _check_id_start(source: Source, id_start: int | str | None) -> None:
+    """Row numbers have to stay within bigint."""
+    last = _MAX_BIGINT - (_MAX_BIGINT // 2 if source.rows is None else source.rows)
+    if isinstance(id_start, int) and not 0 <= id_start <= last:
+        raise InputError(f"--id-start is {id_start}, expected 0 to {last} for {source.name}")
 
 
 def _check_fits(collection: PostgresCollection, source: Source, options: IngestOptions) -> None:
@@ -158,49 +170,68 @@ def _texts(source: Source) -> Iterator[tuple[int, str]]:
             yield from ((int(row), text) for row, text in zip(batch.rows, texts, strict=True) if text is not None)
 
 
-def _check_dimensions(collection: PostgresCollection, source: Source, embedder: Embedder | None) -> None:
+def _check_dimensions(calibration: Calibration, collection: str, source: Source, embedder: Embedder | None) -> None:
     found = embedder.dimensions if embedder else source.dimensions
-    accepted = collection.calibration.accepted_dimensions
+    accepted = calibration.accepted_dimensions
     if found not in accepted:
         wanted = " or ".join(map(str, sorted(accepted)))
         what = f"model {embedder.name}" if embedder else source.name
-        raise InputError(f"{what} has {found} dimensions, but collection {collection.name!r} takes {wanted}")
+        raise InputError(f"{what} has {found} dimensions, but collection {collection!r} takes {wanted}")
 
 
 def _checkpoint(
     database: PostgresDatabase, collection: PostgresCollection, source: Source, options: IngestOptions
 ) -> Checkpoint:
-    """Where to begin: at the source's checkpoint, or at its start when it is new, has changed, or is restarted."""
+    """Where to begin: at the source's checkpoint, or at its start when it is new, has changed, or is restarted.
+
+    A start is written down at once, so that other loads see which ids are taken.
+    """
     fingerprint = source.fingerprint()
     with database.connection() as connection:
         found = loading.read_checkpoint(connection, collection.name, source.path)
-    if found is None:
-        return Checkpoint(fingerprint, _first_id(database, collection, source, options))
-    if options.restart:
-        return Checkpoint(fingerprint, found.first_id)
-    if found.fingerprint == fingerprint:
-        return found
-    if not found.finished:
-        raise InputError(
-            f"{source.name} has changed since its load was interrupted at row {found.position:,}; "
-            "--restart loads it from its beginning"
-        )
-    return Checkpoint(fingerprint, _first_id(database, collection, source, options))
+        same = found is not None and found.fingerprint == fingerprint
+        if found and same and not options.restart:
+            return found
+        if found and found.position and not found.finished and not options.restart:
+            raise InputError(
+                f"{source.name} has changed since its load was interrupted at row {found.position:,}; "
+                "--restart loads it from its beginning"
+            )
+        kept = found if found and (same or not found.finished) else None
+        begin = Checkpoint(fingerprint, _first_id(connection, collection, source, options, kept))
+        loading.write_checkpoint(connection, collection.name, source.path, begin)
+    return begin
 
 
 def _first_id(
-    database: PostgresDatabase, collection: PostgresCollection, source: Source, options: IngestOptions
+    connection: Connection,
+    collection: PostgresCollection,
+    source: Source,
+    options: IngestOptions,
+    kept: Checkpoint | None,
 ) -> int | None:
-    """The id of the source's row 0, when the source has none of its own."""
+    """The id of the source's row 0, when the source has none of its own: as asked for, as `kept`, or a free one."""
     if source.id_type is not None:
         return None
     if isinstance(options.id_start, int):
         return options.id_start
-    with database.connection() as connection:
-        (next_id,) = connection.execute(statements.next_id(collection.table)).fetchone() or (0,)
-    if next_id and options.id_start is None:
+    if kept and kept.first_id is not None:
+        return kept.first_id
+    return _next_id(connection, collection, source, options.id_start == "auto")
+
+
+def _next_id(connection: Connection, collection: PostgresCollection, source: Source, auto: bool) -> int:
+    """The id after all that are there. Raises InputError when it may not be taken unasked, or cannot be known yet."""
+    (next_id,) = connection.execute(statements.next_id(collection.table)).fetchone() or (0,)
+    if next_id and not auto:
         raise InputError(
             f"{source.name} has no ids, and collection {collection.name!r} holds rows already; say where its ids "
             f"begin, so that nothing is overwritten: --id-start auto (from {next_id}) or --id-start N"
+        )
+    unfinished = loading.numbered_and_unfinished(connection, collection.name, source.path)
+    if unfinished:
+        raise InputError(
+            f"{source.name} has no ids, and neither has {unfinished}, which is not loaded to its end; finish that load "
+            "first, so that the ids after it are known, or say where these begin: --id-start N"
         )
     return int(next_id)

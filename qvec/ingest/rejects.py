@@ -1,48 +1,96 @@
-"""The file of rejected rows: appended to, and cut back to the last checkpoint when a load resumes."""
+"""The file of rejected rows: appended to, and each row in it once, however often a load is interrupted."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from qvec.errors import InputError
 from qvec.sources import RejectedRow
 
+_TORN = b'{"row": '
+
 
 class RejectsFile:
-    """JSON Lines of rejected rows with their reasons. Without a path the rows are only counted."""
+    """JSON Lines of rejected rows with their reasons. Without a path the rows are only counted.
 
-    def __init__(self, path: Path | None, resume_at: int | None) -> None:
-        """`resume_at` is the size at the checkpoint that is resumed; what was written after it is written again."""
-        self._file = None
-        if path is None:
-            return
-        try:
-            self._file = path.open("ab")
-            if resume_at is not None and self._file.tell() > resume_at:
-                self._file.truncate(resume_at)
-                self._file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise InputError(f"cannot write the rejects file {path}: {error.strerror}") from None
+    Rows are written before their batch commits, so what follows the size at the checkpoint may come once more: those
+    lines are remembered and not written again. Nothing is cut off but half a line; the file may hold others' rows.
+    """
+
+    def __init__(self, path: Path | None, committed: int) -> None:
+        """`committed` is the size at the checkpoint where the load begins."""
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._seekable = False
+        self._written: set[bytes] = set()
+        if path is not None:
+            with self._writing():
+                self._seekable = path.is_file() or not path.exists()
+                self._file = path.open("a+b" if self._seekable else "ab")
+            self.resume(committed)
 
     @property
     def size(self) -> int:
-        return self._file.tell() if self._file else 0
+        """Bytes in the file; 0 for a device or pipe."""
+        return self._file.seek(0, os.SEEK_END) if self._file and self._seekable else 0
+
+    def resume(self, committed: int) -> None:
+        """Makes ready to go on at a checkpoint, where the file had `committed` bytes."""
+        if self._file is None or not self._seekable:
+            return
+        with self._writing():
+            self._file.seek(committed)
+            line = b"\n"
+            self._written.clear()
+            for line in self._file:
+                self._written.add(_digest(line))
+            if not line.endswith(b"\n"):
+                self._end_line(self._file, line)
+
+    def _end_line(self, file: BinaryIO, line: bytes) -> None:
+        """Cuts off half a line of a killed load; a line of somebody else's gets its end."""
+        if line.startswith(_TORN):
+            file.truncate(self.size - len(line))
+        else:
+            file.write(b"\n")
 
     def write(self, rejected: Sequence[RejectedRow]) -> None:
         """Writes rows through to the operating system, so that a killed load has them."""
-        if self._file and rejected:
+        if self._file is None or not rejected:
+            return
+        with self._writing():
             for row in rejected:
-                self._file.write(json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n")
+                line = json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n"
+                digest = _digest(line)
+                if digest in self._written:
+                    self._written.remove(digest)
+                else:
+                    self._file.write(line)
             self._file.flush()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"cannot write the rejects file {self._path}: {error.strerror}") from None
 
     def __enter__(self) -> RejectsFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._file:
-            self._file.close()
+            with suppress(OSError):  # all was flushed, or the error was raised
+                self._file.close()
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.sha256(line).digest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -60,6 +61,7 @@ def build(connection: Connection, watcher: Connection, table: Table, machine: Ma
     """Builds the index in one transaction of `connection`, unless it exists; `watcher` reads the progress."""
     if exists(connection, table):
         return
+    _stop_with_client(connection)
     try:
         _create(connection, watcher, table, machine, progress)
     except (errors.DiskFull, errors.OutOfMemory):
@@ -70,15 +72,25 @@ def build(connection: Connection, watcher: Connection, table: Table, machine: Ma
     connection.execute(sql.SQL("ANALYZE {}").format(table.identifier))
 
 
+def _stop_with_client(connection: Connection) -> None:
+    """Without this the server goes on building for a client that was killed. Not every platform can."""
+    with suppress(errors.InvalidParameterValue):
+        connection.execute("SET client_connection_check_interval = '1s'")
+
+
 def _create(connection: Connection, watcher: Connection, table: Table, machine: Machine, progress: Progress) -> None:
     done = threading.Event()
     watch = threading.Thread(target=_watch, args=(watcher, connection.info.backend_pid, progress, done), daemon=True)
     with connection.transaction():
-        connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(table.identifier))
+        # Unlike SHARE this mode excludes itself: of two builds at once the second waits, and finds the index there.
+        connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table.identifier))
+        if exists(connection, table):
+            return
         memory = _memory(connection, table, machine)
         for name, value in (
             ("maintenance_work_mem", f"{memory >> 10}kB"),
             ("max_parallel_maintenance_workers", str(machine.workers)),
+            ("statement_timeout", "0"),
         ):
             connection.execute("SELECT set_config(%s, %s, true)", [name, value])
         watch.start()

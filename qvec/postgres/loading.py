@@ -68,12 +68,23 @@ class Checkpoint:
 
 
 def read_checkpoint(connection: Connection, collection: str, source: str) -> Checkpoint | None:
+    """The checkpoint, once a transaction that is just committing another one is through, its client dead or not."""
     row = connection.execute(
         "SELECT fingerprint, first_id, position, rejected, rejects_size, finished FROM qvec.ingest"
-        " WHERE collection = %s AND source = %s",
+        " WHERE collection = %s AND source = %s FOR UPDATE",
         [collection, source],
     ).fetchone()
     return Checkpoint(*row) if row else None
+
+
+def numbered_and_unfinished(connection: Connection, collection: str, but: str) -> str | None:
+    """Another source whose rows get numbers for ids and are not all there yet."""
+    row = connection.execute(
+        "SELECT source FROM qvec.ingest WHERE collection = %s AND source <> %s AND first_id IS NOT NULL"
+        " AND NOT finished LIMIT 1",
+        [collection, but],
+    ).fetchone()
+    return str(row[0]) if row else None
 
 
 def write_checkpoint(connection: Connection, collection: str, source: str, checkpoint: Checkpoint) -> None:
@@ -97,5 +108,7 @@ def lock_source(connection: Connection, collection: str, source: str) -> bool:
 
 
 def settings_for_loading(connection: Connection) -> None:
-    """A commit need not wait for the disk: rows and checkpoint are lost or kept together."""
-    connection.execute("SET synchronous_commit = off")
+    """A commit need not wait for the disk: rows and checkpoint are lost or kept together. A batch may take its time."""
+    connection.execute(
+        "SET synchronous_commit = off; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
+    )

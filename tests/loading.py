@@ -1,0 +1,106 @@
+"""What the tests of loading share: sources, what a table has to hold, and loads in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvec.ingest import IngestOptions, Reporter, Summary, ingest
+from qvec.postgres.collection import PostgresCollection
+from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.rows import stored_codes
+from qvec.sources import open_source
+
+DIMENSIONS = 8
+
+DRIVER = """
+import sys, json
+from pathlib import Path
+from qvec.cli import main
+from qvec.ingest import batches, pipeline
+batches._BATCH_BYTES = 4 * 8 * int(sys.argv.pop(1))
+pipeline._RETRY_SECONDS = (0.05,) * 20
+main()
+"""
+"""The command with batches of so many rows of 8 dimensions, so that a small source has many of them."""
+
+
+def vectors(rows: int, dimensions: int = DIMENSIONS, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0.1, 1, (rows, dimensions)).astype(np.float32)
+
+
+def write_lines(path: Path, rows: Sequence[dict[str, Any] | str]) -> Path:
+    """JSON Lines of rows; text is written as it stands."""
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def with_ids(array: NDArray[np.float32], ids: Sequence[int | str] | None = None) -> list[dict[str, Any] | str]:
+    ids = range(len(array)) if ids is None else ids
+    return [{"id": id, "vector": vector} for id, vector in zip(ids, array.tolist(), strict=True)]
+
+
+def load(database: PostgresDatabase, path: Path, reporter: Reporter | None = None, **options: Any) -> Summary:
+    """One load in this process, without an index unless asked for."""
+    options = {"collection": "docs", "index": False} | options
+    with open_source(path) as source:
+        return ingest(database, source, IngestOptions(**options), reporter)
+
+
+def codes_by_id(database: PostgresDatabase, name: str = "docs") -> dict[int | str, bytes]:
+    """What the table holds; an id that is there twice would be refused by its key."""
+    table = database.collection(name).table
+    with database.connection() as connection, connection.cursor(binary=True) as cursor:
+        return dict(cursor.execute(f'SELECT id, codes FROM "{table.name}"'.encode()).fetchall())
+
+
+def expected_codes(
+    collection: PostgresCollection, array: NDArray[np.float32], ids: Sequence[int | str] | None = None
+) -> dict[int | str, bytes]:
+    """What the table has to hold when the rows of `array` were loaded exactly once each."""
+    codes = stored_codes(array, collection.calibration, collection.table.layout)
+    ids = range(len(array)) if ids is None else ids
+    return {id: code.tobytes() for id, code in zip(ids, codes, strict=True)}
+
+
+def assert_holds(
+    database: PostgresDatabase, array: NDArray[np.float32], ids: Sequence[int | str] | None = None, name: str = "docs"
+) -> None:
+    found = codes_by_id(database, name)
+    expected = expected_codes(database.collection(name), array, ids)
+    assert found.keys() == expected.keys()
+    assert found == expected
+
+
+def command(*arguments: str | Path, batch_rows: int | None = None) -> list[str]:
+    """The command line of `qvec`, optionally with small batches."""
+    if batch_rows is None:
+        return [sys.executable, "-c", "from qvec.cli import main; main()", *map(str, arguments)]
+    return [sys.executable, "-c", DRIVER, str(batch_rows), *map(str, arguments)]
+
+
+def start(*arguments: str | Path, batch_rows: int | None = None, **options: Any) -> subprocess.Popen[str]:
+    """The command in a process of its own, with its output in pipes."""
+    return subprocess.Popen(
+        command(*arguments, batch_rows=batch_rows),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+        **options,
+    )
+
+
+def run(*arguments: str | Path, batch_rows: int | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end."""
+    process = start(*arguments, batch_rows=batch_rows, **options)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -1,0 +1,321 @@
+"""What a load does with ids, duplicates, changed sources and existing collections."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loading import assert_holds, codes_by_id, load, vectors, with_ids, write_lines
+
+import qvec
+from qvec import Calibration
+from qvec.errors import CollectionError, DatabaseError, InputError
+from qvec.ingest import Reporter
+from qvec.ingest import lock as lock_module
+from qvec.ingest.lock import SourceLock
+from qvec.postgres.database import PostgresDatabase
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[PostgresDatabase]:
+    with qvec.connect(url) as database:
+        yield database
+
+
+def npy(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array)
+    return path
+
+
+class Told(Reporter):
+    """Keeps what a load reports."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.stages: list[tuple[str, int | None]] = []
+        self.finished: list[str] = []
+        self.done: dict[str, int] = {}
+
+    def stage(self, name: str, total: int | None) -> None:
+        self.stages.append((name, total))
+
+    def advance(self, name: str, done: int, total: int | None = None) -> None:  # noqa: ARG002
+        self.done[name] = done
+
+    def finish(self, name: str) -> None:
+        self.finished.append(name)
+
+    def say(self, message: str) -> None:
+        self.messages.append(message)
+
+
+@pytest.mark.parametrize("rescore", ["int8", "int4", "float16", "float32"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_load_writes_every_row_once(database: PostgresDatabase, tmp_path: Path, rescore: str, workers: int) -> None:
+    array = vectors(1003)
+    told = Told()
+    summary = load(database, npy(tmp_path / "a.npy", array), told, rescore=rescore, workers=workers, batch_rows=100)
+    assert_holds(database, array)
+    assert (summary.rows, summary.total_rows, summary.rejected, summary.resumed_at) == (1003, 1003, 0, 0)
+    assert summary.calibration == database.collection("docs").calibration.id
+    assert summary.rows_per_second == pytest.approx(1003 / summary.seconds, rel=0.05)
+    assert told.stages == [("sampling", 1003), ("loading", 1003)]
+    assert told.finished == ["sampling", "loading"]
+    assert told.done == {"sampling": 1003, "loading": 1003}
+    assert "drawn uniformly" in told.messages[0]
+
+
+def test_bytes_per_vector_are_those_of_the_database(database: PostgresDatabase, tmp_path: Path) -> None:
+    summary = load(database, npy(tmp_path / "a.npy", vectors(500)), index=True)
+    sizes = database.collection("docs").sizes()
+    assert sizes.index > 0
+    assert summary.bytes_per_vector == {"table": round(sizes.table / 500, 1), "index": round(sizes.index / 500, 1)}
+
+
+def test_a_finished_source_is_not_loaded_again(database: PostgresDatabase, tmp_path: Path) -> None:
+    path = npy(tmp_path / "a.npy", vectors(50))
+    load(database, path)
+    database.collection("docs").delete([7])
+    told = Told()
+    summary = load(database, path, told)
+    assert (summary.rows, summary.resumed_at, summary.total_rows) == (0, 50, 49)
+    assert "loaded already" in told.messages[0]
+    assert load(database, path, restart=True).rows == 50
+    assert_holds(database, vectors(50))
+
+
+def test_an_index_that_is_missing_is_built_by_another_run(database: PostgresDatabase, tmp_path: Path) -> None:
+    path = npy(tmp_path / "a.npy", vectors(50))
+    load(database, path, index=False)
+    assert not database.collection("docs").has_index()
+    load(database, path, index=True)
+    assert database.collection("docs").has_index()
+
+
+def test_a_changed_source_with_ids_replaces_its_rows(database: PostgresDatabase, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(50)))
+    load(database, path)
+    write_lines(path, with_ids(vectors(60, seed=1)))
+    assert load(database, path).rows == 60
+    assert_holds(database, vectors(60, seed=1))
+
+
+def test_a_changed_source_without_ids_needs_to_be_told_where_they_begin(
+    database: PostgresDatabase, tmp_path: Path
+) -> None:
+    path = npy(tmp_path / "a.npy", vectors(50))
+    load(database, path)
+    npy(path, vectors(60, seed=1))
+    for restart in (False, True):
+        with pytest.raises(InputError, match=r"a\.npy has no ids.*--id-start auto \(from 50\) or --id-start N"):
+            load(database, path, restart=restart)
+    assert_holds(database, vectors(50))
+    load(database, path, id_start=0)
+    assert_holds(database, vectors(60, seed=1))
+
+
+class Interrupted(Exception):
+    """Ends a load after some batches, as a fault of the reader would."""
+
+
+def interrupt(database: PostgresDatabase, path: Path, monkeypatch: pytest.MonkeyPatch, at: int, **options: Any) -> None:
+    """A load that ends before source row `at`."""
+    from qvec.ingest.batches import Encoder
+
+    complete = Encoder.batches
+
+    def broken(self: Encoder, start: int, rows: int) -> Iterator[Any]:
+        for batch in complete(self, start, rows):
+            if batch.start >= at:
+                raise Interrupted
+            yield batch
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Encoder, "batches", broken)
+        load(database, path, batch_rows=10, **options)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_interrupted_load_goes_on_where_it_was(
+    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    path = npy(tmp_path / "a.npy", vectors(100))
+    interrupt(database, path, monkeypatch, at=40, workers=workers)
+    assert_holds_first(database, vectors(100), 40)
+    told = Told()
+    summary = load(database, path, told, workers=workers)
+    assert (summary.rows, summary.resumed_at) == (60, 40)
+    assert "going on at row 40" in told.messages
+    assert_holds(database, vectors(100))
+
+
+def assert_holds_first(database: PostgresDatabase, array: np.ndarray, rows: int) -> None:
+    assert_holds(database, array[:rows])
+
+
+def test_a_source_that_changed_while_it_was_interrupted_is_refused(
+    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = npy(tmp_path / "a.npy", vectors(100))
+    interrupt(database, path, monkeypatch, at=40)
+    npy(path, vectors(100, seed=1))
+    with pytest.raises(InputError, match=r"a\.npy has changed since.*interrupted at row 40; --restart"):
+        load(database, path)
+    assert_holds_first(database, vectors(100), 40)
+    load(database, path, restart=True)
+    assert_holds(database, vectors(100, seed=1))
+
+
+def test_a_source_that_changed_before_its_first_row_was_loaded_is_simply_loaded(
+    database: PostgresDatabase, tmp_path: Path
+) -> None:
+    rows = with_ids(vectors(20))
+    path = write_lines(tmp_path / "a.jsonl", [*rows, "{"])
+    with pytest.raises(InputError, match="line 21: is not valid JSON"):
+        load(database, path)
+    load(database, write_lines(path, rows))
+    assert_holds(database, vectors(20))
+
+
+def test_a_second_source_adds(database: PostgresDatabase, tmp_path: Path) -> None:
+    both = vectors(80)
+    load(database, write_lines(tmp_path / "a.jsonl", with_ids(both[:50])))
+    load(database, write_lines(tmp_path / "b.jsonl", with_ids(both[50:], range(50, 80))))
+    assert_holds(database, both)
+
+
+def test_a_second_source_without_ids_overwrites_nothing_unasked(database: PostgresDatabase, tmp_path: Path) -> None:
+    both = vectors(80)
+    load(database, npy(tmp_path / "a.npy", both[:50]))
+    second = npy(tmp_path / "b.npy", both[50:])
+    with pytest.raises(InputError, match=r"b\.npy has no ids, and collection 'docs' holds rows already"):
+        load(database, second)
+    assert_holds(database, both[:50])
+    load(database, second, id_start="auto")
+    assert_holds(database, both)
+    load(database, npy(tmp_path / "c.npy", both[:5]), id_start=1000)
+    assert_holds(database, np.concatenate([both, both[:5]]), [*range(80), *range(1000, 1005)])
+
+
+def test_ids_are_not_given_out_while_another_load_may_still_need_them(
+    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = vectors(130)
+    first, second = npy(tmp_path / "a.npy", both[:100]), npy(tmp_path / "b.npy", both[100:])
+    interrupt(database, first, monkeypatch, at=40)
+    with pytest.raises(InputError, match=r"a\.npy, which is not loaded to its end; finish that load first"):
+        load(database, second, id_start="auto")
+    load(database, first)
+    load(database, second, id_start="auto")
+    assert_holds(database, both)
+
+
+def test_duplicates_across_sources(database: PostgresDatabase, tmp_path: Path) -> None:
+    old, new = vectors(50), vectors(50, seed=1)
+    load(database, write_lines(tmp_path / "a.jsonl", with_ids(old)))
+    second = write_lines(tmp_path / "b.jsonl", with_ids(new, range(40, 90)))
+    with pytest.raises(CollectionError, match=r"\(id\)=\(40\) is there already; --on-duplicate replace or skip"):
+        load(database, second, on_duplicate="error", batch_rows=10)
+    assert_holds(database, old)
+    load(database, second, on_duplicate="skip", batch_rows=10)
+    assert_holds(database, np.concatenate([old, new[10:]]))
+    load(database, second, on_duplicate="replace", batch_rows=10, restart=True)
+    assert_holds(database, np.concatenate([old[:40], new]))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("distance", [1, 7, 35, 90], ids=["same batch", "near", "next batches", "far"])
+@pytest.mark.parametrize("on_duplicate", ["replace", "skip"])
+def test_duplicates_inside_a_source(
+    database: PostgresDatabase, tmp_path: Path, on_duplicate: str, distance: int, workers: int
+) -> None:
+    array = vectors(200)
+    ids = list(range(200))
+    for row in range(distance, 200, 17):
+        ids[row] = ids[row - distance]
+    path = write_lines(tmp_path / "a.jsonl", with_ids(array, ids))
+    load(database, path, on_duplicate=on_duplicate, workers=workers, batch_rows=10)
+    rows = {}
+    for row, id in enumerate(ids):
+        if on_duplicate == "replace" or id not in rows:
+            rows[id] = row
+    assert_holds(database, array[list(rows.values())], list(rows))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_duplicate_that_is_an_error_leaves_the_batches_before_it(
+    database: PostgresDatabase, tmp_path: Path, workers: int
+) -> None:
+    array, ids = vectors(100), [*range(55), 3, *range(56, 100)]
+    path = write_lines(tmp_path / "a.jsonl", with_ids(array, ids))
+    for _ in range(2):
+        with pytest.raises(CollectionError, match=r"\(id\)=\(3\) is there already"):
+            load(database, path, on_duplicate="error", workers=workers, batch_rows=10)
+        assert_holds_first(database, array, 50)
+    load(database, path, on_duplicate="skip", workers=workers, batch_rows=10)
+    kept = [*range(55), *range(56, 100)]
+    assert_holds(database, array[kept], kept)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"rescore": "float16"}, "has rescore int8, not float16"),
+        ({"prefilter": "binary"}, "has prefilter ternary, not binary"),
+        ({"model": "other"}, "has model mine, not other"),
+        ({"calibration": Calibration.fit(vectors(100, seed=5))}, "has calibration .* codes of two calibrations"),
+    ],
+)
+def test_settings_that_a_collection_does_not_have_are_refused(
+    database: PostgresDatabase, tmp_path: Path, options: dict[str, Any], reason: str
+) -> None:
+    path = npy(tmp_path / "a.npy", vectors(50))
+    load(database, path, model="mine")
+    with pytest.raises(CollectionError, match=reason):
+        load(database, path, restart=True, **options)
+    same = {"rescore": "int8", "prefilter": "ternary", "model": "mine"}
+    assert load(database, path, calibration=database.collection("docs").calibration, **same).rows == 0
+
+
+def test_ids_of_another_type_are_refused(database: PostgresDatabase, tmp_path: Path) -> None:
+    load(database, write_lines(tmp_path / "a.jsonl", with_ids(vectors(3), ["a", "b", "ö"])))
+    assert_holds(database, vectors(3), ["a", "b", "ö"])
+    with pytest.raises(CollectionError, match=r"has text ids, but .*b\.jsonl has bigint ids"):
+        load(database, write_lines(tmp_path / "b.jsonl", with_ids(vectors(3))))
+    with pytest.raises(CollectionError, match=r"has text ids, but .*c\.npy has no ids, and row numbers are bigint"):
+        load(database, npy(tmp_path / "c.npy", vectors(3)))
+
+
+def test_wrong_dimensions_are_refused_before_anything_is_written(database: PostgresDatabase, tmp_path: Path) -> None:
+    calibration = Calibration.fit(vectors(50))
+    wide = npy(tmp_path / "wide.npy", vectors(50, dimensions=12))
+    with pytest.raises(InputError, match=r"wide\.npy has 12 dimensions, but collection 'docs' takes 8"):
+        load(database, wide, calibration=calibration)
+    assert not database.has_collection("docs")
+    load(database, npy(tmp_path / "a.npy", vectors(50)), calibration=calibration)
+    with pytest.raises(InputError, match=r"wide\.npy has 12 dimensions"):
+        load(database, wide)
+    assert_holds(database, vectors(50))
+
+
+def test_a_source_is_loaded_by_one_process_at_a_time(
+    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "_SECONDS_BETWEEN", 0.01)
+    path, other = npy(tmp_path / "a.npy", vectors(50)), npy(tmp_path / "b.npy", vectors(50))
+    with SourceLock(database, "docs", str(path)):
+        with pytest.raises(DatabaseError, match=r"another process is loading .*a\.npy into collection 'docs'"):
+            load(database, path)
+        assert not database.has_collection("docs")
+        load(database, other)
+    assert load(database, path, id_start="auto").rows == 50
+
+
+def test_the_longest_row_numbers_end_in_an_error_not_in_negative_ids(
+    database: PostgresDatabase, tmp_path: Path
+) -> None:
+    path = npy(tmp_path / "a.npy", vectors(50))
+    with pytest.raises(InputError, match="--id-start"):
+        load(database, path, id_start=2**63 - 10)
+    assert not database.has_collection("docs") or codes_by_id(database) == {}
