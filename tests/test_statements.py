@@ -1,0 +1,218 @@
+"""The SQL that searches: its expressions agree with the specification, use the index, and are never cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import psycopg
+import pytest
+import specification
+from numpy.typing import NDArray
+from pgvector import Bit
+from psycopg import sql
+
+import qvec
+from conftest import realistic
+from qvec import Calibration
+from qvec.postgres import search, statements
+from qvec.postgres.collection import PostgresCollection
+from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.layout import Layout, PgVector, Table
+
+Vectors = NDArray[np.float32]
+
+LAYOUTS = [
+    ("int8", "ternary"),
+    ("int8", "binary"),
+    ("int4", "ternary"),
+    ("int4", "binary"),
+    ("float16", "ternary"),
+    ("float16", "binary"),
+    ("float32", "ternary"),
+    ("float32", "binary"),
+]
+
+
+@pytest.fixture(scope="module")
+def connection(db: PostgresDatabase) -> Iterator[psycopg.Connection]:
+    db.install()
+    with db.connect() as connection:
+        yield connection
+
+
+def bit_text(row: NDArray[np.uint8]) -> str:
+    return "".join(map(str, np.unpackbits(row)))
+
+
+# Agreement with the specification
+
+
+@pytest.mark.parametrize("dimensions", [1, 6, 7, 8, 384, 1000])
+def test_the_ternary_expression_is_the_specifications(connection: psycopg.Connection, dimensions: int) -> None:
+    codes = np.random.default_rng(dimensions).integers(0, 256, (20, dimensions), dtype=np.uint8)
+    codes[0], codes[1] = 144, 112  # the edges of the levels, and the codes right below them
+    codes[2], codes[3] = 143, 111
+    for planes in (4, 8):
+        layout = Layout(dimensions, rescore="int8" if planes == 8 else "int4")
+        expression = statements.prefilter(Table("public", "t", layout, PgVector("public", (0, 8, 5))))
+        statement = sql.SQL("SELECT {}::text FROM (SELECT %s::bit({}) AS codes) AS t").format(
+            expression, sql.Literal(layout.code_bits)
+        )
+        for row, wanted in zip(specification.to_planes(codes, planes), specification.ternary(codes), strict=True):
+            assert connection.execute(statement, [bit_text(row)]).fetchone() == (bit_text(wanted),)
+
+
+@pytest.mark.parametrize("dimensions", [1, 7, 64])
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_the_top_plane_is_pgvectors_binary_quantize(
+    connection: psycopg.Connection, dimensions: int, share: float
+) -> None:
+    vectors = realistic(60, dimensions)
+    calibration = Calibration.fit(vectors, metric="ip", threshold=share)
+    edges = np.stack(
+        [
+            calibration.threshold,
+            np.nextafter(calibration.threshold, np.float32(np.inf)),
+            np.nextafter(calibration.threshold, np.float32(-np.inf)),
+            calibration.threshold + calibration.radius,
+            calibration.threshold - 2 * calibration.radius,
+            np.zeros(dimensions, np.float32),
+            np.full(dimensions, -0.0, np.float32),
+            np.full(dimensions, 1e-45, np.float32),
+        ]
+    )
+    rows = np.concatenate([vectors, edges])
+    ours = qvec.quantize(rows, calibration, 1)
+    for row, bits in zip(rows - calibration.threshold, ours, strict=True):
+        found = connection.execute("SELECT binary_quantize(%s::vector)::text", [str(row.tolist())]).fetchone()
+        assert found == (bit_text(bits)[:dimensions],)
+
+
+@pytest.mark.parametrize("dimensions", [1, 7, 384])
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("rescore", ["int8", "int4"])
+def test_scores_in_sql_are_the_clients(db: PostgresDatabase, dimensions: int, metric: str, rescore: str) -> None:
+    vectors = realistic(50, dimensions)
+    calibration = Calibration.fit(vectors, metric=metric)  # type: ignore[arg-type]
+    docs = db.create_collection(
+        f"sql_{dimensions}_{metric}_{rescore}",
+        calibration=calibration,
+        rescore=rescore,  # type: ignore[arg-type]
+    )
+    docs.upsert(range(50), vectors)  # type: ignore[arg-type]
+    query = realistic(1, dimensions, seed=2)[0]
+    client = {hit.id: hit.score for hit in docs.search(query, k=50)}
+    in_sql = {hit.id: hit.score for hit in docs.search(query, k=50, rescore_in="sql")}
+    assert client.keys() == in_sql.keys()
+    size = np.linalg.norm(query) * np.linalg.norm(vectors, axis=1).max() if metric == "ip" else 1
+    # The query's 12 bits are rounded less finely where few dimensions share the length.
+    tolerance = 1e-4 if dimensions >= 384 else 3e-4
+    assert max(abs(client[id] - in_sql[id]) for id in client) < tolerance * size
+
+
+# The index is used and not cut
+
+
+def filled(db: PostgresDatabase, name: str, vectors: Vectors, rescore: str, prefilter: str) -> PostgresCollection:
+    docs = db.create_collection(
+        name,
+        calibration=Calibration.fit(vectors),
+        rescore=rescore,  # type: ignore[arg-type]
+        prefilter=prefilter,  # type: ignore[arg-type]
+    )
+    docs.upsert(np.arange(len(vectors)), vectors)
+    docs.build_index()
+    return docs
+
+
+@pytest.fixture(scope="module")
+def many(db: PostgresDatabase) -> PostgresCollection:
+    """Five thousand rows in a few families, with many equal codes among them."""
+    vectors = realistic(5000, 32)
+    vectors[4000:] = vectors[:1000]
+    return filled(db, "many", vectors, "int8", "ternary")
+
+
+def plan_for(docs: PostgresCollection, candidates: int | None, k: int = 10) -> search.Plan:
+    return search.Plan(docs.table, docs.calibration, k, candidates)
+
+
+@pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
+def test_the_candidates_come_from_the_index(
+    db: PostgresDatabase, vectors: Vectors, rescore: str, prefilter: str
+) -> None:
+    docs = filled(db, f"planned_{rescore}_{prefilter}", vectors, rescore, prefilter)
+    plan = plan_for(docs, 40)
+    query = docs._queries(vectors[0])[0]
+    with db.connect() as connection:
+        connection.execute("SET enable_seqscan = off")  # a thousand short rows are sorted as fast without the index
+        lines = connection.execute(b"EXPLAIN " + plan.statement(), plan.parameters(query)).fetchall()
+    assert f"Index Scan using {docs.table.index}" in "\n".join(line[0] for line in lines)
+
+
+@pytest.mark.parametrize("rescore_in", ["client", "sql"])
+def test_the_planner_chooses_the_index_by_itself(many: PostgresCollection, rescore_in: search.RescoreIn) -> None:
+    explanation = many.explain(realistic(5000, 32)[1234], k=10, rescore_in=rescore_in)
+    assert f"Index Scan using {many.table.index}" in "\n".join(explanation.plan)
+    assert explanation.candidates == 40
+    assert explanation.hits[0].id == 1234
+    assert all(milliseconds >= 0 for milliseconds in explanation.milliseconds.values())
+
+
+@pytest.mark.parametrize("ef_search", [1, 40, 1000])
+@pytest.mark.parametrize("count", [1, 40, 400, 1000, 1001, 2500])
+def test_the_prefilter_is_never_cut(db: PostgresDatabase, many: PostgresCollection, ef_search: int, count: int) -> None:
+    query = many._queries(realistic(1, 32, seed=3))[0]
+    plan = plan_for(many, count)
+    settings = "SELECT current_setting('hnsw.ef_search'), current_setting('hnsw.iterative_scan')"
+    with db.connect() as connection:
+        connection.execute("SELECT '[1]'::vector")  # loads pgvector, which defines the settings
+        connection.execute(f"SET hnsw.ef_search = {ef_search}")
+        before = connection.execute(settings).fetchone()
+        rows = search.fetch_candidates(connection, plan, query)
+        assert len({id for id, _ in rows}) == len(rows) == count
+        assert connection.execute(settings).fetchone() == before == (str(ef_search), "off")
+
+
+def test_the_prefilter_is_not_cut_in_a_fresh_session(db: PostgresDatabase, many: PostgresCollection) -> None:
+    with db.connect() as connection:
+        query = many._queries(realistic(1, 32, seed=3))[0]
+        assert len(search.fetch_candidates(connection, plan_for(many, 400), query)) == 400
+
+
+def test_candidates_are_the_nearest_by_their_bits(db: PostgresDatabase, many: PostgresCollection) -> None:
+    query = many._queries(realistic(1, 32, seed=4))
+    codes = qvec.quantize(np.vstack([realistic(5000, 32)[:4000], realistic(5000, 32)[:1000]]), many.calibration)
+    bits = qvec.ternary(codes, many.calibration)
+    wanted = qvec.hamming(bits, qvec.ternary(qvec.quantize(query, many.calibration), many.calibration))[0]
+    with db.connect() as connection:
+        rows = search.fetch_candidates(connection, plan_for(many, 100), query[0])
+    found = np.sort(wanted[[id for id, _ in rows]])
+    # HNSW is approximate: the distances, not the rows (many are equal), are nearly those of an exhaustive search.
+    assert (found == np.sort(wanted)[:100]).mean() > 0.95
+
+
+def test_rows_deleted_under_the_index_do_not_cut_the_prefilter(db: PostgresDatabase) -> None:
+    docs = filled(db, "thinned", realistic(3000, 32), "int8", "binary")
+    assert docs.delete(range(0, 3000, 2)) == 1500  # type: ignore[arg-type]
+    assert len(docs.search(realistic(1, 32, seed=5)[0], k=100)) == 100
+
+
+def test_more_candidates_than_ef_search_allows_without_iterative_scan_rank_everything(
+    many: PostgresCollection,
+) -> None:
+    old = Table(many.table.schema, many.table.name, many.table.layout, PgVector(many.table.vector.schema, (0, 7, 4)))
+    docs = PostgresCollection(many._database, "many", old, many.calibration, 4, None)
+    query = realistic(1, 32, seed=6)[0]
+    assert docs.explain(query, k=400).candidates is None
+    assert docs.explain(query, k=100).candidates == 400
+    assert [hit.score for hit in docs.search(query, k=400)] == [
+        hit.score for hit in docs.search(query, k=400, exact=True)
+    ]
+
+
+def test_the_bits_are_a_parameter_in_binary_form(many: PostgresCollection) -> None:
+    parameters = plan_for(many, 40).parameters(many._queries(realistic(1, 32))[0])
+    assert isinstance(parameters["bits"], Bit)
+    assert b"%(bits)b" in plan_for(many, 40).statement()
