@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loading import assert_holds, codes_by_id, load, vectors, with_ids, write_lines
+from loading import assert_holds, load, vectors, with_ids, write_lines
 
 import qvec
 from qvec import Calibration
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.ingest import Reporter
 from qvec.ingest import lock as lock_module
+from qvec.ingest.batches import Encoder
 from qvec.ingest.lock import SourceLock
 from qvec.postgres.database import PostgresDatabase
 
@@ -115,25 +116,24 @@ def test_a_changed_source_without_ids_needs_to_be_told_where_they_begin(
     assert_holds(database, vectors(60, seed=1))
 
 
-class Interrupted(Exception):
+class BrokenReaderError(Exception):
     """Ends a load after some batches, as a fault of the reader would."""
 
 
 def interrupt(database: PostgresDatabase, path: Path, monkeypatch: pytest.MonkeyPatch, at: int, **options: Any) -> None:
     """A load that ends before source row `at`."""
-    from qvec.ingest.batches import Encoder
-
     complete = Encoder.batches
 
     def broken(self: Encoder, start: int, rows: int) -> Iterator[Any]:
         for batch in complete(self, start, rows):
             if batch.start >= at:
-                raise Interrupted
+                raise BrokenReaderError
             yield batch
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch:
         patch.setattr(Encoder, "batches", broken)
-        load(database, path, batch_rows=10, **options)
+        with pytest.raises(BrokenReaderError):
+            load(database, path, batch_rows=10, **options)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -142,16 +142,12 @@ def test_an_interrupted_load_goes_on_where_it_was(
 ) -> None:
     path = npy(tmp_path / "a.npy", vectors(100))
     interrupt(database, path, monkeypatch, at=40, workers=workers)
-    assert_holds_first(database, vectors(100), 40)
+    assert_holds(database, vectors(100)[:40])
     told = Told()
     summary = load(database, path, told, workers=workers)
     assert (summary.rows, summary.resumed_at) == (60, 40)
     assert "going on at row 40" in told.messages
     assert_holds(database, vectors(100))
-
-
-def assert_holds_first(database: PostgresDatabase, array: np.ndarray, rows: int) -> None:
-    assert_holds(database, array[:rows])
 
 
 def test_a_source_that_changed_while_it_was_interrupted_is_refused(
@@ -162,7 +158,7 @@ def test_a_source_that_changed_while_it_was_interrupted_is_refused(
     npy(path, vectors(100, seed=1))
     with pytest.raises(InputError, match=r"a\.npy has changed since.*interrupted at row 40; --restart"):
         load(database, path)
-    assert_holds_first(database, vectors(100), 40)
+    assert_holds(database, vectors(100)[:40])
     load(database, path, restart=True)
     assert_holds(database, vectors(100, seed=1))
 
@@ -252,7 +248,7 @@ def test_a_duplicate_that_is_an_error_leaves_the_batches_before_it(
     for _ in range(2):
         with pytest.raises(CollectionError, match=r"\(id\)=\(3\) is there already"):
             load(database, path, on_duplicate="error", workers=workers, batch_rows=10)
-        assert_holds_first(database, array, 50)
+        assert_holds(database, array[:50])
     load(database, path, on_duplicate="skip", workers=workers, batch_rows=10)
     kept = [*range(55), *range(56, 100)]
     assert_holds(database, array[kept], kept)
@@ -312,10 +308,11 @@ def test_a_source_is_loaded_by_one_process_at_a_time(
     assert load(database, path, id_start="auto").rows == 50
 
 
-def test_the_longest_row_numbers_end_in_an_error_not_in_negative_ids(
-    database: PostgresDatabase, tmp_path: Path
-) -> None:
+def test_row_numbers_that_would_leave_bigint_are_refused(database: PostgresDatabase, tmp_path: Path) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
-    with pytest.raises(InputError, match="--id-start"):
-        load(database, path, id_start=2**63 - 10)
-    assert not database.has_collection("docs") or codes_by_id(database) == {}
+    for id_start in (2**63 - 50, 2**64, -1):
+        with pytest.raises(InputError, match=rf"--id-start is {id_start}, expected 0 to {2**63 - 51} for .*a\.npy"):
+            load(database, path, id_start=id_start)
+    assert not database.has_collection("docs")
+    load(database, path, id_start=2**63 - 51)
+    assert_holds(database, vectors(50), range(2**63 - 51, 2**63 - 1))

@@ -150,9 +150,10 @@ def test_rows_rejected_just_before_the_end_are_not_written_twice(
         if calls > after_batches:
             raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(RejectsFile, "write", killed)
-        load(database, path, **options)
+        with pytest.raises(Killed):
+            load(database, path, **options)
     assert len(rejects.read_text().splitlines()) == 2 + after_batches
     assert load(database, path, **options).rejected == 10
     first, *lines = rejects.read_text().splitlines()

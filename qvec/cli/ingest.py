@@ -130,8 +130,8 @@ def ingest(
             reporter.say(f"Warning: {warning}")
         try:
             summary = run_ingest(database, opened, options, reporter, stop)
-        except LoadStoppedError:
-            reporter.say("Stopped. Everything before is loaded; run the same command again to go on.")
+        except (LoadStoppedError, KeyboardInterrupt):
+            reporter.say("Stopped. What is loaded stays; run the same command again to go on.")
             raise KeyboardInterrupt from None
     _print(summary, as_json, quiet)
 

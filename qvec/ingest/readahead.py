@@ -48,8 +48,10 @@ class ReadAhead(Generic[T]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Waits for the item in work, which may take a model seconds, unless the user wants to be gone at once."""
         self._closed.set()
-        self._thread.join()
+        if not isinstance(error, KeyboardInterrupt):
+            self._thread.join()
 
     def _run(self) -> None:
         try:

@@ -1,0 +1,460 @@
+"""Loads in which processes are killed, connections break and servers crash: every row is there once at the end."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from loading import assert_holds, codes_by_id, load, run, start, vectors, with_ids, write_lines
+
+import qvec
+from qvec.errors import DatabaseError
+from qvec.ingest import Reporter, pipeline
+from qvec.postgres import embedded, loading
+from qvec.postgres.database import PostgresDatabase
+
+ROWS = 12_000
+BAD = tuple(range(17, ROWS, 307))
+KEPT = [row for row in range(ROWS) if row not in BAD]
+KILLS = 12
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[PostgresDatabase]:
+    with qvec.connect(url) as database:
+        yield database
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that fails leaves its processes to be killed here."""
+    started: list[subprocess.Popen[str]] = []
+    create = subprocess.Popen
+
+    def noted(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        started.append(create(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    yield
+    for process in started:
+        if process.poll() is None:
+            kill(process)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows with ids, some of them bad."""
+    lines = with_ids(vectors(ROWS))
+    for row in BAD:
+        lines[row] = {"id": row, "vector": [0.0] * 8}
+    return write_lines(tmp_path_factory.mktemp("source") / "a.jsonl", lines)
+
+
+def position(database: PostgresDatabase) -> int:
+    """How far the load has come; -1 before it began."""
+    with database.connection() as connection:
+        if not connection.execute("SELECT to_regclass('qvec.ingest')").fetchone()[0]:
+            return -1
+        return connection.execute("SELECT coalesce(max(position), -1) FROM qvec.ingest").fetchone()[0]
+
+
+def wait_until(reached: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 60) -> bool:
+    """Whether it came true before the process ended."""
+    end = time.monotonic() + seconds
+    while not reached():
+        if process is not None and process.poll() is not None:
+            return False
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.003)
+    return True
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_killed_at_any_moment_a_load_ends_exact(
+    database: PostgresDatabase, url: str, source: Path, tmp_path: Path, workers: int
+) -> None:
+    rejects = tmp_path / "rejects.jsonl"
+    command = ["ingest", source, "--db", url, "-c", "docs", "--workers", workers, "--json"]
+    command += ["--on-error", "skip", "--rejects", rejects]
+    moments = random.Random(workers)
+    for seconds in (0.4, 0.8):  # while it starts and samples
+        early = start(*map(str, command), batch_rows=6)
+        time.sleep(seconds)
+        kill(early)
+    killed_at = set()
+    for number in range(KILLS):
+        process = start(*map(str, command), batch_rows=6)
+        target = position(database) + ROWS // (KILLS + 4)
+        assert wait_until(lambda target=target: position(database) >= target, process), process.communicate()
+        time.sleep(moments.random() * 0.01)
+        kill(process)
+        killed_at.add(position(database))
+        assert len(killed_at) == number + 1
+    last = run(*map(str, command), batch_rows=20)
+    assert last.returncode == 0, last.stderr
+    summary = json.loads(last.stdout)
+    assert (summary["total_rows"], summary["rejected"]) == (len(KEPT), len(BAD))
+    assert 0 < summary["resumed_at"] < ROWS
+    assert_holds(database, vectors(ROWS)[KEPT], KEPT)
+    assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == list(BAD)
+    assert database.collection("docs").has_index()
+
+    with_calibration = database.collection("docs").calibration
+    load(database, source, collection="whole", calibration=with_calibration, on_error="skip")
+    assert codes_by_id(database, "whole") == codes_by_id(database, "docs")
+
+
+def test_killed_while_its_index_is_built_a_load_builds_it_again(
+    database: PostgresDatabase, url: str, tmp_path: Path
+) -> None:
+    array = vectors(20_000, dimensions=64)
+    np.save(tmp_path / "a.npy", array)
+    command = ["ingest", tmp_path / "a.npy", "--db", url, "-c", "docs"]
+    process = start(*command)
+
+    def building() -> bool:
+        with database.connection() as connection:
+            found = connection.execute("SELECT count(*) FROM pg_stat_progress_create_index").fetchone()
+        return bool(found and found[0])
+
+    assert wait_until(building, process)
+    kill(process)
+    assert not database.collection("docs").has_index()
+    last = run(*command, "--json")
+    assert last.returncode == 0, last.stderr
+    assert json.loads(last.stdout)["rows"] == 0
+    assert database.collection("docs").has_index()
+    assert_holds(database, array)
+
+
+def test_a_pipe_that_was_killed_goes_on_with_the_same_content(
+    database: PostgresDatabase, url: str, source: Path, tmp_path: Path
+) -> None:
+    command = ["ingest", "-", "--db", url, "-c", "docs", "--json", "--on-error", "skip"]
+    with source.open() as content:
+        process = start(*command, batch_rows=6, stdin=content)
+        assert wait_until(lambda: position(database) > ROWS // 3, process)
+        kill(process)
+    other = write_lines(tmp_path / "other.jsonl", with_ids(vectors(100, seed=1)))
+    with other.open() as content:
+        refused = run(*command, batch_rows=6, stdin=content)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: - has changed since its load was interrupted")
+    with source.open() as content:
+        last = run(*command, batch_rows=6, stdin=content)
+    assert json.loads(last.stdout)["resumed_at"] > ROWS // 3
+    assert_holds(database, vectors(ROWS)[KEPT], KEPT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_load_after_the_batch_in_hand(
+    database: PostgresDatabase, url: str, source: Path, number: int
+) -> None:
+    command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
+    process = start(*command, batch_rows=6)
+    assert wait_until(lambda: position(database) > 1000, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Stopping after the batch in hand" in err
+    assert "run the same command again to go on" in err
+    assert "Traceback" not in err
+    stopped_at = position(database)
+    assert 1000 < stopped_at < ROWS
+    kept = [row for row in KEPT if row < stopped_at]
+    assert_holds(database, vectors(ROWS)[kept], kept)
+    assert run(*command).returncode == 0
+    assert_holds(database, vectors(ROWS)[KEPT], KEPT)
+
+
+SLOW = """
+import sys, time
+from qvec.cli import main
+from qvec.ingest import {module} as module
+real = module.{name}
+def slow(*arguments, **options):
+    print("slow", file=sys.stderr, flush=True)
+    time.sleep({seconds})
+    return real(*arguments, **options)
+module.{name} = slow
+main()
+"""
+
+
+def start_slow(module: str, name: str, seconds: float, *arguments: str | Path) -> subprocess.Popen[str]:
+    """The command with a function of qvec.ingest that takes its time, and says so when it begins."""
+    script = SLOW.format(module=module, name=name, seconds=seconds)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    while process.stderr.readline() != "slow\n":
+        assert process.poll() is None
+    return process
+
+
+def test_a_signal_while_sampling_ends_it_at_once(database: PostgresDatabase, url: str, source: Path) -> None:
+    command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
+    process = start_slow("plan", "_sample_vectors", 30, *command)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+    assert not database.has_collection("docs")
+
+
+def test_a_second_signal_ends_a_load_at_once(url: str, source: Path) -> None:
+    """The batch in hand takes 30 seconds to encode."""
+    command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
+    process = start_slow("batches", "encode", 30, *command)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    _, err = process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+class Watching(Reporter):
+    """Keeps messages and the positions that a load reports, and may do something at each of them."""
+
+    def __init__(self, at_position: Callable[[int], Any] = lambda _: None) -> None:
+        self.messages: list[str] = []
+        self.positions: list[int] = []
+        self._at_position = at_position
+
+    def advance(self, name: str, done: int, total: int | None = None) -> None:  # noqa: ARG002
+        if name == "loading":
+            self.positions.append(done)
+            self._at_position(done)
+
+    def say(self, message: str) -> None:
+        self.messages.append(message)
+
+    @property
+    def retries(self) -> int:
+        return sum("the connection was lost" in message for message in self.messages)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No long waits between tries."""
+    monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.05,) * 20)
+
+
+def terminate_all(url: str) -> int:
+    """Ends the connections of every load in this database; returns how many there were."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'qvec' AND datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchall()
+    return len(found)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_load_survives_connections_that_break(
+    database: PostgresDatabase, url: str, source: Path, tmp_path: Path, workers: int
+) -> None:
+    ended, over, moments = 0, threading.Event(), random.Random(workers)
+
+    def terminate_now_and_then() -> None:
+        nonlocal ended
+        while not over.wait(0.05 + 0.15 * moments.random()):
+            ended += terminate_all(url)
+
+    told, rejects = Watching(lambda _: time.sleep(0.002)), tmp_path / "rejects.jsonl"
+    options = {"on_error": "skip", "rejects": rejects, "workers": workers, "batch_rows": 20}
+    thread = threading.Thread(target=terminate_now_and_then)
+    database.install()
+    calibration = qvec.Calibration.fit(vectors(ROWS))
+    database.create_collection("docs", calibration=calibration)
+    wait = told.stage
+    told.stage = lambda name, total: (wait(name, total), thread.start())  # type: ignore[method-assign]
+    told.finish = lambda _: (over.set(), thread.join())  # type: ignore[method-assign]
+    summary = load(database, source, told, **options)
+    assert ended >= 3
+    assert told.retries >= 3
+    assert (summary.rows, summary.rejected) == (len(KEPT), len(BAD))
+    assert_holds(database, vectors(ROWS)[KEPT], KEPT)
+    assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == list(BAD)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("acknowledged", ["before the commit", "after the commit"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_commit_that_nobody_heard_of(
+    database: PostgresDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    acknowledged: str,
+) -> None:
+    """The connection breaks just before a COMMIT arrives, or after it took effect and before its answer."""
+    np.save(tmp_path / "a.npy", vectors(500))
+    execute = psycopg.Connection.execute
+    commits = 0
+
+    def broken(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal commits
+        commits += query == "COMMIT"
+        if query != "COMMIT" or commits % 3:
+            return execute(self, query, *arguments, **options)
+        if acknowledged == "after the commit":
+            execute(self, query, *arguments, **options)
+        self.close()
+        raise psycopg.OperationalError("the line went dead")
+
+    told = Watching()
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", broken)
+        summary = load(database, tmp_path / "a.npy", told, workers=workers, batch_rows=20)
+    assert told.retries >= 5
+    assert summary.rows == 500
+    assert_holds(database, vectors(500))
+
+
+@pytest.mark.usefixtures("soon")
+def test_the_end_of_a_load_survives_a_broken_connection(database: PostgresDatabase, url: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", vectors(100))
+    told = Watching(lambda done: terminate_all(url) if done == 100 else None)
+    assert load(database, tmp_path / "a.npy", told, batch_rows=20).rows == 100
+    assert told.retries == 1
+    assert load(database, tmp_path / "a.npy").rows == 0
+    assert_holds(database, vectors(100))
+
+
+def test_a_server_that_stays_away_is_one_clear_error(
+    database: PostgresDatabase, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "a.npy", vectors(100))
+    monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.02, 0.03))
+    connect = database.connect
+    there = True
+
+    def away() -> Any:
+        if there:
+            return connect()
+        raise DatabaseError("cannot connect")
+
+    def leave(done: int) -> None:
+        nonlocal there
+        if done == 40:
+            there = False
+            terminate_all(url)
+
+    monkeypatch.setattr(database, "connect", away)
+    told = Watching(leave)
+    with pytest.raises(DatabaseError, match=r"^cannot load .*a\.npy into collection 'docs': the connection was lost"):
+        load(database, tmp_path / "a.npy", told, batch_rows=20)
+    assert [message.rpartition("; ")[2] for message in told.messages if "lost" in message] == [
+        "next try in 0.01 s",
+        "next try in 0.02 s",
+        "next try in 0.03 s",
+    ]
+    with qvec.connect(url) as again:
+        assert load(again, tmp_path / "a.npy").rows == 60
+        assert_holds(again, vectors(100))
+
+
+def test_a_batch_that_always_breaks_the_connection_ends_the_load(
+    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "a.npy", vectors(100))
+    monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.01))
+    copy = loading.copy_rows
+    copied = 0
+
+    def broken(connection: Any, table: Any, rows: bytes) -> None:
+        nonlocal copied
+        if copied == 3:
+            connection.close()
+        copy(connection, table, rows)
+        copied += 1
+
+    monkeypatch.setattr(loading, "copy_rows", broken)
+    told = Watching()
+    with pytest.raises(DatabaseError, match="the connection was lost"):
+        load(database, tmp_path / "a.npy", told, batch_rows=20)
+    assert told.retries == 2
+    assert_holds(database, vectors(100)[:60])
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of a server that may be stopped and crash."""
+    directory = tmp_path_factory.mktemp("server")
+    embedded.start(directory)
+    yield directory
+    embedded.stop(directory)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_load_survives_a_crash_of_the_server_and_the_commits_it_lost(
+    own_server: Path, tmp_path: Path, workers: int
+) -> None:
+    """Commits do not wait for the disk, so a crash loses the last of them; their rows have to come again."""
+    np.save(tmp_path / "a.npy", vectors(2000))
+    name = f"crash_{workers}"
+    with qvec.connect(f"postgres:{own_server}") as database:
+        with database.connection() as connection:
+            for setting in ("wal_writer_delay = '10s'", "wal_writer_flush_after = '1GB'", "autovacuum = off"):
+                connection.execute(f"ALTER SYSTEM SET {setting}".encode())
+            connection.execute("SELECT pg_reload_conf()")
+        crashes = 0
+
+        def crash(done: int) -> None:
+            nonlocal crashes
+            if done in (600, 1200) and crashes < 2:
+                crashes += 1
+                with psycopg.connect(embedded.start(own_server), autocommit=True) as connection:
+                    os.kill(connection.info.backend_pid, signal.SIGKILL)
+                    time.sleep(0.2)
+
+        told = Watching(crash)
+        options = {"collection": name, "id_start": 0, "workers": workers, "batch_rows": 20}
+        summary = load(database, tmp_path / "a.npy", told, **options)
+        assert told.retries >= 2
+        assert any(later < earlier for earlier, later in zip(told.positions, told.positions[1:], strict=False))
+        assert summary.rows == 2000
+        assert_holds(database, vectors(2000), name=name)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_load_survives_a_restart_of_the_server(own_server: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", vectors(2000))
+    restarted = False
+
+    def restart(done: int) -> None:
+        nonlocal restarted
+        if done >= 1000 and not restarted:
+            restarted = True
+            assert embedded.stop(own_server)
+            embedded.start(own_server)
+
+    with qvec.connect(f"postgres:{own_server}") as database:
+        told = Watching(restart)
+        options = {"collection": "restarted", "batch_rows": 20}
+        assert load(database, tmp_path / "a.npy", told, **options).rows == 2000
+        assert told.retries >= 1
+        assert_holds(database, vectors(2000), name="restarted")
