@@ -7,6 +7,7 @@ from pathlib import Path
 from qvec.errors import DatabaseError, InputError
 from qvec.postgres import embedded
 from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.errors import redact
 
 DEFAULT_URL = "postgres:./qvec-data"
 
@@ -31,4 +32,5 @@ def embedded_directory(url: str) -> str | None:
         return None
     if url.startswith("postgres:") and len(url) > len("postgres:"):
         return url.removeprefix("postgres:")
-    raise InputError(f"{url!r} is no database URL; expected postgres:DIR or postgresql://USER@HOST/DATABASE")
+    shown = redact(url) if "://" in url else url
+    raise InputError(f"{shown!r} is no database URL; expected postgres:DIR or postgresql://USER@HOST/DATABASE")

@@ -8,12 +8,12 @@ import numpy as np
 import psycopg
 import pytest
 import specification
+from conftest import realistic
 from numpy.typing import NDArray
 from pgvector import Bit
 from psycopg import sql
 
 import qvec
-from conftest import realistic
 from qvec import Calibration
 from qvec.postgres import search, statements
 from qvec.postgres.collection import PostgresCollection

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import numpy as np
-import psycopg
 from numpy.typing import ArrayLike, NDArray
 
 from qvec import _native
@@ -17,7 +16,7 @@ from qvec.calibration import Calibration
 from qvec.errors import InputError, RowError
 from qvec.hits import Hit
 from qvec.postgres import indexing, loading, rows, search, statements
-from qvec.postgres.errors import connection_lost, explained
+from qvec.postgres.errors import explained
 from qvec.postgres.explain import Explanation, explain
 from qvec.postgres.layout import Table
 from qvec.postgres.schema import Connection
@@ -78,6 +77,8 @@ class PostgresCollection:
 
         `vectors` has shape (n, d); `metadata` is what JSON can hold.
         """
+        if on_duplicate not in get_args(OnDuplicate):
+            raise InputError(f"on_duplicate is {on_duplicate!r}, expected one of: {', '.join(get_args(OnDuplicate))}")
         array = as_vectors(vectors, "vectors", self.calibration.accepted_dimensions)
         for what, values in (("ids", ids), ("documents", documents), ("metadata", metadata)):
             if values is not None and len(values) != len(array):
@@ -91,14 +92,15 @@ class PostgresCollection:
             layout=self.table.layout,
         )
         doing = f"cannot write to collection {self.name!r}"
-        with explained(doing), self._database.connection() as connection, connection.transaction():
+        with explained(doing), self._database.live_connection() as connection, connection.transaction():
             return loading.merge_rows(connection, self.table, encoded, on_duplicate)
 
     def delete(self, ids: Sequence[int | str]) -> int:
         """Deletes the rows with these ids; returns how many there were."""
-        with explained(f"cannot delete from collection {self.name!r}"), self._database.connection() as connection:
+        statement, wanted = statements.delete(self.table), self._ids(ids)
+        with explained(f"cannot delete from collection {self.name!r}"), self._database.live_connection() as connection:
             self._rows_seen = 0
-            return connection.execute(statements.delete(self.table), [self._ids(ids)]).rowcount
+            return connection.execute(statement, [wanted]).rowcount
 
     def get(self, ids: Sequence[int | str]) -> list[Hit | None]:
         """The rows with these ids, in their order, None for each that is missing; their score is NaN."""
@@ -213,8 +215,8 @@ class PostgresCollection:
     ) -> Plan:
         if k < 1:
             raise InputError(f"k is {k}, expected at least 1")
-        if oversampling is not None and not oversampling >= 1:
-            raise InputError(f"oversampling is {oversampling}, expected at least 1")
+        if oversampling is not None:
+            search.check_oversampling(oversampling)
         if rescore_in not in ("client", "sql"):
             raise InputError(f"rescore_in is {rescore_in!r}, expected 'client' or 'sql'")
         count = search.candidate_count(k, self.oversampling if oversampling is None else oversampling)
@@ -231,13 +233,5 @@ class PostgresCollection:
         return candidates >= self._rows_seen or not reachable
 
     def _read(self, work: Callable[[Connection], T]) -> T:
-        """Runs work that only reads, a second time when the connection turns out to be broken."""
         with explained(f"cannot read collection {self.name!r}"):
-            try:
-                with self._database.connection() as connection:
-                    return work(connection)
-            except psycopg.Error as error:
-                if not connection_lost(error):
-                    raise
-            with self._database.connection() as connection:
-                return work(connection)
+            return self._database.read(work)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from pgvector.psycopg.bit import register_bit_info
@@ -22,10 +22,13 @@ from qvec.calibration import Calibration
 from qvec.errors import CollectionError, DatabaseError
 from qvec.postgres import schema, statements
 from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.errors import explained, redact
+from qvec.postgres.errors import NO_URL, check_url, connection_lost, explained, redact
 from qvec.postgres.indexing import Machine
 from qvec.postgres.layout import IdType, Layout, PgVector, Prefilter, Rescore, Table
 from qvec.postgres.schema import Connection
+from qvec.postgres.search import check_oversampling
+
+T = TypeVar("T")
 
 _BIT_OID = 1560
 _BIT_ARRAY_OID = 1561
@@ -45,6 +48,7 @@ class PostgresDatabase:
 
         `name` stands for the database in messages, `embedded` says that it runs on this machine.
         """
+        check_url(url)
         self.name = name or redact(url)
         self.embedded = embedded
         self._url = url
@@ -63,10 +67,9 @@ class PostgresDatabase:
                 self._url, autocommit=True, connect_timeout=_CONNECT_SECONDS, application_name="qvec"
             )
         except psycopg.OperationalError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise DatabaseError(f"cannot connect to {self.name}: {reason}") from error
-        except psycopg.ProgrammingError as error:
-            raise DatabaseError(f"{self.name} is no connection URL: {str(error).strip()}") from None
+            raise DatabaseError(f"cannot connect to {self.name}: {_reason(error)}") from error
+        except psycopg.ProgrammingError:  # its message may hold the password
+            raise DatabaseError(f"{self.name} {NO_URL}") from None
         _configure(connection)
         return connection
 
@@ -75,6 +78,29 @@ class PostgresDatabase:
         """A connection of the pool, for one piece of work."""
         with self._open_pool().connection() as connection:
             yield connection
+
+    @contextlib.contextmanager
+    def live_connection(self) -> Iterator[Connection]:
+        """A connection of the pool that has just answered, for work that cannot simply be done a second time."""
+        with self.connection() as connection:
+            if _answers(connection):
+                yield connection
+                return
+        self._open_pool().check()
+        with self.connection() as connection:
+            yield connection
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs work that only reads, a second time when the connection turns out to be broken."""
+        try:
+            with self.connection() as connection:
+                return work(connection)
+        except psycopg.Error as error:
+            if not connection_lost(error):
+                raise
+        self._open_pool().check()  # what broke one connection may have broken those that wait in the pool
+        with self.connection() as connection:
+            return work(connection)
 
     def _open_pool(self) -> ConnectionPool[Connection]:
         with self._lock:
@@ -120,20 +146,21 @@ class PostgresDatabase:
         Raises CollectionError when the name is taken.
         """
         layout = Layout(calibration.dimensions, id_type, rescore, prefilter)
-        if not 0 < len(name.encode()) <= 63:
-            raise CollectionError(f"collection name {name!r} has {len(name.encode())} bytes, expected 1 to 63")
-        with explained(f"cannot create collection {name!r}"), self.connection() as connection, connection.transaction():
+        _check_name(name)
+        check_oversampling(oversampling)
+        doing = f"cannot create collection {name!r}"
+        with explained(doing), self.live_connection() as connection, connection.transaction():
             self._prepare(connection, install=True)
             if _is_there(connection, name):
                 raise CollectionError(f"collection {name!r} exists already")
             _store_calibration(connection, calibration)
-            self._create_table(connection, name, layout)
+            table = self._create_table(connection, name, layout)
             connection.execute(
                 "INSERT INTO qvec.collection (name, relation, calibration, id_type, rescore, prefilter, oversampling,"
                 " model) VALUES (%s, %s::regclass, %s, %s, %s, %s, %s, %s)",
                 [
                     name,
-                    sql.Identifier(name).as_string(),
+                    table.identifier.as_string(),
                     calibration.id,
                     id_type,
                     rescore,
@@ -144,18 +171,18 @@ class PostgresDatabase:
             )
         return self.collection(name)
 
-    def _create_table(self, connection: Connection, name: str, layout: Layout) -> None:
+    def _create_table(self, connection: Connection, name: str, layout: Layout) -> Table:
         row = connection.execute("SELECT current_schema()").fetchone()
         if row is None or row[0] is None:
             raise DatabaseError(f"{self.name} has no schema on its search_path to create the table {name!r} in")
+        table = Table(row[0], name, layout, self._prepared_pgvector(connection))
         try:
-            connection.execute(
-                statements.create_table(Table(row[0], name, layout, self._prepared_pgvector(connection)))
-            )
+            connection.execute(statements.create_table(table))
         except psycopg.errors.DuplicateTable:
             raise CollectionError(
                 f"table {row[0]}.{name} exists and is no qvec collection; choose another collection name"
             ) from None
+        return table
 
     def collection(self, name: str) -> PostgresCollection:
         """An existing collection. Raises CollectionError, listing those there are, when it is missing."""
@@ -173,12 +200,15 @@ class PostgresDatabase:
         return self._read(sql.SQL(_OPEN + " ORDER BY c.name"), [])
 
     def _read(self, statement: sql.SQL, parameters: list[Any]) -> list[PostgresCollection]:
-        with explained(f"cannot read the collections of {self.name}"), self.connection() as connection:
+        def fetch(connection: Connection) -> list[tuple[tuple[Any, ...], PgVector]]:
             if not schema.installed(connection):
                 return []
             vector = self._prepared_pgvector(connection)
-            rows = connection.execute(statement, parameters).fetchall()
-        return [self._opened(row, vector) for row in rows]
+            return [(row, vector) for row in connection.execute(statement, parameters).fetchall()]
+
+        with explained(f"cannot read the collections of {self.name}"):
+            found = self.read(fetch)
+        return [self._opened(row, vector) for row, vector in found]
 
     def _opened(self, row: tuple[Any, ...], vector: PgVector) -> PostgresCollection:
         name, in_schema, relation, id_type, rescore, prefilter, oversampling, model, calibration_id, content = row
@@ -195,7 +225,8 @@ class PostgresDatabase:
     def drop_collection(self, name: str) -> None:
         """Drops a collection with all its rows; its calibration goes with the last collection that uses it."""
         collection = self.collection(name)
-        with explained(f"cannot drop collection {name!r}"), self.connection() as connection, connection.transaction():
+        doing = f"cannot drop collection {name!r}"
+        with explained(doing), self.live_connection() as connection, connection.transaction():
             connection.execute("DELETE FROM qvec.collection WHERE name = %s", [name])
             connection.execute(sql.SQL("DROP TABLE {}").format(collection.table.identifier))
             connection.execute(
@@ -210,7 +241,7 @@ class PostgresDatabase:
 
     def install(self) -> str | None:
         """Installs what is missing of pgvector and the schema qvec; returns what a user should know, if anything."""
-        with explained(f"cannot prepare {self.name}"), self.connection() as connection:
+        with explained(f"cannot prepare {self.name}"), self.live_connection() as connection:
             return schema.hnsw_warning(self._prepare(connection, install=True))
 
     def _prepare(self, connection: Connection, *, install: bool) -> PgVector:
@@ -219,6 +250,28 @@ class PostgresDatabase:
 
     def _prepared_pgvector(self, connection: Connection) -> PgVector:
         return self._pgvector or self._prepare(connection, install=False)
+
+
+def _check_name(name: str) -> None:
+    size = len(name.encode(errors="replace"))
+    if not 0 < size <= 63:
+        raise CollectionError(f"collection name {name!r} has {size} bytes, expected 1 to 63")
+    if not name.isprintable() or "%" in name:
+        raise CollectionError(f"collection name {name!r} holds % or a character that cannot be printed")
+
+
+def _reason(error: psycopg.OperationalError) -> str:
+    """The last attempt's line; those that begin with a tab only ask whether a server runs there."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _answers(connection: Connection) -> bool:
+    try:
+        connection.execute(b"")
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 class _BitLoader(Loader):

@@ -4,21 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 import psycopg
 from psycopg import errors
 
 from qvec.errors import DatabaseError
 
+NO_URL = (
+    "is no connection URL; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with / as %2F, @ as %40 and % as "
+    "%25 in user and password"
+)
+
 
 def redact(url: str) -> str:
-    """A connection URL without its password, for messages."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    user = (parts.username or "") + "@" if "@" in parts.netloc else ""
-    kept = [(key, value) for key, value in parse_qsl(parts.query) if key not in ("password", "sslpassword")]
-    return urlunsplit(parts._replace(netloc=user + host, query=urlencode(kept, safe="/")))
+    """A connection URL without its password, for messages. Whatever stands before the last @ may be one."""
+    scheme, _, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    place, _, query = place.partition("?")
+    user = credentials.partition(":")[0] + "@" if at else ""
+    kept = urlencode([pair for pair in parse_qsl(query) if pair[0] not in ("password", "sslpassword")], safe="/@")
+    return f"{scheme}://{user}{place}" + ("?" + kept if kept else "")
+
+
+def check_url(url: str) -> None:
+    """Raises DatabaseError for a URL of which the driver would take a part of the password for a host or a port."""
+    hosts, _, path = _after_credentials(url).partition("?")[0].partition("/")
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
+    if "@" in hosts + path or not all(port.isdecimal() for port in ports if port):
+        raise DatabaseError(f"{redact(url)} {NO_URL}")
+
+
+def _after_credentials(url: str) -> str:
+    """Host, path and query as libpq sees them: credentials end at the first @, unless a slash comes before it."""
+    rest = url.partition("://")[2]
+    before, at, after = rest.partition("@")
+    return after if at and "/" not in before else rest
 
 
 def connection_lost(error: BaseException) -> bool:

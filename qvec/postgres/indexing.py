@@ -51,8 +51,8 @@ def exists(connection: Connection, table: Table) -> bool:
     """Whether the index is there and complete."""
     row = connection.execute(
         "SELECT indisvalid FROM pg_index JOIN pg_class c ON c.oid = indexrelid"
-        " JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = %s",
-        [table.schema, table.index],
+        " WHERE indrelid = %s::regclass AND relname = %s",
+        [table.identifier.as_string(), table.index],
     ).fetchone()
     return bool(row and row[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 from typing import Literal as OneOf
@@ -97,8 +98,11 @@ class Table:
 
     @property
     def index(self) -> str:
-        """Name of the prefilter's index. Postgres cuts names to 63 bytes; here the table's part is cut."""
-        return self.name.encode()[:54].decode(errors="ignore") + "_qvec_idx"
+        """Name of the prefilter's index, 63 bytes at most: of a longer table name, its beginning and a hash."""
+        name = self.name.encode()
+        if len(name) > 54:
+            name = name[:45] + b"_" + hashlib.sha256(name).hexdigest()[:8].encode()
+        return name.decode(errors="ignore") + "_qvec_idx"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from qvec import _native
@@ -94,7 +95,9 @@ def id_array(ids: Sequence[int | str] | NDArray[Any] | pa.Array, layout: Layout)
     wanted = pa.int64() if layout.id_type == "bigint" else pa.large_string()
     try:
         array = pa.array(ids.tolist() if isinstance(ids, np.ndarray) else ids)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+    except OverflowError:
+        raise InputError("an id is beyond bigint") from None
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
         raise InputError(f"ids must be all integers or all text: {error}") from None
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
@@ -103,7 +106,10 @@ def id_array(ids: Sequence[int | str] | NDArray[Any] | pa.Array, layout: Layout)
     fits = pa.types.is_integer(array.type) if layout.id_type == "bigint" else _is_text(array.type)
     if len(array) and not fits:
         raise InputError(f"ids are {array.type}, but this collection's ids are {layout.id_type}")
-    return array.cast(wanted)
+    try:
+        return array.cast(wanted)
+    except pa.ArrowInvalid:
+        raise InputError("an id is beyond bigint") from None
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -111,14 +117,40 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def document_array(documents: Sequence[str | None] | None) -> pa.Array | None:
-    return None if documents is None else pa.array(documents, pa.large_string())
+    """The documents. Raises RowError for one that is no text, or no valid Unicode."""
+    if documents is None:
+        return None
+    for row, document in enumerate(documents):
+        if not isinstance(document, (str, type(None))):
+            raise RowError(row, f"document is {type(document).__name__}, expected text or None")
+    return _texts(documents, "document")
+
+
+def _texts(texts: Sequence[str | None], what: str) -> pa.Array:
+    try:
+        return pa.array(texts, pa.large_string())
+    except UnicodeEncodeError as error:
+        row = next(row for row, text in enumerate(texts) if text and error.object in text)
+        raise RowError(row, f"{what} holds half of a surrogate pair, which is no Unicode text") from None
 
 
 def metadata_array(metadata: Sequence[Mapping[str, Any] | None] | None) -> pa.Array | None:
     """JSON texts of the metadata. Raises RowError for what JSON cannot hold."""
     if metadata is None:
         return None
-    return pa.array([_json(row, value) for row, value in enumerate(metadata)], pa.large_string())
+    texts = _texts([_json(row, value) for row, value in enumerate(metadata)], "metadata")
+    _check_nul(texts)
+    return texts
+
+
+def _check_nul(metadata: pa.Array) -> None:
+    """Raises RowError for an escaped NUL, the one character of JSON that jsonb cannot hold."""
+    if not pc.any(pc.match_substring(metadata, "\\u0000")).as_py():
+        return
+    # Not behind a backslash that is itself escaped: then it is a backslash and the text u0000.
+    found = pc.match_substring_regex(metadata, r"(^|[^\\])(\\\\)*\\u0000").to_pylist()
+    if True in found:
+        raise RowError(found.index(True), "metadata holds a NUL character, which Postgres cannot store")
 
 
 def _json(row: int, value: Mapping[str, Any] | None) -> str | None:

@@ -35,7 +35,7 @@ class SlicedQuery:
         scale = float(np.abs(weights).max(initial=0)) / most or 1.0
         levels = np.rint(weights / scale).astype(np.int32) + most + 1
         sliced = [np.packbits(levels >> bit & 1).tobytes() for bit in reversed(range(QUERY_PLANES))]
-        # The same rounded weights as in the counts: their errors then meet c_i + 1/2 - 2^(p-1), which is small, not c_i.
+        # The rounded weights of the counts: their errors then meet c_i + 1/2 - 2^(p-1), which is small, and not c_i.
         rounded = scale * float(np.sum(levels - most - 1))
         constant = float(query.astype(np.float64) @ calibration.threshold) + (0.5 - half) * rounded
         return cls(constant, scale, tuple(sliced))

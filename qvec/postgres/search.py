@@ -15,6 +15,7 @@ from psycopg.sql import Composed
 
 from qvec.calibration import Calibration
 from qvec.codes import score
+from qvec.errors import InputError
 from qvec.hits import Hit
 from qvec.postgres import statements
 from qvec.postgres.layout import Table
@@ -83,6 +84,12 @@ def _statement(plan: Plan) -> bytes:
 
 def candidate_count(k: int, oversampling: float) -> int:
     return max(k, math.ceil(k * oversampling))
+
+
+def check_oversampling(oversampling: float) -> None:
+    """Raises InputError for what is no factor of at least 1."""
+    if not 1 <= oversampling < math.inf:
+        raise InputError(f"oversampling is {oversampling}, expected at least 1")
 
 
 def run(connection: Connection, plan: Plan, queries: NDArray[np.float32]) -> list[list[Hit]]:
