@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -18,6 +19,8 @@ SOUND_PGVECTOR = (0, 8, 4)
 index, and up to 0.8.3 leave its graph unrepaired."""
 
 Connection = psycopg.Connection[Any]
+
+_AVAILABLE = "SELECT FROM pg_available_extensions WHERE name = 'vector'"
 
 
 def hnsw_warning(vector: PgVector) -> str | None:
@@ -39,6 +42,9 @@ def prepare(connection: Connection, *, install: bool) -> PgVector:
     """Checks the server and installs what is missing. Without `install` a missing schema is an error."""
     _check_postgres(connection)
     with connection.transaction():
+        if install:
+            # One client at a time: two that create the same thing at once fail with errors about system catalogs.
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('qvec.install', 0))")
         vector = _find_pgvector(connection) or _create_pgvector(connection)
         if not installed(connection):
             if not install:
@@ -68,7 +74,7 @@ def _find_pgvector(connection: Connection) -> PgVector | None:
     ).fetchone()
     if row is None:
         return None
-    version = tuple(int(part) for part in row[1].split("."))
+    version = tuple(int(part) for part in re.findall(r"\d+", row[1])[:3])
     if version < OLDEST_PGVECTOR:
         raise DatabaseError(
             f"pgvector is {row[1]}; qvec needs {_dotted(OLDEST_PGVECTOR)} or newer, for its HNSW index on bits "
@@ -78,8 +84,7 @@ def _find_pgvector(connection: Connection) -> PgVector | None:
 
 
 def _create_pgvector(connection: Connection) -> PgVector:
-    available = connection.execute("SELECT FROM pg_available_extensions WHERE name = 'vector'").fetchone()
-    if available is None:
+    if connection.execute(_AVAILABLE).fetchone() is None:
         raise DatabaseError(
             "the server has no pgvector; install it (Debian: apt install postgresql-NN-pgvector; "
             "container: pgvector/pgvector; managed servers: allow the extension `vector`)"
@@ -105,7 +110,6 @@ def installed(connection: Connection) -> bool:
 def _install(connection: Connection) -> None:
     try:
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('qvec.install', 0))")
             connection.execute(script())
     except psycopg.errors.InsufficientPrivilege:
         user, database = connection.info.user, connection.info.dbname

@@ -1,0 +1,312 @@
+"""What qvec needs of a database: installed where it may be, and named in one line where something is missing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+from psycopg import sql
+
+import qvec
+from qvec import Calibration, CollectionError, DatabaseError, QvecError
+from qvec.postgres import schema
+from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.layout import PgVector
+
+Vectors = NDArray[np.float32]
+
+
+def as_user(url: str, user: str) -> str:
+    return url.replace("postgres@", f"{user}@")
+
+
+def run(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def load_and_search(db: PostgresDatabase, calibration: Calibration, vectors: Vectors, rescore: str = "int8") -> None:
+    """Creates, loads, indexes and searches a collection."""
+    docs = db.create_collection("docs", calibration=calibration, rescore=rescore)  # type: ignore[arg-type]
+    docs.upsert(range(200), vectors[:200])  # type: ignore[arg-type]
+    docs.build_index()
+    assert docs.has_index()
+    for rescore_in in ("client", "sql"):
+        assert docs.search(vectors[9], k=5, rescore_in=rescore_in)[0].id == 9  # type: ignore[call-overload]
+    assert docs.sizes().index > 0
+    assert docs.delete([9]) == 1
+
+
+# Installing
+
+
+def test_the_script_can_be_run_again(url: str, calibration: Calibration, vectors: Vectors) -> None:
+    with qvec.connect(url) as db:
+        load_and_search(db, calibration, vectors)
+        with db.connection() as connection:
+            connection.execute(schema.script())
+        assert db.collection("docs").count() == 199
+        assert db.install() is None
+
+
+def test_the_schemas_version_is_the_packages(url: str) -> None:
+    with qvec.connect(url) as db:
+        db.install()
+        with db.connection() as connection:
+            assert connection.execute("SELECT qvec.version()").fetchone() == (qvec.__version__,)
+
+
+def test_reading_installs_nothing(url: str) -> None:
+    with qvec.connect(url) as db:
+        assert db.collections() == []
+        assert not db.has_collection("docs")
+        with db.connection() as connection:
+            assert connection.execute("SELECT to_regnamespace('qvec')").fetchone() == (None,)
+
+
+def at_once(work: Callable[[int], object], threads: int = 6) -> list[object]:
+    """What work returned or raised in each of that many threads that start together."""
+    barrier = threading.Barrier(threads)
+
+    def start(number: int) -> object:
+        barrier.wait()
+        try:
+            return work(number)
+        except QvecError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(start, range(threads)))
+
+
+def test_clients_that_install_and_create_at_once(url: str, calibration: Calibration) -> None:
+    with qvec.connect(url) as db:
+        done = at_once(lambda number: db.create_collection(f"docs{number}", calibration=calibration).name)
+        assert done == [f"docs{number}" for number in range(6)]
+        done = at_once(lambda _: db.create_collection("same", calibration=calibration).name)
+        assert sorted(map(str, done)) == ["collection 'same' exists already"] * 5 + ["same"]
+
+
+@pytest.mark.parametrize("rescore", ["int8", "float16", "float32"])
+def test_pgvector_in_a_schema_of_its_own(url: str, calibration: Calibration, vectors: Vectors, rescore: str) -> None:
+    run(url, "CREATE SCHEMA extensions", "CREATE EXTENSION vector SCHEMA extensions")
+    with qvec.connect(url) as db:
+        load_and_search(db, calibration, vectors, rescore)
+
+
+@pytest.mark.parametrize("rescore", ["int8", "float16"])
+def test_pgvector_in_a_schema_that_needs_quotes(
+    url: str, calibration: Calibration, vectors: Vectors, rescore: str
+) -> None:
+    run(url, 'CREATE SCHEMA "Ext ""1"""', 'CREATE EXTENSION vector SCHEMA "Ext ""1"""')
+    with qvec.connect(url) as db:
+        load_and_search(db, calibration, vectors, rescore)
+
+
+# The search path
+
+
+def test_a_search_path_of_ones_own(
+    url: str, admin: psycopg.Connection, calibration: Calibration, vectors: Vectors
+) -> None:
+    run(url, "CREATE SCHEMA mine", "CREATE EXTENSION vector")
+    with psycopg.connect(url) as connection:
+        database = connection.info.dbname
+    admin.execute(sql.SQL("ALTER DATABASE {} SET search_path = mine").format(sql.Identifier(database)))
+    with qvec.connect(url) as db:
+        load_and_search(db, calibration, vectors, "float16")
+        assert db.collection("docs").table.schema == "mine"
+
+
+def test_no_schema_to_create_in(url: str, admin: psycopg.Connection, calibration: Calibration) -> None:
+    run(url, "CREATE EXTENSION vector")
+    with psycopg.connect(url) as connection:
+        database = connection.info.dbname
+    admin.execute(sql.SQL("ALTER DATABASE {} SET search_path = ''").format(sql.Identifier(database)))
+    with (
+        qvec.connect(url) as db,
+        pytest.raises(DatabaseError, match="has no schema on its search_path to create the table 'docs' in"),
+    ):
+        db.create_collection("docs", calibration=calibration)
+
+
+HOSTILE = """
+CREATE SCHEMA evil;
+CREATE TABLE evil.pg_extension (extname text, extversion text, extnamespace oid);
+CREATE TABLE evil.pg_class (oid oid, relname text, relnamespace oid);
+CREATE TABLE evil.pg_namespace (oid oid, nspname text);
+CREATE TABLE evil.calibration (id text);
+CREATE TABLE evil.qvec_staging (id bigint);
+CREATE FUNCTION evil.ternary(bit, integer) RETURNS bit LANGUAGE sql AS 'SELECT B''0''';
+CREATE FUNCTION evil.bit_count(bit) RETURNS bigint LANGUAGE sql AS 'SELECT 7::bigint';
+CREATE FUNCTION evil.hamming(bit, bit) RETURNS float8 LANGUAGE sql AS 'SELECT 0::float8';
+CREATE OPERATOR evil.<~> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = evil.hamming);
+"""
+
+
+@pytest.mark.parametrize("rescore", ["int8", "float16"])
+def test_a_hostile_search_path(
+    url: str, admin: psycopg.Connection, calibration: Calibration, vectors: Vectors, rescore: str
+) -> None:
+    """Objects in front of the search path, with the names of those that qvec uses, change nothing."""
+    run(url, "CREATE EXTENSION vector", HOSTILE)
+    with psycopg.connect(url) as connection:
+        database = connection.info.dbname
+    path = "ALTER DATABASE {} SET search_path = evil, public"
+    admin.execute(sql.SQL(path).format(sql.Identifier(database)))
+    with qvec.connect(url) as db:
+        load_and_search(db, calibration, vectors, rescore)
+
+
+def test_a_temporary_table_of_the_same_name_is_not_taken_for_the_collection(
+    url: str, calibration: Calibration, vectors: Vectors
+) -> None:
+    with qvec.connect(url) as db:
+        db.install()
+        with db.connection() as connection:
+            connection.execute("CREATE TEMPORARY TABLE docs (id int)")
+        load_and_search(db, calibration, vectors)
+        assert db.collection("docs").table.schema == "public"
+
+
+# Rights
+
+
+@pytest.fixture
+def guest(admin: psycopg.Connection, url: str) -> str:
+    """A role without any right on the database of `url`."""
+    role = "guest_" + url.rpartition("test_")[2].partition("?")[0]
+    admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+    return role
+
+
+def test_no_right_to_create_the_extension(url: str, guest: str, calibration: Calibration) -> None:
+    with (
+        qvec.connect(as_user(url, guest)) as db,
+        pytest.raises(
+            DatabaseError, match=f"^user '{guest}' may not create the extension vector in database '.*'; let"
+        ),
+    ):
+        db.create_collection("docs", calibration=calibration)
+
+
+def test_no_right_to_create_the_schema_names_the_grant(
+    url: str, guest: str, calibration: Calibration, vectors: Vectors
+) -> None:
+    run(url, "CREATE EXTENSION vector")
+    with qvec.connect(as_user(url, guest)) as db:
+        with pytest.raises(DatabaseError, match=f"^user '{guest}' may not create the schema qvec") as caught:
+            db.create_collection("docs", calibration=calibration)
+        grant = str(caught.value).partition("let its owner run: ")[2]
+        assert grant.startswith("GRANT CREATE ON DATABASE")
+        run(url, grant)
+        with pytest.raises(DatabaseError, match=r"permission denied for schema public; ask the owner to grant it$"):
+            db.create_collection("docs", calibration=calibration)
+        run(url, f"GRANT CREATE ON SCHEMA public TO {guest}")
+        load_and_search(db, calibration, vectors)
+
+
+def test_no_right_to_read_is_one_clear_line(url: str, guest: str, calibration: Calibration) -> None:
+    with qvec.connect(url) as db:
+        db.create_collection("docs", calibration=calibration)
+    with (
+        qvec.connect(as_user(url, guest)) as db,
+        pytest.raises(DatabaseError, match=r"^cannot read the collections of .*: permission denied for schema qvec"),
+    ):
+        db.collections()
+
+
+# Databases that do not do
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_another_encoding_is_refused(new_database: Callable[..., str], calibration: Calibration, encoding: str) -> None:
+    url = new_database(f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    with qvec.connect(url) as db:
+        with pytest.raises(DatabaseError, match=f"has encoding {encoding}; qvec needs UTF8"):
+            db.create_collection("docs", calibration=calibration)
+        assert db.collections() == []
+
+
+def with_version(url: str, version: str) -> None:
+    run(
+        url,
+        "CREATE EXTENSION IF NOT EXISTS vector",
+        f"UPDATE pg_extension SET extversion = '{version}' WHERE extname = 'vector'",
+    )
+
+
+@pytest.mark.parametrize("version", ["0.5.1", "0.6.2"])
+def test_a_pgvector_that_is_too_old_is_refused(url: str, calibration: Calibration, version: str) -> None:
+    with_version(url, version)
+    with (
+        qvec.connect(url) as db,
+        pytest.raises(DatabaseError, match=rf"^pgvector is {version}; qvec needs 0\.7\.0 or newer.*ALTER EXTENSION"),
+    ):
+        db.create_collection("docs", calibration=calibration)
+
+
+@pytest.mark.parametrize("version", ["0.7.0", "0.8.1", "0.8.3"])
+def test_a_pgvector_with_bugs_is_warned_of(url: str, version: str) -> None:
+    with_version(url, version)
+    with qvec.connect(url) as db:
+        assert f"pgvector {version} has known HNSW bugs" in str(db.install())
+
+
+def test_a_pgvector_without_iterative_scan_is_searched_all_the_same(
+    url: str, calibration: Calibration, vectors: Vectors
+) -> None:
+    with_version(url, "0.7.4")
+    with qvec.connect(url) as db:
+        load_and_search(db, calibration, vectors)
+        docs = db.collection("docs")
+        assert not docs.table.vector.iterative_scan
+        assert len(docs.search(vectors[0], k=150)) == 150
+
+
+@pytest.mark.parametrize(
+    ("version", "warned"), [((0, 8, 3), True), ((0, 8, 4), False), ((0, 10, 0), False), ((1, 0), False)]
+)
+def test_versions_are_compared_as_numbers(version: tuple[int, ...], warned: bool) -> None:
+    assert (schema.hnsw_warning(PgVector("public", version)) is not None) == warned
+
+
+def test_a_version_with_a_suffix_is_read(url: str) -> None:
+    with_version(url, "0.9.0-dev")
+    with qvec.connect(url) as db:
+        assert db.install() is None
+
+
+def test_a_server_without_pgvector(url: str, calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No server without it is at hand: the list of available extensions is asked for a name that none has.
+    monkeypatch.setattr(schema, "_AVAILABLE", schema._AVAILABLE.replace("'vector'", "'no such extension'"))
+    with (
+        qvec.connect(url) as db,
+        pytest.raises(DatabaseError, match=r"^the server has no pgvector; install it \(Debian: apt install"),
+    ):
+        db.create_collection("docs", calibration=calibration)
+
+
+def test_an_old_server_is_refused(url: str, calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "OLDEST_POSTGRES", 99)
+    with (
+        qvec.connect(url) as db,
+        pytest.raises(DatabaseError, match=r"^the server is PostgreSQL \d+; qvec needs 99 or newer$"),
+    ):
+        db.create_collection("docs", calibration=calibration)
+
+
+def test_a_collection_whose_calibration_is_another_ones(url: str, calibration: Calibration) -> None:
+    other = Calibration.from_ranges(np.array([[-1] * 64, [1] * 64]))
+    with qvec.connect(url) as db:
+        db.create_collection("docs", calibration=calibration)
+        with db.connection() as connection:
+            connection.execute("UPDATE qvec.calibration SET content = %s", [other.to_bytes()])
+    with qvec.connect(url) as db, pytest.raises(CollectionError, match=f"wants calibration {calibration.id}, found"):
+        db.collection("docs")
