@@ -65,6 +65,16 @@ class Layout:
         return self.plane_bits * self.planes if self.planes else self.prefilter_bits
 
     @property
+    def code_bytes(self) -> int:
+        """Bytes of a row without floats and texts, about."""
+        return 64 + self.code_bits // 8
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of a row's floats."""
+        return {"halfvec": 2, "vector": 4, None: 0}[self.float_type] * self.dimensions
+
+    @property
     def float_type(self) -> str | None:
         """pgvector's type of the embedding column; None when the collection keeps no floats."""
         return _FLOAT_TYPES.get(self.rescore)

@@ -19,22 +19,38 @@ MAX_EF_SEARCH = 1000
 """pgvector's limit of hnsw.ef_search; more candidates than that come from its iterative scan."""
 
 
+_PAGE_BYTES = 8160
+"""What a page has for rows, and the most that toast_tuple_target may be."""
+_TOAST_TARGET = 2040
+"""Postgres's own toast_tuple_target."""
+_TEXT_IN_ROW = 500
+
+
 def create_table(table: Table) -> Composed:
-    """The codes are PLAIN, always in the row: both the index build and the rescoring read them for every row."""
+    """Codes, and floats, stay in the row as long as two such rows fit a page: rescoring then reads one page for each
+    candidate, and a load writes no second table. Texts move out of rows that they make much longer."""
     layout = table.layout
+    row_bytes = layout.code_bytes + layout.float_bytes
+    in_row = row_bytes if row_bytes <= _PAGE_BYTES // 2 else layout.code_bytes
     embedding: sql.Composable = SQL("")
     if layout.float_type:
-        embedding = SQL("embedding {} STORAGE EXTERNAL NOT NULL,").format(table.vector_type(layout.float_type))
+        vector_type = table.vector_type(layout.float_type)
+        embedding = SQL("embedding {} STORAGE {} NOT NULL,").format(vector_type, _storage(row_bytes))
     return SQL(
         "CREATE TABLE {table} (id {id_type} PRIMARY KEY, codes bit({bits}) STORAGE {storage} NOT NULL,"
-        " {embedding} document text, metadata jsonb)"
+        " {embedding} document text, metadata jsonb) WITH (toast_tuple_target = {target})"
     ).format(
         table=table.identifier,
         id_type=SQL(layout.id_type),
         bits=sql.Literal(layout.code_bits),
-        storage=SQL("PLAIN" if layout.code_bits <= 8 * 6000 else "EXTERNAL"),
+        storage=_storage(layout.code_bytes),
+        target=sql.Literal(min(max(in_row + _TEXT_IN_ROW, _TOAST_TARGET), _PAGE_BYTES)),
         embedding=embedding,
     )
+
+
+def _storage(row_bytes: int) -> SQL:
+    return SQL("PLAIN" if row_bytes <= _PAGE_BYTES // 2 else "EXTERNAL")
 
 
 def prefilter(table: Table) -> Composed:
