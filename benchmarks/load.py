@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import psycopg
-from measure import alternate, compare, plain_connection, scratch_database
+from measure import alternate, compare, plain_connection, print_header, scratch_database
 from numpy.typing import NDArray
 from pgvector import Bit, HalfVector
 from realistic import realistic_vectors
@@ -82,7 +82,7 @@ def main() -> None:
         path = Path(folder) / "vectors.npy"
         np.save(path, vectors)
         connection = plain_connection(database)
-        print(f"{'':<58} {'qvec':>12} {'other':>12} {'':<8} {'ratio':>7}  wanted")
+        print_header()
         for rescore, wanted in (("int8", 4.0), ("float16", 1.3)):
             batches = prepare(database, path, calibration, rescore)
             seconds = alternate(

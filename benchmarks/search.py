@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import psycopg
-from measure import alternate, compare, plain_connection, scratch_database
+from measure import alternate, compare, plain_connection, print_header, scratch_database
 from numpy.typing import NDArray
 from pgvector import Bit, HalfVector
 from psycopg import sql
@@ -51,9 +51,8 @@ def qvec_way(database: PostgresDatabase, vectors: NDArray[np.float32]) -> Way:
         collection.upsert(np.arange(start, start + 10_000), vectors[start : start + 10_000])
     seconds = _seconds(collection.build_index)
     sizes = collection.sizes()
-    return Way(
-        "qvec int8, ternary", OVERSAMPLING, lambda s: _qvec_search(collection, s), seconds, sum(vars(sizes).values())
-    )
+    size = sizes.table + sizes.index
+    return Way("qvec int8, ternary", OVERSAMPLING, lambda setting: _qvec_search(collection, setting), seconds, size)
 
 
 def _qvec_search(collection: PostgresCollection, oversampling: float) -> Search:
@@ -143,6 +142,12 @@ def _size(connection: psycopg.Connection, table: str) -> int:
     return int(row[0])
 
 
+def nearest_ids(vectors: NDArray[np.float32], queries: NDArray[np.float32]) -> list[set[int]]:
+    """The ids of the K nearest vectors to each query, by exact float32 search."""
+    nearest = np.argpartition(-(queries @ vectors.T), K, axis=1)[:, :K]
+    return [set(line.tolist()) for line in nearest]
+
+
 def recall(search: Search, queries: NDArray[np.float32], truth: list[set[int]]) -> float:
     return sum(len(truth[i] & set(search(query))) for i, query in enumerate(queries)) / (K * len(queries))
 
@@ -156,23 +161,16 @@ def smallest_setting(way: Way, wanted: float, queries: NDArray[np.float32], trut
 
 def main() -> None:
     vectors, queries = realistic_vectors(ROWS, DIMENSIONS), realistic_queries(QUERIES, DIMENSIONS)
-    nearest = np.argpartition(-(queries @ vectors.T), K, axis=1)[:, :K]
-    truth = [set(line.tolist()) for line in nearest]
+    truth = nearest_ids(vectors, queries)
     half = QUERIES // 2
     with scratch_database() as database:
         connection = plain_connection(database)
         ours = qvec_way(database, vectors)
         others = [halfvec_way(connection, vectors), handwritten_way(connection, vectors)]
-        print(f"{'':<58} {'qvec':>12} {'other':>12} {'':<8} {'ratio':>7}  wanted")
+        print_header()
         for other, size in zip(others, (0.3, 0.55), strict=True):
-            compare(
-                f"table and index, against {other.name}",
-                ours.bytes_total / 1e6,
-                other.bytes_total / 1e6,
-                size,
-                "MB",
-                smaller=True,
-            )
+            mega = (ours.bytes_total / 1e6, other.bytes_total / 1e6)
+            compare(f"table and index, against {other.name}", *mega, size, "MB", smaller=True)
         for other, faster in zip(others, (3.0, 0.9), strict=True):
             compare(
                 f"index build, against {other.name}", 1 / ours.build_seconds, 1 / other.build_seconds, faster, "1/s"
