@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
+import re
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 from qvec.errors import DatabaseError, MissingExtraError
 
 _KEEP = "qvec.keep"
+_PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
 _SETTINGS = """
 # Written by qvec: room for bulk loads and index builds.
 max_wal_size = '4GB'
@@ -24,6 +29,7 @@ def start(directory: str | os.PathLike[str]) -> str:
     It stops with the last process that uses it, unless `keep` was called.
     """
     server = _server(Path(directory))
+    logged = server.log.stat().st_size if server.log.exists() else 0
     try:
         with server._lock:
             fresh = not (server.pgdata / "PG_VERSION").exists()
@@ -32,9 +38,12 @@ def start(directory: str | os.PathLike[str]) -> str:
                 with (server.pgdata / "postgresql.auto.conf").open("a") as file:
                     file.write(_SETTINGS)
             _forget_dead_users(server)
+            _forget_dead_server(server)
         server.start()
     except Exception as error:
-        raise DatabaseError(f"cannot start the embedded database in {directory}: {_reason(server, error)}") from error
+        raise DatabaseError(
+            f"cannot start the embedded database in {directory}: {_reason(server.log, logged, error)}"
+        ) from error
     return _url(server)
 
 
@@ -60,10 +69,9 @@ def stop(directory: str | os.PathLike[str]) -> bool:
 
 def running(directory: str | os.PathLike[str]) -> bool:
     """Whether a server runs on `directory`."""
-    if not (Path(directory) / "postmaster.pid").exists():
-        return False
-    info = _package().postgres_server.PostmasterInfo.read_from_pgdata(Path(directory).resolve())
-    return info is not None and bool(info.is_running())
+    path = Path(directory).expanduser().resolve()
+    pid = _postmaster(path)
+    return pid is not None and _serves(pid, path)
 
 
 def _package() -> Any:
@@ -89,10 +97,29 @@ def _server(directory: Path) -> Any:
     except OSError as error:
         raise DatabaseError(f"cannot create {directory}: {error.strerror}") from None
     cleanup = None if (path / _KEEP).exists() else "stop"
+    package = _package()
     try:
-        return _package().get_server(path, cleanup_mode=cleanup, start=False)
+        package.get_server(path, start=False)  # checks the version of what is there
     except RuntimeError as error:
         raise DatabaseError(f"cannot open the embedded database in {directory}: {error}") from None
+    servers = package.postgres_server.PostgresServer
+    plain = _plainly_named(path)
+    return servers._instances.get(plain) or servers(plain, cleanup_mode=cleanup)
+
+
+def _plainly_named(path: Path) -> Path:
+    """The directory itself or, where its name would not survive pg_ctl's command line and a connection URL, a symbolic
+    link to it among the temporary files."""
+    if _PLAIN.fullmatch(str(path)):
+        return path
+    link = Path(tempfile.gettempdir()) / f"qvec-{os.getuid()}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(path)
+    if link.resolve() != path:
+        raise DatabaseError(f"{link} should be a link to {path}, but is something else; remove it")
+    if os.geteuid() == 0:  # the server runs as another user, who has to get to the directory
+        _package().utils.ensure_prefix_permissions(path)
+    return link
 
 
 def _forget_dead_users(server: Any) -> None:
@@ -104,15 +131,48 @@ def _forget_dead_users(server: Any) -> None:
     users.put(alive)
 
 
+def _forget_dead_server(server: Any) -> None:
+    """Removes the mark of a server that was killed when its process number is now a zombie's or another program's: the
+    package and Postgres would both take that for the server."""
+    import psutil
+
+    pid = _postmaster(server.pgdata)
+    if pid is not None and psutil.pid_exists(pid) and not _serves(pid, server.pgdata.resolve()):
+        mark = server.pgdata / "postmaster.pid"
+        lines = mark.read_text().splitlines()  # process, directory, time, port, directory of the socket, ...
+        if len(lines) > 4:
+            (Path(lines[4]) / f".s.PGSQL.{lines[3]}.lock").unlink(missing_ok=True)
+        mark.unlink()
+
+
+def _postmaster(path: Path) -> int | None:
+    """The process number that stands in the directory, if any."""
+    try:
+        return int((path / "postmaster.pid").read_text().split("\n", 1)[0])
+    except (OSError, ValueError):
+        return None
+
+
+def _serves(pid: int, path: Path) -> bool:
+    """Whether a process is the server of a directory: a server works in its own."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).cwd() == str(path))
+    except psutil.AccessDenied:
+        return True
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _url(server: Any) -> str:
     return str(server.get_uri()).replace("postgres:@", "postgres@")
 
 
-def _reason(server: Any, error: Exception) -> str:
-    """The last fatal line of the server's log, or what went wrong before it wrote one."""
-    log: Path = server.log
-    if log.exists():
-        fatal = [line for line in log.read_text(errors="replace").splitlines() if "FATAL" in line or "PANIC" in line]
-        if fatal:
-            return fatal[-1].partition(":  ")[2]
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _reason(log: Path, logged: int, error: Exception) -> str:
+    """What the server has written since its log had `logged` bytes, its last fatal line if it has one; or the error."""
+    written = log.read_bytes()[logged:].decode(errors="replace").splitlines() if log.exists() else []
+    fatal = [line.partition(":  ")[2] for line in written if "FATAL" in line or "PANIC" in line]
+    if fatal:
+        return fatal[-1]
+    return " ".join(written) or str(error).strip().partition("\n")[0] or type(error).__name__
