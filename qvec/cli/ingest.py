@@ -51,7 +51,13 @@ class _IdStart(click.ParamType["int | str"]):
 @model_option
 @click.option("--rescore", type=click.Choice(["int8", "int4", "float16", "float32"]), help="Default: int8.")
 @click.option("--prefilter", type=click.Choice(["ternary", "binary"]), help="Default: ternary.")
-@click.option("--on-duplicate", type=click.Choice(["replace", "skip", "error"]), default="replace", show_default=True)
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(["replace", "skip", "error"]),
+    default="replace",
+    show_default=True,
+    help="At an id that is there.",
+)
 @click.option(
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="At a bad row."
 )

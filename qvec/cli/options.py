@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -85,8 +86,10 @@ def fit_options(command: F) -> F:
             _option("--range", "value", type=float, help="The radius, for fixed."),
             _option("--global-range", is_flag=True, help="One range for all dimensions."),
             _option("--dimensions", type=int, help="Cut vectors to a Matryoshka prefix."),
-            _option("--sample", "sample_size", type=int, default=fit.sample_size, help="Rows drawn for it."),
-            _option("--seed", type=int, default=fit.seed, help="Of the sample."),
+            _option(
+                "--sample", "sample_size", type=click.IntRange(1), default=fit.sample_size, help="Rows drawn for it."
+            ),
+            _option("--seed", type=click.IntRange(0), default=fit.seed, help="Of the sample."),
         )
     ):
         command = option(command)
@@ -112,10 +115,10 @@ def fit_of(
 def _threshold(text: str) -> float:
     if text in THRESHOLDS:
         return THRESHOLDS[text]
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"--threshold is {text!r}, expected zero, half, mean or a number from 0 to 1") from None
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise InputError(f"--threshold is {text!r}, expected zero, half, mean or a number from 0 to 1")
 
 
 def open_database(url: str, *, create: bool = False) -> PostgresDatabase:

@@ -31,7 +31,13 @@ _BATCH = 256
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits for each query.")
 @click.option("--oversampling", type=click.FloatRange(1), help="Candidates for each hit (default: the collection's).")
 @click.option("--exact", is_flag=True, help="Rescore every row, without the index.")
-@click.option("--rescore-in", type=click.Choice(["client", "sql"]), default="client", show_default=True)
+@click.option(
+    "--rescore-in",
+    type=click.Choice(["client", "sql"]),
+    default="client",
+    show_default=True,
+    help="Where codes are rescored.",
+)
 @click.option("--explain", is_flag=True, help="Show the statement, Postgres's plan and the time of each step.")
 @click.option("--documents/--no-documents", default=True, show_default=True, help="Return the documents.")
 @click.option("--metadata/--no-metadata", default=True, show_default=True, help="Return the metadata.")

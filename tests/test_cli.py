@@ -1,0 +1,402 @@
+"""The `qvec` command: what it prints where, its exit codes, and one line for every mistake."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+from loading import command, run, vectors, with_ids, write_lines
+
+import qvec
+from qvec.cli import main
+from qvec.postgres import embedded
+
+
+def invoke(*arguments: Any, **options: Any) -> Result:
+    """The command in this process; whatever it raises beside an exit is raised here."""
+    result = CliRunner().invoke(main, list(map(str, arguments)), **options)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def succeed(*arguments: Any, **options: Any) -> Result:
+    result = invoke(*arguments, **options)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def all_commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, found in group.commands.items():
+        yield (*path, name), found
+        if isinstance(found, click.Group):
+            yield from all_commands(found, (*path, name))
+
+
+COMMANDS = dict(all_commands())
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    found = COMMANDS[path]
+    text = succeed(*path, "--help").output
+    example = "qvec db" if isinstance(found, click.Group) else " ".join(("qvec", *path))
+    assert re.search(rf"Examples?:(.|\n)*{example}", text)
+    assert found.get_short_help_str()
+    for parameter in found.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{parameter.name} has no help"
+
+
+def test_help_and_version() -> None:
+    assert qvec.__version__ in succeed("--version").output
+    text = succeed("-h").output
+    assert all(name in text for name in ("ingest", "search", "calibrate", "index", "collections", "drop", "db", "demo"))
+    assert invoke("nonsense").exit_code == 2
+    assert invoke("ingest").exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small files, the working directory of the tests of mistakes."""
+    folder = tmp_path_factory.mktemp("files")
+    np.save(folder / "a.npy", vectors(50))
+    np.save(folder / "wide.npy", vectors(50, dimensions=12))
+    np.save(folder / "zeros.npy", np.zeros((5, 8), np.float32))
+    np.save(folder / "integers.npy", np.zeros((5, 8), np.int8))
+    np.save(folder / "none.npy", np.empty((0, 8), np.float32))
+    (folder / "broken.parquet").write_bytes(b"not parquet")
+    (folder / "empty.jsonl").write_bytes(b"")
+    (folder / "a.txt").write_text("?")
+    write_lines(folder / "texts.jsonl", [{"id": 1, "text": "one"}])
+    write_lines(folder / "a.jsonl", with_ids(vectors(50)))
+    (folder / "damaged.safetensors").write_bytes(b"\0" * 20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(new_database: Any, files: Path) -> str:
+    """The URL of a database with a collection `docs` of 50 rows."""
+    url: str = new_database()
+    succeed("ingest", files / "a.npy", "--db", url, "-c", "docs", "-q")
+    return url
+
+
+NOWHERE = "postgresql://u:secret@localhost:1/x"
+INGEST = ["ingest", "a.npy", "-q", "-c", "new"]
+SEARCH = ["search", "-c", "docs"]
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "no such file": (["ingest", "missing.npy", "-c", "new"], "no such file: missing.npy"),
+    "unknown format": (["ingest", "a.txt", "-c", "new"], "give --format, one of"),
+    "format of another name": ([*INGEST, "--format", "xml"], "unknown format 'xml'"),
+    "a file that is something else": ([*INGEST, "--format", "parquet"], "a.npy"),
+    "a damaged file": (["ingest", "broken.parquet", "-c", "new"], "broken.parquet"),
+    "an empty file": (["ingest", "empty.jsonl", "-c", "new"], "empty.jsonl"),
+    "no rows": (["ingest", "none.npy", "-c", "new"], "no usable rows to calibrate on"),
+    "nothing but zeros": (["ingest", "zeros.npy", "-c", "new"], "no usable rows to calibrate on"),
+    "codes instead of vectors": (["ingest", "integers.npy", "-c", "new"], "integers.npy"),
+    "a folder": (["ingest", "..", "-c", "new"], "no Parquet files there"),
+    "no model": (["ingest", "texts.jsonl", "-c", "new"], "name a model that embeds it: --model NAME"),
+    "no such column": (["ingest", "a.jsonl", "-c", "new", "--vector-column", "x"], "there is no column 'x'"),
+    "column of a file without": ([*INGEST, "--id-column", "x"], "no column 'x'"),
+    "no calibration file": ([*INGEST, "--calibration", "missing.safetensors"], "missing.safetensors"),
+    "a damaged calibration": ([*INGEST, "--calibration", "damaged.safetensors"], "damaged.safetensors"),
+    "rejects without skip": ([*INGEST, "--rejects", "r.jsonl"], "--rejects needs --on-error skip"),
+    "rejects in no folder": ([*INGEST, "--on-error", "skip", "--rejects", "x/r"], "cannot write the rejects file x/r"),
+    "threshold": ([*INGEST, "--threshold", "much"], "--threshold is 'much', expected zero, half, mean or a number"),
+    "threshold out of range": ([*INGEST, "--threshold", "7"], "--threshold is '7', expected"),
+    "threshold NaN": ([*INGEST, "--threshold", "nan"], "--threshold is 'nan', expected"),
+    "quantile": ([*INGEST, "--quantile", "2"], "quantile is 2.0"),
+    "spread": ([*INGEST, "--ranges", "rolling", "--spread", "-1"], "spread is -1"),
+    "fixed without a range": ([*INGEST, "--ranges", "fixed"], "a fixed range needs its value"),
+    "a range without fixed": ([*INGEST, "--range", "1"], "only a fixed range takes one"),
+    "too many dimensions": ([*INGEST, "--dimensions", "99"], "99"),
+    "negative dimensions": ([*INGEST, "--dimensions", "-1"], "-1"),
+    "first id": ([*INGEST, "--id-start", "99999999999999999999"], "--id-start is 99999999999999999999"),
+    "a long name": (["ingest", "a.npy", "-q", "-c", "x" * 64], "expected 1 to 63"),
+    "no name": (["ingest", "a.npy", "-q", "-c", ""], "expected 1 to 63"),
+    "rows are there": (["ingest", "a.npy", "-c", "docs", "--restart", "--rescore", "int4"], "has rescore int8"),
+    "other dimensions": (["ingest", "wide.npy", "-c", "docs"], "has 12 dimensions, but collection 'docs' takes 8"),
+    "no collection": (["search", "-c", "other", "--vectors", "a.npy"], "no collection 'other'"),
+    "no question": (SEARCH, "give either questions or --vectors FILE"),
+    "question and vectors": ([*SEARCH, "x", "--vectors", "a.npy"], "give either questions or --vectors FILE"),
+    "question without a model": ([*SEARCH, "x"], "name the model they are from: --model"),
+    "vectors of other dimensions": ([*SEARCH, "--vectors", "wide.npy"], "12"),
+    "vectors of zeros": ([*SEARCH, "--vectors", "zeros.npy"], "zero"),
+    "texts as vectors": ([*SEARCH, "--vectors", "texts.jsonl"], "texts.jsonl has no vectors"),
+    "drop of nothing": (["drop", "other", "--yes"], "no collection 'other'"),
+    "index of nothing": (["index", "-c", "other"], "no collection 'other'"),
+    "calibrate nothing": (["calibrate", "-o", "x"], "give either a source or --import-ranges"),
+    "calibrate to no folder": (["calibrate", "a.npy", "-q", "-o", "x/y"], "x/y"),
+    "ranges that are none": (["calibrate", "-o", "x", "--import-ranges", "a.txt"], "cannot read ranges from a.txt"),
+    "ranges of a wrong shape": (["calibrate", "-o", "x", "--import-ranges", "a.npy"], "(50, 8)"),
+    "a server that is not there": (["collections", "--db", NOWHERE], "cannot connect to postgresql://u@localhost:1/x"),
+    "a port that is none": (["collections", "--db", "postgresql://u:secret@h:x/x"], "postgresql"),
+    "a host that is none": (["collections", "--db", "postgresql://u:secret@[::1/x"], "connection URL"),
+    "a password with %": (["collections", "--db", "postgresql://u:100%secret@h/x"], "connection URL"),
+    "no URL": (["collections", "--db", "mysql://u:secret@h"], "is no database URL"),
+    "no database there": (["collections", "--db", "postgres:./missing"], "there is no database in ./missing yet"),
+    "a folder of something else": ([*INGEST, "--db", "postgres:."], "is not empty and holds no Postgres database"),
+    "a file as a folder": ([*INGEST, "--db", "postgres:a.npy"], "a.npy is a file"),
+    "stop of a server": (["db", "stop", "--db", NOWHERE], "only an embedded database"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "reason"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, loaded: str, files: Path, arguments: list[str], reason: str
+) -> None:
+    monkeypatch.chdir(files)
+    result = invoke(*arguments, env={"QVEC_DB": loaded})
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert reason in result.stderr
+    assert "secret" not in result.stderr
+    with qvec.connect(loaded) as database:
+        written = [collection.name for collection in database.collections() if collection.count()]
+        if database.has_collection("new"):
+            database.drop_collection("new")
+    assert written == ["docs"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*INGEST, "--workers", "0"],
+        [*INGEST, "--id-start", "first"],
+        [*INGEST, "--sample", "0"],
+        [*INGEST, "--seed", "-1"],
+        [*INGEST, "--rescore", "int2"],
+        [*SEARCH, "-k", "0"],
+        [*SEARCH, "--oversampling", "0.5"],
+        ["ingest", "a.npy"],
+        ["drop"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: ")
+
+
+def test_ingest_prints_one_json_object(url: str, files: Path) -> None:
+    result = succeed("ingest", files / "a.npy", "--db", url, "-c", "docs", "--json")
+    (line,) = result.stdout.splitlines()
+    summary = json.loads(line)
+    assert {"rows", "seconds", "rows_per_second", "bytes_per_vector", "calibration", "rejected"} <= summary.keys()
+    assert (summary["rows"], summary["rejected"]) == (50, 0)
+    assert summary["bytes_per_vector"].keys() == {"table", "index"}
+    assert re.fullmatch("[0-9a-f]{16}", summary["calibration"])
+    assert summary["calibration"] in result.stderr
+    assert "\x1b" not in result.stderr
+    assert "━" not in result.stderr
+
+
+def test_ingest_says_what_it_did(url: str, files: Path) -> None:
+    result = succeed("ingest", files / "a.npy", "--db", url, "-c", "docs")
+    assert re.match(
+        r"50 rows in .* rows/s\); collection 'docs' has 50 rows of .* bytes \(table \+ index\)", result.stdout
+    )
+    assert succeed("ingest", files / "a.npy", "--db", url, "-c", "more", "--quiet").output == ""
+
+
+def test_a_pipe_as_source(url: str, files: Path) -> None:
+    content = (files / "a.jsonl").read_bytes()
+    result = succeed("ingest", "-", "--db", url, "-c", "docs", "--json", input=content)
+    assert json.loads(result.stdout)["rows"] == 50
+    again = succeed("ingest", "-", "--db", url, "-c", "docs", "--json", input=content)
+    assert json.loads(again.stdout)["rows"] == 0
+
+
+def searched(url: str, *arguments: Any) -> list[dict[str, Any]]:
+    return [
+        json.loads(line)
+        for line in succeed("search", "--db", url, "-c", "docs", "--json", *arguments).stdout.splitlines()
+    ]
+
+
+@pytest.mark.parametrize("options", [[], ["--exact"], ["--oversampling", "2"], ["--rescore-in", "sql"]], ids=str)
+def test_search_prints_one_json_object_a_query(loaded: str, files: Path, options: list[str]) -> None:
+    lines = searched(loaded, "--vectors", files / "a.npy", "-k", 3, *options)
+    assert [line["query"] for line in lines] == list(range(50))
+    for number, line in enumerate(lines):
+        assert line.keys() == {"query", "hits"}
+        assert len(line["hits"]) == 3
+        assert line["hits"][0]["id"] == number
+        scores = [hit["score"] for hit in line["hits"]]
+        assert scores == sorted(scores, reverse=True)
+        assert all(hit.keys() == {"id", "score", "document", "metadata"} for hit in line["hits"])
+
+
+def test_documents_and_metadata_are_optional(url: str, tmp_path: Path) -> None:
+    rows = [{**row, "text": f"text {row['id']}", "tag": "ö"} for row in with_ids(vectors(5))]  # type: ignore[dict-item, index]
+    path = write_lines(tmp_path / "a.jsonl", rows)  # type: ignore[arg-type]
+    succeed("ingest", path, "--db", url, "-c", "docs", "-q")
+    query = ["--vectors", path, "-k", "1"]
+    assert searched(url, *query)[3]["hits"][0] | {"score": 0} == {
+        "id": 3,
+        "score": 0,
+        "document": "text 3",
+        "metadata": {"tag": "ö"},
+    }
+    assert searched(url, *query, "--no-documents")[0]["hits"][0].keys() == {"id", "score", "metadata"}
+    bare = searched(url, *query, "--no-documents", "--no-metadata")[0]["hits"][0]
+    assert bare.keys() == {"id", "score"}
+    table = succeed("search", "--db", url, "-c", "docs", *query).stdout
+    assert "query 3" in table
+    assert "text 3" in table
+    assert '{"tag": "ö"}' in table
+    assert "text 3" not in succeed("search", "--db", url, "-c", "docs", *query, "--no-documents").stdout
+
+
+def test_explain_shows_statement_plan_and_times(loaded: str, files: Path) -> None:
+    text = succeed("search", "--db", loaded, "-c", "docs", "--vectors", files / "a.npy", "--explain", "-k", 5).stdout
+    assert text.startswith("SELECT ")
+    assert re.search(r"actual time=", text)
+    assert re.search(r"candidates: \d+, hits: 5", text)
+    assert re.search(r"\d\.\d{3} ms", text)
+    exact = succeed("search", "--db", loaded, "-c", "docs", "--vectors", files / "a.npy", "--explain", "--exact").stdout
+    assert "candidates: all rows" in exact
+    assert "hnsw" not in exact
+
+
+def test_collections_index_and_drop(url: str, files: Path) -> None:
+    succeed("ingest", files / "a.npy", "--db", url, "-c", "docs", "--no-index", "-q")
+    (line,) = succeed("collections", "--db", url, "--json").stdout.splitlines()
+    described = json.loads(line)
+    assert (described["name"], described["rows"], described["dimensions"]) == ("docs", 50, 8)
+    assert described["index"] == "none"
+    succeed("index", "-c", "docs", "--db", url)
+    assert "has its index already" in succeed("index", "-c", "docs", "--db", url).stderr
+    table = succeed("collections", "--db", url).stdout
+    assert re.search(r"docs.*50.*8.*int8.*ternary.*built", table)
+    assert invoke("drop", "docs", "--db", url, input="n\n").exit_code == 1
+    assert "docs" in succeed("collections", "--db", url).stdout
+    assert "Drop collection 'docs' with 50 rows?" in succeed("drop", "docs", "--db", url, input="y\n").stderr
+    result = succeed("collections", "--db", url)
+    assert (result.stdout, result.stderr) == ("", "no collections\n")
+
+
+def test_the_variable_names_the_database(monkeypatch: pytest.MonkeyPatch, loaded: str) -> None:
+    monkeypatch.setenv("QVEC_DB", loaded)
+    assert json.loads(succeed("collections", "--json").stdout)["name"] == "docs"
+
+
+def test_calibrate_and_load_with_it(url: str, files: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cal.safetensors"
+    text = succeed("calibrate", files / "a.npy", "-o", file, "--threshold", "zero").stdout
+    calibration = qvec.Calibration.load(file)
+    assert calibration.id in text
+    assert not calibration.threshold.any()
+    told = json.loads(succeed("calibrate", files / "a.npy", "-o", file, "--json", "--dimensions", 4).stdout)
+    assert told["id"] == qvec.Calibration.load(file).id
+    result = succeed("ingest", files / "a.npy", "--db", url, "-c", "docs", "--calibration", file, "--json")
+    assert json.loads(result.stdout)["calibration"] == told["id"]
+    assert "drawn uniformly" not in result.stderr
+    np.save(tmp_path / "ranges.npy", np.stack([-np.ones(8, np.float32), np.ones(8, np.float32)]))
+    succeed("calibrate", "-o", file, "--import-ranges", tmp_path / "ranges.npy")
+    assert qvec.Calibration.load(file).radius == pytest.approx(np.ones(8))
+
+
+def test_db_keeps_an_embedded_database_running(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    option = ["--db", f"postgres:{directory}"]
+    printed = run("db", "url", *option).stdout.strip()
+    try:
+        with psycopg.connect(printed) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert run("db", "start", *option).stdout.strip() == f"running at {printed}"
+        assert embedded.running(directory)
+    finally:
+        assert run("db", "stop", *option).stdout == "stopped\n"
+    assert not embedded.running(directory)
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(printed)
+    assert "no database runs in" in run("db", "stop", *option).stdout
+    assert run("db", "url", "--db", NOWHERE).stdout.strip() == NOWHERE
+
+
+def on_terminal(*arguments: Any, interrupt_at: str | None = None) -> tuple[int, str]:
+    """The command on a terminal of its own, Ctrl-C typed when it shows a pattern; its exit code and what it showed."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"TERM": "xterm", "COLUMNS": "120"}
+        line = command(*arguments, batch_rows=20)
+        os.execv(line[0], line)
+    shown = ""
+    while True:
+        try:
+            shown += os.read(terminal, 4096).decode(errors="replace")
+        except OSError:
+            break
+        if interrupt_at is not None and re.search(interrupt_at, shown):
+            os.write(terminal, b"\x03")
+            interrupt_at = None
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), shown
+
+
+def test_a_terminal_shows_progress(url: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", vectors(3000))
+    code, shown = on_terminal("ingest", tmp_path / "a.npy", "--db", url, "-c", "docs")
+    assert code == 0
+    for stage in ("sampling", "loading"):
+        assert re.search(rf"{stage} .*3000/3000", shown)
+    assert re.search(r"index +.*━", shown)
+    assert "3,000 rows in" in shown
+    code, shown = on_terminal("ingest", tmp_path / "a.npy", "--db", url, "-c", "more", "--quiet")
+    assert (code, shown) == (0, "")
+
+
+def test_ctrl_c_on_a_terminal_spares_the_embedded_database(tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to all processes of the command, the database's among them."""
+    np.save(tmp_path / "a.npy", vectors(20_000))
+    arguments = ["ingest", tmp_path / "a.npy", "--db", f"postgres:{tmp_path / 'data'}", "-c", "docs", "--no-index"]
+    code, shown = on_terminal(*arguments, interrupt_at=r"loading .* [1-9]\d*/20000")
+    assert code == 130
+    assert "run the same command again to go on" in shown
+    assert "Traceback" not in shown
+    assert "lost" not in shown
+    result = run(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["resumed_at"] == 20_000 - summary["rows"] > 0
+    assert summary["total_rows"] == 20_000
+
+
+def test_a_reader_that_leaves_is_no_error(loaded: str, files: Path) -> None:
+    line = command("search", "--db", loaded, "-c", "docs", "--vectors", str(files / "a.npy"), "--json")
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_ctrl_c_elsewhere(loaded: str, files: Path) -> None:
+    """Interrupted while it waits for a table that another transaction holds."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with psycopg.connect(loaded) as blocker, psycopg.connect(loaded, autocommit=True) as watcher:
+        blocker.execute("LOCK TABLE docs IN ACCESS EXCLUSIVE MODE")
+        line = command("search", "--db", loaded, "-c", "docs", "--vectors", str(files / "a.npy"))
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            while watcher.execute(waiting).fetchone() == (0,):
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert err == "Interrupted.\n"
