@@ -16,7 +16,7 @@ from qvec.postgres.layout import Table
 from qvec.postgres.schema import Connection
 
 Progress = Callable[[int, int], None]
-"""Called with blocks or rows done and their total."""
+"""Called with blocks of the table done and their total; pgvector tells no total of rows."""
 
 _POLL_SECONDS = 0.5
 _GRAPH_BYTES = 700
@@ -114,8 +114,8 @@ def _watch(watcher: Connection, backend: int, progress: Progress, done: threadin
     while not done.wait(_POLL_SECONDS):
         try:
             row = watcher.execute(
-                "SELECT greatest(blocks_done, tuples_done), greatest(blocks_total, tuples_total)"
-                " FROM pg_stat_progress_create_index WHERE pid = %s",
+                "SELECT blocks_done, blocks_total FROM pg_stat_progress_create_index"
+                " WHERE pid = %s AND blocks_total > 0",
                 [backend],
             ).fetchone()
         except psycopg.Error:

@@ -1,0 +1,35 @@
+"""The memory of a load stays flat, however large its source is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+SCRIPT = """
+import resource, sys
+from qvec.cli import main
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+try:
+    main()
+finally:
+    print("MiB", (peak() - before) // 1024)
+"""
+MOST_MIB = 300
+
+
+def test_300_megabytes_of_vectors_need_less_memory_than_that(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.npy"
+    array = np.lib.format.open_memmap(path, "w+", np.float32, (200_000, 384))
+    block = np.random.default_rng(0).normal(size=(10_000, 384)).astype(np.float32)
+    for start in range(0, len(array), len(block)):
+        array[start : start + len(block)] = np.roll(block, start // len(block), axis=1)
+    array.flush()
+    del array
+    arguments = ["ingest", str(path), "--db", url, "-c", "docs", "--no-index"]
+    result = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "200,000 rows in" in result.stdout
+    path.unlink()
+    assert int(result.stdout.rpartition("MiB ")[2]) < MOST_MIB

