@@ -298,6 +298,8 @@ def _sample(
     """A uniform sample of at most `size` rows and the number of rows there were; every row passes `checked`."""
     if size < 1:
         raise InputError(f"sample_size is {size}, expected at least 1")
+    if seed < 0:
+        raise InputError(f"seed is {seed}, expected at least 0")
     reservoir = Reservoir(size, seed)
     widths: set[int] = set()
     count = 0

@@ -188,6 +188,7 @@ def test_a_number_beyond_float32_names_its_row_over_all_batches(rows: Vectors) -
         (lambda x: Calibration.fit(x, threshold=1.5), "threshold is 1.5, expected a share of the mean from 0 to 1"),
         (lambda x: Calibration.fit(x, threshold=float("nan")), "threshold is nan"),
         (lambda x: Calibration.fit(x, sample_size=0), "sample_size is 0, expected at least 1"),
+        (lambda x: Calibration.fit(x, seed=-1), "seed is -1, expected at least 0"),
         (lambda _: Calibration.fit(np.array([["a"]])), "vectors: dtype <U1 found"),
     ],
 )
