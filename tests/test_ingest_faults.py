@@ -100,7 +100,7 @@ def test_killed_at_any_moment_a_load_ends_exact(
     killed_at = set()
     for number in range(KILLS):
         process = start(*map(str, command), batch_rows=6)
-        target = position(database) + ROWS // (KILLS + 4)
+        target = position(database) + ROWS // (4 * KILLS)
         assert wait_until(lambda target=target: position(database) >= target, process), process.communicate()
         time.sleep(moments.random() * 0.01)
         kill(process)

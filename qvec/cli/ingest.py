@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -31,16 +31,15 @@ from qvec.ingest import ingest as run_ingest
 from qvec.sources import open_source
 
 
-class _IdStart(click.ParamType["int | str"]):
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "auto":
-            return "auto"
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor auto", param, ctx)
+def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | Literal["auto"] | None:
+    if value is None:
+        return None
+    if value == "auto":
+        return "auto"
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
 
 
 @click.command()
@@ -62,10 +61,15 @@ class _IdStart(click.ParamType["int | str"]):
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="At a bad row."
 )
 @click.option("--rejects", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Where bad rows go.")
-@click.option("--id-start", type=_IdStart(), help="First id of a source without ids, where the collection has rows.")
+@click.option(
+    "--id-start",
+    callback=_id_start,
+    metavar="N|auto",
+    help="First id of a source without ids, where the collection has rows.",
+)
 @click.option("--restart", is_flag=True, help="Forget how far this source was loaded.")
 @click.option("--no-index", is_flag=True, help="Leave the index for `qvec index`.")
-@click.option("--workers", type=click.IntRange(1, 32), default=1, show_default=True, help="Connections that load.")
+@click.option("--workers", type=click.IntRange(1, 32), default=2, show_default=True, help="Connections that load.")
 @source_options
 @fit_options
 @json_option

@@ -41,7 +41,7 @@ class IngestOptions:
     id_start: int | Literal["auto"] | None = None
     restart: bool = False
     index: bool = True
-    workers: int = 1
+    workers: int = 2
     batch_rows: int | None = None
 
 

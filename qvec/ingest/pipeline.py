@@ -32,7 +32,7 @@ from qvec.postgres.statements import OnDuplicate
 
 _CONFLICTS = (errors.UniqueViolation, errors.LockNotAvailable, errors.DeadlockDetected)
 """What tells that ids repeat; two open transactions with one id wait for each other until the lock times out."""
-_LOCK_TIMEOUT = "5s"
+_LOCK_TIMEOUT = "1s"
 _RETRY_SECONDS = (1, 2, 4, 8, 15, 30, 30, 30, 30, 30)
 
 

@@ -17,9 +17,12 @@ from qvec.errors import DatabaseError, MissingExtraError
 _KEEP = "qvec.keep"
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
 _SETTINGS = """
-# Written by qvec: room for bulk loads and index builds.
+# Written by qvec: room for bulk loads and index builds. New WAL files are not filled with zeros first, which
+# costs a load a quarter of its speed.
 max_wal_size = '4GB'
 shared_buffers = '256MB'
+wal_buffers = '64MB'
+wal_init_zero = off
 """
 
 
