@@ -69,7 +69,7 @@ def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 )
 @click.option("--restart", is_flag=True, help="Forget how far this source was loaded.")
 @click.option("--no-index", is_flag=True, help="Leave the index for `qvec index`.")
-@click.option("--workers", type=click.IntRange(1, 32), default=1, show_default=True, help="Connections that load.")
+@click.option("--workers", type=click.IntRange(1, 32), default=2, show_default=True, help="Connections that load.")
 @source_options
 @fit_options
 @json_option
