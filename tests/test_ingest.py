@@ -11,7 +11,7 @@ from loading import assert_holds, load, vectors, with_ids, write_lines
 import qvec
 from qvec import Calibration
 from qvec.errors import CollectionError, DatabaseError, InputError
-from qvec.ingest import Reporter
+from qvec.ingest import FitOptions, Reporter
 from qvec.ingest import lock as lock_module
 from qvec.ingest.batches import Encoder
 from qvec.ingest.lock import SourceLock
@@ -316,3 +316,21 @@ def test_row_numbers_that_would_leave_bigint_are_refused(database: PostgresDatab
     assert not database.has_collection("docs")
     load(database, path, id_start=2**63 - 51)
     assert_holds(database, vectors(50), range(2**63 - 51, 2**63 - 1))
+
+
+def test_rows_that_are_zero_where_they_are_cut_are_bad_rows_and_not_calibrated_on(
+    database: PostgresDatabase, tmp_path: Path
+) -> None:
+    array = vectors(100)
+    array[7, :4] = 0
+    load(database, npy(tmp_path / "a.npy", array), fit=FitOptions(dimensions=4), on_error="skip")
+    kept = [row for row in range(100) if row != 7]
+    assert_holds(database, array[kept], kept)
+    assert database.collection("docs").calibration.description["sample"]["size"] == 99
+
+
+def test_long_float16_vectors_are_calibrated_on_without_overflow(database: PostgresDatabase, tmp_path: Path) -> None:
+    """Their squares are beyond float16; a warning would fail the test."""
+    array = (100 * vectors(50)).astype(np.float16)
+    load(database, npy(tmp_path / "a.npy", array))
+    assert_holds(database, array)

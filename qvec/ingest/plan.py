@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qvec import _native
+from qvec.arrays import Vectors
 from qvec.calibration import Calibration
 from qvec.embedding import Embedder, load_embedder
 from qvec.errors import CollectionError, InputError
@@ -114,19 +116,20 @@ def fit_source(
         sample = _sample_vectors(source, fit, reporter)
     else:
         embedded = _sample_texts(source, embedder, fit, reporter)
-        sample = np.array(list(embedded.values()))
-    if not len(sample):
+        sample = np.array(list(embedded.values()), np.float32)
+    usable = _usable(sample, fit) if len(sample) else sample
+    if not len(usable):
         raise InputError(f"{source.name} has no usable rows to calibrate on")
-    calibration = _fit(sample, fit, model)
+    calibration = _fit(usable, fit, model)
     method = calibration.description["method"]
     reporter.say(
         f"calibration {calibration.id}: {method['name']} ranges, threshold {method['threshold']:g} of the mean, "
-        f"from {len(sample):,} rows drawn uniformly"
+        f"from {len(usable):,} rows drawn uniformly"
     )
     return calibration, embedded
 
 
-def _fit(sample: NDArray[np.floating], fit: FitOptions, model: str | None) -> Calibration:
+def _fit(sample: Vectors, fit: FitOptions, model: str | None) -> Calibration:
     """A calibration from rows that were drawn already."""
     return Calibration.fit(
         sample,
@@ -141,12 +144,20 @@ def _fit(sample: NDArray[np.floating], fit: FitOptions, model: str | None) -> Ca
     )
 
 
-def _sample_vectors(source: Source, fit: FitOptions, reporter: Reporter) -> NDArray[np.floating]:
+def _usable(sample: Vectors, fit: FitOptions) -> Vectors:
+    """The rows that can be quantized; the load itself says what is wrong with the others."""
+    cut, width = fit.dimensions, sample.shape[1]
+    dimensions = cut if cut and 0 < cut < width else width
+    bad = [row for row, _ in _native.bad_rows(sample, dimensions, fit.metric == "cosine")]
+    return np.delete(sample, bad, axis=0) if bad else sample
+
+
+def _sample_vectors(source: Source, fit: FitOptions, reporter: Reporter) -> Vectors:
     reporter.stage("sampling", source.rows)
     sample = source.sample(fit.sample_size, fit.seed, lambda done: reporter.advance("sampling", done))
     reporter.finish("sampling")
     assert sample is not None
-    return sample[np.linalg.norm(sample, axis=1) > 0] if fit.metric == "cosine" else sample
+    return sample
 
 
 def _sample_texts(
