@@ -1,6 +1,8 @@
 """What a load does with ids, duplicates, changed sources and existing collections."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from qvec.ingest import FitOptions, Reporter
 from qvec.ingest import lock as lock_module
 from qvec.ingest.batches import Encoder
 from qvec.ingest.lock import SourceLock
+from qvec.postgres import loading
 from qvec.postgres.database import PostgresDatabase
 
 
@@ -205,6 +208,26 @@ def test_ids_are_not_given_out_while_another_load_may_still_need_them(
     load(database, first)
     load(database, second, id_start="auto")
     assert_holds(database, both)
+
+
+def test_two_loads_that_begin_at_once_do_not_take_the_same_ids(
+    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(database, npy(tmp_path / "a.npy", vectors(10)))
+    unhurried = loading.numbered_and_unfinished
+
+    def slow(*arguments: Any) -> str | None:
+        found = unhurried(*arguments)
+        time.sleep(0.5)
+        return found
+
+    monkeypatch.setattr(loading, "numbered_and_unfinished", slow)
+    paths = [npy(tmp_path / name, vectors(40, seed=seed)) for seed, name in enumerate(("b.npy", "c.npy"))]
+    with ThreadPoolExecutor() as executor:
+        loads = [executor.submit(load, database, path, id_start="auto") for path in paths]
+    errors = [load.exception() for load in loads if load.exception()]
+    assert all("finish that load first" in str(error) for error in errors)
+    assert database.collection("docs").count() == 10 + 40 * (2 - len(errors))
 
 
 def test_duplicates_across_sources(database: PostgresDatabase, tmp_path: Path) -> None:

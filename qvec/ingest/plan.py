@@ -198,7 +198,8 @@ def _checkpoint(
     A start is written down at once, so that other loads see which ids are taken.
     """
     fingerprint = source.fingerprint()
-    with database.connection() as connection:
+    with database.connection() as connection, connection.transaction():
+        loading.lock_starts(connection, collection.name)
         found = loading.read_checkpoint(connection, collection.name, source.path)
         same = found is not None and found.fingerprint == fingerprint
         if found and same and not options.restart:

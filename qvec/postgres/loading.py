@@ -107,6 +107,12 @@ def lock_source(connection: Connection, collection: str, source: str) -> bool:
     return bool(row and row[0])
 
 
+def lock_starts(connection: Connection, collection: str) -> None:
+    """Lets one load at a time begin, until the transaction ends: two would take the same ids."""
+    key = f"qvec.start {collection}"
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [key])
+
+
 def settings_for_loading(connection: Connection) -> None:
     """A commit need not wait for the disk: rows and checkpoint are lost or kept together. A batch may take its time."""
     connection.execute(
