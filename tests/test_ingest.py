@@ -11,8 +11,8 @@ import pytest
 from loading import assert_holds, load, vectors, with_ids, write_lines
 
 import qvec
-from qvec import Calibration
-from qvec.errors import CollectionError, DatabaseError, InputError
+from qvec import Calibration, RangeMethod
+from qvec.errors import CalibrationError, CollectionError, DatabaseError, InputError
 from qvec.ingest import FitOptions, Reporter
 from qvec.ingest import lock as lock_module
 from qvec.ingest.batches import Encoder
@@ -295,6 +295,28 @@ def test_settings_that_a_collection_does_not_have_are_refused(
         load(database, path, restart=True, **options)
     same = {"rescore": "int8", "prefilter": "ternary", "model": "mine"}
     assert load(database, path, calibration=database.collection("docs").calibration, **same).rows == 0
+
+
+@pytest.mark.parametrize(
+    ("fit", "reason"),
+    [
+        (FitOptions(metric="ip"), "--metric ip is asked for, but calibration [0-9a-f]{16} has cosine"),
+        (FitOptions(threshold=0), "--threshold 0 is asked for, but calibration [0-9a-f]{16} has 1.0"),
+        (FitOptions(ranges=RangeMethod("minmax")), "--ranges minmax is asked for, but .* has rolling"),
+        (FitOptions(dimensions=3), "--dimensions 3 is asked for, but .* has 4"),
+    ],
+)
+def test_a_calibration_is_not_fitted_again(
+    database: PostgresDatabase, tmp_path: Path, fit: FitOptions, reason: str
+) -> None:
+    as_fitted = FitOptions(threshold=1, ranges=RangeMethod("rolling"), dimensions=4)
+    load(database, npy(tmp_path / "a.npy", vectors(50)), fit=as_fitted)
+    second = npy(tmp_path / "b.npy", vectors(20, seed=1))
+    calibration = database.collection("docs").calibration
+    for options in ({"id_start": "auto"}, {"collection": "new", "calibration": calibration}):
+        with pytest.raises(CalibrationError, match=reason):
+            load(database, second, fit=fit, **options)
+        assert load(database, second, fit=as_fitted, **options).rows == 20
 
 
 def test_ids_of_another_type_are_refused(database: PostgresDatabase, tmp_path: Path) -> None:

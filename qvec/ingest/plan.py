@@ -14,7 +14,7 @@ from qvec import _native
 from qvec.arrays import Vectors
 from qvec.calibration import Calibration
 from qvec.embedding import Embedder, load_embedder
-from qvec.errors import CollectionError, InputError
+from qvec.errors import CalibrationError, CollectionError, InputError
 from qvec.ingest.options import FitOptions, IngestOptions, Reporter
 from qvec.postgres import loading, statements
 from qvec.postgres.collection import PostgresCollection
@@ -41,12 +41,16 @@ class Plan:
 def make_plan(database: PostgresDatabase, source: Source, options: IngestOptions, reporter: Reporter) -> Plan:
     """Finds or creates the collection and decides where to begin.
 
-    Raises CollectionError where the options do not fit the collection, InputError where the source does not.
+    Raises CollectionError or CalibrationError where the options do not fit the collection, InputError where the source
+    does not.
     """
     _check_id_start(source, options.id_start)
     collection = database.collection(options.collection) if database.has_collection(options.collection) else None
     if collection is not None:
         _check_fits(collection, source, options)
+    existing = collection.calibration if collection else options.calibration
+    if existing is not None:
+        _check_fit_options(existing, options.fit)
     model = options.model or (collection.model if collection else None)
     embedder = load_embedder_for(source, model)
     embedded: dict[int, NDArray[np.float32]] = {}
@@ -94,6 +98,22 @@ def _check_fits(collection: PostgresCollection, source: Source, options: IngestO
     if (source.id_type or "bigint") != layout.id_type:
         kind = f"has {source.id_type} ids" if source.id_type else "has no ids, and row numbers are bigint"
         raise CollectionError(f"collection {collection.name!r} has {layout.id_type} ids, but {source.name} {kind}")
+
+
+def _check_fit_options(calibration: Calibration, fit: FitOptions) -> None:
+    """What is asked of a new calibration, beyond the defaults, has to be true of the one that is used instead."""
+    default, method = FitOptions(), calibration.description.get("method", {})
+    for option, asked, unasked, found in (
+        ("--metric", fit.metric, default.metric, calibration.metric),
+        ("--threshold", fit.threshold, default.threshold, method.get("threshold")),
+        ("--ranges", fit.ranges.name, default.ranges.name, method.get("name")),
+        ("--dimensions", fit.dimensions, default.dimensions, calibration.dimensions),
+    ):
+        if found is not None and asked not in (unasked, found):
+            raise CalibrationError(
+                f"{option} {asked} is asked for, but calibration {calibration.id} has {found}, and a calibration stays "
+                "as it was fitted; leave the option out, or load into a new collection"
+            )
 
 
 def load_embedder_for(source: Source, model: str | None) -> Embedder | None:
