@@ -64,6 +64,12 @@ def load_embedder(model: str) -> Embedder:
     return SentenceTransformerEmbedder(model, _location(model))
 
 
+def lasting_name(model: str) -> str:
+    """The name by which a model is found again from another working directory: of a folder its absolute path."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if model != PACKAGED_MODEL and folder.is_dir() else model
+
+
 class SentenceTransformerEmbedder:
     """A sentence-transformers model, in float32 on a CPU, in its own precision on an accelerator."""
 

@@ -400,3 +400,13 @@ def test_ctrl_c_elsewhere(loaded: str, files: Path) -> None:
             _, err = process.communicate(timeout=10)
     assert process.returncode == 130
     assert err == "Interrupted.\n"
+
+
+def test_a_model_in_a_folder_is_remembered_by_its_whole_path(
+    url: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    succeed("ingest", files / "a.npy", "--db", url, "-c", "docs", "--model", "model")
+    with qvec.connect(url) as database:
+        assert database.collection("docs").model == str((tmp_path / "model").resolve())

