@@ -292,6 +292,39 @@ def test_tables_reject_each_bad_row(tmp_path, writer):
     assert json.loads(batch.rejected[0].content) == {"id": 2, "text": "b", "note": "b"}
 
 
+@pytest.mark.parametrize("column", ["id", "text", "note", "tags", "kind"])
+@pytest.mark.parametrize("writer", ["parquet", "arrow"])
+def test_tables_reject_rows_whose_text_is_not_utf8(tmp_path, writer, column):
+    """Neither format checks it, and what Postgres says names no row."""
+    broken = pa.array([b"a", b"\xff", None, b"b"]).view(pa.string())
+    if column == "tags":
+        broken = pa.ListArray.from_arrays([0, 1, 2, 3, 4], broken)
+    if column == "kind":
+        broken = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 2]), broken.drop_null())
+    texts = {"id": list("abcd"), "text": list("abcd"), column: broken}
+    table = pa.table({"vector": [np.float32([1, 2])] * 4, **texts})
+    file = tmp_path / f"a.{writer}"
+    if writer == "parquet":
+        pq.write_table(table, file)
+    else:
+        with pa.ipc.new_file(file, table.schema) as opened:
+            opened.write_table(table)
+    expected = [(1, f"{file.name}, row 1", f"column {column!r} holds text that is not UTF-8")]
+    assert rejections(file) == expected + ([(2, f"{file.name}, row 2", "has no id")] if column == "id" else [])
+    (batch,) = read(file)
+    assert json.loads(batch.rejected[0].content)[column] is None
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    def refuse(*_arguments):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.npy").write_bytes(npy())
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
+    with pytest.raises(InputError, match=r"cannot read .*a\.npy: Permission denied"):
+        open_source(tmp_path / "a.npy")
+
+
 def test_binary_vectors_of_another_length_are_rejected(tmp_path):
     table = pa.table({"vector": [np.float32([1, 2]).tobytes(), b"12345", None, np.float32([3, 4]).tobytes()]})
     pq.write_table(table, tmp_path / "a.parquet")

@@ -98,7 +98,10 @@ def open_source(
     if not path.exists():
         raise InputError(f"no such file: {name}")
     opener, _ = FORMATS[format or _recognize(path)]
-    return opener(name, path, columns)
+    try:
+        return opener(name, path, columns)
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from None
 
 
 def _refuse_columns(name: str, *asked: str | tuple[str, ...] | None) -> None:

@@ -44,6 +44,7 @@ class TableReader:
     def batch(self, table: Any, start: int) -> Batch:
         """The batch of a record batch whose first row is source row `start`."""
         faults: Faults = {}
+        table = _decodable(table, faults)
         roles, column = self.roles, table.column
         ids = read_ids(column(roles.id), self.id_type, faults) if roles.id and self.id_type else None
         vectors = read_vectors(column(roles.vector), self.dimensions or 0, faults) if roles.vector else None
@@ -75,6 +76,32 @@ class TableReader:
             if name != self.roles.vector and kind_of(table.schema.field(name).type) != "vector"
         }
         return RejectedRow(start + row, self.where(start + row), reason, dump(fields)[:CONTENT_CHARACTERS])
+
+
+def _decodable(table: Any, faults: Faults) -> Any:
+    """The record batch with nulls for texts that are not UTF-8, which files can hold; their rows go to `faults`."""
+    names = table.schema.names
+    columns = [_decodable_column(table.column(name), name, faults) for name in names]
+    return pa.RecordBatch.from_arrays(columns, names) if faults else table
+
+
+def _decodable_column(column: Any, name: str, faults: Faults) -> Any:
+    if kind_of(column.type) not in ("text", "other"):
+        return column
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        values = [_decoded(value, row, name, faults) for row, value in enumerate(column)]
+        return pa.array(values, column.type)
+    return column
+
+
+def _decoded(value: Any, row: int, name: str, faults: Faults) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        faults.setdefault(row, f"column {name!r} holds text that is not UTF-8")
+        return None
 
 
 def _taken(array: Any | None, rows: NDArray[np.int64]) -> Any | None:
