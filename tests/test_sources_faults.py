@@ -292,10 +292,15 @@ def test_tables_reject_each_bad_row(tmp_path, writer):
     assert json.loads(batch.rejected[0].content) == {"id": 2, "text": "b", "note": "b"}
 
 
-@pytest.mark.parametrize("column", ["id", "text", "note", "tags", "kind"])
-@pytest.mark.parametrize("writer", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("writer", "column"),
+    [
+        *((writer, column) for writer in ("parquet", "arrow") for column in ("id", "text", "note", "tags")),
+        ("arrow", "kind"),
+    ],
+)
 def test_tables_reject_rows_whose_text_is_not_utf8(tmp_path, writer, column):
-    """Neither format checks it, and what Postgres says names no row."""
+    """Neither format checks it, but for dictionaries in Parquet, and what Postgres says names no row."""
     broken = pa.array([b"a", b"\xff", None, b"b"]).view(pa.string())
     if column == "tags":
         broken = pa.ListArray.from_arrays([0, 1, 2, 3, 4], broken)
