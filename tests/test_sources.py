@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
-import zstandard
 
 from qvec.errors import InputError
 from qvec.sources import Columns, open_source
@@ -101,7 +100,7 @@ WITH_IDS = {
     "stream.arrows": write_arrow_stream,
     "lines.jsonl": lambda file: file.write_bytes(json_lines()),
     "lines.ndjson.gz": lambda file: file.write_bytes(gzip.compress(json_lines())),
-    "lines.jsonl.zst": lambda file: file.write_bytes(zstandard.compress(json_lines())),
+    "lines.jsonl.zst": lambda file: file.write_bytes(pa.compress(json_lines(), "zstd", asbytes=True)),
     "table.csv": lambda file: file.write_bytes(csv_text()),
     "table.csv.gz": lambda file: file.write_bytes(gzip.compress(csv_text())),
 }
