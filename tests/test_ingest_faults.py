@@ -336,6 +336,19 @@ def test_a_commit_that_nobody_heard_of(
 
 
 @pytest.mark.usefixtures("soon")
+def test_the_beginning_of_a_load_survives_a_broken_connection(
+    database: PostgresDatabase, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the lock since before the source was sampled, which may have taken long."""
+    np.save(tmp_path / "a.npy", vectors(100))
+    told = Watching()
+    monkeypatch.setattr(told, "stage", lambda name, _total: terminate_all(url) if name == "loading" else None)
+    assert load(database, tmp_path / "a.npy", told, batch_rows=20).rows == 100
+    assert told.retries == 1
+    assert_holds(database, vectors(100))
+
+
+@pytest.mark.usefixtures("soon")
 def test_the_end_of_a_load_survives_a_broken_connection(database: PostgresDatabase, url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
     told = Watching(lambda done: terminate_all(url) if done == 100 else None)

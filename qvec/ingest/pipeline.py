@@ -94,9 +94,10 @@ class Pipeline:
         Raises what `batches` raises, DatabaseError when the database stays away, LoadStoppedError when stopped.
         """
         try:
-            self._connect()
             while not self.checkpoint.finished:
                 try:
+                    if not self._connections:
+                        self._connect()
                     self._load_from(self.checkpoint.position, batches)
                     self._finish()
                 except psycopg.Error as error:
