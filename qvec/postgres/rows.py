@@ -105,7 +105,9 @@ def id_array(ids: Sequence[int | str] | NDArray[Any] | pa.Array, layout: Layout)
         raise InputError("an id is missing (null)")
     fits = pa.types.is_integer(array.type) if layout.id_type == "bigint" else _is_text(array.type)
     if len(array) and not fits:
-        raise InputError(f"ids are {array.type}, but this collection's ids are {layout.id_type}")
+        raise InputError(
+            f"ids are {array.type}, but this collection's ids are {layout.id_type}, as id_type was when it was created"
+        )
     try:
         return array.cast(wanted)
     except pa.ArrowInvalid:
