@@ -129,6 +129,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "rows are there": (["ingest", "a.npy", "-c", "docs", "--restart", "--rescore", "int4"], "has rescore int8"),
     "other dimensions": (["ingest", "wide.npy", "-c", "docs"], "has 12 dimensions, but collection 'docs' takes 8"),
     "no collection": (["search", "-c", "other", "--vectors", "a.npy"], "no collection 'other'"),
+    "two explained": ([*SEARCH, "x", "y", "--explain"], "--explain takes one question, not 2"),
     "no question": (SEARCH, "give either questions or --vectors FILE"),
     "question and vectors": ([*SEARCH, "x", "--vectors", "a.npy"], "give either questions or --vectors FILE"),
     "question without a model": ([*SEARCH, "x"], "name the model they are from: --model"),
@@ -270,6 +271,10 @@ def test_explain_shows_statement_plan_and_times(loaded: str, files: Path) -> Non
     assert re.search(r"candidates: \d+, hits: 5", text)
     assert re.search(r"\d\.\d{3} ms", text)
     exact = succeed("search", "--db", loaded, "-c", "docs", "--vectors", files / "a.npy", "--explain", "--exact").stdout
+    printed = succeed(
+        "search", "--db", loaded, "-c", "docs", "--vectors", files / "a.npy", "--explain", "--json"
+    ).stdout
+    assert set(json.loads(printed)) == {"statement", "plan", "candidates", "milliseconds", "hits"}
     assert "candidates: all rows" in exact
     assert "hnsw" not in exact
 

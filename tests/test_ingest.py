@@ -101,7 +101,9 @@ def test_a_changed_source_with_ids_replaces_its_rows(database: PostgresDatabase,
     path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(50)))
     load(database, path)
     write_lines(path, with_ids(vectors(60, seed=1)))
-    assert load(database, path).rows == 60
+    told = Told()
+    assert load(database, path, told).rows == 60
+    assert "has changed since it was loaded" in told.messages[0]
     assert_holds(database, vectors(60, seed=1))
 
 
@@ -234,12 +236,12 @@ def test_duplicates_across_sources(database: PostgresDatabase, tmp_path: Path) -
     old, new = vectors(50), vectors(50, seed=1)
     load(database, write_lines(tmp_path / "a.jsonl", with_ids(old)))
     second = write_lines(tmp_path / "b.jsonl", with_ids(new, range(40, 90)))
-    with pytest.raises(CollectionError, match=r"\(id\)=\(40\) is there already; --on-duplicate replace or skip"):
+    with pytest.raises(CollectionError, match=r"\(id\)=\(40\) is there already; to replace or skip such rows"):
         load(database, second, on_duplicate="error", batch_rows=10)
     assert_holds(database, old)
-    load(database, second, on_duplicate="skip", batch_rows=10)
+    assert load(database, second, on_duplicate="skip", batch_rows=10).rows == 40
     assert_holds(database, np.concatenate([old, new[10:]]))
-    load(database, second, on_duplicate="replace", batch_rows=10, restart=True)
+    assert load(database, second, on_duplicate="replace", batch_rows=10, restart=True).rows == 50
     assert_holds(database, np.concatenate([old[:40], new]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -66,15 +67,17 @@ def search(
     """
     if bool(questions) == bool(vectors):
         raise InputError("give either questions or --vectors FILE")
+    if explain and len(questions) > 1:
+        raise InputError(f"--explain takes one question, not {len(questions)}")
     with open_database(url) as database:
         found = database.collection(collection)
         queries = _vectors(vectors) if vectors else iter([_embedded(found, questions, model)])
-        options["texts"] = documents or metadata
+        if not explain:
+            options["texts"] = documents or metadata
         number = 0
         for batch in queries:
             if explain:
-                options.pop("texts", None)
-                _print_explanation(found.explain(batch[0], **options))
+                _print_explanation(found.explain(batch[0], **options), as_json)
                 return
             for hits in found.search(batch, **options):
                 title = questions[number] if questions else f"query {number}"
@@ -128,7 +131,10 @@ def _as_row(rank: int, hit: Hit, documents: bool, metadata: bool) -> list[str]:
     return row
 
 
-def _print_explanation(explanation: Explanation) -> None:
+def _print_explanation(explanation: Explanation, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(asdict(explanation)))
+        return
     click.echo(explanation.statement + ";\n")
     click.echo("\n".join(explanation.plan) + "\n")
     candidates = "all rows" if explanation.candidates is None else explanation.candidates

@@ -46,7 +46,7 @@ class _Copying:
 
     batch: EncodedBatch
     connection: Connection
-    future: Future[None]
+    future: Future[int]
 
 
 class Pipeline:
@@ -149,20 +149,19 @@ class Pipeline:
         connection = next(free for free in self._connections if id(free) not in busy)
         return _Copying(batch, connection, executor.submit(self._write, connection, batch))
 
-    def _write(self, connection: Connection, batch: EncodedBatch) -> None:
-        """Writes a batch's rows in a transaction that stays open."""
+    def _write(self, connection: Connection, batch: EncodedBatch) -> int:
+        """Writes a batch's rows in a transaction that stays open; returns how many were not skipped."""
         waits = self._staging or self._workers == 1
         connection.execute("BEGIN" if waits else f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
         if not batch.count:
-            return
+            return 0
         if self._staging:
-            loading.merge_rows(connection, self._collection.table, batch.rows, self._on_duplicate)
-        else:
-            loading.copy_rows(connection, self._collection.table, batch.rows)
+            return loading.merge_rows(connection, self._collection.table, batch.rows, self._on_duplicate)
+        return loading.copy_rows(connection, self._collection.table, batch.rows)
 
     def _commit(self, item: _Copying) -> None:
         """Waits for a batch's rows and commits them with the checkpoint after them."""
-        item.future.result()
+        written = item.future.result()
         batch = item.batch
         self._rejects.write(batch.rejected)
         after = replace(
@@ -172,7 +171,7 @@ class Pipeline:
             rejects_size=self._rejects.size,
         )
         loading.write_checkpoint(item.connection, self._collection.name, self._source, after)
-        self._counts[batch.stop] = batch.count
+        self._counts[batch.stop] = written
         item.connection.execute("COMMIT")
         self.checkpoint = after
         self._waits = iter(_RETRY_SECONDS)

@@ -69,7 +69,7 @@ def make_plan(database: PostgresDatabase, source: Source, options: IngestOptions
         )
     else:
         _check_dimensions(collection.calibration, collection.name, source, embedder)
-    return Plan(collection, _checkpoint(database, collection, source, options), embedder, embedded)
+    return Plan(collection, _checkpoint(database, collection, source, options, reporter), embedder, embedded)
 
 
 def _check_id_start(source: Source, id_start: int | str | None) -> None:
@@ -211,7 +211,11 @@ def _check_dimensions(calibration: Calibration, collection: str, source: Source,
 
 
 def _checkpoint(
-    database: PostgresDatabase, collection: PostgresCollection, source: Source, options: IngestOptions
+    database: PostgresDatabase,
+    collection: PostgresCollection,
+    source: Source,
+    options: IngestOptions,
+    reporter: Reporter,
 ) -> Checkpoint:
     """Where to begin: at the source's checkpoint, or at its start when it is new, has changed, or is restarted.
 
@@ -228,6 +232,10 @@ def _checkpoint(
             raise InputError(
                 f"{source.name} has changed since its load was interrupted at row {found.position:,}; "
                 "--restart loads it from its beginning"
+            )
+        if found and found.finished and not same:
+            reporter.say(
+                f"{source.name} has changed since it was loaded and is loaded anew; rows that are gone from it stay"
             )
         kept = found if found and (same or not found.finished) else None
         begin = Checkpoint(fingerprint, _first_id(connection, collection, source, options, kept))

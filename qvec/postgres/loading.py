@@ -17,9 +17,9 @@ from qvec.postgres.statements import OnDuplicate
 _WRITE_BYTES = 1 << 20
 
 
-def copy_rows(connection: Connection, table: Table, rows: bytes) -> None:
-    """Copies encoded rows into the table; an id that is there already raises UniqueViolation."""
-    _copy(connection, table.identifier, table, rows)
+def copy_rows(connection: Connection, table: Table, rows: bytes) -> int:
+    """Copies encoded rows into the table and returns how many; an id that is there raises UniqueViolation."""
+    return _copy(connection, table.identifier, table, rows)
 
 
 def merge_rows(connection: Connection, table: Table, rows: bytes, on_duplicate: OnDuplicate) -> int:
@@ -40,7 +40,7 @@ def _insert_new(connection: Connection, table: Table, rows: bytes) -> int:
     except errors.UniqueViolation as error:
         found = (error.diag.message_detail or "").removesuffix(" already exists.")
         raise CollectionError(
-            f"{found or 'an id'} is there already; --on-duplicate replace or skip says what to do with such rows"
+            f"{found or 'an id'} is there already; to replace or skip such rows, say so (on_duplicate, --on-duplicate)"
         ) from None
 
 
