@@ -155,7 +155,9 @@ class Calibration:
         }
         if sample.shape[1] != prepared.shape[1]:
             description["cut_from"] = sample.shape[1]
-        deviation = _native.absolute_deviation(prepared, center)
+        distances = _native.Statistics(prepared.shape[1], center)
+        distances.update(prepared)
+        deviation = distances.absolute_deviation
         if not ranges.per_dimension:
             deviation = np.full_like(deviation, deviation.mean())
         return cls(center, ranges.radius(prepared, center), deviation, mean, std, metric, description)

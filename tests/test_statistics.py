@@ -86,8 +86,21 @@ def test_other_dimensions_are_refused() -> None:
 @given(cases())
 def test_absolute_deviation_is_the_mean_distance(case: Case) -> None:
     vectors = np.vstack([case.threshold, case.vectors[:, : case.dimensions]]).astype(np.float32)
-    wanted = np.abs(vectors.astype(np.float64) - case.threshold).mean(axis=0)
-    np.testing.assert_allclose(_native.absolute_deviation(vectors, case.threshold), wanted, rtol=1e-7, atol=1e-45)
+    with np.errstate(over="ignore"):
+        wanted = np.abs(vectors.astype(np.float64) - case.threshold).mean(axis=0).astype(np.float32)
+    statistics = _native.Statistics(case.dimensions, case.threshold)
+    for batch in np.array_split(vectors, 2):
+        statistics.update(np.ascontiguousarray(batch))
+    np.testing.assert_allclose(statistics.absolute_deviation, wanted, rtol=1e-7, atol=1e-45)
+
+
+def test_absolute_deviation_needs_a_threshold_that_fits() -> None:
+    with pytest.raises(ValueError, match="no threshold was given"):
+        _ = _native.Statistics(2).absolute_deviation
+    with pytest.raises(ValueError, match="3 values found, 2 wanted"):
+        _native.Statistics(2, np.zeros(3, np.float32))
+    with pytest.raises(ValueError, match="their thresholds differ"):
+        _native.Statistics(1, np.zeros(1, np.float32)).merge(_native.Statistics(1))
 
 
 @given(cases(), st.sampled_from((0.0, 0.25, 0.5, 0.9, 0.9999, 1.0)) | st.floats(0, 1))
@@ -110,13 +123,12 @@ def test_quantiles_of_a_large_sample_are_those_of_numpy(quantile: float) -> None
     np.testing.assert_array_equal(found, wanted.astype(np.float32))
 
 
-def test_deviations_need_a_row_finite_values_and_a_share() -> None:
+def test_quantiles_need_a_row_finite_values_and_a_share() -> None:
     zero, broken = np.zeros(2, np.float32), np.array([[0, 0], [0, np.nan]], np.float32)
-    for function in (_native.absolute_deviation, lambda v, t: _native.deviation_quantile(v, t, 0.5)):
-        with pytest.raises(_native.BadRow) as caught:
-            function(broken, zero)
-        assert caught.value.args == (1, "NaN at dimension 1")
-        with pytest.raises(ValueError, match="no rows found"):
-            function(broken[:0], zero)
+    with pytest.raises(_native.BadRow) as caught:
+        _native.deviation_quantile(broken, zero, 0.5)
+    assert caught.value.args == (1, "NaN at dimension 1")
+    with pytest.raises(ValueError, match="no rows found"):
+        _native.deviation_quantile(broken[:0], zero, 0.5)
     with pytest.raises(ValueError, match=r"1\.5 found, 0 to 1 wanted"):
         _native.deviation_quantile(broken[:1], zero, 1.5)

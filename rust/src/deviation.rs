@@ -1,45 +1,11 @@
-//! How far vectors lie from a threshold, dimension by dimension: the mean and the quantiles of |x - threshold|.
-
-use multiversion::multiversion;
+//! How far vectors lie from a threshold, dimension by dimension: the quantiles of |x - threshold|.
 
 use crate::pool;
 use crate::stats::first_bad_row;
 use crate::vectors::{BadRow, all_finite};
 
-/// Rows of one piece of parallel work; fixed, so that results do not depend on the number of threads.
-const CHUNK_ROWS: usize = 4096;
-
 /// Dimensions whose values are gathered together: one cache line of each row, so that each is read once.
 const COLUMNS: usize = 16;
-
-/// Mean |x - threshold| of each dimension of at least one row, summed in float64.
-pub fn absolute_deviation(vectors: &[f32], threshold: &[f32]) -> Result<Vec<f32>, BadRow> {
-    let dimensions = threshold.len();
-    let chunks = vectors.chunks(CHUNK_ROWS * dimensions).collect();
-    let parts = pool::map(size_of_val(vectors), chunks, |vectors| {
-        let mut sums = vec![0.0; dimensions];
-        add_deviations(vectors, threshold, &mut sums);
-        sums
-    });
-    let mut sums = vec![0.0f64; dimensions];
-    for part in parts {
-        sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-    }
-    if !sums.iter().all(|sum| sum.is_finite()) {
-        return Err(first_bad_row(vectors, dimensions, 0));
-    }
-    let rows = (vectors.len() / dimensions) as f64;
-    Ok(sums.into_iter().map(|sum| (sum / rows) as f32).collect())
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn add_deviations(vectors: &[f32], threshold: &[f32], sums: &mut [f64]) {
-    for row in vectors.chunks_exact(threshold.len()) {
-        for ((sum, &x), &threshold) in sums.iter_mut().zip(row).zip(threshold) {
-            *sum += (f64::from(x) - f64::from(threshold)).abs();
-        }
-    }
-}
 
 /// The quantile (0 to 1) of |x - threshold| of each dimension of at least one row: differences in float32, linear
 /// interpolation in float64 as numpy.quantile does it, the result in float32.
@@ -97,10 +63,5 @@ mod tests {
     fn the_farther_end_would_give_another_last_bit() {
         assert_eq!(lerp(0.75, 1.45, 0.875), 1.3625);
         assert_ne!(0.75 + (1.45 - 0.75) * 0.875, 1.3625);
-    }
-
-    #[test]
-    fn absolute_deviation_is_the_mean_distance() {
-        assert_eq!(absolute_deviation(&[4.0, 1.0, -3.0, 2.0], &[1.0]).unwrap(), [2.0]);
     }
 }

@@ -178,9 +178,13 @@ struct Statistics(crate::stats::Statistics);
 #[pymethods]
 impl Statistics {
     #[new]
-    fn new(dimensions: usize) -> PyResult<Self> {
+    #[pyo3(signature = (dimensions, threshold=None))]
+    fn new(dimensions: usize, threshold: Option<Floats<'_>>) -> PyResult<Self> {
         require(dimensions >= 1, || "dimensions: 0 found, at least 1 wanted".to_string())?;
-        Ok(Statistics(crate::stats::Statistics::new(dimensions)))
+        let threshold = threshold.as_ref().map(elements).transpose()?;
+        let found = threshold.map_or(dimensions, |threshold| threshold.len());
+        require(found == dimensions, || format!("threshold: {found} values found, {dimensions} wanted"))?;
+        Ok(Statistics(crate::stats::Statistics::new(dimensions, threshold.map(Into::into))))
     }
 
     fn update(&mut self, py: Python<'_>, vectors: Matrix<'_, f32>) -> PyResult<()> {
@@ -193,6 +197,7 @@ impl Statistics {
     fn merge(&mut self, other: &Statistics) -> PyResult<()> {
         let (found, wanted) = (other.0.dimensions(), self.0.dimensions());
         require(found == wanted, || format!("statistics: {found} dimensions found, {wanted} wanted"))?;
+        require(self.0.threshold() == other.0.threshold(), || "statistics: their thresholds differ".to_string())?;
         self.0.merge(&other.0);
         Ok(())
     }
@@ -221,17 +226,12 @@ impl Statistics {
     fn maximum<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
         PyArray1::from_slice(py, self.0.maximum())
     }
-}
 
-#[pyfunction]
-fn absolute_deviation<'py>(
-    py: Python<'py>,
-    vectors: Matrix<'py, f32>,
-    threshold: Floats<'py>,
-) -> PyResult<Bound<'py, PyArray1<f32>>> {
-    let threshold = elements(&threshold)?;
-    let vectors = sample(&vectors, threshold)?;
-    Ok(PyArray1::from_vec(py, py.detach(|| crate::deviation::absolute_deviation(vectors, threshold))?))
+    #[getter]
+    fn absolute_deviation<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let wanted = || PyValueError::new_err("absolute_deviation: no threshold was given to measure it from");
+        Ok(PyArray1::from_vec(py, self.0.absolute_deviation().ok_or_else(wanted)?))
+    }
 }
 
 #[pyfunction]
@@ -278,8 +278,8 @@ fn encode_copy<'py>(
 mod _native {
     #[pymodule_export]
     use super::{
-        BadRow, Statistics, absolute_deviation, bad_rows, dequantize, deviation_quantile, encode_copy, hamming,
-        hamming_top_k, normalize, quantize, score, ternary,
+        BadRow, Statistics, bad_rows, dequantize, deviation_quantile, encode_copy, hamming, hamming_top_k, normalize,
+        quantize, score, ternary,
     };
 
     #[pymodule_export]

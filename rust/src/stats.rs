@@ -1,5 +1,7 @@
 //! Streaming statistics of each dimension: one pass over batches, mergeable, numerically stable.
 
+use std::sync::Arc;
+
 use multiversion::multiversion;
 
 use crate::pool;
@@ -13,7 +15,8 @@ const BLOCK_ROWS: usize = 64;
 const CHUNK_ROWS: usize = 1024;
 const CHUNKS: usize = 64;
 
-/// Count, mean, sum of squared deviations from the mean, least and greatest value of every dimension.
+/// Count, mean, sum of squared deviations from the mean, least and greatest value of every dimension and, where a
+/// threshold was given, the sum of the distances from it.
 #[derive(Clone)]
 pub struct Statistics {
     count: u64,
@@ -21,16 +24,20 @@ pub struct Statistics {
     squares: Vec<f64>,
     minimum: Vec<f32>,
     maximum: Vec<f32>,
+    threshold: Option<Arc<[f32]>>,
+    distances: Vec<f64>,
 }
 
 impl Statistics {
-    pub fn new(dimensions: usize) -> Self {
+    pub fn new(dimensions: usize, threshold: Option<Arc<[f32]>>) -> Self {
         Statistics {
             count: 0,
             mean: vec![0.0; dimensions],
             squares: vec![0.0; dimensions],
             minimum: vec![f32::INFINITY; dimensions],
             maximum: vec![f32::NEG_INFINITY; dimensions],
+            distances: vec![0.0; if threshold.is_some() { dimensions } else { 0 }],
+            threshold,
         }
     }
 
@@ -51,6 +58,16 @@ impl Statistics {
         self.squares.iter().map(|squares| squares / self.count as f64).collect()
     }
 
+    pub fn threshold(&self) -> Option<&[f32]> {
+        self.threshold.as_deref()
+    }
+
+    /// Mean |x - threshold|, summed in float64; None without a threshold, 0 / 0 = NaN before the first row.
+    pub fn absolute_deviation(&self) -> Option<Vec<f32>> {
+        let mean = |sum: &f64| (sum / self.count as f64) as f32;
+        self.threshold.as_ref().map(|_| self.distances.iter().map(mean).collect())
+    }
+
     pub fn minimum(&self) -> &[f32] {
         &self.minimum
     }
@@ -64,27 +81,28 @@ impl Statistics {
         let dimensions = self.dimensions();
         let chunk_rows = (vectors.len() / dimensions).div_ceil(CHUNKS).max(CHUNK_ROWS);
         let chunks = vectors.chunks(chunk_rows * dimensions).enumerate().collect();
-        let parts: Vec<Statistics> = pool::map(size_of_val(vectors), chunks, |(chunk, vectors)| {
-            Statistics::of_chunk(vectors, dimensions, chunk * chunk_rows)
-        })
-        .into_iter()
-        .collect::<Result<_, _>>()?;
+        let parts: Vec<Statistics> =
+            pool::map(size_of_val(vectors), chunks, |(chunk, vectors)| self.of_chunk(vectors, chunk * chunk_rows))
+                .into_iter()
+                .collect::<Result<_, _>>()?;
         for part in &parts {
             self.merge(part);
         }
         Ok(())
     }
 
-    fn of_chunk(vectors: &[f32], dimensions: usize, first_row: usize) -> Result<Self, BadRow> {
-        let mut total = Statistics::new(dimensions);
-        for (block, vectors) in vectors.chunks(BLOCK_ROWS * dimensions).enumerate() {
-            total.merge(&Statistics::of_block(vectors, dimensions, first_row + block * BLOCK_ROWS)?);
+    /// The statistics of a chunk alone, of the same kind as these.
+    fn of_chunk(&self, vectors: &[f32], first_row: usize) -> Result<Self, BadRow> {
+        let mut total = Statistics::new(self.dimensions(), self.threshold.clone());
+        for (block, vectors) in vectors.chunks(BLOCK_ROWS * self.dimensions()).enumerate() {
+            total.merge(&self.of_block(vectors, first_row + block * BLOCK_ROWS)?);
         }
         Ok(total)
     }
 
-    fn of_block(vectors: &[f32], dimensions: usize, first_row: usize) -> Result<Self, BadRow> {
-        let mut block = Statistics::new(dimensions);
+    fn of_block(&self, vectors: &[f32], first_row: usize) -> Result<Self, BadRow> {
+        let dimensions = self.dimensions();
+        let mut block = Statistics::new(dimensions, self.threshold.clone());
         block.count = (vectors.len() / dimensions) as u64;
         sum_and_range(vectors, &mut block.mean, &mut block.minimum, &mut block.maximum);
         // Sums of float32 values stay finite in float64 unless a value is not finite.
@@ -93,6 +111,9 @@ impl Statistics {
         }
         block.mean.iter_mut().for_each(|sum| *sum /= block.count as f64);
         sum_squares(vectors, &block.mean, &mut block.squares);
+        if let Some(threshold) = &self.threshold {
+            sum_distances(vectors, threshold, &mut block.distances);
+        }
         Ok(block)
     }
 
@@ -110,6 +131,7 @@ impl Statistics {
             self.minimum[i] = self.minimum[i].min(other.minimum[i]);
             self.maximum[i] = self.maximum[i].max(other.maximum[i]);
         }
+        self.distances.iter_mut().zip(&other.distances).for_each(|(sum, other)| *sum += other);
         self.count += other.count;
     }
 }
@@ -144,13 +166,22 @@ fn sum_squares(vectors: &[f32], mean: &[f64], squares: &mut [f64]) {
     }
 }
 
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn sum_distances(vectors: &[f32], threshold: &[f32], sums: &mut [f64]) {
+    for row in vectors.chunks_exact(threshold.len()) {
+        for ((sum, &x), &threshold) in sums.iter_mut().zip(row).zip(threshold) {
+            *sum += (f64::from(x) - f64::from(threshold)).abs();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_large_offset_does_not_drown_the_variance() {
-        let mut statistics = Statistics::new(1);
+        let mut statistics = Statistics::new(1, None);
         for batch in [[8_388_600.0, 8_388_601.0], [8_388_602.0, 8_388_603.0]] {
             statistics.update(&batch).unwrap();
         }
@@ -159,8 +190,17 @@ mod tests {
     }
 
     #[test]
+    fn the_absolute_deviation_is_the_mean_distance() {
+        let mut statistics = Statistics::new(1, Some([1.0].into()));
+        statistics.update(&[4.0, 1.0, -3.0]).unwrap();
+        statistics.update(&[2.0]).unwrap();
+        assert_eq!(statistics.absolute_deviation(), Some(vec![2.0]));
+        assert_eq!(Statistics::new(1, None).absolute_deviation(), None);
+    }
+
+    #[test]
     fn a_bad_row_changes_nothing() {
-        let mut statistics = Statistics::new(2);
+        let mut statistics = Statistics::new(2, None);
         let error = statistics.update(&[1.0, 2.0, 3.0, f32::NAN]).unwrap_err();
         assert_eq!((error.row, error.reason.as_str()), (1, "NaN at dimension 1"));
         assert_eq!(statistics.count(), 0);
