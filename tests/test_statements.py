@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import psycopg
@@ -173,6 +174,17 @@ def test_the_prefilter_is_never_cut(db: PostgresDatabase, many: PostgresCollecti
         rows = search.fetch_candidates(connection, plan, query)
         assert len({id for id, _ in rows}) == len(rows) == count
         assert connection.execute(settings).fetchone() == before == (str(ef_search), "off")
+
+
+@pytest.mark.parametrize("count", [41, 400, 1000])
+def test_ef_search_alone_reaches_every_candidate(db: PostgresDatabase, many: PostgresCollection, count: int) -> None:
+    """Without an iterative scan, which would fetch the rest one by one and hide a small ef_search."""
+    table = replace(many.table, vector=PgVector(many.table.vector.schema, (0, 7, 4)))
+    plan = search.Plan(table, many.calibration, k=count, candidates=count)
+    query = many._queries(realistic(1, 32, seed=3))[0]
+    with db.connect() as connection:
+        connection.execute("SET enable_seqscan = off")
+        assert len(search.fetch_candidates(connection, plan, query)) == count
 
 
 def test_the_prefilter_is_not_cut_in_a_fresh_session(db: PostgresDatabase, many: PostgresCollection) -> None:
