@@ -1,0 +1,140 @@
+"""What stands before every method: the API key, counts and records of calls, delays and faults on purpose."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import grpc
+
+from .errors import WireError, of_engine, unimplemented
+
+Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+
+
+class Call(NamedTuple):
+    """One call as it arrived: "Points/Upsert", the headers, and the protobuf request."""
+
+    method: str
+    headers: dict[str, str]
+    request: Any
+
+
+@dataclass
+class Fault:
+    """Calls of `method` that answer `code`, `times` of them after the first `skip`."""
+
+    method: str
+    times: int
+    code: grpc.StatusCode
+    after: bool
+    skip: int
+    retry_after: int | None
+
+    def strikes(self, method: str) -> bool:
+        if not is_named(method, self.method) or self.times == 0:
+            return False
+        if self.skip > 0:
+            self.skip -= 1
+            return False
+        self.times -= 1
+        return True
+
+
+class Calls(grpc.ServerInterceptor):
+    """Wraps every method of the server; safe to change from the test's thread while calls arrive."""
+
+    def __init__(self, api_key: str | None) -> None:
+        self._api_key = api_key
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._last: dict[str, Call] = {}
+        self._faults: list[Fault] = []
+        self._delays: dict[str, float] = {}
+
+    def add_fault(self, fault: Fault) -> None:
+        with self._lock:
+            self._faults.append(fault)
+
+    def set_delay(self, method: str, seconds: float) -> None:
+        with self._lock:
+            self._delays[method] = seconds
+
+    def count(self, method: str) -> int:
+        with self._lock:
+            return sum(count for name, count in self._counts.items() if is_named(name, method))
+
+    def last(self, method: str) -> Call:
+        with self._lock:
+            return self._last[next(name for name in self._last if is_named(name, method))]
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method.removeprefix("/qdrant.")
+        return grpc.unary_unary_rpc_method_handler(
+            self._wrap(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _wrap(self, method: str, behaviour: Behaviour) -> Behaviour:
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            headers = dict(context.invocation_metadata())
+            self._authenticate(method, headers, context)
+            fault, delay = self._arrive(Call(method, headers, request))
+            time.sleep(delay)
+            if fault is not None and not fault.after:
+                _strike(fault, context)
+            response = _served(behaviour, request, context, method)
+            if fault is not None:
+                _strike(fault, context)
+            return response
+
+        return answer
+
+    def _authenticate(self, method: str, headers: dict[str, str], context: grpc.ServicerContext) -> None:
+        if self._api_key is None or method == "Qdrant/HealthCheck":
+            return
+        given = headers.get("api-key", headers.get("authorization", "").removeprefix("Bearer "))
+        if not given:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "Must provide an API key or an Authorization bearer token")
+        if given != self._api_key:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid API key or JWT")
+
+    def _arrive(self, call: Call) -> tuple[Fault | None, float]:
+        with self._lock:
+            self._counts[call.method] += 1
+            self._last[call.method] = call
+            delay = max((s for name, s in self._delays.items() if is_named(call.method, name)), default=0.0)
+            return next((fault for fault in self._faults if fault.strikes(call.method)), None), delay
+
+
+def is_named(method: str, name: str) -> bool:
+    """Whether "Points/Upsert" is meant by `name`: itself, or "Upsert"."""
+    return method == name or method.endswith(f"/{name}")
+
+
+def _served(behaviour: Behaviour, request: Any, context: grpc.ServicerContext, method: str) -> Any:
+    try:
+        return behaviour(request, context)
+    except WireError as found:
+        error = found
+    except NotImplementedError:
+        error = unimplemented(method)
+    except Exception as found:
+        error = of_engine(found)
+    return context.abort(error.code, error.details)
+
+
+def _strike(fault: Fault, context: grpc.ServicerContext) -> None:
+    if fault.retry_after is not None:
+        context.set_trailing_metadata((("retry-after", str(fault.retry_after)),))
+    context.abort(fault.code, f"a fault on purpose, {'after' if fault.after else 'before'} the work was done")
