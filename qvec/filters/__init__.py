@@ -1,0 +1,48 @@
+"""One filter language for all databases: which rows a search may return, by their metadata.
+
+    {"lang": "en", "year": {"$gte": 2020}, "$or": [{"source.name": "wiki"}, {"tags": {"$contains": "news"}}]}
+
+Every entry must hold. Fields are nested by dots; a field that is not an object has nothing below it.
+
+| operator | operand | holds where |
+|---|---|---|
+| `$eq` (or the operand alone) | scalar | the field is the operand |
+| `$ne` | scalar | not `$eq`: also rows without the field |
+| `$in`, `$nin` | list of scalars | `$eq` one of them; none of them, also rows without the field |
+| `$lt` `$lte` `$gt` `$gte` | number, string, date | the field is of the operand's kind and so ordered |
+| `$between` | [low, high] | one value of the field is within both, ends included |
+| `$exists` | true, false | the field has a value: null and [] are none |
+| `$like`, `$ilike` | pattern | a string: `%` is any text, `_` one character, backslash escapes |
+| `$contains` | scalar or list of scalars | the field holds the operand, or all of a list |
+| `$and`, `$or` | list of filters | all, any of them hold |
+| `$not` | filter, or operators of a field | not so: also rows without the field |
+
+- Scalars are strings, numbers, true and false, null, and dates (`datetime`, `date`).
+- A field that holds an array is a field of many values: a condition holds where it does for any element (of that array,
+  not of arrays inside). So `$contains` is `$eq` where its operand is a scalar. Negations deny the whole: `$ne` holds
+  where no element is the operand.
+- A value of another kind never matches: true is not 1, "1" is not 1. Numbers compare by value, 1 is 1.0.
+- Null is a value that only null equals; a missing field is not null.
+- Strings compare by code points, `$ilike` takes A-Z and a-z as one and nothing else: no database's locale matters.
+- Dates are instants, compared with the field's strings that are written in ISO 8601 (as `dates.ISO` says); without a
+  zone they are UTC. An ordering operator's string that is written so is a date too, since JSON has no others.
+- A row without metadata is one whose metadata is {}. The empty filter holds for every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from qvec.filters.matching import matches
+from qvec.filters.nodes import And, Exists, Filter, Like, Not, OneOf, Or, Range
+from qvec.filters.parsing import parse
+
+if TYPE_CHECKING:
+    from psycopg.sql import Composable
+    from qdrant_client.models import Filter as QdrantFilter
+
+__all__ = ["And", "Exists", "Filter", "FilterLike", "Like", "Not", "OneOf", "Or", "Range", "matches", "parse"]
+
+FilterLike: TypeAlias = "Mapping[str, Any] | QdrantFilter | Composable"
+"""What a search takes: the language, or the database's own (models.Filter on Qdrant, psycopg's SQL on Postgres)."""

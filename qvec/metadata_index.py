@@ -1,0 +1,53 @@
+"""Indexes on metadata fields, as a user asks for them: `lang`, `year:integer`, `source.name:keyword`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from qvec.errors import InputError
+
+IndexType = Literal["keyword", "integer", "float", "bool", "datetime", "text", "uuid"]
+
+
+@dataclass(frozen=True)
+class MetadataIndex:
+    """An index that filters on one field use. The type says what the field holds, alone or in arrays.
+
+    | type | Postgres serves | Qdrant serves |
+    |---|---|---|
+    | keyword, uuid | `$eq` `$in` `$contains` of strings | these, and `$like` of a beginning or a middle (keyword) |
+    | bool | `$eq` of true and false | the same |
+    | integer, float | `$eq` `$in` and the ordering operators of numbers | the same |
+    | datetime | all operators with dates | the same |
+    | text | the ordering operators of strings, `$like` with a beginning | native full-text conditions |
+
+    Values of another type stay in the rows and are found on Postgres. On Qdrant an index of integers does not hold
+    fractions and one of UUIDs takes all spellings of one as equal.
+    """
+
+    field: str
+    type: IndexType = "keyword"
+
+    def __post_init__(self) -> None:
+        if self.type not in get_args(IndexType):
+            raise InputError(
+                f"index on metadata field {self.field!r}: type {self.type!r} found, one of these wanted: "
+                + ", ".join(get_args(IndexType))
+            )
+        if not all(self.field.split(".")):
+            raise InputError(
+                f"index on metadata field {self.field!r}: an empty name found, FIELD or FIELD:TYPE wanted, with one dot"
+                " between the names of a nested field (source.name:keyword)"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> MetadataIndex:
+        """`FIELD` or `FIELD:TYPE`. InputError for an unknown type and an empty field."""
+        field, colon, type = text.rpartition(":")  # noqa: A001 - the field's word
+        return cls(field, type) if colon else cls(text)  # type: ignore[arg-type]  # checked above
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that lead to the field."""
+        return tuple(self.field.split("."))

@@ -1,0 +1,54 @@
+"""Indexes on fields of `metadata jsonb`, on the very expressions that `qvec.postgres.filters` writes."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from psycopg.sql import SQL, Composable, Composed, Identifier
+
+from qvec.metadata_index import MetadataIndex
+from qvec.postgres.filters import head_of, is_type, value_of
+from qvec.postgres.layout import Table
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
+
+
+def create(table: Table, index: MetadataIndex) -> list[Composed]:
+    """The statements that create the index where it is missing; run ANALYZE afterwards, or plans are guesses.
+
+    Equality of strings and of true and false needs one GIN index, which holds hashes: no value is too long for it. What
+    has an order gets a B-tree on the lone values and a GIN index on the arrays, mostly an empty one.
+    """
+    value = value_of(index.keys)
+    if index.type in ("keyword", "bool", "uuid"):
+        return [_create(table, index, "values", SQL("gin ({} jsonb_path_ops)").format(value))]
+    if index.type in ("integer", "float"):
+        lone, type = value, "number"  # noqa: A001 - jsonb's word
+    else:
+        lone, type = SQL("({})").format(head_of(value)), "string"  # noqa: A001
+    arrays = SQL("gin ({} jsonb_path_ops) WHERE {}").format(value, is_type(value, "array"))
+    return [
+        _create(table, index, "values", SQL("btree ({}) WHERE {}").format(lone, is_type(value, type))),
+        _create(table, index, "arrays", arrays),
+    ]
+
+
+def drop(table: Table, index: MetadataIndex) -> list[Composed]:
+    """The statements that drop the index, whatever part of it is there."""
+    return [
+        SQL("DROP INDEX IF EXISTS {}").format(Identifier(table.schema, _name(table, index, part)))
+        for part in ("values", "arrays")
+    ]
+
+
+def _create(table: Table, index: MetadataIndex, part: LiteralString, method: Composable) -> Composed:
+    name = Identifier(_name(table, index, part))
+    return SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING {}").format(name, table.identifier, method)
+
+
+def _name(table: Table, index: MetadataIndex, part: str) -> str:
+    """Within Postgres's 63 bytes: the table's name as far as it goes, and a hash of the whole and the field."""
+    digest = hashlib.sha256("\0".join((table.name, index.field, index.type)).encode()).hexdigest()[:12]
+    return table.name.encode()[:40].decode(errors="ignore") + f"_{digest}_{part}"
