@@ -24,7 +24,9 @@ from qdrant_wire import WireServer
 SERVER = os.environ.get("QVEC_TEST_QDRANT_URL")
 ROWS, DIMENSIONS = 500, 32
 VECTORS = realistic(ROWS, DIMENSIONS)
-QUERY = realistic(1, DIMENSIONS, seed=1)[0]
+STORED = VECTORS.astype(np.float16).astype(np.float32)
+QUERY = realistic(1, DIMENSIONS, seed=1)[0].astype(np.float16).astype(np.float32)
+"""Of float16, since the engine rounds the query as it does the vectors."""
 UUID = "5c56c793-69f3-4fbf-87e6-c4bf54c28c26"
 _names = (f"qvec_wire_{os.getpid()}_{number}" for number in itertools.count())
 
@@ -96,7 +98,7 @@ def create(client: QdrantClient, name: str, **given: Any) -> None:
 
 def rows() -> list[models.PointStruct]:
     return [
-        models.PointStruct(id=id, vector=vector, payload={"metadata": {"odd": bool(id % 2)}, "number": id})
+        models.PointStruct(id=id, vector=vector, payload={"metadata": {"kind": ("even", "odd")[id % 2]}, "number": id})
         for id, vector in enumerate(VECTORS.tolist())
     ]
 
@@ -110,14 +112,15 @@ def status_of(client: QdrantClient, name: str) -> models.CollectionStatus:
     return client.get_collection(name).status
 
 
+def is_indexed(info: models.CollectionInfo) -> bool:
+    return info.status == models.CollectionStatus.GREEN and info.indexed_vectors_count > 0
+
+
 def index(client: QdrantClient, name: str) -> None:
     """Switch indexing on and wait for green."""
     client.update_collection(name, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
     deadline = time.monotonic() + 30
-    while (
-        status_of(client, name) != models.CollectionStatus.GREEN
-        or not client.get_collection(name).indexed_vectors_count
-    ):
+    while not is_indexed(client.get_collection(name)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -132,13 +135,14 @@ def code_of(call: Callable[[], object]) -> grpc.StatusCode:
     return caught.value.code()
 
 
-ODD = models.Filter(must=[models.FieldCondition(key="metadata.odd", match=models.MatchValue(value=True))])
+ODD = models.Filter(must=[models.FieldCondition(key="metadata.kind", match=models.MatchValue(value="odd"))])
+BY_FLOATS = models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
 
 
 def test_rescored_search_is_numpys(client: QdrantClient, name: str) -> None:
     filled(client, name)
     index(client, name)
-    scores = VECTORS.astype(np.float16).astype(np.float32) @ QUERY
+    scores = STORED @ QUERY
     rescoring = models.SearchParams(
         hnsw_ef=ROWS, quantization=models.QuantizationSearchParams(rescore=True, oversampling=20.0)
     )
@@ -155,18 +159,17 @@ def test_search_without_rescoring_scores_by_codes(client: QdrantClient, name: st
     filled(client, name)
     index(client, name)
     coarse = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False))
-    exact = models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
     by_codes, by_floats = (
         client.query_points(name, query=QUERY.tolist(), limit=10, search_params=params).points
-        for params in (coarse, exact)
+        for params in (coarse, BY_FLOATS)
     )
     assert [point.score for point in by_codes] != pytest.approx([point.score for point in by_floats])
 
 
 def test_filters(client: QdrantClient, name: str) -> None:
     filled(client, name)
-    scores = np.where(np.arange(ROWS) % 2, VECTORS.astype(np.float16).astype(np.float32) @ QUERY, -np.inf)
-    found = client.query_points(name, query=QUERY.tolist(), query_filter=ODD, limit=10).points
+    scores = np.where(np.arange(ROWS) % 2, STORED @ QUERY, -np.inf)
+    found = client.query_points(name, query=QUERY.tolist(), query_filter=ODD, limit=10, search_params=BY_FLOATS).points
     assert [point.id for point in found] == best(scores)
     assert client.count(name, count_filter=ODD).count == ROWS // 2
     client.delete(name, ODD, wait=True)
@@ -179,7 +182,7 @@ def test_points_are_read_back_replaced_and_deleted(client: QdrantClient, name: s
     by_id = {point.id: point for point in client.retrieve(name, [3, UUID, 10**6], with_vectors=True)}
     assert set(by_id) == {3, UUID}
     assert by_id[UUID].payload == {"a": [1, 2.5, None]}
-    np.testing.assert_array_equal(by_id[3].vector, VECTORS[3].astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(by_id[3].vector, STORED[3])
     client.set_payload(name, {"b": 2}, [UUID], wait=True)
     client.upsert(name, [models.PointStruct(id=3, vector=VECTORS[4].tolist(), payload={"new": 1})], wait=True)
     assert client.retrieve(name, [UUID])[0].payload == {"a": [1, 2.5, None], "b": 2}

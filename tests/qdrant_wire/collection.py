@@ -56,16 +56,17 @@ class Collection:
     def create_index(self, field: str, kind: str, parameters: Any) -> int:
         """Index a payload field; the parameters are told again in `info`, the engine keeps to its defaults."""
         operation = edge.UpdateOperation.create_field_index(field, getattr(edge.PayloadSchemaType, kind))
+        index = messages.PayloadSchemaInfo(data_type=messages.PayloadSchemaType.Value(kind), params=parameters)
         with self._lock:
-            self._indexes[field] = messages.PayloadSchemaInfo(
-                data_type=messages.PayloadSchemaType.Value(kind), params=parameters
-            )
-            return self.write(operation)
+            number = self.write(operation)
+            self._indexes[field] = index
+            return number
 
     def delete_index(self, field: str) -> int:
         with self._lock:
+            number = self.write(edge.UpdateOperation.delete_field_index(field))
             self._indexes.pop(field, None)
-            return self.write(edge.UpdateOperation.delete_field_index(field))
+            return number
 
     def create_shard_key(self, key: Any) -> None:
         """Add a ShardKey; only one, since all points are in one shard of the engine."""

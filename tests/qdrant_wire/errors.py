@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grpc
 
+from qvec.errors import InputError
+
 
 class WireError(Exception):
     """An answer other than OK: the status code and its details."""
@@ -31,7 +33,7 @@ def unimplemented(what: str) -> WireError:
 
 
 def of_engine(error: Exception) -> WireError:
-    """The engine raises bare exceptions and tells what is wrong in their text only."""
-    if isinstance(error, (TypeError, ValueError)) or "dimension error" in str(error):
+    """The engine raises bare exceptions whose text alone says what is wrong; InputError is of filters that it lacks."""
+    if isinstance(error, (TypeError, ValueError, InputError)) or "dimension error" in str(error):
         return bad_input(str(error))
     return WireError(grpc.StatusCode.INTERNAL, f"Service internal error: {error}")

@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from qdrant_client import grpc as messages
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
+from qvec.qdrant import edge_filters
+
 from .configs import options, refuse
 from .errors import unimplemented
 
@@ -145,6 +147,4 @@ def _search_params(params: Any) -> edge.SearchParams:
 def _filter(message: Message, field: str) -> edge.Filter | None:
     if not message.HasField(field):
         return None
-    from qvec.qdrant import edge_filters
-
-    return edge_filters.compile(GrpcToRest.convert_filter(getattr(message, field)))
+    return edge_filters.convert(GrpcToRest.convert_filter(getattr(message, field)))
