@@ -50,8 +50,8 @@ def qvec_way(database: PostgresDatabase, vectors: NDArray[np.float32]) -> Way:
     for start in range(0, ROWS, 10_000):
         collection.upsert(np.arange(start, start + 10_000), vectors[start : start + 10_000])
     seconds = _seconds(collection.build_index)
-    sizes = collection.sizes()
-    size = sizes.table + sizes.index
+    info = collection.info()
+    size = (info.table_bytes or 0) + (info.index_bytes or 0)
     return Way("qvec int8, ternary", OVERSAMPLING, lambda setting: _qvec_search(collection, setting), seconds, size)
 
 

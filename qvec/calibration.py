@@ -7,12 +7,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,9 @@ from qvec.drift import Drift, measure
 from qvec.errors import CalibrationError, InputError, RowError
 from qvec.ranges import RangeMethod
 from qvec.sampling import Reservoir
+
+if TYPE_CHECKING:
+    from qvec.sources import Form
 
 Metric = Literal["cosine", "ip"]
 Array = NDArray[np.float32]
@@ -89,6 +92,29 @@ class Calibration:
         for name in _ARRAYS:
             digest.update(b"\n" + name.encode() + b"\n" + getattr(self, name).astype("<f4").tobytes())
         return digest.hexdigest()[:16]
+
+    def prepared(self, vectors: Vectors) -> Array:
+        """Rows (n, D) as they are compared, float32 (n, d): cut to its dimensions, at unit length under cosine.
+
+        The rows are fit to be quantized: `check` has found nothing in them, or `quantize` has taken them.
+        """
+        return _prepare(vectors, self.dimensions, self.metric)
+
+    def check(self, vectors: Vectors, where: str = "") -> None:
+        """Raises RowError for the first row with NaN, an infinity or, under cosine, nothing but zeros."""
+        bad = _native.bad_rows(vectors, self.dimensions, self.metric == "cosine")
+        if bad:
+            raise RowError(*bad[0], where=where)
+
+    def for_form(self, form: Form) -> Calibration:
+        """The calibration that gives vectors of a form the codes which this one gives the vectors they were made of.
+
+        Forms are those of a source: raw, prepared (never to be normalized again), centred (prepared minus threshold).
+        """
+        if form == "raw":
+            return self
+        threshold = np.zeros_like(self.threshold) if form == "centred" else self.threshold
+        return replace(self, threshold=threshold, metric="ip")
 
     def metadata(self) -> dict[str, Any]:
         """The description with format, dimensions and metric: what is stored beside the arrays."""

@@ -200,7 +200,7 @@ def test_ingest_prints_one_json_object(url: str, files: Path) -> None:
     summary = json.loads(line)
     assert {"rows", "seconds", "rows_per_second", "bytes_per_vector", "calibration", "rejected"} <= summary.keys()
     assert (summary["rows"], summary["rejected"]) == (50, 0)
-    assert summary["bytes_per_vector"].keys() == {"table", "index"}
+    assert summary["bytes_per_vector"].keys() == {"table", "index", "ram"}
     assert re.fullmatch("[0-9a-f]{16}", summary["calibration"])
     assert summary["calibration"] in result.stderr
     assert "\x1b" not in result.stderr

@@ -264,7 +264,7 @@ def test_a_collection_of_any_name(url: str, calibration: Calibration, vectors: V
         again = db.collection(odd)
         assert again.search(vectors[5], k=1)[0].id == 5
         assert again.count() == 100
-        assert again.sizes().index > 0
+        assert again.has_index()
         assert {found.name for found in db.collections()} == {"keep", odd}
         db.drop_collection(odd)
         assert [found.name for found in db.collections()] == ["keep"]
@@ -305,7 +305,7 @@ def test_names_that_postgres_has_not(db: PostgresDatabase, calibration: Calibrat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rescore": "int2"}, "rescore is 'int2', expected one of: int8, int4, float16, float32"),
+        ({"rescore": "int2"}, "rescore is 'int2', expected one of: int8, int4, binary, float16, float32"),
         ({"prefilter": "none"}, "prefilter is 'none', expected one of: ternary, binary"),
         ({"id_type": "uuid"}, "id_type is 'uuid', expected one of: bigint, text"),
         ({"oversampling": 0.5}, "oversampling is 0.5, expected at least 1"),

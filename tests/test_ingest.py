@@ -14,10 +14,8 @@ import qvec
 from qvec import Calibration, RangeMethod
 from qvec.errors import CalibrationError, CollectionError, DatabaseError, InputError
 from qvec.ingest import FitOptions, Reporter
-from qvec.ingest import lock as lock_module
 from qvec.ingest.batches import Encoder
-from qvec.ingest.lock import SourceLock
-from qvec.postgres import loading
+from qvec.postgres import loader, loading
 from qvec.postgres.database import PostgresDatabase
 
 
@@ -72,9 +70,14 @@ def test_a_load_writes_every_row_once(database: PostgresDatabase, tmp_path: Path
 
 def test_bytes_per_vector_are_those_of_the_database(database: PostgresDatabase, tmp_path: Path) -> None:
     summary = load(database, npy(tmp_path / "a.npy", vectors(500)), index=True)
-    sizes = database.collection("docs").sizes()
-    assert sizes.index > 0
-    assert summary.bytes_per_vector == {"table": round(sizes.table / 500, 1), "index": round(sizes.index / 500, 1)}
+    info = database.collection("docs").info()
+    assert info.index_bytes
+    assert info.table_bytes
+    assert summary.bytes_per_vector == {
+        "table": round(info.table_bytes / 500, 1),
+        "index": round(info.index_bytes / 500, 1),
+        "ram": None,
+    }
 
 
 def test_a_finished_source_is_not_loaded_again(database: PostgresDatabase, tmp_path: Path) -> None:
@@ -345,9 +348,9 @@ def test_wrong_dimensions_are_refused_before_anything_is_written(database: Postg
 def test_a_source_is_loaded_by_one_process_at_a_time(
     database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock_module, "_SECONDS_BETWEEN", 0.01)
+    monkeypatch.setattr(loader, "_SECONDS_BETWEEN_TRIES", 0.01)
     path, other = npy(tmp_path / "a.npy", vectors(50)), npy(tmp_path / "b.npy", vectors(50))
-    with SourceLock(database, "docs", str(path)):
+    with database.loader("docs", str(path), "replace", 1):
         with pytest.raises(DatabaseError, match=r"another process is loading .*a\.npy into collection 'docs'"):
             load(database, path)
         assert not database.has_collection("docs")

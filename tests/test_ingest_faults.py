@@ -132,7 +132,9 @@ def test_killed_while_its_index_is_built_a_load_builds_it_again(
 
     def building() -> bool:
         with database.connection() as connection:
-            found = connection.execute("SELECT count(*) FROM pg_stat_progress_create_index").fetchone()
+            found = connection.execute(
+                "SELECT count(*) FROM pg_stat_progress_create_index WHERE relid = to_regclass('docs')"
+            ).fetchone()
         return bool(found and found[0])
 
     assert wait_until(building, process)
@@ -189,7 +191,7 @@ def test_a_signal_stops_a_load_after_the_batch_in_hand(
 SLOW = """
 import sys, time
 from qvec.cli import main
-from qvec.ingest import {module} as module
+import {module} as module
 real = module.{name}
 def slow(*arguments, **options):
     print("slow", file=sys.stderr, flush=True)
@@ -201,7 +203,7 @@ main()
 
 
 def start_slow(module: str, name: str, seconds: float, *arguments: str | Path) -> subprocess.Popen[str]:
-    """The command with a function of qvec.ingest that takes its time, and says so when it begins."""
+    """The command with a function of qvec that takes its time, and says so when it begins."""
     script = SLOW.format(module=module, name=name, seconds=seconds)
     process = subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -214,7 +216,7 @@ def start_slow(module: str, name: str, seconds: float, *arguments: str | Path) -
 
 def test_a_signal_while_sampling_ends_it_at_once(database: PostgresDatabase, url: str, source: Path) -> None:
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
-    process = start_slow("plan", "_sample_vectors", 30, *command)
+    process = start_slow("qvec.ingest.plan", "_sample_vectors", 30, *command)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130
@@ -226,7 +228,7 @@ def test_a_signal_while_sampling_ends_it_at_once(database: PostgresDatabase, url
 def test_a_second_signal_ends_a_load_at_once(url: str, source: Path) -> None:
     """The batch in hand takes 30 seconds to encode."""
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
-    process = start_slow("batches", "encode", 30, *command)
+    process = start_slow("qvec.postgres.rows", "encode", 30, *command)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
@@ -409,7 +411,7 @@ def test_a_batch_that_always_breaks_the_connection_ends_the_load(
     monkeypatch.setattr(loading, "copy_rows", broken)
     told = Watching()
     with pytest.raises(DatabaseError, match="the connection was lost"):
-        load(database, tmp_path / "a.npy", told, batch_rows=20)
+        load(database, tmp_path / "a.npy", told, batch_rows=20, workers=1)
     assert told.retries == 2
     assert_holds(database, vectors(100)[:60])
 

@@ -10,7 +10,7 @@ import click
 from qvec.cli.console import ConsoleReporter, print_table
 from qvec.cli.options import collection_option, db_option, json_option, open_database, quiet_option
 from qvec.ingest import build_index
-from qvec.postgres.collection import PostgresCollection
+from qvec.stores import Collection
 
 
 @click.command()
@@ -36,18 +36,19 @@ def collections(url: str, as_json: bool) -> None:
         click.echo("no collections", err=True)
 
 
-def _described(collection: PostgresCollection) -> dict[str, Any]:
-    layout, sizes, rows = collection.table.layout, collection.sizes(), collection.count()
+def _described(collection: Collection) -> dict[str, Any]:
+    info = collection.info()
+    parts = (info.table_bytes, info.index_bytes)
     return {
-        "name": collection.name,
-        "rows": rows,
-        "dimensions": layout.dimensions,
-        "rescore": layout.rescore,
-        "prefilter": layout.prefilter,
-        "index": "built" if sizes.index else "none",
-        "bytes_per_vector": round((sizes.table + sizes.index) / rows) if rows else 0,
-        "calibration": collection.calibration.id,
-        "model": collection.model or "",
+        "name": info.name,
+        "rows": info.rows,
+        "dimensions": info.dimensions,
+        "rescore": info.rescore,
+        "prefilter": info.prefilter,
+        "index": info.index,
+        "bytes_per_vector": None if None in parts else round(sum(filter(None, parts)) / max(info.rows, 1)),
+        "calibration": info.calibration,
+        "model": info.model or "",
     }
 
 

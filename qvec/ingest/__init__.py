@@ -5,21 +5,19 @@ from __future__ import annotations
 import time
 
 from qvec.ingest.batches import Encoder, batch_rows
-from qvec.ingest.lock import SourceLock
 from qvec.ingest.options import FitOptions, IngestOptions, Reporter, Stop, Summary
 from qvec.ingest.pipeline import LoadStoppedError, Pipeline
 from qvec.ingest.plan import Plan, make_plan
 from qvec.ingest.rejects import RejectsFile
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
-from qvec.postgres.errors import explained
+from qvec.loading import Loader
 from qvec.sources import Source
+from qvec.stores import Collection, Database
 
 __all__ = ["FitOptions", "IngestOptions", "LoadStoppedError", "Reporter", "Stop", "Summary", "ingest"]
 
 
 def ingest(
-    database: PostgresDatabase,
+    database: Database,
     source: Source,
     options: IngestOptions,
     reporter: Reporter | None = None,
@@ -33,25 +31,21 @@ def ingest(
     reporter, stop = reporter or Reporter(), stop or Stop()
     started = time.perf_counter()
     with (
-        explained(f"cannot load {source.name} into collection {options.collection!r}"),
-        SourceLock(database, options.collection, source.path) as lock,
+        database.explained(f"cannot load {source.name} into collection {options.collection!r}"),
+        database.loader(options.collection, source.path, options.on_duplicate, options.workers) as loader,
     ):
-        plan = make_plan(database, source, options, reporter)
-        pipeline = _load(database, lock, source, plan, options, reporter, stop)
+        plan = make_plan(database, loader, source, options, reporter)
+        pipeline = _load(loader, source, plan, options, reporter, stop)
     seconds = time.perf_counter() - started
+    if options.index_metadata and not database.metadata_indexes_first:
+        plan.collection.index_metadata(options.index_metadata)
     if options.index:
         build_index(plan.collection, reporter)
     return _summary(plan, pipeline, seconds)
 
 
 def _load(
-    database: PostgresDatabase,
-    lock: SourceLock,
-    source: Source,
-    plan: Plan,
-    options: IngestOptions,
-    reporter: Reporter,
-    stop: Stop,
+    loader: Loader, source: Source, plan: Plan, options: IngestOptions, reporter: Reporter, stop: Stop
 ) -> Pipeline:
     checkpoint = plan.checkpoint
     if checkpoint.finished:
@@ -60,8 +54,7 @@ def _load(
         reporter.say(f"going on at row {checkpoint.position:,}")
     encoder = Encoder(
         source=source,
-        calibration=plan.collection.calibration,
-        layout=plan.collection.table.layout,
+        collection=plan.collection,
         first_id=checkpoint.first_id,
         embedder=plan.embedder,
         embedded=plan.embedded,
@@ -69,18 +62,7 @@ def _load(
         progress=lambda done: reporter.advance("embedding", done),
     )
     with RejectsFile(options.rejects, checkpoint.rejects_size) as rejects:
-        pipeline = Pipeline(
-            database,
-            lock,
-            plan.collection,
-            source.path,
-            checkpoint,
-            on_duplicate=options.on_duplicate,
-            workers=options.workers,
-            rejects=rejects,
-            reporter=reporter,
-            stop=stop,
-        )
+        pipeline = Pipeline(loader, plan.collection, checkpoint, rejects=rejects, reporter=reporter, stop=stop)
         if not checkpoint.finished:
             _run(pipeline, encoder, source, options, reporter)
     return pipeline
@@ -98,7 +80,7 @@ def _run(pipeline: Pipeline, encoder: Encoder, source: Source, options: IngestOp
             reporter.finish(stage)
 
 
-def build_index(collection: PostgresCollection, reporter: Reporter) -> None:
+def build_index(collection: Collection, reporter: Reporter) -> None:
     """Builds a collection's index, with progress."""
     if collection.has_index():
         return
@@ -110,19 +92,15 @@ def build_index(collection: PostgresCollection, reporter: Reporter) -> None:
 
 
 def _summary(plan: Plan, pipeline: Pipeline, seconds: float) -> Summary:
-    collection = plan.collection
-    sizes, total = collection.sizes(), collection.count()
+    info = plan.collection.info()
     return Summary(
-        collection=collection.name,
+        collection=info.name,
         rows=pipeline.rows,
         seconds=round(seconds, 3),
         rows_per_second=round(pipeline.rows / seconds, 1),
-        bytes_per_vector={
-            "table": round(sizes.table / total, 1) if total else 0,
-            "index": round(sizes.index / total, 1) if total else 0,
-        },
-        calibration=collection.calibration.id,
+        bytes_per_vector=info.bytes_per_vector(),
+        calibration=info.calibration,
         rejected=pipeline.checkpoint.rejected,
         resumed_at=plan.checkpoint.position,
-        total_rows=total,
+        total_rows=info.rows,
     )

@@ -1,4 +1,4 @@
-"""From a source's batches to batches that COPY takes: embedded where they are texts, quantized, encoded."""
+"""From a source's batches to rows as their collection takes them: embedded where they are texts, quantized, encoded."""
 
 from __future__ import annotations
 
@@ -12,27 +12,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from qvec import _native
-from qvec.calibration import Calibration
 from qvec.embedding import Embedder
 from qvec.errors import InputError, RowError
-from qvec.postgres.layout import Layout
-from qvec.postgres.rows import encode
+from qvec.loading import EncodedBatch
 from qvec.sources import Batch, RejectedRow, Source
+from qvec.stores import Collection
 
 _BATCH_BYTES = 8 << 20
 _MOST_ROWS = 16_384
 _TEXT_ROWS = 256
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """Source rows [start, stop) as the bytes of `count` rows of COPY, and those that cannot be loaded."""
-
-    start: int
-    stop: int
-    rows: bytes
-    count: int
-    rejected: tuple[RejectedRow, ...]
 
 
 def batch_rows(source: Source) -> int:
@@ -44,11 +32,10 @@ def batch_rows(source: Source) -> int:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns the batches of one source into rows of one collection's table."""
+    """Turns the batches of one source into rows of one collection."""
 
     source: Source
-    calibration: Calibration
-    layout: Layout
+    collection: Collection
     first_id: int | None
     embedder: Embedder | None
     embedded: dict[int, NDArray[np.float32]]
@@ -70,13 +57,8 @@ class Encoder:
         while True:
             assert batch.vectors is not None
             try:
-                rows = encode(
-                    self._ids(batch),
-                    batch.vectors,
-                    batch.documents,
-                    batch.metadata,
-                    calibration=self.calibration,
-                    layout=self.layout,
+                rows = self.collection.encode(
+                    self._ids(batch), batch.vectors, batch.documents, batch.metadata, self.source.form
                 )
             except RowError as error:
                 batch = self._without_bad_rows(batch, error)
@@ -92,8 +74,9 @@ class Encoder:
     def _without_bad_rows(self, batch: Batch, error: RowError) -> Batch:
         """The batch without the row that could not be encoded and, at once, all others whose vectors are bad."""
         assert batch.vectors is not None
-        cosine = self.calibration.metric == "cosine"
-        reasons = dict(_native.bad_rows(batch.vectors, self.calibration.dimensions, cosine))
+        calibration = self.collection.calibration.for_form(self.source.form)
+        cosine = calibration.metric == "cosine"
+        reasons = dict(_native.bad_rows(batch.vectors, calibration.dimensions, cosine))
         reasons.setdefault(error.row, error.reason)
         return _reject(batch, reasons, self.source.where)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qvec.calibration import SAMPLE_SIZE, Calibration, Metric
-from qvec.postgres.layout import Prefilter, Rescore
-from qvec.postgres.statements import OnDuplicate
+from qvec.loading import OnDuplicate
 from qvec.ranges import RangeMethod
+
+if TYPE_CHECKING:
+    from qvec.metadata_index import MetadataIndex
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,11 @@ class IngestOptions:
     calibration: Calibration | None = None
     fit: FitOptions = field(default_factory=FitOptions)
     model: str | None = None
-    rescore: Rescore | None = None
-    prefilter: Prefilter | None = None
+    rescore: str | None = None
+    prefilter: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of a new collection, by their names in its database's `create_collection`."""
+    index_metadata: tuple[MetadataIndex, ...] = ()
     on_duplicate: OnDuplicate = "replace"
     on_error: Literal["stop", "skip"] = "stop"
     rejects: Path | None = None
@@ -43,6 +49,11 @@ class IngestOptions:
     index: bool = True
     workers: int = 2
     batch_rows: int | None = None
+
+    def given_settings(self) -> dict[str, Any]:
+        """The settings that were asked for."""
+        asked = {"rescore": self.rescore, "prefilter": self.prefilter, **self.settings}
+        return {name: value for name, value in asked.items() if value is not None}
 
 
 class Reporter:
@@ -63,13 +74,13 @@ class Reporter:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a load did. `bytes_per_vector` is apart for table and index; `rows` counts this run's rows."""
+    """What a load did. `bytes_per_vector` is apart for table, index and memory; `rows` counts this run's rows."""
 
     collection: str
     rows: int
     seconds: float
     rows_per_second: float
-    bytes_per_vector: dict[str, float]
+    bytes_per_vector: dict[str, float | None]
     calibration: str
     rejected: int
     resumed_at: int

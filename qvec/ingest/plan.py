@@ -16,12 +16,9 @@ from qvec.calibration import Calibration
 from qvec.embedding import Embedder, load_embedder
 from qvec.errors import CalibrationError, CollectionError, InputError
 from qvec.ingest.options import FitOptions, IngestOptions, Reporter
-from qvec.postgres import loading, statements
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
-from qvec.postgres.loading import Checkpoint
-from qvec.postgres.schema import Connection
+from qvec.loading import Checkpoint, Loader, Starts
 from qvec.sources import Source
+from qvec.stores import Collection, Database
 
 _MAX_BIGINT = 2**63 - 1
 TEXT_SAMPLE = 2_000
@@ -32,19 +29,20 @@ TEXT_SAMPLE = 2_000
 class Plan:
     """Everything a load needs."""
 
-    collection: PostgresCollection
+    collection: Collection
     checkpoint: Checkpoint
     embedder: Embedder | None
     embedded: dict[int, NDArray[np.float32]]
 
 
-def make_plan(database: PostgresDatabase, source: Source, options: IngestOptions, reporter: Reporter) -> Plan:
+def make_plan(database: Database, loader: Loader, source: Source, options: IngestOptions, reporter: Reporter) -> Plan:
     """Finds or creates the collection and decides where to begin.
 
     Raises CollectionError or CalibrationError where the options do not fit the collection, InputError where the source
     does not.
     """
     _check_id_start(source, options.id_start)
+    _check_settings(database, options)
     collection = database.collection(options.collection) if database.has_collection(options.collection) else None
     if collection is not None:
         _check_fits(collection, source, options)
@@ -63,13 +61,21 @@ def make_plan(database: PostgresDatabase, source: Source, options: IngestOptions
             options.collection,
             calibration=calibration,
             id_type=source.id_type or "bigint",
-            rescore=options.rescore or "int8",
-            prefilter=options.prefilter or "ternary",
             model=model,
+            **options.given_settings(),
         )
     else:
         _check_dimensions(collection.calibration, collection.name, source, embedder)
-    return Plan(collection, _checkpoint(database, collection, source, options, reporter), embedder, embedded)
+    if options.index_metadata and database.metadata_indexes_first:
+        collection.index_metadata(options.index_metadata)
+    return Plan(collection, _checkpoint(loader, collection, source, options, reporter), embedder, embedded)
+
+
+def _check_settings(database: Database, options: IngestOptions) -> None:
+    """Settings that only another kind of database has are refused, never ignored."""
+    for name in options.given_settings():
+        if name not in database.settings:
+            raise InputError(f"--{name.replace('_', '-')} is no setting of a collection in {database.kind}")
 
 
 def _check_id_start(source: Source, id_start: int | str | None) -> None:
@@ -79,25 +85,22 @@ def _check_id_start(source: Source, id_start: int | str | None) -> None:
         raise InputError(f"--id-start is {id_start}, expected 0 to {last} for {source.name}")
 
 
-def _check_fits(collection: PostgresCollection, source: Source, options: IngestOptions) -> None:
+def _check_fits(collection: Collection, source: Source, options: IngestOptions) -> None:
     """The collection's own settings are used; other ones are refused, never ignored."""
-    layout = collection.table.layout
     given = options.calibration
     if given is not None and given != collection.calibration:
         raise CollectionError(
             f"collection {collection.name!r} has calibration {collection.calibration.id}, not {given.id}; "
             "codes of two calibrations do not compare, so load into a new collection"
         )
-    for name, wanted, found in (
-        ("rescore", options.rescore, layout.rescore),
-        ("prefilter", options.prefilter, layout.prefilter),
-        ("model", options.model, collection.model or options.model),
-    ):
-        if wanted is not None and wanted != found:
-            raise CollectionError(f"collection {collection.name!r} has {name} {found}, not {wanted}")
-    if (source.id_type or "bigint") != layout.id_type:
+    asked = {**options.given_settings(), "model": options.model}
+    there = {**collection.settings, "model": collection.model or options.model}
+    for name, wanted in asked.items():
+        if wanted is not None and wanted != there[name]:
+            raise CollectionError(f"collection {collection.name!r} has {name} {there[name]}, not {wanted}")
+    if (source.id_type or "bigint") != collection.id_type:
         kind = f"has {source.id_type} ids" if source.id_type else "has no ids, and row numbers are bigint"
-        raise CollectionError(f"collection {collection.name!r} has {layout.id_type} ids, but {source.name} {kind}")
+        raise CollectionError(f"collection {collection.name!r} has {collection.id_type} ids, but {source.name} {kind}")
 
 
 def _check_fit_options(calibration: Calibration, fit: FitOptions) -> None:
@@ -211,20 +214,15 @@ def _check_dimensions(calibration: Calibration, collection: str, source: Source,
 
 
 def _checkpoint(
-    database: PostgresDatabase,
-    collection: PostgresCollection,
-    source: Source,
-    options: IngestOptions,
-    reporter: Reporter,
+    loader: Loader, collection: Collection, source: Source, options: IngestOptions, reporter: Reporter
 ) -> Checkpoint:
     """Where to begin: at the source's checkpoint, or at its start when it is new, has changed, or is restarted.
 
     A start is written down at once, so that other loads see which ids are taken.
     """
     fingerprint = source.fingerprint()
-    with database.connection() as connection, connection.transaction():
-        loading.lock_starts(connection, collection.name)
-        found = loading.read_checkpoint(connection, collection.name, source.path)
+    with loader.starting() as starts:
+        found = starts.read()
         same = found is not None and found.fingerprint == fingerprint
         if found and same and not options.restart:
             return found
@@ -238,17 +236,13 @@ def _checkpoint(
                 f"{source.name} has changed since it was loaded and is loaded anew; rows that are gone from it stay"
             )
         kept = found if found and (same or not found.finished) else None
-        begin = Checkpoint(fingerprint, _first_id(connection, collection, source, options, kept))
-        loading.write_checkpoint(connection, collection.name, source.path, begin)
+        begin = Checkpoint(fingerprint, _first_id(starts, collection, source, options, kept))
+        starts.write(begin)
     return begin
 
 
 def _first_id(
-    connection: Connection,
-    collection: PostgresCollection,
-    source: Source,
-    options: IngestOptions,
-    kept: Checkpoint | None,
+    starts: Starts, collection: Collection, source: Source, options: IngestOptions, kept: Checkpoint | None
 ) -> int | None:
     """The id of the source's row 0, when the source has none of its own: as asked for, as `kept`, or a free one."""
     if source.id_type is not None:
@@ -257,21 +251,21 @@ def _first_id(
         return options.id_start
     if kept and kept.first_id is not None:
         return kept.first_id
-    return _next_id(connection, collection, source, options.id_start == "auto")
+    return _next_id(starts, collection, source, options.id_start == "auto")
 
 
-def _next_id(connection: Connection, collection: PostgresCollection, source: Source, auto: bool) -> int:
+def _next_id(starts: Starts, collection: Collection, source: Source, auto: bool) -> int:
     """The id after all that are there. Raises InputError when it may not be taken unasked, or cannot be known yet."""
-    (next_id,) = connection.execute(statements.next_id(collection.table)).fetchone() or (0,)
+    next_id = starts.next_id()
     if next_id and not auto:
         raise InputError(
             f"{source.name} has no ids, and collection {collection.name!r} holds rows already; say where its ids "
             f"begin, so that nothing is overwritten: --id-start auto (from {next_id}) or --id-start N"
         )
-    unfinished = loading.numbered_and_unfinished(connection, collection.name, source.path)
+    unfinished = starts.numbered_and_unfinished()
     if unfinished:
         raise InputError(
             f"{source.name} has no ids, and neither has {unfinished}, which is not loaded to its end; finish that load "
             "first, so that the ids after it are known, or say where these begin: --id-start N"
         )
-    return int(next_id)
+    return next_id

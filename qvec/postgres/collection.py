@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
+from psycopg.sql import SQL
 
-from qvec import _native
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
-from qvec.errors import InputError, RowError
+from qvec.errors import InputError
 from qvec.hits import Hit
-from qvec.postgres import indexing, loading, rows, search, statements
+from qvec.loading import OnDuplicate
+from qvec.postgres import indexing, loading, metadata_index, rows, search, statements
 from qvec.postgres.errors import explained
 from qvec.postgres.explain import Explanation, explain
 from qvec.postgres.layout import Table
 from qvec.postgres.schema import Connection
-from qvec.postgres.search import Plan, RescoreIn
-from qvec.postgres.statements import OnDuplicate
+from qvec.postgres.search import Plan, RescoreIn, Where
+from qvec.sources import Form, IdType
+from qvec.stores import Info, Progress, check_search, check_upsert
 
 if TYPE_CHECKING:
+    from qvec.filters import FilterLike
+    from qvec.metadata_index import MetadataIndex
     from qvec.postgres.database import PostgresDatabase
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes on disk: the table with its key and texts, and the prefilter's index."""
-
-    table: int
-    index: int
 
 
 class PostgresCollection:
@@ -64,6 +60,21 @@ class PostgresCollection:
             f"prefilter={layout.prefilter!r}, calibration={self.calibration.id!r})"
         )
 
+    @property
+    def id_type(self) -> IdType:
+        return self.table.layout.id_type
+
+    @property
+    def keeps_floats(self) -> bool:
+        """Whether it holds vectors as floats, and not as codes alone."""
+        return self.table.layout.float_type is not None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was created with, besides its calibration and its ids."""
+        layout = self.table.layout
+        return {"rescore": layout.rescore, "prefilter": layout.prefilter, "oversampling": self.oversampling}
+
     def upsert(
         self,
         ids: Sequence[int | str] | NDArray[Any],
@@ -77,23 +88,30 @@ class PostgresCollection:
 
         `vectors` has shape (n, d); `metadata` is what JSON can hold.
         """
-        if on_duplicate not in get_args(OnDuplicate):
-            raise InputError(f"on_duplicate is {on_duplicate!r}, expected one of: {', '.join(get_args(OnDuplicate))}")
         array = as_vectors(vectors, "vectors", self.calibration.accepted_dimensions)
-        for what, values in (("ids", ids), ("documents", documents), ("metadata", metadata)):
-            if values is not None and len(values) != len(array):
-                raise InputError(f"there are {len(values)} {what} for {len(array)} vectors")
-        encoded = rows.encode(
+        check_upsert(array, ids, documents, metadata, on_duplicate)
+        encoded = self.encode(
             rows.id_array(ids, self.table.layout),
             array,
             rows.document_array(documents),
             rows.metadata_array(metadata),
-            calibration=self.calibration,
-            layout=self.table.layout,
         )
         doing = f"cannot write to collection {self.name!r}"
         with explained(doing), self._database.live_connection() as connection, connection.transaction():
             return loading.merge_rows(connection, self.table, encoded, on_duplicate)
+
+    def encode(
+        self,
+        ids: pa.Array | NDArray[np.int64],
+        vectors: NDArray[Any],
+        documents: pa.Array | None,
+        metadata: pa.Array | None,
+        form: Form = "raw",
+    ) -> bytes:
+        """Rows as COPY reads them, from the columns of a source's batch. Raises RowError for one that does not fit."""
+        return rows.encode(
+            ids, vectors, documents, metadata, calibration=self.calibration, layout=self.table.layout, form=form
+        )
 
     def delete(self, ids: Sequence[int | str]) -> int:
         """Deletes the rows with these ids; returns how many there were."""
@@ -118,16 +136,39 @@ class PostgresCollection:
         (found,) = self._read(lambda c: c.execute(statements.count(self.table)).fetchall())
         return int(found[0])
 
-    def sizes(self) -> Sizes:
-        """Bytes on disk."""
-        (found,) = self._read(lambda c: c.execute(statements.sizes(self.table)).fetchall())
-        return Sizes(*found)
+    def info(self) -> Info:
+        """What it is, and what it takes on disk."""
+        ((table_bytes, index_bytes),) = self._read(lambda c: c.execute(statements.sizes(self.table)).fetchall())
+        return Info(
+            name=self.name,
+            rows=self.count(),
+            dimensions=self.calibration.dimensions,
+            metric=self.calibration.metric,
+            id_type=self.id_type,
+            rescore=self.table.layout.rescore,
+            prefilter=self.table.layout.prefilter,
+            oversampling=self.oversampling,
+            model=self.model,
+            calibration=self.calibration.id,
+            index="built" if self.has_index() else "none",
+            table_bytes=table_bytes,
+            index_bytes=index_bytes,
+            ram_bytes=None,
+        )
 
     def has_index(self) -> bool:
         """Whether the prefilter's index is there; without it a search scans all rows."""
         return self._read(lambda c: indexing.exists(c, self.table))
 
-    def build_index(self, progress: indexing.Progress = lambda *_: None) -> None:
+    def index_metadata(self, indexes: Sequence[MetadataIndex]) -> None:
+        """Creates indexes for filters on metadata, where they are not there yet."""
+        doing = f"cannot index the metadata of collection {self.name!r}"
+        with explained(doing), self._database.live_connection() as connection:
+            for statement in (statement for index in indexes for statement in metadata_index.create(self.table, index)):
+                connection.execute(statement)
+            connection.execute(SQL("ANALYZE {}").format(self.table.identifier))
+
+    def build_index(self, progress: Progress = lambda *_: None) -> None:
         """Builds the prefilter's HNSW index, unless it is there. Searches go on meanwhile, writes wait."""
         doing = f"cannot build the index of collection {self.name!r}"
         with explained(doing), self._database.connect() as builder, self._database.connect() as watcher:
@@ -140,7 +181,9 @@ class PostgresCollection:
         k: int = ...,
         oversampling: float | None = ...,
         *,
+        filter: FilterLike | None = ...,
         exact: bool = ...,
+        rescore: bool = ...,
         rescore_in: RescoreIn = ...,
         texts: bool = ...,
     ) -> list[Hit]: ...
@@ -151,7 +194,9 @@ class PostgresCollection:
         k: int = ...,
         oversampling: float | None = ...,
         *,
+        filter: FilterLike | None = ...,
         exact: bool = ...,
+        rescore: bool = ...,
         rescore_in: RescoreIn = ...,
         texts: bool = ...,
     ) -> Any: ...
@@ -161,7 +206,9 @@ class PostgresCollection:
         k: int = 10,
         oversampling: float | None = None,
         *,
+        filter: FilterLike | None = None,
         exact: bool = False,
+        rescore: bool = True,
         rescore_in: RescoreIn = "client",
         texts: bool = True,
     ) -> list[Hit] | list[list[Hit]]:
@@ -169,11 +216,17 @@ class PostgresCollection:
 
         The prefilter finds k × `oversampling` candidates (the collection's own when not given) by their bits; the
         query in float32 rescores them on codes or floats, in this process or, by `rescore_in`, in Postgres. `exact`
-        rescores every row instead. A collection no larger than its candidates is ranked fully. `texts` false leaves
-        documents and metadata out.
+        rescores every row instead. A collection no larger than its candidates is ranked fully.
+
+        `filter` keeps to rows whose metadata passes, in the language of `qvec.filters` or as a condition that psycopg's
+        sql module composed. Without `rescore` hits are ranked by the prefilter's bits alone, and a score is their
+        agreement from -1 to 1, not the metric. `texts` false leaves documents and metadata out.
         """
         queries = self._queries(query)
-        found = self._read(lambda c: search.run(c, self._plan(c, k, oversampling, exact, rescore_in, texts), queries))
+        where = search.where(filter)
+        found = self._read(
+            lambda c: search.run(c, self._plan(c, k, oversampling, where, exact, rescore, rescore_in, texts), queries)
+        )
         return found if np.ndim(query) == 2 else found[0]
 
     def explain(
@@ -182,46 +235,45 @@ class PostgresCollection:
         k: int = 10,
         oversampling: float | None = None,
         *,
+        filter: FilterLike | None = None,
         exact: bool = False,
         rescore_in: RescoreIn = "client",
     ) -> Explanation:
         """Searches for one query (d,) and tells how: the statement, Postgres's plan, the time of each step."""
         started = time.perf_counter()
         prepared = self._queries(query)[0]
+        where = search.where(filter)
         prepare_ms = (time.perf_counter() - started) * 1e3
         return self._read(
-            lambda c: explain(c, self._plan(c, k, oversampling, exact, rescore_in, True), prepared, prepare_ms)
+            lambda c: explain(
+                c, self._plan(c, k, oversampling, where, exact, True, rescore_in, True), prepared, prepare_ms
+            )
         )
 
     def _queries(self, query: ArrayLike) -> NDArray[np.float32]:
         """Queries as they are compared: cut to the collection's dimensions, at unit length under cosine."""
         array = as_vectors(query, "query", self.calibration.accepted_dimensions)
-        cosine = self.calibration.metric == "cosine"
-        bad = _native.bad_rows(array, self.calibration.dimensions, cosine)
-        if bad:
-            raise RowError(*bad[0], where="query")
-        if cosine:
-            return _native.normalize(array, self.calibration.dimensions)
-        return np.ascontiguousarray(array[:, : self.calibration.dimensions], dtype=np.float32)
+        self.calibration.check(array, "query")
+        return self.calibration.prepared(array)
 
     def _plan(
         self,
         connection: Connection,
         k: int,
         oversampling: float | None,
+        where: Where,
         exact: bool,
+        rescore: bool,
         rescore_in: RescoreIn,
         texts: bool,
     ) -> Plan:
-        if k < 1:
-            raise InputError(f"k is {k}, expected at least 1")
-        if oversampling is not None:
-            search.check_oversampling(oversampling)
+        check_search(k, oversampling)
         if rescore_in not in ("client", "sql"):
             raise InputError(f"rescore_in is {rescore_in!r}, expected 'client' or 'sql'")
-        count = search.candidate_count(k, self.oversampling if oversampling is None else oversampling)
+        factor = self.oversampling if oversampling is None else oversampling
+        count = search.candidate_count(k, factor) if rescore else k
         every = exact or self._is_small(connection, count)
-        return Plan(self.table, self.calibration, k, None if every else count, rescore_in, texts)
+        return Plan(self.table, self.calibration, k, None if every else count, rescore_in, texts, rescore, where)
 
     def _is_small(self, connection: Connection, candidates: int) -> bool:
         """Whether the collection has no more rows than candidates; asked until it is seen to have more."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -20,13 +21,15 @@ from psycopg_pool import ConnectionPool
 
 from qvec.calibration import Calibration
 from qvec.errors import CollectionError, DatabaseError
+from qvec.loading import OnDuplicate
 from qvec.postgres import schema, statements
 from qvec.postgres.collection import PostgresCollection
 from qvec.postgres.errors import NO_URL, check_url, connection_lost, explained, redact
 from qvec.postgres.indexing import Machine
 from qvec.postgres.layout import IdType, Layout, PgVector, Prefilter, Rescore, Table
+from qvec.postgres.loader import PostgresLoader
 from qvec.postgres.schema import Connection
-from qvec.postgres.search import check_oversampling
+from qvec.stores import check_oversampling
 
 T = TypeVar("T")
 
@@ -42,6 +45,10 @@ _OPEN = (
 
 class PostgresDatabase:
     """A database with pgvector. Safe across threads, and in a process forked from the one that opened it."""
+
+    kind = "Postgres"
+    metadata_indexes_first = False
+    settings = frozenset({"rescore", "prefilter", "oversampling"})
 
     def __init__(self, url: str, *, name: str | None = None, embedded: bool = False, connections: int = 8) -> None:
         """Connects once, to see that `url` works; raises DatabaseError when it does not.
@@ -136,16 +143,17 @@ class PostgresDatabase:
         calibration: Calibration,
         id_type: IdType = "bigint",
         rescore: Rescore = "int8",
-        prefilter: Prefilter = "ternary",
+        prefilter: Prefilter | None = None,
         oversampling: float = 4,
         model: str | None = None,
     ) -> PostgresCollection:
         """Creates the table of a collection, with its calibration; the index comes with `build_index`.
 
-        `rescore` int8 or int4 keeps codes alone; float16 or float32 keeps the floats and the prefilter's bits.
-        Raises CollectionError when the name is taken.
+        `rescore` int8, int4 or binary keeps codes alone; float16 or float32 keeps the floats and the prefilter's bits.
+        `prefilter` is ternary, or binary where no more than signs are kept. Raises CollectionError when the name is
+        taken.
         """
-        layout = Layout(calibration.dimensions, id_type, rescore, prefilter)
+        layout = Layout.of(calibration.dimensions, id_type, rescore, prefilter)
         _check_name(name)
         check_oversampling(oversampling)
         doing = f"cannot create collection {name!r}"
@@ -164,7 +172,7 @@ class PostgresDatabase:
                     calibration.id,
                     id_type,
                     rescore,
-                    prefilter,
+                    layout.prefilter,
                     oversampling,
                     model,
                 ],
@@ -234,6 +242,14 @@ class PostgresDatabase:
                 " AND NOT EXISTS (SELECT FROM qvec.collection WHERE calibration = k.id)",
                 [collection.calibration.id],
             )
+
+    def loader(self, collection: str, source: str, on_duplicate: OnDuplicate, workers: int) -> PostgresLoader:
+        """A load of one source into a collection that may not be there yet."""
+        return PostgresLoader(self, collection, source, on_duplicate, workers)
+
+    def explained(self, doing: str) -> AbstractContextManager[None]:
+        """Raises DatabaseError for what the driver raises inside: what was being done, why it failed, what to do."""
+        return explained(doing)
 
     def machine(self, connection: Connection) -> Machine:
         """What an index build may use of the machine that the server runs on."""

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from typing_extensions import LiteralString
 
 IdType = OneOf["bigint", "text"]
-Rescore = OneOf["int8", "int4", "float16", "float32"]
+Rescore = OneOf["int8", "int4", "binary", "float16", "float32"]
 Prefilter = OneOf["ternary", "binary"]
 
-_PLANES: dict[str, int] = {"int8": 8, "int4": 4}
+_PLANES: dict[str, int] = {"int8": 8, "int4": 4, "binary": 1}
 _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
 
 
@@ -35,6 +35,11 @@ class Layout:
     rescore: Rescore = "int8"
     prefilter: Prefilter = "ternary"
 
+    @classmethod
+    def of(cls, dimensions: int, id_type: IdType, rescore: Rescore, prefilter: Prefilter | None) -> Layout:
+        """A layout with the prefilter that is best for its precision, unless one is named."""
+        return cls(dimensions, id_type, rescore, prefilter or ("binary" if rescore == "binary" else "ternary"))
+
     def __post_init__(self) -> None:
         for name, value, known in (
             ("id_type", self.id_type, get_args(IdType)),
@@ -43,6 +48,8 @@ class Layout:
         ):
             if value not in known:
                 raise InputError(f"{name} is {value!r}, expected one of: {', '.join(known)}")
+        if self.planes == 1 and self.prefilter != "binary":
+            raise InputError(f"prefilter is {self.prefilter!r}, but rescore 'binary' keeps one bit: expected 'binary'")
 
     @property
     def plane_bits(self) -> int:

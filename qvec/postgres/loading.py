@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from psycopg import errors
 from psycopg.sql import SQL, Identifier
 
 from qvec.errors import CollectionError
+from qvec.loading import Checkpoint, OnDuplicate
 from qvec.postgres import statements
 from qvec.postgres.layout import Table
 from qvec.postgres.rows import HEADER, TRAILER
 from qvec.postgres.schema import Connection
-from qvec.postgres.statements import OnDuplicate
 
 _WRITE_BYTES = 1 << 20
 
@@ -53,18 +51,6 @@ def _copy(connection: Connection, target: Identifier, table: Table, rows: bytes)
                 copy.write(view[start : start + _WRITE_BYTES])
             copy.write(TRAILER)
         return cursor.rowcount
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """How far a source has been loaded into a collection."""
-
-    fingerprint: str
-    first_id: int | None
-    position: int = 0
-    rejected: int = 0
-    rejects_size: int = 0
-    finished: bool = False
 
 
 def read_checkpoint(connection: Connection, collection: str, source: str) -> Checkpoint | None:

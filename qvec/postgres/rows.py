@@ -16,6 +16,7 @@ from qvec.calibration import Calibration
 from qvec.codes import quantize, ternary
 from qvec.errors import InputError, RowError
 from qvec.postgres.layout import Layout
+from qvec.sources import Form
 
 HEADER: bytes = _native.COPY_HEADER
 TRAILER: bytes = _native.COPY_TRAILER
@@ -43,17 +44,22 @@ def encode(
     *,
     calibration: Calibration,
     layout: Layout,
+    form: Form = "raw",
 ) -> bytes:
     """The rows in the form of COPY BINARY, without header and trailer.
 
     `ids` is int64 or large_string to match the layout, `documents` and `metadata` (JSON) are large_string.
-    Raises RowError with the position in the batch for a vector or text that cannot be stored.
+    Vectors have the given form. Raises RowError with the position in the batch for a vector or text that cannot be
+    stored.
     """
-    codes = stored_codes(vectors, calibration, layout)
+    applied = calibration.for_form(form)
+    codes = stored_codes(vectors, applied, layout)
     embedding = None
     try:
         if layout.float_type:
-            embedding = _prepared(vectors, calibration)
+            embedding = applied.prepared(vectors)
+            if form == "centred":
+                embedding = embedding + calibration.threshold
         return _native.encode_copy(
             _id_buffers(ids),
             codes,
@@ -64,13 +70,6 @@ def encode(
         )
     except _native.BadRow as error:
         raise RowError(*error.args) from None
-
-
-def _prepared(vectors: NDArray[Any], calibration: Calibration) -> NDArray[Any]:
-    """The floats as they are kept: cut to the calibration's dimensions, at unit length under cosine."""
-    if calibration.metric == "cosine":
-        return _native.normalize(vectors, calibration.dimensions)
-    return np.ascontiguousarray(vectors[:, : calibration.dimensions])
 
 
 def _id_buffers(ids: pa.Array | NDArray[np.int64]) -> NDArray[np.int64] | _native.Text:

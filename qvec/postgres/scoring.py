@@ -26,11 +26,13 @@ class SlicedQuery:
     def of(cls, query: NDArray[np.float32], calibration: Calibration, planes: int) -> SlicedQuery:
         """Slices a float32 query (d,) against codes of `planes` planes.
 
-        With u_i = q_i r_i / 2^(p-1) and the code's p bits as an integer c_i, <q, x> is estimated by
-        <q, threshold> + sum u_i (c_i + 1/2 - 2^(p-1)); u is rounded to signed integers of QUERY_PLANES bits.
+        With u_i = q_i r_i / 2^(p-1), or 2 q_i deviation_i for p = 1, and the code's p bits as an integer c_i, <q, x> is
+        estimated by <q, threshold> + sum u_i (c_i + 1/2 - 2^(p-1)); u is rounded to signed integers of QUERY_PLANES
+        bits.
         """
         half = 1 << (planes - 1)
-        weights = query.astype(np.float64) * calibration.radius / half
+        step = 2 * calibration.deviation if planes == 1 else calibration.radius / half
+        weights = query.astype(np.float64) * step
         most = (1 << (QUERY_PLANES - 1)) - 1
         scale = float(np.abs(weights).max(initial=0)) / most or 1.0
         levels = np.rint(weights / scale).astype(np.int32) + most + 1

@@ -3,33 +3,66 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pgvector import Bit, Vector
-from psycopg.sql import Composed
+from psycopg.sql import SQL, Composable, Composed
 
 from qvec.calibration import Calibration
-from qvec.codes import score
+from qvec.codes import hamming, score, ternary
 from qvec.errors import InputError
+from qvec.filters import parse
 from qvec.hits import Hit
-from qvec.postgres import statements
+from qvec.postgres import filters, statements
 from qvec.postgres.layout import Table
 from qvec.postgres.rows import prefilter_bits
 from qvec.postgres.schema import Connection
 from qvec.postgres.scoring import QUERY_PLANES, SlicedQuery
+
+if TYPE_CHECKING:
+    from qvec.filters import FilterLike
 
 RescoreIn = Literal["client", "sql"]
 _CHUNK = 4096
 
 
 @dataclass(frozen=True)
+class Where:
+    """Which rows a search may find: a condition in SQL, and the parameters it names."""
+
+    text: str
+    parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def composed(self) -> SQL:
+        return SQL(self.text)
+
+
+EVERY_ROW = Where("true")
+
+
+def where(filter: FilterLike | None) -> Where:
+    """The rows that a filter lets pass; what psycopg composed is taken as it is.
+
+    Raises InputError for a filter of neither kind.
+    """
+    if not filter:
+        return EVERY_ROW
+    if isinstance(filter, Mapping):
+        condition, parameters = filters.compile(parse(filter))
+        return Where(condition.as_string(None), parameters)
+    if isinstance(filter, Composable):
+        return Where(f"({filter.as_string(None)})".replace("%", "%%"))
+    raise InputError(f"filter is a {type(filter).__name__}; expected a dict, or a condition of psycopg.sql")
+
+
+@dataclass(frozen=True)
 class Plan:
-    """How to search one table: how many hits and candidates, and where to rescore. `candidates` None: all rows."""
+    """How to search one table: how many hits and candidates, whether to rescore and where. `candidates` None: all."""
 
     table: Table
     calibration: Calibration
@@ -37,16 +70,23 @@ class Plan:
     candidates: int | None
     rescore_in: RescoreIn = "client"
     texts: bool = True
+    rescore: bool = True
+    where: Where = EVERY_ROW
 
     @property
     def in_client(self) -> bool:
-        return self.table.layout.planes is not None and self.rescore_in == "client"
+        """Whether rows are ranked in this process, from their codes."""
+        return not self.rescore or (self.table.layout.planes is not None and self.rescore_in == "client")
+
+    def of_all_rows(self) -> Plan:
+        """The same search without the prefilter."""
+        return replace(self, candidates=None)
 
     def source(self, columns: tuple[str, ...]) -> Composed:
         """The statement that gives the rows to rescore."""
         if self.candidates is None:
-            return statements.all_rows(self.table, columns)
-        return statements.candidates(self.table, columns, self.candidates)
+            return statements.all_rows(self.table, columns, self.where.composed())
+        return statements.candidates(self.table, columns, self.candidates, self.where.composed())
 
     def statement(self) -> bytes:
         """The statement that a search runs; rescoring in the client takes over from its rows."""
@@ -63,13 +103,15 @@ class Plan:
 
     def parameters(self, query: NDArray[np.float32]) -> dict[str, Any]:
         """The parameters of the statement for a prepared query (d,)."""
-        parameters: dict[str, Any] = {}
+        parameters: dict[str, Any] = dict(self.where.parameters)
         layout = self.table.layout
         if self.candidates is not None:
             parameters["bits"] = Bit(prefilter_bits(query[None], self.calibration, layout).tobytes())
+        if self.in_client:
+            return parameters
         if not layout.planes:
             parameters["query"] = Vector(query).to_text()
-        elif not self.in_client:
+        else:
             sliced = SlicedQuery.of(query, self.calibration, layout.planes)
             parameters |= {"constant": sliced.constant, "scale": sliced.scale}
             parameters |= {f"q{b}": Bit(plane) for b, plane in enumerate(sliced.planes)}
@@ -86,19 +128,25 @@ def candidate_count(k: int, oversampling: float) -> int:
     return max(k, math.ceil(k * oversampling))
 
 
-def check_oversampling(oversampling: float) -> None:
-    """Raises InputError for what is no factor of at least 1."""
-    if not 1 <= oversampling < math.inf:
-        raise InputError(f"oversampling is {oversampling}, expected at least 1")
-
-
 def run(connection: Connection, plan: Plan, queries: NDArray[np.float32]) -> list[list[Hit]]:
-    """The hits of each prepared query (m, d), best first."""
-    if not plan.in_client:
-        return [_in_database(connection, plan, query) for query in queries]
-    if plan.candidates is None:
+    """The hits of each prepared query (m, d), best first.
+
+    Where a filter leaves the prefilter fewer candidates than it was to find, all rows that pass it are ranked.
+    """
+    if plan.in_client and plan.candidates is None:
         return _scan(connection, plan, queries)
-    return [_rescored(connection, plan, query) for query in queries]
+    return [_search(connection, plan, query) for query in queries]
+
+
+def _search(connection: Connection, plan: Plan, query: NDArray[np.float32]) -> list[Hit]:
+    filtered = plan.where != EVERY_ROW and plan.candidates is not None
+    if not plan.in_client:
+        hits = _in_database(connection, plan, query)
+        return _in_database(connection, plan.of_all_rows(), query) if filtered and len(hits) < plan.k else hits
+    rows = fetch_candidates(connection, plan, query)
+    if filtered and len(rows) < (plan.candidates or 0):
+        return _scan(connection, plan.of_all_rows(), query[None])[0]
+    return with_texts(connection, plan, best_of(plan, rows, query[None]))[0]
 
 
 def _in_database(connection: Connection, plan: Plan, query: NDArray[np.float32]) -> list[Hit]:
@@ -113,19 +161,24 @@ def fetch_candidates(connection: Connection, plan: Plan, query: NDArray[np.float
         return cursor.execute(plan.statement(), plan.parameters(query)).fetchall()
 
 
-def _rescored(connection: Connection, plan: Plan, query: NDArray[np.float32]) -> list[Hit]:
-    best = best_of(plan, fetch_candidates(connection, plan, query), query[None])[0]
-    return with_texts(connection, plan, [best])[0]
-
-
 def best_of(plan: Plan, rows: list[tuple[Any, bytes]], queries: NDArray[np.float32]) -> list[list[tuple[float, Any]]]:
     """The k best (score, id) of rows for each query, best first, equal scores in the order of the rows."""
     if not rows:
         return [[] for _ in queries]
     codes = np.frombuffer(b"".join(row[1] for row in rows), np.uint8).reshape(len(rows), -1)
-    scores = score(codes, queries, plan.calibration, plan.table.layout.planes)
+    scores = _scores(plan, codes, queries)
     order = np.argsort(-scores, axis=1, kind="stable")[:, : plan.k]
     return [[(float(line[i]), rows[i][0]) for i in chosen] for line, chosen in zip(scores, order, strict=True)]
+
+
+def _scores(plan: Plan, codes: NDArray[np.uint8], queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores (m, n) of stored codes: estimates of the metric or, not rescored, the share of equal bits from -1 to 1."""
+    layout = plan.table.layout
+    if plan.rescore:
+        return score(codes, queries, plan.calibration, layout.planes)
+    bits = ternary(codes, plan.calibration) if layout.planes and layout.prefilter == "ternary" else codes
+    distances = hamming(bits, prefilter_bits(queries, plan.calibration, layout))
+    return (1 - distances * (2 / layout.prefilter_bits)).astype(np.float32)
 
 
 def _scan(connection: Connection, plan: Plan, queries: NDArray[np.float32]) -> list[list[Hit]]:
@@ -141,7 +194,7 @@ def _scan(connection: Connection, plan: Plan, queries: NDArray[np.float32]) -> l
 
 def _chunks(connection: Connection, plan: Plan) -> Iterator[list[tuple[Any, bytes]]]:
     with connection.transaction(), connection.cursor("qvec_scan", binary=True) as cursor:
-        cursor.execute(plan.statement())
+        cursor.execute(plan.statement(), plan.where.parameters)
         while rows := cursor.fetchmany(_CHUNK):
             yield rows
 

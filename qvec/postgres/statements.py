@@ -6,18 +6,17 @@ named throughout, since it need not be on the search path.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from psycopg import sql
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composable, Composed, Identifier
 
+from qvec.loading import OnDuplicate
 from qvec.postgres.layout import Table
-
-OnDuplicate = Literal["replace", "skip", "error"]
 
 MAX_EF_SEARCH = 1000
 """pgvector's limit of hnsw.ef_search; more candidates than that come from its iterative scan."""
 
+
+EVERY_ROW = SQL("true")
 
 _PAGE_BYTES = 8160
 """What a page has for rows, and the most that toast_tuple_target may be."""
@@ -110,8 +109,8 @@ def _overwrite(table: Table) -> Composed:
     return SQL("UPDATE SET {}").format(SQL(", ").join(assignments))
 
 
-def candidates(table: Table, columns: tuple[str, ...], count: int) -> Composed:
-    """The rows nearest to the prefilter bits of the query, `%(bits)b`.
+def candidates(table: Table, columns: tuple[str, ...], count: int, where: Composable = EVERY_ROW) -> Composed:
+    """The rows `where` nearest to the prefilter bits of the query, `%(bits)b`.
 
     ef_search and the iterative scan are set by the statement itself, for itself: the index scan starts only after the
     lateral join has evaluated the settings it refers to. So the prefilter is never cut by a setting of the session,
@@ -123,11 +122,12 @@ def candidates(table: Table, columns: tuple[str, ...], count: int) -> Composed:
     )
     return SQL(
         "SELECT candidate.* FROM (SELECT {set_all} AS done OFFSET 0) settings CROSS JOIN LATERAL"
-        " (SELECT {columns} FROM {table} WHERE settings.done IS NOT NULL"
+        " (SELECT {columns} FROM {table} WHERE settings.done IS NOT NULL AND {where}"
         " ORDER BY {prefilter} {distance} %(bits)b LIMIT {count}) candidate"
     ).format(
         set_all=set_all,
         columns=SQL(", ").join(map(Identifier, columns)),
+        where=where,
         table=table.identifier,
         prefilter=prefilter(table),
         distance=table.operator("<~>"),
@@ -144,9 +144,9 @@ def _scan_settings(table: Table, count: int) -> dict[str, int | str]:
     return settings
 
 
-def all_rows(table: Table, columns: tuple[str, ...]) -> Composed:
-    """Every row, for an exact scan: no order, no index."""
-    return SQL("SELECT {} FROM {}").format(SQL(", ").join(map(Identifier, columns)), table.identifier)
+def all_rows(table: Table, columns: tuple[str, ...], where: Composable = EVERY_ROW) -> Composed:
+    """Every row `where`, for an exact scan: no order, no index."""
+    return SQL("SELECT {} FROM {} WHERE {}").format(SQL(", ").join(map(Identifier, columns)), table.identifier, where)
 
 
 def rescore_floats(table: Table, source: Composed, k: int) -> Composed:

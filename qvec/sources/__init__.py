@@ -4,7 +4,7 @@
 place of a row and for a fingerprint of its content.
 """
 
-from qvec.sources.base import Batch, Columns, RejectedRow, Source
+from qvec.sources.base import Batch, Columns, Form, IdType, RejectedRow, Source
 from qvec.sources.formats import open_source
 
-__all__ = ["Batch", "Columns", "RejectedRow", "Source", "open_source"]
+__all__ = ["Batch", "Columns", "Form", "IdType", "RejectedRow", "Source", "open_source"]

@@ -19,6 +19,9 @@ from qvec.sources.sampling import finite_rows
 
 Vectors = NDArray[np.float32] | NDArray[np.float16]
 IdType = Literal["bigint", "text"]
+Form = Literal["raw", "prepared", "centred"]
+"""What a source's vectors are: as a model gave them; cut and normalized already, not to be normalized again; or that
+minus the threshold of their calibration."""
 Progress = Callable[[int], None]
 
 BATCH_ROWS = 8192
@@ -74,6 +77,7 @@ class Source(ABC):
     dimensions: int | None = None
     id_type: IdType | None = None
     has_text: bool = False
+    form: Form = "raw"
 
     def __init__(self, name: str, path: str, files: Sequence[Path]) -> None:
         self.name = name

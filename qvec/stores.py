@@ -1,0 +1,193 @@
+"""What every database and every collection can do, whichever store is behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, overload
+
+from numpy.typing import ArrayLike, NDArray
+
+from qvec.errors import InputError
+from qvec.hits import Hit
+from qvec.loading import Loader, OnDuplicate
+
+if TYPE_CHECKING:
+    from qvec.calibration import Calibration
+    from qvec.filters import FilterLike
+    from qvec.metadata_index import MetadataIndex
+    from qvec.sources import Form, IdType
+
+Progress = Callable[[int, int | None], None]
+"""Called with how much is done, and of how much where that is known."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a collection is and takes. Bytes are None where the store does not tell them."""
+
+    name: str
+    rows: int
+    dimensions: int
+    metric: str
+    id_type: str
+    rescore: str
+    prefilter: str
+    oversampling: float
+    model: str | None
+    calibration: str
+    index: Literal["built", "building", "none"]
+    table_bytes: int | None
+    """On disk: rows with their keys, vectors and texts."""
+    index_bytes: int | None
+    """On disk: what the prefilter reads beside the rows."""
+    ram_bytes: int | None
+    """Held in memory whether searched or not."""
+
+    def bytes_per_vector(self) -> dict[str, float | None]:
+        """Bytes a row of table, index and memory."""
+        parts = {"table": self.table_bytes, "index": self.index_bytes, "ram": self.ram_bytes}
+        return {name: None if size is None else round(size / max(self.rows, 1), 1) for name, size in parts.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "bytes_per_vector": self.bytes_per_vector()}
+
+
+def check_upsert(
+    vectors: NDArray[Any], ids: Sized, documents: Sized | None, metadata: Sized | None, on_duplicate: str
+) -> None:
+    """Raises InputError where the columns of an upsert are not of one length, or the rule for duplicates is none."""
+    if on_duplicate not in get_args(OnDuplicate):
+        raise InputError(f"on_duplicate is {on_duplicate!r}, expected one of: {', '.join(get_args(OnDuplicate))}")
+    for what, values in (("ids", ids), ("documents", documents), ("metadata", metadata)):
+        if values is not None and len(values) != len(vectors):
+            raise InputError(f"there are {len(values)} {what} for {len(vectors)} vectors")
+
+
+def check_search(k: int, oversampling: float | None) -> None:
+    """Raises InputError for a k or an oversampling that no search can have."""
+    if k < 1:
+        raise InputError(f"k is {k}, expected at least 1")
+    if oversampling is not None:
+        check_oversampling(oversampling)
+
+
+def check_oversampling(oversampling: float) -> None:
+    """Raises InputError for what is no factor of at least 1."""
+    if not 1 <= oversampling < math.inf:
+        raise InputError(f"oversampling is {oversampling}, expected at least 1")
+
+
+class Collection(Protocol):
+    """A named set of rows with one calibration."""
+
+    name: str
+    calibration: Calibration
+    oversampling: float
+    model: str | None
+
+    @property
+    def id_type(self) -> IdType: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it was created with, by the names that the database's `settings` lists."""
+
+    @property
+    def keeps_floats(self) -> bool:
+        """Whether it holds vectors as floats, and not as codes alone."""
+
+    def upsert(
+        self,
+        ids: Sequence[int | str] | NDArray[Any],
+        vectors: ArrayLike,
+        documents: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        on_duplicate: OnDuplicate = "replace",
+    ) -> int: ...
+
+    def delete(self, ids: Sequence[int | str]) -> int: ...
+
+    def get(self, ids: Sequence[int | str]) -> list[Hit | None]: ...
+
+    def count(self) -> int: ...
+
+    def info(self) -> Info: ...
+
+    def has_index(self) -> bool: ...
+
+    def build_index(self, progress: Progress = ...) -> None: ...
+
+    def index_metadata(self, indexes: Sequence[MetadataIndex]) -> None: ...
+
+    @overload
+    def search(
+        self,
+        query: Sequence[float],
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        filter: FilterLike | None = ...,
+        exact: bool = ...,
+        rescore: bool = ...,
+        texts: bool = ...,
+    ) -> list[Hit]: ...
+    @overload
+    def search(
+        self,
+        query: NDArray[Any] | Sequence[Sequence[float]],
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        filter: FilterLike | None = ...,
+        exact: bool = ...,
+        rescore: bool = ...,
+        texts: bool = ...,
+    ) -> Any: ...
+
+    def encode(self, ids: Any, vectors: NDArray[Any], documents: Any | None, metadata: Any | None, form: Form) -> Any:
+        """Rows as this collection's loader writes them, from the columns of a source's batch. Raises RowError."""
+
+
+class Database(Protocol):
+    """Where collections live. Use as a context manager."""
+
+    name: str
+    kind: str
+    """What it is called in messages."""
+    metadata_indexes_first: bool
+    """Whether indexes on metadata are created before rows are loaded, and not after."""
+    settings: frozenset[str]
+    """Names of what `create_collection` takes besides name, calibration, id_type and model."""
+
+    @property
+    def create_collection(self) -> Callable[..., Collection]:
+        """Takes a name and, by keyword, calibration, id_type, model and the settings."""
+
+    def collection(self, name: str) -> Collection: ...
+
+    def has_collection(self, name: str) -> bool: ...
+
+    def collections(self) -> Sequence[Collection]: ...
+
+    def drop_collection(self, name: str) -> None: ...
+
+    def install(self) -> str | None:
+        """Prepares the database for collections; returns what a user should know, if anything."""
+
+    def loader(self, collection: str, source: str, on_duplicate: OnDuplicate, workers: int) -> Loader: ...
+
+    def explained(self, doing: str) -> AbstractContextManager[None]:
+        """Raises DatabaseError for what the store's driver raises inside."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Database: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
