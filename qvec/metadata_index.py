@@ -22,8 +22,9 @@ class MetadataIndex:
     | datetime | all operators with dates | the same |
     | text | the ordering operators of strings, `$like` with a beginning | native full-text conditions |
 
-    Values of another type stay in the rows and are found on Postgres. On Qdrant an index of integers does not hold
-    fractions and one of UUIDs takes all spellings of one as equal.
+    On Postgres values of other types do no harm. On Qdrant the index answers for the field: give the type of all its
+    values and of the filters' operands. One of integers does not find fractions, one of UUIDs takes all spellings of a
+    UUID as equal, one of numbers takes dates for numbers.
     """
 
     field: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
@@ -71,6 +72,12 @@ def _bounds(native: Any, convert: Callable[[Any], Any] = lambda bound: bound) ->
     return {side: convert(bound) for side, bound in sides.items() if bound is not None}
 
 
+def _match_value(native: models.MatchValue) -> edge.MatchValue:
+    """The engine's binding tries integers first and takes Python's True for 1; numpy's is no integer to it."""
+    value: Any = np.bool_(native.value) if isinstance(native.value, bool) else native.value
+    return edge.MatchValue(value)
+
+
 def _ring(native: models.GeoLineString) -> list[edge.GeoPoint]:
     return [_convert(point) for point in native.points]
 
@@ -88,7 +95,7 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "HasIdCondition": lambda native: edge.HasIdCondition(set(native.has_id)),
     "HasVectorCondition": lambda native: edge.HasVectorCondition(native.has_vector),
     "NestedCondition": lambda native: edge.NestedCondition(native.nested.key, _filter(native.nested.filter)),
-    "MatchValue": lambda native: edge.MatchValue(native.value),
+    "MatchValue": _match_value,
     "MatchText": lambda native: edge.MatchText(native.text),
     "MatchTextAny": lambda native: edge.MatchTextAny(native.text_any),
     "MatchPhrase": lambda native: edge.MatchPhrase(native.phrase),

@@ -1,7 +1,8 @@
 """Filters as Qdrant's: conditions on the payload, which is {"document": …, "metadata": {…}, "id": …}.
 
 Qdrant's own rules are the language's: a condition on an array holds where it does for an element, and negation is of
-the whole. What it has no condition for is refused, never approximated.
+the whole. What it has no condition for is refused, never approximated. It reads stored fractions of 17 digits to within
+one unit of the last: let filters leave some room around such.
 """
 
 from __future__ import annotations

@@ -1,0 +1,371 @@
+"""The filter language: what it means by hand-made examples, what it refuses and in which words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import pytest
+from qdrant_client import models
+
+from qvec import filters
+from qvec.errors import InputError
+from qvec.filters import And, Exists, Like, Not, OneOf, Or, Range, dates, patterns
+from qvec.postgres import filters as postgres
+from qvec.qdrant import filters as qdrant
+
+ROW = {
+    "lang": "en",
+    "year": 2020,
+    "price": 9.5,
+    "open": True,
+    "nothing": None,
+    "tags": ["news", "sport", 7],
+    "none": [],
+    "holes": [None, "a"],
+    "nested": [["news"]],
+    "source": {"name": "wiki", "dates": {"read": "2024-01-31T12:00:00+01:00"}},
+    "path": "50%_a\\b",
+    "lines": "one\ntwo",
+    "word": "É",
+    "a.b": "dotted",
+}
+
+HOLDS: list[dict[str, Any]] = [
+    {},
+    {"lang": "en", "year": {"$gte": 2020}, "$or": [{"price": 1}, {"open": True}]},
+    {"lang": {"$eq": "en"}},
+    {"lang": {"$ne": "de"}},
+    {"missing": {"$ne": "de"}},
+    {"missing": {"$nin": ["de"]}},
+    {"missing": {"$not": {"$lt": 5}}},
+    {"$not": {"missing": 1}},
+    {"year": 2020.0},
+    {"year": {"$in": [1, 2020]}},
+    {"year": {"$nin": []}},
+    {"year": {"$gt": 2019.5, "$lt": 2021}},
+    {"year": {"$between": [2020, 2020]}},
+    {"open": True},
+    {"open": {"$ne": 1}},
+    {"nothing": None},
+    {"missing": {"$ne": None}},
+    {"holes": None},
+    {"holes": {"$exists": True}},
+    {"lang": {"$exists": True}},
+    {"missing": {"$exists": False}},
+    {"nothing": {"$exists": False}},
+    {"none": {"$exists": False}},
+    {"tags": "news"},
+    {"tags": {"$in": ["x", "sport"]}},
+    {"tags": {"$contains": "sport"}},
+    {"tags": {"$contains": ["sport", 7]}},
+    {"tags": {"$gt": 6}},
+    {"tags": {"$like": "sp%"}},
+    {"lang": {"$contains": "en"}},
+    {"source.name": "wiki"},
+    {"source.dates.read": {"$eq": datetime(2024, 1, 31, 11)}},
+    {"source.dates.read": {"$gte": date(2024, 1, 31)}},
+    {"source.dates.read": {"$lt": "2024-01-31T11:00:01"}},
+    {"source.dates.read": {"$between": ["2024-01-31", datetime(2024, 1, 31, 11, tzinfo=timezone.utc)]}},
+    {"lang": {"$gte": "e", "$lt": "eo"}},
+    {"word": {"$gt": "z"}},
+    {"path": {"$like": "50\\%\\_a\\\\b"}},
+    {"path": {"$like": "%a_b"}},
+    {"lang": {"$like": "__"}},
+    {"lang": {"$ilike": "E%"}},
+    {"lines": {"$like": "one%two"}},
+    {"$and": [{"lang": "en"}, {"lang": {"$ne": "de"}}]},
+]
+
+DENIED: list[dict[str, Any]] = [
+    {"$not": {}},
+    {"lang": "de"},
+    {"lang": "EN"},
+    {"lang": {"$ne": "en"}},
+    {"year": "2020"},
+    {"year": {"$gt": 2020}},
+    {"year": {"$in": []}},
+    {"year": {"$gte": "2020-01-01"}},
+    {"lang": {"$gt": 1}},
+    {"open": 1},
+    {"open": {"$gte": 0}},
+    {"year": {"$like": "2020"}},
+    {"missing": None},
+    {"none": None},
+    {"missing": {"$lt": 5}},
+    {"nothing": {"$exists": True}},
+    {"none": {"$exists": True}},
+    {"tags": {"$ne": "news"}},
+    {"tags": {"$nin": ["x", 7]}},
+    {"tags": {"$contains": ["sport", "x"]}},
+    {"tags": {"$between": [8, 9]}},
+    {"nested": "news"},
+    {"source": "wiki"},
+    {"source.name.more": "wiki"},
+    {"nested.0": "news"},
+    {"a.b": "dotted"},
+    {"source.dates.read": datetime(2024, 1, 31, 12)},
+    {"source.dates.read": "2024-01-31T11:00:00Z"},
+    {"lang": {"$gte": "2020-01-01"}},
+    {"lang": {"$like": "e"}},
+    {"lang": {"$like": "E%"}},
+    {"word": {"$ilike": "é"}},
+]
+
+
+@pytest.mark.parametrize("condition", HOLDS, ids=str)
+def test_it_holds(condition: dict[str, Any]) -> None:
+    assert filters.matches(filters.parse(condition), ROW)
+
+
+@pytest.mark.parametrize("condition", DENIED, ids=str)
+def test_it_does_not_hold(condition: dict[str, Any]) -> None:
+    assert not filters.matches(filters.parse(condition), ROW)
+
+
+@pytest.mark.parametrize("condition", [*HOLDS, *DENIED], ids=str)
+def test_a_row_without_metadata_is_an_empty_one(condition: dict[str, Any]) -> None:
+    parsed = filters.parse(condition)
+    assert filters.matches(parsed, None) == filters.matches(parsed, {})
+
+
+def test_the_tree_is_of_few_nodes() -> None:
+    parsed = filters.parse(
+        {
+            "a": {"$gt": 1, "$lte": 2.5},
+            "$or": [{"b.c": {"$nin": ["x", 1, "y"]}}, {"d": {"$exists": False}}],
+            "e": {"$ilike": "z%"},
+            "f": {"$contains": [True, None]},
+        }
+    )
+    assert parsed == And(
+        (
+            And((Range(("a",), "number", gt=1), Range(("a",), "number", lte=2.5))),
+            Or(
+                (
+                    Not(Or((OneOf(("b", "c"), "string", ("x", "y")), OneOf(("b", "c"), "number", (1,))))),
+                    Not(Exists(("d",))),
+                )
+            ),
+            Like(("e",), "z%", ignore_case=True),
+            And((OneOf(("f",), "bool", (True,)), OneOf(("f",), "null", (None,)))),
+        )
+    )
+    assert hash(parsed) == hash(parsed)
+
+
+def test_trees_that_look_alike_to_python_differ() -> None:
+    assert filters.parse({"a": True}) != filters.parse({"a": 1})
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    parsed = filters.parse({"a": {"$gt": np.float64(1.5)}})
+    assert type(parsed.gt) is float
+    assert postgres.compile(parsed)[1] == {"filter_0": "1.5"}
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (["a"], "the filter: ['a'] found, a mapping of fields and operators wanted"),
+    ({"$near": 1}, "'$near' is no operator of a whole filter; these are: $and, $or, $not"),
+    (
+        {"$gt": 1},
+        "'$gt' is no operator of a whole filter; these are: $and, $or, $not; "
+        "it stands under a field, {'field': {'$gt': …}}",
+    ),
+    (
+        {"year": {"$near": 1}},
+        "field 'year': '$near' is no operator; these are: $eq, $ne, $lt, $lte, $gt, $gte, $in, $nin, $between, "
+        "$exists, $like, $ilike, $contains, $not",
+    ),
+    (
+        {"a.source": {"name": "wiki"}},
+        "field 'a.source': 'name' is no operator; these are: $eq, $ne, $lt, $lte, $gt, $gte, $in, $nin, $between, "
+        "$exists, $like, $ilike, $contains, $not; a field below it is written 'a.source.name'",
+    ),
+    ({"year": {}}, "field 'year': no operator found, one or more wanted, such as {'$eq': …}"),
+    (
+        {"tags": ["a", "b"]},
+        "field 'tags': a list found, a scalar or operators wanted; {'$in': […]} is any of it, {'$contains': […]} all",
+    ),
+    ({"": 1}, "field '': an empty name found, names with one dot between them wanted (source.name)"),
+    ({"a..b": 1}, "field 'a..b': an empty name found, names with one dot between them wanted (source.name)"),
+    ({1: 1}, "field 1: its name is a int, a string wanted"),
+    ({"$and": []}, "$and: [] found, a list of one filter or more wanted"),
+    ({"$or": {"a": 1}}, "$or: {'a': 1} found, a list of one filter or more wanted"),
+    ({"$or": [1]}, "$or: one of its filters: 1 found, a mapping of fields and operators wanted"),
+    ({"$not": True}, "$not: true found, a mapping of fields and operators wanted"),
+    ({"a": {"$not": 1}}, "field 'a': $not: 1 found, operators wanted ($ne takes a scalar)"),
+    ({"a": {"$gt": True}}, "field 'a': $gt: true found, a number, string or date wanted"),
+    ({"a": {"$lt": None}}, "field 'a': $lt: null found, a number, string or date wanted"),
+    ({"a": {"$lt": [1]}}, "field 'a': $lt: [1] found, a string, number, true, false, null or date wanted"),
+    ({"a": {"$eq": b"x"}}, "field 'a': $eq: b'x' found, a string, number, true, false, null or date wanted"),
+    ({"a": {"$in": "ab"}}, "field 'a': $in: 'ab' found, a list of scalars wanted"),
+    ({"a": {"$in": [[1]]}}, "field 'a': $in: [1] found, a string, number, true, false, null or date wanted"),
+    ({"a": {"$between": [1]}}, "field 'a': $between: [1] found, a list of two wanted: [low, high]"),
+    (
+        {"a": {"$between": [1, "x"]}},
+        "field 'a': $between: a number and a string found ([1, 'x']), two of one kind wanted",
+    ),
+    ({"a": {"$exists": 1}}, "field 'a': $exists: 1 found, true or false wanted"),
+    ({"a": {"$like": 1}}, "field 'a': $like: 1 found, a pattern wanted, such as 'intro%'"),
+    (
+        {"a": {"$like": "x\\"}},
+        "field 'a': $like: pattern 'x\\\\': its last backslash escapes nothing; write \\\\ for a backslash",
+    ),
+    ({"a": {"$contains": []}}, "field 'a': $contains: an empty list found, one scalar or more wanted"),
+    ({"a": float("nan")}, "field 'a': a number beyond JSON's found, a finite one wanted"),
+    ({"a": 10**400}, "field 'a': a number beyond JSON's found, a finite one wanted"),
+    ({"a": "x\0"}, "field 'a': a NUL character or half of a surrogate pair found, text in Unicode wanted"),
+    ({"a": "\ud800"}, "field 'a': a NUL character or half of a surrogate pair found, text in Unicode wanted"),
+    (
+        {"a": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))},
+        "field 'a': 0001-01-01 00:00:00+01:00 in UTC is out of the years 1 to 9999; use a date within",
+    ),
+]
+
+
+@pytest.mark.parametrize(("condition", "message"), REFUSED, ids=lambda value: repr(value)[:40])
+def test_what_is_refused_is_named(condition: Any, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        filters.parse(condition)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("under", [False, True])
+def test_filters_nested_too_deep_are_refused(under: bool) -> None:
+    condition: dict[str, Any] = {"$gt": 1} if under else {"a": 1}
+    for _ in range(1000):
+        condition = {"$not": condition}
+    with pytest.raises(InputError, match=r"^the filter is nested more than 50 deep; write it flatter$"):
+        filters.parse({"a": condition} if under else condition)
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("2024-02-29", datetime(2024, 2, 29)),
+        ("2024-02-29T01:02", datetime(2024, 2, 29, 1, 2)),
+        ("2024-02-29 01:02:03.1234567", datetime(2024, 2, 29, 1, 2, 3, 123456)),
+        ("2024-02-29T01:02:03.5Z", datetime(2024, 2, 29, 1, 2, 3, 500000)),
+        ("2024-02-29T01:02:03+02", datetime(2024, 2, 28, 23, 2, 3)),
+        ("2024-02-29T01:02:03-0230", datetime(2024, 2, 29, 3, 32, 3)),
+        ("2000-02-29T00:00:00-00:00", datetime(2000, 2, 29)),
+    ],
+)
+def test_dates_are_read(text: str, instant: datetime) -> None:
+    assert dates.parse(text) == instant.replace(tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2023-02-29",
+        "1900-02-29",
+        "2024-04-31",
+        "2024-13-01",
+        "0000-01-01",
+        "2024-1-1",
+        "20240101",
+        "2024-01",
+        "2024-01-01T24:00",
+        "2024-01-01T10",
+        "2024-01-01T10:00Z",
+        "2024-01-01Z",
+        "2024-01-01T10:00:60",
+        "2024-01-01T10:00:00.",
+        "2024-01-01T10:00:00+16:00",
+        "2024-01-01T10:00:00 +02:00",
+        "٢٠٢٤-01-01",
+        " 2024-01-01",
+        "2024-01-01\n",
+        "",
+    ],
+)
+def test_other_text_is_no_date(text: str) -> None:
+    assert dates.parse(text) is None
+
+
+def test_every_day_is_a_date() -> None:
+    day = date(1896, 1, 1)
+    while day < date(1905, 1, 1):
+        assert dates.parse(day.isoformat()) == datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
+        day += timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "after"),
+    [("ab", "ac"), ("a\U0010ffff", "b"), ("\ud7ff", "\ue000"), ("\U0010ffff", None)],
+)
+def test_what_comes_after_a_prefix(prefix: str, after: str | None) -> None:
+    assert patterns.after_prefix(prefix) == after
+
+
+# What Qdrant cannot express
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (
+            {"a": {"$gt": "x"}},
+            "field 'a': Qdrant cannot order strings; compare numbers or dates (datetime, or '2024-01-31' as ISO 8601 "
+            "writes it), or use $in",
+        ),
+        *(
+            (
+                {"a": {operator: pattern}},
+                f"field 'a': {operator} {pattern!r}: Qdrant has only $like 'beginning%' and '%middle%'; use these, or "
+                "a native models.Filter with MatchText on a field with a text index",
+            )
+            for operator, pattern in [
+                ("$like", "%x"),
+                ("$like", "a_"),
+                ("$like", "a%b"),
+                ("$like", "%"),
+                ("$ilike", "a"),
+            ]
+        ),
+        *(
+            (
+                {"a": condition},
+                f"field 'a': {shown} found, but Qdrant compares numbers as float64, exact below 2^53 (of larger ones, "
+                "only $eq and $in of 64-bit integers); store such numbers as strings",
+            )
+            for condition, shown in [
+                ({"$gt": 2**53}, "9007199254740992"),
+                (2**63, "9223372036854775808"),
+                (1e16, "1e+16"),
+            ]
+        ),
+    ],
+    ids=str,
+)
+def test_qdrant_refuses_what_it_cannot_express(condition: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        qdrant.compile(filters.parse(condition))
+    assert str(raised.value) == message
+
+
+def test_an_older_client_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(models, "MatchPrefix")
+    with pytest.raises(InputError, match=r"^\$like needs qdrant-client 1\.20 or newer; this one has no MatchPrefix"):
+        qdrant.compile(filters.parse({"a": {"$like": "x%"}}))
+
+
+def test_qdrants_filter_is_on_the_payloads_metadata() -> None:
+    assert qdrant.compile(filters.parse({"source.two words": "x", "year": {"$ne": 7}})) == models.Filter(
+        must=[
+            models.FieldCondition(key='metadata.source."two words"', match=models.MatchValue(value="x")),
+            models.Filter(must_not=[models.FieldCondition(key="metadata.year", range=models.Range(gte=7, lte=7))]),
+        ]
+    )
+
+
+def test_the_language_needs_no_database() -> None:
+    program = "import qvec.filters, qvec.metadata_index, sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert not {"numpy", "psycopg", "qdrant_client", "qdrant_edge"} & set(json.loads(done.stdout))

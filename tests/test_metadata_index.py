@@ -1,0 +1,174 @@
+"""Indexes on metadata fields: how they are asked for, that databases use them, and that they change no result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import qdrant_edge as edge
+from psycopg import sql
+from qdrant_client import models
+
+from qvec import filters
+from qvec.errors import InputError
+from qvec.filters import dates
+from qvec.metadata_index import IndexType, MetadataIndex
+from qvec.postgres import filters as postgres
+from qvec.postgres import metadata_index as postgres_index
+from qvec.postgres.layout import Layout, PgVector, Table
+from qvec.qdrant import edge_filters
+from qvec.qdrant import filters as qdrant
+from qvec.qdrant import metadata_index as qdrant_index
+
+Row = dict[str, Any] | None
+Filter = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("lang", MetadataIndex("lang", "keyword")),
+        ("year:integer", MetadataIndex("year", "integer")),
+        ("source.name:text", MetadataIndex("source.name", "text")),
+        ("a:b:uuid", MetadataIndex("a:b", "uuid")),
+    ],
+)
+def test_an_index_is_asked_for_in_text(text: str, index: MetadataIndex) -> None:
+    assert MetadataIndex.parse(text) == index
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "year:int",
+            "index on metadata field 'year': type 'int' found, one of these wanted: keyword, integer, float, bool, "
+            "datetime, text, uuid",
+        ),
+        (
+            ":integer",
+            "index on metadata field '': an empty name found, FIELD or FIELD:TYPE wanted, with one dot between "
+            "the names of a nested field (source.name:keyword)",
+        ),
+    ],
+)
+def test_an_index_that_cannot_be_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        MetadataIndex.parse(text)
+    assert str(raised.value) == message
+
+
+def test_an_index_on_qdrant_is_on_the_payloads_metadata() -> None:
+    index = MetadataIndex.parse("source.year:integer")
+    assert qdrant_index.create(index) == ("metadata.source.year", models.PayloadSchemaType.INTEGER)
+    assert qdrant_index.create_embedded(index) == ("metadata.source.year", edge.PayloadSchemaType.Integer)
+
+
+def expected(rows: list[Row], parsed: filters.Filter) -> set[int]:
+    return {id for id, row in enumerate(rows) if filters.matches(parsed, row)}
+
+
+UUIDS = [f"6f9619ff-8b86-d011-b42d-{number:012}" for number in range(20)]
+OF_TYPE: dict[IndexType, tuple[list[Any], list[Filter]]] = {
+    "keyword": (
+        [f"word{n}" for n in range(500)],
+        [{"$eq": "word7"}, {"$in": ["word1", "word2"]}, {"$contains": "word7"}],
+    ),
+    "uuid": (UUIDS * 25, [{"$eq": UUIDS[3]}, {"$in": UUIDS[:2]}]),
+    "bool": ([True] + [False] * 499, [{"$eq": True}]),
+    "integer": (list(range(500)), [{"$eq": 7}, {"$in": [1, 2]}, {"$between": [7, 9]}, {"$gt": 495}, {"$lte": 3}]),
+    "float": ([n / 4 for n in range(500)], [{"$eq": 7}, {"$in": [1, 0.25]}, {"$between": [7, 8]}, {"$lt": 0.5}]),
+    "datetime": (
+        [f"{1500 + n}-06-30T23:00:00-02:00" for n in range(500)],
+        [{"$gte": "1995-01-01"}, {"$lt": "1502-07-01"}, {"$eq": dates.utc(dates.parse("1700-07-01T01:00:00Z"))}],
+    ),
+    "text": ([f"{n:03} " + "long" * 2000 for n in range(500)], [{"$like": "007%"}, {"$gte": "498"}, {"$lt": "002"}]),
+}
+
+
+ODD: list[Any] = [None, True, 1e300, -(2**63), "", "x" * 9000, "2023-02-30", [], [[]], [None, "2024", 3], {}, {"a": 1}]
+
+
+@pytest.fixture(scope="module")
+def indexed(admin: psycopg.Connection) -> tuple[psycopg.Connection, list[Row]]:
+    """5,000 rows with a field for each type of index, now and then in an array, and odd values in all of them."""
+    rows: list[Row] = []
+    for n in range(5000):
+        of_type = {name: values[n * 7 % 500] for name, (values, _) in OF_TYPE.items()}
+        rows.append({name: [value] if n % 50 == 0 else value for name, value in of_type.items()})
+    rows += [dict.fromkeys(OF_TYPE, odd) for odd in ODD]
+    admin.execute("CREATE TABLE indexed (id bigint PRIMARY KEY, metadata jsonb)")
+    with admin.cursor() as cursor, cursor.copy("COPY indexed FROM STDIN") as copy:
+        for id, row in enumerate(rows):
+            copy.write_row((id, json.dumps(row)))
+    table = Table("public", "indexed", Layout(8), PgVector("public", (0, 8, 5)))
+    for name in OF_TYPE:
+        for statement in postgres_index.create(table, MetadataIndex(name, name)):
+            admin.execute(statement)
+    admin.execute("VACUUM ANALYZE indexed")
+    return admin, rows
+
+
+@pytest.mark.parametrize("index_type", OF_TYPE)
+def test_postgres_uses_the_index(indexed: tuple[psycopg.Connection, list[Row]], index_type: IndexType) -> None:
+    connection, rows = indexed
+    for condition in OF_TYPE[index_type][1]:
+        parsed = filters.parse({index_type: condition})
+        where, parameters = postgres.compile(parsed)
+        query = sql.SQL("SELECT id FROM indexed WHERE {}").format(where)
+        plan = "\n".join(line for (line,) in connection.execute(sql.SQL("EXPLAIN {}").format(query), parameters))
+        assert "Bitmap Index Scan on indexed_" in plan, (condition, plan)
+        assert "Seq Scan" not in plan, (condition, plan)
+        assert {id for (id,) in connection.execute(query, parameters)} == expected(rows, parsed), condition
+
+
+def test_postgres_drops_its_indexes(admin: psycopg.Connection) -> None:
+    admin.execute("CREATE TABLE dropped (id bigint PRIMARY KEY, metadata jsonb)")
+    table = Table("public", "dropped", Layout(8), PgVector("public", (0, 8, 5)))
+    count = "SELECT count(*) FROM pg_indexes WHERE tablename = 'dropped'"
+    year = MetadataIndex.parse("year:integer")
+    for statement in (*postgres_index.create(table, year), *postgres_index.create(table, year)):
+        admin.execute(statement)
+    assert admin.execute(count).fetchone() == (3,)
+    for statement in postgres_index.drop(table, year):
+        admin.execute(statement)
+    assert admin.execute(count).fetchone() == (1,)
+
+
+def test_index_names_fit_and_differ() -> None:
+    long = Table("public", "t" * 63, Layout(8), PgVector("public", (0, 8, 5)))
+    other = Table("public", "t" * 62 + "u", Layout(8), PgVector("public", (0, 8, 5)))
+    names = [
+        statement.as_string(None).split('"')[1]
+        for table in (long, other)
+        for text in ("a:integer", "b:integer", "a:text")
+        for statement in postgres_index.create(table, MetadataIndex.parse(text))
+    ]
+    assert len(set(names)) == 12
+    assert max(map(len, names)) <= 63
+
+
+@pytest.mark.parametrize("index_type", OF_TYPE)
+def test_qdrant_finds_the_same_rows_with_an_index(tmp_path: Path, index_type: IndexType) -> None:
+    values, conditions = OF_TYPE[index_type]
+    rows: list[Row] = [{"a": [value] if n % 50 == 0 else value} for n, value in enumerate(values)]
+    rows += [{}, {"a": None}, {"a": []}, {"a": [None, values[0]]}]
+    vectors = {"": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}
+    shard = edge.EdgeShard.create(str(tmp_path), edge.EdgeConfig(vectors=vectors))
+    points = [edge.Point(id, [1.0], {"metadata": row}) for id, row in enumerate(rows)]
+    shard.update(edge.UpdateOperation.upsert_points(points))
+    shard.update(edge.UpdateOperation.create_field_index(*qdrant_index.create_embedded(MetadataIndex("a", index_type))))
+    assert shard.info().payload_schema["metadata.a"].points > 0
+    for condition in (*conditions, {"$exists": True}, {"$eq": None}, {"$ne": values[0]}):
+        parsed = filters.parse({"a": condition})
+        try:
+            native = edge_filters.convert(qdrant.compile(parsed))
+        except InputError:
+            assert index_type == "text"  # there Qdrant cannot order strings
+            continue
+        records, _ = shard.scroll(edge.ScrollRequest(limit=1000, filter=native))
+        assert {record.id for record in records} == expected(rows, parsed), condition
+    shard.close()
