@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qvec.errors import DatabaseError, InputError
-from qvec.postgres import embedded
-from qvec.postgres.database import PostgresDatabase
-from qvec.postgres.errors import redact
+
+if TYPE_CHECKING:
+    pass
 
 DEFAULT_URL = "postgres:./qvec-data"
+EXPECTED = "postgres:DIR, postgresql://USER@HOST/DATABASE, qdrant:DIR, qdrant://HOST:6334 or qdrants://HOST:6334"
 
 
-def connect(url: str = DEFAULT_URL, *, create: bool = True) -> PostgresDatabase:
-    """Opens `postgres:DIR` (embedded Postgres in a directory) or `postgresql://…` (a server).
+def connect(url: str = DEFAULT_URL, *, create: bool = True) -> PostgresDatabase | QdrantDatabase:
+    """Opens a database: embedded Postgres or Qdrant in a directory (`postgres:DIR`, `qdrant:DIR`), or a server
+    (`postgresql://…`, `qdrant://HOST:6334`, `qdrants://HOST:6334` with TLS).
 
-    Without `create` an embedded database that is not there is an error. Raises DatabaseError when the database cannot
-    be reached, InputError for a URL of another kind, MissingExtraError when the embedded server is not installed.
+    Returns a PostgresDatabase or a QdrantDatabase, which have the same methods. Without `create` an embedded database
+    that is not there is an error. Raises DatabaseError when the database cannot be reached, InputError for a URL of
+    another kind, MissingExtraError when the embedded engine is not installed.
     """
     directory = embedded_directory(url)
+    if directory is not None and not create and not (Path(directory) / _marker(url)).exists():
+        raise DatabaseError(f"there is no database in {directory} yet; load one: qvec ingest SOURCE --collection NAME")
+    if url.startswith("qdrant"):
+        from qvec.qdrant.database import QdrantDatabase
+
+        return QdrantDatabase.on_server(url) if directory is None else QdrantDatabase.in_directory(directory)
+    from qvec.postgres import embedded
+    from qvec.postgres.database import PostgresDatabase
+
     if directory is None:
         return PostgresDatabase(url)
-    if not create and not (Path(directory) / "PG_VERSION").exists():
-        raise DatabaseError(f"there is no database in {directory} yet; load one: qvec ingest SOURCE --collection NAME")
     return PostgresDatabase(embedded.start(directory), name=url, embedded=True)
 
 
+def _marker(url: str) -> str:
+    """The file that is in the directory of every embedded database of this kind."""
+    return "qvec.lock" if url.startswith("qdrant:") else "PG_VERSION"
+
+
 def embedded_directory(url: str) -> str | None:
-    """The directory of an embedded database's URL; None for a server's."""
-    if url.startswith(("postgresql://", "postgres://")):
+    """The directory of an embedded database's URL; None for a server's. Raises InputError for what is neither."""
+    if url.startswith(("postgresql://", "postgres://", "qdrant://", "qdrants://")):
         return None
-    if url.startswith("postgres:") and len(url) > len("postgres:"):
-        return url.removeprefix("postgres:")
+    for scheme in ("postgres:", "qdrant:"):
+        if url.startswith(scheme) and len(url) > len(scheme):
+            return url.removeprefix(scheme)
+    from qvec.postgres.errors import redact
+
     shown = redact(url) if "://" in url else url
-    raise InputError(f"{shown!r} is no database URL; expected postgres:DIR or postgresql://USER@HOST/DATABASE")
+    raise InputError(f"{shown!r} is no database URL; expected {EXPECTED}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, overload
 
 from numpy.typing import ArrayLike, NDArray
 
-from qvec.errors import InputError
+from qvec.errors import CollectionError, InputError
 from qvec.hits import Hit
 from qvec.loading import Loader, OnDuplicate
 
@@ -65,6 +65,15 @@ def check_upsert(
     for what, values in (("ids", ids), ("documents", documents), ("metadata", metadata)):
         if values is not None and len(values) != len(vectors):
             raise InputError(f"there are {len(values)} {what} for {len(vectors)} vectors")
+
+
+def check_name(name: str) -> None:
+    """Raises CollectionError for what cannot be a collection's name in every database."""
+    size = len(name.encode(errors="replace"))
+    if not 0 < size <= 63:
+        raise CollectionError(f"collection name {name!r} has {size} bytes, expected 1 to 63")
+    if not name.isprintable() or "%" in name:
+        raise CollectionError(f"collection name {name!r} holds % or a character that cannot be printed")
 
 
 def check_search(k: int, oversampling: float | None) -> None:

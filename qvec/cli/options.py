@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,9 +13,12 @@ from qvec.database import DEFAULT_URL, connect
 from qvec.embedding import lasting_name
 from qvec.errors import InputError
 from qvec.ingest.options import FitOptions
-from qvec.postgres.database import PostgresDatabase
 from qvec.ranges import METHODS, RangeMethod
 from qvec.sources import Columns
+
+if TYPE_CHECKING:
+    from qvec.postgres.database import PostgresDatabase
+    from qvec.qdrant.database import QdrantDatabase
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +34,7 @@ db_option = click.option(
     show_default=True,
     show_envvar=True,
     metavar="URL",
-    help="postgres:DIR (embedded) or postgresql://USER@HOST/DATABASE.",
+    help="postgres:DIR or qdrant:DIR (embedded), postgresql://USER@HOST/DATABASE, qdrant://HOST:6334.",
 )
 collection_option = click.option("--collection", "-c", required=True, metavar="NAME", help="Name of the collection.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines on standard output.")
@@ -123,6 +126,6 @@ def _threshold(text: str) -> float:
     raise InputError(f"--threshold is {text!r}, expected zero, half, mean or a number from 0 to 1")
 
 
-def open_database(url: str, *, create: bool = False) -> PostgresDatabase:
+def open_database(url: str, *, create: bool = False) -> PostgresDatabase | QdrantDatabase:
     """The database of --db. Unless `create`, an embedded one has to be there."""
     return connect(url, create=create)

@@ -24,6 +24,7 @@ from qvec.postgres.schema import Connection
 from qvec.postgres.search import Plan, RescoreIn, Where
 from qvec.sources import Form, IdType
 from qvec.stores import Info, Progress, check_search, check_upsert
+from qvec.texts import document_array, metadata_array
 
 if TYPE_CHECKING:
     from qvec.filters import FilterLike
@@ -93,8 +94,8 @@ class PostgresCollection:
         encoded = self.encode(
             rows.id_array(ids, self.table.layout),
             array,
-            rows.document_array(documents),
-            rows.metadata_array(metadata),
+            document_array(documents),
+            rows.check_metadata(metadata_array(metadata)),
         )
         doing = f"cannot write to collection {self.name!r}"
         with explained(doing), self._database.live_connection() as connection, connection.transaction():

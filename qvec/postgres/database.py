@@ -29,7 +29,7 @@ from qvec.postgres.indexing import Machine
 from qvec.postgres.layout import IdType, Layout, PgVector, Prefilter, Rescore, Table
 from qvec.postgres.loader import PostgresLoader
 from qvec.postgres.schema import Connection
-from qvec.stores import check_oversampling
+from qvec.stores import check_name, check_oversampling
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ class PostgresDatabase:
         taken.
         """
         layout = Layout.of(calibration.dimensions, id_type, rescore, prefilter)
-        _check_name(name)
+        check_name(name)
         check_oversampling(oversampling)
         doing = f"cannot create collection {name!r}"
         with explained(doing), self.live_connection() as connection, connection.transaction():
@@ -266,14 +266,6 @@ class PostgresDatabase:
 
     def _prepared_pgvector(self, connection: Connection) -> PgVector:
         return self._pgvector or self._prepare(connection, install=False)
-
-
-def _check_name(name: str) -> None:
-    size = len(name.encode(errors="replace"))
-    if not 0 < size <= 63:
-        raise CollectionError(f"collection name {name!r} has {size} bytes, expected 1 to 63")
-    if not name.isprintable() or "%" in name:
-        raise CollectionError(f"collection name {name!r} holds % or a character that cannot be printed")
 
 
 def _reason(error: psycopg.OperationalError) -> str:

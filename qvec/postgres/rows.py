@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -117,47 +116,12 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def document_array(documents: Sequence[str | None] | None) -> pa.Array | None:
-    """The documents. Raises RowError for one that is no text, or no valid Unicode."""
-    if documents is None:
-        return None
-    for row, document in enumerate(documents):
-        if not isinstance(document, (str, type(None))):
-            raise RowError(row, f"document is {type(document).__name__}, expected text or None")
-    return _texts(documents, "document")
-
-
-def _texts(texts: Sequence[str | None], what: str) -> pa.Array:
-    try:
-        return pa.array(texts, pa.large_string())
-    except UnicodeEncodeError as error:
-        row = next(row for row, text in enumerate(texts) if text and error.object in text)
-        raise RowError(row, f"{what} holds half of a surrogate pair, which is no Unicode text") from None
-
-
-def metadata_array(metadata: Sequence[Mapping[str, Any] | None] | None) -> pa.Array | None:
-    """JSON texts of the metadata. Raises RowError for what JSON cannot hold."""
-    if metadata is None:
-        return None
-    texts = _texts([_json(row, value) for row, value in enumerate(metadata)], "metadata")
-    _check_nul(texts)
-    return texts
-
-
-def _check_nul(metadata: pa.Array) -> None:
-    """Raises RowError for an escaped NUL, the one character of JSON that jsonb cannot hold."""
-    if not pc.any(pc.match_substring(metadata, "\\u0000")).as_py():
-        return
+def check_metadata(metadata: pa.Array | None) -> pa.Array | None:
+    """The metadata as it is. Raises RowError for an escaped NUL, the one character of JSON that jsonb cannot hold."""
+    if metadata is None or not pc.any(pc.match_substring(metadata, "\\u0000")).as_py():
+        return metadata
     # Not behind a backslash that is itself escaped: then it is a backslash and the text u0000.
     found = pc.match_substring_regex(metadata, r"(^|[^\\])(\\\\)*\\u0000").to_pylist()
     if True in found:
         raise RowError(found.index(True), "metadata holds a NUL character, which Postgres cannot store")
-
-
-def _json(row: int, value: Mapping[str, Any] | None) -> str | None:
-    if value is None:
-        return None
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise RowError(row, f"metadata cannot be stored as JSON: {error}") from None
+    return metadata

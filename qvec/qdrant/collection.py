@@ -1,0 +1,351 @@
+"""A collection in Qdrant: write, read and search its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+from qdrant_client import models
+
+from qvec.arrays import as_vectors
+from qvec.calibration import Calibration
+from qvec.errors import CollectionError, InputError
+from qvec.filters import parse
+from qvec.hits import Hit
+from qvec.qdrant import filters, points
+from qvec.qdrant.description import Description, Foreign
+from qvec.qdrant.engine import Engine, Record, Request
+from qvec.qdrant.errors import explained
+from qvec.qdrant.ids import PointId, point_id, row_id, row_ids
+from qvec.qdrant.points import ID, Points
+from qvec.sources import Form, IdType
+from qvec.stores import Info, Progress, check_search, check_upsert
+from qvec.texts import document_array, metadata_array
+
+if TYPE_CHECKING:
+    from qvec.filters import FilterLike
+    from qvec.loading import OnDuplicate
+    from qvec.metadata_index import MetadataIndex
+    from qvec.qdrant.database import QdrantDatabase
+
+
+class QdrantCollection:
+    """A named set of rows with one calibration. Get one from a database's `collection` or `create_collection`."""
+
+    def __init__(
+        self, database: QdrantDatabase, name: str, description: Description, *, foreign: Foreign | None = None
+    ) -> None:
+        """`foreign` is what a collection that qvec did not make holds; it is only read."""
+        self.name = name
+        self.calibration: Calibration = description.calibration
+        self.layout = description.layout
+        self.oversampling = description.oversampling
+        self.model = description.model
+        self.sharding = description.sharding
+        self._database = database
+        self._foreign = foreign
+        self._threshold = self.calibration.threshold.astype(np.float64)
+
+    def __repr__(self) -> str:
+        return (
+            f"QdrantCollection({self.name!r}, dimensions={self.layout.dimensions}, rescore={self.layout.rescore!r}, "
+            f"prefilter={self.layout.prefilter!r}, calibration={self.calibration.id!r})"
+        )
+
+    @property
+    def id_type(self) -> IdType:
+        return self.layout.id_type
+
+    @property
+    def keeps_floats(self) -> bool:
+        """Whether it holds vectors as floats, and not their signs alone."""
+        return not self.layout.signs_only
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was created with, besides its calibration and its ids."""
+        return {
+            "rescore": self.layout.rescore,
+            "prefilter": self.layout.prefilter,
+            "query_encoding": self.layout.query_encoding,
+            "oversampling": self.oversampling,
+            **vars(self.sharding),
+        }
+
+    def engine(self) -> Engine:
+        """The engine that holds its points. Raises CollectionError where it is read alone."""
+        return self._database.engine(self)
+
+    def upsert(
+        self,
+        ids: Sequence[int | str] | NDArray[Any],
+        vectors: ArrayLike,
+        documents: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        on_duplicate: OnDuplicate = "replace",
+    ) -> int:
+        """Writes rows; returns how many. A row whose id is there is replaced; of equal ids the last stays.
+
+        `vectors` has shape (n, d); `metadata` is what JSON can hold. All rows are checked before the first is written.
+        """
+        array = as_vectors(vectors, "vectors", self.calibration.accepted_dimensions)
+        check_upsert(array, ids, documents, metadata, on_duplicate)
+        self._check_writable()
+        encoded = self.encode(row_ids(ids, self.id_type), array, document_array(documents), metadata_array(metadata))
+        with self._explained(f"cannot write to collection {self.name!r}"):
+            written = self.write(encoded, on_duplicate)
+            self.engine().flush()
+        return written
+
+    def write(self, rows: Points, on_duplicate: OnDuplicate, *, ours: bool = False) -> int:
+        """Writes encoded rows by the rule for ids that are there; returns how many were written.
+
+        With `ours` the rows that are there are of this very load, which was interrupted: `error` lets them pass.
+        """
+        new = _without_repeats(rows, on_duplicate)
+        if on_duplicate != "replace" and len(new):
+            there = {_plain(record.id) for record in self.engine().retrieve(new.ids, payload=False)}
+            if there and on_duplicate == "error" and not ours:
+                raise CollectionError(_is_there(new, there))
+            if on_duplicate == "skip":
+                new = new.take([position for position, id in enumerate(new.ids) if id not in there])
+        if len(new):
+            self.engine().upsert(new)
+        return len(new)
+
+    def encode(
+        self,
+        ids: Sequence[int | str] | pa.Array | NDArray[np.int64],
+        vectors: NDArray[Any],
+        documents: pa.Array | None,
+        metadata: pa.Array | None,
+        form: Form = "raw",
+    ) -> Points:
+        """Rows as points, from the columns of a source's batch. Raises RowError for one that cannot be stored."""
+        return points.encode(
+            row_ids(ids, self.id_type),
+            vectors,
+            documents,
+            metadata,
+            calibration=self.calibration,
+            layout=self.layout,
+            form=form,
+        )
+
+    def delete(self, ids: Sequence[int | str]) -> int:
+        """Deletes the rows with these ids; returns how many there were."""
+        self._check_writable()
+        wanted = self._point_ids(ids)
+        with self._explained(f"cannot delete from collection {self.name!r}"):
+            there = self.engine().retrieve(wanted, payload=False)
+            self.engine().delete(wanted)
+            self.engine().flush()
+        return len(there)
+
+    def get(self, ids: Sequence[int | str]) -> list[Hit | None]:
+        """The rows with these ids, in their order, None for each that is missing; their score is NaN."""
+        wanted = self._point_ids(ids)
+        with self._reading():
+            records = {_plain(record.id): record for record in self.engine().retrieve(wanted, payload=True)}
+        found = (records.get(id) for id in wanted)
+        return [self._hit(record.id, float("nan"), record.payload) if record else None for record in found]
+
+    def _hit(self, point: Any, score: float, payload: points.Payload | None) -> Hit:
+        return (points.hit if self._foreign is None else points.foreign_hit)(point, score, payload)
+
+    def _point_ids(self, ids: Sequence[int | str]) -> list[PointId]:
+        if self._foreign is not None:
+            return [id if isinstance(id, int) else str(id) for id in ids]
+        return [point_id(id) for id in row_ids(list(ids), self.id_type)]
+
+    def count(self) -> int:
+        """The number of rows."""
+        with self._reading():
+            return self.engine().count()
+
+    def info(self) -> Info:
+        """What it is and, in a directory, what it takes on disk and in memory."""
+        with self._reading():
+            engine = self.engine()
+            sizes = engine.sizes()
+            return Info(
+                name=self.name,
+                rows=engine.count(),
+                dimensions=self.layout.dimensions,
+                metric=self.calibration.metric,
+                id_type=self.id_type,
+                rescore=self.layout.rescore,
+                prefilter=self.layout.prefilter,
+                oversampling=self.oversampling,
+                model=self.model,
+                calibration=self.calibration.id,
+                index=engine.index_state(),
+                table_bytes=sizes.points,
+                index_bytes=sizes.index,
+                ram_bytes=sizes.ram,
+            )
+
+    def has_index(self) -> bool:
+        """Whether the graph is there for all points; without it a search scans those that it does not hold."""
+        with self._reading():
+            return self.engine().index_state() == "built"
+
+    def build_index(self, progress: Progress = lambda *_: None) -> None:
+        """Has the engine index all points, and waits for it."""
+        with self._explained(f"cannot build the index of collection {self.name!r}"):
+            self.engine().build_index(progress)
+
+    def index_metadata(self, indexes: Sequence[MetadataIndex]) -> None:
+        """Creates indexes for filters on metadata, where they are not there yet."""
+        self._check_writable()
+        with self._explained(f"cannot index the metadata of collection {self.name!r}"):
+            for index in indexes:
+                self.engine().index_metadata(index)
+
+    @overload
+    def search(
+        self,
+        query: Sequence[float],
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        filter: FilterLike | None = ...,
+        exact: bool = ...,
+        rescore: bool = ...,
+        texts: bool = ...,
+    ) -> list[Hit]: ...
+    @overload
+    def search(
+        self,
+        query: NDArray[Any] | Sequence[Sequence[float]],
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        filter: FilterLike | None = ...,
+        exact: bool = ...,
+        rescore: bool = ...,
+        texts: bool = ...,
+    ) -> Any: ...
+    def search(
+        self,
+        query: ArrayLike,
+        k: int = 10,
+        oversampling: float | None = None,
+        *,
+        filter: FilterLike | None = None,
+        exact: bool = False,
+        rescore: bool = True,
+        texts: bool = True,
+    ) -> list[Hit] | list[list[Hit]]:
+        """The k rows nearest to a query (d,), best first, or a list of them for each query of (m, d).
+
+        The engine finds k × `oversampling` candidates (the collection's own when not given) by its quantized vectors
+        and rescores them on the stored ones; `exact` scores every row instead. Scores are the true metric to the
+        precision that is stored: the engine rounds the query to it as well.
+
+        `filter` keeps to rows whose metadata passes, in the language of `qvec.filters` or as Qdrant's own
+        `models.Filter`. Without `rescore` hits are ranked by the quantized vectors alone, and a score is the engine's,
+        not the metric. `texts` false leaves documents and metadata out.
+        """
+        check_search(k, oversampling)
+        array = as_vectors(query, "query", self.calibration.accepted_dimensions)
+        self.calibration.check(array, "query")
+        request = Request(
+            limit=k,
+            oversampling=self.oversampling if oversampling is None else oversampling,
+            exact=exact,
+            rescore=rescore,
+            payload=True if texts else self._foreign is None and [ID],
+            filter=_native(filter),
+        )
+        found = self._search(self.calibration.prepared(array), request)
+        return found if np.ndim(query) == 2 else found[0]
+
+    def _search(self, queries: NDArray[np.float32], request: Request) -> list[list[Hit]]:
+        """Hits of prepared queries (m, d): the engine scores <q, x - threshold>, and <q, threshold> is added."""
+        weighted = queries * self.calibration.deviation if self.layout.signs_only else queries
+        exponents = _exponents(weighted)
+        if self._foreign is not None and self._foreign.distance == "cosine":
+            exponents[:] = 0  # the engine normalizes the query itself
+        sent = np.ldexp(weighted, -exponents[:, None])
+        with self._reading():
+            found = self.engine().search(sent, request)
+        if not request.rescore:
+            return [[self._hit(point.id, point.score, point.payload) for point in batch] for batch in found]
+        constants = queries @ self._threshold
+        return [
+            [self._hit(point.id, math.ldexp(point.score, exponent) + constant, point.payload) for point in batch]
+            for batch, exponent, constant in zip(found, exponents.tolist(), constants.tolist(), strict=True)
+        ]
+
+    def scroll(self, start: PointId | None, limit: int) -> tuple[list[Record], PointId | None]:
+        """Points with their vectors in the order of their ids, from one on, and where the next ones begin."""
+        with self._reading():
+            return self.engine().scroll(start, limit, vectors=True)
+
+    def next_id(self) -> int:
+        """The integer after the ids of all points that have integers, found by halving: a scroll begins anywhere."""
+        low, high = 0, 1 << 63
+        while low < high:
+            middle = (low + high) // 2
+            found, _ = self.engine().scroll(middle, 1, vectors=False)
+            if found and isinstance(found[0].id, int):
+                low = found[0].id + 1
+            else:
+                high = middle
+        return low
+
+    def _check_writable(self) -> None:
+        if self._foreign is not None:
+            raise CollectionError(f"collection {self.name!r} was not made by qvec, and is only read")
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return self._explained(f"cannot read collection {self.name!r}")
+
+    def _explained(self, doing: str) -> AbstractContextManager[None]:
+        return explained(doing)
+
+
+def _exponents(queries: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Powers of two that bring each query's largest component between 1/2 and 1: the engine rounds queries to float16
+    and to whole levels, which loses small ones and cannot hold large ones. Scaling by them is exact."""
+    _, exponents = np.frexp(np.abs(queries).max(axis=1, initial=0))
+    return np.asarray(exponents, np.int32)
+
+
+def _native(filter: FilterLike | None) -> models.Filter | None:
+    if not filter:
+        return None
+    if isinstance(filter, models.Filter):
+        return filter
+    if isinstance(filter, Mapping):
+        return filters.compile(parse(filter))
+    raise InputError(f"filter is a {type(filter).__name__}; expected a dict, or a Filter of qdrant_client.models")
+
+
+def _plain(id: Any) -> PointId:
+    return id if isinstance(id, int) else str(id)
+
+
+def _without_repeats(rows: Points, on_duplicate: OnDuplicate) -> Points:
+    """Rows with each id once: the last, or with `skip` the first. Raises CollectionError with `error`."""
+    order = range(len(rows)) if on_duplicate == "replace" else reversed(range(len(rows)))
+    kept = {rows.ids[position]: position for position in order}
+    if len(kept) == len(rows):
+        return rows
+    if on_duplicate == "error":
+        repeated = next(id for position, id in enumerate(rows.ids) if kept[id] != position)
+        raise CollectionError(_is_there(rows, {repeated}))
+    return rows.take(sorted(kept.values()))
+
+
+def _is_there(rows: Points, there: set[PointId]) -> str:
+    position = next(position for position, id in enumerate(rows.ids) if id in there)
+    id = row_id(rows.ids[position], rows.payloads[position].get(ID))
+    return f"id {id!r} is there already; to replace or skip such rows, say so (on_duplicate, --on-duplicate)"

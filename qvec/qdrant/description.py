@@ -1,0 +1,112 @@
+"""What is written down of a collection beside its points: its settings and its whole calibration."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qvec.calibration import Calibration
+from qvec.errors import CalibrationError, CollectionError, InputError
+from qvec.qdrant.layout import Layout, Sharding
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """A collection of qvec's, as its metadata on a server or its file in a directory tells it."""
+
+    calibration: Calibration
+    layout: Layout
+    oversampling: float = 4
+    model: str | None = None
+    sharding: Sharding = field(default_factory=Sharding)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values, the calibration's file in base64."""
+        layout = asdict(self.layout)
+        del layout["dimensions"]
+        return {
+            "format": FORMAT,
+            **layout,
+            "oversampling": self.oversampling,
+            "model": self.model,
+            "sharding": asdict(self.sharding),
+            "calibration": self.calibration.id,
+            "content": base64.b64encode(self.calibration.to_bytes()).decode(),
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], name: str) -> Description:
+        """Reads what to_json wrote for the collection `name`.
+
+        Raises CollectionError for a description that is damaged or newer, CalibrationError for a calibration that is
+        not the one it names.
+        """
+        found = stored.get("format")
+        if isinstance(found, (int, float)) and found > FORMAT:
+            raise CollectionError(
+                f"collection {name!r} has format {found:g}, but this qvec reads formats up to {FORMAT}; "
+                "run: pip install -U qvec"
+            )
+        try:
+            calibration = _calibration(stored, name)
+            settings = {key: stored[key] for key in ("id_type", "rescore", "prefilter", "query_encoding")}
+            sharding = {key: _whole(value) for key, value in stored["sharding"].items()}
+            return cls(
+                calibration,
+                Layout(calibration.dimensions, **settings),
+                float(stored["oversampling"]),
+                stored["model"],
+                Sharding(**sharding),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+            raise CollectionError(f"the description of collection {name!r} is damaged: {error}") from None
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What a collection that qvec did not make holds: the length of its vectors, their distance and their datatype."""
+
+    dimensions: int
+    distance: str
+    datatype: str
+
+    def described(self, name: str, calibration: Calibration) -> Description:
+        """The collection as qvec reads it: vectors that are x - threshold of the calibration, of which scores come.
+
+        Raises CollectionError where they cannot be that.
+        """
+        if self.dimensions != calibration.dimensions:
+            raise CollectionError(
+                f"collection {name!r} has {self.dimensions} dimensions, but calibration {calibration.id} has "
+                f"{calibration.dimensions}"
+            )
+        if self.datatype not in ("float32", "float16", "turbo16", "turbo8"):
+            raise CollectionError(f"collection {name!r} has {self.datatype} vectors, which do not keep the metric")
+        if self.distance != "dot" and (self.distance != "cosine" or np.any(calibration.threshold)):
+            raise CollectionError(
+                f"collection {name!r} has distance {self.distance}, and calibration {calibration.id} needs dot, or "
+                "cosine where its threshold is zero"
+            )
+        rescore: Any = self.datatype
+        return Description(calibration, Layout(self.dimensions, "text", rescore))
+
+
+def _calibration(stored: Mapping[str, Any], name: str) -> Calibration:
+    content = base64.b64decode(stored["content"], validate=True)
+    calibration = Calibration.from_bytes(content, f"the calibration of collection {name!r}")
+    if calibration.id != stored["calibration"]:
+        raise CalibrationError(
+            f"collection {name!r} wants calibration {stored['calibration']}, but {calibration.id} is stored with it"
+        )
+    return calibration
+
+
+def _whole(value: Any) -> Any:
+    """A number as it was: a server may give it back as a float."""
+    return int(value) if isinstance(value, float) else value

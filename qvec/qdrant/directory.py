@@ -1,0 +1,233 @@
+"""Collections of the embedded engine in a directory, which one process has open at a time.
+
+DIR/qvec.lock is held by that process. Each collection has a folder, named as it is with what file systems may not take
+written as %XX: `collection.json` describes it, `loads.json` tells how far sources have been loaded, `shard` is the
+engine's. A folder without `collection.json` was never finished, and is begun anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from qvec.errors import CollectionError, DatabaseError, MissingExtraError
+from qvec.qdrant.description import Description, Foreign
+from qvec.qdrant.layout import Layout, Sharding
+
+if TYPE_CHECKING:
+    from qvec.qdrant.edge import EdgeEngine
+
+_LOCK = "qvec.lock"
+_DESCRIPTION = "collection.json"
+_LOADS = "loads.json"
+_SHARD = "shard"
+_ENGINE_CONFIG = "edge_config.json"
+
+_open: dict[Path, Directory] = {}
+_opening = threading.Lock()
+
+
+class Directory:
+    """The collections in a directory. All who open it in one process share it; the last to close it lets it go."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.users = 0
+        self._process = os.getpid()
+        self._lock = _take_lock(path)
+        self._engines: dict[str, EdgeEngine] = {}
+        self._loading: set[tuple[str, str]] = set()
+        self._mutex = threading.RLock()
+
+    @classmethod
+    def open(cls, path: Path) -> Directory:
+        """Opens a directory, made where it is missing. Raises DatabaseError when another process has it open."""
+        try:
+            import qdrant_edge  # noqa: F401 - an extra
+        except ImportError:
+            raise MissingExtraError("qdrant-edge-py", "embedded") from None
+        with _opening:
+            resolved = path.resolve()
+            found = _open.get(resolved)
+            if found is None or found.is_foreign():
+                found = _open[resolved] = cls(resolved)
+            found.users += 1
+            return found
+
+    def close(self) -> None:
+        """Closes the engines when the last user closes."""
+        with _opening:
+            self.users -= 1
+            if self.users or self.is_foreign():
+                return
+            for engine in self._engines.values():
+                engine.close()
+            self._engines.clear()
+            os.close(self._lock)
+            _open.pop(self.path, None)
+
+    def is_foreign(self) -> bool:
+        """Whether this process was forked from the one that opened the directory."""
+        return self._process != os.getpid()
+
+    def names(self) -> list[str]:
+        """Collections, by name."""
+        self._check_process()
+        return sorted(unquote(file.parent.name) for file in self.path.glob(f"*/{_DESCRIPTION}"))
+
+    def describe(self, name: str) -> Description | None:
+        """What is written down of a collection; None when there is none of this name."""
+        self._check_process()
+        stored = _read(self._folder(name) / _DESCRIPTION)
+        return None if stored is None else Description.from_json(stored, name)
+
+    def create(self, name: str, description: Description) -> None:
+        """Makes a collection: it is there once its description is."""
+        with self._mutex:
+            self._check_process()
+            folder = self._folder(name)
+            shutil.rmtree(folder, ignore_errors=True)
+            self._engine(name, description.layout)
+            _write(folder / _DESCRIPTION, description.to_json())
+
+    def engine(self, name: str, layout: Layout, sharding: Sharding) -> EdgeEngine:  # noqa: ARG002 - one shard
+        """The engine of a collection, opened once for all who use it. Raises CollectionError when it was dropped."""
+        self._check_process()
+        opened = self._engines.get(name)
+        if opened is not None:
+            return opened
+        with self._mutex:
+            if not self._shard(name).exists():
+                raise CollectionError(f"collection {name!r} was dropped")
+            return self._engine(name, layout)
+
+    def _engine(self, name: str, layout: Layout) -> EdgeEngine:
+        from qvec.qdrant.edge import EdgeEngine
+
+        if name not in self._engines:
+            self._engines[name] = EdgeEngine(self._shard(name), layout)
+        return self._engines[name]
+
+    def _shard(self, name: str) -> Path:
+        """Where the engine's files are: of a collection that qvec did not make, in the folder itself."""
+        folder = self._folder(name)
+        return folder if (folder / _ENGINE_CONFIG).exists() else folder / _SHARD
+
+    def foreign(self, name: str) -> Foreign | None:
+        """What a collection that qvec did not make holds, for one unnamed vector; None when there is none."""
+        config = _read(self._folder(name) / _ENGINE_CONFIG)
+        vectors = (config or {}).get("vectors", {}).get("")
+        if vectors is None:
+            return None
+        return Foreign(vectors["size"], vectors["distance"].lower(), vectors.get("datatype", "float32").lower())
+
+    def drop(self, name: str) -> None:
+        with self._mutex:
+            self._check_process()
+            engine = self._engines.pop(name, None)
+            if engine:
+                engine.close()
+            folder = self._folder(name)
+            (folder / _DESCRIPTION).unlink()
+            shutil.rmtree(folder)
+
+    def read_loads(self, name: str) -> dict[str, Any]:
+        """What is written down of a collection's loads, by source. Raises CollectionError when it is dropped."""
+        if not (self._folder(name) / _DESCRIPTION).exists():
+            raise CollectionError(f"collection {name!r} was dropped")
+        return _read(self._folder(name) / _LOADS) or {}
+
+    def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> None:
+        """Writes down how far a source is loaded, None to forget it; it is on disk when this returns."""
+        with self._mutex:
+            loads = self.read_loads(name)
+            loads.pop(source, None)
+            _write(self._folder(name) / _LOADS, loads if load is None else {**loads, source: load})
+
+    @contextmanager
+    def loading(self, name: str, source: str) -> Iterator[None]:
+        """The right to load a source. Raises DatabaseError when another thread has it."""
+        with self._mutex:
+            if (name, source) in self._loading:
+                raise DatabaseError(f"another thread is loading {source} into collection {name!r}")
+            self._loading.add((name, source))
+        try:
+            yield
+        finally:
+            self._loading.discard((name, source))
+
+    @contextmanager
+    def starting(self, name: str) -> Iterator[None]:  # noqa: ARG002 - one collection or another
+        """Lets one load at a time begin."""
+        with self._mutex:
+            yield
+
+    def _folder(self, name: str) -> Path:
+        encoded = quote(name, safe=" ()+,;=@[]{}")
+        return self.path / (encoded if not encoded.startswith(".") else "%2E" + encoded[1:])
+
+    def _check_process(self) -> None:
+        if self.is_foreign():
+            raise DatabaseError(
+                f"{self.path} was opened before this process was forked; connect again in the process that uses it"
+            )
+
+
+def _take_lock(path: Path) -> int:
+    """An open file that holds the directory's lock; it goes with the process, however that ends."""
+    import fcntl
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise DatabaseError(f"cannot open {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(file, 20, 0).decode(errors="replace").strip()
+        os.close(file)
+        raise DatabaseError(
+            f"{path} is open in another process{' (' + holder + ')' if holder else ''}; the embedded Qdrant engine "
+            "serves one process at a time, a server any number: qdrant://HOST:6334"
+        ) from None
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"pid {os.getpid()}\n".encode(), 0)
+    return file
+
+
+def _read(path: Path) -> Any:
+    """The JSON in a file; None when there is no file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DatabaseError(f"cannot read {path}: {error}") from None
+
+
+def _write(path: Path, value: Any) -> None:
+    """Writes JSON to a file: whole and on disk or, when that fails, not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise DatabaseError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

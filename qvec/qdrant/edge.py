@@ -1,0 +1,198 @@
+"""A collection's points in the embedded engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import qdrant_edge as edge
+from numpy.typing import NDArray
+
+from qvec.errors import DatabaseError
+from qvec.metadata_index import MetadataIndex
+from qvec.qdrant import metadata_index
+from qvec.qdrant.edge_filters import convert
+from qvec.qdrant.engine import Found, IndexState, Record, Request, Sizes
+from qvec.qdrant.ids import PointId
+from qvec.qdrant.layout import Layout
+from qvec.qdrant.points import Points
+from qvec.stores import Progress
+
+_DATATYPES = {
+    "float16": edge.VectorStorageDatatype.Float16,
+    "float32": edge.VectorStorageDatatype.Float32,
+    "turbo16": edge.VectorStorageDatatype.Turbo16,
+    "turbo8": edge.VectorStorageDatatype.Turbo8,
+    "binary": edge.VectorStorageDatatype.Float16,
+}
+_ENCODINGS = {
+    "binary": edge.BinaryQuantizationEncoding.OneBit,
+    "binary1.5": edge.BinaryQuantizationEncoding.OneAndHalfBits,
+    "binary2": edge.BinaryQuantizationEncoding.TwoBits,
+}
+_QUERY_ENCODINGS = {
+    "scalar8bits": edge.BinaryQuantizationQueryEncoding.Scalar8Bits,
+    "scalar4bits": edge.BinaryQuantizationQueryEncoding.Scalar4Bits,
+    "binary": edge.BinaryQuantizationQueryEncoding.Binary,
+}
+_TURBO_BITS = {
+    "turbo1": edge.TurboQuantBitSize.Bits1,
+    "turbo1.5": edge.TurboQuantBitSize.Bits1_5,
+    "turbo2": edge.TurboQuantBitSize.Bits2,
+    "turbo4": edge.TurboQuantBitSize.Bits4,
+}
+_INDEXING_THRESHOLD_KB = 10_000
+"""Vectors of a segment below this are scanned: a graph would not find them sooner."""
+_NO_LIMIT_KB = 1 << 40
+
+
+def configuration(layout: Layout) -> edge.EdgeConfig:
+    """The engine's configuration: stored vectors on disk, quantized ones and the graph in memory."""
+    return edge.EdgeConfig(
+        vectors=edge.EdgeVectorParams(
+            layout.dimensions,
+            edge.Distance.Dot,
+            datatype=_DATATYPES[layout.rescore],
+            memory=edge.Memory.Cold,
+            quantization_config=_quantization(layout),
+        ),
+        optimizers=edge.EdgeOptimizersConfig(
+            indexing_threshold=_INDEXING_THRESHOLD_KB, default_segment_number=1, max_segment_size=_NO_LIMIT_KB
+        ),
+    )
+
+
+def _quantization(layout: Layout) -> edge.BinaryQuantizationConfig | edge.TurboQuantQuantizationConfig:
+    if layout.prefilter in _TURBO_BITS:
+        return edge.TurboQuantQuantizationConfig(bits=_TURBO_BITS[layout.prefilter], memory=edge.Memory.Pinned)
+    return edge.BinaryQuantizationConfig(
+        encoding=_ENCODINGS[layout.prefilter],
+        query_encoding=_QUERY_ENCODINGS[layout.query_encoding],
+        memory=edge.Memory.Pinned,
+    )
+
+
+class EdgeEngine:
+    """The points of one collection in a directory."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        """Opens what is in the directory, or begins it."""
+        self._path = path
+        self._layout = layout
+        with _explained():
+            if (path / "segments").exists():
+                self._shard = edge.EdgeShard.load(str(path))
+            else:
+                path.mkdir(parents=True, exist_ok=True)
+                self._shard = edge.EdgeShard.create(str(path), configuration(layout))
+
+    def close(self) -> None:
+        with _explained():
+            self._shard.close()
+
+    def flush(self) -> None:
+        with _explained():
+            self._shard.flush()
+
+    def upsert(self, points: Points) -> None:
+        rows = [
+            edge.Point(id, memoryview(vector), payload)  # type: ignore[arg-type]  # the fastest of what it takes
+            for id, vector, payload in zip(points.ids, points.vectors, points.payloads, strict=True)
+        ]
+        with _explained():
+            self._shard.update(edge.UpdateOperation.upsert_points(rows))
+
+    def delete(self, ids: Sequence[PointId]) -> None:
+        with _explained():
+            self._shard.update(edge.UpdateOperation.delete_points(list(ids)))
+
+    def retrieve(self, ids: Sequence[PointId], *, payload: bool) -> list[Record]:
+        with _explained():
+            found = self._shard.retrieve(list(ids), with_payload=payload, with_vector=False)
+        return [Record(record.id, record.payload, None) for record in found]
+
+    def search(self, queries: NDArray[np.float32], request: Request) -> list[list[Found]]:
+        filter = None if request.filter is None else convert(request.filter)
+        params = edge.SearchParams(
+            exact=request.exact,
+            quantization=edge.QuantizationSearchParams(
+                ignore=request.exact,
+                rescore=request.rescore,
+                oversampling=request.oversampling if request.rescore else None,
+            ),
+        )
+        return [self._search(query, request, filter, params) for query in queries]
+
+    def _search(
+        self, query: NDArray[np.float32], request: Request, filter: edge.Filter | None, params: edge.SearchParams
+    ) -> list[Found]:
+        wanted = edge.QueryRequest(
+            request.limit,
+            query=edge.Query.Nearest(memoryview(query)),  # type: ignore[arg-type]
+            filter=filter,
+            params=params,
+            with_payload=request.payload,
+        )
+        with _explained():
+            found = self._shard.query(wanted)
+        return [Found(point.id, point.score, point.payload) for point in found]
+
+    def scroll(self, start: PointId | None, limit: int, *, vectors: bool) -> tuple[list[Record], PointId | None]:
+        request = edge.ScrollRequest(offset=start, limit=limit, with_payload=True, with_vector=vectors)
+        with _explained():
+            found, following = self._shard.scroll(request)
+        records = [
+            Record(record.id, record.payload, np.array(record.vector, np.float32) if vectors else None)
+            for record in found
+        ]
+        return records, str(following) if isinstance(following, UUID) else following
+
+    def count(self) -> int:
+        with _explained():
+            return int(self._shard.count(edge.CountRequest(exact=True)))
+
+    def index_metadata(self, index: MetadataIndex) -> None:
+        field, schema = metadata_index.create_embedded(index)
+        with _explained():
+            self._shard.update(edge.UpdateOperation.create_field_index(field, schema))
+
+    def index_state(self) -> IndexState:
+        with _explained():
+            info = self._shard.info()
+        unindexed = info.points_count - info.indexed_vectors_count
+        kilobytes = unindexed * self._stored_bytes() / 1024
+        return "none" if kilobytes > _INDEXING_THRESHOLD_KB else "built"
+
+    def _stored_bytes(self) -> int:
+        return self._layout.dimensions * (4 if self._layout.rescore == "float32" else 2)
+
+    def build_index(self, progress: Progress) -> None:
+        """Runs the engine's optimizers to their end. They tell nothing on the way and hold the interpreter's lock."""
+        with _explained():
+            self._shard.optimize()
+            self._shard.flush()
+        count = self.count()
+        progress(count, count)
+
+    def sizes(self) -> Sizes:
+        """Bytes on disk of the points and of what is read beside them to find them; the latter are held in memory."""
+        sizes = {True: 0, False: 0}
+        for file in (self._path / "segments").rglob("*"):
+            found = file.name.startswith("quantized") or {"quantized_data", "vector_index"} & {*file.parts}
+            if file.is_file():
+                sizes[bool(found)] += file.stat().st_blocks * 512
+        return Sizes(points=sizes[False], index=sizes[True], ram=sizes[True])
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """The engine raises bare exceptions with a message; what is more special is not from it."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise DatabaseError(f"the embedded Qdrant engine refused: {str(error).strip()}") from error

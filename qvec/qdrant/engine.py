@@ -1,0 +1,95 @@
+"""What a collection asks of the engine that holds its points, in process or on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+
+from qvec.metadata_index import MetadataIndex
+from qvec.qdrant.ids import PointId
+from qvec.qdrant.points import Payload, Points
+from qvec.stores import Progress
+
+
+@dataclass(frozen=True)
+class Request:
+    """A search: how many points, how to find and rank them, and what of them to return.
+
+    The engine finds limit × oversampling candidates by its quantized vectors and ranks them by the stored ones; without
+    `rescore` it ranks by the quantized ones, `exact` it scores every stored one.
+    """
+
+    limit: int
+    oversampling: float
+    exact: bool = False
+    rescore: bool = True
+    payload: bool | list[str] = True
+    """Whether payloads are returned, or the keys of them that are."""
+    filter: models.Filter | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A point and its score, as the engine gave them."""
+
+    id: Any
+    score: float
+    payload: Payload | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A point as it is stored."""
+
+    id: Any
+    payload: Payload | None
+    vector: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a collection; None where the engine does not tell."""
+
+    points: int | None
+    index: int | None
+    ram: int | None
+
+
+IndexState = Literal["built", "building", "none"]
+
+
+class Engine(Protocol):
+    """One collection's points."""
+
+    def upsert(self, points: Points) -> None:
+        """Writes points over those with the same ids; when it returns they are applied."""
+
+    def delete(self, ids: Sequence[PointId]) -> None: ...
+
+    def retrieve(self, ids: Sequence[PointId], *, payload: bool) -> list[Record]:
+        """Those of the points that are there, in any order, without vectors."""
+
+    def search(self, queries: NDArray[np.float32], request: Request) -> list[list[Found]]:
+        """The points found for each query (m, d), best first."""
+
+    def scroll(self, start: PointId | None, limit: int, *, vectors: bool) -> tuple[list[Record], PointId | None]:
+        """Points in the order of their ids, from one on, and where the next ones begin."""
+
+    def count(self) -> int: ...
+
+    def index_metadata(self, index: MetadataIndex) -> None: ...
+
+    def index_state(self) -> IndexState: ...
+
+    def build_index(self, progress: Progress) -> None:
+        """Builds the search graph over all points; returns when it is there."""
+
+    def sizes(self) -> Sizes: ...
+
+    def flush(self) -> None:
+        """Makes what is written survive a loss of power, as far as this is not the engine's own affair."""
