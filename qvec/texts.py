@@ -43,3 +43,5 @@ def _json(row: int, value: Mapping[str, Any] | None) -> str | None:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RowError(row, f"metadata cannot be stored as JSON: {error}") from None
+    except RecursionError:
+        raise RowError(row, "metadata cannot be stored as JSON: it is nested too deep") from None

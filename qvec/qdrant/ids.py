@@ -15,7 +15,8 @@ from qvec.errors import InputError
 from qvec.qdrant.layout import IdType
 
 PointId = int | str
-_MOST = 2**64 - 1
+_INTEGERS = range(-(2**63), 2**63)
+"""Those of Postgres and of Arrow, so that a collection can be copied; a point's own go up to 2^64 - 1."""
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAMESPACE = UUID("6a3ef36c-7a1f-5c4b-9d0e-1b0f2a6f5d21")
 """Of the UUIDs that stand for other ids: uuid5 of this and the id's text."""
@@ -55,6 +56,16 @@ def _checked(id: Any, id_type: IdType) -> int | str:
             f"id {id!r} is {type(id).__name__}, but this collection's ids are {id_type}, as id_type was when it was "
             "created"
         )
-    if isinstance(id, int) and not -(2**63) <= id <= _MOST:
-        raise InputError(f"id {id} is beyond 64 bits")
+    if isinstance(id, int) and id not in _INTEGERS:
+        raise InputError(f"id {id} is beyond bigint")
+    if isinstance(id, str) and not _is_unicode(id):
+        raise InputError(f"id {id!r} holds half of a surrogate pair, which is no Unicode text")
     return id
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

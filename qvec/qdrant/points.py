@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from qvec.errors import RowError
 from qvec.hits import Hit
 from qvec.qdrant.ids import PointId, is_kept, point_id, row_id
 from qvec.qdrant.layout import Layout
+from qvec.qdrant.payloads import parsed
 from qvec.sources import Form
 
 Payload = dict[str, Any]
@@ -23,7 +23,7 @@ Payload = dict[str, Any]
 DOCUMENT, METADATA, ID = "document", "metadata", "id"
 """Keys of a payload. The id stands there when the point's own is made of it."""
 
-_LARGEST_FLOAT16 = 65504.0
+_LARGEST = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max)}
 _SMALLEST_FLOAT16 = np.float16(2.0**-24)
 
 
@@ -56,25 +56,27 @@ def stored_vectors(
     """
     applied = calibration.for_form(form)
     applied.check(vectors)
-    centred: NDArray[np.float32] = applied.prepared(vectors) - applied.threshold
+    with np.errstate(over="ignore"):
+        centred: NDArray[np.float32] = applied.prepared(vectors) - applied.threshold
     if layout.signs_only:
         return np.where(centred > 0, 1, -1).astype(np.float32)
+    _check_range(centred, layout)
     if layout.rescore == "float32":
         return centred
-    _check_range(centred, layout)
     rounded = centred.astype(np.float16)
     rounded[(centred > 0) & (rounded == 0)] = _SMALLEST_FLOAT16
     return rounded.astype(np.float32)
 
 
 def _check_range(centred: NDArray[np.float32], layout: Layout) -> None:
-    wrong = np.argwhere(np.abs(centred) > _LARGEST_FLOAT16)
+    largest = _LARGEST.get(layout.rescore, _LARGEST["float16"])
+    wrong = np.argwhere(np.abs(centred) > largest)
     if len(wrong):
         row, dimension = wrong[0]
         raise RowError(
             int(row),
             f"dimension {dimension} is {centred[row, dimension]:g} from its threshold, and {layout.rescore} holds no "
-            f"more than {_LARGEST_FLOAT16:g}; use rescore float32",
+            f"more than {largest:g}; scale the vectors or use rescore float32",
         )
 
 
@@ -90,12 +92,16 @@ def encode(
 ) -> Points:
     """Rows as points. `documents` and `metadata` (JSON) are large_string arrays with nulls, or None."""
     texts = [None] * len(ids) if documents is None else documents.to_pylist()
-    values = [None] * len(ids) if metadata is None else [text and json.loads(text) for text in metadata.to_pylist()]
+    values = [None] * len(ids) if metadata is None else _values(metadata)
     return Points(
         [point_id(id) for id in ids],
         stored_vectors(vectors, calibration, layout, form),
         [_payload(id, text, value) for id, text, value in zip(ids, texts, values, strict=True)],
     )
+
+
+def _values(metadata: pa.Array) -> list[Any]:
+    return [text and parsed(row, text) for row, text in enumerate(metadata.to_pylist())]
 
 
 def _payload(id: int | str, document: str | None, metadata: Any) -> Payload:
