@@ -47,8 +47,10 @@ class Description:
         Raises CollectionError for a description that is damaged or newer, CalibrationError for a calibration that is
         not the one it names.
         """
-        found = stored.get("format")
-        if isinstance(found, (int, float)) and found > FORMAT:
+        found = stored.get("format") if isinstance(stored, Mapping) else None
+        if not isinstance(found, (int, float)) or found < 1:
+            raise CollectionError(f"the description of collection {name!r} is damaged: its format is {found!r}")
+        if found > FORMAT:
             raise CollectionError(
                 f"collection {name!r} has format {found:g}, but this qvec reads formats up to {FORMAT}; "
                 "run: pip install -U qvec"
@@ -64,17 +66,32 @@ class Description:
                 stored["model"],
                 Sharding(**sharding),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+        except KeyError as error:
+            raise CollectionError(f"the description of collection {name!r} is damaged: it lacks {error}") from None
+        except (TypeError, ValueError, AttributeError, OverflowError, InputError) as error:
             raise CollectionError(f"the description of collection {name!r} is damaged: {error}") from None
+
+    def check_vectors(self, name: str, held: Foreign | None) -> None:
+        """Raises CollectionError where the engine holds other vectors than are described: one of both was exchanged."""
+        wanted = Foreign(self.layout.dimensions, "dot", "float16" if self.layout.signs_only else self.layout.rescore)
+        if held != wanted:
+            raise CollectionError(
+                f"collection {name!r} holds {held or 'nothing'}, but its description is of {wanted}; bring back the "
+                "description and the calibration that it was made with"
+            )
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """What a collection that qvec did not make holds: the length of its vectors, their distance and their datatype."""
+    """What an engine says that a collection holds, whoever made it: the length of its vectors, their distance and their
+    datatype."""
 
     dimensions: int
     distance: str
     datatype: str
+
+    def __str__(self) -> str:
+        return f"{self.datatype} vectors of {self.dimensions} dimensions with distance {self.distance}"
 
     def described(self, name: str, calibration: Calibration) -> Description:
         """The collection as qvec reads it: vectors that are x - threshold of the calibration, of which scores come.
@@ -88,13 +105,18 @@ class Foreign:
             )
         if self.datatype not in ("float32", "float16", "turbo16", "turbo8"):
             raise CollectionError(f"collection {name!r} has {self.datatype} vectors, which do not keep the metric")
-        if self.distance != "dot" and (self.distance != "cosine" or np.any(calibration.threshold)):
+        is_cosine = self.distance == calibration.metric == "cosine" and not np.any(calibration.threshold)
+        if self.distance != "dot" and not is_cosine:
             raise CollectionError(
                 f"collection {name!r} has distance {self.distance}, and calibration {calibration.id} needs dot, or "
-                "cosine where its threshold is zero"
+                "cosine where its own metric is cosine and its threshold zero"
             )
         rescore: Any = self.datatype
         return Description(calibration, Layout(self.dimensions, "text", rescore))
+
+
+def not_one_vector(name: str) -> CollectionError:
+    return CollectionError(f"collection {name!r} has named or several vectors a point; qvec reads one, without a name")
 
 
 def _calibration(stored: Mapping[str, Any], name: str) -> Calibration:

@@ -2,7 +2,8 @@
 
 DIR/qvec.lock is held by that process. Each collection has a folder, named as it is with what file systems may not take
 written as %XX: `collection.json` describes it, `loads.json` tells how far sources have been loaded, `shard` is the
-engine's. A folder without `collection.json` was never finished, and is begun anew.
+engine's. A folder without `collection.json` was never finished, and is begun anew; one with anything else in it is not
+qvec's, and stays as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from qvec.errors import CollectionError, DatabaseError, MissingExtraError
-from qvec.qdrant.description import Description, Foreign
+from qvec.qdrant.description import Description, Foreign, not_one_vector
 from qvec.qdrant.layout import Layout, Sharding
 
 if TYPE_CHECKING:
@@ -29,9 +30,22 @@ _DESCRIPTION = "collection.json"
 _LOADS = "loads.json"
 _SHARD = "shard"
 _ENGINE_CONFIG = "edge_config.json"
+_ENGINE_FILES = {_ENGINE_CONFIG, "segments", "wal"}
 
 _open: dict[Path, Directory] = {}
 _opening = threading.Lock()
+
+
+def _forget_inherited() -> None:
+    """A forked process has none of the directories, and would hold their locks by the files it inherits."""
+    global _opening
+    _opening = threading.Lock()
+    for directory in _open.values():
+        directory.close_lock()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget_inherited)
 
 
 class Directory:
@@ -56,7 +70,7 @@ class Directory:
         with _opening:
             resolved = path.resolve()
             found = _open.get(resolved)
-            if found is None or found.is_foreign():
+            if found is None:
                 found = _open[resolved] = cls(resolved)
             found.users += 1
             return found
@@ -70,8 +84,12 @@ class Directory:
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
-            os.close(self._lock)
+            self.close_lock()
             _open.pop(self.path, None)
+
+    def close_lock(self) -> None:
+        """Lets other processes open the directory, as far as this one is concerned."""
+        os.close(self._lock)
 
     def is_foreign(self) -> bool:
         """Whether this process was forked from the one that opened the directory."""
@@ -85,17 +103,30 @@ class Directory:
     def describe(self, name: str) -> Description | None:
         """What is written down of a collection; None when there is none of this name."""
         self._check_process()
-        stored = _read(self._folder(name) / _DESCRIPTION)
-        return None if stored is None else Description.from_json(stored, name)
+        stored = _read(self._folder(name) / _DESCRIPTION, name)
+        if stored is None:
+            return None
+        description = Description.from_json(stored, name)
+        description.check_vectors(name, self.foreign(name))
+        return description
 
     def create(self, name: str, description: Description) -> None:
         """Makes a collection: it is there once its description is."""
         with self._mutex:
             self._check_process()
             folder = self._folder(name)
-            shutil.rmtree(folder, ignore_errors=True)
+            self._clear(folder, name)
             self._engine(name, description.layout)
             _write(folder / _DESCRIPTION, description.to_json())
+
+    def _clear(self, folder: Path, name: str) -> None:
+        """Removes a collection that was never finished. Raises CollectionError for what is none of qvec's."""
+        engine = self._engines.pop(name, None)
+        if engine:
+            engine.close()
+        if not _is_absent_or_unfinished(folder):
+            raise CollectionError(f"{folder} holds something that qvec did not make; choose another collection name")
+        shutil.rmtree(folder, ignore_errors=True)
 
     def engine(self, name: str, layout: Layout, sharding: Sharding) -> EdgeEngine:  # noqa: ARG002 - one shard
         """The engine of a collection, opened once for all who use it. Raises CollectionError when it was dropped."""
@@ -121,12 +152,17 @@ class Directory:
         return folder if (folder / _ENGINE_CONFIG).exists() else folder / _SHARD
 
     def foreign(self, name: str) -> Foreign | None:
-        """What a collection that qvec did not make holds, for one unnamed vector; None when there is none."""
-        config = _read(self._folder(name) / _ENGINE_CONFIG)
-        vectors = (config or {}).get("vectors", {}).get("")
-        if vectors is None:
+        """What the engine's files say that a collection holds; None when there is none.
+
+        Raises CollectionError when it is not one unnamed vector a point.
+        """
+        config = _read(self._shard(name) / _ENGINE_CONFIG, name)
+        if config is None:
             return None
-        return Foreign(vectors["size"], vectors["distance"].lower(), vectors.get("datatype", "float32").lower())
+        vectors = config["vectors"].get("")
+        if vectors is None or vectors.get("multivector_config"):
+            raise not_one_vector(name)
+        return Foreign(vectors["size"], vectors["distance"].lower(), vectors.get("datatype") or "float32")
 
     def drop(self, name: str) -> None:
         with self._mutex:
@@ -142,7 +178,12 @@ class Directory:
         """What is written down of a collection's loads, by source. Raises CollectionError when it is dropped."""
         if not (self._folder(name) / _DESCRIPTION).exists():
             raise CollectionError(f"collection {name!r} was dropped")
-        return _read(self._folder(name) / _LOADS) or {}
+        return _read(self._folder(name) / _LOADS, name) or {}
+
+    def read_load(self, name: str, source: str) -> dict[str, Any] | None:
+        """What is written down of one load. Raises CollectionError when the collection is dropped."""
+        load: dict[str, Any] | None = self.read_loads(name).get(source)
+        return load
 
     def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> None:
         """Writes down how far a source is loaded, None to forget it; it is on disk when this returns."""
@@ -150,6 +191,9 @@ class Directory:
             loads = self.read_loads(name)
             loads.pop(source, None)
             _write(self._folder(name) / _LOADS, loads if load is None else {**loads, source: load})
+
+    def break_off(self) -> None:
+        """The engine ends what it is at by itself; it waits for nobody."""
 
     @contextmanager
     def loading(self, name: str, source: str) -> Iterator[None]:
@@ -171,7 +215,9 @@ class Directory:
 
     def _folder(self, name: str) -> Path:
         encoded = quote(name, safe=" ()+,;=@[]{}")
-        return self.path / (encoded if not encoded.startswith(".") else "%2E" + encoded[1:])
+        if encoded.startswith(".") or encoded == _LOCK:
+            encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
+        return self.path / encoded
 
     def _check_process(self) -> None:
         if self.is_foreign():
@@ -203,14 +249,30 @@ def _take_lock(path: Path) -> int:
     return file
 
 
-def _read(path: Path) -> Any:
-    """The JSON in a file; None when there is no file."""
+def _is_absent_or_unfinished(folder: Path) -> bool:
+    """Whether there is no more in a folder than what a creation or a drop that was interrupted leaves behind."""
     try:
-        return json.loads(path.read_bytes())
+        files = list(folder.iterdir())
     except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+    left = all(file.name in (_SHARD, _LOADS) or file.name.startswith(f".{_DESCRIPTION}.") for file in files)
+    shard = folder / _SHARD
+    return left and (not shard.is_dir() or {file.name for file in shard.iterdir()} <= _ENGINE_FILES)
+
+
+def _read(path: Path, name: str) -> Any:
+    """The JSON object in a file of the collection `name`; None when there is no file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise DatabaseError(f"cannot read {path}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CollectionError(f"collection {name!r} is damaged: cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise CollectionError(f"collection {name!r} is damaged: {path} holds {type(value).__name__}, expected dict")
+    return value
 
 
 def _write(path: Path, value: Any) -> None:

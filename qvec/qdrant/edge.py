@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -181,9 +181,11 @@ class EdgeEngine:
         """Bytes on disk of the points and of what is read beside them to find them; the latter are held in memory."""
         sizes = {True: 0, False: 0}
         for file in (self._path / "segments").rglob("*"):
-            found = file.name.startswith("quantized") or {"quantized_data", "vector_index"} & {*file.parts}
-            if file.is_file():
-                sizes[bool(found)] += file.stat().st_blocks * 512
+            parts = {*file.relative_to(self._path).parts}
+            found = file.name.startswith("quantized") or {"quantized_data", "vector_index"} & parts
+            with suppress(FileNotFoundError):  # an optimizer clears away as it goes
+                if file.is_file():
+                    sizes[bool(found)] += file.stat().st_blocks * 512
         return Sizes(points=sizes[False], index=sizes[True], ram=sizes[True])
 
 
