@@ -256,13 +256,13 @@ def _first_id(
 
 def _next_id(starts: Starts, collection: Collection, source: Source, auto: bool) -> int:
     """The id after all that are there. Raises InputError when it may not be taken unasked, or cannot be known yet."""
-    next_id = starts.next_id()
+    unfinished = starts.numbered_and_unfinished()
+    next_id = starts.next_id()  # read last: what finished before it is counted
     if next_id and not auto:
         raise InputError(
             f"{source.name} has no ids, and collection {collection.name!r} holds rows already; say where its ids "
             f"begin, so that nothing is overwritten: --id-start auto (from {next_id}) or --id-start N"
         )
-    unfinished = starts.numbered_and_unfinished()
     if unfinished:
         raise InputError(
             f"{source.name} has no ids, and neither has {unfinished}, which is not loaded to its end; finish that load "

@@ -103,21 +103,28 @@ class QdrantCollection:
             self.engine().flush()
         return written
 
-    def write(self, rows: Points, on_duplicate: OnDuplicate, *, ours: bool = False) -> int:
-        """Writes encoded rows by the rule for ids that are there; returns how many were written.
+    def write(self, rows: Points, on_duplicate: OnDuplicate) -> int:
+        """Writes encoded rows by the rule for ids that are there; returns how many were written."""
+        admitted = self.admitted(rows, on_duplicate)
+        if len(admitted):
+            self.engine().upsert(admitted)
+        return len(admitted)
 
-        With `ours` the rows that are there are of this very load, which was interrupted: `error` lets them pass.
+    def admitted(self, rows: Points, on_duplicate: OnDuplicate, *, ours: int = 0) -> Points:
+        """Those of encoded rows that are written by the rule for ids that are there.
+
+        The first `ours` rows are of a load that was interrupted and may have written them: `error` lets them pass.
         """
         new = _without_repeats(rows, on_duplicate)
-        if on_duplicate != "replace" and len(new):
-            there = {_plain(record.id) for record in self.engine().retrieve(new.ids, payload=False)}
-            if there and on_duplicate == "error" and not ours:
-                raise CollectionError(_is_there(new, there))
-            if on_duplicate == "skip":
-                new = new.take([position for position, id in enumerate(new.ids) if id not in there])
-        if len(new):
-            self.engine().upsert(new)
-        return len(new)
+        if on_duplicate == "replace" or not len(new):
+            return new
+        there = {_plain(record.id) for record in self.engine().retrieve(new.ids, payload=False)}
+        if on_duplicate == "skip":
+            return new.take([position for position, id in enumerate(new.ids) if id not in there])
+        foreign = there.intersection(new.ids[ours:])
+        if foreign:
+            raise CollectionError(_is_there(new, foreign))
+        return new
 
     def encode(
         self,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from qvec.calibration import Calibration
 from qvec.errors import CollectionError, InputError
 from qvec.loading import OnDuplicate
+from qvec.qdrant.address import Address
 from qvec.qdrant.collection import QdrantCollection
 from qvec.qdrant.description import Description, Foreign
 from qvec.qdrant.directory import Directory
@@ -18,7 +19,7 @@ from qvec.qdrant.engine import Engine
 from qvec.qdrant.errors import explained
 from qvec.qdrant.layout import IdType, Layout, Prefilter, QueryEncoding, Rescore, Sharding
 from qvec.qdrant.loader import QdrantLoader
-from qvec.qdrant.remote import Address, Server
+from qvec.qdrant.remote import Server
 from qvec.stores import check_name, check_oversampling
 
 
@@ -39,7 +40,11 @@ class Home(Protocol):
 
     def read_loads(self, name: str) -> dict[str, Any]: ...
 
+    def read_load(self, name: str, source: str) -> dict[str, Any] | None: ...
+
     def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> None: ...
+
+    def break_off(self) -> None: ...
 
     def loading(self, name: str, source: str) -> AbstractContextManager[None]: ...
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from qvec.errors import CollectionError, InputError
+from qvec.errors import CollectionError, DatabaseError
 from qvec.loading import Checkpoint, ConnectionLostError, EncodedBatch, OnDuplicate, Writing
 from qvec.qdrant.errors import is_transient, reason
+from qvec.qdrant.starts import QdrantStarts, checkpoint_of
 
 if TYPE_CHECKING:
     from qvec.qdrant.collection import QdrantCollection
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 _CHECKPOINT_SECONDS = 1.0
 _BEGUN = "begun"
 """Key of a written load: rows before it may be there though the checkpoint has not come to them."""
+_RUN = "run"
+"""Key of a written load: the loader that began last to write it."""
 
 
 class QdrantLoader:
@@ -40,7 +44,10 @@ class QdrantLoader:
         self._source = source
         self._on_duplicate = on_duplicate
         self._collection: QdrantCollection | None = None
+        self._run = uuid4().hex
         self._begun = 0
+        self._counts: dict[int, int] = {}
+        """Rows that were new of each batch by its first source row: written once more, they are there already."""
         self._unwritten: Checkpoint | None = None
         self._written_at = 0.0
         self._stack = ExitStack()
@@ -58,19 +65,20 @@ class QdrantLoader:
             yield QdrantStarts(self._database.collection(self._name), self._home, self._source)
 
     def connect(self, collection: QdrantCollection) -> None:
-        self._collection = collection
+        """The first time, it takes the load over from whoever may still be at it."""
         with _told_apart():
-            load = self._home.read_loads(self._name).get(self._source) or {}
-        self._begun = load.get(_BEGUN, 0)
+            load = self._read()
+            self._begun = load.get(_BEGUN, 0)
+            if self._collection is None:
+                self._home.write_load(self._name, self._source, {**load, _RUN: self._run})
+        self._collection = collection
 
     def disconnect(self) -> None:
-        """Writes down the last checkpoint, where the database is there to do so."""
+        """Writes down the last checkpoint where that can be done: without it some batches are only written again."""
         if self._unwritten is not None:
-            try:
-                with _told_apart():
-                    self._write(self._unwritten)
-            except ConnectionLostError:
-                self._unwritten = None
+            with suppress(Exception):  # what ended the load is what the user has to know
+                self._write(self._unwritten)
+            self._unwritten = None
 
     def write(self, batch: EncodedBatch, earlier: Sequence[Writing], executor: Executor) -> Writing:
         ids = set(batch.rows.ids)
@@ -78,24 +86,33 @@ class QdrantLoader:
         return Writing(batch, executor.submit(self._upsert, batch, sharing))
 
     def _upsert(self, batch: EncodedBatch, sharing: Sequence[Future[int]]) -> int:
-        """Writes a batch once those that share ids with it are through: their order decides which row stays."""
-        wait(sharing)
+        """Writes a batch once those that share ids with it are written: their order decides which row stays."""
+        for future in sharing:
+            future.result()
         if not batch.count:
             return 0
         assert self._collection is not None
-        ours = batch.start < self._begun
-        if self._on_duplicate == "error" and not ours:
+        rows = self._collection.admitted(batch.rows, self._on_duplicate, ours=_rows_before(self._begun, batch))
+        count = self._counts.setdefault(batch.start, len(rows))
+        if self._on_duplicate == "error":
             self._announce(batch.stop)
-        return self._collection.write(batch.rows, self._on_duplicate, ours=ours)
+        if len(rows):
+            self._collection.engine().upsert(rows)
+        return count
 
     def _announce(self, stop: int) -> None:
-        """Writes down that rows up to `stop` may be this load's own, should it be interrupted."""
-        load = self._home.read_loads(self._name)[self._source]
+        """Writes down that rows up to `stop` are this load's own, should it be interrupted: they were not there."""
+        load = self._read_own()
         self._home.write_load(self._name, self._source, {**load, _BEGUN: max(stop, load.get(_BEGUN, 0))})
 
     def wait(self, writing: Writing) -> int:
         with _told_apart():
-            return writing.future.result()
+            try:
+                return writing.future.result()
+            except KeyboardInterrupt:
+                self._unwritten = None
+                self._home.break_off()
+                raise
 
     def commit(self, writing: Writing, checkpoint: Checkpoint) -> None:  # noqa: ARG002 - batches come in order
         """Writes the checkpoint down when the last one is a while ago: what is behind it has to be on disk first."""
@@ -111,10 +128,9 @@ class QdrantLoader:
     def read_checkpoint(self) -> Checkpoint | None:
         with _told_apart():
             try:
-                load = self._home.read_loads(self._name).get(self._source)
+                return checkpoint_of(self._read())
             except CollectionError:
                 return None
-        return load and _checkpoint(load)
 
     def finish(self, checkpoint: Checkpoint) -> None:
         with _told_apart():
@@ -123,50 +139,30 @@ class QdrantLoader:
     def _write(self, checkpoint: Checkpoint) -> None:
         assert self._collection is not None
         self._collection.engine().flush()
-        self._home.write_load(self._name, self._source, asdict(checkpoint))
+        self._read_own()
+        self._home.write_load(self._name, self._source, {**asdict(checkpoint), _RUN: self._run})
         self._unwritten = None
         self._written_at = time.monotonic()
 
+    def _read(self) -> dict[str, Any]:
+        """What is written down of this load. Raises CollectionError when it is gone with its collection."""
+        load = self._home.read_load(self._name, self._source)
+        if load is None:
+            raise CollectionError(f"collection {self._name!r} was dropped while it was loaded")
+        return load
 
-@dataclass(frozen=True)
-class QdrantStarts:
-    """What stands written of a collection's loads."""
-
-    collection: QdrantCollection
-    home: Home
-    source: str
-
-    def read(self) -> Checkpoint | None:
-        load = self.home.read_loads(self.collection.name).get(self.source)
-        return None if load is None else _checkpoint(load)
-
-    def write(self, checkpoint: Checkpoint) -> None:
-        """Raises InputError when another load whose rows get numbers began at the same time: both see the other."""
-        self.home.write_load(self.collection.name, self.source, asdict(checkpoint))
-        if checkpoint.first_id is None or checkpoint.position:
-            return
-        others = self._unfinished()
-        if any(other.first_id is not None and other.first_id >= checkpoint.first_id for other in others.values()):
-            self.home.write_load(self.collection.name, self.source, None)
-            raise InputError(f"{next(iter(others))} began to load at the same time and has no ids either; run again")
-
-    def next_id(self) -> int:
-        return self.collection.next_id()
-
-    def numbered_and_unfinished(self) -> str | None:
-        return next(iter(self._unfinished()), None)
-
-    def _unfinished(self) -> dict[str, Checkpoint]:
-        loads = {source: _checkpoint(load) for source, load in self.home.read_loads(self.collection.name).items()}
-        return {
-            source: load
-            for source, load in loads.items()
-            if source != self.source and load.first_id is not None and not load.finished
-        }
+    def _read_own(self) -> dict[str, Any]:
+        """The same; raises DatabaseError when another loader has taken the load over."""
+        load = self._read()
+        if load.get(_RUN) != self._run:
+            raise DatabaseError(f"another process began to load {self._source} into collection {self._name!r}")
+        return load
 
 
-def _checkpoint(load: dict[str, Any]) -> Checkpoint:
-    return Checkpoint(**{key: value for key, value in load.items() if key != _BEGUN})
+def _rows_before(position: int, batch: EncodedBatch) -> int:
+    """How many of a batch's rows are of source rows before this one."""
+    rejected = sum(row.row < position for row in batch.rejected)
+    return max(min(position, batch.stop) - batch.start - rejected, 0)
 
 
 @contextmanager

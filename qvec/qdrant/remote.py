@@ -6,28 +6,23 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
-from uuid import NAMESPACE_URL, uuid5
 
 import grpc
 from qdrant_client import QdrantClient, models
 
 from qvec.errors import CollectionError, DatabaseError, InputError
+from qvec.qdrant.address import API_KEY, Address
 from qvec.qdrant.description import Description, Foreign
-from qvec.qdrant.errors import explained, is_status
+from qvec.qdrant.errors import explained, is_status, reason
 from qvec.qdrant.layout import Layout, Sharding
-from qvec.qdrant.server import ServerEngine, repeated
+from qvec.qdrant.retries import Retries
+from qvec.qdrant.server import ServerEngine
+from qvec.qdrant.server_loads import LOADS, ServerLoads
 
-API_KEY = "QVEC_QDRANT_API_KEY"
-_PORT = 6334
-_TIMEOUT = 60
 _METADATA_KEY = "qvec"
-_LOADS = "qvec_loads"
-"""The collection that holds how far sources have been loaded: points without vectors, one for each load."""
 
 _QUANTIZATION = {
     "binary": models.BinaryQuantizationEncoding.ONE_BIT,
@@ -42,47 +37,6 @@ _TURBO_BITS = {
 }
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a server listens, from qdrant://HOST:PORT or qdrants:// with TLS."""
-
-    host: str
-    port: int
-    tls: bool
-    timeout: int = _TIMEOUT
-    """Seconds that a request may take."""
-    certificate: str | None = None
-    """File of the certificate authority, where it is not one that the system trusts."""
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """Raises InputError for a URL that is none, without repeating a secret it may hold."""
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port or _PORT
-            options = {
-                key: values[-1] for key, values in parse_qs(parts.query, strict_parsing=bool(parts.query)).items()
-            }
-            timeout = int(options.pop("timeout", _TIMEOUT))
-        except ValueError:
-            raise InputError(f"this is no URL of a Qdrant server; expected {_EXPECTED}") from None
-        if parts.username is not None or parts.password is not None:
-            raise InputError(f"a Qdrant URL holds no user or password; put the API key into {API_KEY}")
-        certificate = options.pop("ca", None)
-        if not host or parts.path not in ("", "/") or options or timeout < 1:
-            raise InputError(f"this is no URL of a Qdrant server; expected {_EXPECTED}")
-        return cls(host, port, parts.scheme == "qdrants", timeout, certificate)
-
-    @property
-    def name(self) -> str:
-        """The address for messages."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'qdrants' if self.tls else 'qdrant'}://{host}:{self.port}"
-
-
-_EXPECTED = "qdrant://HOST:6334 or qdrants://HOST:6334 (TLS), with ?timeout=SECONDS and ?ca=FILE where needed"
-
-
 class Server:
     """The collections on a server that qvec made, and what is known of their loads."""
 
@@ -90,12 +44,14 @@ class Server:
         """Connects; raises DatabaseError when the server cannot be reached or refuses the API key."""
         self.name = address.name
         self.warning = self._key_warning(address)
+        self._address = address
         self._timeout = address.timeout
+        self._repeated = Retries(address.timeout)
         self._client = _connect(address)
         try:
             with explained(f"cannot connect to {self.name}"):
-                self.version = str(repeated(self._client.info).version)
-                repeated(self._client.get_collections)  # the first that needs the key
+                self.version = str(self._repeated(self._client.info).version)
+                self._repeated(self._client.get_collections)  # the first that needs the key
         except BaseException:
             self._client.close()
             raise
@@ -107,12 +63,19 @@ class Server:
         return None
 
     def close(self) -> None:
+        self._repeated.give_up()
         self._client.close()
+
+    def break_off(self) -> None:
+        """Ends every request that is under way, and those that wait to be repeated; later ones go over a new
+        connection."""
+        self.close()
+        self._repeated, self._client = Retries(self._timeout), _connect(self._address)
 
     def names(self) -> list[str]:
         """Collections that qvec made, by name."""
-        there = (found.name for found in repeated(self._client.get_collections).collections)
-        return sorted(name for name in there if name != _LOADS and self._metadata(name) is not None)
+        there = (found.name for found in self._repeated(self._client.get_collections).collections)
+        return sorted(name for name in there if name != LOADS and self._metadata(name) is not None)
 
     def describe(self, name: str) -> Description | None:
         """What is written down of a collection; None when there is none, or qvec did not make it."""
@@ -126,7 +89,7 @@ class Server:
     def collection_info(self, name: str) -> models.CollectionInfo | None:
         """What the server says of a collection; None when it has none of this name."""
         try:
-            return repeated(lambda: self._client.get_collection(name))
+            return self._repeated(lambda: self._client.get_collection(name))
         except grpc.RpcError as error:
             if is_status(error, grpc.StatusCode.NOT_FOUND):
                 return None
@@ -137,11 +100,22 @@ class Server:
         leaves out what it does not know, without a word."""
         if self.collection_info(name) is not None:
             raise CollectionError(f"{self.name} has a collection {name!r} that qvec did not make; choose another name")
-        sharding = description.sharding
+        self._forget_loads(name)
         quantization = _quantization(description.layout)
+        self._create(name, description, quantization)
+        try:
+            if description.sharding.shard_key is not None:
+                self._create_shard_key(name, description.sharding.shard_key)
+            self._check_created(name, quantization, description)
+        except BaseException:
+            self._repeated(lambda: self._client.delete_collection(name))
+            raise
+
+    def _create(self, name: str, description: Description, quantization: Any) -> None:
+        sharding = description.sharding
         stored = description.to_json()
-        custom = models.ShardingMethod.CUSTOM if sharding.shard_key is not None else None
-        self._client.create_collection(
+        request = partial(
+            self._client.create_collection,
             name,
             vectors_config=models.VectorParams(
                 size=description.layout.dimensions,
@@ -154,18 +128,26 @@ class Server:
             shard_number=sharding.shards,
             replication_factor=sharding.replication_factor,
             write_consistency_factor=sharding.write_consistency_factor,
-            sharding_method=custom,
+            sharding_method=models.ShardingMethod.CUSTOM if sharding.shard_key is not None else None,
             on_disk_payload=True,
             metadata={_METADATA_KEY: stored},
             timeout=self._timeout,
         )
         try:
-            if sharding.shard_key is not None:
-                self._client.create_shard_key(name, sharding.shard_key)
-            self._check_created(name, quantization, description)
-        except BaseException:
-            self._client.delete_collection(name)
-            raise
+            self._repeated(request)
+        except grpc.RpcError as error:
+            if not is_status(error, grpc.StatusCode.ALREADY_EXISTS):
+                raise
+            made = self._metadata(name)
+            if made is None or made.get("content") != stored["content"]:  # not by a try whose answer was lost
+                raise CollectionError(f"collection {name!r} exists already") from None
+
+    def _create_shard_key(self, name: str, shard_key: str) -> None:
+        try:
+            self._repeated(lambda: self._client.create_shard_key(name, shard_key))
+        except grpc.RpcError as error:
+            if "already exists" not in reason(error):  # made by a try whose answer was lost
+                raise
 
     def _check_created(self, name: str, quantization: Any, description: Description) -> None:
         made = self.collection_info(name)
@@ -196,57 +178,35 @@ class Server:
         )
 
     def engine(self, name: str, layout: Layout, sharding: Sharding) -> ServerEngine:
-        return ServerEngine(self._client, name, layout, sharding.shard_key, self._timeout)
+        return ServerEngine(self._client, self._repeated, name, layout, sharding.shard_key, self._timeout)
 
     def drop(self, name: str) -> None:
-        repeated(lambda: self._client.delete_collection(name))
+        """Forgets the loads first: one that outlived its rows would keep them from being loaded again."""
+        self._forget_loads(name)
+        self._repeated(lambda: self._client.delete_collection(name))
+
+    def _forget_loads(self, name: str) -> None:
         for source in self.read_loads(name):
             self.write_load(name, source, None)
 
     def read_loads(self, name: str) -> dict[str, Any]:
         """What is written down of a collection's loads, by source."""
-        wanted = models.Filter(must=[models.FieldCondition(key="collection", match=models.MatchValue(value=name))])
-        loads: dict[str, Any] = {}
-        start = None
-        while True:
-            try:
-                found, start = repeated(
-                    partial(self._client.scroll, _LOADS, scroll_filter=wanted, limit=256, offset=start)
-                )
-            except grpc.RpcError as error:
-                if is_status(error, grpc.StatusCode.NOT_FOUND):
-                    return {}
-                raise
-            loads |= {record.payload["source"]: record.payload["load"] for record in found if record.payload}
-            if start is None:
-                return {source: {key: _whole(value) for key, value in load.items()} for source, load in loads.items()}
+        return self._loads().read_all(name)
+
+    def read_load(self, name: str, source: str) -> dict[str, Any] | None:
+        """What is written down of one load."""
+        return self._loads().read(name, source)
 
     def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> None:
         """Writes down how far a source is loaded, None to forget it."""
-        id = str(uuid5(NAMESPACE_URL, f"qvec load {name!r} {source!r}"))
-        if load is None:
-            repeated(lambda: self._client.delete(_LOADS, models.PointIdsList(points=[id]), wait=True))
-            return
-        point = models.PointStruct(id=id, vector={}, payload={"collection": name, "source": source, "load": load})
-        try:
-            repeated(lambda: self._client.upsert(_LOADS, [point], wait=True))
-        except grpc.RpcError as error:
-            if not is_status(error, grpc.StatusCode.NOT_FOUND):
-                raise
-            self._create_loads()
-            repeated(lambda: self._client.upsert(_LOADS, [point], wait=True))
+        self._loads().write(name, source, load)
 
-    def _create_loads(self) -> None:
-        try:
-            self._client.create_collection(_LOADS, vectors_config={}, timeout=self._timeout)
-        except grpc.RpcError as error:
-            if not is_status(error, grpc.StatusCode.ALREADY_EXISTS):
-                raise
-        self._client.create_payload_index(_LOADS, "collection", models.PayloadSchemaType.KEYWORD, wait=True)
+    def _loads(self) -> ServerLoads:
+        return ServerLoads(self._client, self._repeated, self._timeout)
 
     @contextmanager
     def loading(self, name: str, source: str) -> Iterator[None]:  # noqa: ARG002
-        """A server has no locks. Two loads of one source write the same points, so that none is lost or doubled."""
+        """A server has no locks. Of two loads of one source the earlier one ends when it finds that another began."""
         yield
 
     @contextmanager
@@ -301,8 +261,3 @@ def _kind(quantization: Any) -> tuple[Any, ...]:
         found = quantization.binary
         return "binary", found.encoding or models.BinaryQuantizationEncoding.ONE_BIT, found.query_encoding
     return (type(quantization).__name__,)
-
-
-def _whole(value: Any) -> Any:
-    """A number as it was: a server may give it back as a float."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value

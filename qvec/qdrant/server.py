@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from qvec.errors import DatabaseError
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import messages, metadata_index
 from qvec.qdrant.engine import Found, IndexState, Record, Request, Sizes
-from qvec.qdrant.errors import is_transient
 from qvec.qdrant.ids import PointId
 from qvec.qdrant.layout import Layout
 from qvec.qdrant.points import Points
+from qvec.qdrant.retries import Retries
 from qvec.stores import Progress
-
-T = TypeVar("T")
 
 INDEXING_THRESHOLD_KB = 10_000
 """Vectors of a segment below this are scanned; the server's own default."""
 _REQUEST_BYTES = 8 << 20
 """Of an upsert: a quarter of what a server takes by default."""
-_RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0)
 _POLL_SECONDS = 0.5
 _SETTLED_POLLS = 3
 
@@ -38,9 +32,16 @@ class ServerEngine:
     """The points of one collection on a server, behind a client that others share."""
 
     def __init__(
-        self, client: QdrantClient, collection: str, layout: Layout, shard_key: str | None, timeout: int
+        self,
+        client: QdrantClient,
+        repeated: Retries,
+        collection: str,
+        layout: Layout,
+        shard_key: str | None,
+        timeout: int,
     ) -> None:
         self._client = client
+        self._repeated = repeated
         self._collection = collection
         self._layout = layout
         self._shard_key = shard_key
@@ -49,25 +50,25 @@ class ServerEngine:
     def upsert(self, points: Points) -> None:
         """Repeats a request that was refused or whose answer was lost: it writes the same points again."""
         for request in messages.upserts(self._collection, points, _REQUEST_BYTES, self._shard_key, self._timeout):
-            repeated(partial(self._client.grpc_points.Upsert, request, timeout=self._timeout))
+            self._repeated(partial(self._client.grpc_points.Upsert, request, timeout=self._timeout))
 
     def delete(self, ids: Sequence[PointId]) -> None:
         selector = models.PointIdsList(points=list(ids))
-        repeated(lambda: self._client.delete(self._collection, selector, wait=True))
+        self._repeated(lambda: self._client.delete(self._collection, selector, wait=True))
 
     def retrieve(self, ids: Sequence[PointId], *, payload: bool) -> list[Record]:
-        found = repeated(
+        found = self._repeated(
             lambda: self._client.retrieve(self._collection, list(ids), with_payload=payload, with_vectors=False)
         )
         return [Record(record.id, record.payload, None) for record in found]
 
     def search(self, queries: NDArray[np.float32], request: Request) -> list[list[Found]]:
         wanted = messages.queries(self._collection, queries, request, self._timeout)
-        answer = repeated(lambda: self._client.grpc_points.QueryBatch(wanted, timeout=self._timeout))
+        answer = self._repeated(lambda: self._client.grpc_points.QueryBatch(wanted, timeout=self._timeout))
         return [[messages.found(point) for point in batch.result] for batch in answer.result]
 
     def scroll(self, start: PointId | None, limit: int, *, vectors: bool) -> tuple[list[Record], PointId | None]:
-        found, following = repeated(
+        found, following = self._repeated(
             lambda: self._client.scroll(
                 self._collection, limit=limit, offset=start, with_payload=True, with_vectors=vectors
             )
@@ -79,11 +80,11 @@ class ServerEngine:
         return records, following  # type: ignore[return-value]  # what the server sent is a number or a UUID
 
     def count(self) -> int:
-        return repeated(lambda: self._client.count(self._collection, exact=True)).count
+        return self._repeated(lambda: self._client.count(self._collection, exact=True)).count
 
     def index_metadata(self, index: MetadataIndex) -> None:
         field, schema = metadata_index.create(index)
-        repeated(lambda: self._client.create_payload_index(self._collection, field, schema, wait=True))
+        self._repeated(lambda: self._client.create_payload_index(self._collection, field, schema, wait=True))
 
     def index_state(self) -> IndexState:
         info = self._info()
@@ -94,19 +95,23 @@ class ServerEngine:
     def build_index(self, progress: Progress) -> None:
         """Switches indexing on and waits until the server says that it is through."""
         if self._info().config.optimizer_config.indexing_threshold == 0:
-            on = models.OptimizersConfigDiff(indexing_threshold=INDEXING_THRESHOLD_KB)
-            repeated(lambda: self._client.update_collection(self._collection, optimizers_config=on))
+            self._configure(models.OptimizersConfigDiff(indexing_threshold=INDEXING_THRESHOLD_KB))
         settled = 0
         while settled < _SETTLED_POLLS:
             info = self._info()
             if info.status is models.CollectionStatus.RED:
-                raise DatabaseError(f"the server cannot index collection {self._collection!r}: {info.optimizer_status}")
+                raise DatabaseError(f"the server cannot index collection {self._collection!r}: {_fault(info)}")
+            if info.status is models.CollectionStatus.GREY:  # restarted, it waits for a change before it goes on
+                self._configure(models.OptimizersConfigDiff())
             settled = settled + 1 if info.status is models.CollectionStatus.GREEN else 0
             progress(info.indexed_vectors_count or 0, info.points_count)
             time.sleep(_POLL_SECONDS)
 
+    def _configure(self, optimizers: models.OptimizersConfigDiff) -> None:
+        self._repeated(lambda: self._client.update_collection(self._collection, optimizers_config=optimizers))
+
     def _info(self) -> models.CollectionInfo:
-        return repeated(lambda: self._client.get_collection(self._collection))
+        return self._repeated(lambda: self._client.get_collection(self._collection))
 
     def sizes(self) -> Sizes:
         """A server does not tell."""
@@ -116,20 +121,6 @@ class ServerEngine:
         """A server's write-ahead log has what it acknowledged."""
 
 
-def repeated(request: Callable[[], T]) -> T:
-    """The answer to a request that may be sent twice; after overload or a broken connection it is, a few times."""
-    for seconds in _RETRY_SECONDS:
-        try:
-            return request()
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            time.sleep(_wait(error, seconds))
-    return request()
-
-
-def _wait(error: Exception, seconds: float) -> float:
-    """What the server asks for, otherwise about `seconds`, so that clients do not come back all at once."""
-    if isinstance(error, ResourceExhaustedResponse):
-        return float(error.retry_after_s)
-    return seconds * random.uniform(0.5, 1.5)
+def _fault(info: models.CollectionInfo) -> str:
+    status = info.optimizer_status
+    return status.error if isinstance(status, models.OptimizersStatusOneOf1) else str(status)

@@ -1,0 +1,52 @@
+"""The URL of a Qdrant server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+from qvec.errors import InputError
+
+API_KEY = "QVEC_QDRANT_API_KEY"
+"""The variable that holds the API key."""
+_PORT = 6334
+_TIMEOUT = 60
+_EXPECTED = "qdrant://HOST:6334 or qdrants://HOST:6334 (TLS), with ?timeout=SECONDS and ?ca=FILE where needed"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens, from qdrant://HOST:PORT or qdrants:// with TLS."""
+
+    host: str
+    port: int
+    tls: bool
+    timeout: int = _TIMEOUT
+    """Seconds that a request may take."""
+    certificate: str | None = None
+    """File of the certificate authority, where it is not one that the system trusts."""
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Raises InputError for a URL that is none, without repeating a secret it may hold."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port or _PORT
+            options = {
+                key: values[-1] for key, values in parse_qs(parts.query, strict_parsing=bool(parts.query)).items()
+            }
+            timeout = int(options.pop("timeout", _TIMEOUT))
+        except ValueError:
+            raise InputError(f"this is no URL of a Qdrant server; expected {_EXPECTED}") from None
+        if parts.username is not None or parts.password is not None:
+            raise InputError(f"a Qdrant URL holds no user or password; put the API key into {API_KEY}")
+        certificate = options.pop("ca", None)
+        if not host or parts.path not in ("", "/") or options or timeout < 1:
+            raise InputError(f"this is no URL of a Qdrant server; expected {_EXPECTED}")
+        return cls(host, port, parts.scheme == "qdrants", timeout, certificate)
+
+    @property
+    def name(self) -> str:
+        """The address for messages."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'qdrants' if self.tls else 'qdrant'}://{host}:{self.port}"
