@@ -104,7 +104,8 @@ LAYERS = [
     {"cli"},
 ]
 ALONE = {
-    "sources": {"errors", "sampling"},
+    "sources": {"errors", "sampling", "codecs"},
+    "codecs": {"errors"},
     "embedding": {"errors"},
     "hits": set(),
     "sampling": set(),

@@ -41,8 +41,9 @@ class ArrowSource(Source):
         roles = schema_roles(schemas, columns)
         self.id_type = schema_id_type(schemas, roles)
         self.has_text = roles.text is not None
+        self.codec = columns.codec
         self.dimensions = self._find_dimensions(roles.vector)
-        self._reader = TableReader(roles, tuple(schema.names), self.id_type, self.dimensions, self.where)
+        self._reader = TableReader(roles, tuple(schema.names), self.id_type, self.dimensions, self.codec, self.where)
 
     def _open(self, options: Any = None) -> Any:
         buffer = pa.py_buffer(self._mapped)
@@ -74,7 +75,9 @@ class ArrowSource(Source):
                 yield kept
 
     def _find_dimensions(self, column: str | None) -> int | None:
-        found = (first_dimensions(table.column(column)) for table in self._stored(0)) if column else iter(())
+        if column is None:
+            return None
+        found = (first_dimensions(table.column(column), self.codec) for table in self._stored(0))
         return next((dimensions for dimensions in found if dimensions is not None), None)
 
     def _batches(self, start: int, batch_rows: int) -> Iterator[Batch]:

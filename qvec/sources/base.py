@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qvec.codecs import FLOAT, Codec
 from qvec.errors import InputError
 from qvec.sampling import Reservoir
 from qvec.sources.fingerprint import fingerprint_files
@@ -29,12 +30,16 @@ BATCH_ROWS = 8192
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns the user named; None: recognize by name. `metadata` None: all other columns, (): none."""
+    """The columns the user named; None: recognize by name. `metadata` None: all other columns, (): none.
+
+    `codec` is how the vectors are stored, in sources without columns as well.
+    """
 
     id: str | None = None
     vector: str | None = None
     text: str | None = None
     metadata: tuple[str, ...] | None = None
+    codec: Codec = FLOAT
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ class Source(ABC):
     """Rows that can be read in order from any row on, and sampled. Use as a context manager.
 
     `name` is what the user gave, `path` the absolute identity ("-" for standard input). `rows` is None where
-    the format does not say; `dimensions` is None without vectors; `id_type` is None without ids.
+    the format does not say; `dimensions` is None without vectors; `id_type` is None without ids. Vectors are decoded as
+    `codec` says, and `dimensions` are those of decoded ones.
     """
 
     rows: int | None = None
@@ -78,6 +84,7 @@ class Source(ABC):
     id_type: IdType | None = None
     has_text: bool = False
     form: Form = "raw"
+    codec: Codec = FLOAT
 
     def __init__(self, name: str, path: str, files: Sequence[Path]) -> None:
         self.name = name

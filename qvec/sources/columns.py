@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from qvec.codecs import Codec
 from qvec.errors import InputError
 from qvec.sources.base import Columns
 
@@ -42,7 +43,7 @@ def assign_roles(found: Mapping[str, Kind], columns: Columns, source: str) -> Ro
     for name in (columns.id, columns.vector, columns.text, *(columns.metadata or ())):
         _check_there(name, found, source)
     id_name = columns.id or _first(ID_NAMES, found, ("text", "scalar", "bytes"))
-    vector = columns.vector or _first(VECTOR_NAMES, found, ("vector", "numbers", "bytes")) or _only_vector(found)
+    vector = columns.vector or _first(VECTOR_NAMES, found, _vector_kinds(columns.codec)) or _only_vector(found)
     text = columns.text or _first(TEXT_NAMES, found, ("text",))
     if vector is None and text is None:
         raise InputError(
@@ -64,6 +65,12 @@ def _listed(found: Mapping[str, Kind]) -> str:
 
 def _first(names: Sequence[str], found: Mapping[str, Kind], kinds: Sequence[Kind]) -> str | None:
     return next((name for name in names if found.get(name) in kinds), None)
+
+
+def _vector_kinds(codec: Codec) -> tuple[Kind, ...]:
+    """Kinds that a column named as vectors are may have; text, where it may be base64."""
+    kinds: tuple[Kind, ...] = ("vector", "numbers", "bytes")
+    return (*kinds, "text") if codec.text else kinds
 
 
 def _only_vector(found: Mapping[str, Kind]) -> str | None:

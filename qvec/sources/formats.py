@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from qvec.codecs import Codec
 from qvec.errors import InputError
 from qvec.sources.arrow import ArrowSource
 from qvec.sources.base import Columns, Source
@@ -25,17 +26,17 @@ ANY_COLUMNS = Columns()
 Opener = Callable[[str, Path, Columns], Source]
 
 
-def _flat(layout: Callable[[Path], Layout]) -> Opener:
+def _flat(layout: Callable[[Path, Codec], Layout]) -> Opener:
     def opened(name: str, file: Path, columns: Columns) -> Source:
         _refuse_columns(name, columns.id, columns.vector, columns.text, columns.metadata)
-        return FlatFile(name, file, layout(file))
+        return FlatFile(name, file, layout(file, columns.codec), columns.codec)
 
     return opened
 
 
 def _safetensors(name: str, file: Path, columns: Columns) -> Source:
     _refuse_columns(name, columns.id, columns.text, columns.metadata)
-    return FlatFile(name, file, safetensors_layout(file, columns.vector))
+    return FlatFile(name, file, safetensors_layout(file, columns.vector, columns.codec), columns.codec)
 
 
 def _hdf5(name: str, file: Path, columns: Columns) -> Source:
@@ -83,6 +84,7 @@ def open_source(
     """Open a file, a folder or glob of Parquet files, or "-" for JSON Lines on standard input.
 
     `format` is one of FORMATS, None: by the name's ending; the text formats may end in .gz or .zst besides.
+    `columns.codec` tells how vectors are stored that are no plain floats.
     Raises InputError when there is no such file, the format is unknown, or the file is not what it says.
     """
     name = os.fspath(location)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from qvec.codecs import check_dtype
 from qvec.errors import InputError, MissingExtraError
 from qvec.sources.base import Columns, Progress, Vectors
-from qvec.sources.matrix import TAKE_ROWS, MatrixSource, as_vectors, check_float
+from qvec.sources.matrix import TAKE_ROWS, MatrixSource
 from qvec.sources.reading import reading
 from qvec.sources.sampling import Rows
 
@@ -25,12 +26,14 @@ class Hdf5Source(MatrixSource):
         super().__init__(name, str(file.resolve()), [file])
         self._file, self._dataset = file, columns.vector or DATASET
         with self._open() as dataset:
-            check_float(dataset.dtype, f"{file}: dataset {self._dataset!r}")
-            self.rows, self.dimensions = dataset.shape
+            check_dtype(dataset.dtype, columns.codec, f"{file}: dataset {self._dataset!r}")
+            self.rows, values = dataset.shape
+        self.codec = columns.codec
+        self.dimensions = self.codec.dimensions_of(values, str(file))
 
     def _read(self, start: int, stop: int) -> Vectors:
         with self._open() as dataset:
-            return as_vectors(dataset[start:stop])
+            return self._decoded(dataset[start:stop], np.arange(start, stop))
 
     def _take(self, rows: Rows, progress: Progress) -> Vectors:
         """Whole blocks are read and the rows picked from them: HDF5 is slow at single rows."""

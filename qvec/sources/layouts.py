@@ -9,13 +9,25 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from qvec.codecs import Codec, check_dtype
 from qvec.errors import InputError
-from qvec.sources.matrix import Layout, check_float
+from qvec.sources.matrix import Layout
 
-SAFETENSORS_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+SAFETENSORS_TYPES = {
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "BOOL": "?",
+    "I8": "i1",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+    "U8": "u1",
+}
+FLOAT32 = np.dtype("<f4")
 
 
-def npy_layout(file: Path) -> Layout:
+def npy_layout(file: Path, codec: Codec) -> Layout:
     """numpy's own format, two-dimensional, in C order, either byte order."""
     with file.open("rb") as stream:
         try:
@@ -29,50 +41,53 @@ def npy_layout(file: Path) -> Layout:
         raise InputError(f"{file} holds an array of shape {shape}; expected two dimensions, a row for each vector")
     if fortran_order:
         raise InputError(f"{file} is in Fortran order; save it again with numpy.ascontiguousarray")
-    check_float(dtype, str(file))
+    check_dtype(dtype, codec, str(file))
     return _checked(file, Layout(shape[0], shape[1], dtype, offset))
 
 
-def fbin_layout(file: Path) -> Layout:
+def fbin_layout(file: Path, codec: Codec) -> Layout:
     """Two int32, the rows and the dimensions, then float32 rows (big-ann-benchmarks)."""
+    check_dtype(FLOAT32, codec, str(file))
     header = _int32s(file, 2)
     if len(header) < 2 or min(header) < 0:
         raise InputError(f"{file} is not an .fbin file: expected two counts at its start, found {header}")
-    return _checked(file, Layout(header[0], header[1], np.dtype("<f4"), 8))
+    return _checked(file, Layout(header[0], header[1], FLOAT32, 8))
 
 
-def fvecs_layout(file: Path) -> Layout:
+def fvecs_layout(file: Path, codec: Codec) -> Layout:
     """Each row an int32, the dimensions, then float32 values (corpus-texmex)."""
+    check_dtype(FLOAT32, codec, str(file))
     size = file.stat().st_size
     if size == 0:
-        return Layout(0, 0, np.dtype("<f4"), 0, prefix=1)
+        return Layout(0, 0, FLOAT32, 0, prefix=1)
     header = _int32s(file, 1)
     if len(header) < 1 or header[0] < 1:
         raise InputError(f"{file} is not an .fvecs file: expected the dimensions at its start, found {header}")
-    return _checked(file, Layout(size // (4 + 4 * header[0]), header[0], np.dtype("<f4"), 0, prefix=1))
+    return _checked(file, Layout(size // (4 + 4 * header[0]), header[0], FLOAT32, 0, prefix=1))
 
 
-def safetensors_layout(file: Path, tensor: str | None) -> Layout:
+def safetensors_layout(file: Path, tensor: str | None, codec: Codec) -> Layout:
     """The tensor named, or else the only one with two dimensions."""
     tensors = _safetensors_header(file)
     name = _choose(file, tensors, tensor)
     dtype, shape = tensors[name]["dtype"], tensors[name]["shape"]
-    if len(shape) != 2 or dtype not in SAFETENSORS_FLOATS:
+    if len(shape) != 2 or dtype not in SAFETENSORS_TYPES:
         raise InputError(
-            f"{file}: tensor {name!r} is {dtype} of shape {shape}; expected F16, F32 or F64 in two dimensions"
+            f"{file}: tensor {name!r} is {dtype} of shape {shape}; expected F16, F32, F64 or integers in two dimensions"
         )
+    check_dtype(np.dtype(SAFETENSORS_TYPES[dtype]), codec, f"{file}: tensor {name!r}")
     offset = tensors[name]["data_offsets"][0] + 8 + _header_bytes(file)
-    return _checked(file, Layout(shape[0], shape[1], np.dtype(SAFETENSORS_FLOATS[dtype]), offset), exact=False)
+    return _checked(file, Layout(shape[0], shape[1], np.dtype(SAFETENSORS_TYPES[dtype]), offset), exact=False)
 
 
 def _checked(file: Path, layout: Layout, exact: bool = True) -> Layout:
-    if layout.rows and not layout.dimensions:
+    if layout.rows and not layout.values:
         raise InputError(f"{file} has {layout.rows} rows of 0 dimensions; expected at least 1")
     expected = layout.offset + layout.rows * layout.row_bytes
     size = file.stat().st_size
     if size < expected or (exact and size > expected):
         raise InputError(
-            f"{file} has {size} bytes, but {layout.rows} rows of {layout.dimensions} dimensions take {expected}; "
+            f"{file} has {size} bytes, but {layout.rows} rows of {layout.values} dimensions take {expected}; "
             "it is truncated or damaged"
         )
     return layout

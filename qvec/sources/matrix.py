@@ -1,4 +1,4 @@
-"""Sources that are one matrix of floats, with rows that can be read directly."""
+"""Sources that are one matrix, with rows that can be read directly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvec.errors import InputError
+from qvec.codecs import FLOAT, Codec, decode_rows
+from qvec.errors import InputError, RowError
 from qvec.sources.base import Batch, Progress, Source, Vectors
 from qvec.sources.sampling import Rows, sample_rows
 
@@ -26,14 +27,8 @@ def as_vectors(values: NDArray[Any]) -> Vectors:
         return np.require(values, dtype, ["C", "A"])
 
 
-def check_float(dtype: np.dtype[Any], what: str) -> None:
-    """Refuse what is not a float of 16, 32 or 64 bits."""
-    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
-        raise InputError(f"{what} holds {dtype.name}; expected float16, float32 or float64")
-
-
 class MatrixSource(Source):
-    """A matrix (rows, dimensions) without ids, texts or metadata."""
+    """A matrix (rows, stored values) without ids, texts or metadata."""
 
     rows: int
     dimensions: int
@@ -51,6 +46,15 @@ class MatrixSource(Source):
             stop = min(first + batch_rows, self.rows)
             yield Batch(first, stop, np.arange(first, stop), None, self._read(first, stop), None, None, ())
 
+    def _decoded(self, stored: NDArray[Any], rows: Rows) -> Vectors:
+        """The vectors of the given rows. Raises RowError for one that does not fit the codec: then none may."""
+        if self.codec == FLOAT:
+            return as_vectors(stored)
+        vectors, bad = decode_rows(stored, self.codec)
+        for position, reason in sorted(bad.items()):
+            raise RowError(int(rows[position]), reason, self.name)
+        return vectors
+
     def _sample(self, size: int, seed: int, progress: Progress) -> Vectors:
         sample = sample_rows(self.rows, size, seed, lambda rows: self._take(rows, progress))
         progress(self.rows)
@@ -59,10 +63,10 @@ class MatrixSource(Source):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a file keeps its matrix: `rows` rows from byte `offset` on, each `prefix` int32 and the values."""
+    """Where a file keeps its matrix: `rows` rows from byte `offset` on, each `prefix` int32 and the `values`."""
 
     rows: int
-    dimensions: int
+    values: int
     dtype: np.dtype[Any]
     offset: int
     prefix: int = 0
@@ -70,12 +74,12 @@ class Layout:
     @property
     def row_bytes(self) -> int:
         """The bytes of one row."""
-        return 4 * self.prefix + self.dtype.itemsize * self.dimensions
+        return 4 * self.prefix + self.dtype.itemsize * self.values
 
     @property
     def row(self) -> np.dtype[Any]:
         """One row as a structured type."""
-        return np.dtype([("prefix", "<i4", (self.prefix,)), ("values", self.dtype, (self.dimensions,))])
+        return np.dtype([("prefix", "<i4", (self.prefix,)), ("values", self.dtype, (self.values,))])
 
 
 class FlatFile(MatrixSource):
@@ -85,9 +89,10 @@ class FlatFile(MatrixSource):
     them.
     """
 
-    def __init__(self, name: str, file: Path, layout: Layout) -> None:
+    def __init__(self, name: str, file: Path, layout: Layout, codec: Codec) -> None:
         super().__init__(name, str(file.resolve()), [file])
-        self.rows, self.dimensions = layout.rows, layout.dimensions
+        self.rows, self.dimensions = layout.rows, codec.dimensions_of(layout.values, str(file))
+        self.codec = codec
         self._file, self._layout = file, layout
 
     def _read(self, start: int, stop: int) -> Vectors:
@@ -117,12 +122,12 @@ class FlatFile(MatrixSource):
     def _values(self, records: NDArray[Any], rows: Rows) -> Vectors:
         if self._layout.prefix:
             self._check_prefixes(records["prefix"][:, 0], rows)
-        return as_vectors(records["values"])
+        return self._decoded(records["values"], rows)
 
     def _check_prefixes(self, dimensions: NDArray[np.int32], rows: Rows) -> None:
-        wrong = np.flatnonzero(dimensions != self.dimensions)
+        wrong = np.flatnonzero(dimensions != self._layout.values)
         if len(wrong):
             raise InputError(
                 f"{self.where(int(rows[wrong[0]]))} says it has {dimensions[wrong[0]]} dimensions, expected "
-                f"{self.dimensions}; the file is damaged, or its rows differ in length"
+                f"{self._layout.values}; the file is damaged, or its rows differ in length"
             )

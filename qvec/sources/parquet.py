@@ -36,9 +36,10 @@ class ParquetSource(Source):
         roles = schema_roles(schemas, columns)
         self.id_type = schema_id_type(schemas, roles)
         self.has_text = roles.text is not None
+        self.codec = columns.codec
         self.dimensions = self._find_dimensions(roles)
         self._readers = [
-            TableReader(roles, tuple(schema.names), self.id_type, self.dimensions, self.where)
+            TableReader(roles, tuple(schema.names), self.id_type, self.dimensions, self.codec, self.where)
             for schema in schemas.values()
         ]
 
@@ -69,7 +70,7 @@ class ParquetSource(Source):
             return None
         for file in self._files:
             for table in _tables(file, [roles.vector], 0, 64):
-                dimensions = first_dimensions(table.column(0))
+                dimensions = first_dimensions(table.column(0), self.codec)
                 if dimensions is not None:
                     return dimensions
         return None

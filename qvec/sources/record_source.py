@@ -12,6 +12,7 @@ from typing import Any
 from qvec.errors import InputError
 from qvec.sources.base import BATCH_ROWS, Batch, Columns, Source
 from qvec.sources.columns import Kind, assign_roles
+from qvec.sources.record_vectors import vector_length
 from qvec.sources.records import Record, RecordReader, id_type_of_values, kind_of_value
 from qvec.sources.text_files import Spool
 
@@ -53,20 +54,23 @@ class RecordSource(Source):
             raise InputError(f"{self._label} is not {self.format}: line {first[0].line} {first[0].fault}")
         roles = assign_roles(_kinds(rows), columns, self._label)
         self.id_type = id_type_of_values(_present(rows, roles.id)) if roles.id else None
+        self.codec = columns.codec
         self.dimensions = self._find_dimensions(rows, roles.vector)
         self.has_text = roles.text is not None
-        self._reader = RecordReader(self._label, roles, self.id_type, self.dimensions)
+        self._reader = RecordReader(self._label, roles, self.id_type, self.dimensions, self.codec)
 
     def _find_dimensions(self, rows: Sequence[Mapping[str, Any]], column: str | None) -> int | None:
         if column is None:
             return None
-        vectors = [value for value in _present(rows, column) if kind_of_value(value) == "vector"]
-        if not vectors:
+        lengths = (vector_length(value, self.codec) for value in _present(rows, column))
+        length = next(filter(None, lengths), None)
+        if length is None:
+            wanted = "list of numbers or base64 text" if self.codec.text else "list of numbers"
             raise InputError(
-                f"{self._label}: column {column!r} holds no list of numbers in the first {len(rows)} rows; "
+                f"{self._label}: column {column!r} holds no {wanted} in the first {len(rows)} rows; "
                 "name the vectors' column with --vector-column"
             )
-        return len(vectors[0])
+        return self.codec.dimensions_of(length, f"{self._label}: column {column!r}")
 
     def _batches(self, start: int, batch_rows: int) -> Iterator[Batch]:
         return iter(()) if self._reader is None else self._read(self._reader, start, batch_rows)

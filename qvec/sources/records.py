@@ -10,13 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from qvec.codecs import Codec
 from qvec.sources.base import Batch, IdType, RejectedRow
 from qvec.sources.columns import Kind, Roles
 from qvec.sources.ids import MAX_BIGINT, NO_ID, NUL
 from qvec.sources.metadata import NUL_FOUND, dump, has_nul
-from qvec.sources.vectors import NO_VECTOR
-
-NUMBERS = frozenset((float, int))
+from qvec.sources.record_vectors import NUMBERS, Fault, read_vector
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,6 @@ class Record:
         return (self.raw or dump(shown)).encode(errors="backslashreplace").decode()
 
 
-class Fault(Exception):  # noqa: N818
-    """Why a record is rejected."""
-
-
 @dataclass(frozen=True)
 class RecordReader:
     """How to read the records of one file."""
@@ -51,6 +46,7 @@ class RecordReader:
     roles: Roles
     id_type: IdType | None
     dimensions: int | None
+    codec: Codec
 
     def batch(self, records: Iterator[Record], start: int) -> Batch:
         """The batch of consecutive records, the first of them source row `start`.
@@ -91,7 +87,7 @@ class RecordReader:
         fields, roles = record.fields, self.roles
         return (
             _id(fields.get(roles.id), self.id_type) if roles.id and self.id_type else None,
-            _vector(fields.get(roles.vector), self.dimensions) if roles.vector else None,
+            read_vector(fields.get(roles.vector), self.dimensions or 0, self.codec) if roles.vector else None,
             _document(fields, roles) if roles.text else None,
             _metadata(fields, roles),
         )
@@ -128,23 +124,6 @@ def _id(value: Any, id_type: IdType) -> int | str:
     if not -MAX_BIGINT - 1 <= value <= MAX_BIGINT:
         raise Fault(f"id {value} does not fit a bigint")
     return value
-
-
-def _vector(value: Any, dimensions: int | None) -> NDArray[np.float32]:
-    if value is None:
-        raise Fault(NO_VECTOR)
-    if not isinstance(value, list):
-        raise Fault(f"has a vector that is a {type(value).__name__}, expected a list of numbers")
-    if len(value) != dimensions:
-        raise Fault(f"has {len(value)} dimensions, expected {dimensions}")
-    if not NUMBERS.issuperset(map(type, value)):
-        position, wrong = next((i, item) for i, item in enumerate(value) if type(item) not in NUMBERS)
-        raise Fault(f"has {dump(wrong)[:40]} in its vector, at position {position}, expected a number")
-    try:
-        with np.errstate(over="ignore"):  # infinities are found where vectors are checked
-            return np.array(value, np.float32)
-    except OverflowError:
-        raise Fault("has an integer in its vector that is too large for a float") from None
 
 
 def _document(fields: Mapping[str, Any], roles: Roles) -> str | None:

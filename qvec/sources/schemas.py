@@ -17,11 +17,11 @@ def schema_roles(schemas: Mapping[str, Any], columns: Columns) -> Roles:
     """Recognize the columns in the first schema and expect the same in the others; keys name the files."""
     (first, schema), *_ = schemas.items()
     roles = assign_roles(_kinds(schema), columns, first)
-    named = Columns(roles.id, roles.vector, roles.text, roles.metadata)
+    named = Columns(roles.id, roles.vector, roles.text, roles.metadata, columns.codec)
     for name, other in schemas.items():
         assign_roles(_kinds(other), named, name)
         if roles.vector is not None:
-            check_vector_type(other.field(roles.vector).type, roles.vector, name)
+            check_vector_type(other.field(roles.vector).type, columns.codec, f"{name}: column {roles.vector!r}")
         if roles.text is not None:
             _check_text_type(other.field(roles.text).type, roles.text, name)
     return replace(roles, metadata=columns.metadata)

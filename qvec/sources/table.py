@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from qvec.sources.base import Batch, IdType, RejectedRow
+from qvec.codecs import Codec
+from qvec.sources.base import Batch, IdType, RejectedRow, Vectors
 from qvec.sources.columns import Roles
 from qvec.sources.ids import find_nul, read_ids
 from qvec.sources.metadata import dump, read_metadata
@@ -28,6 +29,7 @@ class TableReader:
     names: tuple[str, ...]
     id_type: IdType | None
     dimensions: int | None
+    codec: Codec
     where: Callable[[int], str]
 
     @property
@@ -47,7 +49,7 @@ class TableReader:
         table = _decodable(table, faults)
         roles, column = self.roles, table.column
         ids = read_ids(column(roles.id), self.id_type, faults) if roles.id and self.id_type else None
-        vectors = read_vectors(column(roles.vector), self.dimensions or 0, faults) if roles.vector else None
+        vectors = self._vectors(column(roles.vector), faults) if roles.vector else None
         documents = self._documents(table, faults)
         others = [(name, column(name)) for name in roles.metadata_of(self.names)]
         metadata = read_metadata(others, faults)
@@ -59,6 +61,9 @@ class TableReader:
         vectors = None if vectors is None else vectors[good]
         rejected = tuple(self._rejected(table, start, row, faults[row]) for row in sorted(faults))
         return Batch(start, stop, start + good, ids, vectors, documents, metadata, rejected)
+
+    def _vectors(self, column: Any, faults: Faults) -> Vectors:
+        return read_vectors(column, self.dimensions or 0, faults, self.codec)
 
     def _documents(self, table: Any, faults: Faults) -> Any:
         if self.roles.text is None:

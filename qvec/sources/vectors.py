@@ -1,4 +1,4 @@
-"""Arrow columns of vectors as numpy matrices, without a copy where every row is as expected."""
+"""Arrow columns of vectors as numpy matrices, floats without a copy where every row is as expected."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from qvec.codecs import FLOAT, Codec, check_dtype, decode_rows, from_base64
 from qvec.errors import InputError
 from qvec.sources.base import Vectors
 from qvec.sources.columns import Kind
@@ -48,36 +49,81 @@ def kind_of(declared: Any) -> Kind:
     return "text" if _is_text(kind) else "scalar"
 
 
-def check_vector_type(declared: Any, column: str, source: str) -> None:
-    """Raise InputError for a type that holds no vectors, integers among them: those are codes already."""
-    if kind_of(declared) not in ("vector", "bytes"):
-        raise InputError(
-            f"{source}: column {column!r} is {declared}; expected lists of float16, float32 or float64, or binary "
-            "values of little-endian float32"
+def check_vector_type(declared: Any, codec: Codec, where: str) -> None:
+    """Raise InputError for a type that holds no vectors of the codec; as floats, integers are codes already."""
+    kind = kind_of(declared)
+    if kind == "numbers" and codec.quantized:
+        check_dtype(np.dtype(plain_type(declared).value_type.to_pandas_dtype()), codec, where)
+    elif kind != "bytes" and not (kind == "text" and codec.text) and (kind != "vector" or codec.quantized):
+        raise InputError(f"{where} is {declared}; expected {_wanted(codec)}")
+
+
+def _wanted(codec: Codec) -> str:
+    if codec == FLOAT:
+        return (
+            "lists of float16, float32 or float64, or binary values of little-endian float32; what is quantized "
+            "already is read by its encoding (--encoding)"
         )
+    lists = f"lists of {'integers' if codec.quantized else 'floats'}"
+    return f"{lists}, binary values of {codec.dtype} or their base64 for encoding {codec.name!r}"
 
 
-def first_dimensions(array: Any) -> int | None:
-    """The length of the first vector in a column; None when all are null."""
-    array = plain(array)
+def first_dimensions(array: Any, codec: Codec) -> int | None:
+    """The dimensions of the first vector in a column; None when all are null."""
+    values = _first_length(plain(array), codec.storage.itemsize)
+    return None if values is None else codec.dimensions_of(values)
+
+
+def _first_length(array: Any, itemsize: int) -> int | None:
+    """The number of values of the first vector."""
     if pa.types.is_fixed_size_list(array.type):
         return int(array.type.list_size)
     if pa.types.is_fixed_size_binary(array.type):
-        return int(array.type.byte_width) // 4
+        return int(array.type.byte_width) // itemsize
     present = array.drop_null()
+    if _is_text(array.type):
+        present = _from_base64(present, {}).drop_null()
     if not len(present):
         return None
-    return len(present[0].as_py()) // 4 if _is_binary(array.type) else len(present[0])
+    return len(present[0].as_py()) // itemsize if _is_binary(present.type) else len(present[0])
 
 
-def read_vectors(column: Any, dimensions: int, faults: Faults) -> Vectors:
+def read_vectors(column: Any, dimensions: int, faults: Faults, codec: Codec = FLOAT) -> Vectors:
     """The column as (n, dimensions). Rows that are null, ragged or hold a null go to `faults` and become zeros."""
     array = plain(column)
+    if _is_text(array.type):
+        array = _from_base64(array, faults)
+    rows = _stored_rows(array, codec.values(dimensions), faults, codec)
+    if codec == FLOAT:
+        return as_vectors(rows)
+    vectors, bad = decode_rows(rows, codec)
+    for row, reason in bad.items():
+        faults.setdefault(row, reason)
+    return vectors
+
+
+def _stored_rows(array: Any, width: int, faults: Faults, codec: Codec) -> NDArray[Any]:
+    """The stored values (n, width) of a column of lists or bytes."""
     values, starts, lengths = _flat(array)
-    _find_faults(array, values, starts, lengths, dimensions, faults)
-    if kind_of(array.type) == "vector":
-        return as_vectors(_rows(_to_numpy(values), starts, dimensions, faults))
-    return as_vectors(_rows(values, starts, 4 * dimensions, faults).view("<f4"))
+    is_list = _is_list(array.type)
+    size = width if is_list else width * codec.storage.itemsize
+    unit = "dimensions" if is_list and codec.bits != "packed" else "bytes"
+    _find_faults(array, values, starts, lengths, size, unit, faults)
+    if is_list:
+        return _rows(_to_numpy(values), starts, size, faults)
+    return _rows(values, starts, size, faults).view(codec.storage)
+
+
+def _from_base64(texts: Any, faults: Faults) -> Any:
+    """The bytes that text stands for, null where it is no base64; those rows go to `faults`."""
+    decoded: list[bytes | None] = []
+    for row, text in enumerate(texts.to_pylist()):
+        try:
+            decoded.append(None if text is None else from_base64(text))
+        except ValueError as error:
+            decoded.append(None)
+            faults.setdefault(row, f"has a vector that is not base64: {error}")
+    return pa.array(decoded, pa.large_binary())
 
 
 def _is_list(kind: Any) -> bool:
@@ -129,15 +175,15 @@ def _bytes(buffer: Any) -> NDArray[np.uint8]:
     return np.frombuffer(buffer or b"", np.uint8)
 
 
-def _find_faults(array: Any, values: Any, starts: Starts, lengths: Starts, dimensions: int, faults: Faults) -> None:
+def _find_faults(
+    array: Any, values: Any, starts: Starts, lengths: Starts, expected: int, unit: str, faults: Faults
+) -> None:
     valid = _valid(array)
     for row in np.flatnonzero(~valid).tolist():
         faults.setdefault(row, NO_VECTOR)
-    is_list = kind_of(array.type) == "vector"
-    unit, expected = ("dimensions", dimensions) if is_list else ("bytes", 4 * dimensions)
     for row in np.flatnonzero(valid & (lengths != expected)).tolist():
         faults.setdefault(row, f"has {lengths[row]} {unit}, expected {expected}")
-    if is_list and values.null_count:
+    if _is_list(array.type) and values.null_count:
         nulls = np.flatnonzero(~_valid(values))
         rows = np.searchsorted(starts, nulls, side="right") - 1
         for row, position in zip(rows.tolist(), (nulls - starts[rows]).tolist(), strict=True):
