@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from importlib.resources import files
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from qvec.errors import DatabaseError
+from qvec.errors import CollectionError, DatabaseError
+from qvec.postgres import sql_script
 from qvec.postgres.layout import PgVector
 
 OLDEST_POSTGRES = 14
@@ -33,26 +33,43 @@ def hnsw_warning(vector: PgVector) -> str | None:
     )
 
 
-def script() -> str:
-    """The one SQL script that installs the schema qvec, or brings it to this version's state."""
-    return (files("qvec") / "sql" / "qvec.sql").read_text(encoding="utf-8")
-
-
 def prepare(connection: Connection, *, install: bool) -> PgVector:
-    """Checks the server and installs what is missing. Without `install` a missing schema is an error."""
+    """Checks the server; installs what is missing and upgrades an older schema, or without `install` changes nothing.
+
+    An older schema does for reading; a missing one is then an error.
+    """
     _check_postgres(connection)
     with connection.transaction():
         if install:
             # One client at a time: two that create the same thing at once fail with errors about system catalogs.
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('qvec.install', 0))")
         vector = _find_pgvector(connection) or _create_pgvector(connection)
-        if not installed(connection):
-            if not install:
-                raise DatabaseError(
-                    "this database holds no qvec collections: load one with: qvec ingest SOURCE --collection NAME"
-                )
-            _install(connection)
+        found = installed_version(connection)
+        if found is None and not install:
+            raise DatabaseError(
+                "this database holds no qvec collections: load one with: qvec ingest SOURCE --collection NAME"
+            )
+        if install:
+            _bring_here(connection, found)
     return vector
+
+
+def uninstall(connection: Connection, *, with_collections: bool = False) -> None:
+    """Drops the schema qvec. Raises CollectionError while there are collections, unless they may go with it.
+
+    Attached tables stay, without their codes; pgvector stays.
+    """
+    if not installed(connection):
+        raise DatabaseError("the schema qvec is not installed in this database")
+    with connection.transaction():
+        _bring_here(connection, installed_version(connection))
+        found = connection.execute("SELECT name, attached FROM qvec.collections ORDER BY name").fetchall()
+        if found and not with_collections:
+            names = ", ".join(name for name, _ in found)
+            raise CollectionError(f"there are collections: {names}; drop them first, or use --with-collections")
+        for name, attached in found:
+            connection.execute("SELECT qvec.detach(%s)" if attached else "SELECT qvec.drop_collection(%s)", [name])
+        connection.execute("DROP EXTENSION qvec" if _is_extension(connection) else "DROP SCHEMA qvec CASCADE")
 
 
 def _check_postgres(connection: Connection) -> None:
@@ -103,21 +120,46 @@ def _create_pgvector(connection: Connection) -> PgVector:
 
 
 def installed(connection: Connection) -> bool:
+    """Whether the schema is there, of whatever version."""
+    return installed_version(connection) is not None
+
+
+def installed_version(connection: Connection) -> str | None:
+    """The version of the schema that is there, if one is."""
     row = connection.execute("SELECT to_regprocedure('qvec.version()') IS NOT NULL").fetchone()
-    return bool(row and row[0])
+    if not (row and row[0]):
+        return None
+    row = connection.execute("SELECT qvec.version()").fetchone()
+    assert row
+    return str(row[0])
 
 
-def _install(connection: Connection) -> None:
+def _bring_here(connection: Connection, found: str | None) -> None:
+    """Installs the schema, or upgrades the version found. One that is newer than this package is left alone."""
+    if found is None:
+        _run(connection, sql_script.full(), "create the schema qvec")
+    elif sql_script.knows(found):
+        if _is_extension(connection):
+            _run(connection, "ALTER EXTENSION qvec UPDATE", "update the extension qvec")
+        else:
+            _run(connection, sql_script.upgrade_from(found), f"upgrade the schema qvec from {found}")
+
+
+def _is_extension(connection: Connection) -> bool:
+    return connection.execute("SELECT FROM pg_extension WHERE extname = 'qvec'").fetchone() is not None
+
+
+def _run(connection: Connection, script: str, what: str) -> None:
     try:
         with connection.transaction():
-            connection.execute(script())
+            connection.execute(script.encode())
     except psycopg.errors.InsufficientPrivilege:
         user, database = connection.info.user, connection.info.dbname
         grant = sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(database), sql.Identifier(user))
-        raise DatabaseError(
-            f"user {user!r} may not create the schema qvec in database {database!r}; "
-            f"let its owner run: {grant.as_string(connection)}"
-        ) from None
+        owner = (
+            f"let its owner run: {grant.as_string(connection)}" if "create" in what else "let the schema's owner do it"
+        )
+        raise DatabaseError(f"user {user!r} may not {what} in database {database!r}; {owner}") from None
 
 
 def _dotted(version: tuple[int, ...]) -> str:

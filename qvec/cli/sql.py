@@ -1,0 +1,98 @@
+"""qvec sql"""
+
+from __future__ import annotations
+
+import click
+
+from qvec.cli.options import db_option
+from qvec.database import connect
+from qvec.errors import InputError
+from qvec.postgres import schema, sql_script
+from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.errors import explained
+
+
+@click.group()
+def sql() -> None:
+    """Install the SQL functions for applications in any language.
+
+    \b
+    Example:
+      qvec sql install --db postgresql://me@host/shop
+    """
+
+
+@sql.command()
+@db_option
+def install(url: str) -> None:
+    """Install pgvector and the schema qvec where they are missing; an older schema is upgraded.
+
+    \b
+    Example:
+      qvec sql install --db postgresql://me@host/shop
+    """
+    with _postgres(url, create=True) as database:
+        warning = database.install()
+    if warning:
+        click.echo(warning, err=True)
+    click.echo(f"schema qvec {sql_script.version()} is installed", err=True)
+
+
+@sql.command()
+@db_option
+def upgrade(url: str) -> None:
+    """Bring an older schema to this version, in one transaction.
+
+    \b
+    Example:
+      qvec sql upgrade --db postgresql://me@host/shop
+    """
+    with _postgres(url) as database, database.connect() as connection:
+        before = schema.installed_version(connection)
+        if before is None:
+            raise InputError("the schema qvec is not installed in this database; run: qvec sql install")
+        with explained(f"cannot upgrade {database.name}"):
+            schema.prepare(connection, install=True)
+        after = schema.installed_version(connection)
+    click.echo(f"schema qvec is {after}" if before == after else f"upgraded from {before} to {after}", err=True)
+
+
+@sql.command()
+@db_option
+@click.option("--with-collections", is_flag=True, help="Drop the collections too, and detach attached tables.")
+def uninstall(url: str, with_collections: bool) -> None:
+    """Drop the schema qvec; refuses while there are collections.
+
+    \b
+    Example:
+      qvec sql uninstall --db postgresql://me@host/shop
+    """
+    with (
+        _postgres(url) as database,
+        database.connect() as connection,
+        explained(f"cannot uninstall from {database.name}"),
+    ):
+        schema.uninstall(connection, with_collections=with_collections)
+    click.echo("uninstalled", err=True)
+
+
+@sql.command("print")
+@click.option("--from", "old", metavar="VERSION", help="Print what upgrades this version of the schema.")
+def print_script(old: str | None) -> None:
+    """Print the script, for psql, a driver or a migration tool.
+
+    It may be run again, and inside a transaction.
+
+    \b
+    Examples:
+      qvec sql print | psql "$DATABASE_URL"
+      qvec sql print --from 0.1.0 > migrations/0042_qvec.sql
+    """
+    click.echo(sql_script.full() if old is None else sql_script.upgrade_from(old), nl=False)
+
+
+def _postgres(url: str, *, create: bool = False) -> PostgresDatabase:
+    database = connect(url, create=create)
+    if not isinstance(database, PostgresDatabase):
+        raise InputError(f"{url} is no Postgres database; SQL needs one: postgres:DIR or postgresql://…")
+    return database

@@ -1,0 +1,221 @@
+"""Codes in SQL: the same bits as the numpy specification for every finite input, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+import specification
+from conftest import realistic, unit
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sqlside import from_bits, installed, stored, text, value
+
+import qvec
+from qvec import Calibration
+
+Connection = psycopg.Connection[Any]
+Floats = NDArray[np.float32]
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+RADII = st.floats(width=32, min_value=0, allow_infinity=False)
+
+
+@pytest.fixture(scope="module")
+def sql(new_database: Callable[..., str]) -> Iterator[Connection]:
+    with installed(new_database()) as connection:
+        yield connection
+
+
+def calibration_of(threshold: Any, radius: Any, deviation: Any = None, metric: Any = "ip", **more: Any) -> Calibration:
+    threshold = np.array(threshold, np.float32)
+    rest = np.zeros_like(threshold)
+    deviation = rest if deviation is None else deviation
+    return Calibration(threshold, np.array(radius, np.float32), deviation, rest, rest, metric, more)
+
+
+def assert_exact(sql: Connection, vector: Floats, calibration: Calibration) -> None:
+    """All planes, the binary and the ternary code are those of the specification."""
+    cosine = calibration.metric == "cosine"
+    codes = specification.codes(vector[None], calibration.threshold, calibration.radius, cosine=cosine)
+    found = sql.execute(
+        "SELECT qvec.quantize(v, id)::text, qvec.quantize(v, id, 3)::text, qvec.binary(v, id)::text,"
+        " qvec.ternary(v, id)::text FROM (SELECT %s::vector AS v, %s AS id) AS q",
+        [text(vector), stored(sql, calibration)],
+    ).fetchone()
+    assert found is not None
+    wanted = [specification.to_planes(codes, planes)[0] for planes in (8, 3, 1)] + [specification.ternary(codes)[0]]
+    for bits, expected in zip(found, wanted, strict=True):
+        assert from_bits(bits).tolist() == expected.tolist()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(FLOATS, FLOATS, RADII), min_size=1, max_size=20))
+@example([(3.4e38, -3.4e38, 0.0)])  # the difference overflows
+@example([(1e-45, 0.0, 3.4e38), (-1e-45, 0.0, 3.4e38)])  # the product underflows, and the top bit still tells
+@example([(1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0)])  # no spread
+@example([(0.0078125 * step, 0.0, 1.0) for step in range(-20, 20)])  # on the steps
+def test_every_finite_vector_has_the_codes_of_the_specification(
+    sql: Connection, numbers: list[tuple[float, float, float]]
+) -> None:
+    vector, threshold, radius = np.array(numbers, np.float32).T
+    assert_exact(sql, vector, calibration_of(threshold, radius))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=40).filter(lambda pairs: any(x for x, _ in pairs)))
+@example([(1e-45, 0.0), (1.0, 0.0), (3.0, 0.1)])  # a quotient that rounds to zero
+@example([(3.4e38, 0.0)] * 9)
+def test_normalizing_rounds_as_the_specification_does(sql: Connection, numbers: list[tuple[float, float]]) -> None:
+    vector, threshold = np.array(numbers, np.float32).T
+    prepared = value(
+        sql,
+        "SELECT qvec._prepared(%s::vector, %s)::real[]",
+        text(vector),
+        stored(sql, calibration_of(threshold, np.ones_like(threshold), metric="cosine")),
+    )
+    expected = specification.unit_rows(vector[None], len(vector))[0]
+    assert np.array(prepared, np.float32).tobytes() == expected.tobytes()
+    assert_exact(sql, vector, calibration_of(threshold, np.ones_like(threshold), metric="cosine"))
+
+
+@pytest.mark.parametrize("off", [1.9e-4, 1.99999e-4, 2.00001e-4, 2.1e-4, -1.99999e-4, -2.00001e-4])
+def test_a_norm_at_the_edge_of_the_tolerance(sql: Connection, off: float) -> None:
+    vector = (unit(realistic(1, 100))[0].astype(np.float64) * np.sqrt(1 + off)).astype(np.float32)
+    assert_exact(sql, vector, Calibration.fit(realistic(50, 100)))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("dimensions", [1, 7, 8, 9, 33, 384, 1024])
+def test_realistic_vectors(sql: Connection, dimensions: int, metric: Any) -> None:
+    vectors = realistic(60, dimensions)
+    calibration = Calibration.fit(vectors[:40], metric=metric)
+    for vector in vectors[30:]:
+        assert_exact(sql, vector, calibration)
+
+
+def test_the_fast_way_and_the_slow_one_agree(sql: Connection) -> None:
+    """Realistic vectors go the fast way; here both are asked."""
+    vectors = realistic(40, 100)
+    for metric in ("cosine", "ip"):
+        name = stored(sql, Calibration.fit(vectors, metric=metric))  # type: ignore[arg-type]
+        for vector in vectors:
+            fast, slow = sql.execute(
+                "SELECT qvec._fast_planes(x, k.threshold, k.scale, 8)::text,"
+                " qvec._exact_planes(x, k.threshold, k.scale, 8)::text"
+                " FROM qvec.calibration AS k, qvec._prepared(%s::vector, id) AS x"
+                " WHERE id = %s AND vector_norm(x) <= k.safe_norm",
+                [text(vector), name],
+            ).fetchone()  # type: ignore[misc]
+            assert fast == slow
+
+
+def test_a_vector_is_cut_to_a_matryoshka_prefix(sql: Connection) -> None:
+    vectors = realistic(60, 32)
+    calibration = Calibration.fit(vectors, dimensions=12)
+    name = stored(sql, calibration)
+    for vector in (vectors[3], vectors[3, :12]):
+        bits = value(sql, "SELECT qvec.quantize(%s::vector, %s)::text", text(vector), name)
+        assert from_bits(bits).tolist() == qvec.quantize(vector, calibration)[0].tolist()
+
+
+def test_halfvec(sql: Connection) -> None:
+    halves = realistic(3, 20).astype(np.float16)
+    calibration = Calibration.fit(realistic(50, 20))
+    name = stored(sql, calibration)
+    codes = qvec.quantize(halves, calibration)
+    wanted = (codes, qvec.quantize(halves, calibration, 1), qvec.ternary(codes, calibration))
+    for row, half in enumerate(halves):
+        found = sql.execute(
+            "SELECT qvec.quantize(v, id)::text, qvec.binary(v, id)::text, qvec.ternary(v, id)::text,"
+            " qvec.score(qvec.quantize(v, id), v, id) FROM (SELECT %s::halfvec AS v, %s AS id) AS q",
+            [text(half), name],
+        ).fetchone()
+        assert found is not None
+        for bits, expected in zip(found[:3], wanted, strict=True):
+            assert from_bits(bits).tolist() == expected[row].tolist()
+        assert found[3] == pytest.approx(
+            qvec.score(codes[row], unit(half[None].astype(np.float32)), calibration)[0, 0], abs=1e-5
+        )
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(-(2.0**100), 2.0**100, width=32),
+            st.floats(0, 2.0**100, width=32),
+            st.floats(0, 2.0**100, width=32),
+            st.integers(0, 255),
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    st.integers(1, 8),
+)
+def test_decoding_rounds_as_the_specification_does(
+    sql: Connection, numbers: list[tuple[float, float, float, int]], planes: int
+) -> None:
+    threshold, radius, deviation = np.array([row[:3] for row in numbers], np.float32).T
+    codes = np.array([[row[3] for row in numbers]], np.uint8)
+    calibration = calibration_of(threshold, radius, deviation)
+    kept = codes >> (8 - planes) << (8 - planes)
+    with np.errstate(under="ignore"):
+        expected = specification.decoded(kept, threshold, radius, deviation, planes)[0]
+    bits = "".join(f"{byte:08b}" for byte in specification.to_planes(codes, planes)[0])
+    found = value(sql, "SELECT qvec.dequantize(%s::varbit, %s)::real[]", bits, stored(sql, calibration))
+    assert np.array(found, np.float32).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("planes", [1, 2, 4, 8])
+def test_scores_are_those_of_rust(sql: Connection, planes: int) -> None:
+    vectors = unit(realistic(30, 65))
+    calibration = Calibration.fit(vectors)
+    name = stored(sql, calibration)
+    expected = qvec.score(qvec.quantize(vectors, calibration, planes), vectors[:1], calibration)[0]
+    for vector, score in zip(vectors, expected, strict=True):
+        found = value(
+            sql,
+            "SELECT qvec.score(qvec.quantize(%s::vector, %s, %s), %s::vector, %s)",
+            text(vector),
+            name,
+            planes,
+            text(vectors[0]),
+            name,
+        )
+        assert found == pytest.approx(score, abs=1e-5)
+
+
+def test_hamming_compares_the_beginning_of_longer_codes(sql: Connection) -> None:
+    assert value(sql, "SELECT qvec.hamming(B'1010', B'0110')") == 2
+    assert value(sql, "SELECT qvec.hamming(B'10101111', B'1001')") == 2
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("qvec.quantize('[1,2]', %(id)s)", "the vector has 2 dimensions, expected 3"),
+        ("qvec.quantize('[1,2,3]'::vector, 'none')", "no calibration 'none'"),
+        ("qvec.quantize('[1,2,3]'::vector, %(id)s, 9)", "planes is 9, expected 1 to 8"),
+        ("qvec.quantize('[0,0,0]'::vector, %(id)s)", "zero vector, which has no direction under cosine"),
+        ("qvec.quantize('[1,NaN,3]'::vector, %(id)s)", "NaN not allowed in vector"),
+        ("qvec.quantize('[1,Infinity,3]'::vector, %(id)s)", "infinite value not allowed in vector"),
+        ("qvec.dequantize(B'1010', %(id)s)", "the codes have 4 bits, expected 1 to 8 planes of 8"),
+        ("qvec.dequantize(B'1010', 'none')", "no calibration 'none'"),
+    ],
+)
+def test_what_cannot_be_used_is_named(sql: Connection, expression: str, message: str) -> None:
+    name = stored(sql, Calibration.fit(realistic(20, 3)))
+    expression = expression.replace("'[1,2]'", "'[1,2]'::vector")
+    with pytest.raises(psycopg.Error) as caught:
+        sql.execute(f"SELECT {expression}".encode(), {"id": name})
+    assert caught.value.diag.message_primary == message
+
+
+def test_null_gives_null(sql: Connection) -> None:
+    assert value(sql, "SELECT qvec.quantize(NULL::vector, 'none')") is None
+    assert value(sql, "SELECT qvec.ternary(NULL::halfvec, 'none')") is None
