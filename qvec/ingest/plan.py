@@ -16,6 +16,7 @@ from qvec.calibration import Calibration
 from qvec.embedding import Embedder, load_embedder
 from qvec.errors import CalibrationError, CollectionError, InputError
 from qvec.ingest.options import FitOptions, IngestOptions, Reporter
+from qvec.ingest.quantized import check_threshold, fit_for, settings_for
 from qvec.loading import Checkpoint, Loader, Starts
 from qvec.sources import Source
 from qvec.stores import Collection, Database
@@ -57,15 +58,17 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
         if calibration is None:
             calibration, embedded = fit_source(source, embedder, options.fit, model, reporter)
         _check_dimensions(calibration, options.collection, source, embedder)
+        check_threshold(calibration, source.codec, source.name)
         collection = database.create_collection(
             options.collection,
             calibration=calibration,
             id_type=source.id_type or "bigint",
             model=model,
-            **options.given_settings(),
+            **(settings_for(source.codec) | options.given_settings()),
         )
     else:
         _check_dimensions(collection.calibration, collection.name, source, embedder)
+        check_threshold(collection.calibration, source.codec, source.name)
     if options.index_metadata and database.metadata_indexes_first:
         collection.index_metadata(options.index_metadata)
     return Plan(collection, _checkpoint(loader, collection, source, options, reporter), embedder, embedded)
@@ -134,6 +137,7 @@ def fit_source(
     source: Source, embedder: Embedder | None, fit: FitOptions, model: str | None, reporter: Reporter
 ) -> tuple[Calibration, dict[int, NDArray[np.float32]]]:
     """A calibration from a uniform sample of the whole source, and what was embedded for it by source row."""
+    fit = fit_for(source.codec, fit)
     embedded: dict[int, NDArray[np.float32]] = {}
     if embedder is None:
         sample = _sample_vectors(source, fit, reporter)

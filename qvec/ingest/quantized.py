@@ -1,0 +1,40 @@
+"""What embeddings that arrive quantized ask of a new collection, so that it keeps what they have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from qvec.calibration import Calibration
+from qvec.codecs import Codec
+from qvec.errors import CalibrationError
+from qvec.ingest.options import FitOptions
+from qvec.ranges import RangeMethod
+
+
+def fit_for(codec: Codec, fit: FitOptions) -> FitOptions:
+    """The fit, its defaults those that suit the codec.
+
+    Bits have been decided at zero. Integers get the widest ranges, which clip none of them: a range then has steps no
+    wider than the integers', so that different ones get different codes.
+    """
+    default = FitOptions()
+    if codec.bits and fit.threshold == default.threshold:
+        return replace(fit, threshold=0.0)
+    if codec.quantized and not codec.bits and fit.ranges == default.ranges:
+        return replace(fit, ranges=RangeMethod("minmax"))
+    return fit
+
+
+def settings_for(codec: Codec) -> dict[str, Any]:
+    """Settings of a new collection, where none are asked for: of bits there is nothing to keep but the bits."""
+    return {"rescore": "binary"} if codec.bits else {}
+
+
+def check_threshold(calibration: Calibration, codec: Codec, name: str) -> None:
+    """Refuses bits where they would be compared with a threshold other than their own."""
+    if codec.bits and calibration.threshold.any():
+        raise CalibrationError(
+            f"{name} holds bits ({codec.name}), which were decided at 0, but calibration {calibration.id} has another "
+            "threshold; load into a new collection, without a calibration or with one fitted with --threshold zero"
+        )
