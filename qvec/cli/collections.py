@@ -53,6 +53,58 @@ def _described(collection: Collection) -> dict[str, Any]:
 
 
 @click.command()
+@click.argument("name", required=False)
+@db_option
+@json_option
+def info(name: str | None, url: str, as_json: bool) -> None:
+    """Show what collections are and what they take: rows, calibration, precision, bytes on disk and in memory.
+
+    Bytes are of the table, of the index and, where the engine tells, held in memory, each for a row.
+
+    \b
+    Examples:
+      qvec info
+      qvec info docs --db qdrant:./vectors --json
+    """
+    with open_database(url) as database:
+        wanted = [database.collection(name)] if name else database.collections()
+        found = [collection.info() for collection in wanted]
+    if as_json:
+        for one in found:
+            click.echo(json.dumps(one.as_dict()))
+    elif found:
+        rows = [[_shown(getattr(one, field)) for one in found] for field in _FIELDS]
+        sizes = [one.bytes_per_vector() for one in found]
+        rows += [[_shown(size[part]) for size in sizes] for part in ("table", "index", "ram")]
+        labels = [*(field.replace("_", " ") for field in _FIELDS), *_SIZES]
+        columns = {"": "left", **{one.name: "right" for one in found}}
+        print_table(None, columns, [[label, *row] for label, row in zip(labels, rows, strict=True)])
+    else:
+        click.echo("no collections", err=True)
+
+
+_FIELDS = (
+    "rows",
+    "dimensions",
+    "metric",
+    "id_type",
+    "rescore",
+    "prefilter",
+    "oversampling",
+    "model",
+    "calibration",
+    "index",
+)
+_SIZES = ("bytes a row: table", "bytes a row: index", "bytes a row: in memory")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
+
+
+@click.command()
 @click.argument("name")
 @db_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")

@@ -23,12 +23,13 @@ from qvec.errors import InputError
 def demo(directory: Path, url: str | None) -> None:
     """Show qvec at work on real text: the documentation of Python's standard library.
 
-    Embeds about 3,000 passages with the MiniLM model, loads them into an embedded Postgres, answers questions from
-    them, and compares float32, int8 and bits. A second run reuses the embeddings.
+    Embeds about 3,000 passages with the MiniLM model, loads them into an embedded Postgres (or the database of --db),
+    answers questions from them, and compares float32, quantized and bits. A second run reuses the embeddings.
 
     \b
     Examples:
       qvec demo
+      qvec demo --db qdrant:./demo-data
       qvec demo --db postgresql://me@localhost/test
     """
     from qvec.demo import run

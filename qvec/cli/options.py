@@ -39,6 +39,9 @@ db_option = click.option(
 collection_option = click.option("--collection", "-c", required=True, metavar="NAME", help="Name of the collection.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines on standard output.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no messages, only errors.")
+workers_option = click.option(
+    "--workers", type=click.IntRange(1, 32), default=2, show_default=True, help="Connections that load."
+)
 model_option = click.option(
     "--model",
     metavar="NAME",
@@ -71,6 +74,60 @@ def columns_of(
 ) -> Columns:
     metadata = None if metadata_columns is None else tuple(filter(None, map(str.strip, metadata_columns.split(","))))
     return Columns(id_column, vector_column, text_column, metadata)
+
+
+def settings_options(command: F) -> F:
+    """What a new collection is like; each database takes its own."""
+    for option in reversed(
+        (
+            _option(
+                "--rescore",
+                type=click.Choice(["int8", "int4", "binary", "float16", "float32", "turbo16", "turbo8"]),
+                help="Precision that is kept (default: int8 in Postgres; float16 in Qdrant, which has no int).",
+            ),
+            _option(
+                "--prefilter",
+                type=click.Choice(
+                    ["ternary", "binary", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]
+                ),
+                help="Bits that find candidates (default: ternary in Postgres, turbo1 in Qdrant).",
+            ),
+            _option(
+                "--query-encoding",
+                type=click.Choice(["scalar8bits", "scalar4bits", "binary"]),
+                help="How exactly a binary prefilter of Qdrant sees the query (default: scalar8bits).",
+            ),
+            _option("--oversampling", type=click.FloatRange(1), help="Candidates for each hit (default: 4)."),
+            _option("--shards", type=click.IntRange(1), help="Shards, in a Qdrant cluster."),
+            _option("--replication-factor", type=click.IntRange(1), help="Copies of each shard, in a Qdrant cluster."),
+            _option(
+                "--write-consistency-factor",
+                type=click.IntRange(1),
+                help="Copies that acknowledge a write, in a Qdrant cluster.",
+            ),
+            _option("--shard-key", metavar="KEY", help="Shard that the rows go to, in a Qdrant cluster."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+SETTINGS = (
+    "rescore",
+    "prefilter",
+    "query_encoding",
+    "oversampling",
+    "shards",
+    "replication_factor",
+    "write_consistency_factor",
+    "shard_key",
+)
+
+
+def settings_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the settings out of a command's options; those that were given."""
+    found = {name: options.pop(name) for name in SETTINGS}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def fit_options(command: F) -> F:

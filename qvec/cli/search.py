@@ -16,9 +16,8 @@ from qvec.cli.options import collection_option, db_option, json_option, model_op
 from qvec.embedding import load_embedder
 from qvec.errors import InputError
 from qvec.hits import Hit
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.explain import Explanation
 from qvec.sources import open_source
+from qvec.stores import Collection, Explanation
 
 _BATCH = 256
 
@@ -32,14 +31,10 @@ _BATCH = 256
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits for each query.")
 @click.option("--oversampling", type=click.FloatRange(1), help="Candidates for each hit (default: the collection's).")
 @click.option("--exact", is_flag=True, help="Rescore every row, without the index.")
-@click.option(
-    "--rescore-in",
-    type=click.Choice(["client", "sql"]),
-    default="client",
-    show_default=True,
-    help="Where codes are rescored.",
-)
-@click.option("--explain", is_flag=True, help="Show the statement, Postgres's plan and the time of each step.")
+@click.option("--filter", metavar="JSON", help='Rows to keep to, e.g. \'{"lang": "en", "year": {"$gte": 2020}}\'.')
+@click.option("--no-rescore", is_flag=True, help="Rank by the prefilter alone; scores are then not the metric.")
+@click.option("--rescore-in", type=click.Choice(["client", "sql"]), help="Where Postgres's codes are rescored.")
+@click.option("--explain", is_flag=True, help="Show what the database is asked, its plan and the time of each step.")
 @click.option("--documents/--no-documents", default=True, show_default=True, help="Return the documents.")
 @click.option("--metadata/--no-metadata", default=True, show_default=True, help="Return the metadata.")
 @json_option
@@ -51,6 +46,9 @@ def search(
     model: str | None,
     documents: bool,
     metadata: bool,
+    filter: str | None,
+    no_rescore: bool,
+    rescore_in: str | None,
     explain: bool,
     as_json: bool,
     **options: Any,
@@ -63,17 +61,23 @@ def search(
     Examples:
       qvec search "How do I read a CSV file?" --collection docs -k 5
       qvec search --vectors queries.npy --collection docs --json > hits.jsonl
+      qvec search "read a file" --collection docs --filter '{"module": {"$in": ["csv", "pathlib"]}}'
       qvec search "read a file" --collection docs --explain
     """
     if bool(questions) == bool(vectors):
         raise InputError("give either questions or --vectors FILE")
     if explain and len(questions) > 1:
         raise InputError(f"--explain takes one question, not {len(questions)}")
+    options["filter"] = None if filter is None else _filter(filter)
     with open_database(url) as database:
         found = database.collection(collection)
+        if rescore_in:
+            if database.kind != "Postgres":
+                raise InputError(f"--rescore-in is of Postgres; {database.kind} rescores by itself")
+            options["rescore_in"] = rescore_in
         queries = _vectors(vectors) if vectors else iter([_embedded(found, questions, model)])
         if not explain:
-            options["texts"] = documents or metadata
+            options |= {"texts": documents or metadata, "rescore": not no_rescore}
         number = 0
         for batch in queries:
             if explain:
@@ -83,6 +87,13 @@ def search(
                 title = questions[number] if questions else f"query {number}"
                 _print_hits(number, title, hits, documents, metadata, as_json)
                 number += 1
+
+
+def _filter(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--filter is no JSON ({error}): {text}") from None
 
 
 def _vectors(location: str) -> Iterator[NDArray[Any]]:
@@ -96,7 +107,7 @@ def _vectors(location: str) -> Iterator[NDArray[Any]]:
             yield batch.vectors
 
 
-def _embedded(collection: PostgresCollection, questions: tuple[str, ...], model: str | None) -> NDArray[np.float32]:
+def _embedded(collection: Collection, questions: tuple[str, ...], model: str | None) -> NDArray[np.float32]:
     name = model or collection.model or collection.calibration.model
     if name is None:
         raise InputError(f"collection {collection.name!r} was loaded as vectors; name the model they are from: --model")
@@ -135,8 +146,9 @@ def _print_explanation(explanation: Explanation, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(explanation)))
         return
-    click.echo(explanation.statement + ";\n")
-    click.echo("\n".join(explanation.plan) + "\n")
+    click.echo(explanation.statement + "\n")
+    if explanation.plan:
+        click.echo("\n".join(explanation.plan) + "\n")
     candidates = "all rows" if explanation.candidates is None else explanation.candidates
     click.echo(f"candidates: {candidates}, hits: {len(explanation.hits)}")
     for step, milliseconds in explanation.milliseconds.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -18,12 +18,12 @@ from qvec.hits import Hit
 from qvec.loading import OnDuplicate
 from qvec.postgres import indexing, loading, metadata_index, rows, search, statements
 from qvec.postgres.errors import explained
-from qvec.postgres.explain import Explanation, explain
+from qvec.postgres.explain import explain
 from qvec.postgres.layout import Table
 from qvec.postgres.schema import Connection
 from qvec.postgres.search import Plan, RescoreIn, Where
 from qvec.sources import Form, IdType
-from qvec.stores import Info, Progress, check_search, check_upsert
+from qvec.stores import Explanation, Info, Progress, StoredRows, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
 
 if TYPE_CHECKING:
@@ -112,6 +112,27 @@ class PostgresCollection:
         """Rows as COPY reads them, from the columns of a source's batch. Raises RowError for one that does not fit."""
         return rows.encode(
             ids, vectors, documents, metadata, calibration=self.calibration, layout=self.table.layout, form=form
+        )
+
+    @property
+    def form(self) -> Form:
+        """What the vectors of `stored_rows` are."""
+        return "prepared" if self.keeps_floats else "centred"
+
+    def stored_rows(self, start: int, rows: int) -> Iterator[StoredRows]:
+        """Its rows in the order of their ids, from the row at this position on, so many at a time."""
+        statement = statements.stored_rows(self.table, start).as_bytes(None)
+        with explained(f"cannot read collection {self.name!r}"), self._database.connection() as connection:
+            for found in search.chunks(connection, statement, {}, rows):
+                yield self._stored(found)
+
+    def _stored(self, found: list[tuple[Any, ...]]) -> StoredRows:
+        ids, vectors, documents, metadata = zip(*found, strict=True)
+        return StoredRows(
+            ids=rows.id_array(ids, self.table.layout),
+            vectors=rows.stored_vectors(vectors, self.calibration, self.table.layout),
+            documents=pa.array(documents, pa.large_string()),
+            metadata=pa.array(metadata, pa.large_string()),
         )
 
     def delete(self, ids: Sequence[int | str]) -> int:

@@ -6,32 +6,23 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvec.hits import Hit
 from qvec.postgres import search
 from qvec.postgres.schema import Connection
 from qvec.postgres.search import Plan
+from qvec.stores import Explanation
 
 _LONG_CONSTANT = re.compile(r"'[^']{80,}'")
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """`plan` is what EXPLAIN (ANALYZE, BUFFERS) prints, long constants shortened; `milliseconds` is by step."""
-
-    statement: str
-    plan: tuple[str, ...]
-    candidates: int | None
-    milliseconds: dict[str, float]
-    hits: list[Hit]
-
-
 def explain(connection: Connection, plan: Plan, query: NDArray[np.float32], prepare_ms: float) -> Explanation:
-    """Runs a search of one prepared query (d,) once to warm up, once under EXPLAIN, and once step by step."""
+    """Runs a search of one prepared query (d,) once to warm up, once under EXPLAIN, and once step by step.
+
+    The plan is what EXPLAIN (ANALYZE, BUFFERS) prints, long constants shortened.
+    """
     search.run(connection, plan, query[None])
     lines = connection.execute(b"EXPLAIN (ANALYZE, BUFFERS) " + plan.statement(), plan.parameters(query)).fetchall()
     steps: dict[str, float] = {"prepare": prepare_ms}
@@ -46,7 +37,7 @@ def explain(connection: Connection, plan: Plan, query: NDArray[np.float32], prep
         with _timed(steps, "search"):
             hits = search.run(connection, plan, query[None])[0]
     shortened = tuple(_LONG_CONSTANT.sub("'…'", line[0]) for line in lines)
-    return Explanation(plan.statement().decode(), shortened, plan.candidates, steps, hits)
+    return Explanation(plan.statement().decode() + ";", shortened, plan.candidates, steps, hits)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvec import _native
 from qvec.calibration import Calibration
-from qvec.codes import quantize, ternary
+from qvec.codes import dequantize, quantize, ternary
 from qvec.errors import InputError, RowError
 from qvec.postgres.layout import Layout
 from qvec.sources import Form
@@ -33,6 +33,15 @@ def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: Layo
     if layout.prefilter == "binary":
         return quantize(vectors, calibration, 1)
     return ternary(quantize(vectors, calibration, 4), calibration)
+
+
+def stored_vectors(values: Sequence[bytes], calibration: Calibration, layout: Layout) -> NDArray[np.float32]:
+    """Vectors (n, d) of what a table holds: its floats, sent by pgvector, or its codes decoded minus the threshold."""
+    if layout.float_type:
+        floats = np.frombuffer(b"".join(values), ">f4").reshape(len(values), -1)
+        return floats[:, 1:].astype(np.float32)  # before them stand the dimensions
+    codes = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
+    return dequantize(codes, calibration.for_form("centred"), layout.planes)
 
 
 def encode(

@@ -184,7 +184,7 @@ def _scores(plan: Plan, codes: NDArray[np.uint8], queries: NDArray[np.float32]) 
 def _scan(connection: Connection, plan: Plan, queries: NDArray[np.float32]) -> list[list[Hit]]:
     """Scores every row for all queries in one pass, holding one chunk of rows at a time."""
     best: list[list[tuple[float, Any]]] = [[] for _ in queries]
-    for rows in _chunks(connection, plan):
+    for rows in chunks(connection, plan.statement(), plan.where.parameters, _CHUNK):
         for kept, found in zip(best, best_of(plan, rows, queries), strict=True):
             kept += found
             kept.sort(key=lambda pair: -pair[0])
@@ -192,10 +192,13 @@ def _scan(connection: Connection, plan: Plan, queries: NDArray[np.float32]) -> l
     return with_texts(connection, plan, best)
 
 
-def _chunks(connection: Connection, plan: Plan) -> Iterator[list[tuple[Any, bytes]]]:
+def chunks(
+    connection: Connection, statement: bytes, parameters: Mapping[str, Any], size: int
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of a statement, so many at a time."""
     with connection.transaction(), connection.cursor("qvec_scan", binary=True) as cursor:
-        cursor.execute(plan.statement(), plan.where.parameters)
-        while rows := cursor.fetchmany(_CHUNK):
+        cursor.execute(statement, parameters)
+        while rows := cursor.fetchmany(size):
             yield rows
 
 

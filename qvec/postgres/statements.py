@@ -219,6 +219,17 @@ def holds_more_than(table: Table, rows: int) -> Composed:
     )
 
 
+def stored_rows(table: Table, start: int) -> Composed:
+    """All rows in the order of their ids, from a position on: id, codes or float4 bytes, document, metadata."""
+    vector: Composable = Identifier("codes")
+    if table.layout.float_type:
+        send = Identifier(table.vector.schema, "vector_send")
+        vector = SQL("{}(embedding::{})").format(send, table.vector_type("vector"))
+    return SQL("SELECT id, {}, document, metadata::text FROM {} ORDER BY id OFFSET {}").format(
+        vector, table.identifier, sql.Literal(start)
+    )
+
+
 def next_id(table: Table) -> Composed:
     return SQL("SELECT coalesce(max(id), -1) + 1 FROM {}").format(table.identifier)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -24,7 +27,7 @@ from qvec.qdrant.errors import explained
 from qvec.qdrant.ids import PointId, point_id, row_id, row_ids
 from qvec.qdrant.points import ID, Points
 from qvec.sources import Form, IdType
-from qvec.stores import Info, Progress, check_search, check_upsert
+from qvec.stores import Explanation, Info, Progress, StoredRows, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from qvec.loading import OnDuplicate
     from qvec.metadata_index import MetadataIndex
     from qvec.qdrant.database import QdrantDatabase
+
+
+_SKIPPED_AT_ONCE = 10_000
 
 
 class QdrantCollection:
@@ -260,6 +266,45 @@ class QdrantCollection:
         `models.Filter`. Without `rescore` hits are ranked by the quantized vectors alone, and a score is the engine's,
         not the metric. `texts` false leaves documents and metadata out.
         """
+        found = self._search(*self._prepared(query, k, oversampling, filter, exact, rescore, texts))
+        return found if np.ndim(query) == 2 else found[0]
+
+    def explain(
+        self,
+        query: ArrayLike,
+        k: int = 10,
+        oversampling: float | None = None,
+        *,
+        filter: FilterLike | None = None,
+        exact: bool = False,
+    ) -> Explanation:
+        """Searches for one query (d,) and tells what the engine was asked, and the time of each step."""
+        self._search(*self._prepared(query, k, oversampling, filter, exact))  # opens what is not open yet
+        started = time.perf_counter()
+        prepared, request = self._prepared(query, k, oversampling, filter, exact)
+        searched = time.perf_counter()
+        hits = self._search(prepared, request)[0]
+        ended = time.perf_counter()
+        asked = {**asdict(request), "filter": request.filter and request.filter.model_dump(exclude_none=True)}
+        return Explanation(
+            statement=json.dumps(asked, indent=2, default=str),
+            plan=(),
+            candidates=None if exact else math.ceil(k * request.oversampling),
+            milliseconds={"prepare": (searched - started) * 1e3, "search": (ended - searched) * 1e3},
+            hits=hits,
+        )
+
+    def _prepared(
+        self,
+        query: ArrayLike,
+        k: int,
+        oversampling: float | None,
+        filter: FilterLike | None,
+        exact: bool,
+        rescore: bool = True,
+        texts: bool = True,
+    ) -> tuple[NDArray[np.float32], Request]:
+        """Queries as they are compared, and what to ask of the engine."""
         check_search(k, oversampling)
         array = as_vectors(query, "query", self.calibration.accepted_dimensions)
         self.calibration.check(array, "query")
@@ -271,8 +316,7 @@ class QdrantCollection:
             payload=True if texts else self._foreign is None and [ID],
             filter=_native(filter),
         )
-        found = self._search(self.calibration.prepared(array), request)
-        return found if np.ndim(query) == 2 else found[0]
+        return self.calibration.prepared(array), request
 
     def _search(self, queries: NDArray[np.float32], request: Request) -> list[list[Hit]]:
         """Hits of prepared queries (m, d): the engine scores <q, x - threshold>, and <q, threshold> is added."""
@@ -291,10 +335,39 @@ class QdrantCollection:
             for batch, exponent, constant in zip(found, exponents.tolist(), constants.tolist(), strict=True)
         ]
 
-    def scroll(self, start: PointId | None, limit: int) -> tuple[list[Record], PointId | None]:
-        """Points with their vectors in the order of their ids, from one on, and where the next ones begin."""
+    @property
+    def form(self) -> Form:
+        """What the vectors of `stored_rows` are."""
+        return "centred"
+
+    def stored_rows(self, start: int, rows: int) -> Iterator[StoredRows]:
+        """Its rows in the order of their points' ids, from the row at this position on, so many at a time."""
         with self._reading():
-            return self.engine().scroll(start, limit, vectors=True)
+            following = self._skip(start)
+            while following is not None:
+                records, following = self.engine().scroll(following, rows, vectors=True)
+                if records:
+                    yield self._stored(records)
+
+    def _skip(self, rows: int) -> PointId | None:
+        """The point at this position; None past the last."""
+        following: PointId | None = 0
+        while rows and following is not None:
+            found, following = self.engine().scroll(following, min(rows, _SKIPPED_AT_ONCE), vectors=False)
+            rows -= len(found)
+        return following
+
+    def _stored(self, records: list[Record]) -> StoredRows:
+        hits = [self._hit(record.id, 0.0, record.payload) for record in records]
+        vectors = np.stack([record.vector for record in records if record.vector is not None])
+        if self.layout.signs_only:
+            vectors = vectors * self.calibration.deviation
+        return StoredRows(
+            ids=pa.array([hit.id for hit in hits], pa.int64() if self.id_type == "bigint" else pa.large_string()),
+            vectors=vectors.astype(np.float32),
+            documents=pa.array([hit.document for hit in hits], pa.large_string()),
+            metadata=metadata_array([hit.metadata for hit in hits]),
+        )
 
     def next_id(self) -> int:
         """The integer after the ids of all points that have integers, found by halving: a scroll begins anywhere."""

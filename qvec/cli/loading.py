@@ -1,0 +1,65 @@
+"""What `qvec ingest` and `qvec copy` share: a load with progress, a clean end at Ctrl-C, and a summary."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from qvec.cli.console import ConsoleReporter
+from qvec.ingest import IngestOptions, LoadStoppedError, Stop, Summary, ingest
+from qvec.sources import Source
+from qvec.stores import Database
+
+
+def load(
+    database: Database, source: Source, options: IngestOptions, reporter: ConsoleReporter, *, as_json: bool, quiet: bool
+) -> None:
+    """Loads a source and prints what that did."""
+    warning = database.install()
+    if warning:
+        reporter.say(f"Warning: {warning}")
+    with _stopping_at_ctrl_c(reporter) as stop:
+        try:
+            summary = ingest(database, source, options, reporter, stop)
+        except (LoadStoppedError, KeyboardInterrupt):
+            reporter.say("Stopped. What is loaded stays; run the same command again to go on.")
+            raise KeyboardInterrupt from None
+    if as_json:
+        click.echo(json.dumps(summary.as_dict()))
+    elif not quiet:
+        click.echo(_told(summary))
+
+
+def _told(summary: Summary) -> str:
+    table, index, ram = (summary.bytes_per_vector[part] for part in ("table", "index", "ram"))
+    taken = "" if table is None or index is None else f" of {table:,.0f} + {index:,.0f} bytes (table + index)"
+    held = "" if ram is None else f", {ram:,.0f} of them in memory"
+    rejected = f", {summary.rejected:,} rejected" if summary.rejected else ""
+    return (
+        f"{summary.rows:,} rows in {summary.seconds:.1f} s ({summary.rows_per_second:,.0f} rows/s){rejected}; "
+        f"collection {summary.collection!r} has {summary.total_rows:,} rows{taken}{held}"
+    )
+
+
+@contextmanager
+def _stopping_at_ctrl_c(reporter: ConsoleReporter) -> Iterator[Stop]:
+    """The first Ctrl-C of a load ends it after the batch in hand; a second one, or one elsewhere, at once."""
+    stop = Stop()
+
+    def handle(_signal: int, _frame: Any) -> None:
+        if stop.is_set() or "loading" not in reporter.active:
+            raise KeyboardInterrupt
+        stop.set()
+        reporter.say("Stopping after the batch in hand (Ctrl-C again: at once).")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
