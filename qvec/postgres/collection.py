@@ -22,7 +22,6 @@ from qvec.postgres.explain import explain
 from qvec.postgres.layout import Table
 from qvec.postgres.schema import Connection
 from qvec.postgres.search import Plan, RescoreIn, Where
-from qvec.sources import Form, IdType
 from qvec.stores import Explanation, Info, Progress, StoredRows, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from qvec.filters import FilterLike
     from qvec.metadata_index import MetadataIndex
     from qvec.postgres.database import PostgresDatabase
+    from qvec.sources import Form, IdType
 
 T = TypeVar("T")
 

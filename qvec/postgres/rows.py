@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,9 @@ from qvec.calibration import Calibration
 from qvec.codes import dequantize, quantize, ternary
 from qvec.errors import InputError, RowError
 from qvec.postgres.layout import Layout
-from qvec.sources import Form
+
+if TYPE_CHECKING:
+    from qvec.sources import Form
 
 HEADER: bytes = _native.COPY_HEADER
 TRAILER: bytes = _native.COPY_TRAILER

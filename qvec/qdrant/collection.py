@@ -26,7 +26,6 @@ from qvec.qdrant.engine import Engine, Record, Request
 from qvec.qdrant.errors import explained
 from qvec.qdrant.ids import PointId, point_id, row_id, row_ids
 from qvec.qdrant.points import ID, Points
-from qvec.sources import Form, IdType
 from qvec.stores import Explanation, Info, Progress, StoredRows, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from qvec.loading import OnDuplicate
     from qvec.metadata_index import MetadataIndex
     from qvec.qdrant.database import QdrantDatabase
+    from qvec.sources import Form, IdType
 
 
 _SKIPPED_AT_ONCE = 10_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,9 @@ from qvec.hits import Hit
 from qvec.qdrant.ids import PointId, is_kept, point_id, row_id
 from qvec.qdrant.layout import Layout
 from qvec.qdrant.payloads import parsed
-from qvec.sources import Form
+
+if TYPE_CHECKING:
+    from qvec.sources import Form
 
 Payload = dict[str, Any]
 
