@@ -1,0 +1,130 @@
+"""The databases that the contract is held against, and what a test has to know of each."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from psycopg import sql
+from qdrant_client import models
+from qdrant_wire import WireServer
+
+import qvec
+from qvec import Calibration, CollectionError
+from qvec.stores import Collection, Database
+
+Floats = NDArray[np.float32]
+
+VARIABLES = {"postgres-server": "QVEC_TEST_POSTGRES_URL", "qdrant-server": "QVEC_TEST_QDRANT_URL"}
+"""Where a real server's URL comes from."""
+STORES = ["postgres", "qdrant", "qdrant-wire", *(kind for kind in VARIABLES if os.environ.get(VARIABLES[kind]))]
+"""Those that are here."""
+
+
+@dataclass
+class Store:
+    """A database that is open, and others like it."""
+
+    kind: str
+    url: str
+    database: Database
+    elsewhere: Callable[[Path], str]
+    """The URL of a database that this process has not opened, so that another one can; itself, if it is a server."""
+    created: set[str] = field(default_factory=set)
+
+    @property
+    def is_postgres(self) -> bool:
+        return self.kind.startswith("postgres")
+
+    @property
+    def holds_nul(self) -> bool:
+        """Whether texts may contain NUL: Postgres's cannot."""
+        return not self.is_postgres
+
+    @property
+    def opens_again(self) -> bool:
+        """Whether a closed database opens by itself when it is used."""
+        return self.is_postgres
+
+    @property
+    def serves_one_process(self) -> bool:
+        return self.kind == "qdrant"
+
+    def new_name(self) -> str:
+        """A collection name that is nowhere yet, and is dropped in the end."""
+        name = f"qvec_test_{uuid.uuid4().hex[:12]}"
+        self.created.add(name)
+        return name
+
+    def create(self, calibration: Calibration, **settings: Any) -> Collection:
+        return self.database.create_collection(self.new_name(), calibration=calibration, **settings)
+
+    def clean_up(self) -> None:
+        for name in self.created:
+            with suppress(CollectionError):
+                self.database.drop_collection(name)
+
+    def native_filter(self, name: str, value: str) -> Any:
+        """The filter {name: value} as the database's own client writes it."""
+        if self.is_postgres:
+            return sql.SQL("metadata->>{} = {}").format(sql.Literal(name), sql.Literal(value))
+        condition = models.FieldCondition(key=f"metadata.{name}", match=models.MatchValue(value=value))
+        return models.Filter(must=[condition])
+
+    def scores(self, queries: Floats, vectors: Floats, calibration: Calibration, rescore: str) -> NDArray[np.float64]:
+        """Scores (m, n) that a search of prepared queries and vectors has to give, to float32's precision.
+
+        Postgres keeps x, Qdrant x - threshold; both round the query as well. Signs alone stand for threshold ±
+        deviation, and there Postgres takes the query as it is.
+        """
+        threshold = calibration.threshold.astype(np.float64)
+        if rescore == "binary":
+            signs = np.where(vectors > calibration.threshold, 1.0, -1.0)
+            weighted = (queries * calibration.deviation).astype(np.float32)
+            seen = weighted.astype(np.float64) if self.is_postgres else _rounded(weighted, "float16")
+            return np.asarray(queries @ threshold)[:, None] + seen @ signs.T
+        if self.is_postgres:
+            return queries.astype(rescore).astype(np.float64) @ vectors.astype(rescore).astype(np.float64).T
+        centred = (vectors - calibration.threshold).astype(rescore).astype(np.float64)
+        return np.asarray(queries @ threshold)[:, None] + _rounded(queries, rescore) @ centred.T
+
+
+def _rounded(queries: Floats, datatype: str) -> NDArray[np.float64]:
+    """Queries in the precision of the stored vectors, at the scale where their largest component is about 1."""
+    _, exponents = np.frexp(np.abs(queries).max(axis=1, keepdims=True))
+    return np.ldexp(np.ldexp(queries, -exponents).astype(datatype).astype(np.float64), exponents)
+
+
+@contextmanager
+def opened(kind: str, directory: Path, new_database: Callable[[], str]) -> Iterator[Store]:
+    """A store of a kind; what was created in it is dropped in the end. Skips where its server is not named."""
+    if kind in VARIABLES:
+        url = os.environ.get(VARIABLES[kind], "")
+        if not url:
+            pytest.skip(f"{VARIABLES[kind]} is not set")
+        yield from _cleaned(kind, url, lambda _: url)
+    elif kind == "postgres":
+        yield from _cleaned(kind, new_database(), lambda _: new_database())
+    elif kind == "qdrant":
+        yield from _cleaned(kind, f"qdrant:{directory / 'qdrant'}", lambda other: f"qdrant:{other / 'qdrant'}")
+    else:
+        with WireServer(directory) as server:
+            url = f"qdrant://127.0.0.1:{server.port}"
+            yield from _cleaned(kind, url, lambda _: url)
+
+
+def _cleaned(kind: str, url: str, elsewhere: Callable[[Path], str]) -> Iterator[Store]:
+    with qvec.connect(url) as database:
+        store = Store(kind, url, database, elsewhere)
+        try:
+            yield store
+        finally:
+            store.clean_up()
