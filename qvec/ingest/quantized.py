@@ -15,8 +15,8 @@ from qvec.ranges import RangeMethod
 def fit_for(codec: Codec, fit: FitOptions) -> FitOptions:
     """The fit, its defaults those that suit the codec.
 
-    Bits have been decided at zero. Integers get the widest ranges, which clip none of them: a range then has steps no
-    wider than the integers', so that different ones get different codes.
+    Bits have been decided at zero. Integers get ranges that clip none of them: unless those span more than 8 bits, their
+    steps are no wider than the integers' own, and different integers of a row have different codes.
     """
     default = FitOptions()
     if codec.bits and fit.threshold == default.threshold:

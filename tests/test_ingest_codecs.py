@@ -1,0 +1,183 @@
+"""Quantized embeddings from file to hits, in both databases: they keep what they have and meet float queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Vectors, realistic, unit
+from loading import codes_by_id
+from numpy.typing import NDArray
+
+import qvec
+from qvec import Calibration
+from qvec.codecs import PRESETS, preset
+from qvec.errors import CalibrationError, InputError
+from qvec.ingest import FitOptions, IngestOptions, Summary, ingest
+from qvec.ingest.quantized import fit_for, settings_for
+from qvec.ranges import RangeMethod
+from qvec.sources import Columns, open_source
+
+ROWS, DIMENSIONS, K = 2000, 128, 10
+FLOATS = unit(realistic(ROWS, DIMENSIONS))
+QUERIES = unit(realistic(60, DIMENSIONS, seed=1))
+SIGNS = np.where(FLOATS > 0, 1, -1).astype(np.int8)
+NEAREST = np.argsort(-(QUERIES @ FLOATS.T), axis=1)[:, :K]
+
+STORED: dict[str, NDArray[Any]] = {
+    "ubinary": np.packbits(SIGNS > 0, axis=1),
+    "binary": (np.packbits(SIGNS > 0, axis=1).astype(np.int16) - 128).astype(np.int8),
+    "ubinary-lsb": np.packbits(SIGNS > 0, axis=1, bitorder="little"),
+    "sign": SIGNS,
+    "int8": np.clip(np.round(FLOATS * 127 / np.abs(FLOATS).max()), -127, 127).astype(np.int8),
+}
+BITS = [name for name in STORED if PRESETS[name].bits]
+
+
+@pytest.fixture(params=["postgres", "qdrant"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, new_database: Callable[[], str]) -> Iterator[Any]:
+    url = new_database() if request.param == "postgres" else f"qdrant:{tmp_path / 'qdrant'}"
+    with qvec.connect(url) as opened:
+        opened.install()
+        yield opened
+
+
+def load(database: Any, folder: Path, name: str, stored: NDArray[Any] | None = None, **options: Any) -> Summary:
+    """Loads an array in an encoding into the collection of its name."""
+    np.save(folder / f"{name}.npy", STORED[name] if stored is None else stored)
+    with open_source(folder / f"{name}.npy", columns=Columns(codec=preset(name))) as source:
+        return ingest(database, source, IngestOptions(**({"collection": name} | options)))
+
+
+def found(collection: Any, queries: Vectors = QUERIES, **options: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The ids and scores of the hits, (queries, K) each."""
+    hits = collection.search(queries, k=K, **options)
+    ids, scores = ([[getattr(hit, field) for hit in each] for each in hits] for field in ("id", "score"))
+    return np.array(ids), np.array(scores)
+
+
+def recall(ids: NDArray[Any]) -> float:
+    return float(np.mean([len(set(a) & set(b)) / K for a, b in zip(ids.tolist(), NEAREST.tolist(), strict=True)]))
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_bits_are_kept_as_bits_and_searched_with_floats(database: Any, tmp_path: Path, name: str) -> None:
+    assert load(database, tmp_path, name).total_rows == ROWS
+    collection = database.collection(name)
+    assert collection.settings["rescore"] == collection.settings["prefilter"] == "binary"
+    assert not collection.calibration.threshold.any()
+    ids, scores = found(collection, exact=True)
+    expected = QUERIES @ SIGNS.T / np.sqrt(DIMENSIONS)  # cosines of float queries with signs
+    best = -np.sort(-expected, axis=1)[:, :K]
+    assert np.abs(scores - best).max() < 1e-4
+    assert np.abs(np.take_along_axis(expected, ids, axis=1) - best).max() < 1e-4
+
+
+def test_asymmetric_search_of_bits_beats_hamming(database: Any, tmp_path: Path) -> None:
+    load(database, tmp_path, "ubinary")
+    distances = (DIMENSIONS - np.where(QUERIES > 0, 1, -1) @ SIGNS.T) // 2
+    symmetric = recall(np.argsort(distances, axis=1, kind="stable")[:, :K])
+    asymmetric = recall(found(database.collection("ubinary"))[0])
+    assert asymmetric > symmetric + 0.03
+
+
+def test_both_databases_score_alike(tmp_path: Path, new_database: Callable[[], str]) -> None:
+    with qvec.connect(new_database()) as postgres, qvec.connect(f"qdrant:{tmp_path / 'qdrant'}") as qdrant:
+        for database in (postgres, qdrant):
+            database.install()
+            load(database, tmp_path, "ubinary")
+        collections = postgres.collection("ubinary"), qdrant.collection("ubinary")
+        assert collections[0].calibration == collections[1].calibration
+        scores = [found(collection, exact=True)[1] for collection in collections]
+    assert np.abs(scores[0] - scores[1]).max() < 1e-4
+
+
+def test_packed_and_unpacked_bits_are_the_same_rows(tmp_path: Path, url: str) -> None:
+    with qvec.connect(url) as database:
+        database.install()
+        for name in BITS:
+            load(database, tmp_path, name)
+        for name in BITS:
+            assert codes_by_id(database, name) == {row: bits.tobytes() for row, bits in enumerate(STORED["ubinary"])}
+
+
+def test_one_collection_takes_bits_in_several_encodings(database: Any, tmp_path: Path) -> None:
+    load(database, tmp_path, "ubinary", STORED["ubinary"][:1000], collection="docs")
+    load(database, tmp_path, "sign", STORED["sign"][1000:], collection="docs", id_start="auto")
+    ids, _ = found(database.collection("docs"), np.asarray(SIGNS[[3, 1500]], np.float32))
+    assert ids[:, 0].tolist() == [3, 1500]
+
+
+def test_asking_otherwise_is_obeyed(database: Any, tmp_path: Path) -> None:
+    load(database, tmp_path, "ubinary", rescore="float32")
+    collection = database.collection("ubinary")
+    assert collection.settings["rescore"] == "float32"
+    _, scores = found(collection, np.asarray(SIGNS[:3], np.float32))
+    assert np.allclose(scores[:, 0], 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+def test_int8_codes_tell_the_integers(tmp_path: Path, url: str, metric: Any) -> None:
+    """Every integer has a code of its own: the decoded value is nearest to it, up to the row's length by cosine."""
+    given = STORED["int8"].astype(np.float32)
+    with qvec.connect(url) as database:
+        database.install()
+        load(database, tmp_path, "int8", fit=FitOptions(metric=metric))
+        calibration = database.collection("int8").calibration
+        codes = codes_by_id(database, "int8")
+    assert calibration.description["method"]["name"] == "minmax"
+    decoded = qvec.dequantize(np.stack([np.frombuffer(codes[row], np.uint8) for row in range(ROWS)]), calibration)
+    lengths = np.linalg.norm(given, axis=1, keepdims=True) if metric == "cosine" else 1
+    assert np.array_equal(np.round(decoded * lengths), given)
+
+
+def test_int8_finds_what_its_integers_find(database: Any, tmp_path: Path) -> None:
+    load(database, tmp_path, "int8")
+    ids, scores = found(database.collection("int8"), exact=True)
+    expected = QUERIES @ unit(STORED["int8"].astype(np.float32)).T
+    assert np.abs(np.take_along_axis(expected, ids, axis=1) - scores).max() < 0.005
+    assert recall(ids) > 0.97
+
+
+# Wrong uses.
+
+
+def test_bits_and_another_threshold_do_not_go_together(database: Any, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"ubinary\.npy holds bits \(ubinary\), which were decided at 0, but"):
+        load(database, tmp_path, "ubinary", calibration=Calibration.fit(FLOATS))
+    assert not database.has_collection("ubinary")
+    database.create_collection("docs", calibration=Calibration.fit(FLOATS))
+    with pytest.raises(CalibrationError, match="fitted with --threshold zero"):
+        load(database, tmp_path, "ubinary", collection="docs")
+
+
+def test_bits_go_where_floats_were_cut_at_zero(tmp_path: Path, url: str) -> None:
+    with qvec.connect(url) as database:
+        database.install()
+        load(database, tmp_path, "ubinary", calibration=Calibration.fit(FLOATS, threshold=0))
+        assert codes_by_id(database, "ubinary") == {row: bits.tobytes() for row, bits in enumerate(STORED["ubinary"])}
+
+
+def test_packed_bits_of_another_number_of_dimensions_are_refused(database: Any, tmp_path: Path) -> None:
+    load(database, tmp_path, "ubinary", collection="docs")
+    with pytest.raises(InputError, match=f"has {8 * DIMENSIONS} dimensions, but collection 'docs' takes {DIMENSIONS}"):
+        load(database, tmp_path, "ubinary", np.zeros((5, DIMENSIONS), np.uint8), collection="docs", id_start="auto")
+
+
+# What new collections begin with.
+
+
+def test_defaults_by_encoding() -> None:
+    for name, codec in PRESETS.items():
+        fit = fit_for(codec, FitOptions())
+        assert fit.threshold == (0 if name in BITS else 0.5)
+        assert fit.ranges.name == ("minmax" if name in ("int8", "uint8") else "quantile")
+        assert settings_for(codec) == ({"rescore": "binary"} if name in BITS else {})
+
+
+def test_what_is_asked_for_stays() -> None:
+    asked = FitOptions(threshold=1, ranges=RangeMethod("rolling"))
+    assert all(fit_for(codec, asked) == asked for codec in PRESETS.values())
