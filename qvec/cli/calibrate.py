@@ -38,6 +38,7 @@ def calibrate(
     vector_column: str | None,
     text_column: str | None,
     metadata_columns: str | None,
+    encoding: str,
     as_json: bool,
     quiet: bool,
     **fit: Any,
@@ -59,7 +60,7 @@ def calibrate(
         )
     else:
         assert source is not None
-        columns = columns_of(id_column, vector_column, text_column, metadata_columns)
+        columns = columns_of(id_column, vector_column, text_column, metadata_columns, encoding)
         with ConsoleReporter(quiet=quiet) as reporter, open_source(source, format=format, columns=columns) as opened:
             calibration, _ = fit_source(opened, load_embedder_for(opened, model), options, model, reporter)
     calibration.save(output)

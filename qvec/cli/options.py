@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from qvec.codecs import FLOAT, PRESETS, preset
 from qvec.database import DEFAULT_URL, connect
 from qvec.embedding import lasting_name
 from qvec.errors import InputError
@@ -50,6 +51,14 @@ model_option = click.option(
 )
 
 
+encoding_option = _option(
+    "--encoding",
+    type=click.Choice(list(PRESETS)),
+    default=FLOAT.name,
+    help="How vectors are stored: int8, uint8, bits packed in bytes (ubinary, binary), signs, base64 …",
+)
+
+
 def source_options(command: F) -> F:
     """What tells how to read a source."""
     for option in reversed(
@@ -63,6 +72,7 @@ def source_options(command: F) -> F:
                 metavar="NAMES",
                 help="Columns kept as metadata, with commas between; '' for none (default: all others).",
             ),
+            encoding_option,
         )
     ):
         command = option(command)
@@ -70,10 +80,14 @@ def source_options(command: F) -> F:
 
 
 def columns_of(
-    id_column: str | None, vector_column: str | None, text_column: str | None, metadata_columns: str | None
+    id_column: str | None,
+    vector_column: str | None,
+    text_column: str | None,
+    metadata_columns: str | None,
+    encoding: str,
 ) -> Columns:
     metadata = None if metadata_columns is None else tuple(filter(None, map(str.strip, metadata_columns.split(","))))
-    return Columns(id_column, vector_column, text_column, metadata)
+    return Columns(id_column, vector_column, text_column, metadata, preset(encoding))
 
 
 def settings_options(command: F) -> F:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.cli.console import one_line, print_table
-from qvec.cli.options import collection_option, db_option, json_option, model_option, open_database
+from qvec.cli.options import collection_option, db_option, encoding_option, json_option, model_option, open_database
+from qvec.codecs import preset
 from qvec.embedding import load_embedder
 from qvec.errors import InputError
 from qvec.hits import Hit
-from qvec.sources import open_source
+from qvec.sources import Columns, open_source
 from qvec.stores import Collection, Explanation
 
 _BATCH = 256
@@ -27,6 +28,7 @@ _BATCH = 256
 @db_option
 @collection_option
 @click.option("--vectors", metavar="FILE", help="Queries as vectors, in any format that `qvec ingest` reads.")
+@encoding_option
 @model_option
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits for each query.")
 @click.option("--oversampling", type=click.FloatRange(1), help="Candidates for each hit (default: the collection's).")
@@ -43,6 +45,7 @@ def search(
     url: str,
     collection: str,
     vectors: str | None,
+    encoding: str,
     model: str | None,
     documents: bool,
     metadata: bool,
@@ -75,7 +78,7 @@ def search(
             if database.kind != "Postgres":
                 raise InputError(f"--rescore-in is of Postgres; {database.kind} rescores by itself")
             options["rescore_in"] = rescore_in
-        queries = _vectors(vectors) if vectors else iter([_embedded(found, questions, model)])
+        queries = _vectors(vectors, encoding) if vectors else iter([_embedded(found, questions, model)])
         if not explain:
             options |= {"texts": documents or metadata, "rescore": not no_rescore}
         number = 0
@@ -96,8 +99,8 @@ def _filter(text: str) -> Any:
         raise InputError(f"--filter is no JSON ({error}): {text}") from None
 
 
-def _vectors(location: str) -> Iterator[NDArray[Any]]:
-    with open_source(location) as source:
+def _vectors(location: str, encoding: str) -> Iterator[NDArray[Any]]:
+    with open_source(location, columns=Columns(codec=preset(encoding))) as source:
         if source.dimensions is None:
             raise InputError(f"{location} has no vectors")
         for batch in source.batches(batch_rows=_BATCH):

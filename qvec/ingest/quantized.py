@@ -15,7 +15,7 @@ from qvec.ranges import RangeMethod
 def fit_for(codec: Codec, fit: FitOptions) -> FitOptions:
     """The fit, its defaults those that suit the codec.
 
-    Bits have been decided at zero. Integers get ranges that clip none of them: unless those span more than 8 bits, their
+    Bits have been decided at zero. Integers get ranges that clip none of them: unless they span more than 8 bits, the
     steps are no wider than the integers' own, and different integers of a row have different codes.
     """
     default = FitOptions()
