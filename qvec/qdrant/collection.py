@@ -24,7 +24,7 @@ from qvec.qdrant import filters, points
 from qvec.qdrant.description import Description, Foreign
 from qvec.qdrant.engine import Engine, Record, Request
 from qvec.qdrant.errors import explained
-from qvec.qdrant.ids import PointId, point_id, row_id, row_ids
+from qvec.qdrant.ids import PointId, foreign_point_id, point_id, row_id, row_ids
 from qvec.qdrant.points import ID, Points
 from qvec.stores import Explanation, Info, Progress, StoredRows, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
@@ -154,7 +154,7 @@ class QdrantCollection:
     def delete(self, ids: Sequence[int | str]) -> int:
         """Deletes the rows with these ids; returns how many there were."""
         self._check_writable()
-        wanted = self._point_ids(ids)
+        wanted = [point_id(id) for id in row_ids(list(ids), self.id_type)]
         with self._explained(f"cannot delete from collection {self.name!r}"):
             there = self.engine().retrieve(wanted, payload=False)
             self.engine().delete(wanted)
@@ -164,17 +164,19 @@ class QdrantCollection:
     def get(self, ids: Sequence[int | str]) -> list[Hit | None]:
         """The rows with these ids, in their order, None for each that is missing; their score is NaN."""
         wanted = self._point_ids(ids)
+        possible = [id for id in wanted if id is not None]
         with self._reading():
-            records = {_plain(record.id): record for record in self.engine().retrieve(wanted, payload=True)}
-        found = (records.get(id) for id in wanted)
+            records = {_plain(record.id): record for record in self.engine().retrieve(possible, payload=True)}
+        found = (id is not None and records.get(id) for id in wanted)
         return [self._hit(record.id, float("nan"), record.payload) if record else None for record in found]
 
     def _hit(self, point: Any, score: float, payload: points.Payload | None) -> Hit:
         return (points.hit if self._foreign is None else points.foreign_hit)(point, score, payload)
 
-    def _point_ids(self, ids: Sequence[int | str]) -> list[PointId]:
+    def _point_ids(self, ids: Sequence[int | str]) -> Sequence[PointId | None]:
+        """The points' ids; None for one that no point of another's making can have."""
         if self._foreign is not None:
-            return [id if isinstance(id, int) else str(id) for id in ids]
+            return [foreign_point_id(id) for id in ids]
         return [point_id(id) for id in row_ids(list(ids), self.id_type)]
 
     def count(self) -> int:
@@ -211,6 +213,7 @@ class QdrantCollection:
 
     def build_index(self, progress: Progress = lambda *_: None) -> None:
         """Has the engine index all points, and waits for it."""
+        self._check_writable()
         with self._explained(f"cannot build the index of collection {self.name!r}"):
             self.engine().build_index(progress)
 
@@ -259,12 +262,13 @@ class QdrantCollection:
         """The k rows nearest to a query (d,), best first, or a list of them for each query of (m, d).
 
         The engine finds k × `oversampling` candidates (the collection's own when not given) by its quantized vectors
-        and rescores them on the stored ones; `exact` scores every row instead. Scores are the true metric to the
+        and rescores them on the stored ones; `exact` scores every stored one instead. Scores are the true metric to the
         precision that is stored: the engine rounds the query to it as well.
 
         `filter` keeps to rows whose metadata passes, in the language of `qvec.filters` or as Qdrant's own
-        `models.Filter`. Without `rescore` hits are ranked by the quantized vectors alone, and a score is the engine's,
-        not the metric. `texts` false leaves documents and metadata out.
+        `models.Filter`. Without `rescore` hits are ranked by the quantized vectors alone: by turbo codes a score is a
+        rough estimate of the metric, by binary ones the engine's count of equal bits less that of different ones.
+        `texts` false leaves documents and metadata out.
         """
         found = self._search(*self._prepared(query, k, oversampling, filter, exact, rescore, texts))
         return found if np.ndim(query) == 2 else found[0]
@@ -312,7 +316,7 @@ class QdrantCollection:
             limit=k,
             oversampling=self.oversampling if oversampling is None else oversampling,
             exact=exact,
-            rescore=rescore,
+            rescore=rescore or exact,
             payload=True if texts else self._foreign is None and [ID],
             filter=_native(filter),
         )
@@ -327,13 +331,19 @@ class QdrantCollection:
         sent = np.ldexp(weighted, -exponents[:, None])
         with self._reading():
             found = self.engine().search(sent, request)
-        if not request.rescore:
-            return [[self._hit(point.id, point.score, point.payload) for point in batch] for batch in found]
-        constants = queries @ self._threshold
+        hit = points.hit if self._foreign is None else points.foreign_hit
+        if not self._scores_metric(request):
+            return [[hit(point.id, point.score, point.payload) for point in batch] for batch in found]
+        scales = np.ldexp(1.0, exponents).tolist()
+        constants = (queries @ self._threshold).tolist()
         return [
-            [self._hit(point.id, math.ldexp(point.score, exponent) + constant, point.payload) for point in batch]
-            for batch, exponent, constant in zip(found, exponents.tolist(), constants.tolist(), strict=True)
+            [hit(point.id, point.score * scale + constant, point.payload) for point in batch]
+            for batch, scale, constant in zip(found, scales, constants, strict=True)
         ]
+
+    def _scores_metric(self, request: Request) -> bool:
+        """Whether the engine estimates <q, x - threshold>, as its turbo codes do too, or counts equal bits."""
+        return request.rescore or (self._foreign is None and self.layout.prefilter.startswith("turbo"))
 
     @property
     def form(self) -> Form:

@@ -15,7 +15,7 @@ from qvec.errors import DatabaseError
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import metadata_index
 from qvec.qdrant.edge_filters import convert
-from qvec.qdrant.engine import Found, IndexState, Record, Request, Sizes
+from qvec.qdrant.engine import IndexState, Record, Request, Sizes
 from qvec.qdrant.ids import PointId
 from qvec.qdrant.layout import Layout
 from qvec.qdrant.points import Points
@@ -114,7 +114,7 @@ class EdgeEngine:
             found = self._shard.retrieve(list(ids), with_payload=payload, with_vector=False)
         return [Record(record.id, record.payload, None) for record in found]
 
-    def search(self, queries: NDArray[np.float32], request: Request) -> list[list[Found]]:
+    def search(self, queries: NDArray[np.float32], request: Request) -> list[list[edge.ScoredPoint]]:
         filter = None if request.filter is None else convert(request.filter)
         params = edge.SearchParams(
             exact=request.exact,
@@ -128,7 +128,7 @@ class EdgeEngine:
 
     def _search(
         self, query: NDArray[np.float32], request: Request, filter: edge.Filter | None, params: edge.SearchParams
-    ) -> list[Found]:
+    ) -> list[edge.ScoredPoint]:
         wanted = edge.QueryRequest(
             request.limit,
             query=edge.Query.Nearest(memoryview(query)),  # type: ignore[arg-type]
@@ -137,8 +137,7 @@ class EdgeEngine:
             with_payload=request.payload,
         )
         with _explained():
-            found = self._shard.query(wanted)
-        return [Found(point.id, point.score, point.payload) for point in found]
+            return self._shard.query(wanted)
 
     def scroll(self, start: PointId | None, limit: int, *, vectors: bool) -> tuple[list[Record], PointId | None]:
         request = edge.ScrollRequest(offset=start, limit=limit, with_payload=True, with_vector=vectors)
@@ -164,10 +163,10 @@ class EdgeEngine:
             info = self._shard.info()
         unindexed = info.points_count - info.indexed_vectors_count
         kilobytes = unindexed * self._stored_bytes() / 1024
-        return "none" if kilobytes > _INDEXING_THRESHOLD_KB else "built"
+        return "none" if kilobytes >= _INDEXING_THRESHOLD_KB else "built"
 
     def _stored_bytes(self) -> int:
-        return self._layout.dimensions * (4 if self._layout.rescore == "float32" else 2)
+        return self._layout.dimensions * {"float32": 4, "turbo8": 1}.get(self._layout.rescore, 2)
 
     def build_index(self, progress: Progress) -> None:
         """Runs the engine's optimizers to their end. They tell nothing on the way and hold the interpreter's lock."""

@@ -29,6 +29,16 @@ def point_id(id: int | str) -> PointId:
     return id if _UUID.fullmatch(id) else str(uuid5(_NAMESPACE, id))
 
 
+def foreign_point_id(id: int | str) -> PointId | None:
+    """The id of a point that qvec did not make; None for what is no point's id."""
+    if isinstance(id, int):
+        return id if 0 <= id < 2**64 else None
+    try:
+        return str(UUID(id))
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
 def is_kept(id: int | str) -> bool:
     """Whether the point's id is the row's own, so that the payload need not hold it."""
     return point_id(id) == id
