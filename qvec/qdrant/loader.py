@@ -23,6 +23,7 @@ from qvec.qdrant.starts import QdrantStarts, checkpoint_of
 if TYPE_CHECKING:
     from qvec.qdrant.collection import QdrantCollection
     from qvec.qdrant.database import Home, QdrantDatabase
+    from qvec.qdrant.points import Points
 
 _CHECKPOINT_SECONDS = 1.0
 _BEGUN = "begun"
@@ -92,18 +93,21 @@ class QdrantLoader:
         if not batch.count:
             return 0
         assert self._collection is not None
-        rows = self._collection.admitted(batch.rows, self._on_duplicate, ours=_rows_before(self._begun, batch))
+        rows = self._new_rows(self._collection, batch)
         count = self._counts.setdefault(batch.start, len(rows))
-        if self._on_duplicate == "error":
-            self._announce(batch.stop)
         if len(rows):
             self._collection.engine().upsert(rows)
         return count
 
-    def _announce(self, stop: int) -> None:
-        """Writes down that rows up to `stop` are this load's own, should it be interrupted: they were not there."""
+    def _new_rows(self, collection: QdrantCollection, batch: EncodedBatch) -> Points:
+        """The rows of a batch that are to be written. Where an id that is there is an error, it is written down first
+        that they were not: should the load be interrupted, those that are there then are its own."""
+        if self._on_duplicate != "error":
+            return collection.admitted(batch.rows, self._on_duplicate)
         load = self._read_own()
-        self._home.write_load(self._name, self._source, {**load, _BEGUN: max(stop, load.get(_BEGUN, 0))})
+        rows = collection.admitted(batch.rows, "error", ours=_rows_before(self._begun, batch))
+        self._home.write_load(self._name, self._source, {**load, _BEGUN: max(batch.stop, load.get(_BEGUN, 0))})
+        return rows
 
     def wait(self, writing: Writing) -> int:
         with _told_apart():
