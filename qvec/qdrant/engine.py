@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,8 @@ class Request:
     filter: models.Filter | None = None
 
 
-@dataclass(frozen=True)
-class Found:
-    """A point and its score, as the engine gave them."""
+class Found(NamedTuple):
+    """A point and its score, as a server gave them; the embedded engine's own points have the same attributes."""
 
     id: Any
     score: float
@@ -74,8 +73,8 @@ class Engine(Protocol):
     def retrieve(self, ids: Sequence[PointId], *, payload: bool) -> list[Record]:
         """Those of the points that are there, in any order, without vectors."""
 
-    def search(self, queries: NDArray[np.float32], request: Request) -> list[list[Found]]:
-        """The points found for each query (m, d), best first."""
+    def search(self, queries: NDArray[np.float32], request: Request) -> Sequence[Sequence[Any]]:
+        """The points found for each query (m, d), best first, with the attributes of `Found`."""
 
     def scroll(self, start: PointId | None, limit: int, *, vectors: bool) -> tuple[list[Record], PointId | None]:
         """Points in the order of their ids, from one on, and where the next ones begin."""

@@ -124,5 +124,6 @@ def foreign_hit(point: Any, score: float, payload: Mapping[str, Any] | None) -> 
 
 def hit(point: Any, score: float, payload: Mapping[str, Any] | None) -> Hit:
     """The row that a point stands for."""
-    payload = payload or {}
+    if not payload:
+        return Hit(row_id(point, None), score)
     return Hit(row_id(point, payload.get(ID)), score, payload.get(DOCUMENT), payload.get(METADATA))
