@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Vectors, realistic, unit
-from loading import codes_by_id
+from loading import codes_by_id, run
 from numpy.typing import NDArray
 
 import qvec
@@ -140,6 +141,34 @@ def test_int8_finds_what_its_integers_find(database: Any, tmp_path: Path) -> Non
     expected = QUERIES @ unit(STORED["int8"].astype(np.float32)).T
     assert np.abs(np.take_along_axis(expected, ids, axis=1) - scores).max() < 0.005
     assert recall(ids) > 0.97
+
+
+def test_the_command_needs_nothing_but_the_encoding(tmp_path: Path) -> None:
+    url = f"qdrant:{tmp_path / 'qdrant'}"
+    np.save(tmp_path / "bits.npy", STORED["ubinary"])
+    np.save(tmp_path / "queries.npy", FLOATS[:3])
+    loaded = run("ingest", tmp_path / "bits.npy", "--encoding", "ubinary", "--db", url, "-c", "docs", "-q")
+    assert loaded.returncode == 0, loaded.stderr
+    by_floats = run("search", "--vectors", tmp_path / "queries.npy", "--db", url, "-c", "docs", "--json")
+    as_bits = ("search", "--vectors", tmp_path / "bits.npy", "--encoding", "ubinary")
+    by_bits = run(*as_bits, "--db", url, "-c", "docs", "--json")
+    for searched, rows in ((by_floats, 3), (by_bits, ROWS)):
+        hits = [json.loads(line)["hits"] for line in searched.stdout.splitlines()]
+        assert [each[0]["id"] for each in hits[:3]] == [0, 1, 2], searched.stderr
+        assert len(hits) == rows
+    without = run("ingest", tmp_path / "bits.npy", "--db", url, "-c", "docs")
+    assert without.returncode == 1
+    assert "bits.npy holds uint8; expected float16, float32 or float64; what is quantized already" in without.stderr
+
+
+def test_a_calibration_of_bits_from_the_command(tmp_path: Path) -> None:
+    np.save(tmp_path / "bits.npy", STORED["binary"])
+    made = run("calibrate", tmp_path / "bits.npy", "--encoding", "binary", "-o", tmp_path / "bits.safetensors", "-q")
+    assert made.returncode == 0, made.stderr
+    calibration = Calibration.load(tmp_path / "bits.safetensors")
+    assert calibration.dimensions == DIMENSIONS
+    assert not calibration.threshold.any()
+    assert np.allclose(calibration.deviation, 1 / np.sqrt(DIMENSIONS))
 
 
 # Wrong uses.
