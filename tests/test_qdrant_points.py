@@ -1,0 +1,192 @@
+"""Rows as points: what is stored of vectors, ids and metadata, and what is refused because it would not come back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from awkward import Case, cases
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from qvec import Calibration, InputError, RowError, quantize
+from qvec.qdrant import payloads
+from qvec.qdrant.ids import foreign_point_id, point_id, row_id, row_ids
+from qvec.qdrant.layout import Layout
+from qvec.qdrant.points import ID, encode, stored_vectors
+
+Vectors = NDArray[np.float32]
+
+UUID = "5c56c793-69f3-4fbf-87e6-c4bf54c28c26"
+
+
+def calibration_of(case: Case, metric: Any = "ip") -> Calibration:
+    zero = np.zeros_like(case.threshold)
+    return Calibration(case.threshold, case.radius, case.deviation, zero, zero, metric)
+
+
+def sign_bits(stored: Vectors) -> NDArray[np.uint8]:
+    return np.packbits(stored > 0, axis=1)
+
+
+# Vectors
+
+
+@pytest.mark.parametrize("rescore", ["float16", "float32", "turbo16", "turbo8", "binary"])
+@given(case=cases(extreme=False))
+def test_stored_signs_are_the_calibrations_bits(rescore: Any, case: Case) -> None:
+    """Among the vectors are such as lie one float beside the threshold: their difference is far below float16's."""
+    calibration = calibration_of(case)
+    layout = Layout.of(case.dimensions, "bigint", rescore, None, "scalar8bits")
+    vectors = np.ascontiguousarray(case.vectors[:, : case.dimensions])
+    stored = stored_vectors(vectors, calibration, layout)
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(sign_bits(stored), quantize(vectors, calibration, 1), strict=True)
+    if rescore != "float32":
+        np.testing.assert_array_equal(stored, stored.astype(np.float16).astype(np.float32))
+
+
+def test_the_least_differences_keep_their_signs() -> None:
+    threshold = np.array([1.0, 1.0, 0.0, 0.0, 0.0, -1e-45], np.float32)
+    vector = np.array([np.nextafter(np.float32(1), np.float32(2)), 1.0, 1e-45, -1e-45, -0.0, 0.0], np.float32)
+    spread = np.ones(6, np.float32)
+    calibration = Calibration(threshold, spread, spread, threshold, spread, "ip")
+    stored = stored_vectors(vector[None], calibration, Layout(6))[0]
+    assert stored.tolist() == [float(np.float16(vector[0] - 1)), 0, 2.0**-24, 0, 0, 2.0**-24]
+    exact = stored_vectors(vector[None], calibration, Layout(6, rescore="float32"))[0]
+    assert exact.tolist() == [
+        2.0**-23,
+        0,
+        float(np.float32(1e-45)),
+        -float(np.float32(1e-45)),
+        0,
+        float(np.float32(1e-45)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rescore", "value", "holds"),
+    [("float16", 65504, True), ("float16", 65505, False), ("turbo8", 70_000, False), ("float32", 3e38, True)],
+)
+def test_what_the_storage_cannot_hold_names_its_row(rescore: Any, value: float, holds: bool) -> None:
+    zero, one = np.zeros(8, np.float32), np.ones(8, np.float32)
+    calibration = Calibration(zero, one, one, zero, one, "ip")
+    vectors = np.ones((3, 8), np.float32)
+    vectors[1, 5] = -value
+    layout = Layout(8, rescore=rescore)
+    if holds:
+        assert stored_vectors(vectors, calibration, layout)[1, 5] == np.float32(-value)
+        return
+    with pytest.raises(RowError, match=rf"^row 1: dimension 5 is -\S+ from its threshold, and {rescore} holds no more"):
+        stored_vectors(vectors, calibration, layout)
+
+
+def test_a_difference_beyond_float32_names_its_row() -> None:
+    far = np.full(4, -3e38, np.float32)
+    one = np.ones(4, np.float32)
+    calibration = Calibration(far, one, one, far, one, "ip")
+    with pytest.raises(RowError, match=r"^row 0: dimension 0 is inf from its threshold, and float32 holds no more"):
+        stored_vectors(-far[None], calibration, Layout(4, rescore="float32"))
+
+
+def test_forms_of_one_vector_are_stored_alike(calibration: Calibration, vectors: Vectors) -> None:
+    layout = Layout(64, rescore="float32")
+    prepared = calibration.prepared(vectors[:50])
+    wanted = stored_vectors(vectors[:50], calibration, layout)
+    np.testing.assert_array_equal(stored_vectors(prepared, calibration, layout, "prepared"), wanted)
+    np.testing.assert_array_equal(stored_vectors(wanted, calibration, layout, "centred"), wanted)
+
+
+# Ids
+
+
+def test_golden_ids() -> None:
+    """Written down, since collections that are there are found by them."""
+    assert [point_id(id) for id in (0, 7, 2**63 - 1, UUID)] == [0, 7, 2**63 - 1, UUID]
+    assert point_id(-5) == point_id("-5") == "7d0bee4a-c135-5358-ad88-7eb12100c727"
+    assert point_id("doc:1") == "5ae9bc57-ba23-518b-9caa-f0bf271370b5"
+    assert point_id("") == "f0f026ee-f846-5361-be1f-2039b01dea6e"
+    assert point_id(UUID.upper()) == "056ba395-2862-5974-9c51-cd38a8f66d33"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63 - 1) | st.uuids().map(str))
+def test_every_id_comes_back_from_its_point(id: int | str) -> None:
+    id_type: Any = "text" if isinstance(id, str) else "bigint"
+    zero = np.zeros(2, np.float32)
+    calibration = Calibration(zero, zero + 1, zero + 1, zero, zero, "ip")
+    points = encode([id], np.ones((1, 2), np.float32), None, None, calibration=calibration, layout=Layout(2, id_type))
+    assert row_ids([id], id_type) == [id]
+    assert row_id(points.ids[0], points.payloads[0].get(ID)) == id
+    assert isinstance(points.ids[0], int) == (isinstance(id, int) and id >= 0)
+
+
+@pytest.mark.parametrize(
+    ("id", "id_type", "message"),
+    [
+        (2**63, "bigint", "id 9223372036854775808 is beyond bigint"),
+        (-(2**63) - 1, "bigint", "id -9223372036854775809 is beyond bigint"),
+        ("1", "bigint", "id '1' is str, but this collection's ids are bigint, as id_type was when it was created"),
+        (True, "bigint", "id True is bool, but this collection's ids are bigint, as id_type was when it was created"),
+        (1, "text", "id 1 is int, but this collection's ids are text, as id_type was when it was created"),
+        ("\udc00", "text", "id '\\udc00' holds half of a surrogate pair, which is no Unicode text"),
+        (None, "text", "an id is missing (null)"),
+    ],
+)
+def test_ids_of_another_kind(id: Any, id_type: Any, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        row_ids([id], id_type)
+    assert str(caught.value) == message
+
+
+def test_columns_of_ids() -> None:
+    assert row_ids(np.array([3, 2**63 - 1], np.uint64), "bigint") == [3, 2**63 - 1]
+    assert row_ids(pa.array(["a", "b"]), "text") == ["a", "b"]
+    assert row_ids(np.array(["a"]), "text") == ["a"]
+
+
+def test_ids_of_points_that_others_made() -> None:
+    assert [foreign_point_id(id) for id in (5, 2**64 - 1, UUID, UUID.upper())] == [5, 2**64 - 1, UUID, UUID]
+    assert [foreign_point_id(id) for id in (-1, 2**64, "5", "", "x")] == [None] * 5
+
+
+# Metadata
+
+
+def nested(kind: str, depth: int) -> Any:
+    """Objects or arrays in each other, so many, around a 1."""
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value} if kind == "object" else [value]
+    return value
+
+
+@pytest.mark.parametrize("kind", ["object", "array"])
+def test_nesting_has_a_limit(kind: str) -> None:
+    """What the engine takes beyond its own limit bricks the collection: test_qdrant_directory.py shows its limit."""
+    deepest = nested(kind, payloads.MOST_NESTED)
+    assert payloads.parsed(0, json.dumps(deepest)) == deepest
+    for depth in (payloads.MOST_NESTED + 1, 500, 100_000):
+        text = '{"a":' * depth + "1" + "}" * depth if kind == "object" else "[" * depth + "]" * depth
+        with pytest.raises(RowError, match=r"^row 7: metadata is nested more than 30 deep, which Qdrant does not hold"):
+            payloads.parsed(7, text)
+
+
+@pytest.mark.parametrize("text", ['{"a":9223372036854775807,"b":[-9223372036854775808],"c":1e308,"d":"1e999"}', "[]"])
+def test_numbers_of_64_bits_are_taken(text: str) -> None:
+    assert payloads.parsed(0, text) == json.loads(text)
+
+
+@pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809", "1e999", "-1E+400", "9" * 5000])
+def test_numbers_that_qdrant_would_change_are_refused(number: str) -> None:
+    with pytest.raises(RowError, match=r"^row 2: metadata (holds|cannot be read)"):
+        payloads.parsed(2, f'{{"a":[{number}]}}')
+
+
+def test_a_bad_row_is_named_by_its_position(calibration: Calibration, vectors: Vectors) -> None:
+    metadata = pa.array([None, '{"a":1}', '{"a":1e999}'], pa.large_string())
+    with pytest.raises(RowError, match=r"^row 2: metadata holds a number beyond float64; store it as a string$"):
+        encode([1, 2, 3], vectors[:3], None, metadata, calibration=calibration, layout=Layout(64))
