@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PG_CONFIG ?= pg_config
 RUST := rust/Cargo.toml $(wildcard rust/src/*.rs) rust/Cargo.lock
 
-.PHONY: help demo test lint format bench wheel clean
+.PHONY: help demo test lint format bench wheel install-extension clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## install everything, then load real text into an embedded Postgres and search it
 	@$(BIN)/qvec demo
@@ -35,6 +36,16 @@ bench: $(VENV)/.dev  ## run the benchmarks (about 30 minutes)
 
 wheel: $(VENV)/.dev  ## build the wheel into dist/
 	@$(BIN)/maturin build --release --out dist
+
+install-extension:  ## put the extension where PG_CONFIG says, for CREATE EXTENSION qvec
+	@folder="$$($(PG_CONFIG) --sharedir)/extension" && \
+	  version="$$(sed -n "s/^default_version = '\(.*\)'/\1/p" sql/qvec.control)" && \
+	  install -m 644 sql/qvec.control "$$folder/" && \
+	  install -m 644 sql/qvec.sql "$$folder/qvec--$$version.sql" && \
+	  for step in sql/qvec--*--*.sql; do \
+	    cat "$$step" > "$$folder/$${step##*/}"; \
+	    case $$step in *--$$version.sql) cat sql/qvec.sql >> "$$folder/$${step##*/}" ;; esac || exit 1; \
+	  done
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) dist rust/target qvec/_native*.so

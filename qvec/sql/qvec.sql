@@ -222,13 +222,13 @@ CREATE OR REPLACE TRIGGER immutable BEFORE UPDATE ON qvec.calibration
 CREATE OR REPLACE FUNCTION qvec.import_calibration(content bytea) RETURNS text
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-    found text := (SELECT metadata::jsonb ->> 'id' FROM qvec._header(content));
+    id text := (SELECT metadata::jsonb ->> 'id' FROM qvec._header(content));
 BEGIN
-    IF found IS NULL THEN
+    IF id IS NULL THEN
         RAISE EXCEPTION 'this is no calibration: no safetensors file that qvec wrote' USING ERRCODE = 'data_exception';
     END IF;
-    INSERT INTO qvec.calibration (id, content) VALUES (found, content) ON CONFLICT (id) DO NOTHING;
-    RETURN found;
+    INSERT INTO qvec.calibration (id, content) VALUES (id, content) ON CONFLICT ON CONSTRAINT calibration_pkey DO NOTHING;
+    RETURN id;
 END $$;
 COMMENT ON FUNCTION qvec.import_calibration(bytea) IS 'Stores a calibration from the bytes of its file, hash verified; returns its id';
 
@@ -246,14 +246,14 @@ COMMENT ON FUNCTION qvec.import_calibration(jsonb) IS 'Stores a calibration as q
 CREATE OR REPLACE FUNCTION qvec.export_calibration(id text) RETURNS jsonb
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
-    found record;
+    stored record;
 BEGIN
-    SELECT k.content, k.metadata INTO found FROM qvec.calibration AS k WHERE k.id = export_calibration.id;
+    SELECT k.content, k.metadata INTO stored FROM qvec.calibration AS k WHERE k.id = export_calibration.id;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no calibration %', quote_literal(id) USING ERRCODE = 'no_data_found';
     END IF;
-    RETURN jsonb_build_object('id', id, 'metadata', found.metadata,
-                              'content', translate(encode(found.content, 'base64'), E'\n', ''));
+    RETURN jsonb_build_object('id', id, 'metadata', stored.metadata,
+                              'content', translate(encode(stored.content, 'base64'), E'\n', ''));
 END $$;
 COMMENT ON FUNCTION qvec.export_calibration(text) IS 'A calibration as JSON: id, metadata, and content, the bytes of its file in base64';
 
@@ -668,7 +668,7 @@ END $$;
 COMMENT ON FUNCTION qvec._fill_row() IS 'Trigger of a collection: codes, and floats where they are kept, from embedding_in';
 
 CREATE OR REPLACE FUNCTION qvec._check_collection(
-    name text, calibration text, rescore text, prefilter text, oversampling real) RETURNS text
+    name text, calibration text, rescore text, prefilter text, oversampling float8) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
     IF name IS NULL OR octet_length(name) NOT BETWEEN 1 AND 63 OR name ~ '[%[:cntrl:]]' THEN
@@ -695,12 +695,12 @@ BEGIN
     END IF;
     RETURN prefilter;
 END $$;
-COMMENT ON FUNCTION qvec._check_collection(text, text, text, text, real) IS 'Refuses settings that no collection can have; returns the prefilter, chosen where it is NULL';
+COMMENT ON FUNCTION qvec._check_collection(text, text, text, text, float8) IS 'Refuses settings that no collection can have; returns the prefilter, chosen where it is NULL';
 
 -- Codes, and floats, stay in the row as long as two such rows fit a page, as in the collections that Python creates.
 CREATE OR REPLACE FUNCTION qvec.create_collection(
     name text, calibration text, rescore text DEFAULT 'int8', prefilter text DEFAULT NULL,
-    id_type text DEFAULT 'bigint', oversampling real DEFAULT 4, model text DEFAULT NULL,
+    id_type text DEFAULT 'bigint', oversampling float8 DEFAULT 4, model text DEFAULT NULL,
     in_schema name DEFAULT current_schema()) RETURNS regclass
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -739,7 +739,7 @@ BEGIN
     PERFORM qvec.accept_vectors(name);
     RETURN relation;
 END $$;
-COMMENT ON FUNCTION qvec.create_collection(text, text, text, text, text, real, text, name) IS 'Creates a collection and its table, into which INSERT INTO name (id, embedding_in, document, metadata) writes; build its index when it is filled';
+COMMENT ON FUNCTION qvec.create_collection(text, text, text, text, text, float8, text, name) IS 'Creates a collection and its table, into which INSERT INTO name (id, embedding_in, document, metadata) writes; build its index when it is filled';
 
 CREATE OR REPLACE FUNCTION qvec.accept_vectors(collection text) RETURNS void
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -843,10 +843,10 @@ CREATE OR REPLACE FUNCTION qvec._instant(text text) RETURNS timestamptz
         (regexp_replace(text, '(\.[0-9]{6})[0-9]+', '\1')
          || CASE WHEN text ~ ':[0-9.]+(Z|[+-][0-9:]+)$' THEN '' ELSE 'Z' END)::timestamptz END;
 COMMENT ON FUNCTION qvec._instant(text) IS 'The instant of a string that is an ISO 8601 date, NULL of another';
-CREATE OR REPLACE FUNCTION qvec._bad_filter(field text, wanted text, found jsonb) RETURNS text
+CREATE OR REPLACE FUNCTION qvec._bad_filter(field text, wanted text, operand jsonb) RETURNS text
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
 BEGIN
-    RAISE EXCEPTION '%: % found, % wanted', field, coalesce(left(found::text, 60), 'nothing'), wanted
+    RAISE EXCEPTION '%: % found, % wanted', field, coalesce(left(operand::text, 60), 'nothing'), wanted
         USING ERRCODE = 'invalid_parameter_value';
 END $$;
 COMMENT ON FUNCTION qvec._bad_filter(text, text, jsonb) IS 'Raises the error about an operand that a filter cannot have';
@@ -934,9 +934,9 @@ BEGIN
             RETURN qvec._bad_filter(name, 'a list of scalars', operand);
         END IF;
         RETURN (
-            SELECT coalesce(format('(%s)', string_agg(qvec._equals(value, item, name),
-                                                      CASE operator WHEN '$in' THEN ' OR ' ELSE ' AND ' END)), 'false')
-            FROM jsonb_array_elements(operand) AS item);
+            SELECT coalesce('(' || string_agg(qvec._equals(value, item, name),
+                                              CASE operator WHEN '$in' THEN ' OR ' ELSE ' AND ' END) || ')', 'false')
+            FROM jsonb_array_elements(operand) AS u (item));
     ELSIF operator = '$contains' THEN
         RETURN qvec._equals(value, operand, name);
     ELSIF operator = '$exists' THEN
@@ -985,7 +985,7 @@ BEGIN
         END IF;
         RETURN (SELECT format('(%s)', string_agg(qvec._conditions(metadata, part, depth + 1),
                                                  CASE key WHEN '$or' THEN ' OR ' ELSE ' AND ' END))
-                FROM jsonb_array_elements(operand) AS part);
+                FROM jsonb_array_elements(operand) AS u (part));
     ELSIF key = '$not' THEN
         RETURN format('(%s IS NOT TRUE)', qvec._conditions(metadata, operand, depth + 1));
     ELSIF left(key, 1) = '$' THEN
@@ -1011,7 +1011,7 @@ BEGIN
     ELSIF jsonb_typeof(filter) IS DISTINCT FROM 'object' THEN
         RETURN qvec._bad_filter('the filter', 'an object of fields and operators', filter);
     END IF;
-    RETURN (SELECT coalesce(format('(%s)', string_agg(qvec._entry(metadata, key, operand, depth), ' AND ')), 'true')
+    RETURN (SELECT coalesce('(' || string_agg(qvec._entry(metadata, key, operand, depth), ' AND ') || ')', 'true')
             FROM jsonb_each(filter) AS entry (key, operand));
 END $$;
 COMMENT ON FUNCTION qvec._conditions(text, jsonb, integer) IS 'SQL of a filter on an expression that gives the metadata';
@@ -1024,10 +1024,10 @@ COMMENT ON FUNCTION qvec.filter_sql(jsonb, name) IS 'A filter as a condition for
 CREATE OR REPLACE FUNCTION qvec.matches(metadata jsonb, filter jsonb) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
 DECLARE
-    found boolean;
+    holds boolean;
 BEGIN
-    EXECUTE 'SELECT ' || qvec._conditions('$1', filter, 0) INTO found USING metadata;
-    RETURN coalesce(found, false);
+    EXECUTE 'SELECT ' || qvec._conditions('$1', filter, 0) INTO holds USING metadata;
+    RETURN coalesce(holds, false);
 END $$;
 COMMENT ON FUNCTION qvec.matches(jsonb, jsonb) IS 'Whether a row''s metadata passes a filter: for a WHERE clause over few rows, since it compiles the filter for each';
 
@@ -1178,10 +1178,10 @@ CREATE OR REPLACE FUNCTION qvec._scan_settings(candidates integer) RETURNS jsonb
                 ELSE jsonb_build_object('hnsw.max_scan_tuples', 50 * least(candidates, 40000000), 'hnsw.scan_mem_multiplier', 8) END;
 COMMENT ON FUNCTION qvec._scan_settings(integer) IS 'Settings of the index scan for so many candidates';
 
-CREATE OR REPLACE FUNCTION qvec._candidates(layout record, k integer, oversampling real, candidates integer) RETURNS integer
+CREATE OR REPLACE FUNCTION qvec._candidates(layout record, k integer, oversampling float8, candidates integer) RETURNS integer
     LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
 DECLARE
-    factor float8 := coalesce(oversampling, layout.oversampling);
+    factor float8 := coalesce(oversampling, layout.oversampling::numeric);
 BEGIN
     IF k IS NULL OR k < 1 THEN
         RAISE EXCEPTION 'k is %, expected at least 1', coalesce(k::text, 'NULL') USING ERRCODE = 'invalid_parameter_value';
@@ -1193,10 +1193,10 @@ BEGIN
     END IF;
     RETURN coalesce(candidates, least(ceil(k * factor), 2147483647)::int);
 END $$;
-COMMENT ON FUNCTION qvec._candidates(record, integer, real, integer) IS 'How many rows the prefilter is asked for';
+COMMENT ON FUNCTION qvec._candidates(record, integer, float8, integer) IS 'How many rows the prefilter is asked for';
 
 CREATE OR REPLACE FUNCTION qvec._run_search(
-    collection text, queries vector[], k integer, oversampling real, filter jsonb, candidates integer, exact boolean)
+    collection text, queries vector[], k integer, oversampling float8, filter jsonb, candidates integer, exact boolean)
     RETURNS TABLE (query integer, id text, score float8, document text, metadata jsonb)
     LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
@@ -1248,10 +1248,10 @@ BEGIN
         END LOOP;
     END IF;
 END $$;
-COMMENT ON FUNCTION qvec._run_search(text, vector[], integer, real, jsonb, integer, boolean) IS 'The hits of each query, in no order';
+COMMENT ON FUNCTION qvec._run_search(text, vector[], integer, float8, jsonb, integer, boolean) IS 'The hits of each query, in no order';
 
 CREATE OR REPLACE FUNCTION qvec.search(
-    collection text, query vector, k integer DEFAULT 10, oversampling real DEFAULT NULL, filter jsonb DEFAULT NULL,
+    collection text, query vector, k integer DEFAULT 10, oversampling float8 DEFAULT NULL, filter jsonb DEFAULT NULL,
     candidates integer DEFAULT NULL, exact boolean DEFAULT false)
     RETURNS TABLE (id text, score float8, document text, metadata jsonb)
     LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
@@ -1259,29 +1259,29 @@ CREATE OR REPLACE FUNCTION qvec.search(
         FROM qvec._run_search(collection, ARRAY[query], k, oversampling, filter, candidates, exact) AS hit
         ORDER BY hit.score DESC
     $$;
-COMMENT ON FUNCTION qvec.search(text, vector, integer, real, jsonb, integer, boolean) IS 'The k rows nearest to a query, best first: k * oversampling candidates (or as many as are named) by the prefilter, then scored';
+COMMENT ON FUNCTION qvec.search(text, vector, integer, float8, jsonb, integer, boolean) IS 'The k rows nearest to a query, best first: k * oversampling candidates (or as many as are named) by the prefilter, then scored';
 
 CREATE OR REPLACE FUNCTION qvec.search(
-    collection text, query halfvec, k integer DEFAULT 10, oversampling real DEFAULT NULL, filter jsonb DEFAULT NULL,
+    collection text, query halfvec, k integer DEFAULT 10, oversampling float8 DEFAULT NULL, filter jsonb DEFAULT NULL,
     candidates integer DEFAULT NULL, exact boolean DEFAULT false)
     RETURNS TABLE (id text, score float8, document text, metadata jsonb)
     LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
         SELECT * FROM qvec.search(collection, query::vector, k, oversampling, filter, candidates, exact)
     $$;
-COMMENT ON FUNCTION qvec.search(text, halfvec, integer, real, jsonb, integer, boolean) IS 'The k rows nearest to a query, best first';
+COMMENT ON FUNCTION qvec.search(text, halfvec, integer, float8, jsonb, integer, boolean) IS 'The k rows nearest to a query, best first';
 
 CREATE OR REPLACE FUNCTION qvec.search(
-    collection text, queries vector[], k integer DEFAULT 10, oversampling real DEFAULT NULL, filter jsonb DEFAULT NULL,
+    collection text, queries vector[], k integer DEFAULT 10, oversampling float8 DEFAULT NULL, filter jsonb DEFAULT NULL,
     candidates integer DEFAULT NULL, exact boolean DEFAULT false)
     RETURNS TABLE (query integer, id text, score float8, document text, metadata jsonb)
     LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
         SELECT * FROM qvec._run_search(collection, queries, k, oversampling, filter, candidates, exact) AS hit
         ORDER BY hit.query, hit.score DESC
     $$;
-COMMENT ON FUNCTION qvec.search(text, vector[], integer, real, jsonb, integer, boolean) IS 'The k rows nearest to each of some queries (numbered from 1), best first, in one statement';
+COMMENT ON FUNCTION qvec.search(text, vector[], integer, float8, jsonb, integer, boolean) IS 'The k rows nearest to each of some queries (numbered from 1), best first, in one statement';
 
 CREATE OR REPLACE FUNCTION qvec.explain(
-    collection text, query vector, k integer DEFAULT 10, oversampling real DEFAULT NULL, filter jsonb DEFAULT NULL,
+    collection text, query vector, k integer DEFAULT 10, oversampling float8 DEFAULT NULL, filter jsonb DEFAULT NULL,
     candidates integer DEFAULT NULL) RETURNS SETOF text
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -1294,7 +1294,7 @@ BEGIN
         USING ARRAY[prepared.bits], ARRAY[prepared.floats], ARRAY[prepared.base], ARRAY[prepared.scale], ARRAY[prepared.digits];
     PERFORM qvec._set_scan(former);
 END $$;
-COMMENT ON FUNCTION qvec.explain(text, vector, integer, real, jsonb, integer) IS 'How Postgres runs a search: its plan, with times';
+COMMENT ON FUNCTION qvec.explain(text, vector, integer, float8, jsonb, integer) IS 'How Postgres runs a search: its plan, with times';
 
 -- An application's own table as a collection
 
@@ -1307,29 +1307,29 @@ COMMENT ON FUNCTION qvec._trigger_name(regclass) IS 'Name of an attached table''
 CREATE OR REPLACE FUNCTION qvec._only_key(relation regclass) RETURNS name
     LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
-    found record;
+    key record;
 BEGIN
-    SELECT attname, cardinality(indkey::smallint[]) AS columns INTO found
+    SELECT attname, cardinality(indkey::smallint[]) AS columns INTO key
         FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
         WHERE indrelid = relation AND indisprimary;
-    IF found.columns IS DISTINCT FROM 1 THEN
+    IF key.columns IS DISTINCT FROM 1 THEN
         RAISE EXCEPTION 'table % has no primary key of one column; name a unique one: id_column', relation
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    RETURN found.attname;
+    RETURN key.attname;
 END $$;
 COMMENT ON FUNCTION qvec._only_key(regclass) IS 'The column that is a table''s primary key';
 
 CREATE OR REPLACE FUNCTION qvec._check_column(relation regclass, column_name name, types text[]) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
-    found text := (SELECT atttypid::regtype::text FROM pg_attribute
+    type text := (SELECT atttypid::regtype::text FROM pg_attribute
                    WHERE attrelid = relation AND attname = column_name AND attnum > 0 AND NOT attisdropped);
 BEGIN
-    IF found IS NULL THEN
+    IF type IS NULL THEN
         RAISE EXCEPTION 'table % has no column %', relation, quote_nullable(column_name) USING ERRCODE = 'undefined_column';
-    ELSIF found <> ALL (types) THEN
-        RAISE EXCEPTION 'column % of table % is %, expected %', column_name, relation, found, array_to_string(types, ' or ')
+    ELSIF type <> ALL (types) THEN
+        RAISE EXCEPTION 'column % of table % is %, expected %', column_name, relation, type, array_to_string(types, ' or ')
             USING ERRCODE = 'datatype_mismatch';
     END IF;
 END $$;
@@ -1337,7 +1337,7 @@ COMMENT ON FUNCTION qvec._check_column(regclass, name, text[]) IS 'Refuses a col
 
 CREATE OR REPLACE FUNCTION qvec.attach(
     relation regclass, vector_column name, calibration text, collection text DEFAULT NULL, rescore text DEFAULT 'int8',
-    prefilter text DEFAULT NULL, oversampling real DEFAULT 4, id_column name DEFAULT NULL,
+    prefilter text DEFAULT NULL, oversampling float8 DEFAULT 4, id_column name DEFAULT NULL,
     codes_column name DEFAULT 'codes', document_column name DEFAULT NULL, metadata_column name DEFAULT NULL) RETURNS text
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -1388,7 +1388,7 @@ BEGIN
                    vector_column, codes_column, layout.source, trigger_function);
     RETURN name;
 END $$;
-COMMENT ON FUNCTION qvec.attach(regclass, name, text, text, text, text, real, name, name, name, name) IS 'Makes an application''s table a collection: adds codes and the triggers that keep them; then CALL qvec.backfill, and run qvec.index_statement';
+COMMENT ON FUNCTION qvec.attach(regclass, name, text, text, text, text, float8, name, name, name, name) IS 'Makes an application''s table a collection: adds codes and the triggers that keep them; then CALL qvec.backfill, and run qvec.index_statement';
 
 CREATE OR REPLACE FUNCTION qvec.detach(collection text) RETURNS void
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -1568,7 +1568,7 @@ CREATE OR REPLACE FUNCTION qvec._quantile_distance(sample vector[], center real[
 COMMENT ON FUNCTION qvec._quantile_distance(vector[], real[], float8) IS 'A quantile of the distance from the threshold, in each dimension';
 
 CREATE OR REPLACE FUNCTION qvec._check_calibrate(
-    method text, metric text, threshold float8, quantile float8, radius real, sample_size integer) RETURNS void
+    method text, metric text, threshold float8, quantile float8, radius float8, sample_size integer) RETURNS void
     LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
 BEGIN
     IF method IS NULL OR method NOT IN ('quantile', 'minmax', 'fixed') THEN
@@ -1590,12 +1590,12 @@ BEGIN
         RAISE EXCEPTION 'sample_size is %, expected at least 1', sample_size USING ERRCODE = 'invalid_parameter_value';
     END IF;
 END $$;
-COMMENT ON FUNCTION qvec._check_calibrate(text, text, float8, float8, real, integer) IS 'Refuses settings that no calibration can have';
+COMMENT ON FUNCTION qvec._check_calibrate(text, text, float8, float8, float8, integer) IS 'Refuses settings that no calibration can have';
 
 -- The rows of a hash's least values are a uniform sample, and the same one for the same seed.
 CREATE OR REPLACE FUNCTION qvec.calibrate(
     relation regclass, vector_column name, method text DEFAULT 'quantile', metric text DEFAULT 'cosine',
-    threshold float8 DEFAULT 0.5, quantile float8 DEFAULT 0.9999, radius real DEFAULT NULL,
+    threshold float8 DEFAULT 0.5, quantile float8 DEFAULT 0.9999, radius float8 DEFAULT NULL,
     dimensions integer DEFAULT NULL, model text DEFAULT NULL, sample_size integer DEFAULT 20000,
     seed integer DEFAULT 0) RETURNS text
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -1647,13 +1647,13 @@ BEGIN
               qvec._bytes(CASE method
                   WHEN 'quantile' THEN qvec._quantile_distance(sample, center, quantile)
                   WHEN 'minmax' THEN ARRAY(SELECT greatest(g - c, c - l) FROM unnest(s.greatest, s.least, center) AS u (g, l, c))
-                  ELSE array_fill(radius, ARRAY[dimensions]) END),
+                  ELSE array_fill(radius::real, ARRAY[dimensions]) END),
               qvec._bytes(s.std), qvec._bytes(center)],
         dimensions);
     INSERT INTO qvec.calibration (id, content) VALUES (made.id, made.content) ON CONFLICT ON CONSTRAINT calibration_pkey DO NOTHING;
     RETURN made.id;
 END $$;
-COMMENT ON FUNCTION qvec.calibrate(regclass, name, text, text, float8, float8, real, integer, text, integer, integer) IS 'Fits a calibration to a random sample of a table''s vectors, stores it and returns its id';
+COMMENT ON FUNCTION qvec.calibrate(regclass, name, text, text, float8, float8, float8, integer, text, integer, integer) IS 'Fits a calibration to a random sample of a table''s vectors, stores it and returns its id';
 
 -- Drift
 
@@ -1726,8 +1726,10 @@ COMMENT ON FUNCTION qvec.drift(text, integer) IS 'How far the rows written last 
 
 -- Packaged as an extension, the rows are the user's: pg_dump has to take them along.
 BEGIN
-    PERFORM pg_extension_config_dump(name::regclass, '')
-        FROM unnest('{qvec.calibration,qvec.collection,qvec.ingest,qvec.attachment}'::text[]) AS u (name);
+    PERFORM pg_extension_config_dump('qvec.calibration', '');
+    PERFORM pg_extension_config_dump('qvec.collection', '');
+    PERFORM pg_extension_config_dump('qvec.ingest', '');
+    PERFORM pg_extension_config_dump('qvec.attachment', '');
 EXCEPTION WHEN feature_not_supported THEN
     NULL;  -- no extension
 END;

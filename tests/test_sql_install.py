@@ -1,0 +1,297 @@
+"""The schema qvec: installed by psql and by drivers, upgraded to a fresh one's state, uninstalled, as an extension."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from click.testing import CliRunner
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from sqlside import installed, value
+
+import qvec
+from qvec import Calibration, CollectionError, DatabaseError, InputError
+from qvec.cli import main
+from qvec.postgres import schema, sql_script
+
+OLDEST = "0.1.0"
+OLDEST_SCRIPT = (Path(__file__).parent / "sql" / f"qvec--{OLDEST}.sql").read_text(encoding="utf-8")
+
+CATALOGS = """
+SELECT 'function', p.oid::regprocedure::text, concat_ws(' ', prokind, provolatile, proparallel, proisstrict, prosecdef,
+       proconfig, pg_get_functiondef(p.oid), obj_description(p.oid, 'pg_proc'))
+    FROM pg_proc p WHERE pronamespace = 'qvec'::regnamespace
+UNION ALL SELECT 'column', attrelid::regclass || '.' || attname,
+       concat_ws(' ', attnum, format_type(atttypid, atttypmod), attnotnull, attstorage, pg_get_expr(adbin, adrelid),
+                 col_description(attrelid, attnum))
+    FROM pg_attribute JOIN pg_class c ON c.oid = attrelid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+    WHERE relnamespace = 'qvec'::regnamespace AND relkind IN ('r', 'v') AND attnum > 0 AND NOT attisdropped
+UNION ALL SELECT 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE connamespace = 'qvec'::regnamespace
+UNION ALL SELECT 'trigger', tgrelid::regclass || '.' || tgname, pg_get_triggerdef(t.oid)
+    FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid WHERE relnamespace = 'qvec'::regnamespace AND NOT tgisinternal
+UNION ALL SELECT 'relation', oid::regclass::text, concat_ws(' ', relkind, pg_get_viewdef(oid),
+       obj_description(oid, 'pg_class'))
+    FROM pg_class WHERE relnamespace = 'qvec'::regnamespace AND relkind IN ('r', 'v')
+UNION ALL SELECT 'index', indexrelid::regclass::text, pg_get_indexdef(indexrelid)
+    FROM pg_index JOIN pg_class c ON c.oid = indrelid WHERE relnamespace = 'qvec'::regnamespace
+ORDER BY 1, 2
+"""
+
+
+def catalogs(connection: psycopg.Connection[Any]) -> list[tuple[str, ...]]:
+    return connection.execute(CATALOGS).fetchall()
+
+
+@pytest.fixture
+def fresh(new_database: Callable[..., str]) -> Iterator[psycopg.Connection[Any]]:
+    with installed(new_database()) as connection:
+        yield connection
+
+
+@pytest.fixture
+def old(url: str, calibration: Calibration) -> Iterator[psycopg.Connection[Any]]:
+    """A database with the oldest schema and a calibration in it."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        connection.execute(OLDEST_SCRIPT.encode())
+        connection.execute(
+            "INSERT INTO qvec.calibration (id, content, metadata) VALUES (%s, %s, %s)",
+            [calibration.id, calibration.to_bytes(), Jsonb(calibration.metadata())],
+        )
+        yield connection
+
+
+def run(*command: str) -> str:
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def psql(server_url: str) -> str:
+    """psql of the embedded server."""
+    with psycopg.connect(server_url) as connection:
+        folder = value(connection, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+    return str(Path(folder) / "psql") if (Path(folder) / "psql").exists() else shutil.which("psql") or "psql"
+
+
+# The script
+
+
+def test_every_function_is_described_and_safe(fresh: psycopg.Connection[Any]) -> None:
+    """A comment each; no rights of its owner; a fixed search path where the body is resolved when it runs."""
+    rows = fresh.execute(
+        "SELECT p.oid::regprocedure::text, obj_description(p.oid, 'pg_proc'), prosecdef, proconfig, prosqlbody IS NULL,"
+        " prokind FROM pg_proc p WHERE pronamespace = 'qvec'::regnamespace"
+    ).fetchall()
+    assert len(rows) > 50
+    for name, comment, definer, config, late, kind in rows:
+        assert comment, name
+        assert not definer, name
+        if late and kind == "f":
+            assert any(setting.startswith("search_path=") for setting in config or []), name
+
+
+def test_it_can_be_run_again(fresh: psycopg.Connection[Any]) -> None:
+    before = catalogs(fresh)
+    fresh.execute("SET search_path = public, pg_temp; SET client_min_messages = 'debug1'")
+    fresh.execute(sql_script.full().encode())
+    assert catalogs(fresh) == before
+    assert value(fresh, "SHOW search_path") == "public, pg_temp"
+    assert value(fresh, "SHOW client_min_messages") == "debug1"
+
+
+def test_it_runs_inside_a_transaction(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        with connection.transaction():
+            connection.execute("SET search_path = pg_temp")
+            connection.execute(sql_script.full().encode())
+            assert value(connection, "SHOW search_path") == "pg_temp"
+        assert value(connection, "SHOW search_path") == "pg_temp"
+        with connection.transaction(force_rollback=True):
+            connection.execute("DROP SCHEMA qvec CASCADE")
+            connection.execute(sql_script.full().encode())
+        assert value(connection, "SELECT qvec.version()") == sql_script.version()
+
+
+def test_psql_runs_what_the_command_prints(url: str, server_url: str, fresh: psycopg.Connection[Any]) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        command = [psql(server_url), url, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]
+        for _ in range(2):
+            done = subprocess.run(command, input=run("sql", "print"), capture_output=True, text=True)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert catalogs(connection) == catalogs(fresh)
+
+
+def test_pgvector_wherever_it_is_and_a_hostile_search_path(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute('CREATE SCHEMA "Ext ""1"""')
+        connection.execute('CREATE EXTENSION vector SCHEMA "Ext ""1"""')
+        connection.execute("CREATE SCHEMA evil")
+        connection.execute(
+            "CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE sql RETURN 1 / 0"
+        )
+        connection.execute("CREATE TABLE evil.pg_extension (extname text)")
+        connection.execute("CREATE TABLE evil.vector (x int)")
+        connection.execute("SET search_path = evil, pg_catalog")
+        connection.execute(sql_script.full().encode())
+        assert value(connection, "SHOW search_path") == "evil, pg_catalog"
+        assert value(connection, "SELECT count(*) FROM qvec.collections") == 0
+
+
+def test_without_pgvector(url: str) -> None:
+    with (
+        psycopg.connect(url) as connection,
+        pytest.raises(psycopg.Error, match="this database has no pgvector; run: CREATE EXTENSION vector"),
+    ):
+        connection.execute(sql_script.full().encode())
+
+
+@pytest.mark.parametrize("version", ["0.5.1", "0.6.2"])
+def test_an_old_pgvector(url: str, version: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        connection.execute("UPDATE pg_extension SET extversion = %s WHERE extname = 'vector'", [version])
+        with pytest.raises(psycopg.Error, match=rf"pgvector is {version}; qvec needs 0\.7\.0 or newer"):
+            connection.execute(sql_script.full().encode())
+
+
+# Upgrades
+
+
+def test_every_version_before_has_a_script() -> None:
+    assert sql_script.knows(OLDEST)
+    assert not sql_script.knows(sql_script.version())
+    with pytest.raises(InputError, match=r"no upgrade from schema version '9\.9'; known: 0\.1\.0"):
+        sql_script.upgrade_from("9.9")
+
+
+def test_the_oldest_schema_becomes_what_a_fresh_one_is(
+    old: psycopg.Connection[Any], fresh: psycopg.Connection[Any], calibration: Calibration
+) -> None:
+    old.execute(sql_script.upgrade_from(OLDEST).encode())
+    assert catalogs(old) == catalogs(fresh)
+    (threshold,) = old.execute("SELECT threshold::real[] FROM qvec.calibration").fetchall()[0]
+    assert np.array(threshold, np.float32).tolist() == calibration.threshold.tolist()
+
+
+def test_an_upgrade_by_the_command(old: psycopg.Connection[Any], url: str, fresh: psycopg.Connection[Any]) -> None:
+    assert "upgraded from 0.1.0 to " in run("sql", "upgrade", "--db", url)
+    assert catalogs(old) == catalogs(fresh)
+    assert f"schema qvec is {sql_script.version()}" in run("sql", "upgrade", "--db", url)
+
+
+def test_the_full_script_refuses_an_older_schema(old: psycopg.Connection[Any]) -> None:
+    with pytest.raises(psycopg.Error, match=r"the schema qvec is version 0\.1\.0") as caught:
+        old.execute(sql_script.full().encode())
+    assert "qvec sql print --from 0.1.0" in str(caught.value.diag.message_hint)
+
+
+def test_an_upgrade_is_not_run_twice(old: psycopg.Connection[Any]) -> None:
+    old.execute(sql_script.upgrade_from(OLDEST).encode())
+    with pytest.raises(psycopg.Error, match=r"and this script is for 0\.1\.0"):
+        old.execute(sql_script.upgrade_from(OLDEST).encode())
+
+
+def test_reading_does_not_upgrade_and_writing_does(
+    old: psycopg.Connection[Any], url: str, calibration: Calibration
+) -> None:
+    with qvec.connect(url) as db:
+        assert db.collections() == []
+        assert schema.installed_version(old) == OLDEST
+        db.create_collection("docs", calibration=calibration)
+        assert schema.installed_version(old) == sql_script.version()
+
+
+def test_a_newer_schema_is_left_alone(fresh: psycopg.Connection[Any]) -> None:
+    fresh.execute("CREATE OR REPLACE FUNCTION qvec.version() RETURNS text LANGUAGE sql RETURN '99.0.0'")
+    schema.prepare(fresh, install=True)
+    assert schema.installed_version(fresh) == "99.0.0"
+
+
+# Uninstalling
+
+
+def test_uninstalling_refuses_while_there_are_collections(url: str, calibration: Calibration) -> None:
+    with qvec.connect(url) as db:
+        db.create_collection("docs", calibration=calibration)
+        message = "there are collections: docs; drop them first"
+        with db.connect() as connection, pytest.raises(CollectionError, match=message):
+            schema.uninstall(connection)
+    assert "uninstalled" in run("sql", "uninstall", "--with-collections", "--db", url)
+    with psycopg.connect(url) as connection:
+        assert value(connection, "SELECT to_regnamespace('qvec')") is None
+        assert value(connection, "SELECT to_regclass('docs')") is None
+        with pytest.raises(DatabaseError, match="the schema qvec is not installed in this database"):
+            schema.uninstall(connection)
+
+
+def test_install_by_the_command(url: str, fresh: psycopg.Connection[Any]) -> None:
+    assert "is installed" in run("sql", "install", "--db", url)
+    with psycopg.connect(url) as connection:
+        assert catalogs(connection) == catalogs(fresh)
+    assert "uninstalled" in run("sql", "uninstall", "--db", url)
+
+
+# As an extension
+
+
+@pytest.fixture
+def extension(server_url: str) -> Iterator[None]:
+    """The extension's files where the embedded server looks for them, while a test runs."""
+    with psycopg.connect(server_url) as connection:
+        bindir = Path(value(connection, "SELECT setting FROM pg_config WHERE name = 'BINDIR'"))
+        folder = Path(value(connection, "SELECT setting FROM pg_config WHERE name = 'SHAREDIR'")) / "extension"
+    if not os.access(folder, os.W_OK) or not (bindir / "pg_config").exists():
+        pytest.skip("needs to write where the server keeps its extensions")
+    root = Path(__file__).parents[1]
+    subprocess.run(
+        ["make", "--no-print-directory", "install-extension", f"PG_CONFIG={bindir / 'pg_config'}"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+    )
+    (folder / f"qvec--{OLDEST}.sql").write_text(OLDEST_SCRIPT)
+    yield
+    for path in folder.glob("qvec*"):
+        path.unlink()
+
+
+@pytest.mark.usefixtures("extension")
+def test_the_extension_is_the_schema(url: str, fresh: psycopg.Connection[Any], calibration: Calibration) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET search_path = public, pg_catalog")
+        connection.execute("CREATE EXTENSION qvec CASCADE")
+        assert value(connection, "SHOW search_path") == "public, pg_catalog"
+        assert catalogs(connection) == catalogs(fresh)
+        assert value(connection, "SELECT cardinality(extconfig) FROM pg_extension WHERE extname = 'qvec'") == 4
+        with qvec.connect(url) as db:
+            db.create_collection("docs", calibration=calibration)
+            db.drop_collection("docs")
+        schema.uninstall(connection)
+        assert value(connection, "SELECT to_regnamespace('qvec')") is None
+
+
+@pytest.mark.usefixtures("extension")
+def test_the_extension_is_updated(url: str, fresh: psycopg.Connection[Any]) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        connection.execute(sql.SQL("CREATE EXTENSION qvec VERSION {}").format(OLDEST))
+        schema.prepare(connection, install=True)
+        assert catalogs(connection) == catalogs(fresh)
+        assert value(connection, "SELECT extversion FROM pg_extension WHERE extname = 'qvec'") == sql_script.version()
+
+
+def test_the_control_file_and_the_script_name_one_version() -> None:
+    assert re.findall(r"RETURN '(\d.*)';", sql_script.full())[0] == sql_script.version()

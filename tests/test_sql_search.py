@@ -1,0 +1,313 @@
+"""qvec.search: the hits and scores of the SDK, by the index, under every setting, with filters, in batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from conftest import realistic, unit
+from numpy.typing import NDArray
+from psycopg import sql as composing
+from sqlside import installed, stored, text, value
+
+import qvec
+from qvec import Calibration
+from qvec.postgres import sql_script
+from qvec.postgres.database import PostgresDatabase
+
+Connection = psycopg.Connection[Any]
+Vectors = NDArray[np.float32]
+
+ROWS = 1000
+TOLERANCE = 4e-5
+"""Of |q| |x|, at a few dimensions; scores of a real model's come closer."""
+LAYOUTS = [
+    ("int8", "ternary"),
+    ("int8", "binary"),
+    ("int4", "ternary"),
+    ("binary", "binary"),
+    ("float16", "ternary"),
+    ("float32", "binary"),
+]
+
+
+@pytest.fixture(scope="module")
+def url(new_database: Callable[..., str]) -> str:
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def shop(url: str, vectors: Vectors, calibration: Calibration) -> Iterator[PostgresDatabase]:
+    """A collection of each layout, loaded and indexed by Python."""
+    with qvec.connect(url) as db:
+        for rescore, prefilter in LAYOUTS:
+            docs = db.create_collection(
+                f"{rescore}_{prefilter}",
+                calibration=calibration,
+                rescore=rescore,  # type: ignore[arg-type]
+                prefilter=prefilter,  # type: ignore[arg-type]
+            )
+            metadata = [{"n": n, "lang": "en" if n % 10 else "de"} for n in range(ROWS)]
+            docs.upsert(range(ROWS), vectors, [f"note {n}" for n in range(ROWS)], metadata)
+            docs.build_index()
+        yield db
+
+
+@pytest.fixture(scope="module")
+def sql(url: str, shop: PostgresDatabase) -> Iterator[Connection]:
+    assert shop.name
+    with installed(url) as connection:
+        yield connection
+
+
+def search(sql: Connection, collection: str, query: Vectors, **options: Any) -> list[tuple[Any, ...]]:
+    named = "".join(f", {name} => %({name})s" for name in options)
+    statement = f"SELECT * FROM qvec.search(%(c)s, %(q)s::vector{named})"
+    return sql.execute(statement.encode(), {"c": collection, "q": text(query), **options}).fetchall()
+
+
+@pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
+def test_hits_and_scores_are_those_of_the_sdk(
+    sql: Connection, shop: PostgresDatabase, queries: Vectors, rescore: str, prefilter: str
+) -> None:
+    docs = shop.collection(f"{rescore}_{prefilter}")
+    for query in queries:
+        expected = docs.search(query, k=10)
+        found = search(sql, docs.name, query)
+        assert [row[1] for row in found] == sorted([row[1] for row in found], reverse=True)
+        assert [row[1] for row in found] == pytest.approx([hit.score for hit in expected], abs=TOLERANCE)
+        scores = {str(hit.id): hit for hit in expected}
+        assert len(scores.keys() & {row[0] for row in found}) >= 9  # two of one score may change places at the end
+        for id, score, document, metadata in found:
+            if id in scores:
+                assert score == pytest.approx(scores[id].score, abs=TOLERANCE)
+                assert (document, metadata) == (scores[id].document, scores[id].metadata)
+
+
+@pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
+def test_exact_ranks_every_row(
+    sql: Connection, shop: PostgresDatabase, queries: Vectors, rescore: str, prefilter: str
+) -> None:
+    docs = shop.collection(f"{rescore}_{prefilter}")
+    for query in queries[:5]:
+        expected = docs.search(query, k=20, exact=True)
+        found = search(sql, docs.name, query, k=20, exact=True)
+        assert [row[1] for row in found] == pytest.approx([hit.score for hit in expected], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float32"])
+def test_scores_estimate_the_metric(
+    sql: Connection, shop: PostgresDatabase, name: str, metric: Any, rescore: Any
+) -> None:
+    """At odd dimensions, for queries that are long, sparse, tiny or zero: by the definition of the score."""
+    vectors = realistic(200, 13)
+    calibration = Calibration.fit(vectors, metric=metric)
+    docs = shop.create_collection(name, calibration=calibration, rescore=rescore, prefilter="binary")
+    docs.upsert(range(200), vectors)
+    one_hot, zero = np.zeros((2, 13), np.float32)
+    one_hot[4] = 1
+    queries = [vectors[0], 1000 * vectors[1], 1e-20 * vectors[2], one_hot, *([zero] if metric == "ip" else [])]
+    for query in queries:
+        prepared = unit(query[None])[0] if metric == "cosine" else query
+        if rescore == "float32":
+            decoded = unit(vectors) if metric == "cosine" else vectors
+        else:
+            planes = {"int8": 8, "int4": 4, "binary": 1}[rescore]
+            decoded = qvec.dequantize(qvec.quantize(vectors, calibration, planes), calibration)
+        expected = decoded.astype(np.float64) @ prepared
+        found = search(sql, name, query, k=200)
+        assert len(found) == 200
+        tolerance = 2 * TOLERANCE * float(np.linalg.norm(prepared) * np.linalg.norm(decoded, axis=1).max())
+        for id, score, *_ in found:
+            assert score == pytest.approx(expected[int(id)], abs=max(tolerance, 1e-30))
+
+
+def test_the_index_is_used(sql: Connection, queries: Vectors) -> None:
+    sql.execute("SET enable_seqscan = off")  # so few rows are read faster without
+    for rescore, prefilter in LAYOUTS:
+        collection = f"{rescore}_{prefilter}"
+        plan = sql.execute("SELECT * FROM qvec.explain(%s, %s::vector, 2)", [collection, text(queries[0])]).fetchall()
+        assert any(f"Index Scan using {collection}_qvec_idx" in line for (line,) in plan), plan
+    sql.execute("RESET enable_seqscan")
+
+
+def test_settings_of_the_session_neither_matter_nor_change(sql: Connection, queries: Vectors) -> None:
+    expected = search(sql, "int8_ternary", queries[0], k=50)
+    with sql.transaction():
+        sql.execute("SET LOCAL hnsw.ef_search = 1")
+        sql.execute("SET LOCAL hnsw.iterative_scan = off")
+        sql.execute(
+            "SET LOCAL extra_float_digits = -15; SET LOCAL search_path = pg_temp; SET LOCAL DateStyle = 'SQL, DMY'"
+        )
+        assert len(search_qualified(sql, "int8_ternary", queries[0], 50)) == 50
+        assert value(sql, "SHOW hnsw.ef_search") == "1"
+        assert value(sql, "SHOW hnsw.iterative_scan") == "off"
+    assert search(sql, "int8_ternary", queries[0], k=50) == expected
+    assert value(sql, "SHOW hnsw.ef_search") == "40"
+
+
+def search_qualified(sql: Connection, collection: str, query: Vectors, k: int) -> list[tuple[Any, ...]]:
+    statement = b"SELECT * FROM qvec.search(%s, %s::public.vector, %s)"
+    return sql.execute(statement, [collection, text(query), k]).fetchall()
+
+
+def test_candidates_by_number(sql: Connection, queries: Vectors) -> None:
+    few = search(sql, "int8_ternary", queries[1], k=5, candidates=5)
+    many = search(sql, "int8_ternary", queries[1], k=5, candidates=500)
+    every = search(sql, "int8_ternary", queries[1], k=5, exact=True)
+    assert many == every
+    assert few[0][1] <= many[0][1]
+    assert search(sql, "int8_ternary", queries[1], k=5, oversampling=100) == every
+
+
+def test_more_candidates_than_ef_search_can_be(shop: PostgresDatabase, sql: Connection, name: str) -> None:
+    vectors = realistic(3000, 16)
+    docs = shop.create_collection(name, calibration=Calibration.fit(vectors))
+    docs.upsert(range(3000), vectors)
+    docs.build_index()
+    assert len(search(sql, name, vectors[0], k=1500, oversampling=1)) == 1500
+
+
+def test_halfvec_queries(sql: Connection, queries: Vectors) -> None:
+    half = queries[0].astype(np.float16)
+    found = sql.execute("SELECT id FROM qvec.search('int8_ternary', %s::halfvec)", [text(half)]).fetchall()
+    assert found == [row[:1] for row in search(sql, "int8_ternary", half.astype(np.float32))]
+
+
+@pytest.mark.parametrize("collection", ["int8_ternary", "float16_ternary"])
+def test_a_batch_is_its_queries(sql: Connection, queries: Vectors, collection: str) -> None:
+    rows = sql.execute(
+        "SELECT * FROM qvec.search(%s, %s::vector[], 7)", [collection, [text(query) for query in queries[:9]]]
+    ).fetchall()
+    assert [row[0] for row in rows] == [n for n in range(1, 10) for _ in range(7)]
+    for n, query in enumerate(queries[:9], 1):
+        assert [row[1:] for row in rows if row[0] == n] == search(sql, collection, query, k=7)
+
+
+def test_a_small_collection_is_ranked_fully(
+    shop: PostgresDatabase, sql: Connection, vectors: Vectors, name: str
+) -> None:
+    docs = shop.create_collection(name, calibration=shop.collection("int8_ternary").calibration)
+    assert search(sql, name, vectors[0]) == []
+    docs.upsert(range(30), vectors[:30])
+    for indexed in (False, True):
+        if indexed:
+            docs.build_index()
+        assert len(search(sql, name, vectors[0], k=100)) == 30
+        batch = sql.execute("SELECT * FROM qvec.search(%s, %s::vector[], 100)", [name, [text(vectors[0])] * 3])
+        assert len(batch.fetchall()) == 90
+
+
+# Filters
+
+
+@pytest.mark.parametrize("collection", ["int8_ternary", "float16_ternary"])
+@pytest.mark.parametrize(
+    "condition",
+    [{"lang": "de"}, {"n": {"$lt": 500}}, {"n": {"$in": [3, 5, 8]}}, {"lang": "fr"}, {"$not": {"lang": "en"}}, {}],
+)
+def test_filters(
+    sql: Connection, shop: PostgresDatabase, queries: Vectors, collection: str, condition: dict[str, Any]
+) -> None:
+    """All rows that pass are found, however few they are."""
+    docs = shop.collection(collection)
+    found = search(sql, collection, queries[2], filter=json.dumps(condition), candidates=200)
+    expected = docs.search(queries[2], k=10, exact=True, filter=condition)
+    assert [row[1] for row in found] == pytest.approx([hit.score for hit in expected], abs=TOLERANCE)
+
+
+def test_filters_in_a_batch(sql: Connection, queries: Vectors) -> None:
+    batch = [text(query) for query in queries[:3]]
+    rows = sql.execute(
+        "SELECT query, metadata FROM qvec.search('int8_ternary', %s::vector[], 20, filter => '{\"lang\": \"de\"}')",
+        [batch],
+    ).fetchall()
+    assert [row[0] for row in rows] == [1] * 20 + [2] * 20 + [3] * 20
+    assert {row[1]["lang"] for row in rows} == {"de"}
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k is 0, expected at least 1"),
+        ({"k": None}, "k is NULL, expected at least 1"),
+        ({"oversampling": 0.5}, "oversampling is 0.5, expected at least 1"),
+        ({"k": 10, "candidates": 9}, "candidates is 9, expected at least k, which is 10"),
+        ({"filter": '{"a": {"$near": 1}}'}, "field 'a': '$near' is no operator"),
+        ({"filter": "[]"}, "the filter: [] found, an object of fields and operators wanted"),
+    ],
+)
+def test_options_that_are_refused(sql: Connection, queries: Vectors, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        search(sql, "int8_ternary", queries[0], **options)
+    assert caught.value.diag.message_primary == message
+
+
+def test_queries_that_are_refused(sql: Connection, queries: Vectors) -> None:
+    for query, message in (
+        (queries[0, :3], "the vector has 3 dimensions, expected 64"),
+        (0 * queries[0], "zero vector"),
+    ):
+        with pytest.raises(psycopg.Error, match=message):
+            search(sql, "int8_ternary", query)
+    with pytest.raises(psycopg.Error, match="the query is NULL, a vector wanted"):
+        sql.execute("SELECT * FROM qvec.search('int8_ternary', NULL::vector)")
+    with pytest.raises(psycopg.Error, match="no collection 'none'") as caught:
+        search(sql, "none", queries[0])
+    assert "int8_ternary" in str(caught.value.diag.message_hint)
+
+
+# The search path
+
+
+def test_a_hostile_search_path(sql: Connection, queries: Vectors) -> None:
+    expected = search(sql, "int8_ternary", queries[0])
+    sql.execute("CREATE SCHEMA evil")
+    for name, arguments, result in (
+        ("bit_count", "bit", "bigint"),
+        ("hamming_distance", "bit, bit", "float8"),
+        ("binary_quantize", "public.vector", "bit"),
+        ("array_fill", "real, integer[]", "real[]"),
+        ("set_config", "text, text, boolean", "text"),
+    ):
+        sql.execute(
+            f"CREATE FUNCTION evil.{name}({arguments}) RETURNS {result} LANGUAGE sql AS 'SELECT NULL::{result}'".encode()
+        )
+    sql.execute("CREATE OPERATOR evil.<~> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = evil.hamming_distance)")
+    sql.execute("CREATE TABLE evil.int8_ternary (id bigint)")
+    sql.execute("CREATE TEMPORARY TABLE int8_ternary (id bigint)")
+    try:
+        sql.execute("SET search_path = evil, pg_temp, pg_catalog, public")
+        assert search(sql, "int8_ternary", queries[0]) == expected
+        codes = "SELECT qvec.quantize(%s::vector, calibration)::text FROM qvec.collection LIMIT 1"
+        assert len(value(sql, codes, text(queries[0]))) == 8 * 64
+    finally:
+        sql.execute("RESET search_path; DROP TABLE pg_temp.int8_ternary; DROP SCHEMA evil CASCADE")
+
+
+def test_pgvector_in_a_schema_of_its_own(
+    new_database: Callable[..., str], vectors: Vectors, calibration: Calibration
+) -> None:
+    with psycopg.connect(new_database(), autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA extensions")
+        connection.execute("CREATE EXTENSION vector SCHEMA extensions")
+        connection.execute(sql_script.full().encode())
+        stored(connection, calibration)
+        for rescore in ("int8", "float16"):
+            connection.execute("SELECT qvec.create_collection(%s, %s, %s)", [rescore, calibration.id, rescore])
+            statement = "INSERT INTO {} (id, embedding_in) VALUES (%s, %s::extensions.vector)"
+            for n, vector in enumerate(vectors[:20]):
+                connection.execute(composing.SQL(statement).format(composing.Identifier(rescore)), [n, text(vector)])
+            connection.execute("SELECT qvec.build_index(%s)", [rescore])
+            found = value(
+                connection, "SELECT id FROM qvec.search(%s, %s::extensions.vector)", rescore, text(vectors[3])
+            )
+            assert found == "3"
