@@ -164,6 +164,19 @@ def test_dimensions_that_do_not_fill_their_last_byte(tmp_path):
             assert_array_equal(np.concatenate([batch.vectors for batch in source.batches()]), signs)
 
 
+@pytest.mark.parametrize("ending", ["npy", "fixed.parquet", "jsonl"])
+def test_another_encoding_is_another_source(tmp_path, ending):
+    """So that a load does not go on in another encoding than it began."""
+    file = tmp_path / f"a.{ending}"
+    WRITERS[ending](file, np.zeros((3, 8), np.int64))
+    fingerprints = []
+    for name in ("uint8", "int8", "ubinary", "int8"):
+        with opened(file, preset(name)) as source:
+            fingerprints.append(source.fingerprint())
+    assert len(set(fingerprints)) == 3
+    assert fingerprints[1] == fingerprints[3]
+
+
 def test_other_columns_stay_what_they_are(tmp_path):
     made = pa.table(
         {

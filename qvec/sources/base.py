@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -92,8 +93,9 @@ class Source(ABC):
         self._files = files
 
     def fingerprint(self) -> str:
-        """Hex digits that change when the content changes, without reading all of a large file."""
-        return fingerprint_files(self._files)
+        """Hex digits that change when the content or its codec changes, without reading all of a large file."""
+        content = self._content_fingerprint()
+        return content if self.codec == FLOAT else hashlib.sha256(f"{content}{self.codec}".encode()).hexdigest()[:32]
 
     def batches(self, start: int = 0, batch_rows: int = BATCH_ROWS) -> Iterator[Batch]:
         """Contiguous batches of at most `batch_rows` rows, from source row `start` on."""
@@ -125,6 +127,9 @@ class Source(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _content_fingerprint(self) -> str:
+        return fingerprint_files(self._files)
 
     @abstractmethod
     def _batches(self, start: int, batch_rows: int) -> Iterator[Batch]: ...

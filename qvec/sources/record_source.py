@@ -30,8 +30,8 @@ class RecordSource(Source):
         self._file, self._spool = file, spool
         self._label = file.name if spool is None else "standard input"
 
-    def fingerprint(self) -> str:
-        return super().fingerprint() if self._spool is None else self._spool.fingerprint
+    def _content_fingerprint(self) -> str:
+        return super()._content_fingerprint() if self._spool is None else self._spool.fingerprint
 
     def where(self, row: int) -> str:
         return f"{self._label}, row {row}"
