@@ -1,7 +1,7 @@
 """What Qdrant must score by its sign bits alone (binary quantization of one bit, without rescoring), in plain numpy.
 
-Under `Distance.Dot`, for vectors and queries stored and sent as float16. Found in the engine's own source, 0.9 of
-qdrant-edge, and held against it in test_qdrant_codes.py.
+Under `Distance.Dot`, for vectors and queries stored and sent as float16, or as `datatype` says. Found in the engine's
+own source, 0.9 of qdrant-edge, and held against it in test_qdrant_codes.py.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Stored = NDArray[np.float16] | NDArray[np.float32]
 
 LEAST_STEP = np.finfo(np.float32).eps
 """A query whose levels would lie closer together than this has every dimension at level 0."""
 
 
-def scores(stored: NDArray[np.float16], query: Floats, query_bits: int) -> Floats:
+def scores(stored: Stored, query: Floats, query_bits: int, datatype: type = np.float16) -> Floats:
     """The dimensions that agree less those that differ: float32 (n,), for `stored` (n, d) and a query (d,).
 
     `query_bits` is 1, 4 or 8: the query encodings Binary, Scalar4Bits and Scalar8Bits. With 4 or 8 a dimension
@@ -23,23 +24,23 @@ def scores(stored: NDArray[np.float16], query: Floats, query_bits: int) -> Float
     highest for 1, as a share of all levels.
     """
     highest = 2**query_bits - 1
-    level = levels(query, query_bits)
+    level = levels(query, query_bits, datatype)
     differing = np.where(sign_bits(stored), highest - level, level).sum(axis=1)
     differ = differing.astype(np.float32) / np.float32(highest)
     agree = np.float32(stored.shape[1]) - differ
     return agree - differ
 
 
-def sign_bits(stored: NDArray[np.float16]) -> NDArray[np.bool_]:
+def sign_bits(stored: Stored) -> NDArray[np.bool_]:
     return stored > 0
 
 
-def levels(query: Floats, query_bits: int) -> NDArray[np.int64]:
+def levels(query: Floats, query_bits: int, datatype: type = np.float16) -> NDArray[np.int64]:
     """Each dimension's level, 0 to 2^query_bits − 1: uniform over ±(the largest magnitude), halves rounded up.
 
     The engine rounds a query to the datatype of the stored vectors first.
     """
-    rounded = query.astype(np.float16).astype(np.float32)
+    rounded = query.astype(datatype).astype(np.float32)
     if query_bits == 1:
         return sign_bits(rounded).astype(np.int64)
     largest = np.abs(rounded).max()

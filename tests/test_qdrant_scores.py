@@ -1,0 +1,245 @@
+"""How Qdrant's engine ranks what qvec stores: by the metric with rescoring, by its codes' specification without."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import specification
+import specification_qdrant
+from awkward import Case, cases
+from conftest import realistic, unit
+from hypothesis import HealthCheck, given, settings
+from numpy.typing import NDArray
+
+from qvec import Calibration, Hit, quantize
+from qvec.postgres.database import PostgresDatabase
+from qvec.qdrant.collection import QdrantCollection
+from qvec.qdrant.database import QdrantDatabase
+from qvec.qdrant.layout import Prefilter
+
+Vectors = NDArray[np.float32]
+
+QUERY_BITS: dict[Any, int] = {"binary": 1, "scalar4bits": 4, "scalar8bits": 8}
+_names = (f"docs{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantDatabase]:
+    """A directory whose collections are indexed from the first kilobyte on: codes are made anew from what is stored."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qvec.qdrant.edge._INDEXING_THRESHOLD_KB", 1)
+        with QdrantDatabase.in_directory(str(tmp_path_factory.mktemp("qdrant"))) as database:
+            yield database
+
+
+Fill = Callable[..., QdrantCollection]
+
+
+@pytest.fixture(scope="module")
+def fill(edge: QdrantDatabase) -> Fill:
+    """Makes a collection of vectors, with the settings given; their ids are their positions."""
+
+    def create(vectors: Vectors, calibration: Calibration, **options: Any) -> QdrantCollection:
+        docs = edge.create_collection(next(_names), calibration=calibration, **options)
+        docs.upsert(np.arange(len(vectors)), vectors)
+        return docs
+
+    return create
+
+
+def every_row(docs: QdrantCollection, query: Vectors, **options: Any) -> NDArray[np.float64]:
+    """The score of every row, in the order of the rows; the hits came best first."""
+    hits: list[Hit] = docs.search(query, k=docs.count(), **options)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    scores = np.full(len(hits), np.nan)
+    scores[[hit.id for hit in hits]] = [hit.score for hit in hits]
+    return scores
+
+
+def index(docs: QdrantCollection) -> None:
+    docs.build_index()
+    assert docs.engine()._shard.info().indexed_vectors_count == docs.count()  # type: ignore[attr-defined]
+
+
+def scaled(query: Vectors) -> Vectors:
+    """As the engine gets it: the largest component between 1/2 and 1."""
+    return np.ldexp(query, -np.frexp(np.abs(query).max())[1])
+
+
+# Without rescoring
+
+
+@pytest.mark.parametrize("encoding", QUERY_BITS)
+@pytest.mark.parametrize("rescore", ["float16", "float32", "binary"])
+def test_scores_without_rescoring_are_those_of_the_sign_bits(
+    fill: Fill, vectors: Vectors, queries: Vectors, calibration: Calibration, encoding: Any, rescore: Any
+) -> None:
+    docs = fill(vectors[:300], calibration, rescore=rescore, prefilter="binary", query_encoding=encoding)
+    bits = np.unpackbits(quantize(vectors[:300], calibration, 1), axis=1)
+    signs = np.where(bits, 1, -1).astype(np.float16)
+    weights = calibration.deviation if rescore == "binary" else np.float32(1)
+    seen = [scaled(query * weights) for query in unit(queries[:6])]
+    datatype = np.float32 if rescore == "float32" else np.float16
+    expected = [specification_qdrant.scores(signs, query, QUERY_BITS[encoding], datatype) for query in seen]
+    for step in (lambda _: None, index):
+        step(docs)
+        for query, wanted in zip(queries, expected, strict=False):
+            np.testing.assert_array_equal(every_row(docs, query, rescore=False), wanted)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(case=cases(extreme=False).filter(lambda case: len(case.vectors) > 0))
+def test_the_engines_bits_are_the_calibrations(edge: QdrantDatabase, case: Case) -> None:
+    """Read back one by one: turning one component of a query of ones round shows each row's bit there."""
+    zero = np.zeros_like(case.threshold)
+    calibration = Calibration(case.threshold, case.radius, case.deviation, zero, zero, "ip")
+    docs = edge.create_collection(next(_names), calibration=calibration, prefilter="binary", query_encoding="binary")
+    vectors = np.resize(case.vectors[:, : case.dimensions], (max(5, 600 // case.dimensions), case.dimensions))
+    docs.upsert(np.arange(len(vectors)), vectors)
+    bits = np.unpackbits(quantize(vectors, calibration, 1), axis=1, count=case.dimensions).astype(int)
+    turned = np.random.default_rng(0).permutation(case.dimensions)[:16]
+    queries = np.ones((len(turned), case.dimensions), np.float32)
+    queries[range(len(turned)), turned] = -1
+    for step in (lambda _: None, index):
+        step(docs)
+        ones = every_row(docs, np.ones(case.dimensions, np.float32), rescore=False)
+        np.testing.assert_array_equal(ones, 2 * bits.sum(axis=1) - case.dimensions)
+        for dimension, query in zip(turned, queries, strict=True):
+            found = every_row(docs, query, rescore=False)
+            np.testing.assert_array_equal((ones - found) / 2, 2 * bits[:, dimension] - 1)
+    edge.drop_collection(docs.name)
+
+
+@pytest.mark.parametrize(("prefilter", "greatest"), [("turbo4", 0.06), ("turbo2", 0.2), ("turbo1", 0.4)])
+def test_scores_of_turbo_codes_estimate_the_metric(
+    fill: Fill, vectors: Vectors, queries: Vectors, calibration: Calibration, prefilter: str, greatest: float
+) -> None:
+    docs = fill(vectors, calibration, prefilter=prefilter)
+    true = unit(queries) @ unit(vectors).T
+    for line, query in zip(true, queries[:5], strict=False):
+        scores = every_row(docs, query, rescore=False)
+        assert np.abs(scores - line).max() < greatest
+        np.testing.assert_array_equal(every_row(docs, 4 * query, rescore=False), scores)
+
+
+# With rescoring
+
+
+def independent(rows: int, dimensions: int = 64, seed: int = 0) -> Vectors:
+    return np.random.default_rng(seed).normal(0.3, 1, (rows, dimensions)).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", [independent, realistic], ids=["random", "realistic"])
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize(("rescore", "greatest"), [("float16", 2.0**-11), ("float32", 2.0**-22), ("turbo8", 2.0**-7)])
+def test_the_engine_ranks_by_the_metric(
+    fill: Fill, make: Callable[..., Vectors], metric: Any, rescore: Any, greatest: float
+) -> None:
+    """With all rows as candidates each score is <q, x>, off by no more than the rounding of what is stored and of the
+    query; `every_row` sees that they come in the order of their scores."""
+    vectors, queries = make(500), make(5, seed=1)
+    docs = fill(vectors, Calibration.fit(vectors, metric=metric), rescore=rescore)
+    if metric == "cosine":
+        vectors, queries = unit(vectors), unit(queries)
+    true = queries.astype(np.float64) @ vectors.astype(np.float64).T
+    lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(vectors, axis=1)
+    for step in (lambda _: None, index):
+        step(docs)
+        for query, line, length in zip(queries, true, lengths, strict=True):
+            for options in ({"oversampling": 1}, {"exact": True}):
+                assert np.all(np.abs(every_row(docs, query, **options) - line) <= greatest * length)
+
+
+@pytest.mark.parametrize(
+    ("rescore", "prefilter"),
+    [("float16", "binary"), ("float16", "turbo1"), ("float32", "binary"), ("float32", "turbo1"), ("binary", "binary")],
+)
+def test_faint_and_loud_queries(fill: Fill, rescore: Any, prefilter: str) -> None:
+    """Powers of two change the scores by themselves and nothing else; other factors by their own rounding."""
+    vectors, query = realistic(300), realistic(1, seed=1)[0]
+    docs = fill(vectors, Calibration.fit(vectors, metric="ip"), rescore=rescore, prefilter=prefilter)
+    index(docs)
+    plain = docs.search(query, k=20)
+    for exponent in (-66, -20, 1, 100):
+        found = docs.search(np.ldexp(query, exponent), k=20)
+        assert [hit.id for hit in found] == [hit.id for hit in plain]
+        assert [np.ldexp(hit.score, -exponent) for hit in found] == [hit.score for hit in plain]
+    for factor in (1e-20, 1e30):
+        found = docs.search(query * np.float32(factor), k=20)
+        np.testing.assert_allclose([hit.score / factor for hit in found], [hit.score for hit in plain], rtol=1e-3)
+
+
+FLOORS = {"turbo4": 0.99, "turbo2": 0.97, "turbo1.5": 0.95}
+COMBINATIONS = [
+    *itertools.product(["float16", "float32", "turbo16", "turbo8"], get_args(Prefilter)),
+    ("binary", "binary"),
+]
+
+
+@pytest.mark.parametrize(("rescore", "prefilter"), COMBINATIONS)
+def test_every_combination_searches(
+    fill: Fill, vectors: Vectors, queries: Vectors, calibration: Calibration, rescore: str, prefilter: str
+) -> None:
+    docs = fill(vectors, calibration, rescore=rescore, prefilter=prefilter)
+    index(docs)
+    best = np.argsort(-(unit(queries) @ unit(vectors).T), axis=1)[:, :10]
+    found = [[hit.id for hit in hits] for hits in docs.search(queries)]
+    recall = np.mean([np.isin(ids, line).mean() for ids, line in zip(found, best, strict=True)])
+    assert recall >= (0.5 if rescore == "binary" else FLOORS.get(prefilter, 0.9)), recall
+
+
+def test_a_graph_is_built_where_there_are_enough_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,480 rows of 256 dimensions in float16 are 10,240 KB, 19,999 are below the threshold that is the default."""
+    monkeypatch.setattr("qvec.qdrant.edge._INDEXING_THRESHOLD_KB", 10_000)
+    vectors, queries = realistic(20_480, 256), realistic(30, 256, seed=1)
+    true = unit(queries) @ unit(vectors).T
+    with QdrantDatabase.in_directory(str(tmp_path)) as db:
+        docs = db.create_collection("docs", calibration=Calibration.fit(vectors))
+        docs.upsert(np.arange(19_999), vectors[:19_999])
+        assert (docs.has_index(), docs.info().index) == (True, "built")
+        docs.upsert(np.arange(19_999, 20_480), vectors[19_999:])
+        assert (docs.has_index(), docs.info().index) == (False, "none")
+        seen: list[tuple[int, int | None]] = []
+        docs.build_index(lambda done, of: seen.append((done, of)))
+        assert seen == [(20_480, 20_480)]
+        assert (docs.has_index(), docs.info().index) == (True, "built")
+        found = docs.search(queries, k=10)
+    best = np.argsort(-true, axis=1)[:, :10]
+    assert np.mean([np.isin([h.id for h in hits], line).mean() for hits, line in zip(found, best, strict=True)]) > 0.85
+    for line, hits in zip(true, found, strict=True):
+        assert np.abs(line[[hit.id for hit in hits]] - [hit.score for hit in hits]).max() < 5e-4
+
+
+# Signs alone
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+def test_scores_of_signs_are_those_of_the_specification_and_of_postgres(
+    fill: Fill, db: PostgresDatabase, vectors: Vectors, queries: Vectors, metric: Any
+) -> None:
+    """x is threshold ± deviation: to float32 in Postgres, Qdrant rounds the weighted query to float16."""
+    calibration = Calibration.fit(vectors, metric=metric)
+    rows = fill(vectors[:400], calibration, rescore="binary")
+    table = db.create_collection(f"signs_{metric}", calibration=calibration, rescore="binary")
+    table.upsert(np.arange(400), vectors[:400])
+    spread = (calibration.threshold, calibration.radius, calibration.deviation)
+    decoded = specification.decoded(
+        specification.codes(vectors[:400], calibration.threshold, calibration.radius, cosine=metric == "cosine"),
+        *spread,
+        planes=1,
+    ).astype(np.float64)
+    for query in queries[:8]:
+        prepared = calibration.prepared(query[None])[0]
+        size = float(np.abs(prepared * calibration.deviation).sum())
+        expected = decoded @ prepared
+        np.testing.assert_allclose(every_row(rows, query, exact=True), expected, atol=size * 2.0**-11)
+        in_client, in_sql = (
+            {hit.id: hit.score for hit in table.search(query, k=400, rescore_in=where)} for where in ("client", "sql")
+        )
+        np.testing.assert_allclose([in_client[row] for row in range(400)], expected, atol=size * 2.0**-20)
+        np.testing.assert_allclose([in_sql[row] for row in range(400)], expected, atol=size * 2.0**-11)
