@@ -86,7 +86,7 @@ def test_what_insert_writes_is_what_python_writes(
     assert found == [("1000", "from Python")]
 
 
-def test_update_and_upsert(sql: Connection, cosine: str, calibration: Calibration, vectors: Vectors, name: str) -> None:
+def test_update_and_upsert(sql: Connection, cosine: str, vectors: Vectors, name: str) -> None:
     sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cosine])
     insert(sql, name, vectors[:1])
     table = composing.Identifier(name)

@@ -278,9 +278,8 @@ def test_a_hostile_search_path(sql: Connection, queries: Vectors) -> None:
         ("array_fill", "real, integer[]", "real[]"),
         ("set_config", "text, text, boolean", "text"),
     ):
-        sql.execute(
-            f"CREATE FUNCTION evil.{name}({arguments}) RETURNS {result} LANGUAGE sql AS 'SELECT NULL::{result}'".encode()
-        )
+        create = f"CREATE FUNCTION evil.{name}({arguments}) RETURNS {result}"
+        sql.execute(f"{create} LANGUAGE sql AS 'SELECT NULL::{result}'".encode())
     sql.execute("CREATE OPERATOR evil.<~> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = evil.hamming_distance)")
     sql.execute("CREATE TABLE evil.int8_ternary (id bigint)")
     sql.execute("CREATE TEMPORARY TABLE int8_ternary (id bigint)")

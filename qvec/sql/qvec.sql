@@ -329,7 +329,7 @@ COMMENT ON FUNCTION qvec._prepared(vector, text) IS 'A vector as a calibration q
 CREATE OR REPLACE FUNCTION qvec._float32(x float8) RETURNS float8
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
-        WHEN abs(x) <= power(2::float8, -150) THEN 0 * sign(x)
+        WHEN abs(x) <= power(2::float8, -150) THEN 0 * x
         WHEN abs(x) < power(2::float8, 128) - power(2::float8, 103) THEN x::real::float8
         ELSE sign(x) * 'Infinity'::float8
     END;
@@ -1487,7 +1487,7 @@ COMMENT ON FUNCTION qvec._json_float(float8) IS 'A number as canonical JSON writ
 -- All but printable ASCII is escaped, in UTF-16, as JSON does.
 CREATE OR REPLACE FUNCTION qvec._json_text(value text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN coalesce('"' || (
+    RETURN CASE WHEN value IS NULL THEN 'null' ELSE '"' || (
         SELECT coalesce(string_agg(
             CASE
                 WHEN c = '"' THEN '\"'
@@ -1496,7 +1496,7 @@ CREATE OR REPLACE FUNCTION qvec._json_text(value text) RETURNS text
                 WHEN ascii(c) < 65536 THEN '\u' || lpad(to_hex(ascii(c)), 4, '0')
                 ELSE '\u' || to_hex(55296 + ((ascii(c) - 65536) >> 10)) || '\u' || to_hex(56320 + ((ascii(c) - 65536) & 1023))
             END, '' ORDER BY i), '')
-        FROM regexp_split_to_table(value, '') WITH ORDINALITY AS u (c, i)) || '"', 'null');
+        FROM regexp_split_to_table(value, '') WITH ORDINALITY AS u (c, i)) || '"' END;
 COMMENT ON FUNCTION qvec._json_text(text) IS 'A string as canonical JSON writes it';
 
 -- numpy's quantile of sorted numbers: between two of them from the nearer one, in float64, rounded to float32.

@@ -1,0 +1,239 @@
+"""Calibrations in SQL: Python's bytes and ids, verified, immutable; fitted to a table's vectors as Python fits them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from conftest import realistic, unit
+from numpy.typing import NDArray
+from sqlside import installed, stored, text, value
+
+from qvec import Calibration, RangeMethod
+
+Connection = psycopg.Connection[Any]
+Vectors = NDArray[np.float32]
+ARRAYS = ("threshold", "radius", "deviation", "mean", "std")
+
+
+@pytest.fixture(scope="module")
+def sql(new_database: Callable[..., str]) -> Iterator[Connection]:
+    with installed(new_database()) as connection:
+        yield connection
+
+
+def arrays(sql: Connection, name: str) -> list[list[float]]:
+    columns = ", ".join(f"{array}::real[]" for array in ARRAYS)
+    row = sql.execute(f"SELECT {columns} FROM qvec.calibration WHERE id = %s".encode(), [name]).fetchone()
+    assert row is not None
+    return [np.array(array, np.float32).tolist() for array in row]
+
+
+def exported(sql: Connection, name: str) -> Calibration:
+    found = value(sql, "SELECT qvec.export_calibration(%s)", name)
+    assert found["id"] == name
+    calibration = Calibration.from_bytes(base64.b64decode(found["content"]))
+    assert found["metadata"] == calibration.metadata()
+    return calibration
+
+
+@pytest.mark.parametrize("dimensions", [1, 64, 1024])
+def test_import_and_export_keep_every_bit(sql: Connection, dimensions: int) -> None:
+    calibration = Calibration.fit(realistic(50, dimensions), metric="ip", model='Größe "\\\U0001f600')
+    name = stored(sql, calibration)
+    assert name == calibration.id
+    assert arrays(sql, name) == [getattr(calibration, array).tolist() for array in ARRAYS]
+    assert exported(sql, name).to_bytes() == calibration.to_bytes()
+    document = value(sql, "SELECT qvec.export_calibration(%s)::text", name)
+    assert value(sql, "SELECT qvec.import_calibration(%s::jsonb)", document) == name
+
+
+def test_numbers_at_the_edges_of_float32(sql: Connection) -> None:
+    numbers = np.array([0.0, 1e-45, 1.1754944e-38, 1.1754942e-38, 3.4028235e38, 1 / 3, 2**-120, 1.0], np.float32)
+    signed = np.concatenate([numbers, -numbers])
+    both = np.concatenate([numbers, numbers])
+    calibration = Calibration(signed, both, both, signed, both, "ip")
+    name = stored(sql, calibration)
+    (threshold,) = sql.execute("SELECT vector_send(threshold) FROM qvec.calibration WHERE id = %s", [name]).fetchall()[
+        0
+    ]
+    assert threshold[4:] == signed.astype(">f4").tobytes()
+    assert arrays(sql, name)[1] == both.tolist()
+
+
+def test_a_description_that_holds_ids_of_its_own(sql: Connection, calibration: Calibration) -> None:
+    inner = {"a": 1, "id": "0123456789abcdef"}
+    rest = [getattr(calibration, array) for array in ARRAYS]
+    made = Calibration(*rest, metric="ip", description={"extra": inner, "z": inner, "note": ',"id":"0123456789abcdef"'})
+    assert stored(sql, made) == made.id
+    assert exported(sql, made.id) == made
+
+
+def test_more_dimensions_than_a_vector_has(sql: Connection) -> None:
+    """Python may use it; SQL has no vector to quantize by it."""
+    ones = np.ones(16_001, np.float32)
+    name = stored(sql, Calibration(ones, ones, ones, ones, ones, "ip"))
+    assert sql.execute("SELECT dimensions, threshold FROM qvec.calibration WHERE id = %s", [name]).fetchone() == (
+        16_001,
+        None,
+    )
+
+
+def tampered(calibration: Calibration) -> Iterator[tuple[bytes, str]]:
+    whole = calibration.to_bytes()
+    yield whole[:-1] + bytes([whole[-1] ^ 1]), "does not hash to its id"
+    yield whole.replace(b"cosine", b"cosinf"), "does not hash to its id"
+    yield whole[:-4], "does not hash to its id"
+    yield b"", "no safetensors file that qvec wrote"
+    yield b"\xff" * 100, "no safetensors file that qvec wrote"
+    yield whole[:100], "no safetensors file that qvec wrote"
+    yield b"\x02" + b"\0" * 7 + b"{}", "no safetensors file that qvec wrote"
+
+
+def test_damage_is_refused(sql: Connection, vectors: Vectors) -> None:
+    calibration = Calibration.fit(vectors[:77])
+    for data, message in tampered(calibration):
+        with pytest.raises(psycopg.Error, match=message):
+            sql.execute("SELECT qvec.import_calibration(%s::bytea)", [data])
+        with pytest.raises(psycopg.Error, match=f"calibration {calibration.id} is damaged: .*{message}"):
+            sql.execute("INSERT INTO qvec.calibration (id, content) VALUES (%s, %s)", [calibration.id, data])
+    for document in ("{}", "[]", '{"content": 1}'):
+        with pytest.raises(psycopg.Error, match="this is no calibration"):
+            sql.execute("SELECT qvec.import_calibration(%s::jsonb)", [document])
+    assert value(sql, "SELECT count(*) FROM qvec.calibration WHERE id = %s", calibration.id) == 0
+
+
+def test_rows_are_immutable_and_stay_while_used(sql: Connection, calibration: Calibration) -> None:
+    name = stored(sql, calibration)
+    with pytest.raises(psycopg.Error, match=f"calibration {name} is immutable: its id is the hash of its content"):
+        sql.execute("UPDATE qvec.calibration SET metadata = '{}' WHERE id = %s", [name])
+    sql.execute("SELECT qvec.create_collection('uses_it', %s)", [name])
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        sql.execute("DELETE FROM qvec.calibration WHERE id = %s", [name])
+    sql.execute("SELECT qvec.drop_collection('uses_it')")
+    assert sql.execute("DELETE FROM qvec.calibration WHERE id = %s", [name]).rowcount == 1
+    with pytest.raises(psycopg.Error, match=f"no calibration '{name}'"):
+        sql.execute("SELECT qvec.export_calibration(%s)", [name])
+
+
+# Fitting
+
+
+def fill(sql: Connection, table: str, vectors: Vectors, kind: str = "vector") -> None:
+    sql.execute(
+        f'DROP TABLE IF EXISTS "{table}"; CREATE TABLE "{table}" (id bigint PRIMARY KEY, embedding {kind})'.encode()
+    )
+    with sql.cursor().copy(f'COPY "{table}" FROM STDIN'.encode()) as copy:
+        for row, vector in enumerate(vectors):
+            copy.write_row((row, text(vector)))
+
+
+def assert_fitted_as_in_python(found: Calibration, expected: Calibration) -> None:
+    """Bit for bit: the id too, but that the SQL side puts its own version among what it hashes."""
+    ours, theirs = found.metadata(), expected.metadata()
+    assert {**ours, "qvec": None} == {**theirs, "qvec": None}
+    for array in ARRAYS:
+        assert getattr(found, array).tolist() == getattr(expected, array).tolist(), array
+    same = {**expected.description, "qvec": ours["qvec"]}
+    assert found.id == Calibration(*(getattr(expected, array) for array in ARRAYS), expected.metric, same).id
+
+
+@pytest.mark.parametrize(
+    ("options", "python"),
+    [
+        ({}, {}),
+        ({"metric": "ip", "threshold": 0, "model": 'Größe "\\\U0001f600\x7f'}, None),
+        ({"quantile": 0.5}, {"ranges": RangeMethod(quantile=0.5)}),
+        ({"quantile": 0.9}, {"ranges": RangeMethod(quantile=0.9)}),
+        ({"quantile": 1e-5}, {"ranges": RangeMethod(quantile=1e-5)}),
+        ({"quantile": 1}, {"ranges": RangeMethod(quantile=1.0)}),
+        ({"method": "minmax", "threshold": 1}, {"ranges": RangeMethod("minmax"), "threshold": 1}),
+        ({"method": "fixed", "radius": 0.18}, {"ranges": RangeMethod("fixed", value=0.18)}),
+        ({"dimensions": 12, "seed": 7}, {"dimensions": 12, "seed": 7}),
+    ],
+)
+def test_fitting_equals_python_on_the_same_rows(sql: Connection, options: Any, python: Any) -> None:
+    vectors = realistic(300, 24)
+    fill(sql, "Fitted on", vectors)
+    named = "".join(f", {name} => %({name})s" for name in options)
+    statement = f"""SELECT qvec.calibrate('"Fitted on"', 'embedding'{named})"""
+    row = sql.execute(statement.encode(), options).fetchone()
+    assert row is not None
+    expected = Calibration.fit(vectors, **(options if python is None else python))
+    assert_fitted_as_in_python(exported(sql, row[0]), expected)
+
+
+def test_fitting_vectors_at_unit_length_and_halves(sql: Connection) -> None:
+    vectors = unit(realistic(100, 24))
+    fill(sql, "units", vectors)
+    assert_fitted_as_in_python(
+        exported(sql, value(sql, "SELECT qvec.calibrate('units', 'embedding')")), Calibration.fit(vectors)
+    )
+    fill(sql, "halves", vectors.astype(np.float16), "halfvec")
+    found = exported(sql, value(sql, "SELECT qvec.calibrate('halves', 'embedding')"))
+    assert_fitted_as_in_python(found, Calibration.fit(vectors.astype(np.float16)))
+
+
+def test_a_sample_is_drawn_from_the_whole_table(sql: Connection) -> None:
+    """The table is sorted: a sample from its front would have another mean."""
+    vectors = np.sort(np.random.default_rng(0).normal(size=(3000, 1)).astype(np.float32), axis=0)
+    fill(sql, "sorted", vectors)
+    samples = [
+        exported(
+            sql,
+            value(
+                sql,
+                "SELECT qvec.calibrate('sorted', 'embedding', metric => 'ip', sample_size => 500, seed => %s)",
+                seed,
+            ),
+        )
+        for seed in (0, 0, 1)
+    ]
+    assert samples[0] == samples[1] != samples[2]
+    assert samples[0].description["sample"] == {"drawn": "uniform", "seed": 0, "size": 500}
+    for sample in samples:
+        assert abs(float(sample.mean[0])) < 0.2
+        assert float(sample.std[0]) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("'units', 'none'", "table units has no column 'none'"),
+        ("'units', 'id'", "column id of table units is bigint, expected vector or halfvec"),
+        ("'units', 'embedding', 'median'", "method is 'median', expected quantile, minmax or fixed"),
+        ("'units', 'embedding', metric => 'l2'", "metric is 'l2', expected cosine or ip"),
+        ("'units', 'embedding', threshold => 2", "threshold is 2, expected a share of the mean from 0 to 1"),
+        ("'units', 'embedding', quantile => 0", "quantile is 0, expected a number above 0 and at most 1"),
+        ("'units', 'embedding', 'fixed'", "radius is <NULL>: method fixed needs one"),
+        ("'units', 'embedding', 'fixed', radius => -1", "radius is -1: method fixed needs one, positive"),
+        ("'units', 'embedding', radius => 1", "radius is 1: method fixed needs one, positive"),
+        ("'units', 'embedding', dimensions => 99", "dimensions is 99, but the vectors have 24"),
+        ("'units', 'embedding', sample_size => 0", "sample_size is 0, expected at least 1"),
+        ("'empty', 'embedding'", "no vectors to calibrate on in column embedding of empty"),
+        ("'mixed', 'embedding'", "vectors have 1 and 2 dimensions, expected one number"),
+        ("'zeros', 'embedding'", "zero vector, which has no direction under cosine"),
+    ],
+)
+def test_what_cannot_be_fitted_is_named(sql: Connection, call: str, message: str) -> None:
+    fill(sql, "units", unit(realistic(20, 24)))
+    fill(sql, "empty", np.empty((0, 1), np.float32))
+    fill(sql, "mixed", np.ones((1, 1), np.float32))
+    fill(sql, "zeros", np.zeros((2, 2), np.float32))
+    sql.execute("INSERT INTO mixed VALUES (2, '[1,2]')")
+    with pytest.raises(psycopg.Error) as caught:
+        sql.execute(f"SELECT qvec.calibrate({call})".encode())
+    assert str(caught.value.diag.message_primary).startswith(message)
+
+
+def test_metadata_is_canonical_json(sql: Connection) -> None:
+    for number in (0.1, 1, 1e-5, 0.0001, 0.9999, 1 / 3, 123456.0, 1e-300):
+        assert value(sql, "SELECT qvec._json_float(%s)", number) == json.dumps(float(number))
+    for string in ("", "a", '\x01\x1f\x7f\n\t"\\/', "é\u2028\uffff", "\U0001f600x"):
+        assert value(sql, "SELECT qvec._json_text(%s)", string) == json.dumps(string)
+    assert value(sql, "SELECT qvec._json_text(NULL)") == "null"
