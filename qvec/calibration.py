@@ -75,7 +75,7 @@ class Calibration:
         """Number d of dimensions that it quantizes: a vector's first d, when it is cut to a Matryoshka prefix."""
         return len(self.threshold)
 
-    @property
+    @cached_property
     def accepted_dimensions(self) -> tuple[int, ...]:
         """Lengths of vectors it takes: its own and, when it cuts to a Matryoshka prefix, the model's."""
         return tuple(sorted({self.dimensions, int(self.description.get("cut_from", self.dimensions))}))

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -317,29 +317,46 @@ class QdrantCollection:
             oversampling=self.oversampling if oversampling is None else oversampling,
             exact=exact,
             rescore=rescore or exact,
-            payload=True if texts else self._foreign is None and [ID],
+            payload=texts or (self._foreign is None and self.id_type == "text" and [ID]),
             filter=_native(filter),
         )
         return self.calibration.prepared(array), request
 
     def _search(self, queries: NDArray[np.float32], request: Request) -> list[list[Hit]]:
         """Hits of prepared queries (m, d): the engine scores <q, x - threshold>, and <q, threshold> is added."""
-        weighted = queries * self.calibration.deviation if self.layout.signs_only else queries
-        exponents = _exponents(weighted)
-        if self._foreign is not None and self._foreign.distance == "cosine":
-            exponents[:] = 0  # the engine normalizes the query itself
-        sent = np.ldexp(weighted, -exponents[:, None])
+        sent, scales = self._scaled(queries)
         with self._reading():
             found = self.engine().search(sent, request)
-        hit = points.hit if self._foreign is None else points.foreign_hit
-        if not self._scores_metric(request):
-            return [[hit(point.id, point.score, point.payload) for point in batch] for batch in found]
-        scales = np.ldexp(1.0, exponents).tolist()
-        constants = (queries @ self._threshold).tolist()
+            if not request.payload and self._foreign is None and not _all_integers(found):
+                request = replace(request, payload=[ID])  # of negative ids, which points cannot have
+                found = self.engine().search(sent, request)
+        if self._scores_metric(request):
+            constants = (queries @ self._threshold).tolist()
+        else:
+            scales, constants = [1.0] * len(queries), [0.0] * len(queries)
         return [
-            [hit(point.id, point.score * scale + constant, point.payload) for point in batch]
+            self._hits(batch, request, scale, constant)
             for batch, scale, constant in zip(found, scales, constants, strict=True)
         ]
+
+    def _hits(self, found: Sequence[Any], request: Request, scale: float, constant: float) -> list[Hit]:
+        """Hits of points; a payload is not looked at unless it was asked for."""
+        if not request.payload:
+            return [Hit(row_id(point.id, None), point.score * scale + constant) for point in found]
+        return [self._hit(point.id, point.score * scale + constant, point.payload) for point in found]
+
+    def _scaled(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[float]]:
+        """Queries as they are sent, and what their scores are multiplied with.
+
+        The engine rounds queries to float16 and to whole levels, which loses small ones and cannot hold large ones. So
+        each is brought to a largest component between 1/2 and 1, which is exact, unless it is at unit length.
+        """
+        if self.layout.signs_only:
+            queries = queries * self.calibration.deviation
+        elif self.calibration.metric == "cosine" or (self._foreign and self._foreign.distance == "cosine"):
+            return queries, [1.0] * len(queries)
+        _, exponents = np.frexp(np.abs(queries).max(axis=1, initial=0))
+        return np.ldexp(queries, -exponents[:, None]), np.ldexp(1.0, exponents).tolist()
 
     def _scores_metric(self, request: Request) -> bool:
         """Whether the engine estimates <q, x - threshold>, as its turbo codes do too, or counts equal bits."""
@@ -402,11 +419,8 @@ class QdrantCollection:
         return explained(doing)
 
 
-def _exponents(queries: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Powers of two that bring each query's largest component between 1/2 and 1: the engine rounds queries to float16
-    and to whole levels, which loses small ones and cannot hold large ones. Scaling by them is exact."""
-    _, exponents = np.frexp(np.abs(queries).max(axis=1, initial=0))
-    return np.asarray(exponents, np.int32)
+def _all_integers(found: Sequence[Sequence[Any]]) -> bool:
+    return all(isinstance(point.id, int) for batch in found for point in batch)
 
 
 def _native(filter: FilterLike | None) -> models.Filter | None:
