@@ -20,6 +20,11 @@ TRANSIENT = (
 )
 """Statuses after which the same request may succeed."""
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_ADVICE = {
+    "CERTIFICATE_VERIFY_FAILED": "; ?ca=FILE names a certificate that the system does not trust",
+    "HTTP/2": "; this may be the port of HTTP, and gRPC has one of its own: 6334 unless configured",
+}
+"""What to do, by what the error says."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -41,11 +46,14 @@ def explained(doing: str) -> Iterator[None]:
     except grpc.RpcError as error:
         if error.code() in _REFUSED:
             raise DatabaseError(
-                f"{doing}: the server refused access ({reason(error)}); set QVEC_QDRANT_API_KEY"
+                f"{doing}: the server refused access ({reason(error)}); put a key of it into QVEC_QDRANT_API_KEY"
             ) from error
-        raise DatabaseError(f"{doing}: {reason(error)}") from error
+        advice = next((advice for text, advice in _ADVICE.items() if text in reason(error)), "")
+        raise DatabaseError(f"{doing}: {reason(error)}{advice}") from error
     except (ApiException, ResponseHandlingException, ResourceExhaustedResponse) as error:
         raise DatabaseError(f"{doing}: {reason(error)}") from error
+    except OSError as error:  # of a directory
+        raise DatabaseError(f"{doing}: {error.strerror or error}") from error
 
 
 def reason(error: BaseException) -> str:
