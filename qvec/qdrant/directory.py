@@ -36,18 +36,6 @@ _open: dict[Path, Directory] = {}
 _opening = threading.Lock()
 
 
-def _forget_inherited() -> None:
-    """A forked process has none of the directories, and would hold their locks by the files it inherits."""
-    global _opening
-    _opening = threading.Lock()
-    for directory in _open.values():
-        directory.close_lock()
-    _open.clear()
-
-
-os.register_at_fork(after_in_child=_forget_inherited)
-
-
 class Directory:
     """The collections in a directory. All who open it in one process share it; the last to close it lets it go."""
 
@@ -70,7 +58,7 @@ class Directory:
         with _opening:
             resolved = path.resolve()
             found = _open.get(resolved)
-            if found is None:
+            if found is None or found.is_foreign():
                 found = _open[resolved] = cls(resolved)
             found.users += 1
             return found
@@ -84,12 +72,8 @@ class Directory:
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
-            self.close_lock()
+            os.close(self._lock)
             _open.pop(self.path, None)
-
-    def close_lock(self) -> None:
-        """Lets other processes open the directory, as far as this one is concerned."""
-        os.close(self._lock)
 
     def is_foreign(self) -> bool:
         """Whether this process was forked from the one that opened the directory."""
@@ -227,7 +211,8 @@ class Directory:
 
 
 def _take_lock(path: Path) -> int:
-    """An open file that holds the directory's lock; it goes with the process, however that ends."""
+    """An open file that holds the directory's lock; it goes with the process, however that ends, and with those that
+    were forked from it: they hold the locks of the engine's own files as well."""
     import fcntl
 
     try:
@@ -241,8 +226,8 @@ def _take_lock(path: Path) -> int:
         holder = os.pread(file, 20, 0).decode(errors="replace").strip()
         os.close(file)
         raise DatabaseError(
-            f"{path} is open in another process{' (' + holder + ')' if holder else ''}; the embedded Qdrant engine "
-            "serves one process at a time, a server any number: qdrant://HOST:6334"
+            f"{path} is open in another process{' (' + holder + ', or one forked from it)' if holder else ''}; the "
+            "embedded Qdrant engine serves one process at a time, a server any number: qdrant://HOST:6334"
         ) from None
     os.ftruncate(file, 0)
     os.pwrite(file, f"pid {os.getpid()}\n".encode(), 0)

@@ -1,0 +1,366 @@
+"""A directory of the embedded engine: who has it open, what is damaged in it, what in it is not qvec's."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import qdrant_edge
+from numpy.typing import NDArray
+
+import qvec
+from qvec import Calibration, CalibrationError, CollectionError, DatabaseError, QvecError, RowError
+from qvec.qdrant import payloads
+from qvec.qdrant.collection import QdrantCollection
+from qvec.qdrant.database import QdrantDatabase
+
+Vectors = NDArray[np.float32]
+
+HOLDER = """
+import sys
+import numpy as np
+import qvec
+db = qvec.connect("qdrant:" + sys.argv[1])
+docs = db.collection("docs")
+vectors = np.random.default_rng(1).normal(size=(50, 64)).astype(np.float32)
+print("open", flush=True)
+for line in sys.stdin:
+    docs.upsert(range(100, 150), vectors)
+    print(docs.count(), flush=True)
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def db(directory: Path) -> Iterator[QdrantDatabase]:
+    with open_in(directory) as database:
+        yield database
+
+
+def open_in(directory: Path) -> QdrantDatabase:
+    database = qvec.connect(f"qdrant:{directory}")
+    assert isinstance(database, QdrantDatabase)
+    return database
+
+
+@pytest.fixture
+def docs(db: QdrantDatabase, calibration: Calibration, vectors: Vectors) -> QdrantCollection:
+    docs = db.create_collection("docs", calibration=calibration, id_type="bigint", model="m")
+    docs.upsert(range(100), vectors[:100])  # type: ignore[arg-type]
+    return docs
+
+
+# Processes
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the directory open, and writes 50 rows for each line it is sent."""
+    command = [sys.executable, "-c", HOLDER, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def write(process: subprocess.Popen[str]) -> int:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("write\n")
+    process.stdin.flush()
+    return int(process.stdout.readline())
+
+
+def test_one_process_at_a_time(directory: Path, docs: QdrantCollection, db: QdrantDatabase, vectors: Vectors) -> None:
+    db.close()
+    with held(directory) as process:
+        for _ in range(2):
+            with pytest.raises(DatabaseError, match=rf"data is open in another process \(pid {process.pid}, or one "):
+                open_in(directory)
+        assert write(process) == 150
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with open_in(directory) as again:
+        docs = again.collection("docs")
+        assert docs.count() == 150
+        assert docs.search(vectors[3], k=1)[0].id == 3
+        assert docs.upsert([1000], vectors[:1]) == 1
+
+
+def test_all_in_one_process_share_it(directory: Path, docs: QdrantCollection, db: QdrantDatabase) -> None:
+    other = open_in(directory / ".." / "data")
+    assert other.collection("docs").count() == docs.count() == 100
+    db.close()
+    assert other.collection("docs").delete([1]) == 1
+    other.close()
+    with held(directory) as process:
+        assert write(process) == 149
+
+
+@contextmanager
+def forked(work: Callable[[], str]) -> Iterator[str]:
+    """What work returns in a forked child, which lives until the block ends."""
+    answer_read, answer_write = os.pipe()
+    end_read, end_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(answer_write, work().encode())
+        finally:
+            os.close(answer_write)
+            os.close(end_write)
+            os.read(end_read, 1)
+            os._exit(0)
+    os.close(answer_write)
+    with os.fdopen(answer_read) as file:
+        yield file.read()
+    os.close(end_write)
+    os.close(end_read)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def message(use: Callable[[], Any]) -> str:
+    try:
+        return f"no error: {use()}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_is_told_to_connect_again(
+    directory: Path, docs: QdrantCollection, db: QdrantDatabase, vectors: Vectors
+) -> None:
+    uses: list[Callable[[], Any]] = [
+        docs.count,
+        lambda: docs.search(vectors[0]),
+        lambda: docs.upsert([1], vectors[:1]),
+        db.collections,
+        lambda: open_in(directory),
+        db.close,
+    ]
+    with forked(lambda: "\n".join(message(use) for use in uses)) as answer:
+        *told, second, closed = answer.splitlines()
+        assert len(told) == 4
+        for line in told:
+            assert line.startswith("DatabaseError: ")
+            assert line.endswith("was opened before this process was forked; connect again in the process that uses it")
+        assert "is open in another process" in second
+        assert closed == "no error: None"
+        assert docs.search(vectors[3], k=1)[0].id == 3
+        assert docs.upsert([100], vectors[:1]) == 1
+        db.close()
+        with pytest.raises(DatabaseError, match="or one forked from it"):
+            open_in(directory)  # since the child holds the locks too
+    with held(directory) as process:
+        assert write(process) == 150
+
+
+def test_a_directory_that_cannot_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    for path in (tmp_path / "file", tmp_path / "file" / "under"):
+        with pytest.raises(DatabaseError, match=r"^cannot open .*file"):
+            open_in(path)
+    with pytest.raises(DatabaseError, match=r"^there is no database in .*none yet; load one: qvec ingest"):
+        qvec.connect(f"qdrant:{tmp_path / 'none'}", create=False)
+    assert not (tmp_path / "none").exists()
+
+
+# Damage
+
+
+def description(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "docs" / "collection.json").read_text())
+    return found
+
+
+def put(directory: Path, value: Any) -> None:
+    text = value if isinstance(value, (str, bytes)) else json.dumps(value)
+    (directory / "docs" / "collection.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def changed(content: str) -> str:
+    """The base64 of a calibration, one bit of its last array changed."""
+    data = bytearray(base64.b64decode(content))
+    data[-2] ^= 1
+    return base64.b64encode(bytes(data)).decode()
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "empty": lambda _: "",
+    "no JSON": lambda _: "{",
+    "no text": lambda _: b"\xff\xfe",
+    "a list": lambda d: [d],
+    "nothing": lambda _: {},
+    "null": lambda _: None,
+    "half": lambda d: json.dumps(d)[:500],
+    "nested": lambda _: "[" * 100_000,
+    "no format": lambda d: {**d, "format": None},
+    "a newer format": lambda d: {**d, "format": 99},
+    "no content": lambda d: {key: value for key, value in d.items() if key != "content"},
+    "content null": lambda d: {**d, "content": None},
+    "content not base64": lambda d: {**d, "content": "!" + d["content"]},
+    "content cut": lambda d: {**d, "content": d["content"][: len(d["content"]) // 8 * 4]},
+    "content changed": lambda d: {**d, "content": changed(d["content"])},
+    "another calibration's id": lambda d: {**d, "calibration": "0" * 16},
+    "no id": lambda d: {**d, "calibration": None},
+    "a prefilter that is none": lambda d: {**d, "prefilter": "ternary"},
+    "a prefilter of another type": lambda d: {**d, "prefilter": []},
+    "no sharding": lambda d: {**d, "sharding": None},
+    "strange sharding": lambda d: {**d, "sharding": {"nodes": 1}},
+    "endless sharding": lambda d: {**d, "sharding": {"shards": float("inf")}},
+    "oversampling a word": lambda d: {**d, "oversampling": "much"},
+    "another precision": lambda d: {**d, "rescore": "float32"},
+    "too much precision": lambda d: {**d, "rescore": "float64"},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.usefixtures("docs")
+def test_damage_is_told_by_the_collections_name(
+    directory: Path, db: QdrantDatabase, calibration: Calibration, damage: str
+) -> None:
+    whole = description(directory)
+    put(directory, DAMAGES[damage](whole))
+    uses: list[Callable[[], Any]] = [
+        lambda: db.collection("docs"),
+        lambda: db.has_collection("docs"),
+        lambda: db.collections(),
+        lambda: db.create_collection("docs", calibration=calibration),
+    ]
+    for use in uses:
+        with pytest.raises((CollectionError, CalibrationError), match="collection 'docs'") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    put(directory, whole)
+    assert db.collection("docs").count() == 100
+
+
+def test_a_calibration_of_another_model_is_refused(
+    directory: Path, docs: QdrantCollection, db: QdrantDatabase, vectors: Vectors
+) -> None:
+    """Whole in itself, but not of vectors like those that are stored."""
+    whole = description(directory)
+    other = Calibration.fit(vectors, dimensions=32, model="other")
+    content = base64.b64encode(other.to_bytes()).decode()
+    put(directory, {**whole, "content": content})
+    with pytest.raises(
+        CalibrationError, match=f"^collection 'docs' wants calibration {docs.calibration.id}, but {other.id} is"
+    ):
+        db.collection("docs")
+    put(directory, {**whole, "content": content, "calibration": other.id})
+    with pytest.raises(
+        CollectionError, match=r"'docs' holds float16 vectors of 64 .* but its description is of .* 32 "
+    ):
+        db.collection("docs")
+
+
+def test_a_lost_description_can_be_replaced_by_the_calibration(
+    directory: Path, docs: QdrantCollection, db: QdrantDatabase, vectors: Vectors
+) -> None:
+    (directory / "docs" / "collection.json").unlink()
+    with pytest.raises(CollectionError, match=r"^collection 'docs' was not made by qvec and has no calibration; give"):
+        db.collection("docs")
+    found = db.collection("docs", calibration=docs.calibration)
+    assert found.count() == 100
+    assert found.search(vectors[3], k=1)[0].id == 3
+    with pytest.raises(CollectionError, match="is only read"):
+        found.delete([3])
+
+
+@pytest.mark.parametrize("lost", ["shard", "shard/edge_config.json"])
+@pytest.mark.usefixtures("docs")
+def test_lost_files_of_the_engine(directory: Path, db: QdrantDatabase, lost: str) -> None:
+    db.close()
+    path = directory / "docs" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with open_in(directory) as again, pytest.raises(QvecError, match=r"collection 'docs' holds nothing, but its desc"):
+        again.collection("docs")
+
+
+def test_damaged_loads_are_told(directory: Path, docs: QdrantCollection, db: QdrantDatabase) -> None:
+    (directory / docs.name / "loads.json").write_text("[")
+    with pytest.raises(CollectionError, match=r"^collection 'docs' is damaged: cannot read .*loads\.json: "):
+        db.home.read_loads("docs")
+
+
+# What is not qvec's
+
+
+def test_folders_of_others_are_left_alone(directory: Path, db: QdrantDatabase, calibration: Calibration) -> None:
+    (directory / "src" / "shard").mkdir(parents=True)
+    (directory / "src" / "shard" / "main.py").write_text("precious")
+    (directory / "notes").write_text("precious")
+    (directory / "raw").mkdir()
+    config = qdrant_edge.EdgeConfig(vectors=qdrant_edge.EdgeVectorParams(64, qdrant_edge.Distance.Dot))
+    qdrant_edge.EdgeShard.create(str(directory / "raw"), config).close()
+    for name in ("src", "notes", "raw"):
+        before = sorted(directory.rglob("*"))
+        with pytest.raises(CollectionError, match=rf"{name} holds something that qvec did not make; choose another"):
+            db.create_collection(name, calibration=calibration)
+        assert sorted(directory.rglob("*")) == before
+        assert not db.has_collection(name)
+    assert db.collections() == []
+
+
+def test_an_unfinished_collection_is_begun_anew(
+    directory: Path, db: QdrantDatabase, calibration: Calibration, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(DatabaseError, match=r"^cannot write .*collection\.json: no space$"):
+            db.create_collection("docs", calibration=calibration)
+    assert (directory / "docs" / "shard").is_dir()
+    assert not db.has_collection("docs")
+    assert db.collections() == []
+    cut = Calibration.fit(vectors, dimensions=32)
+    docs = db.create_collection("docs", calibration=cut)
+    docs.upsert([1], vectors[:1])
+    assert docs.search(vectors[0])[0].id == 1
+
+
+def fail(*_: object) -> None:
+    raise OSError(28, "no space")
+
+
+def test_a_drop_that_was_interrupted_leaves_room(
+    docs: QdrantCollection, db: QdrantDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(DatabaseError, match=r"^cannot drop collection 'docs': no space$"):
+            db.drop_collection("docs")
+    assert not db.has_collection("docs")
+    assert db.create_collection("docs", calibration=docs.calibration).count() == 0
+
+
+@pytest.mark.parametrize("kind", ["object", "array"])
+def test_the_engine_reads_what_is_nested_as_deep_as_qvec_lets(
+    docs: QdrantCollection, vectors: Vectors, kind: str
+) -> None:
+    value: Any = 1
+    for _ in range(payloads.MOST_NESTED - 1):
+        value = {"a": value} if kind == "object" else [value]
+    docs.upsert([1], vectors[:1], None, [{"a": value}])
+    found = docs.get([1])[0]
+    assert found is not None
+    assert found.metadata == {"a": value}
+    with pytest.raises(RowError, match="nested more than 30 deep"):
+        docs.upsert([1], vectors[:1], None, [{"a": {"a": value}}])
