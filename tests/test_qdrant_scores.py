@@ -174,7 +174,6 @@ def test_faint_and_loud_queries(fill: Fill, rescore: Any, prefilter: str) -> Non
         np.testing.assert_allclose([hit.score / factor for hit in found], [hit.score for hit in plain], rtol=1e-3)
 
 
-FLOORS = {"turbo4": 0.99, "turbo2": 0.97, "turbo1.5": 0.95}
 COMBINATIONS = [
     *itertools.product(["float16", "float32", "turbo16", "turbo8"], get_args(Prefilter)),
     ("binary", "binary"),
@@ -190,7 +189,8 @@ def test_every_combination_searches(
     best = np.argsort(-(unit(queries) @ unit(vectors).T), axis=1)[:, :10]
     found = [[hit.id for hit in hits] for hits in docs.search(queries)]
     recall = np.mean([np.isin(ids, line).mean() for ids, line in zip(found, best, strict=True)])
-    assert recall >= (0.5 if rescore == "binary" else FLOORS.get(prefilter, 0.9)), recall
+    # Measured: 0.73 by signs alone, 0.986 to 1 by the others.
+    assert recall > (0.65 if rescore == "binary" else 0.97)
 
 
 def test_a_graph_is_built_where_there_are_enough_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
