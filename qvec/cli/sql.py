@@ -78,7 +78,8 @@ def uninstall(url: str, with_collections: bool) -> None:
 
 @sql.command("print")
 @click.option("--from", "old", metavar="VERSION", help="Print what upgrades this version of the schema.")
-def print_script(old: str | None) -> None:
+@click.option("--roles", is_flag=True, help="Print what creates the roles qvec_reader and qvec_writer.")
+def print_script(old: str | None, roles: bool) -> None:
     """Print the script, for psql, a driver or a migration tool.
 
     It may be run again, and inside a transaction.
@@ -87,8 +88,12 @@ def print_script(old: str | None) -> None:
     Examples:
       qvec sql print | psql "$DATABASE_URL"
       qvec sql print --from 0.1.0 > migrations/0042_qvec.sql
+      qvec sql print --roles | psql "$DATABASE_URL"
     """
-    click.echo(sql_script.full() if old is None else sql_script.upgrade_from(old), nl=False)
+    if roles:
+        click.echo(sql_script.roles(), nl=False)
+    else:
+        click.echo(sql_script.full() if old is None else sql_script.upgrade_from(old), nl=False)
 
 
 def _postgres(url: str, *, create: bool = False) -> PostgresDatabase:

@@ -29,6 +29,11 @@ def full() -> str:
     return (_folder() / "qvec.sql").read_text(encoding="utf-8")
 
 
+def roles() -> str:
+    """The script that creates the roles qvec_reader and qvec_writer."""
+    return (_folder() / "roles.sql").read_text(encoding="utf-8")
+
+
 def upgrade_from(old: str) -> str:
     """The script that brings a database from an older version here: each step of its tables, then the full script."""
     steps = _steps()

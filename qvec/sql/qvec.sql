@@ -1342,14 +1342,17 @@ CREATE OR REPLACE FUNCTION qvec.attach(
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     name text := coalesce(collection, (SELECT relname FROM pg_class WHERE oid = relation));
-    chosen text := qvec._check_collection(name, calibration, rescore, prefilter, oversampling);
-    key name := coalesce(id_column, qvec._only_key(relation));
+    chosen text;
+    key name;
     layout record;
     trigger_function text;
 BEGIN
     IF relation IS NULL THEN
         RAISE EXCEPTION 'the table is NULL' USING ERRCODE = 'null_value_not_allowed';
-    ELSIF EXISTS (SELECT FROM qvec.collection AS c WHERE c.relation = attach.relation) THEN
+    END IF;
+    chosen := qvec._check_collection(name, calibration, rescore, prefilter, oversampling);
+    key := coalesce(id_column, qvec._only_key(relation));
+    IF EXISTS (SELECT FROM qvec.collection AS c WHERE c.relation = attach.relation) THEN
         RAISE EXCEPTION 'table % is a collection already', relation USING ERRCODE = 'duplicate_object';
     END IF;
     PERFORM qvec._check_column(relation, vector_column, '{vector,halfvec}'),
