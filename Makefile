@@ -31,8 +31,8 @@ format: $(VENV)/.dev  ## format Python and Rust
 	@$(BIN)/ruff format .
 	@cargo fmt --manifest-path rust/Cargo.toml
 
-bench: $(VENV)/.dev  ## run the benchmarks (about 30 minutes)
-	@for script in quantize load memory search; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+bench: $(VENV)/.dev  ## run the benchmarks (about 45 minutes)
+	@for script in quantize load memory search qdrant qdrant_prefilters; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 wheel: $(VENV)/.dev  ## build the wheel into dist/
 	@$(BIN)/maturin build --release --out dist

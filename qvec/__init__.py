@@ -1,4 +1,4 @@
-"""Quantized vectors for Postgres with pgvector: stored calibration, fast load, two-step search.
+"""Quantized vectors for Postgres with pgvector and for Qdrant: stored calibration, fast load, two-step search.
 
 >>> import qvec
 >>> with qvec.connect("postgres:./qvec-data") as db:  # doctest: +SKIP

@@ -14,6 +14,7 @@ from qvec.cli.db import db
 from qvec.cli.demo import demo
 from qvec.cli.ingest import ingest
 from qvec.cli.search import search
+from qvec.cli.sql import sql
 from qvec.errors import QvecError
 
 INTERRUPTED = 130
@@ -38,7 +39,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="qvec")
 def main() -> None:
-    """Quantized vectors for Postgres: stored calibration, fast load, two-step search.
+    """Quantized vectors for Postgres and Qdrant: stored calibration, fast load, two-step search.
 
     \b
     Begin with:
@@ -50,5 +51,5 @@ def main() -> None:
     """
 
 
-for command in (ingest, search, calibrate, index, collections, info, copy, drop, db, demo):
+for command in (ingest, search, calibrate, index, collections, info, copy, drop, db, sql, demo):
     main.add_command(command)
