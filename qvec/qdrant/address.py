@@ -46,7 +46,11 @@ class Address:
         return cls(host, port, parts.scheme == "qdrants", timeout, certificate)
 
     @property
+    def bracketed(self) -> str:
+        """The host as it stands before a port."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def name(self) -> str:
         """The address for messages."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'qdrants' if self.tls else 'qdrant'}://{host}:{self.port}"
+        return f"{'qdrants' if self.tls else 'qdrant'}://{self.bracketed}:{self.port}"

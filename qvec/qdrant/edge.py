@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from qvec.errors import DatabaseError
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import metadata_index
+from qvec.qdrant.disk import check_room
 from qvec.qdrant.edge_filters import convert
 from qvec.qdrant.engine import IndexState, Record, Request, Sizes
 from qvec.qdrant.ids import PointId
@@ -99,6 +100,7 @@ class EdgeEngine:
             self._shard.flush()
 
     def upsert(self, points: Points) -> None:
+        check_room(self._path, points)
         rows = [
             edge.Point(id, memoryview(vector), payload)  # type: ignore[arg-type]  # the fastest of what it takes
             for id, vector, payload in zip(points.ids, points.vectors, points.payloads, strict=True)

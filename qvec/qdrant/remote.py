@@ -146,7 +146,7 @@ class Server:
         try:
             self._repeated(lambda: self._client.create_shard_key(name, shard_key))
         except grpc.RpcError as error:
-            if "already exists" not in reason(error):  # made by a try whose answer was lost
+            if "exists" not in reason(error):  # made by a try whose answer was lost
                 raise
 
     def _check_created(self, name: str, quantization: Any, description: Description) -> None:
@@ -218,14 +218,11 @@ class Server:
 def _connect(address: Address) -> QdrantClient:
     options: dict[str, Any] = {"grpc.initial_reconnect_backoff_ms": 200, "grpc.max_reconnect_backoff_ms": 2000}
     if address.certificate is not None:
-        try:
-            options["root_certificates"] = Path(address.certificate).read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read the certificate {address.certificate}: {error.strerror}") from None
+        options["root_certificates"] = _read_certificate(address.certificate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an unencrypted API key: `Server.warning` tells of it
         return QdrantClient(
-            host=address.host,
+            host=address.bracketed,
             grpc_port=address.port,
             prefer_grpc=True,
             https=address.tls,
@@ -234,6 +231,16 @@ def _connect(address: Address) -> QdrantClient:
             grpc_options=options,
             check_compatibility=False,
         )
+
+
+def _read_certificate(path: str) -> bytes:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the certificate {path}: {error.strerror}") from None
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        raise InputError(f"{path} holds no certificate in PEM, with a line -----BEGIN CERTIFICATE-----")
+    return content
 
 
 def _datatype(layout: Layout) -> models.Datatype:

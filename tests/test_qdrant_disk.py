@@ -1,0 +1,85 @@
+"""A disk that fills up under the embedded engine: one clear line, and nothing is lost."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from conftest import realistic
+from loading import vectors
+from qdrant_loading import assert_holds, load, position
+
+import qvec
+from qvec.errors import DatabaseError
+
+MEGABYTE = 1 << 20
+
+
+class Usage(NamedTuple):
+    free: int
+
+
+def test_a_full_disk_ends_a_load_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", vectors(100))
+    asked = []
+
+    def usage(path: Any) -> Usage:
+        asked.append(path)
+        return Usage(1000 * MEGABYTE if len(asked) < 4 else 10 * MEGABYTE)
+
+    with qvec.connect(f"qdrant:{tmp_path / 'db'}") as database:
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", usage)
+            with pytest.raises(
+                DatabaseError, match=r"^the disk of .*db.* is full: 10 MB are left, and 64 MB are wanted"
+            ):
+                load(database, tmp_path / "a.npy", batch_rows=10)
+        assert {str(path) for path in asked} == {str(tmp_path / "db" / "docs" / "shard")}
+        assert position(database, tmp_path / "a.npy") == 30
+        assert_holds(database, vectors(100)[:30])
+        assert load(database, tmp_path / "a.npy", batch_rows=10).rows == 70
+        assert_holds(database, vectors(100))
+
+
+def test_room_is_wanted_for_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 * MEGABYTE))
+    with qvec.connect(f"qdrant:{tmp_path / 'db'}") as database:
+        collection = database.create_collection("docs", calibration=qvec.Calibration.fit(vectors(100)))
+        collection.upsert([1], vectors(1), ["x" * (10 * MEGABYTE)])
+        with pytest.raises(DatabaseError, match="100 MB are left, and 104 MB are wanted"):
+            collection.upsert([2], vectors(1), ["x" * (20 * MEGABYTE)])
+        assert collection.count() == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[int], None]]]:
+    """A disk of 100 MB, and how to make it larger."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)]
+    if os.geteuid() or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a disk")
+    yield disk, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}m", str(disk)], check=True) and None
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up(small_disk: tuple[Path, Callable[[int], None]], tmp_path: Path) -> None:
+    disk, enlarge = small_disk
+    array = realistic(30_000, 256)
+    np.save(tmp_path / "a.npy", array)
+    url = f"qdrant:{disk / 'db'}"
+    with (
+        qvec.connect(url) as database,
+        pytest.raises(DatabaseError, match=r"^the disk of .* is full: \d+ MB are left") as caught,
+    ):
+        load(database, tmp_path / "a.npy", batch_rows=500)
+    assert "\n" not in str(caught.value)
+    enlarge(400)
+    with qvec.connect(url) as database:
+        summary = load(database, tmp_path / "a.npy", batch_rows=500)
+        assert 0 < summary.resumed_at < 30_000
+        assert_holds(database, array)
