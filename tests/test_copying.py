@@ -1,0 +1,219 @@
+"""Copying collections between databases: codes bit for bit, floats to the stored precision, texts and ids whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import realistic
+from loading import run
+from numpy.typing import NDArray
+
+import qvec
+from qvec import Calibration
+from qvec.cli import main
+from qvec.copying import CollectionSource, copy_options
+from qvec.errors import CollectionError, InputError
+from qvec.ingest import LoadStoppedError, Reporter, Stop, ingest
+from qvec.postgres.database import PostgresDatabase
+from qvec.qdrant.database import QdrantDatabase
+from qvec.stores import Collection, Database
+
+ROWS = 300
+IDS: dict[str, list[Any]] = {
+    "bigint": [-(2**63), -5, *range(ROWS - 3), 2**63 - 1],
+    "text": ["ö/%", "5c56c793-69f3-4fbf-87e6-c4bf54c28c26", "-5", *(f"row {number}" for number in range(ROWS - 3))],
+}
+DOCUMENTS = [None if number % 7 == 0 else f"document {number} – ✓" for number in range(ROWS)]
+METADATA = [None if number % 5 == 0 else {"n": number, "deep": {"list": [1, "a", None]}} for number in range(ROWS)]
+
+
+@pytest.fixture
+def postgres(url: str) -> Iterator[PostgresDatabase]:
+    with qvec.connect(url) as database:
+        yield database  # type: ignore[misc]
+
+
+@pytest.fixture
+def qdrant(tmp_path: Path) -> Iterator[QdrantDatabase]:
+    with qvec.connect(f"qdrant:{tmp_path / 'qdrant'}") as database:
+        yield database  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module", params=["cosine", "ip"])
+def fitted(request: pytest.FixtureRequest) -> Calibration:
+    return Calibration.fit(realistic(ROWS), metric=request.param)
+
+
+def filled(database: Database, calibration: Calibration, id_type: str = "bigint", **settings: Any) -> Collection:
+    collection: Collection = database.create_collection("docs", calibration=calibration, id_type=id_type, **settings)
+    collection.upsert(IDS[id_type], realistic(ROWS), DOCUMENTS, METADATA)
+    return collection
+
+
+def copied(source: Database, target: Database, name: str = "docs", to: str | None = None, **options: Any) -> Collection:
+    collection = source.collection(name)
+    load = copy_options(target, collection, to or name, index=False, **options)
+    ingest(target, CollectionSource(source, collection), load)
+    return target.collection(to or name)
+
+
+def stored(collection: Collection) -> dict[Any, tuple[NDArray[np.float32], str | None, Any]]:
+    """Everything a collection holds, by id."""
+    rows = {}
+    for batch in collection.stored_rows(0, 64):
+        metadata = [text and json.loads(text) for text in batch.metadata.to_pylist()]
+        for id, *row in zip(batch.ids.to_pylist(), batch.vectors, batch.documents.to_pylist(), metadata, strict=True):
+            assert id not in rows
+            rows[id] = tuple(row)
+    return rows
+
+
+def assert_same(one: Collection, other: Collection, tolerance: float = 0.0) -> None:
+    """Equal rows; vectors of one form, apart from rounding by `tolerance` of their size."""
+    ours, theirs = stored(one), stored(other)
+    assert ours.keys() == theirs.keys()
+    assert one.form == other.form
+    for id, (vector, *texts) in ours.items():
+        assert texts == list(theirs[id][1:])
+        np.testing.assert_allclose(theirs[id][0], vector, rtol=tolerance, atol=tolerance * float(np.abs(vector).max()))
+
+
+@pytest.mark.parametrize("rescore", ["int8", "int4", "binary"])
+@pytest.mark.parametrize("id_type", ["bigint", "text"])
+def test_codes_come_back_bit_for_bit(
+    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration, rescore: str, id_type: str
+) -> None:
+    original = filled(postgres, fitted, id_type, rescore=rescore, oversampling=3, model="some-model")
+    there = copied(postgres, qdrant)
+    assert (there.calibration, there.model, there.oversampling) == (fitted, "some-model", 3)
+    assert there.count() == ROWS
+    back = copied(qdrant, postgres, to="back", settings={"rescore": rescore})
+    assert_same(original, back)
+
+
+@pytest.mark.parametrize(("rescore", "tolerance"), [("float32", 2**-22), ("float16", 2**-10)])
+def test_floats_come_back_to_their_precision(
+    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration, rescore: str, tolerance: float
+) -> None:
+    original = filled(postgres, fitted, rescore=rescore)
+    there = copied(postgres, qdrant)
+    assert there.settings["rescore"] == rescore
+    back = copied(qdrant, postgres, to="back")
+    assert back.settings["rescore"] == rescore
+    assert_same(original, back, tolerance)
+
+
+@pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float16", "float32"])
+def test_a_copy_within_postgres_is_exact(postgres: PostgresDatabase, fitted: Calibration, rescore: str) -> None:
+    original = filled(postgres, fitted, rescore=rescore)
+    assert_same(original, copied(postgres, postgres, to="copy"))
+
+
+@pytest.mark.parametrize("rescore", ["binary", "float16", "float32"])
+def test_a_copy_within_qdrant_is_exact(qdrant: QdrantDatabase, fitted: Calibration, rescore: str) -> None:
+    original = filled(qdrant, fitted, "text", rescore=rescore)
+    assert_same(original, copied(qdrant, qdrant, to="copy"))
+
+
+def test_a_copy_finds_the_same_with_the_same_scores(
+    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration
+) -> None:
+    original = filled(postgres, fitted)
+    there = copied(postgres, qdrant)
+    for query in realistic(10, seed=2):
+        ours, theirs = original.search(query, k=5, exact=True), there.search(query, k=5, exact=True)
+        scale = 1 if fitted.metric == "cosine" else float(np.linalg.norm(query) * np.linalg.norm(realistic(1)))
+        assert [hit.score for hit in theirs] == pytest.approx([hit.score for hit in ours], abs=2e-3 * scale)
+
+
+class StoppedAt(Reporter):
+    """Stops a load once it has come to a row."""
+
+    def __init__(self, row: int) -> None:
+        self.stop = Stop()
+        self._row = row
+
+    def advance(self, name: str, done: int, total: int | None = None) -> None:  # noqa: ARG002
+        if name == "loading" and done >= self._row:
+            self.stop.set()
+
+
+@pytest.mark.parametrize("to_qdrant", [True, False])
+def test_an_interrupted_copy_goes_on(
+    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration, to_qdrant: bool
+) -> None:
+    source, target = (postgres, qdrant) if to_qdrant else (qdrant, postgres)
+    original = filled(source, fitted)
+    options = copy_options(target, original, "docs", index=False, workers=1, batch_rows=20)
+    told = StoppedAt(100)
+    with pytest.raises(LoadStoppedError):
+        ingest(target, CollectionSource(source, original), options, told, told.stop)
+    assert 0 < target.collection("docs").count() < ROWS
+    resumed = ingest(target, CollectionSource(source, original), options)
+    assert resumed.resumed_at >= 100
+    assert resumed.total_rows == ROWS
+    assert stored(target.collection("docs")).keys() == stored(original).keys()
+
+
+def test_a_source_that_changed_meanwhile_is_refused(
+    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration
+) -> None:
+    original = filled(postgres, fitted)
+    options = copy_options(qdrant, original, "docs", index=False, workers=1, batch_rows=20)
+    told = StoppedAt(100)
+    with pytest.raises(LoadStoppedError):
+        ingest(qdrant, CollectionSource(postgres, original), options, told, told.stop)
+    original.delete([3])
+    with pytest.raises(InputError, match="docs has changed since its load was interrupted"):
+        ingest(qdrant, CollectionSource(postgres, original), options)
+
+
+def test_another_calibration_is_refused(
+    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration
+) -> None:
+    filled(postgres, fitted)
+    other = Calibration.fit(realistic(ROWS, seed=5), metric=fitted.metric)
+    qdrant.create_collection("docs", calibration=other)
+    with pytest.raises(CollectionError, match="codes of two calibrations do not compare"):
+        copied(postgres, qdrant)
+
+
+def test_the_command(url: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", realistic(ROWS))
+    there = f"qdrant:{tmp_path / 'there'}"
+    assert run("ingest", tmp_path / "a.npy", "--db", url, "-c", "docs").returncode == 0
+    done = run("copy", "--from", url, "--to", there, "-c", "docs", "--as", "moved", "--json")
+    assert json.loads(done.stdout)["rows"] == ROWS, done.stderr
+    again = run("copy", "--from", url, "--to", there, "-c", "docs", "--as", "moved", "--json")
+    assert json.loads(again.stdout)["rows"] == 0
+    assert "loaded already" in again.stderr
+    itself = run("copy", "--from", there, "--to", there, "-c", "moved")
+    assert (itself.returncode, itself.stdout) == (1, "")
+    assert "would be copied onto itself; give it a new name" in itself.stderr
+
+
+def test_info_tells_of_both_databases(url: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", realistic(ROWS))
+    there = f"qdrant:{tmp_path / 'there'}"
+    for database in (url, there):
+        assert run("ingest", tmp_path / "a.npy", "--db", database, "-c", "docs").returncode == 0
+    runner = CliRunner()
+    ours = json.loads(runner.invoke(main, ["info", "--db", url, "--json"]).stdout)
+    theirs = json.loads(runner.invoke(main, ["info", "docs", "--db", there, "--json"]).stdout)
+    for info, prefilter, rescore in ((ours, "ternary", "int8"), (theirs, "turbo1", "float16")):
+        assert (info["rows"], info["dimensions"], info["index"]) == (ROWS, 64, "built")
+        assert (info["prefilter"], info["rescore"]) == (prefilter, rescore)
+        assert info["bytes_per_vector"]["table"] > 64
+        assert info["bytes_per_vector"]["index"] > 8
+    assert ours["calibration"] == theirs["calibration"]
+    assert ours["bytes_per_vector"]["ram"] is None
+    assert theirs["bytes_per_vector"]["ram"] >= 16
+    shown = runner.invoke(main, ["info", "--db", there]).stdout
+    assert "float16" in shown
+    assert theirs["calibration"] in shown
