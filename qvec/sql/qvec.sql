@@ -723,8 +723,8 @@ BEGIN
             USING ERRCODE = 'invalid_schema_name';
     END IF;
     EXECUTE format(
-        'CREATE TABLE %I.%I (id %s PRIMARY KEY, codes bit(%s) NOT NULL,%s document text, metadata jsonb,'
-        ' embedding_in vector) WITH (toast_tuple_target = %s)',
+        'CREATE TABLE %I.%I (id %s PRIMARY KEY, codes bit(%s) NOT NULL,%s document text, metadata jsonb)'
+        ' WITH (toast_tuple_target = %s)',
         in_schema, name, id_type, bits, CASE WHEN floats IS NULL THEN '' ELSE format(' embedding %s(%s) NOT NULL,', floats, d) END,
         least(greatest(CASE WHEN row_bytes <= page / 2 THEN row_bytes ELSE code_bytes END + 500, 2040), page));
     relation := format('%I.%I', in_schema, name)::regclass;
