@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,14 @@ _DENSE_FIELD = b"\x0a"
 
 def dense(values: NDArray[np.float32]) -> grpc.DenseVector:
     """A vector (d,). A packed repeated float is its little-endian bytes, so that no float is touched one by one."""
-    data = np.ascontiguousarray(values, "<f4").tobytes()
-    vector: grpc.DenseVector = grpc.DenseVector.FromString(_DENSE_FIELD + _varint(len(data)) + data)
+    vector = grpc.DenseVector()
+    _set_dense(vector, values)
     return vector
+
+
+def _set_dense(vector: grpc.DenseVector, values: NDArray[np.float32]) -> None:
+    data = np.ascontiguousarray(values, "<f4").tobytes()
+    vector.MergeFromString(_DENSE_FIELD + _varint(len(data)) + data)
 
 
 def _varint(value: int) -> bytes:
@@ -36,35 +42,43 @@ def _varint(value: int) -> bytes:
 def upserts(
     collection: str, points: Points, most_bytes: int, shard_key: str | None, timeout: int
 ) -> Iterator[grpc.UpsertPoints]:
-    """Requests that write points in order, each of about `most_bytes` at most, or of one point."""
-    batch: list[grpc.PointStruct] = []
-    size = 0
+    """Requests that write points in order, each of about `most_bytes` at most, or of one point.
+
+    Points are filled in where they stay: messages that are put into others are copied.
+    """
+    empty = partial(_upsert, collection, shard_key, timeout)
+    request, size = empty(), 0
     for id, vector, payload in zip(points.ids, points.vectors, points.payloads, strict=True):
-        point = _point(id, vector, payload)
-        if batch and size + point.ByteSize() > most_bytes:
-            yield _upsert(collection, batch, shard_key, timeout)
-            batch, size = [], 0
-        batch.append(point)
-        size += point.ByteSize()
-    if batch:
-        yield _upsert(collection, batch, shard_key, timeout)
+        point = request.points.add()
+        _fill(point, id, vector, payload)
+        added = point.ByteSize()
+        if size and size + added > most_bytes:
+            following = empty()
+            following.points.append(point)
+            del request.points[-1]
+            yield request
+            request, size = following, 0
+        size += added
+    if size:
+        yield request
 
 
-def _point(id: PointId, vector: NDArray[np.float32], payload: Payload) -> grpc.PointStruct:
-    return grpc.PointStruct(
-        id=point_id(id),
-        vectors=grpc.Vectors(vector=grpc.Vector(dense=dense(vector))),
-        payload={key: json_to_value(value) for key, value in payload.items()},
-    )
+def _fill(point: grpc.PointStruct, id: PointId, vector: NDArray[np.float32], payload: Payload) -> None:
+    if isinstance(id, int):
+        point.id.num = id
+    else:
+        point.id.uuid = id
+    _set_dense(point.vectors.vector.dense, vector)
+    for key, value in payload.items():
+        if isinstance(value, str):
+            point.payload[key].string_value = value
+        else:
+            point.payload[key].CopyFrom(json_to_value(value))
 
 
-def point_id(id: PointId) -> grpc.PointId:
-    return grpc.PointId(num=id) if isinstance(id, int) else grpc.PointId(uuid=id)
-
-
-def _upsert(collection: str, batch: list[grpc.PointStruct], shard_key: str | None, timeout: int) -> grpc.UpsertPoints:
+def _upsert(collection: str, shard_key: str | None, timeout: int) -> grpc.UpsertPoints:
     return grpc.UpsertPoints(
-        collection_name=collection, points=batch, wait=True, shard_key_selector=selector(shard_key), timeout=timeout
+        collection_name=collection, wait=True, shard_key_selector=selector(shard_key), timeout=timeout
     )
 
 
