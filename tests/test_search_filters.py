@@ -1,0 +1,201 @@
+"""Searches in Postgres that filter, that rank by bits alone, and that have nothing else to rank by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import specification
+from conftest import realistic, unit
+from numpy.typing import NDArray
+from psycopg import sql
+
+from qvec import Calibration, CalibrationError, CollectionError, InputError, codes, quantize
+from qvec.postgres.collection import PostgresCollection
+from qvec.postgres.database import PostgresDatabase
+
+Vectors = NDArray[np.float32]
+
+LAYOUTS = [("int8", "ternary"), ("int8", "binary"), ("binary", "binary"), ("float16", "ternary"), ("float32", "binary")]
+MARKS = ["100% sure", "it's 50%s", 'a "quote"', "%(bits)s", "{} \\ ?"]
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"exact": True},
+    {"rescore": False},
+    {"rescore_in": "sql"},
+    {"texts": False},
+    {"oversampling": 1},
+]
+
+
+def metadata(row: int) -> dict[str, Any]:
+    return {"row": row, "mark": MARKS[row % len(MARKS)], "rare": row % 200 == 7}
+
+
+@pytest.fixture(scope="module", params=LAYOUTS, ids="-".join)
+def docs(
+    request: pytest.FixtureRequest, db: PostgresDatabase, vectors: Vectors, calibration: Calibration
+) -> PostgresCollection:
+    rescore, prefilter = request.param
+    docs = db.create_collection(
+        f"filtered_{rescore}_{prefilter}", calibration=calibration, rescore=rescore, prefilter=prefilter
+    )
+    docs.upsert(np.arange(1000), vectors, [str(row) for row in range(1000)], [metadata(row) for row in range(1000)])
+    docs.build_index()
+    return docs
+
+
+# Filters
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_signs_in_values_are_no_placeholders(docs: PostgresCollection, queries: Vectors, mark: str) -> None:
+    composed = sql.SQL("metadata->>'mark' = {}").format(sql.Literal(mark))
+    rows = set(range(MARKS.index(mark), 1000, len(MARKS)))
+    for options in WAYS:
+        hits = docs.search(queries[0], k=10, filter={"mark": mark}, **options)
+        assert {hit.id for hit in hits} <= rows
+        assert len(hits) == 10
+        assert docs.search(queries[0], k=10, filter=composed, **options) == hits
+    assert {hit.id for hit in docs.search(queries[0], k=1000, filter={"mark": mark})} == rows
+
+
+def test_a_composed_condition_stands_in_brackets(docs: PostgresCollection, queries: Vectors) -> None:
+    either = sql.SQL("id = 3 OR id % 500 = 4 -- 100%\n")
+    for options in WAYS:
+        assert {hit.id for hit in docs.search(queries[0], k=10, filter=either, **options)} == {3, 4, 504}
+
+
+@pytest.mark.parametrize(
+    ("filter", "rows"),
+    [({"rare": True}, 5), ({"row": {"$lt": 30}}, 30), ({"row": 7}, 1), ({"row": -1}, 0), ({"row": {"$in": []}}, 0)],
+)
+def test_fewer_rows_than_candidates_are_ranked_fully(
+    docs: PostgresCollection, queries: Vectors, filter: dict[str, Any], rows: int
+) -> None:
+    """The index scan may end before it has found them; then all that pass are ranked, none is missed."""
+    wanted = docs.search(queries[:10], k=12, filter=filter, exact=True)
+    for options in ({}, {"rescore_in": "sql"}):
+        found = docs.search(queries[:10], k=12, filter=filter, **options)  # type: ignore[call-overload]
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert len(ours) == min(12, rows)
+            np.testing.assert_allclose([hit.score for hit in ours], [hit.score for hit in theirs], atol=2e-4)
+    for hits in docs.search(queries[:10], k=12, filter=filter, rescore=False):
+        assert len(hits) == min(12, rows)
+
+
+def test_a_filter_leaves_the_recall_as_it_was(docs: PostgresCollection, queries: Vectors) -> None:
+    half = {"row": {"$gte": 500}}
+    found = docs.search(queries, k=10, filter=half, oversampling=8)
+    exact = docs.search(queries, k=10, filter=half, exact=True)
+    same = [len({h.id for h in a} & {h.id for h in b}) / 10 for a, b in zip(found, exact, strict=True)]
+    assert np.mean(same) > 0.95
+
+
+@pytest.mark.parametrize("rescore_in", ["client", "sql"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_explanations_have_the_filter(docs: PostgresCollection, queries: Vectors, exact: bool, rescore_in: Any) -> None:
+    filters: list[Any] = [{"mark": MARKS[0]}, sql.SQL("metadata->>'mark' = {}").format(sql.Literal(MARKS[0]))]
+    for filter in filters:
+        explained = docs.explain(queries[0], k=5, filter=filter, exact=exact, rescore_in=rescore_in)
+        assert explained.hits == docs.search(queries[0], k=5, filter=filter, exact=exact, rescore_in=rescore_in)
+        assert explained.candidates == (None if exact else 20)
+        assert "metadata" in explained.statement
+        assert any("Filter: " in line and "metadata" in line for line in explained.plan)
+
+
+def test_filters_of_another_kind_are_refused(docs: PostgresCollection, queries: Vectors) -> None:
+    with pytest.raises(InputError, match=r"^filter is a str; expected a dict, or a condition of psycopg\.sql$"):
+        docs.search(queries[0], filter="row = 1")  # type: ignore[call-overload]
+
+
+# By bits alone
+
+
+def bits(vectors: Vectors, calibration: Calibration, prefilter: str) -> NDArray[np.uint8]:
+    whole = specification.codes(vectors, calibration.threshold, calibration.radius, cosine=True)
+    return specification.ternary(whole) if prefilter == "ternary" else specification.to_planes(whole, 1)
+
+
+def test_without_rescoring_the_order_is_that_of_hamming_distances(
+    docs: PostgresCollection, vectors: Vectors, queries: Vectors, calibration: Calibration
+) -> None:
+    prefilter = docs.table.layout.prefilter
+    distances = specification.hamming(bits(vectors, calibration, prefilter), bits(queries, calibration, prefilter))
+    scores = (1 - distances * (2 / docs.table.layout.prefilter_bits)).astype(np.float32)
+    for line, hits in zip(scores, docs.search(queries[:10], k=1000, rescore=False), strict=False):
+        assert [hit.score for hit in hits] == np.sort(line)[::-1].tolist()
+        assert [hit.score for hit in hits] == line[[hit.id for hit in hits]].tolist()
+    for line, hits in zip(scores, docs.search(queries[:10], k=10, rescore=False, exact=True), strict=False):
+        assert [hit.score for hit in hits] == np.sort(line)[::-1][:10].tolist()
+    for line, hits in zip(scores, docs.search(queries[:10], k=10, rescore=False), strict=False):
+        assert [hit.score for hit in hits] == line[[hit.id for hit in hits]].tolist()
+        assert hits[0].score >= np.sort(line)[-5]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+def test_scores_of_signs_are_those_of_one_plane(db: PostgresDatabase, name: str, metric: Any) -> None:
+    vectors, queries = realistic(300, 50), realistic(10, 50, seed=1)
+    calibration = Calibration.fit(vectors, metric=metric)
+    docs = db.create_collection(name, calibration=calibration, rescore="binary")
+    docs.upsert(np.arange(300), vectors)
+    docs.build_index()
+    prepared = calibration.prepared(queries)
+    scores = codes.score(quantize(vectors, calibration, 1), prepared, calibration, 1)
+    sizes = np.abs(prepared * calibration.deviation).sum(axis=1)
+    ways: list[dict[str, Any]] = [{"exact": True}, {"exact": True, "rescore_in": "sql"}, {}, {"rescore_in": "sql"}]
+    for options in ways:
+        tolerance = 2.0**-10 if "rescore_in" in options else 0
+        for line, hits, size in zip(scores, docs.search(queries, k=10, **options), sizes, strict=True):
+            found = line[[hit.id for hit in hits]]
+            np.testing.assert_allclose([hit.score for hit in hits], found, rtol=0, atol=tolerance * size)
+            if "exact" in options:
+                np.testing.assert_allclose(found, np.sort(line)[::-1][:10], atol=2 * tolerance * size + 1e-12)
+
+
+def test_signs_find_the_neighbours(db: PostgresDatabase, vectors: Vectors, queries: Vectors, name: str) -> None:
+    docs = db.create_collection(name, calibration=Calibration.fit(vectors), rescore="binary")
+    docs.upsert(np.arange(1000), vectors)
+    docs.build_index()
+    best = np.argsort(-(unit(queries) @ unit(vectors).T), axis=1)[:, :10]
+    found = docs.search(queries, k=10)
+    recall = np.mean([np.isin([hit.id for hit in hits], line).mean() for hits, line in zip(found, best, strict=True)])
+    assert recall > 0.65
+
+
+# Damage
+
+
+def tamper(db: PostgresDatabase, calibration: Calibration, content: bytes) -> None:
+    """As somebody with the rights of a superuser can: a trigger guards the content."""
+    with db.connection() as connection, connection.transaction():
+        connection.execute("SET LOCAL session_replication_role = replica")
+        connection.execute("UPDATE qvec.calibration SET content = %s WHERE id = %s", [content, calibration.id])
+    db._calibrations.clear()
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a bit": lambda content: content[:-2] + bytes([content[-2] ^ 1]) + content[-1:],
+    "its end": lambda content: content[:-4],
+    "everything": lambda _: b"",
+    "its header": lambda content: content[:8] + b"x" + content[9:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_calibration_that_was_tampered_with_is_refused(
+    db: PostgresDatabase, vectors: Vectors, name: str, damage: str
+) -> None:
+    calibration = Calibration.fit(vectors, model=name)
+    db.create_collection(name, calibration=calibration)
+    tamper(db, calibration, DAMAGES[damage](calibration.to_bytes()))
+    with pytest.raises(CalibrationError, match=f"^the calibration of collection {name!r} is "):
+        db.collection(name)
+    tamper(db, calibration, Calibration.fit(vectors, model="another").to_bytes())
+    with pytest.raises(CollectionError, match=f"^collection {name!r} wants calibration {calibration.id}, found "):
+        db.collection(name)
+    tamper(db, calibration, calibration.to_bytes())
+    assert db.collection(name).calibration == calibration
+    db.drop_collection(name)
