@@ -15,7 +15,7 @@ from qdrant_client import QdrantClient, models
 
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.qdrant.address import API_KEY, Address
-from qvec.qdrant.description import Description, Foreign
+from qvec.qdrant.description import Description, Foreign, not_one_vector
 from qvec.qdrant.errors import explained, is_status, reason
 from qvec.qdrant.layout import Layout, Sharding
 from qvec.qdrant.retries import Retries
@@ -75,16 +75,16 @@ class Server:
     def names(self) -> list[str]:
         """Collections that qvec made, by name."""
         there = (found.name for found in self._repeated(self._client.get_collections).collections)
-        return sorted(name for name in there if name != LOADS and self._metadata(name) is not None)
+        return sorted(name for name in there if name != LOADS and _stored(self.collection_info(name)) is not None)
 
     def describe(self, name: str) -> Description | None:
         """What is written down of a collection; None when there is none, or qvec did not make it."""
-        metadata = self._metadata(name)
-        return None if metadata is None else Description.from_json(metadata, name)
-
-    def _metadata(self, name: str) -> Any:
         found = self.collection_info(name)
-        return (found.config.metadata or {}).get(_METADATA_KEY) if found else None
+        if found is None or _stored(found) is None:
+            return None
+        description = Description.from_json(_stored(found), name)
+        description.check_vectors(name, _held(found, name))
+        return description
 
     def collection_info(self, name: str) -> models.CollectionInfo | None:
         """What the server says of a collection; None when it has none of this name."""
@@ -138,7 +138,7 @@ class Server:
         except grpc.RpcError as error:
             if not is_status(error, grpc.StatusCode.ALREADY_EXISTS):
                 raise
-            made = self._metadata(name)
+            made = _stored(self.collection_info(name))
             if made is None or made.get("content") != stored["content"]:  # not by a try whose answer was lost
                 raise CollectionError(f"collection {name!r} exists already") from None
 
@@ -152,7 +152,7 @@ class Server:
     def _check_created(self, name: str, quantization: Any, description: Description) -> None:
         made = self.collection_info(name)
         assert made is not None
-        if (made.config.metadata or {}).get(_METADATA_KEY) is None:
+        if _stored(made) is None:
             raise DatabaseError(f"{self.name} is Qdrant {self.version}; collections with metadata need 1.16 or newer")
         vectors = made.config.params.vectors
         same = (
@@ -168,14 +168,10 @@ class Server:
             )
 
     def foreign(self, name: str) -> Foreign | None:
-        """What a collection that qvec did not make holds, for one unnamed vector; None when there is none."""
+        """What a collection that qvec did not make holds; None when there is none. Raises CollectionError when that is
+        anything but one vector without a name."""
         found = self.collection_info(name)
-        vectors = found.config.params.vectors if found else None
-        if not isinstance(vectors, models.VectorParams):
-            return None
-        return Foreign(
-            vectors.size, vectors.distance.value.lower(), (vectors.datatype or models.Datatype.FLOAT32).value
-        )
+        return None if found is None else _held(found, name)
 
     def engine(self, name: str, layout: Layout, sharding: Sharding) -> ServerEngine:
         return ServerEngine(self._client, self._repeated, name, layout, sharding.shard_key, self._timeout)
@@ -231,6 +227,19 @@ def _connect(address: Address) -> QdrantClient:
             grpc_options=options,
             check_compatibility=False,
         )
+
+
+def _stored(found: models.CollectionInfo | None) -> Any:
+    """What qvec wrote down of a collection, in its metadata; None when that is not there."""
+    return None if found is None else (found.config.metadata or {}).get(_METADATA_KEY)
+
+
+def _held(found: models.CollectionInfo, name: str) -> Foreign:
+    vectors = found.config.params.vectors
+    if not isinstance(vectors, models.VectorParams) or vectors.multivector_config is not None:
+        raise not_one_vector(name)
+    datatype = vectors.datatype or models.Datatype.FLOAT32
+    return Foreign(vectors.size, vectors.distance.value.lower(), datatype.value)
 
 
 def _read_certificate(path: str) -> bytes:
