@@ -116,7 +116,9 @@ class Foreign:
 
 
 def not_one_vector(name: str) -> CollectionError:
-    return CollectionError(f"collection {name!r} has named or several vectors a point; qvec reads one, without a name")
+    return CollectionError(
+        f"collection {name!r} has no vector, or named or several ones a point; qvec reads one, without a name"
+    )
 
 
 def _calibration(stored: Mapping[str, Any], name: str) -> Calibration:
