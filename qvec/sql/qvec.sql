@@ -1104,28 +1104,29 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION qvec._query(vector, text, text, integer) IS 'What a query is compared with';
 
--- The sum over all pairs of planes, those of one weight 2^s at a time.
-CREATE OR REPLACE FUNCTION qvec._score_sql(codes text, planes integer, width integer) RETURNS text
+-- The sum over all pairs of planes, those of one weight 2^s at a time, with WIDTH for the bits of a plane. Called with
+-- constants, so that it is worked out once for a session.
+CREATE OR REPLACE FUNCTION qvec._score_sql(planes integer) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (
         SELECT string_agg(
             format('%s * hamming_distance(%s, digits%s)', 2 ^ s,
-                   CASE WHEN low = 0 AND high = planes - 1 THEN codes
-                        ELSE format('substring(%s from %s for %s)', codes, (planes - 1 - high) * width + 1, (high - low + 1) * width)
+                   CASE WHEN low = 0 AND high = planes - 1 THEN 'codes'
+                        ELSE format('substring(codes from %s * WIDTH + 1 for %s * WIDTH)', planes - 1 - high, high - low + 1)
                    END, s),
             ' + ' ORDER BY s)
         FROM generate_series(0, planes + 14) AS s,
             LATERAL (SELECT greatest(0, s - 15) AS low, least(planes - 1, s) AS high) AS plane);
-COMMENT ON FUNCTION qvec._score_sql(text, integer, integer) IS 'SQL of the weighted Hamming distances of codes and a query''s digits';
+COMMENT ON FUNCTION qvec._score_sql(integer) IS 'SQL of the weighted Hamming distances of codes and a query''s digits';
 
-CREATE OR REPLACE FUNCTION qvec._digits_sql(planes integer, width integer) RETURNS text
+CREATE OR REPLACE FUNCTION qvec._digits_sql(planes integer) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (
-        SELECT string_agg(format(', substring(digits from %s for %s) AS digits%s', (s - high) * width + 1, (high - low + 1) * width, s), ''
+        SELECT string_agg(format(', substring(digits from %s * WIDTH + 1 for %s * WIDTH) AS digits%s', s - high, high - low + 1, s), ''
                           ORDER BY s)
         FROM generate_series(0, planes + 14) AS s,
             LATERAL (SELECT greatest(0, s - 15) AS low, least(planes - 1, s) AS high) AS plane);
-COMMENT ON FUNCTION qvec._digits_sql(integer, integer) IS 'SQL that cuts a query''s digits as _score_sql wants them';
+COMMENT ON FUNCTION qvec._digits_sql(integer) IS 'SQL that cuts a query''s digits as _score_sql wants them';
 
 -- The statement for queries in the arrays $1 (prefilter bits), $2 (floats), $3 (base), $4 (scale) and $5 (digits). It
 -- tells with each hit how many candidates there were. Without candidates every row is scored.
@@ -1140,8 +1141,12 @@ BEGIN
         condition := format('%s AND %s IS NOT NULL', condition, layout.codes);
     END IF;
     IF layout.planes IS NOT NULL THEN
-        query := 'bits, base, scale' || qvec._digits_sql(layout.planes, layout.width);
-        score := format('base + scale * (%s)', qvec._score_sql('codes', layout.planes, layout.width));
+        query := 'bits, base, scale' || replace(
+            CASE layout.planes WHEN 8 THEN qvec._digits_sql(8) WHEN 4 THEN qvec._digits_sql(4) ELSE qvec._digits_sql(1) END,
+            'WIDTH', layout.width::text);
+        score := format('base + scale * (%s)', replace(
+            CASE layout.planes WHEN 8 THEN qvec._score_sql(8) WHEN 4 THEN qvec._score_sql(4) ELSE qvec._score_sql(1) END,
+            'WIDTH', layout.width::text));
     ELSE
         query := format('bits, floats::%s AS floats', layout.float_type);
         score := CASE WHEN layout.attached AND layout.metric = 'cosine' THEN '1 - (codes <=> floats)'
@@ -1254,30 +1259,33 @@ CREATE OR REPLACE FUNCTION qvec.search(
     collection text, query vector, k integer DEFAULT 10, oversampling float8 DEFAULT NULL, filter jsonb DEFAULT NULL,
     candidates integer DEFAULT NULL, exact boolean DEFAULT false)
     RETURNS TABLE (id text, score float8, document text, metadata jsonb)
-    LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-        SELECT hit.id, hit.score, hit.document, hit.metadata
+    LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN QUERY SELECT hit.id, hit.score, hit.document, hit.metadata
         FROM qvec._run_search(collection, ARRAY[query], k, oversampling, filter, candidates, exact) AS hit
-        ORDER BY hit.score DESC
-    $$;
+        ORDER BY hit.score DESC;
+END $$;
 COMMENT ON FUNCTION qvec.search(text, vector, integer, float8, jsonb, integer, boolean) IS 'The k rows nearest to a query, best first: k * oversampling candidates (or as many as are named) by the prefilter, then scored';
 
 CREATE OR REPLACE FUNCTION qvec.search(
     collection text, query halfvec, k integer DEFAULT 10, oversampling float8 DEFAULT NULL, filter jsonb DEFAULT NULL,
     candidates integer DEFAULT NULL, exact boolean DEFAULT false)
     RETURNS TABLE (id text, score float8, document text, metadata jsonb)
-    LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-        SELECT * FROM qvec.search(collection, query::vector, k, oversampling, filter, candidates, exact)
-    $$;
+    LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM qvec.search(collection, query::vector, k, oversampling, filter, candidates, exact);
+END $$;
 COMMENT ON FUNCTION qvec.search(text, halfvec, integer, float8, jsonb, integer, boolean) IS 'The k rows nearest to a query, best first';
 
 CREATE OR REPLACE FUNCTION qvec.search(
     collection text, queries vector[], k integer DEFAULT 10, oversampling float8 DEFAULT NULL, filter jsonb DEFAULT NULL,
     candidates integer DEFAULT NULL, exact boolean DEFAULT false)
     RETURNS TABLE (query integer, id text, score float8, document text, metadata jsonb)
-    LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-        SELECT * FROM qvec._run_search(collection, queries, k, oversampling, filter, candidates, exact) AS hit
-        ORDER BY hit.query, hit.score DESC
-    $$;
+    LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM qvec._run_search(collection, queries, k, oversampling, filter, candidates, exact) AS hit
+        ORDER BY hit.query, hit.score DESC;
+END $$;
 COMMENT ON FUNCTION qvec.search(text, vector[], integer, float8, jsonb, integer, boolean) IS 'The k rows nearest to each of some queries (numbered from 1), best first, in one statement';
 
 CREATE OR REPLACE FUNCTION qvec.explain(
