@@ -43,10 +43,8 @@ class QdrantStarts:
             self._check_alone(checkpoint)
 
     def _check_alone(self, checkpoint: Checkpoint) -> None:
-        assert checkpoint.first_id is not None
         name = self._collection.name
-        others = (source for source, other in self._unfinished().items() if other >= checkpoint.first_id)
-        other = next(others, None)
+        other = self.numbered_and_unfinished()
         if other is not None or self._collection.next_id() != checkpoint.first_id:
             self._home.write_load(name, self._source, self._found)
             raise InputError(
@@ -59,17 +57,11 @@ class QdrantStarts:
         return self._collection.next_id()
 
     def numbered_and_unfinished(self) -> str | None:
-        return next(iter(self._unfinished()), None)
-
-    def _unfinished(self) -> dict[str, int]:
-        """First ids of other sources whose rows get numbers for ids and are not all there yet."""
-        loads = self._home.read_loads(self._collection.name)
-        checkpoints = {source: checkpoint_of(load) for source, load in loads.items() if source != self._source}
-        return {
-            source: found.first_id
-            for source, found in checkpoints.items()
-            if found.first_id is not None and not found.finished
-        }
+        for source, load in self._home.read_loads(self._collection.name).items():
+            found = checkpoint_of(load)
+            if source != self._source and found.first_id is not None and not found.finished:
+                return source
+        return None
 
 
 def checkpoint_of(load: dict[str, Any]) -> Checkpoint:
