@@ -150,7 +150,27 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no database there": (["collections", "--db", "postgres:./missing"], "there is no database in ./missing yet"),
     "a folder of something else": ([*INGEST, "--db", "postgres:."], "is not empty and holds no Postgres database"),
     "a file as a folder": ([*INGEST, "--db", "postgres:a.npy"], "a.npy is a file"),
-    "stop of a server": (["db", "stop", "--db", NOWHERE], "only an embedded database"),
+    "stop of a server": (["db", "stop", "--db", NOWHERE], "only an embedded Postgres"),
+    "stop of another engine": (["db", "stop", "--db", "qdrant:vectors"], "only an embedded Postgres"),
+    "start of another engine": (["db", "url", "--db", "qdrant:vectors"], "only an embedded Postgres"),
+    "no Qdrant there": (["collections", "--db", "qdrant:./missing"], "there is no database in ./missing yet"),
+    "a Qdrant server that is not there": (
+        ["info", "--db", "qdrant://localhost:1"],
+        "cannot connect to qdrant://localhost:1",
+    ),
+    "a key in a URL": (["info", "--db", "qdrant://u:secret@h"], "put the API key into QVEC_QDRANT_API_KEY"),
+    "a setting of Qdrant": ([*INGEST, "--shards", "2"], "--shards is no setting of a collection in Postgres"),
+    "a precision of Qdrant": ([*INGEST, "--rescore", "turbo8"], "rescore is 'turbo8', expected one of: int8"),
+    "a prefilter of Qdrant": ([*INGEST, "--prefilter", "turbo1"], "prefilter is 'turbo1', expected one of: ternary"),
+    "ternary of one bit": ([*INGEST, "--rescore", "binary", "--prefilter", "ternary"], "keeps one bit"),
+    "an index of no type": ([*INGEST, "--index-metadata", "year:number"], "type 'number' found"),
+    "a filter that is no JSON": ([*SEARCH, "--vectors", "a.npy", "--filter", "{lang: en}"], "--filter is no JSON"),
+    "a filter that is no filter": (
+        [*SEARCH, "--vectors", "a.npy", "--filter", '{"$near": 1}'],
+        "'$near' is no operator",
+    ),
+    "a copy onto itself": (["copy", "--from", "X", "--to", "X", "-c", "docs"], "would be copied onto itself"),
+    "a copy of nothing": (["copy", "--from", "X", "--to", "qdrant:copied", "-c", "other"], "no collection 'other'"),
 }
 
 
@@ -159,6 +179,7 @@ def test_a_mistake_is_one_line(
     monkeypatch: pytest.MonkeyPatch, loaded: str, files: Path, arguments: list[str], reason: str
 ) -> None:
     monkeypatch.chdir(files)
+    arguments = [loaded if argument == "X" else argument for argument in arguments]
     result = invoke(*arguments, env={"QVEC_DB": loaded})
     assert result.exit_code == 1
     assert result.stdout == ""

@@ -12,7 +12,7 @@ from qvec.postgres import embedded
 
 @click.group()
 def db() -> None:
-    """Keep an embedded database running for other programs.
+    """Keep an embedded Postgres running for other programs.
 
     \b
     Example:
@@ -29,8 +29,7 @@ def url(url: str) -> None:
     Example:
       psql "$(qvec db url --db postgres:./qvec-data)"
     """
-    directory = embedded_directory(url)
-    click.echo(url if directory is None else embedded.keep(directory))
+    click.echo(url if embedded_directory(url) is None else embedded.keep(_directory(url)))
 
 
 @db.command()
@@ -60,6 +59,9 @@ def stop(url: str) -> None:
 
 def _directory(url: str) -> str:
     directory = embedded_directory(url)
-    if directory is None:
-        raise InputError("only an embedded database (postgres:DIR) is started and stopped here")
+    if directory is None or not url.startswith("postgres:"):
+        raise InputError(
+            "only an embedded Postgres (postgres:DIR) is started and stopped here; a server runs by itself, and the "
+            "embedded Qdrant engine inside the process that uses it"
+        )
     return directory
