@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from numpy.typing import NDArray
 from psycopg import sql
+from stores import STORES, Store, opened
 
 import qvec
 from qvec import Calibration
@@ -99,3 +100,12 @@ def queries() -> Vectors:
 def calibration(vectors: Vectors) -> Calibration:
     """The calibration of `vectors` under cosine."""
     return Calibration.fit(vectors)
+
+
+@pytest.fixture(scope="module", params=STORES)
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[..., str]
+) -> Iterator[Store]:
+    """Each kind of database that is here, for the tests of one module."""
+    with opened(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
+        yield found

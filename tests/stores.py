@@ -14,11 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from psycopg import sql
-from qdrant_client import models
-from qdrant_wire import WireServer
 
 import qvec
-from qvec import Calibration, CollectionError
+from qvec import Calibration, CollectionError, Hit
 from qvec.stores import Collection, Database
 
 Floats = NDArray[np.float32]
@@ -27,6 +25,10 @@ VARIABLES = {"postgres-server": "QVEC_TEST_POSTGRES_URL", "qdrant-server": "QVEC
 """Where a real server's URL comes from."""
 STORES = ["postgres", "qdrant", "qdrant-wire", *(kind for kind in VARIABLES if os.environ.get(VARIABLES[kind]))]
 """Those that are here."""
+
+
+def ids(hits: list[Hit]) -> list[int | str]:
+    return [hit.id for hit in hits]
 
 
 @dataclass
@@ -76,6 +78,8 @@ class Store:
         """The filter {name: value} as the database's own client writes it."""
         if self.is_postgres:
             return sql.SQL("metadata->>{} = {}").format(sql.Literal(name), sql.Literal(value))
+        from qdrant_client import models  # an extra
+
         condition = models.FieldCondition(key=f"metadata.{name}", match=models.MatchValue(value=value))
         return models.Filter(must=[condition])
 
@@ -116,7 +120,10 @@ def opened(kind: str, directory: Path, new_database: Callable[[], str]) -> Itera
     elif kind == "qdrant":
         yield from _cleaned(kind, f"qdrant:{directory / 'qdrant'}", lambda other: f"qdrant:{other / 'qdrant'}")
     else:
-        with WireServer(directory) as server:
+        from qdrant_wire import WireServer  # needs the engine, an extra
+
+        with WireServer(directory) as server, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("qvec.qdrant.server._POLL_SECONDS", 0.02)
             url = f"qdrant://127.0.0.1:{server.port}"
             yield from _cleaned(kind, url, lambda _: url)
 
