@@ -13,7 +13,7 @@ from psycopg.sql import SQL
 
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
-from qvec.errors import InputError
+from qvec.errors import CollectionError, InputError
 from qvec.hits import Hit
 from qvec.loading import OnDuplicate
 from qvec.postgres import indexing, loading, metadata_index, rows, search, statements
@@ -22,7 +22,7 @@ from qvec.postgres.explain import explain
 from qvec.postgres.layout import Table
 from qvec.postgres.schema import Connection
 from qvec.postgres.search import Plan, RescoreIn, Where
-from qvec.stores import Explanation, Info, Progress, StoredRows, check_search, check_upsert
+from qvec.stores import Explanation, Info, Progress, StoredRows, check_oversampling, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
 
 if TYPE_CHECKING:
@@ -178,6 +178,17 @@ class PostgresCollection:
             ram_bytes=None,
         )
 
+    def set_oversampling(self, oversampling: float) -> None:
+        """Stores the candidates for each hit, for this and every later search that names none: here, by the command and
+        in SQL. What has the collection open elsewhere goes on with what it read."""
+        check_oversampling(oversampling)
+        doing = f"cannot set the oversampling of collection {self.name!r}"
+        with explained(doing), self._database.live_connection() as connection:
+            statement = "UPDATE qvec.collection SET oversampling = %s WHERE name = %s"
+            if not connection.execute(statement, [oversampling, self.name]).rowcount:
+                raise CollectionError(f"collection {self.name!r} was dropped")
+        self.oversampling = oversampling
+
     def has_index(self) -> bool:
         """Whether the prefilter's index is there; without it a search scans all rows."""
         return self._read(lambda c: indexing.exists(c, self.table))
@@ -207,6 +218,7 @@ class PostgresCollection:
         exact: bool = ...,
         rescore: bool = ...,
         rescore_in: RescoreIn = ...,
+        planes: int | None = ...,
         texts: bool = ...,
     ) -> list[Hit]: ...
     @overload
@@ -220,6 +232,7 @@ class PostgresCollection:
         exact: bool = ...,
         rescore: bool = ...,
         rescore_in: RescoreIn = ...,
+        planes: int | None = ...,
         texts: bool = ...,
     ) -> Any: ...
     def search(
@@ -232,13 +245,15 @@ class PostgresCollection:
         exact: bool = False,
         rescore: bool = True,
         rescore_in: RescoreIn = "client",
+        planes: int | None = None,
         texts: bool = True,
     ) -> list[Hit] | list[list[Hit]]:
         """The k rows nearest to a query (d,), best first, or a list of them for each query of (m, d).
 
         The prefilter finds k × `oversampling` candidates (the collection's own when not given) by their bits; the
         query in float32 rescores them on codes or floats, in this process or, by `rescore_in`, in Postgres. `exact`
-        rescores every row instead. A collection no larger than its candidates is ranked fully.
+        rescores every row instead. A collection no larger than its candidates is ranked fully. With `planes` this
+        process reads no more than so many planes of the codes: 4 of int8 are int4, 1 is binary.
 
         `filter` keeps to rows whose metadata passes, in the language of `qvec.filters` or as a condition that psycopg's
         sql module composed. Without `rescore` hits are ranked by the prefilter's bits alone, and a score is their
@@ -247,7 +262,9 @@ class PostgresCollection:
         queries = self._queries(query)
         where = search.where(filter)
         found = self._read(
-            lambda c: search.run(c, self._plan(c, k, oversampling, where, exact, rescore, rescore_in, texts), queries)
+            lambda c: search.run(
+                c, self._plan(c, k, oversampling, where, exact, rescore, rescore_in, texts, planes), queries
+            )
         )
         return found if np.ndim(query) == 2 else found[0]
 
@@ -288,14 +305,27 @@ class PostgresCollection:
         rescore: bool,
         rescore_in: RescoreIn,
         texts: bool,
+        planes: int | None = None,
     ) -> Plan:
         check_search(k, oversampling)
         if rescore_in not in ("client", "sql"):
             raise InputError(f"rescore_in is {rescore_in!r}, expected 'client' or 'sql'")
+        if planes is not None:
+            self._check_planes(planes, rescore_in)
         factor = self.oversampling if oversampling is None else oversampling
         count = search.candidate_count(k, factor) if rescore else k
         every = exact or self._is_small(connection, count)
-        return Plan(self.table, self.calibration, k, None if every else count, rescore_in, texts, rescore, where)
+        return Plan(
+            self.table, self.calibration, k, None if every else count, rescore_in, texts, rescore, where, planes
+        )
+
+    def _check_planes(self, planes: int, rescore_in: RescoreIn) -> None:
+        held = self.table.layout.planes
+        if held is None or rescore_in == "sql":
+            where = "Postgres rescores" if held else "there are floats"
+            raise InputError(f"planes is {planes}, but {where}; expected None")
+        if not 1 <= planes <= held:
+            raise InputError(f"planes is {planes}, but collection {self.name!r} keeps {held}: expected 1 to {held}")
 
     def _is_small(self, connection: Connection, candidates: int) -> bool:
         """Whether the collection has no more rows than candidates; asked until it is seen to have more."""

@@ -72,6 +72,8 @@ class Plan:
     texts: bool = True
     rescore: bool = True
     where: Where = EVERY_ROW
+    planes: int | None = None
+    """How many of the codes' planes rescoring reads, in this process; None: all."""
 
     @property
     def in_client(self) -> bool:
@@ -175,7 +177,7 @@ def _scores(plan: Plan, codes: NDArray[np.uint8], queries: NDArray[np.float32]) 
     """Scores (m, n) of stored codes: estimates of the metric or, not rescored, the share of equal bits from -1 to 1."""
     layout = plan.table.layout
     if plan.rescore:
-        return score(codes, queries, plan.calibration, layout.planes)
+        return score(codes, queries, plan.calibration, plan.planes or layout.planes)
     bits = ternary(codes, plan.calibration) if layout.planes and layout.prefilter == "ternary" else codes
     distances = hamming(bits, prefilter_bits(queries, plan.calibration, layout))
     return (1 - distances * (2 / layout.prefilter_bits)).astype(np.float32)
