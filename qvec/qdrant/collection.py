@@ -26,7 +26,7 @@ from qvec.qdrant.engine import Engine, Record, Request
 from qvec.qdrant.errors import explained
 from qvec.qdrant.ids import PointId, foreign_point_id, point_id, row_id, row_ids
 from qvec.qdrant.points import ID, Points
-from qvec.stores import Explanation, Info, Progress, StoredRows, check_search, check_upsert
+from qvec.stores import Explanation, Info, Progress, StoredRows, check_oversampling, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
 
 if TYPE_CHECKING:
@@ -206,6 +206,16 @@ class QdrantCollection:
                 ram_bytes=sizes.ram,
             )
 
+    def set_oversampling(self, oversampling: float) -> None:
+        """Stores the candidates for each hit, for this and every later search that names none. What has the collection
+        open elsewhere goes on with what it read."""
+        check_oversampling(oversampling)
+        self._check_writable()
+        changed = Description(self.calibration, self.layout, oversampling, self.model, self.sharding)
+        with self._explained(f"cannot set the oversampling of collection {self.name!r}"):
+            self._database.home.describe_anew(self.name, changed)
+        self.oversampling = oversampling
+
     def has_index(self) -> bool:
         """Whether the graph is there for all points; without it a search scans those that it does not hold."""
         with self._reading():
@@ -234,6 +244,7 @@ class QdrantCollection:
         filter: FilterLike | None = ...,
         exact: bool = ...,
         rescore: bool = ...,
+        ef: int | None = ...,
         texts: bool = ...,
     ) -> list[Hit]: ...
     @overload
@@ -246,6 +257,7 @@ class QdrantCollection:
         filter: FilterLike | None = ...,
         exact: bool = ...,
         rescore: bool = ...,
+        ef: int | None = ...,
         texts: bool = ...,
     ) -> Any: ...
     def search(
@@ -257,6 +269,7 @@ class QdrantCollection:
         filter: FilterLike | None = None,
         exact: bool = False,
         rescore: bool = True,
+        ef: int | None = None,
         texts: bool = True,
     ) -> list[Hit] | list[list[Hit]]:
         """The k rows nearest to a query (d,), best first, or a list of them for each query of (m, d).
@@ -268,9 +281,9 @@ class QdrantCollection:
         `filter` keeps to rows whose metadata passes, in the language of `qvec.filters` or as Qdrant's own
         `models.Filter`. Without `rescore` hits are ranked by the quantized vectors alone: by turbo codes a score is a
         rough estimate of the metric, by binary ones the engine's count of equal bits less that of different ones.
-        `texts` false leaves documents and metadata out.
+        `ef` widens the search of the graph (Qdrant's hnsw_ef), `texts` false leaves documents and metadata out.
         """
-        found = self._search(*self._prepared(query, k, oversampling, filter, exact, rescore, texts))
+        found = self._search(*self._prepared(query, k, oversampling, filter, exact, rescore, texts, ef))
         return found if np.ndim(query) == 2 else found[0]
 
     def explain(
@@ -307,9 +320,12 @@ class QdrantCollection:
         exact: bool,
         rescore: bool = True,
         texts: bool = True,
+        ef: int | None = None,
     ) -> tuple[NDArray[np.float32], Request]:
         """Queries as they are compared, and what to ask of the engine."""
         check_search(k, oversampling)
+        if ef is not None and ef < 1:
+            raise InputError(f"ef is {ef}, expected at least 1")
         array = as_vectors(query, "query", self.calibration.accepted_dimensions)
         self.calibration.check(array, "query")
         request = Request(
@@ -319,6 +335,7 @@ class QdrantCollection:
             rescore=rescore or exact,
             payload=texts or (self._foreign is None and self.id_type == "text" and [ID]),
             filter=_native(filter),
+            ef=ef,
         )
         return self.calibration.prepared(array), request
 

@@ -103,6 +103,15 @@ class Directory:
             self._engine(name, description.layout)
             _write(folder / _DESCRIPTION, description.to_json())
 
+    def describe_anew(self, name: str, description: Description) -> None:
+        """Writes another description of a collection. Raises CollectionError when it is dropped."""
+        with self._mutex:
+            self._check_process()
+            file = self._folder(name) / _DESCRIPTION
+            if not file.exists():
+                raise CollectionError(f"collection {name!r} was dropped")
+            _write(file, description.to_json())
+
     def _clear(self, folder: Path, name: str) -> None:
         """Removes a collection that was never finished. Raises CollectionError for what is none of qvec's."""
         engine = self._engines.pop(name, None)

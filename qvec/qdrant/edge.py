@@ -119,7 +119,7 @@ class EdgeEngine:
 
     def search(self, queries: NDArray[np.float32], request: Request) -> list[list[edge.ScoredPoint]]:
         filter = None if request.filter is None else convert(request.filter)
-        params = _parameters(request.exact, request.rescore, request.oversampling)
+        params = _parameters(request.exact, request.rescore, request.oversampling, request.ef)
         with _explained():
             return [
                 self._shard.query(
@@ -184,12 +184,12 @@ class EdgeEngine:
 
 
 @lru_cache(maxsize=64)
-def _parameters(exact: bool, rescore: bool, oversampling: float) -> edge.SearchParams:
+def _parameters(exact: bool, rescore: bool, oversampling: float, ef: int | None) -> edge.SearchParams:
     """How to find and rank; kept, since making them takes a tenth of a search's time outside the engine."""
     quantization = edge.QuantizationSearchParams(
         ignore=exact, rescore=rescore, oversampling=oversampling if rescore else None
     )
-    return edge.SearchParams(exact=exact, quantization=quantization)
+    return edge.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class Request:
     payload: bool | list[str] = True
     """Whether payloads are returned, or the keys of them that are."""
     filter: models.Filter | None = None
+    ef: int | None = None
+    """How many points the graph is searched for at least; None: as many as it was built with, or the candidates."""
 
 
 class Found(NamedTuple):

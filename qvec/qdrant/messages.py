@@ -90,6 +90,7 @@ def queries(collection: str, vectors: NDArray[np.float32], request: Request, tim
     """A search for each vector (m, d)."""
     filter = None if request.filter is None else RestToGrpc.convert_filter(request.filter)
     params = grpc.SearchParams(
+        hnsw_ef=request.ef,
         exact=request.exact,
         quantization=grpc.QuantizationSearchParams(
             ignore=request.exact,

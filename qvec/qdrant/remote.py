@@ -111,6 +111,11 @@ class Server:
             self._repeated(lambda: self._client.delete_collection(name))
             raise
 
+    def describe_anew(self, name: str, description: Description) -> None:
+        """Writes another description of a collection."""
+        changed = {_METADATA_KEY: description.to_json()}
+        self._repeated(lambda: self._client.update_collection(name, metadata=changed))
+
     def _create(self, name: str, description: Description, quantization: Any) -> None:
         sharding = description.sharding
         stored = description.to_json()
