@@ -11,7 +11,7 @@ import numpy as np
 
 from qvec.calibration import Calibration
 from qvec.cli.console import ConsoleReporter
-from qvec.cli.options import columns_of, fit_of, fit_options, json_option, model_option, quiet_option, source_options
+from qvec.cli.options import fit_of, fit_options, json_option, model_option, quiet_option, reading_of, source_options
 from qvec.errors import InputError
 from qvec.ingest.plan import fit_source, load_embedder_for
 from qvec.sources import open_source
@@ -33,15 +33,9 @@ def calibrate(
     import_ranges: str | None,
     midpoint: bool,
     model: str | None,
-    format: str | None,
-    id_column: str | None,
-    vector_column: str | None,
-    text_column: str | None,
-    metadata_columns: str | None,
-    encoding: str,
     as_json: bool,
     quiet: bool,
-    **fit: Any,
+    **others: Any,
 ) -> None:
     """Fit a calibration to a uniform sample of SOURCE and write it to a file.
 
@@ -53,15 +47,15 @@ def calibrate(
     """
     if bool(source) == bool(import_ranges):
         raise InputError("give either a source or --import-ranges FILE")
-    options = fit_of(**fit)
+    reading = reading_of(others)
+    options = fit_of(**others)
     if import_ranges:
         calibration = Calibration.from_ranges(
             _read_ranges(import_ranges), metric=options.metric, midpoint=midpoint, model=model
         )
     else:
         assert source is not None
-        columns = columns_of(id_column, vector_column, text_column, metadata_columns, encoding)
-        with ConsoleReporter(quiet=quiet) as reporter, open_source(source, format=format, columns=columns) as opened:
+        with ConsoleReporter(quiet=quiet) as reporter, open_source(source, **reading) as opened:
             calibration, _ = fit_source(opened, load_embedder_for(opened, model), options, model, reporter)
     calibration.save(output)
     if as_json:

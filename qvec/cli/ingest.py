@@ -12,7 +12,6 @@ from qvec.cli.console import ConsoleReporter
 from qvec.cli.loading import load
 from qvec.cli.options import (
     collection_option,
-    columns_of,
     db_option,
     fit_of,
     fit_options,
@@ -20,6 +19,7 @@ from qvec.cli.options import (
     model_option,
     open_database,
     quiet_option,
+    reading_of,
     settings_of,
     settings_options,
     source_options,
@@ -93,12 +93,6 @@ def ingest(
     restart: bool,
     no_index: bool,
     workers: int,
-    format: str | None,
-    id_column: str | None,
-    vector_column: str | None,
-    text_column: str | None,
-    metadata_columns: str | None,
-    encoding: str,
     as_json: bool,
     quiet: bool,
     **others: Any,
@@ -120,6 +114,7 @@ def ingest(
     """
     if rejects and on_error == "stop":
         raise InputError("--rejects needs --on-error skip: with stop no row is rejected")
+    reading = reading_of(others)
     options = IngestOptions(
         collection=collection,
         calibration=Calibration.load(calibration) if calibration else None,
@@ -135,10 +130,9 @@ def ingest(
         index=not no_index,
         workers=workers,
     )
-    columns = columns_of(id_column, vector_column, text_column, metadata_columns, encoding)
     with (
         ConsoleReporter(quiet=quiet) as reporter,
-        open_source(source, format=format, columns=columns) as opened,
+        open_source(source, **reading) as opened,
         open_database(url, create=True) as database,
     ):
         load(database, opened, options, reporter, as_json=as_json, quiet=quiet)

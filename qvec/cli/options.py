@@ -79,15 +79,17 @@ def source_options(command: F) -> F:
     return command
 
 
-def columns_of(
-    id_column: str | None,
-    vector_column: str | None,
-    text_column: str | None,
-    metadata_columns: str | None,
-    encoding: str,
-) -> Columns:
-    metadata = None if metadata_columns is None else tuple(filter(None, map(str.strip, metadata_columns.split(","))))
-    return Columns(id_column, vector_column, text_column, metadata, preset(encoding))
+def reading_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes what `open_source` is told, besides where, out of a command's options."""
+    names = options.pop("metadata_columns")
+    columns = Columns(
+        id=options.pop("id_column"),
+        vector=options.pop("vector_column"),
+        text=options.pop("text_column"),
+        metadata=None if names is None else tuple(filter(None, map(str.strip, names.split(",")))),
+        codec=preset(options.pop("encoding")),
+    )
+    return {"format": options.pop("format"), "columns": columns}
 
 
 def settings_options(command: F) -> F:
