@@ -1,0 +1,117 @@
+"""Rows to compare queries with, and queries taken from rows: of a source, or of a collection itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvec import _native
+from qvec.calibration import Calibration
+from qvec.embedding import Embedder
+from qvec.errors import InputError
+from qvec.sampling import Reservoir
+from qvec.sources import Source
+from qvec.stores import Collection
+
+Floats = NDArray[np.float32]
+Progress = Callable[[int], None]
+"""Called with the number of rows read so far."""
+
+_BATCH_ROWS = 8192
+_TEXTS = 256
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A stream of rows that can be read more than once: ids (int64 or text) and vectors float32 (n, d), as the
+    calibration's metric compares them."""
+
+    name: str
+    """What these vectors are, in the words of a report."""
+    dimensions: int
+    read: Callable[[Progress], Iterator[tuple[Any, Floats]]]
+    offset: Floats | None = None
+    """What is missing from these vectors to be those of queries: the threshold where they are centred."""
+
+    def sample(self, size: int, seed: int, progress: Progress = lambda _: None) -> tuple[list[int | str], Floats]:
+        """Ids and vectors (at most size, d) drawn uniformly without repetition, as queries have them."""
+        ids = Reservoir(size, seed)
+        vectors = Reservoir(size, seed)
+        names: list[int | str] = []
+        for found, rows in self.read(progress):
+            start = len(names)
+            names += found.tolist() if isinstance(found, np.ndarray) else found.to_pylist()
+            # Positions go through the reservoir split, since float32 holds whole numbers to 2^24 only.
+            positions = np.arange(start, len(names))
+            ids.add(np.stack([positions >> 20, positions & (1 << 20) - 1], axis=1).astype(np.float32))
+            vectors.add(rows)
+        high, low = ids.rows(2).astype(np.int64).T
+        drawn = vectors.rows(self.dimensions)
+        return [names[(h << 20) + place] for h, place in zip(high, low, strict=True)], (
+            drawn if self.offset is None else drawn + self.offset
+        )
+
+
+def rows_of_source(
+    source: Source, calibration: Calibration, embedder: Embedder | None, first_id: int, dimensions: int | None = None
+) -> Rows:
+    """The rows of a source, as they are compared before anything is quantized. Rows without ids are numbered from
+    `first_id` on; rows that cannot be compared (NaN, zero under cosine) are left out, as a load leaves them out.
+
+    `dimensions` are those of the queries: where the collection keeps a Matryoshka prefix, but source and queries have
+    all dimensions, all of them are compared.
+    """
+    found = source.dimensions or (embedder.dimensions if embedder else None)
+    if found is None:
+        raise InputError(f"{source.name} has no vectors; name a model that embeds its text: --model NAME")
+    if found not in calibration.accepted_dimensions:
+        wanted = " or ".join(map(str, calibration.accepted_dimensions))
+        raise InputError(f"{source.name} has {found} dimensions, expected {wanted}, as the collection")
+    compared = found if dimensions == found else calibration.dimensions
+
+    def read(progress: Progress) -> Iterator[tuple[Any, Floats]]:
+        for batch in source.batches(batch_rows=_BATCH_ROWS if source.dimensions else _TEXTS):
+            ids = batch.rows + first_id if batch.ids is None else batch.ids.to_numpy(zero_copy_only=False)
+            vectors = batch.vectors
+            if vectors is None:
+                assert embedder
+                has_text = batch.documents.is_valid().to_numpy(zero_copy_only=False)
+                vectors = embedder.embed_documents(batch.documents.filter(batch.documents.is_valid()).to_pylist())
+                ids = ids[has_text]
+            yield _comparable(ids, vectors, calibration, compared)
+            progress(batch.stop)
+
+    return Rows(source.name, compared, read)
+
+
+def _comparable(ids: Any, vectors: NDArray[Any], calibration: Calibration, dimensions: int) -> tuple[Any, Floats]:
+    cosine = calibration.metric == "cosine"
+    bad = [row for row, _ in _native.bad_rows(vectors, dimensions, cosine)]
+    ids, vectors = np.delete(ids, bad), np.delete(vectors, bad, axis=0)
+    return ids, prepared(vectors, dimensions, cosine)
+
+
+def prepared(vectors: NDArray[Any], dimensions: int, cosine: bool) -> Floats:
+    """The first dimensions of vectors (n, D) as float32, at unit length under cosine."""
+    if cosine:
+        return _native.normalize(np.ascontiguousarray(vectors), dimensions)
+    return np.ascontiguousarray(vectors[:, :dimensions], np.float32)
+
+
+def rows_of_collection(collection: Collection) -> Rows:
+    """The rows of a collection by what it keeps of them: floats, or codes decoded."""
+
+    def read(progress: Progress) -> Iterator[tuple[Any, Floats]]:
+        done = 0
+        for rows in collection.stored_rows(0, _BATCH_ROWS):
+            yield rows.ids, rows.vectors
+            done += len(rows.vectors)
+            progress(done)
+
+    calibration = collection.calibration
+    offset = calibration.threshold if collection.form == "centred" else None
+    return Rows(collection.name, calibration.dimensions, read, offset)
