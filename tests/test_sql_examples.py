@@ -1,0 +1,78 @@
+"""The examples of SQL for applications, run as they stand: by psql, and by Java's ordinary driver."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlside import installed, value
+from test_sql_scripts import psql
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+JDBC = Path(os.environ.get("QVEC_JDBC", "/usr/share/java/postgresql.jar"))
+
+
+def test_the_walk_through(url: str, server_url: str) -> None:
+    installed(url).close()
+    script = EXAMPLES / "sql" / "walkthrough.sql"
+    done = subprocess.run(
+        [psql(server_url), url, "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--file", script],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line]
+    for expected in ("article|100.0|4000|t", "sailing no. 77", "1|5|t", "2|5|f", "article|int8|t|t", "notes|int4|f|f"):
+        assert any(expected in line for line in lines), (expected, done.stdout)
+    with psycopg.connect(url) as connection:
+        for table in ("qvec.collection", "qvec.calibration", "qvec.attachment"):
+            assert value(connection, f"SELECT count(*) FROM {table}") == 0
+
+
+@contextmanager
+def on_tcp(directory: str) -> Iterator[int]:
+    """A port of this machine that leads to the server's socket in a directory: Java's driver knows no such sockets."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=forward_all, args=(listener, directory), daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def forward_all(listener: socket.socket, directory: str) -> None:
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(f"{directory}/.s.PGSQL.5432")
+        for source, target in ((client, server), (server, client)):
+            threading.Thread(target=forward, args=(source, target), daemon=True).start()
+
+
+def forward(source: socket.socket, target: socket.socket) -> None:
+    with source, suppress(OSError):  # either side may be gone
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("java") and JDBC.exists()), reason="needs Java and its driver (Debian: libpostgresql-jdbc-java)"
+)
+def test_java(url: str) -> None:
+    with installed(url) as connection, on_tcp(str(connection.info.host)) as port:
+        database = connection.info.dbname
+        address = f"jdbc:postgresql://127.0.0.1:{port}/{database}?user=postgres"
+        program = EXAMPLES / "sql-java" / "Search.java"
+        done = subprocess.run(["java", "-cp", JDBC, program, address], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [line.split(" ", 1)[0] for line in done.stdout.splitlines()] == ["north", "east", "east", "west"]
