@@ -45,7 +45,7 @@ def _judgements(lines: list[str], path: str) -> Iterator[tuple[int, str, str, in
             continue
         query, document, grade = _fields(fields if len(fields) > 1 else line.split(), f"{path}, line {number}")
         try:
-            yield number, query, document, int(float(grade))
+            yield number, query, document, int(grade)
         except ValueError:
             raise InputError(f"{path}, line {number}: the grade is {grade!r}, expected a whole number") from None
 

@@ -54,7 +54,7 @@ def read_queries(source: Source, calibration: Calibration, embedder: Callable[[]
         names += map(str, batch.rows.tolist() if batch.ids is None else batch.ids.to_pylist())
         if batch.vectors is not None:
             vectors.append(batch.vectors.astype(np.float32))
-        else:
+        elif batch.documents is not None:
             texts += _texts(source, batch.documents.to_pylist(), batch.start)
     if not names:
         raise InputError(f"{source.name} has no queries")

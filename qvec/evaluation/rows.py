@@ -13,11 +13,11 @@ from qvec import _native
 from qvec.calibration import Calibration
 from qvec.embedding import Embedder
 from qvec.errors import InputError
-from qvec.sampling import Reservoir
 from qvec.sources import Source
 from qvec.stores import Collection
 
 Floats = NDArray[np.float32]
+Block = tuple[NDArray[Any], Floats]
 Progress = Callable[[int], None]
 """Called with the number of rows read so far."""
 
@@ -27,33 +27,28 @@ _TEXTS = 256
 
 @dataclass(frozen=True)
 class Rows:
-    """A stream of rows that can be read more than once: ids (int64 or text) and vectors float32 (n, d), as the
+    """A stream of rows that can be read more than once: ids (n,) of int or str and vectors float32 (n, d), as the
     calibration's metric compares them."""
 
     name: str
     """What these vectors are, in the words of a report."""
     dimensions: int
-    read: Callable[[Progress], Iterator[tuple[Any, Floats]]]
+    read: Callable[[Progress], Iterator[Block]]
     offset: Floats | None = None
     """What is missing from these vectors to be those of queries: the threshold where they are centred."""
 
     def sample(self, size: int, seed: int, progress: Progress = lambda _: None) -> tuple[list[int | str], Floats]:
         """Ids and vectors (at most size, d) drawn uniformly without repetition, as queries have them."""
-        ids = Reservoir(size, seed)
-        vectors = Reservoir(size, seed)
-        names: list[int | str] = []
+        rng = np.random.default_rng(seed)
+        kept, names, vectors = np.empty(0), np.empty(0, object), np.empty((0, self.dimensions), np.float32)
         for found, rows in self.read(progress):
-            start = len(names)
-            names += found.tolist() if isinstance(found, np.ndarray) else found.to_pylist()
-            # Positions go through the reservoir split, since float32 holds whole numbers to 2^24 only.
-            positions = np.arange(start, len(names))
-            ids.add(np.stack([positions >> 20, positions & (1 << 20) - 1], axis=1).astype(np.float32))
-            vectors.add(rows)
-        high, low = ids.rows(2).astype(np.int64).T
-        drawn = vectors.rows(self.dimensions)
-        return [names[(h << 20) + place] for h, place in zip(high, low, strict=True)], (
-            drawn if self.offset is None else drawn + self.offset
-        )
+            # Each row draws a number, and the lowest stay: every set of rows is as likely.
+            drawn = np.concatenate([kept, rng.random(len(rows))])
+            stay = np.argsort(drawn, kind="stable")[:size]
+            kept = drawn[stay]
+            names = np.concatenate([names, np.array(found.tolist(), object)])[stay]
+            vectors = np.concatenate([vectors, rows])[stay]
+        return names.tolist(), vectors if self.offset is None else vectors + self.offset
 
 
 def rows_of_source(
@@ -73,12 +68,13 @@ def rows_of_source(
         raise InputError(f"{source.name} has {found} dimensions, expected {wanted}, as the collection")
     compared = found if dimensions == found else calibration.dimensions
 
-    def read(progress: Progress) -> Iterator[tuple[Any, Floats]]:
+    def read(progress: Progress) -> Iterator[Block]:
         for batch in source.batches(batch_rows=_BATCH_ROWS if source.dimensions else _TEXTS):
             ids = batch.rows + first_id if batch.ids is None else batch.ids.to_numpy(zero_copy_only=False)
             vectors = batch.vectors
             if vectors is None:
                 assert embedder
+                assert batch.documents is not None
                 has_text = batch.documents.is_valid().to_numpy(zero_copy_only=False)
                 vectors = embedder.embed_documents(batch.documents.filter(batch.documents.is_valid()).to_pylist())
                 ids = ids[has_text]
@@ -88,7 +84,7 @@ def rows_of_source(
     return Rows(source.name, compared, read)
 
 
-def _comparable(ids: Any, vectors: NDArray[Any], calibration: Calibration, dimensions: int) -> tuple[Any, Floats]:
+def _comparable(ids: Any, vectors: NDArray[Any], calibration: Calibration, dimensions: int) -> Block:
     cosine = calibration.metric == "cosine"
     bad = [row for row, _ in _native.bad_rows(vectors, dimensions, cosine)]
     ids, vectors = np.delete(ids, bad), np.delete(vectors, bad, axis=0)
@@ -105,10 +101,11 @@ def prepared(vectors: NDArray[Any], dimensions: int, cosine: bool) -> Floats:
 def rows_of_collection(collection: Collection) -> Rows:
     """The rows of a collection by what it keeps of them: floats, or codes decoded."""
 
-    def read(progress: Progress) -> Iterator[tuple[Any, Floats]]:
+    def read(progress: Progress) -> Iterator[Block]:
         done = 0
         for rows in collection.stored_rows(0, _BATCH_ROWS):
-            yield rows.ids, rows.vectors
+            ids = rows.ids if isinstance(rows.ids, np.ndarray) else rows.ids.to_numpy(zero_copy_only=False)
+            yield ids, rows.vectors
             done += len(rows.vectors)
             progress(done)
 

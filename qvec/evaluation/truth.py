@@ -76,9 +76,9 @@ class NearestRows:
         self._rows = 0
         self._capped = False
 
-    def update(self, ids: Any, vectors: Floats) -> None:
-        """Compares a batch of rows: ids (int64 or text, as numpy or Arrow array) and vectors float32 (n, d)."""
-        names = np.array(ids.tolist() if isinstance(ids, np.ndarray) else ids.to_pylist(), object)
+    def update(self, ids: NDArray[Any], vectors: Floats) -> None:
+        """Compares a batch of rows: ids (n,) of int or str and vectors float32 (n, d)."""
+        names = np.array(ids.tolist(), object)
         size = max(_BLOCK_SCORES // len(self._queries), 1)
         for start in range(0, len(vectors), size):
             self._compare(names[start : start + size], vectors[start : start + size])
@@ -97,12 +97,13 @@ class NearestRows:
         self._keep(found[0], scores[found], names[found[1]])
 
     def _tolerance(self) -> NDArray[np.float64]:
-        return TIE * self._lengths * self._longest
+        tolerance: NDArray[np.float64] = self._lengths * (TIE * self._longest)
+        return tolerance
 
     def _floor(self) -> NDArray[np.float64]:
         """The score of each query that its nearest rows and their equals reach."""
-        lowest: NDArray[np.float64] = self._top[:, 0].astype(np.float64)
-        return lowest - self._tolerance()
+        floor: NDArray[np.float64] = self._top[:, 0] - self._tolerance()
+        return floor
 
     def _keep(self, queries: NDArray[np.int64], scores: Floats, names: NDArray[Any]) -> None:
         queries = np.concatenate([self._kept_queries, queries])
@@ -135,7 +136,9 @@ class NearestRows:
         return tuple(names[:above]), frozenset(names[above:])
 
 
-def nearest_rows(batches: Iterable[tuple[Any, Floats]], queries: Floats, k: int, left_out: Ids | None = None) -> Truth:
+def nearest_rows(
+    batches: Iterable[tuple[NDArray[Any], Floats]], queries: Floats, k: int, left_out: Ids | None = None
+) -> Truth:
     """The k rows nearest to each query (m, d) among batches of ids and vectors (n, d); see `NearestRows`."""
     nearest = NearestRows(queries, k, left_out)
     for ids, vectors in batches:
