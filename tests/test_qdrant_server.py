@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from loading import run as run_plainly
 from loading import vectors, with_ids, write_lines
 from qdrant_client import QdrantClient, models
 from qdrant_client.conversions.conversion import RestToGrpc
@@ -88,9 +90,17 @@ class Watching(Reporter):
         return sum("the connection was lost" in message for message in self.messages)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.CANCELLED])
+@pytest.mark.parametrize(
+    ("code", "after", "workers"),
+    [
+        (Code.UNAVAILABLE, False, 1),
+        (Code.UNAVAILABLE, True, 4),
+        (Code.DEADLINE_EXCEEDED, True, 1),
+        (Code.DEADLINE_EXCEEDED, False, 4),
+        (Code.RESOURCE_EXHAUSTED, False, 4),
+        (Code.CANCELLED, True, 4),
+    ],
+)
 @pytest.mark.usefixtures("soon")
 def test_requests_that_fail_for_a_while_are_repeated(
     wire: WireServer, database: QdrantDatabase, source: Path, code: grpc.StatusCode, after: bool, workers: int
@@ -282,6 +292,36 @@ def test_tls(tmp_path: Path, source: Path) -> None:
             qvec.connect(url_of(wire, "qdrants", f"?ca={tmp_path / 'b.pem'}"))
         with pytest.raises(InputError, match=r"a\.npy holds no certificate"):
             qvec.connect(url_of(wire, "qdrants", f"?ca={source}"))
+        found = run_plainly("info", "--db", url_of(wire, "qdrants"))
+        assert (found.returncode, found.stdout, found.stderr.count("\n")) == (1, "", 1), found.stderr
+
+
+def test_the_port_of_http_is_told_from_that_of_grpc() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with pytest.raises(DatabaseError, match="this may be the port of HTTP, and gRPC has one of its own: 6334"):
+            qvec.connect(f"qdrant://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Silent(BaseHTTPRequestHandler):
+    """Answers nothing but HTTP, and tells nobody."""
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+def test_a_server_by_its_ipv6_address() -> None:
+    address = Address.parse("qdrants://[::1]:77?timeout=3")
+    assert (address.host, address.port, address.bracketed, address.timeout) == ("::1", 77, "[::1]", 3)
+    with pytest.raises(DatabaseError, match=r"^cannot connect to qdrant://\[::1\]:1: ") as caught:
+        qvec.connect("qdrant://[::1]:1?timeout=1")
+    assert "ipv6:%5B::1%5D:1:" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -49,6 +50,7 @@ def main() -> None:
 
     Every command takes --db URL, or reads the variable QVEC_DB; the default is an embedded Postgres in ./qvec-data.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it writes to standard error is raised as well
 
 
 for command in (ingest, search, calibrate, index, collections, info, copy, drop, db, sql, demo):

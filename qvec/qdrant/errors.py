@@ -22,15 +22,15 @@ TRANSIENT = (
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _ADVICE = {
     "CERTIFICATE_VERIFY_FAILED": "; ?ca=FILE names a certificate that the system does not trust",
-    "HTTP/2": "; this may be the port of HTTP, and gRPC has one of its own: 6334 unless configured",
+    "Failed parsing HTTP/2": "; this may be the port of HTTP, and gRPC has one of its own: 6334 unless configured",
 }
-"""What to do, by what the error says."""
+"""What to do where trying again is in vain, by what the error says."""
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether trying again makes sense: overload, a connection that broke, a request that took too long."""
     if isinstance(error, grpc.RpcError):
-        return error.code() in TRANSIENT
+        return error.code() in TRANSIENT and not _advice(error)
     return isinstance(error, (ResourceExhaustedResponse, ResponseHandlingException))
 
 
@@ -48,8 +48,7 @@ def explained(doing: str) -> Iterator[None]:
             raise DatabaseError(
                 f"{doing}: the server refused access ({reason(error)}); put a key of it into QVEC_QDRANT_API_KEY"
             ) from error
-        advice = next((advice for text, advice in _ADVICE.items() if text in reason(error)), "")
-        raise DatabaseError(f"{doing}: {reason(error)}{advice}") from error
+        raise DatabaseError(f"{doing}: {reason(error)}{_advice(error)}") from error
     except (ApiException, ResponseHandlingException, ResourceExhaustedResponse) as error:
         raise DatabaseError(f"{doing}: {reason(error)}") from error
     except OSError as error:  # of a directory
@@ -60,3 +59,7 @@ def reason(error: BaseException) -> str:
     """The error's first line."""
     text = (error.details() or error.code().name) if isinstance(error, grpc.RpcError) else str(error)
     return text.strip().partition("\n")[0] or type(error).__name__
+
+
+def _advice(error: grpc.RpcError) -> str:
+    return next((advice for text, advice in _ADVICE.items() if text in reason(error)), "")
