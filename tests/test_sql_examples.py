@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
-from sqlside import installed, value
+from numpy.typing import NDArray
+from sqlside import installed, text, value
 from test_sql_scripts import psql
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -35,6 +38,25 @@ def test_the_walk_through(url: str, server_url: str) -> None:
     with psycopg.connect(url) as connection:
         for table in ("qvec.collection", "qvec.calibration", "qvec.attachment"):
             assert value(connection, f"SELECT count(*) FROM {table}") == 0
+
+
+def test_the_readme(url: str, server_url: str, vectors: NDArray[np.float32]) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sql\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    with installed(url) as connection:
+        connection.execute("CREATE TABLE articles (id int PRIMARY KEY, title text, details jsonb, embedding vector)")
+        for n, vector in enumerate(vectors[:100]):
+            row = [n, f"article {n}", '{"lang": "en"}', text(vector)]
+            connection.execute("INSERT INTO articles VALUES (%s, %s, %s, %s)", row)
+        script = "\\set ON_ERROR_STOP on\n" + "\n".join(blocks).replace("$1", f"'{text(vectors[7])}'")
+        command = [psql(server_url), url, "--no-psqlrc", "--quiet", "--no-align", "--tuples-only"]
+        done = subprocess.run(command, input=script, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        hits = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2]
+        assert len(hits) == 10
+        assert (hits[0][0], hits[0][2]) == ("7", "article 7")
+        assert value(connection, "SELECT id FROM qvec.search('docs', %s::vector)", text(vectors[7])) == "1"
 
 
 @contextmanager
