@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from awkward import Case, cases
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -37,6 +37,7 @@ def sign_bits(stored: Vectors) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("rescore", ["float16", "float32", "turbo16", "turbo8", "binary"])
+@settings(deadline=None)
 @given(case=cases(extreme=False))
 def test_stored_signs_are_the_calibrations_bits(rescore: Any, case: Case) -> None:
     """Among the vectors are such as lie one float beside the threshold: their difference is far below float16's."""
@@ -113,6 +114,7 @@ def test_golden_ids() -> None:
     assert point_id(UUID.upper()) == "056ba395-2862-5974-9c51-cd38a8f66d33"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63 - 1) | st.uuids().map(str))
 def test_every_id_comes_back_from_its_point(id: int | str) -> None:
     id_type: Any = "text" if isinstance(id, str) else "bigint"

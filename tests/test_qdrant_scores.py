@@ -92,7 +92,7 @@ def test_scores_without_rescoring_are_those_of_the_sign_bits(
             np.testing.assert_array_equal(every_row(docs, query, rescore=False), wanted)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases(extreme=False).filter(lambda case: len(case.vectors) > 0))
 def test_the_engines_bits_are_the_calibrations(edge: QdrantDatabase, case: Case) -> None:
     """Read back one by one: turning one component of a query of ones round shows each row's bit there."""
