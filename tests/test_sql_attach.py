@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlside import from_bits, installed, stored, text, value
 
 import qvec
-from qvec import Calibration
+from qvec import Calibration, DatabaseError
 
 Connection = psycopg.Connection[Any]
 Vectors = NDArray[np.float32]
@@ -200,7 +200,7 @@ def test_a_matryoshka_prefix(sql: Connection, vectors: Vectors) -> None:
         assert score == pytest.approx(expected[int(id)], abs=1e-5)
 
 
-def test_detach_leaves_the_table_as_it_was(sql: Connection, calibration: Calibration) -> None:
+def test_detach_leaves_the_table_as_it_was(sql: Connection, url: str, calibration: Calibration) -> None:
     def objects() -> list[tuple[Any, ...]]:
         return sql.execute(
             'SELECT attname::text FROM pg_attribute WHERE attrelid = \'"News Room"."The Articles"\'::regclass'
@@ -216,6 +216,8 @@ def test_detach_leaves_the_table_as_it_was(sql: Connection, calibration: Calibra
     assert len(objects()) == len(before) + 5
     with pytest.raises(psycopg.Error, match="collection 'articles' is an attached table; take its codes away with"):
         sql.execute("SELECT qvec.drop_collection('articles')")
+    with qvec.connect(url) as db, pytest.raises(DatabaseError, match="'articles' is an attached table"):
+        db.drop_collection("articles")
     sql.execute("SELECT qvec.detach('articles')")
     assert objects() == before
     attach(sql, stored(sql, calibration))

@@ -5,6 +5,7 @@
 -- One DO block, so that it is all or nothing with any client, inside a transaction or not; and so that it can set the
 -- search path, for itself, to pg_catalog and pgvector's schema, wherever that is. Functions written in PL/pgSQL take
 -- that path over (FROM CURRENT); those with RETURN are resolved once and for all when they are created.
+-- Whoever may create objects in pgvector's schema is trusted: keep it to its owner (public is, from PostgreSQL 15 on).
 -- A name that begins with an underscore is for qvec's own use.
 DO $install$
 DECLARE
@@ -595,6 +596,21 @@ CREATE TABLE IF NOT EXISTS qvec.attachment (
 COMMENT ON TABLE qvec.attachment IS 'A collection that is an application''s own table: its columns, and how far qvec.backfill has come';
 COMMENT ON COLUMN qvec.attachment.rows_skipped IS 'Rows without codes, since their vector has no direction or another length';
 
+-- Whoever drops a collection drops its table, but an application's own table stays: detaching it comes first.
+CREATE OR REPLACE FUNCTION qvec._refuse_drop() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (SELECT FROM qvec.attachment WHERE collection = OLD.name) THEN
+        RAISE EXCEPTION 'collection % is an attached table; take its codes away with qvec.detach', quote_literal(OLD.name)
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN OLD;
+END $$;
+COMMENT ON FUNCTION qvec._refuse_drop() IS 'Trigger: an attached table is detached, not dropped';
+
+CREATE OR REPLACE TRIGGER attached BEFORE DELETE ON qvec.collection
+    FOR EACH ROW EXECUTE FUNCTION qvec._refuse_drop();
+
 -- What a search needs to know of a collection: expressions over its table's columns, quoted.
 CREATE OR REPLACE FUNCTION qvec._layout(
     collection text, OUT relation regclass, OUT source text, OUT calibration text, OUT metric text,
@@ -764,10 +780,6 @@ CREATE OR REPLACE FUNCTION qvec.drop_collection(name text) RETURNS void
 DECLARE
     layout record := qvec._layout(name);
 BEGIN
-    IF layout.attached THEN
-        RAISE EXCEPTION 'collection % is an attached table; take its codes away with qvec.detach', quote_literal(name)
-            USING ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
     DELETE FROM qvec.collection AS c WHERE c.name = drop_collection.name;
     EXECUTE format('DROP TABLE %s', layout.source);
 END $$;
@@ -1419,6 +1431,7 @@ BEGIN
     EXECUTE format('DROP TRIGGER IF EXISTS qvec_codes_update ON %s', layout.source);
     EXECUTE format('DROP FUNCTION IF EXISTS %s()', own.trigger_function);
     EXECUTE format('ALTER TABLE %s DROP COLUMN IF EXISTS %s', layout.source, layout.codes);
+    DELETE FROM qvec.attachment AS a WHERE a.collection = detach.collection;
     DELETE FROM qvec.collection AS c WHERE c.name = detach.collection;
 END $$;
 COMMENT ON FUNCTION qvec.detach(text) IS 'Takes codes, triggers and index away from an attached table; the table stays';
