@@ -1,0 +1,91 @@
+"""What a sweep works on: rows of a source to be searched, and queries that are not among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvec import _native
+from qvec.calibration import Metric
+from qvec.errors import InputError
+from qvec.ingest.options import Reporter
+from qvec.sources import Source
+
+Array = NDArray[np.float32]
+
+LEAST_DIMENSIONS = 64
+"""Of a Matryoshka prefix: shorter ones are not tried."""
+_LARGEST = 2**26
+"""Values of the rows that are held at once, 256 MB as float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Rows (n, D) and queries (m, D), float32 as the source has them; queries may be rows that were held out."""
+
+    documents: Array
+    queries: Array
+    held_out: bool
+    unusable: int
+    """Rows that were drawn and cannot be quantized."""
+
+    @property
+    def dimensions(self) -> int:
+        return int(self.documents.shape[1])
+
+    def levels(self) -> list[int]:
+        """The dimensions that are tried: all of them, and their halves down to 64."""
+        found = [self.dimensions]
+        while found[-1] // 2 >= LEAST_DIMENSIONS:
+            found.append(found[-1] // 2)
+        return found
+
+
+def draw(
+    source: Source, *, rows: int, queries: int, metric: Metric, seed: int, given: Source | None, reporter: Reporter
+) -> Material:
+    """At most `rows` rows of a source, drawn uniformly, with as many queries held out, or those of another source.
+
+    Fewer rows where they would take more than 256 MB. Raises InputError where a source has no vectors, too few rows,
+    or other dimensions than the other.
+    """
+    dimensions = _dimensions(source)
+    if given is not None and _dimensions(given) != dimensions:
+        raise InputError(f"{given.name} has {given.dimensions} dimensions, but {source.name} has {dimensions}")
+    rows = min(rows, _LARGEST // dimensions)
+    drawn, unusable = _sample(source, rows if given else rows + queries, metric, seed, reporter)
+    if given is None:
+        held = min(queries, len(drawn) // 5)
+        order = np.random.default_rng(seed).permutation(len(drawn))
+        asked, documents = drawn[order[:held]], drawn[order[held:]]
+    else:
+        documents, (asked, bad) = drawn, _sample(given, queries, metric, seed, reporter)
+        if bad:
+            raise InputError(f"{given.name}: {bad} queries hold NaN, an infinity or nothing but zeros")
+    if len(asked) < 2:
+        raise InputError(f"{(given or source).name} gives {len(asked)} queries, expected at least 2")
+    return Material(documents, asked, given is None, unusable)
+
+
+def _dimensions(source: Source) -> int:
+    if source.dimensions is None:
+        raise InputError(f"{source.name} has no vectors; embed its texts first, or name their column: --vector-column")
+    return source.dimensions
+
+
+def _sample(source: Source, size: int, metric: Metric, seed: int, reporter: Reporter) -> tuple[Array, int]:
+    """Rows drawn uniformly that can be quantized at every level, and how many were drawn that cannot."""
+    reporter.stage("sampling", source.rows)
+    sample = source.sample(size, seed, lambda done: reporter.advance("sampling", done))
+    reporter.finish("sampling")
+    assert sample is not None
+    vectors = np.ascontiguousarray(sample, np.float32)
+    if not len(vectors):
+        raise InputError(f"{source.name} has no usable rows")
+    least = min(LEAST_DIMENSIONS, vectors.shape[1])
+    bad = {
+        row for width in (least, vectors.shape[1]) for row, _ in _native.bad_rows(vectors, width, metric == "cosine")
+    }
+    return np.delete(vectors, sorted(bad), axis=0) if bad else vectors, len(bad)
