@@ -1,7 +1,16 @@
--- qvec: the whole schema in one statement, for a new database or one that has this version already.
+-- qvec: the whole schema, for a new database or one that has this version already.
 -- Needs PostgreSQL 14 or newer and pgvector 0.7 or newer; SQL and PL/pgSQL only. An older version of the schema is
 -- brought here by the scripts qvec--A--B.sql.
 --
+-- First a block of its own: an older server could not even read the next one.
+DO $version$
+BEGIN
+    IF pg_catalog.current_setting('server_version_num')::int OPERATOR(pg_catalog.<) 140000 THEN
+        RAISE EXCEPTION 'the server is PostgreSQL %; qvec needs 14 or newer',
+            pg_catalog.current_setting('server_version');
+    END IF;
+END $version$;
+
 -- One DO block, so that it is all or nothing with any client, inside a transaction or not; and so that it can set the
 -- search path, for itself, to pg_catalog and pgvector's schema, wherever that is. Functions written in PL/pgSQL take
 -- that path over (FROM CURRENT); those with RETURN are resolved once and for all when they are created.
@@ -17,9 +26,6 @@ BEGIN
 
 PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
-IF current_setting('server_version_num')::int < 140000 THEN
-    RAISE EXCEPTION 'the server is PostgreSQL %; qvec needs 14 or newer', current_setting('server_version');
-END IF;
 SELECT nspname AS schema, extversion AS version INTO pgvector
     FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname = 'vector';
 IF pgvector IS NULL THEN
