@@ -23,6 +23,9 @@ def bad_rows(vectors: Vectors, dimensions: int, cosine: bool) -> list[tuple[int,
 def quantize(
     vectors: Vectors, threshold: NDArray[np.float32], radius: NDArray[np.float32], planes: int, cosine: bool
 ) -> Codes: ...
+def centre(
+    vectors: Vectors, threshold: NDArray[np.float32], cosine: bool, half: bool
+) -> NDArray[np.float32]: ...
 def ternary(codes: Codes, dimensions: int) -> Codes: ...
 def dequantize(
     codes: Codes,

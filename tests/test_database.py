@@ -484,9 +484,9 @@ def test_the_rest_of_a_url_is_shown(url: str, shown: str | None) -> None:
     assert redact(url) == (shown or "postgresql://a@h1:1,h2:2/db?options=-csearch_path%3Dx")
 
 
-@pytest.mark.parametrize("url", ["postgres:", "sqlite:x", "", "postgres", "qdrant:dir"])
+@pytest.mark.parametrize("url", ["postgres:", "sqlite:x", "", "postgres", "qdrant:", "qdrant"])
 def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(InputError, match=r"is no database URL; expected postgres:DIR or postgresql://USER@HOST"):
+    with pytest.raises(InputError, match=r"is no database URL; expected postgres:DIR, postgresql://USER@HOST/DATABASE, qdrant:DIR"):
         qvec.connect(url)
 
 

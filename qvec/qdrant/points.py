@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from qvec import _native
 from qvec.calibration import Calibration
 from qvec.errors import RowError
 from qvec.hits import Hit
@@ -24,9 +25,6 @@ Payload = dict[str, Any]
 
 DOCUMENT, METADATA, ID = "document", "metadata", "id"
 """Keys of a payload. The id stands there when the point's own is made of it."""
-
-_LARGEST = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max)}
-_SMALLEST_FLOAT16 = np.float16(2.0**-24)
 
 
 @dataclass(frozen=True)
@@ -57,29 +55,12 @@ def stored_vectors(
     infinities, zero vectors under cosine, and what the storage cannot hold.
     """
     applied = calibration.for_form(form)
-    applied.check(vectors)
-    with np.errstate(over="ignore"):
-        centred: NDArray[np.float32] = applied.prepared(vectors) - applied.threshold
-    if layout.signs_only:
-        return np.where(centred > 0, 1, -1).astype(np.float32)
-    _check_range(centred, layout)
-    if layout.rescore == "float32":
-        return centred
-    rounded = centred.astype(np.float16)
-    rounded[(centred > 0) & (rounded == 0)] = _SMALLEST_FLOAT16
-    return rounded.astype(np.float32)
-
-
-def _check_range(centred: NDArray[np.float32], layout: Layout) -> None:
-    largest = _LARGEST.get(layout.rescore, _LARGEST["float16"])
-    wrong = np.argwhere(np.abs(centred) > largest)
-    if len(wrong):
-        row, dimension = wrong[0]
-        raise RowError(
-            int(row),
-            f"dimension {dimension} is {centred[row, dimension]:g} from its threshold, and {layout.rescore} holds no "
-            f"more than {largest:g}; scale the vectors or use rescore float32",
-        )
+    half = layout.rescore not in ("float32", "binary")
+    try:
+        centred = _native.centre(vectors, applied.threshold, applied.metric == "cosine", half)
+    except _native.BadRow as error:
+        raise RowError(*error.args) from None
+    return np.where(centred > 0, 1, -1).astype(np.float32) if layout.signs_only else centred
 
 
 def encode(

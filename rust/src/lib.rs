@@ -1,6 +1,7 @@
 //! The hot paths of qvec. `python` and `arguments` are all of PyO3; the other modules know nothing of Python.
 
 mod arguments;
+mod centre;
 mod copy;
 mod decode;
 mod deviation;

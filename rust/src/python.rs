@@ -69,6 +69,23 @@ fn quantize<'py>(
 }
 
 #[pyfunction]
+fn centre<'py>(
+    py: Python<'py>,
+    vectors: VectorsArgument<'py>,
+    threshold: Floats<'py>,
+    cosine: bool,
+    half: bool,
+) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    let threshold = elements(&threshold)?;
+    let vectors = vectors.view(threshold.len())?;
+    let out = PyArray2::zeros(py, [vectors.rows(), threshold.len()], false);
+    let mut filled = out.readwrite();
+    let slice = filled.as_slice_mut()?;
+    py.detach(|| crate::centre::centre(&vectors, threshold, cosine, half, slice))?;
+    Ok(out)
+}
+
+#[pyfunction]
 fn ternary<'py>(py: Python<'py>, codes: Matrix<'py, u8>, dimensions: usize) -> PyResult<Bound<'py, PyArray2<u8>>> {
     let width = crate::planes::width(dimensions.max(1));
     let rows = code_rows(&codes, 4 * width)?;
@@ -278,8 +295,8 @@ fn encode_copy<'py>(
 mod _native {
     #[pymodule_export]
     use super::{
-        BadRow, Statistics, bad_rows, dequantize, deviation_quantile, encode_copy, hamming, hamming_top_k, normalize,
-        quantize, score, ternary,
+        BadRow, Statistics, bad_rows, centre, dequantize, deviation_quantile, encode_copy, hamming, hamming_top_k,
+        normalize, quantize, score, ternary,
     };
 
     #[pymodule_export]
