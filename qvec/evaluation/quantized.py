@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
 from qvec.codes import Codes, code_bytes, hamming_top_k, quantize, score, ternary
-from qvec.evaluation.judge import Judge, Recalls, Rows
 from qvec.evaluation.material import Array, Material
 from qvec.evaluation.results import NONE
 from qvec.evaluation.trials import PLANES
+from qvec.evaluation.truth_table import Recalls, Rows, TruthTable
 from qvec.ingest.options import FitOptions
 
 OVERSAMPLING = (1, 2, 4, 8, 16)
@@ -60,24 +60,24 @@ class Quantized:
         self._asked = quantize(material.queries, self._calibration)
         self._queries = self._calibration.prepared(material.queries)
 
-    def two_steps(self, judge: Judge) -> Iterator[Measured]:
+    def two_steps(self, truth: TruthTable) -> Iterator[Measured]:
         """Each prefilter alone, and at every oversampling before each precision."""
         for prefilter, rescores in RESCORES.items():
             rows, asked = self._bits(prefilter)
-            candidates, _ = hamming_top_k(rows, asked, judge.k * OVERSAMPLING[-1])
-            yield Measured(self._fit, prefilter, NONE, None, judge.recalls(candidates[:, : judge.k]))
+            candidates, _ = hamming_top_k(rows, asked, truth.k * OVERSAMPLING[-1])
+            yield Measured(self._fit, prefilter, NONE, None, truth.recalls(candidates[:, : truth.k]))
             scored = {rescore: self._rescored(candidates, rescore) for rescore in rescores}
             for oversampling in OVERSAMPLING:
-                among = candidates[:, : judge.k * oversampling]
-                reached = float(judge.recalls(among).mean())
+                among = candidates[:, : truth.k * oversampling]
+                reached = float(truth.recalls(among).mean())
                 for rescore, scores in scored.items():
-                    found = judge.recalls(_best(among, scores[:, : among.shape[1]], judge.k))
+                    found = truth.recalls(_best(among, scores[:, : among.shape[1]], truth.k))
                     yield Measured(self._fit, prefilter, rescore, oversampling, found, reached)
 
-    def every_row(self, judge: Judge) -> Iterator[Measured]:
+    def every_row(self, truth: TruthTable) -> Iterator[Measured]:
         """Each precision without a prefilter: every row compared with the query in float32."""
         for rescore in ("float32", "int8", "int4", "binary"):
-            yield Measured(self._fit, NONE, rescore, None, judge.recalls(self._nearest(rescore, judge.k)))
+            yield Measured(self._fit, NONE, rescore, None, truth.recalls(self._nearest(rescore, truth.k)))
 
     def _bits(self, prefilter: str) -> tuple[Codes, Codes]:
         """What a prefilter compares, of rows and of queries."""

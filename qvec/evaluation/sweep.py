@@ -12,13 +12,13 @@ from qvec.calibration import Metric
 from qvec.errors import InputError
 from qvec.evaluation.choice import pareto, recommend
 from qvec.evaluation.intervals import CONFIDENCE
-from qvec.evaluation.judge import Judge
 from qvec.evaluation.material import Material, draw
 from qvec.evaluation.quantized import Measured, Quantized, fitted
 from qvec.evaluation.resampling import many_intervals
 from qvec.evaluation.results import Result
 from qvec.evaluation.trials import Sweep, Trial, bytes_per_vector
 from qvec.evaluation.truth import nearest_rows
+from qvec.evaluation.truth_table import TruthTable
 from qvec.ingest.options import FitOptions, Reporter
 from qvec.ranges import RangeMethod
 from qvec.sources import Source
@@ -95,26 +95,26 @@ def sweep(source: Source, options: SweepOptions, reporter: Reporter, queries: So
 
 
 def _measured(material: Material, options: SweepOptions, reporter: Reporter) -> Iterator[Measured]:
-    judge = _judge(material, options)
+    truth = _truth(material, options)
     levels = [options.fits(dimensions) for dimensions in material.levels()]
     reporter.stage("sweep", sum(map(len, levels)))
     done = 0
     for fits in levels:
         found: list[Measured] = []
         for fit in fits:
-            found += Quantized(material, fit).two_steps(judge)
+            found += Quantized(material, fit).two_steps(truth)
             done += 1
             reporter.advance("sweep", done)
         yield from found
-        yield from Quantized(material, _best_fit(found)).every_row(judge)
+        yield from Quantized(material, _best_fit(found)).every_row(truth)
     reporter.finish("sweep")
 
 
-def _judge(material: Material, options: SweepOptions) -> Judge:
+def _truth(material: Material, options: SweepOptions) -> TruthTable:
     """Recall against exact float32 at all dimensions."""
     whole = fitted(material.documents, FitOptions(options.metric))
     documents, queries = whole.prepared(material.documents), whole.prepared(material.queries)
-    return Judge.of(nearest_rows([(np.arange(len(documents)), documents)], queries, options.k))
+    return TruthTable.of(nearest_rows([(np.arange(len(documents)), documents)], queries, options.k))
 
 
 def _best_fit(found: list[Measured]) -> FitOptions:

@@ -14,7 +14,7 @@ Recalls = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class TruthTable:
     """What `Truth.recalls` says of rows whose ids are their positions, in a table (queries, rows) to look up.
 
     1 stands for a row that is among the k nearest, 2 for one that is as near as the last of them. `better` and `wanted`
@@ -27,7 +27,7 @@ class Judge:
     wanted: NDArray[np.int64]
 
     @classmethod
-    def of(cls, truth: Truth) -> Judge:
+    def of(cls, truth: Truth) -> TruthTable:
         table = np.zeros((len(truth.better), truth.rows), np.uint8)
         for query, (better, tied) in enumerate(zip(truth.better, truth.tied, strict=True)):
             table[query, np.array(better, np.int64)] = 1

@@ -1,0 +1,109 @@
+"""Charts as inline SVG. Colours come from the page's style sheet, so that one drawing serves light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from qvec.evaluation.charts import Chart, Point, Series
+
+WIDTH, HEIGHT = 480, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 44
+
+
+def draw(chart: Chart) -> str:
+    """The chart as an SVG element of its own, 480 by 320 units; a point tells its figures when pointed at."""
+    parts = [*_axes(chart), *_reference(chart)]
+    for number, series in enumerate(chart.series):
+        parts += [f'<g class="series s{number % 6}">', *_DRAWN[series.style](chart, series, number), "</g>"]
+    body = "\n".join(parts)
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">\n{body}\n</svg>'
+
+
+def marker(number: int, x: float, y: float, size: float = 4.5) -> str:
+    """The shape that marks the points of a series."""
+    shapes = (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:g}"/>',
+        _polygon((x - size, y - size), (x + size, y - size), (x + size, y + size), (x - size, y + size)),
+        _polygon((x, y - 1.25 * size), (x + 1.15 * size, y + size), (x - 1.15 * size, y + size)),
+        _polygon((x, y - 1.35 * size), (x + 1.35 * size, y), (x, y + 1.35 * size), (x - 1.35 * size, y)),
+    )
+    return shapes[number % len(shapes)]
+
+
+def _polygon(*corners: tuple[float, float]) -> str:
+    return f'<polygon points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in corners)}"/>'
+
+
+def _x(chart: Chart, value: float) -> float:
+    return _LEFT + chart.x.position(value) * (WIDTH - _LEFT - _RIGHT)
+
+
+def _y(chart: Chart, value: float) -> float:
+    return HEIGHT - _BOTTOM - chart.y.position(value) * (HEIGHT - _TOP - _BOTTOM)
+
+
+def _axes(chart: Chart) -> Iterator[str]:
+    bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+    for value, text in chart.y.ticks():
+        y = _y(chart, value)
+        yield f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<text class="tick" x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+    for value, text in chart.x.ticks():
+        x = _x(chart, value)
+        yield f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
+        yield f'<text class="tick" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>'
+    yield f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
+    yield f'<text class="label" x="{right}" y="{HEIGHT - 6}" text-anchor="end">{escape(chart.x.label)}</text>'
+
+
+def _reference(chart: Chart) -> Iterator[str]:
+    if chart.reference is not None:
+        y = _y(chart, chart.reference)
+        yield f'<line class="reference" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+
+def _dots(chart: Chart, series: Series, number: int) -> Iterator[str]:
+    for point in series.points:
+        x, y = _x(chart, point.x), _y(chart, point.y)
+        yield from _whisker(chart, point)
+        yield f"<g>{_told(point)}{marker(number, x, y)}</g>"
+        if point.label:
+            anchor, beside = ("end", -9) if x > WIDTH - 90 else ("start", 9)
+            yield (
+                f'<text class="point" x="{x + beside:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">'
+                f"{escape(point.label)}</text>"
+            )
+
+
+def _line(chart: Chart, series: Series, number: int) -> Iterator[str]:
+    points = sorted(series.points, key=lambda point: point.x)
+    path = " ".join(f"{_x(chart, point.x):.1f},{_y(chart, point.y):.1f}" for point in points)
+    yield f'<polyline points="{path}"/>'
+    yield from _dots(chart, series, number)
+
+
+def _bars(chart: Chart, series: Series, _number: int) -> Iterator[str]:
+    """A thin bar for each point, as wide as there is room for."""
+    width = min(max((WIDTH - _LEFT - _RIGHT) / max(len(series.points), 1) * 0.9, 0.6), 8)
+    for point in series.points:
+        x = _x(chart, point.x)
+        low, high = (_y(chart, point.y if bound is None else bound) for bound in (point.low, point.high))
+        yield (
+            f'<rect x="{x - width / 2:.2f}" y="{high:.2f}" width="{width:.2f}" height="{max(low - high, 0.5):.2f}">'
+            f"{_told(point)}</rect>"
+        )
+
+
+def _whisker(chart: Chart, point: Point) -> Iterator[str]:
+    if point.low is not None and point.high is not None:
+        x = _x(chart, point.x)
+        y1, y2 = _y(chart, max(point.low, chart.y.low)), _y(chart, min(point.high, chart.y.high))
+        yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
+
+
+def _told(point: Point) -> str:
+    return f"<title>{escape(point.told)}</title>" if point.told else ""
+
+
+_DRAWN = {"dots": _dots, "line": _line, "bars": _bars}
