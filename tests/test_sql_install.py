@@ -295,3 +295,22 @@ def test_the_extension_is_updated(url: str, fresh: psycopg.Connection[Any]) -> N
 
 def test_the_control_file_and_the_script_name_one_version() -> None:
     assert re.findall(r"RETURN '(\d.*)';", sql_script.full())[0] == sql_script.version()
+
+
+def test_the_command_prints_the_roles() -> None:
+    assert run("sql", "print", "--roles") == sql_script.roles()
+    assert run("sql", "print", "--from", OLDEST) == sql_script.upgrade_from(OLDEST)
+
+
+def test_another_database_has_no_sql(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["sql", "install", "--db", f"qdrant:{tmp_path / 'points'}"])
+    assert done.exit_code == 1
+    assert "is no Postgres database; SQL needs one" in done.output
+
+
+def test_upgrading_what_is_not_installed(url: str) -> None:
+    done = CliRunner().invoke(main, ["sql", "upgrade", "--db", url])
+    assert (done.exit_code, done.output) == (
+        1,
+        "Error: the schema qvec is not installed in this database; run: qvec sql install\n",
+    )
