@@ -32,7 +32,7 @@ format: $(VENV)/.dev  ## format Python and Rust
 	@cargo fmt --manifest-path rust/Cargo.toml
 
 bench: $(VENV)/.dev  ## run the benchmarks (about 45 minutes)
-	@for script in quantize load memory search qdrant qdrant_prefilters; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	@for script in quantize load memory search sql qdrant qdrant_prefilters; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 wheel: $(VENV)/.dev  ## build the wheel into dist/
 	@$(BIN)/maturin build --release --out dist
