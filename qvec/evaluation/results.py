@@ -54,6 +54,9 @@ class Result:
     """Of vector data: what is stored to rescore by and what is kept beside it to find candidates, without row headers,
     ids, texts and the graph's links."""
     ndcg: Interval | None = None
+    mrr: Interval | None = None
+    judged_recall: Interval | None = None
+    """The share of the relevant documents that is among the first k."""
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
@@ -72,7 +75,7 @@ class Result:
         return "/".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """One line of `qvec eval --json`; `ndcg` with judgements only."""
+        """One line of `qvec eval --json`; `ndcg`, `mrr` and `judged_recall` with judgements only."""
         line: dict[str, Any] = {
             "prefilter": self.prefilter,
             "rescore": self.rescore,
@@ -83,6 +86,10 @@ class Result:
         }
         if self.ndcg is not None:
             line |= {"ndcg": self.ndcg.value, "ndcg_interval": [self.ndcg.low, self.ndcg.high]}
+        if self.mrr is not None:
+            line["mrr"] = self.mrr.value
+        if self.judged_recall is not None:
+            line["judged_recall"] = self.judged_recall.value
         return {
             **line,
             "p50_ms": self.p50_ms,

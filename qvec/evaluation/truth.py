@@ -49,6 +49,11 @@ class Truth:
         wanted = min(self.k, len(better) + len(tied))
         return (len(first.intersection(better)) + min(len(first & tied), wanted - len(better))) / wanted
 
+    def nearest(self) -> list[list[int | str]]:
+        """One choice of k nearest rows for each query, best first."""
+        pairs = zip(self.better, self.tied, strict=True)
+        return [[*better, *sorted(tied, key=str)][: self.k] for better, tied in pairs]
+
     def ids(self) -> set[int | str]:
         """Every id that is among the nearest of some query."""
         return set().union(*self.better, *self.tied)

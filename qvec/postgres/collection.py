@@ -20,6 +20,7 @@ from qvec.postgres import indexing, loading, metadata_index, rows, search, state
 from qvec.postgres.errors import explained
 from qvec.postgres.explain import explain
 from qvec.postgres.layout import Table
+from qvec.postgres.rows import stored_vectors
 from qvec.postgres.schema import Connection
 from qvec.postgres.search import Plan, RescoreIn, Where
 from qvec.stores import Explanation, Info, Progress, StoredRows, check_oversampling, check_search, check_upsert
@@ -99,6 +100,7 @@ class PostgresCollection:
         )
         doing = f"cannot write to collection {self.name!r}"
         with explained(doing), self._database.live_connection() as connection, connection.transaction():
+            loading.check_calibration(connection, self.name, self.calibration.id)
             return loading.merge_rows(connection, self.table, encoded, on_duplicate)
 
     def encode(
@@ -125,6 +127,20 @@ class PostgresCollection:
         with explained(f"cannot read collection {self.name!r}"), self._database.connection() as connection:
             for found in search.chunks(connection, statement, {}, rows):
                 yield self._stored(found)
+
+    def stored_codes(self, rows: int) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32] | None]]:
+        """Its rows as they lie in the table, so many at a time: ids (n,), the codes column (n, bytes) and, where floats
+        are kept, those (n, d)."""
+        layout = self.table.layout
+        statement = statements.stored_codes(self.table).as_bytes(None)
+        with explained(f"cannot read collection {self.name!r}"), self._database.connection() as connection:
+            for found in search.chunks(connection, statement, {}, rows):
+                ids, codes, floats = zip(*found, strict=True)
+                yield (
+                    np.array(ids, np.int64 if layout.id_type == "bigint" else object),
+                    np.frombuffer(b"".join(codes), np.uint8).reshape(len(ids), -1),
+                    stored_vectors(floats, self.calibration, layout) if layout.float_type else None,
+                )
 
     def _stored(self, found: list[tuple[Any, ...]]) -> StoredRows:
         ids, vectors, documents, metadata = zip(*found, strict=True)

@@ -230,6 +230,15 @@ def stored_rows(table: Table, start: int) -> Composed:
     )
 
 
+def stored_codes(table: Table) -> Composed:
+    """All rows as they lie: id, codes, and the floats as pgvector sends them, null where there are none."""
+    floats: Composable = SQL("NULL")
+    if table.layout.float_type:
+        send = Identifier(table.vector.schema, "vector_send")
+        floats = SQL("{}(embedding::{})").format(send, table.vector_type("vector"))
+    return SQL("SELECT id, codes, {} FROM {}").format(floats, table.identifier)
+
+
 def next_id(table: Table) -> Composed:
     return SQL("SELECT coalesce(max(id), -1) + 1 FROM {}").format(table.identifier)
 
