@@ -65,6 +65,21 @@ def test_a_collection_is_created_found_and_dropped(store: Store, calibration: Ca
     assert ids(again.search(vectors[0])) == [1]
 
 
+def test_a_handle_to_a_collection_that_was_made_anew_writes_nothing(
+    store: Store, calibration: Calibration, vectors: Vectors
+) -> None:
+    name, db = store.new_name(), store.database
+    old = db.create_collection(name, calibration=calibration)
+    db.drop_collection(name)
+    with pytest.raises(CollectionError, match=f"^collection '{name}' was dropped since it was opened; open it again"):
+        old.upsert([1], vectors[:1])
+    anew = db.create_collection(name, calibration=Calibration.fit(vectors, threshold=0))
+    with pytest.raises(CollectionError, match="was dropped and made anew since it was opened; open it again"):
+        old.upsert([1], vectors[:1])
+    assert anew.count() == 0
+    assert anew.upsert([1], vectors[:1]) == 1
+
+
 def test_missing_collections_are_named_beside_those_there_are(store: Store, docs: Collection) -> None:
     for attempt in (store.database.collection, store.database.drop_collection):
         with pytest.raises(CollectionError, match=rf"^no collection 'missing' in .*; there are: .*{docs.name}"):

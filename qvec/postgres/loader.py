@@ -75,6 +75,7 @@ class PostgresLoader:
         while len(self._connections) < self._workers:
             self._connections.append(self._database.connect())
         with _told_apart():
+            loading.check_calibration(self._connections[0], self._collection, collection.calibration.id)
             for connection in self._connections:
                 loading.settings_for_loading(connection)
 

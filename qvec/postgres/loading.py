@@ -53,6 +53,16 @@ def _copy(connection: Connection, target: Identifier, table: Table, rows: bytes)
         return cursor.rowcount
 
 
+def check_calibration(connection: Connection, collection: str, calibration: str) -> None:
+    """Raises CollectionError when the collection was dropped, and made anew with another calibration perhaps: its codes
+    would not compare with those that are about to be written."""
+    found = connection.execute("SELECT calibration FROM qvec.collection WHERE name = %s", [collection]).fetchone()
+    if found is None or found[0] != calibration:
+        raise CollectionError(
+            f"collection {collection!r} was dropped{' and made anew' if found else ''} since it was opened; open it again"
+        )
+
+
 def read_checkpoint(connection: Connection, collection: str, source: str) -> Checkpoint | None:
     """The checkpoint, once a transaction that is just committing another one is through, its client dead or not."""
     row = connection.execute(

@@ -105,6 +105,7 @@ class QdrantCollection:
         self._check_writable()
         encoded = self.encode(row_ids(ids, self.id_type), array, document_array(documents), metadata_array(metadata))
         with self._explained(f"cannot write to collection {self.name!r}"):
+            self.check_current()
             written = self.write(encoded, on_duplicate)
             self.engine().flush()
         return written
@@ -424,6 +425,13 @@ class QdrantCollection:
             else:
                 high = middle
         return low
+
+    def check_current(self) -> None:
+        """Raises CollectionError when the collection was dropped, and made anew otherwise perhaps, since it was opened."""
+        found = self._database.home.describe(self.name)
+        if found is None or (found.calibration, found.layout) != (self.calibration, self.layout):
+            again = " and made anew" if found else ""
+            raise CollectionError(f"collection {self.name!r} was dropped{again} since it was opened; open it again")
 
     def _check_writable(self) -> None:
         if self._foreign is not None:
