@@ -364,3 +364,12 @@ def test_the_engine_reads_what_is_nested_as_deep_as_qvec_lets(
     assert found.metadata == {"a": value}
     with pytest.raises(RowError, match="nested more than 30 deep"):
         docs.upsert([1], vectors[:1], None, [{"a": {"a": value}}])
+
+
+def test_a_damaged_collection_can_be_dropped(directory: Path, docs: QdrantCollection, db: QdrantDatabase) -> None:
+    (directory / "docs" / "collection.json").write_text("{}")
+    with pytest.raises(CollectionError, match="damaged"):
+        db.collection(docs.name)
+    db.drop_collection(docs.name)
+    assert db.collections() == []
+    assert not (directory / "docs").exists()

@@ -58,9 +58,8 @@ def check_calibration(connection: Connection, collection: str, calibration: str)
     would not compare with those that are about to be written."""
     found = connection.execute("SELECT calibration FROM qvec.collection WHERE name = %s", [collection]).fetchone()
     if found is None or found[0] != calibration:
-        raise CollectionError(
-            f"collection {collection!r} was dropped{' and made anew' if found else ''} since it was opened; open it again"
-        )
+        again = " and made anew" if found else ""
+        raise CollectionError(f"collection {collection!r} was dropped{again} since it was opened; open it again")
 
 
 def read_checkpoint(connection: Connection, collection: str, source: str) -> Checkpoint | None:

@@ -166,13 +166,16 @@ class QdrantDatabase:
     def _foreign(self, name: str, calibration: Calibration | None) -> QdrantCollection:
         found = self.home.foreign(name)
         if found is None:
-            names = ", ".join(self.home.names()) or "none"
-            raise CollectionError(f"no collection {name!r} in {self.name}; there are: {names}")
+            raise self._missing(name)
         if calibration is None:
             raise CollectionError(
                 f"collection {name!r} was not made by qvec and has no calibration; give the one of its vectors"
             )
         return QdrantCollection(self, name, found.described(name, calibration), foreign=found)
+
+    def _missing(self, name: str) -> CollectionError:
+        names = ", ".join(self.home.names()) or "none"
+        return CollectionError(f"no collection {name!r} in {self.name}; there are: {names}")
 
     def has_collection(self, name: str) -> bool:
         self._check_open()
@@ -187,9 +190,11 @@ class QdrantDatabase:
         return [self.collection(name) for name in names]
 
     def drop_collection(self, name: str) -> None:
-        """Drops a collection with all its rows."""
-        self.collection(name)
+        """Drops a collection with all its rows, also one whose description is damaged."""
+        self._check_open()
         with explained(f"cannot drop collection {name!r}"):
+            if name not in self.home.names():
+                raise self._missing(name)
             self.home.drop(name)
 
     def engine(self, collection: QdrantCollection) -> Engine:
