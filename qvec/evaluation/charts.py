@@ -28,11 +28,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one kind: joined by a line in the order of x, as dots, or as bars from `low` to `high`."""
+    """Points of one kind: marked and joined by a line, marked alone, joined alone; or bars, or a band, from `low` to
+    `high`."""
 
     name: str
     points: tuple[Point, ...]
-    style: Literal["line", "dots", "bars"] = "line"
+    style: Literal["line", "dots", "curve", "bars", "band"] = "line"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def around(label: str, values: list[float], kind: Kind = "linear") -> Axis:
         room = max((high / low) ** 0.06, 1.1)
         return Axis(label, low / room, high * room, kind)
     if kind == "recall":
-        return Axis(label, max(0.0, min(low - 0.02, 0.9)), 1.0, kind)
+        return Axis(label, max(0.0, min(low - 0.05, 0.9)), 1.0, kind)
     room = 0.05 * (high - low or 1)
     return Axis(label, low - room, high + room, kind)
 

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from html import escape
 
 from qvec.evaluation.charts import Chart, Point, Series
+from qvec.evaluation.labels import place
 
 WIDTH, HEIGHT = 480, 320
+COLOURS = 8
+"""Of the style sheet."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 44
 
 
@@ -15,7 +18,8 @@ def draw(chart: Chart) -> str:
     """The chart as an SVG element of its own, 480 by 320 units; a point tells its figures when pointed at."""
     parts = [*_axes(chart), *_reference(chart)]
     for number, series in enumerate(chart.series):
-        parts += [f'<g class="series s{number % 6}">', *_DRAWN[series.style](chart, series, number), "</g>"]
+        parts += [f'<g class="series s{number % COLOURS}">', *_DRAWN[series.style](chart, series, number), "</g>"]
+    parts += _labels(chart)
     body = "\n".join(parts)
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">\n{body}\n</svg>'
 
@@ -68,30 +72,52 @@ def _dots(chart: Chart, series: Series, number: int) -> Iterator[str]:
         x, y = _x(chart, point.x), _y(chart, point.y)
         yield from _whisker(chart, point)
         yield f"<g>{_told(point)}{marker(number, x, y)}</g>"
-        if point.label:
-            anchor, beside = ("end", -9) if x > WIDTH - 90 else ("start", 9)
-            yield (
-                f'<text class="point" x="{x + beside:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">'
-                f"{escape(point.label)}</text>"
-            )
 
 
 def _line(chart: Chart, series: Series, number: int) -> Iterator[str]:
-    points = sorted(series.points, key=lambda point: point.x)
-    path = " ".join(f"{_x(chart, point.x):.1f},{_y(chart, point.y):.1f}" for point in points)
-    yield f'<polyline points="{path}"/>'
+    yield from _curve(chart, series, number)
     yield from _dots(chart, series, number)
 
 
+def _curve(chart: Chart, series: Series, _number: int) -> Iterator[str]:
+    points = sorted(series.points, key=lambda point: point.x)
+    path = " ".join(f"{_x(chart, point.x):.1f},{_y(chart, point.y):.1f}" for point in points)
+    yield f'<polyline points="{path}"/>'
+
+
 def _bars(chart: Chart, series: Series, _number: int) -> Iterator[str]:
-    """A thin bar for each point, as wide as there is room for."""
-    width = min(max((WIDTH - _LEFT - _RIGHT) / max(len(series.points), 1) * 0.9, 0.6), 8)
+    """Bars from `low` to `high`, side by side."""
+    width = (WIDTH - _LEFT - _RIGHT) / (len(series.points) + 1)
     for point in series.points:
-        x = _x(chart, point.x)
-        low, high = (_y(chart, point.y if bound is None else bound) for bound in (point.low, point.high))
+        x, low, high = _x(chart, point.x), _y(chart, _low(point)), _y(chart, _high(point))
         yield (
-            f'<rect x="{x - width / 2:.2f}" y="{high:.2f}" width="{width:.2f}" height="{max(low - high, 0.5):.2f}">'
+            f'<rect x="{x - width / 2 + 0.5:.1f}" y="{high:.1f}" width="{width - 1:.1f}" height="{low - high:.1f}">'
             f"{_told(point)}</rect>"
+        )
+
+
+def _band(chart: Chart, series: Series, _number: int) -> Iterator[str]:
+    """The area between `low` and `high`."""
+    upper = [(_x(chart, point.x), _y(chart, _high(point))) for point in series.points]
+    lower = [(_x(chart, point.x), _y(chart, _low(point))) for point in series.points]
+    yield f'<g class="band">{_polygon(*upper, *reversed(lower))}</g>'
+
+
+def _low(point: Point) -> float:
+    return point.y if point.low is None else point.low
+
+
+def _high(point: Point) -> float:
+    return point.y if point.high is None else point.high
+
+
+def _labels(chart: Chart) -> Iterator[str]:
+    marked = [point for series in chart.series if series.style in ("dots", "line") for point in series.points]
+    places = [(_x(chart, point.x), _y(chart, point.y), point.label) for point in marked]
+    for label in place(places, (_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM)):
+        yield (
+            f'<text class="point" x="{label.x:.1f}" y="{label.y:.1f}" text-anchor="{label.anchor}">'
+            f"{escape(label.text)}</text>"
         )
 
 
@@ -106,4 +132,4 @@ def _told(point: Point) -> str:
     return f"<title>{escape(point.told)}</title>" if point.told else ""
 
 
-_DRAWN = {"dots": _dots, "line": _line, "bars": _bars}
+_DRAWN = {"dots": _dots, "line": _line, "curve": _curve, "bars": _bars, "band": _band}
