@@ -6,6 +6,7 @@ QvecError
 ├── CalibrationError  a calibration that is damaged, foreign, or not the one needed
 ├── CollectionError   a collection that is missing, exists already, or does not fit the request
 ├── DatabaseError     the database refused, is unreachable, or lacks something
+├── EmbeddingError    a server of embeddings refused, is unreachable, or answered wrongly
 └── MissingExtraError an optional package is not installed
 
 The message of each is one sentence or two for the user: the thing, the value found, the value wanted, what to do.
@@ -41,6 +42,10 @@ class CollectionError(QvecError):
 
 class DatabaseError(QvecError):
     """The database refused, is unreachable, or lacks something."""
+
+
+class EmbeddingError(QvecError):
+    """A server of embeddings refused, is unreachable, or answered wrongly."""
 
 
 class MissingExtraError(QvecError):

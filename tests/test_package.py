@@ -23,6 +23,7 @@ PUBLIC = [
     "CollectionError",
     "DatabaseError",
     "Drift",
+    "EmbeddingError",
     "Hit",
     "InputError",
     "MissingExtraError",

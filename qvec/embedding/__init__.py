@@ -1,0 +1,21 @@
+"""Text to vectors: embedding models, and servers of them, behind one small protocol.
+
+torch, sentence-transformers and the HTTP client are imported when a model is loaded and not before.
+"""
+
+from qvec.embedding.hub import PACKAGED_MODEL
+from qvec.embedding.loading import lasting_name, load_embedder
+from qvec.embedding.options import EmbeddingOptions
+from qvec.embedding.protocol import Embedder, Embeddings, Progress
+from qvec.embedding.sentence_transformer import SentenceTransformerEmbedder
+
+__all__ = [
+    "PACKAGED_MODEL",
+    "Embedder",
+    "EmbeddingOptions",
+    "Embeddings",
+    "Progress",
+    "SentenceTransformerEmbedder",
+    "lasting_name",
+    "load_embedder",
+]

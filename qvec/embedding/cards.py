@@ -1,0 +1,92 @@
+"""What model cards ask of those who serve a model without the library that knows it: prefixes, and allowed cuts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from qvec.embedding.options import EmbeddingOptions
+from qvec.errors import InputError
+
+TASKS = ("retrieval", "text-matching", "code")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A family of models on a server."""
+
+    family: str
+    prefixes: Mapping[str, tuple[str, str]]
+    """By task, what stands before a question and before a document."""
+    cuts: tuple[int, ...]
+    """The lengths that its vectors may be cut to."""
+    task_in_name: re.Pattern[str]
+    """Where a model serves one task, its name tells which: the group `task`."""
+    short_tasks: Mapping[str, str]
+
+    def task_of(self, name: str) -> str | None:
+        """The task that a model's name tells, if it does."""
+        found = self.task_in_name.search(name.lower())
+        return found and self.short_tasks[found["task"]]
+
+
+# https://huggingface.co/jinaai/jina-embeddings-v4-text-retrieval-GGUF; similarity has no sides, so both are queries.
+JINA_V4 = Card(
+    family="jina-embeddings-v4",
+    prefixes={
+        "retrieval": ("Query: ", "Passage: "),
+        "text-matching": ("Query: ", "Query: "),
+        "code": ("Query: ", "Passage: "),
+    },
+    cuts=(128, 256, 512, 1024, 2048),
+    task_in_name=re.compile(r"jina-embeddings-v4.*[-_](?P<task>retrieval|matching|code)\b"),
+    short_tasks={"retrieval": "retrieval", "matching": "text-matching", "code": "code"},
+)
+_CARDS = (JINA_V4,)
+
+
+def card_of(name: str | None) -> Card | None:
+    """The card of a model on a server; None for one that needs none known here."""
+    return next((card for card in _CARDS if card.family in (name or "").lower()), None)
+
+
+def completed(options: EmbeddingOptions) -> EmbeddingOptions:
+    """Options of a server's model with the task that its name tells and the prefixes that its card asks for.
+
+    Prefixes that are given stay. Raises InputError for a task that the model does not have, or has to be told.
+    """
+    card = card_of(options.model_name)
+    if card is None:
+        if options.task is not None:
+            raise InputError(
+                f"--task {options.task} is for {', '.join(known.family for known in _CARDS)}; give the prefixes of "
+                f"model {options.model_name!r} by --query-prefix and --document-prefix"
+            )
+        return options
+    assert options.model_name is not None
+    named = card.task_of(options.model_name)
+    if named and options.task not in (None, named):
+        raise InputError(f"--task is {options.task}, but model {options.model_name!r} is for {named}")
+    task = options.task or named
+    if task is None:
+        if None not in (options.query_prefix, options.document_prefix):
+            return options
+        raise InputError(f"model {options.model_name!r} does not tell its task; add --task {'|'.join(card.prefixes)}")
+    if task not in card.prefixes:
+        raise InputError(f"{card.family} has no task {task!r}; expected one of: {', '.join(card.prefixes)}")
+    query, document = card.prefixes[task]
+    return replace(
+        options,
+        task=task,
+        query_prefix=query if options.query_prefix is None else options.query_prefix,
+        document_prefix=document if options.document_prefix is None else options.document_prefix,
+    )
+
+
+def check_cut(options: EmbeddingOptions, dimensions: int | None) -> None:
+    """Raises InputError where vectors would be cut to a length that the model's card does not allow."""
+    card = card_of(options.model_name)
+    if card and dimensions is not None and dimensions not in card.cuts:
+        lengths = ", ".join(map(str, card.cuts))
+        raise InputError(f"--dimensions is {dimensions}, but {card.family} is trained for {lengths}")

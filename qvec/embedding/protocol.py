@@ -1,0 +1,50 @@
+"""What every embedding model can do, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvec.embedding.options import EmbeddingOptions
+from qvec.errors import InputError, RowError
+
+Embeddings = NDArray[np.float32]
+Progress = Callable[[int], None]
+"""Called with the number of texts embedded so far in this call."""
+
+
+class Embedder(Protocol):
+    """An embedding model. Many prompt questions differently from documents, hence the two methods."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def options(self) -> EmbeddingOptions:
+        """What it was loaded by, with what was found out while loading filled in; loads the same again."""
+
+    @property
+    def dimensions(self) -> int:
+        """Length of its vectors."""
+
+    def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Embeddings:
+        """Vectors of `texts`: float32, C-contiguous, shape (len(texts), dimensions).
+
+        Raises RowError for a text that cannot be embedded, such as one that is longer than a server takes.
+        """
+
+    def embed_queries(self, texts: Sequence[str], progress: Progress | None = None) -> Embeddings:
+        """As `embed_documents`, with the model's own prompt for questions."""
+
+
+def require_texts(texts: Sequence[str]) -> None:
+    """Raises InputError for one string instead of several, RowError for a text that is no string."""
+    if isinstance(texts, str):
+        raise InputError("texts is one string; wanted a sequence of them: put it in a list")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise RowError(row, f"text is {type(text).__name__}, wanted a string (an empty one is allowed)")
