@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from qvec import _native
 from qvec.calibration import Metric
 from qvec.errors import InputError
+from qvec.evaluation.rows import prepared
+from qvec.evaluation.truth import nearest_rows
+from qvec.evaluation.truth_table import TruthTable
 from qvec.ingest.options import Reporter
 from qvec.sources import Source
 
@@ -34,6 +37,13 @@ class Material:
     @property
     def dimensions(self) -> int:
         return int(self.documents.shape[1])
+
+    def truth(self, metric: Metric, k: int) -> TruthTable:
+        """The nearest rows of each query by exact float32, at all dimensions."""
+        documents, queries = (
+            prepared(of, self.dimensions, metric == "cosine") for of in (self.documents, self.queries)
+        )
+        return TruthTable.of(nearest_rows([(np.arange(len(documents)), documents)], queries, k))
 
     def levels(self) -> list[int]:
         """The dimensions that are tried: all of them, and their halves down to 64."""

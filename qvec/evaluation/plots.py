@@ -41,8 +41,8 @@ def _figure(title: str, charts: list[Chart]) -> Any:
     rows = -(-len(charts) // _COLUMNS)
     figure = Figure(figsize=(6.4 * _COLUMNS, 4.4 * rows), layout="constrained")
     figure.suptitle(title, fontsize=15, fontweight="bold")
-    for place, chart in enumerate(charts):
-        _draw(figure.add_subplot(rows, _COLUMNS, place + 1), chart)
+    for number, chart in enumerate(charts):
+        _draw(figure.add_subplot(rows, _COLUMNS, number + 1), chart)
     return figure
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,6 @@ from qvec.evaluation.material import Array, Material
 from qvec.evaluation.results import NONE
 from qvec.evaluation.trials import PLANES
 from qvec.evaluation.truth_table import Recalls, Rows, TruthTable
-from qvec.ingest.options import FitOptions
 
 OVERSAMPLING = (1, 2, 4, 8, 16)
 RESCORES = {"ternary": ("int8", "int4", "float16"), "binary": ("int8", "int4", "binary", "float16")}
@@ -26,58 +26,56 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The recall of each query by one configuration; as in `Result` and `Trial`."""
+    """The recall of each query (m,) by one way to search; as in `Result` and `Trial`."""
 
-    fit: FitOptions
     prefilter: str
     rescore: str
-    oversampling: int | None
+    oversampling: float | None
     recalls: Recalls
     candidates: float | None = None
-
-
-def fitted(vectors: Array, fit: FitOptions) -> Calibration:
-    """The calibration of some vectors, as a load fits it."""
-    return Calibration.fit(
-        vectors,
-        metric=fit.metric,
-        threshold=fit.threshold,
-        ranges=fit.ranges,
-        dimensions=fit.dimensions,
-        sample_size=fit.sample_size,
-        seed=fit.seed,
-    )
 
 
 class Quantized:
     """Rows and queries by one calibration, as a load and a search make them."""
 
-    def __init__(self, material: Material, fit: FitOptions) -> None:
-        self._fit = fit
-        self._calibration = fitted(material.documents, fit)
+    def __init__(self, material: Material, calibration: Calibration) -> None:
+        self._calibration = calibration
         self._documents = material.documents
-        self._codes = quantize(material.documents, self._calibration)
-        self._asked = quantize(material.queries, self._calibration)
-        self._queries = self._calibration.prepared(material.queries)
+        self._codes = quantize(material.documents, calibration)
+        self._asked = quantize(material.queries, calibration)
+        self._queries = calibration.prepared(material.queries)
 
-    def two_steps(self, truth: TruthTable) -> Iterator[Measured]:
+    def every_way(self, truth: TruthTable) -> Iterator[Measured]:
         """Each prefilter alone, and at every oversampling before each precision."""
         for prefilter, rescores in RESCORES.items():
-            rows, asked = self._bits(prefilter)
-            candidates, _ = hamming_top_k(rows, asked, truth.k * OVERSAMPLING[-1])
-            yield Measured(self._fit, prefilter, NONE, None, truth.recalls(candidates[:, : truth.k]))
-            scored = {rescore: self._rescored(candidates, rescore) for rescore in rescores}
-            for oversampling in OVERSAMPLING:
-                among = candidates[:, : truth.k * oversampling]
-                reached = float(truth.recalls(among).mean())
-                for rescore, scores in scored.items():
-                    found = truth.recalls(_best(among, scores[:, : among.shape[1]], truth.k))
-                    yield Measured(self._fit, prefilter, rescore, oversampling, found, reached)
+            candidates = self._candidates(prefilter, truth.k * OVERSAMPLING[-1])
+            yield Measured(prefilter, NONE, None, truth.recalls(candidates[:, : truth.k]))
+            for rescore in rescores:
+                yield from self._two_steps(prefilter, rescore, OVERSAMPLING, candidates, truth)
+
+    def one_way(self, prefilter: str, rescore: str, oversampling: float, truth: TruthTable) -> Measured:
+        """One prefilter before one precision."""
+        candidates = self._candidates(prefilter, math.ceil(truth.k * oversampling))
+        return next(self._two_steps(prefilter, rescore, (oversampling,), candidates, truth))
+
+    def _candidates(self, prefilter: str, count: int) -> Rows:
+        """The rows (m, count) that are nearest to each query by the prefilter, nearest first."""
+        return hamming_top_k(*self._bits(prefilter), count)[0]
+
+    def _two_steps(
+        self, prefilter: str, rescore: str, oversamplings: Sequence[float], candidates: Rows, truth: TruthTable
+    ) -> Iterator[Measured]:
+        scores = self._rescored(candidates, rescore)
+        for oversampling in oversamplings:
+            count = math.ceil(truth.k * oversampling)
+            among = candidates[:, :count]
+            found = truth.recalls(_best(among, scores[:, :count], truth.k))
+            yield Measured(prefilter, rescore, oversampling, found, float(truth.recalls(among).mean()))
 
     def every_row(self, truth: TruthTable) -> Iterator[Measured]:
         """Each precision without a prefilter: every row compared with the query in float32."""
         for rescore in ("float32", "int8", "int4", "binary"):
-            yield Measured(self._fit, NONE, rescore, None, truth.recalls(self._nearest(rescore, truth.k)))
+            yield Measured(NONE, rescore, None, truth.recalls(self._nearest(rescore, truth.k)))
 
     def _bits(self, prefilter: str) -> tuple[Codes, Codes]:
         """What a prefilter compares, of rows and of queries."""

@@ -6,19 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-import numpy as np
-
-from qvec.calibration import Metric
+from qvec.calibration import Calibration, Metric
 from qvec.errors import InputError
 from qvec.evaluation.choice import pareto, recommend
 from qvec.evaluation.intervals import CONFIDENCE
-from qvec.evaluation.material import Material, draw
-from qvec.evaluation.quantized import Measured, Quantized, fitted
+from qvec.evaluation.material import Array, Material, draw
+from qvec.evaluation.quantized import Measured, Quantized
 from qvec.evaluation.resampling import many_intervals
 from qvec.evaluation.results import Result
 from qvec.evaluation.trials import Sweep, Trial, bytes_per_vector
-from qvec.evaluation.truth import nearest_rows
-from qvec.evaluation.truth_table import TruthTable
 from qvec.ingest.options import FitOptions, Reporter
 from qvec.ranges import RangeMethod
 from qvec.sources import Source
@@ -94,49 +90,61 @@ def sweep(source: Source, options: SweepOptions, reporter: Reporter, queries: So
     )
 
 
-def _measured(material: Material, options: SweepOptions, reporter: Reporter) -> Iterator[Measured]:
-    truth = _truth(material, options)
+def fitted(vectors: Array, fit: FitOptions) -> Calibration:
+    """The calibration of vectors (n, D), as a load fits it."""
+    return Calibration.fit(
+        vectors,
+        metric=fit.metric,
+        threshold=fit.threshold,
+        ranges=fit.ranges,
+        dimensions=fit.dimensions,
+        sample_size=fit.sample_size,
+        seed=fit.seed,
+    )
+
+
+def _measured(material: Material, options: SweepOptions, reporter: Reporter) -> Iterator[tuple[FitOptions, Measured]]:
+    """Every way to search with every calibration; with one at each number of dimensions, every row compared, too."""
+    truth = material.truth(options.metric, options.k)
     levels = [options.fits(dimensions) for dimensions in material.levels()]
     reporter.stage("sweep", sum(map(len, levels)))
     done = 0
     for fits in levels:
-        found: list[Measured] = []
+        found: list[tuple[FitOptions, Measured]] = []
         for fit in fits:
-            found += Quantized(material, fit).two_steps(truth)
+            quantized = Quantized(material, fitted(material.documents, fit))
+            found += ((fit, measured) for measured in quantized.every_way(truth))
             done += 1
             reporter.advance("sweep", done)
         yield from found
-        yield from Quantized(material, _best_fit(found)).every_row(truth)
+        best = _best_fit(found)
+        quantized = Quantized(material, fitted(material.documents, best))
+        yield from ((best, measured) for measured in quantized.every_row(truth))
     reporter.finish("sweep")
 
 
-def _truth(material: Material, options: SweepOptions) -> TruthTable:
-    """Recall against exact float32 at all dimensions."""
-    whole = fitted(material.documents, FitOptions(options.metric))
-    documents, queries = whole.prepared(material.documents), whole.prepared(material.queries)
-    return TruthTable.of(nearest_rows([(np.arange(len(documents)), documents)], queries, options.k))
-
-
-def _best_fit(found: list[Measured]) -> FitOptions:
+def _best_fit(found: list[tuple[FitOptions, Measured]]) -> FitOptions:
     """The calibration whose int8 finds the most."""
-    return max((one for one in found if one.rescore == "int8"), key=lambda one: float(one.recalls.mean())).fit
+    int8 = ((fit, float(measured.recalls.mean())) for fit, measured in found if measured.rescore == "int8")
+    return max(int8, key=lambda one: one[1])[0]
 
 
-def _trials(material: Material, measured: list[Measured]) -> tuple[Trial, ...]:
-    found = []
-    for one, recall in zip(measured, many_intervals([one.recalls for one in measured]), strict=True):
-        dimensions = one.fit.dimensions or material.dimensions
+def _trials(material: Material, found: list[tuple[FitOptions, Measured]]) -> tuple[Trial, ...]:
+    trials = []
+    recalls = many_intervals([measured.recalls for _, measured in found])
+    for (fit, measured), recall in zip(found, recalls, strict=True):
+        dimensions = fit.dimensions or material.dimensions
         result = Result(
-            one.prefilter,
-            one.rescore,
-            one.oversampling,
+            measured.prefilter,
+            measured.rescore,
+            measured.oversampling,
             exact=True,
             recall=recall,
-            bytes_per_vector=bytes_per_vector(dimensions, one.prefilter, one.rescore),
-            recalls=one.recalls,
+            bytes_per_vector=bytes_per_vector(dimensions, measured.prefilter, measured.rescore),
+            recalls=measured.recalls,
         )
-        found.append(Trial(one.fit, dimensions == material.dimensions, result, one.candidates))
-    return tuple(found)
+        trials.append(Trial(fit, dimensions == material.dimensions, result, measured.candidates))
+    return tuple(trials)
 
 
 def _notes(material: Material, source: Source) -> Iterator[str]:
