@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlside import from_bits, installed, stored, text, value
 
 import qvec
-from qvec import Calibration, DatabaseError
+from qvec import Calibration, CollectionError
 
 Connection = psycopg.Connection[Any]
 Vectors = NDArray[np.float32]
@@ -216,8 +216,12 @@ def test_detach_leaves_the_table_as_it_was(sql: Connection, url: str, calibratio
     assert len(objects()) == len(before) + 5
     with pytest.raises(psycopg.Error, match="collection 'articles' is an attached table; take its codes away with"):
         sql.execute("SELECT qvec.drop_collection('articles')")
-    with qvec.connect(url) as db, pytest.raises(DatabaseError, match="'articles' is an attached table"):
-        db.drop_collection("articles")
+    with qvec.connect(url) as db:
+        assert db.has_collection("articles")
+        assert db.collections() == []
+        for refused in (db.collection, db.drop_collection):
+            with pytest.raises(CollectionError, match="^collection 'articles' is an application's table"):
+                refused("articles")
     sql.execute("SELECT qvec.detach('articles')")
     assert objects() == before
     attach(sql, stored(sql, calibration))

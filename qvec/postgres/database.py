@@ -40,7 +40,9 @@ _OPEN = (
     "SELECT c.name, nspname, relname, id_type, rescore, prefilter, oversampling, model, calibration, k.content"
     " FROM qvec.collection c JOIN qvec.calibration k ON k.id = c.calibration"
     " JOIN pg_class ON pg_class.oid = c.relation JOIN pg_namespace n ON n.oid = relnamespace"
+    " WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.relation AND tgname = 'qvec_codes_insert')"
 )
+"""Collections in tables of their own: one that qvec.attach made of an application's table is for SQL."""
 
 
 class PostgresDatabase:
@@ -194,17 +196,22 @@ class PostgresDatabase:
 
     def collection(self, name: str) -> PostgresCollection:
         """An existing collection. Raises CollectionError, listing those there are, when it is missing."""
-        found = self._read(sql.SQL(_OPEN + " WHERE c.name = %s"), [name])
+        found = self._read(sql.SQL(_OPEN + " AND c.name = %s"), [name])
         if not found:
+            if self.has_collection(name):
+                raise CollectionError(
+                    f"collection {name!r} is an application's table, attached in SQL; search it there: qvec.search"
+                )
             names = ", ".join(collection.name for collection in self.collections()) or "none"
             raise CollectionError(f"no collection {name!r} in {self.name}; there are: {names}")
         return found[0]
 
     def has_collection(self, name: str) -> bool:
-        return bool(self._read(sql.SQL(_OPEN + " WHERE c.name = %s"), [name]))
+        with explained(f"cannot read the collections of {self.name}"):
+            return self.read(lambda c: schema.installed(c) and _is_there(c, name))
 
     def collections(self) -> list[PostgresCollection]:
-        """All collections, by name."""
+        """All collections in tables of their own, by name."""
         return self._read(sql.SQL(_OPEN + " ORDER BY c.name"), [])
 
     def _read(self, statement: sql.SQL, parameters: list[Any]) -> list[PostgresCollection]:

@@ -26,30 +26,34 @@ _TEXT_IN_ROW = 500
 
 
 def create_table(table: Table) -> Composed:
-    """Codes, and floats, stay in the row as long as two such rows fit a page: rescoring then reads one page for each
-    candidate, and a load writes no second table. Texts move out of rows that they make much longer."""
+    """Statements that create the table. Codes, and floats, stay in the row as long as two such rows fit a page:
+    rescoring then reads one page for each candidate, and a load writes no second table. Texts move out of rows that
+    they make much longer."""
     layout = table.layout
     row_bytes = layout.code_bytes + layout.float_bytes
     in_row = row_bytes if row_bytes <= _PAGE_BYTES // 2 else layout.code_bytes
-    embedding: sql.Composable = SQL("")
+    embedding: Composable = SQL("")
+    storage = [_set_storage("codes", layout.code_bytes)]
     if layout.float_type:
-        vector_type = table.vector_type(layout.float_type)
-        embedding = SQL("embedding {} STORAGE {} NOT NULL,").format(vector_type, _storage(row_bytes))
+        embedding = SQL("embedding {} NOT NULL,").format(table.vector_type(layout.float_type))
+        storage.append(_set_storage("embedding", row_bytes))
     return SQL(
-        "CREATE TABLE {table} (id {id_type} PRIMARY KEY, codes bit({bits}) STORAGE {storage} NOT NULL,"
-        " {embedding} document text, metadata jsonb) WITH (toast_tuple_target = {target})"
+        "CREATE TABLE {table} (id {id_type} PRIMARY KEY, codes bit({bits}) NOT NULL,"
+        " {embedding} document text, metadata jsonb) WITH (toast_tuple_target = {target});"
+        " ALTER TABLE {table} {storage}"
     ).format(
         table=table.identifier,
         id_type=SQL(layout.id_type),
         bits=sql.Literal(layout.code_bits),
-        storage=_storage(layout.code_bytes),
+        storage=SQL(", ").join(storage),  # before version 16 not a part of CREATE TABLE
         target=sql.Literal(min(max(in_row + _TEXT_IN_ROW, _TOAST_TARGET), _PAGE_BYTES)),
         embedding=embedding,
     )
 
 
-def _storage(row_bytes: int) -> SQL:
-    return SQL("PLAIN" if row_bytes <= _PAGE_BYTES // 2 else "EXTERNAL")
+def _set_storage(column: str, row_bytes: int) -> Composed:
+    storage = SQL("PLAIN" if row_bytes <= _PAGE_BYTES // 2 else "EXTERNAL")
+    return SQL("ALTER {} SET STORAGE {}").format(Identifier(column), storage)
 
 
 def prefilter(table: Table) -> Composed:

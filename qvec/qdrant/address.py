@@ -39,7 +39,7 @@ class Address:
         except ValueError:
             raise InputError(f"this is no URL of a Qdrant server; expected {_EXPECTED}") from None
         if parts.username is not None or parts.password is not None:
-            raise InputError(f"a Qdrant URL holds no user or password; put the API key into {API_KEY}")
+            raise InputError(f"the URL of {host} holds a user or password; put the API key into {API_KEY} instead")
         certificate = options.pop("ca", None)
         if not host or parts.path not in ("", "/") or options or timeout < 1:
             raise InputError(f"this is no URL of a Qdrant server; expected {_EXPECTED}")
