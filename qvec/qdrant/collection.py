@@ -52,6 +52,7 @@ class QdrantCollection:
         self.layout = description.layout
         self.oversampling = description.oversampling
         self.model = description.model
+        self.embedding = description.embedding
         self.sharding = description.sharding
         self._database = database
         self._foreign = foreign
@@ -205,6 +206,7 @@ class QdrantCollection:
                 table_bytes=sizes.points,
                 index_bytes=sizes.index,
                 ram_bytes=sizes.ram,
+                embedding=self.embedding,
             )
 
     def set_oversampling(self, oversampling: float) -> None:
@@ -212,7 +214,7 @@ class QdrantCollection:
         open elsewhere goes on with what it read."""
         check_oversampling(oversampling)
         self._check_writable()
-        changed = Description(self.calibration, self.layout, oversampling, self.model, self.sharding)
+        changed = Description(self.calibration, self.layout, oversampling, self.model, self.sharding, self.embedding)
         with self._explained(f"cannot set the oversampling of collection {self.name!r}"):
             self._database.home.describe_anew(self.name, changed)
         self.oversampling = oversampling
@@ -427,7 +429,7 @@ class QdrantCollection:
         return low
 
     def check_current(self) -> None:
-        """Raises CollectionError when the collection was dropped, and made anew otherwise perhaps, since it was opened."""
+        """Raises CollectionError when the collection was dropped, and perhaps made anew, since it was opened."""
         found = self._database.home.describe(self.name)
         if found is None or (found.calibration, found.layout) != (self.calibration, self.layout):
             again = " and made anew" if found else ""
