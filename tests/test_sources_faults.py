@@ -79,7 +79,11 @@ def test_refuses_bytes_of_another_kind(tmp_path, name):
         ("cut.fvecs", fvecs(2, 2) + b"\0", "has 25 bytes, but 2 rows of 2 dimensions take 24"),
         ("mixed.fvecs", fvecs(2, 2, 2, 5), "mixed.fvecs, row 3 says it has 5 dimensions, expected 2"),
         ("cut.safetensors", safetensors.numpy.save({"a": VECTORS})[:-1], "is not a safetensors file"),
-        ("bytes.safetensors", safetensors.numpy.save({"a": VECTORS.astype(np.int8)}), "tensor 'a' holds int8; expected float16"),
+        (
+            "bytes.safetensors",
+            safetensors.numpy.save({"a": VECTORS.astype(np.int8)}),
+            "tensor 'a' holds int8; expected float16",
+        ),
         (
             "two.safetensors",
             safetensors.numpy.save({"a": VECTORS, "b": VECTORS}),
