@@ -92,10 +92,10 @@ def _sample(source: Source, size: int, metric: Metric, seed: int, reporter: Repo
     reporter.finish("sampling")
     assert sample is not None
     vectors = np.ascontiguousarray(sample, np.float32)
-    if not len(vectors):
-        raise InputError(f"{source.name} has no usable rows")
     least = min(LEAST_DIMENSIONS, vectors.shape[1])
     bad = {
         row for width in (least, vectors.shape[1]) for row, _ in _native.bad_rows(vectors, width, metric == "cosine")
     }
+    if len(bad) == len(vectors):
+        raise InputError(f"{source.name} has no usable rows")
     return np.delete(vectors, sorted(bad), axis=0) if bad else vectors, len(bad)

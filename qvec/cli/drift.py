@@ -1,0 +1,180 @@
+"""qvec drift"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from qvec.cli.console import ConsoleReporter, print_table
+from qvec.cli.options import (
+    collection_option,
+    db_option,
+    json_option,
+    open_database,
+    quiet_option,
+    reading_of,
+    source_options,
+)
+from qvec.errors import InputError
+from qvec.sources import Source, open_source
+
+if TYPE_CHECKING:
+    from qvec.arrays import Vectors
+    from qvec.evaluation.drifting import DriftReport
+    from qvec.stores import Collection
+
+DRIFTED = 3
+"""Exit code of a calibration that fits no longer."""
+_SHOWN = 5
+
+
+def _limits(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    from qvec.evaluation.drifting import LIMITS
+
+    limits = dict(LIMITS)
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is no NAME=NUMBER") from None
+        if name not in LIMITS:
+            raise click.BadParameter(f"{name!r} is none of: {', '.join(LIMITS)}")
+    return limits
+
+
+@click.command()
+@db_option
+@collection_option
+@click.option("--source", metavar="NEW", help="Newer vectors (default: the rows of the collection).")
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    callback=_limits,
+    help="What shift, clip or loss may be (default: shift=0.3, clip=0.005, loss=0.01).",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample.")
+@source_options
+@json_option
+@quiet_option
+def drift(
+    url: str,
+    collection: str,
+    source: str | None,
+    limits: dict[str, float],
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Tell whether a collection's calibration still fits newer vectors, or its own rows.
+
+    shift is the change of the mean in standard deviations, over all dimensions; clip the share of values beyond their
+    range; loss what a calibration of their own would add to recall@10 among a sample of them. Exit code 3: one of them
+    is beyond its limit, and a new calibration would fit better.
+
+    \b
+    Examples:
+      qvec drift --collection docs --source this_week.parquet
+      qvec drift --collection docs --source new.npy --limit shift=0.5 --limit loss=0.02 --json
+    """
+    from qvec.evaluation.drifting import drift_of_rows, drift_of_vectors
+
+    with ConsoleReporter(quiet=quiet or as_json) as reporter, open_database(url) as database:
+        found = database.collection(collection)
+        if source is None:
+            report = drift_of_rows(found, seed)
+        else:
+            with open_source(source, **reading_of(options)) as opened:
+                report = drift_of_vectors(found, _sample(found, opened, seed, reporter), source, seed)
+    beyond = report.beyond(limits)
+    if as_json:
+        click.echo(json.dumps({**report.as_dict(), "limits": limits, "drifted": beyond}))
+    elif not quiet:
+        _print(report, limits, beyond)
+    if beyond:
+        sys.exit(DRIFTED)
+
+
+def _sample(collection: Collection, source: Source, seed: int, reporter: ConsoleReporter) -> Vectors:
+    """Vectors drawn uniformly from a source, those left out that cannot be quantized."""
+    from qvec import _native
+    from qvec.evaluation.drifting import SAMPLE
+
+    calibration = collection.calibration
+    reporter.stage("sampling", source.rows)
+    sample = source.sample(SAMPLE, seed, lambda done: reporter.advance("sampling", done))
+    reporter.finish("sampling")
+    if sample is None:
+        raise InputError(f"{source.name} has no vectors; embed its texts first, or name their column: --vector-column")
+    if sample.shape[1] not in calibration.accepted_dimensions:
+        wanted = " or ".join(map(str, calibration.accepted_dimensions))
+        raise InputError(
+            f"{source.name} has {sample.shape[1]} dimensions, but collection {collection.name!r} takes {wanted}"
+        )
+    bad = [row for row, _ in _native.bad_rows(sample, calibration.dimensions, calibration.metric == "cosine")]
+    if len(bad) == len(sample):
+        raise InputError(f"{source.name} has no usable rows")
+    return np.delete(sample, bad, axis=0) if bad else sample
+
+
+def _print(report: DriftReport, limits: dict[str, float], beyond: list[str]) -> None:
+    rows = [
+        [
+            _FIGURES[name],
+            "–" if value is None else f"{value:.4f}",
+            f"{limits[name]:g}",
+            "beyond" if name in beyond else "",
+        ]
+        for name, value in report.figures().items()
+    ]
+    title = f"{report.statistics.count:,} vectors ({report.compared}) against calibration {report.calibration}"
+    print_table(title, {"": "left", "found": "right", "limit": "right", " ": "left"}, rows)
+    _print_dimensions(report)
+    if report.recall is None:
+        click.echo("Clip rate and recall need floats: name newer vectors with --source." if report.clip is None else "")
+    else:
+        low, high = report.recall.low, report.recall.high
+        click.echo(
+            f"Recall@10 among them is {report.recall.value:.1%} ({100 * low:.1f}–{high:.1%}), by {report.way}, without "
+            "an index."
+        )
+    verdict = f"drifted: {', '.join(beyond)}; a new calibration would fit better" if beyond else "the calibration fits"
+    click.echo(f"Collection {report.collection!r}: {verdict}.")
+
+
+_FIGURES = {
+    "shift": "shift of the mean, in spreads",
+    "clip": "share of values that are clipped",
+    "loss": "recall that a new calibration adds",
+}
+
+
+def _print_dimensions(report: DriftReport) -> None:
+    """The dimensions that have moved furthest."""
+    found = report.statistics
+    worst = np.argsort(-np.nan_to_num(np.abs(found.mean_shift), posinf=0), kind="stable")[:_SHOWN]
+    columns = {
+        "dimension": "right",
+        "mean moved by": "right",
+        "spread": "right",
+        "bit set": "right",
+        "clipped": "right",
+    }
+    rows = [
+        [
+            str(at),
+            f"{found.mean_shift[at]:+.2f} spreads",
+            f"× {found.spread_ratio[at]:.2f}",
+            f"{found.bit_balance[at]:.1%}",
+            "–" if np.isnan(found.clip_rate[at]) else f"{found.clip_rate[at]:.2%}",
+        ]
+        for at in worst.tolist()
+    ]
+    print_table("Dimensions that moved furthest", columns, rows)

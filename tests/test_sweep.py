@@ -1,0 +1,366 @@
+"""The offline sweep: what it measures, against plain numpy; what it draws, recommends and refuses."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import specification
+from click.testing import CliRunner
+from conftest import realistic, unit
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import qvec
+from qvec import Calibration
+from qvec.cli import main
+from qvec.errors import InputError
+from qvec.evaluation.choice import pareto, recommend
+from qvec.evaluation.intervals import interval
+from qvec.evaluation.material import Material, draw
+from qvec.evaluation.quantized import RESCORES, Quantized
+from qvec.evaluation.resampling import many_intervals
+from qvec.evaluation.results import NONE, Interval, Result
+from qvec.evaluation.sweep import SweepOptions, sweep
+from qvec.evaluation.trials import Sweep, Trial, bytes_per_vector
+from qvec.evaluation.truth import nearest_rows
+from qvec.evaluation.truth_table import TruthTable
+from qvec.ingest import Reporter
+from qvec.ingest.options import FitOptions
+from qvec.postgres.layout import Layout
+from qvec.ranges import RangeMethod
+from qvec.sources import open_source
+
+PLANES = {"int8": 8, "int4": 4, "binary": 1}
+K = 10
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    return Material(realistic(800), realistic(40, seed=1), held_out=False, unusable=0)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    path = tmp_path_factory.mktemp("sweep") / "vectors.npy"
+    np.save(path, realistic(2000, dimensions=128))
+    with open_source(path) as source:
+        return sweep(source, SweepOptions(queries=100, recall=0.8), Reporter())
+
+
+def write(path: Path, vectors: NDArray[np.float32]) -> Path:
+    np.save(path, vectors)
+    return path
+
+
+# What is measured, against the specification.
+
+
+@pytest.mark.parametrize("oversampling", [1, 2.5, 16])
+@pytest.mark.parametrize(
+    ("prefilter", "rescore"), [(prefilter, rescore) for prefilter in RESCORES for rescore in RESCORES[prefilter]]
+)
+def test_recall_is_that_of_a_search_in_plain_numpy(
+    material: Material, prefilter: str, rescore: str, oversampling: float
+) -> None:
+    calibration = Calibration.fit(material.documents, threshold=0.25)
+    measured = Quantized(material, calibration).one_way(prefilter, rescore, oversampling, material.truth("cosine", K))
+    documents, queries = unit(material.documents), unit(material.queries)
+    truth = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :K]
+    codes, asked = (
+        specification.codes(rows, calibration.threshold, calibration.radius, cosine=True)
+        for rows in (material.documents, material.queries)
+    )
+    bits = specification.ternary if prefilter == "ternary" else (lambda rows: specification.to_planes(rows, 1))
+    candidates = specification.nearest(specification.hamming(bits(codes), bits(asked)), int(np.ceil(K * oversampling)))
+    rows = documents.astype(np.float16).astype(np.float32)
+    if rescore != "float16":
+        arrays = (calibration.threshold, calibration.radius, calibration.deviation)
+        rows = specification.decoded(codes, *arrays, PLANES[rescore])
+    recalls, reached = [], []
+    for query, among, wanted in zip(queries, candidates, truth, strict=True):
+        best = among[np.argsort(-(rows[among].astype(np.float64) @ query), kind="stable")[:K]]
+        recalls.append(len(set(best) & set(wanted)) / K)
+        reached.append(len(set(among) & set(wanted)) / K)
+    assert measured.recalls == pytest.approx(recalls)
+    assert measured.candidates == pytest.approx(np.mean(reached))
+    assert measured.recalls.mean() <= measured.candidates + 1e-12
+
+
+def test_all_ways_at_once_are_each_of_them(material: Material) -> None:
+    truth = material.truth("ip", K)
+    quantized = Quantized(material, Calibration.fit(material.documents, metric="ip"))
+    found = list(quantized.every_way(truth))
+    assert len(found) == sum(5 * len(rescores) + 1 for rescores in RESCORES.values())
+    for one in found[1::4]:
+        if one.oversampling is not None:
+            again = quantized.one_way(one.prefilter, one.rescore, one.oversampling, truth)
+            assert np.array_equal(again.recalls, one.recalls)
+    alone = [one for one in found if one.rescore == NONE]
+    assert [one.prefilter for one in alone] == ["ternary", "binary"]
+
+
+def test_every_row_compared(material: Material) -> None:
+    truth = material.truth("cosine", K)
+    calibration = Calibration.fit(material.documents)
+    means = {one.rescore: one.recalls.mean() for one in Quantized(material, calibration).every_row(truth)}
+    assert means["float32"] == 1
+    assert 1 >= means["int8"] > means["int4"] > means["binary"] > 0.2
+    scores = qvec.score(qvec.quantize(material.documents, calibration), unit(material.queries), calibration, 4)
+    found = np.argsort(-scores, axis=1, kind="stable")[:, :K]
+    assert means["int4"] == pytest.approx(truth.recalls(found).mean())
+
+
+def test_a_prefix_is_judged_by_all_dimensions(material: Material) -> None:
+    truth = material.truth("cosine", K)
+    cut = Calibration.fit(material.documents, dimensions=32)
+    (float32, *_) = Quantized(material, cut).every_row(truth)
+    documents, queries = unit(material.documents), unit(material.queries)
+    wanted = np.argsort(-(queries @ documents.T), axis=1)[:, :K]
+    found = np.argsort(-(unit(queries[:, :32]) @ unit(documents[:, :32]).T), axis=1)[:, :K]
+    shared = [len(set(a) & set(b)) / K for a, b in zip(wanted, found, strict=True)]
+    assert float32.recalls == pytest.approx(shared)
+    assert float32.recalls.mean() < 1
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 12))
+def test_the_table_says_what_the_truth_says(seed: int, k: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    documents = rng.integers(-1, 2, (rows, 3)).astype(np.float32)  # so few values that many rows tie
+    queries = rng.integers(-2, 3, (4, 3)).astype(np.float32)
+    truth = nearest_rows([(np.arange(rows), documents)], queries, k)
+    found = np.array([rng.permutation(rows)[:k] for _ in queries])
+    assert TruthTable.of(truth).recalls(found) == pytest.approx(truth.recalls(found.tolist()))
+
+
+def test_intervals_of_many_are_those_of_each() -> None:
+    values = list(np.random.default_rng(0).random((700, 60)))
+    many = many_intervals(values, confidence=0.9, seed=3)
+    assert len(many) == 700
+    for position in (0, 511, 512, 699):
+        assert many[position] == pytest.approx(interval(values[position], confidence=0.9, seed=3))
+    assert many_intervals([]) == []
+
+
+@pytest.mark.parametrize("dimensions", [64, 100])
+@pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float16", "float32"])
+def test_bytes_are_those_of_a_collection(dimensions: int, rescore: str) -> None:
+    for prefilter in ("binary",) if rescore == "binary" else ("binary", "ternary"):
+        layout = Layout.of(dimensions, "bigint", rescore, prefilter)  # type: ignore[arg-type]
+        stored = (layout.code_bits + layout.prefilter_bits) // 8 + layout.float_bytes
+        assert bytes_per_vector(dimensions, prefilter, rescore) == stored
+
+
+# What it draws.
+
+
+def test_queries_are_held_out(tmp_path: Path) -> None:
+    vectors = realistic(300)
+    with open_source(write(tmp_path / "a.npy", vectors)) as source:
+        drawn = draw(source, rows=200, queries=50, metric="cosine", seed=0, given=None, reporter=Reporter())
+    assert (drawn.documents.shape, drawn.queries.shape, drawn.held_out) == ((200, 64), (50, 64), True)
+    rows = {row.tobytes() for row in vectors}
+    documents, queries = ({row.tobytes() for row in part} for part in (drawn.documents, drawn.queries))
+    assert not documents & queries
+    assert documents | queries <= rows
+
+
+def test_a_small_source_keeps_most_of_its_rows(tmp_path: Path) -> None:
+    with open_source(write(tmp_path / "a.npy", realistic(100))) as source:
+        drawn = draw(source, rows=50_000, queries=500, metric="cosine", seed=0, given=None, reporter=Reporter())
+    assert (len(drawn.documents), len(drawn.queries)) == (80, 20)
+
+
+def test_rows_that_cannot_be_quantized_are_left_out_and_counted(tmp_path: Path) -> None:
+    vectors = realistic(100, dimensions=128)
+    vectors[3], vectors[4, :64] = 0, 0
+    with open_source(write(tmp_path / "a.npy", vectors)) as source:
+        drawn = draw(source, rows=90, queries=10, metric="cosine", seed=0, given=None, reporter=Reporter())
+        assert (drawn.unusable, len(drawn.documents), len(drawn.queries)) == (2, 88, 10)
+        whole = draw(source, rows=90, queries=10, metric="ip", seed=0, given=None, reporter=Reporter())
+        assert (whole.unusable, len(whole.documents)) == (0, 90)
+
+
+@pytest.mark.parametrize(("dimensions", "levels"), [(384, [384, 192, 96]), (127, [127]), (128, [128, 64]), (32, [32])])
+def test_levels_are_halves_down_to_64(dimensions: int, levels: list[int]) -> None:
+    rows = np.ones((2, dimensions), np.float32)
+    assert Material(rows, rows, held_out=False, unusable=0).levels() == levels
+
+
+def test_what_cannot_be_swept(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"id": 1, "text": "one"}\n')
+    write(tmp_path / "wide.npy", realistic(50, dimensions=128))
+    write(tmp_path / "few.npy", realistic(7))
+    write(tmp_path / "zeros.npy", np.zeros((50, 64), np.float32))
+    with open_source(tmp_path / "texts.jsonl") as texts, pytest.raises(InputError, match="has no vectors; embed its"):
+        sweep(texts, SweepOptions(), Reporter())
+    with (
+        open_source(tmp_path / "wide.npy") as wide,
+        open_source(tmp_path / "few.npy") as few,
+        open_source(tmp_path / "zeros.npy") as zeros,
+    ):
+        with pytest.raises(InputError, match=r"few\.npy has 64 dimensions, but .*wide\.npy has 128"):
+            sweep(wide, SweepOptions(), Reporter(), queries=few)
+        with pytest.raises(InputError, match=r"few\.npy gives 1 queries, expected at least 2"):
+            sweep(few, SweepOptions(), Reporter())
+        with pytest.raises(InputError, match=r"zeros\.npy has no usable rows"):
+            sweep(zeros, SweepOptions(), Reporter())
+        with pytest.raises(InputError, match=r"zeros\.npy has no usable rows"):
+            sweep(few, SweepOptions(), Reporter(), queries=zeros)
+    with pytest.raises(InputError, match=r"^recall is 1.5, expected a share above 0 and at most 1$"):
+        SweepOptions(recall=1.5)
+    with pytest.raises(InputError, match=r"^rows is 0, expected at least 1$"):
+        SweepOptions(rows=0)
+
+
+# What it recommends.
+
+
+def trial(
+    recalls: NDArray[np.float64],
+    *,
+    size: float = 480,
+    oversampling: float | None = 4,
+    threshold: float = 0.5,
+    rescore: str = "int8",
+    prefilter: str = "ternary",
+) -> Trial:
+    mean = float(recalls.mean())
+    result = Result(prefilter, rescore, oversampling, True, Interval(mean, mean, mean), size, recalls=recalls)
+    return Trial(FitOptions(threshold=threshold, dimensions=384), True, result, mean)
+
+
+def recalls(mean: float, queries: int = 200, seed: int = 0) -> NDArray[np.float64]:
+    """Recalls of queries, tenths as with k = 10, with about this mean."""
+    return np.random.default_rng(seed).binomial(10, mean, queries) / 10
+
+
+def test_the_front_has_what_none_beats_in_both() -> None:
+    small, large = trial(recalls(0.5), size=100), trial(recalls(0.9), size=200)
+    worse, wider = trial(recalls(0.4), size=150), trial(recalls(0.99), size=50, oversampling=16)
+    alone = trial(recalls(0.99), size=10, rescore=NONE, oversampling=None)
+    assert pareto([large, worse, small, wider, alone]) == (small, large)
+    assert pareto([wider], oversampling=16) == (wider,)
+
+
+def test_the_fewest_bytes_that_reach_the_target_are_recommended() -> None:
+    small, middle, large = (trial(recalls(mean), size=size) for mean, size in ((0.8, 100), (0.97, 200), (0.99, 400)))
+    alone = trial(recalls(1.0), size=10, rescore=NONE, oversampling=None)
+    found = recommend([alone, large, small, middle], 0.95, ["a.npy"])
+    assert (found.trial, found.met, found.target) == (middle, True, 0.95)
+    assert found.recall.value == pytest.approx(middle.result.recalls[1::2].mean())
+    assert found.recall.low <= found.recall.value <= found.recall.high
+
+
+def test_more_candidates_are_taken_only_where_few_do_not_reach_the_target() -> None:
+    few, many, most = (
+        trial(recalls(mean), oversampling=o, size=s) for mean, o, s in ((0.9, 4, 99), (0.97, 8, 99), (0.99, 16, 9))
+    )
+    assert recommend([few, many, most], 0.85, ["a"]).trial is few
+    assert recommend([few, many, most], 0.95, ["a"]).trial is many
+    assert recommend([few, most], 0.95, ["a"]).trial is most
+
+
+def test_a_target_that_is_not_met_is_told() -> None:
+    low, high = trial(recalls(0.6), size=100), trial(recalls(0.8), size=300)
+    found = recommend([low, high], 0.99, ["a.npy"])
+    assert (found.trial, found.met) == (high, False)
+
+
+def test_the_target_is_reached_with_confidence_not_by_luck() -> None:
+    lucky = trial(np.repeat([0.6, 0.7] + 18 * [1.0], 2), size=100)
+    sure = trial(np.repeat([0.9] + 19 * [1.0], 2), size=200)
+    assert lucky.result.recalls[::2].mean() > 0.95
+    assert recommend([lucky, sure], 0.95, ["a"]).trial is sure
+
+
+def test_the_default_is_left_only_for_what_is_better_beyond_chance() -> None:
+    default = recalls(0.96)
+    luckier = default.copy()
+    luckier[np.flatnonzero(default == 0.9)[:8]] = 1.0
+    better = np.minimum(default + 0.05, 1)
+    alike = [trial(default), trial(luckier, threshold=0.25)]
+    assert luckier[::2].mean() > default[::2].mean()
+    assert recommend(alike, 0.9, ["a"]).trial.fit.threshold == 0.5
+    assert recommend([*alike, trial(better, threshold=0.75)], 0.9, ["a"]).trial.fit.threshold == 0.75
+
+
+@pytest.mark.parametrize(
+    ("fit", "options"),
+    [
+        (FitOptions(dimensions=32), {"--dimensions": "32"}),
+        (FitOptions(threshold=0.25, dimensions=64), {"--threshold": "0.25"}),
+        (FitOptions(metric="ip", dimensions=64), {"--metric": "ip"}),
+        (FitOptions(ranges=RangeMethod("fixed", value=0.18), dimensions=64), {"--ranges": "fixed", "--range": "0.18"}),
+    ],
+)
+def test_the_command_names_the_choice(fit: FitOptions, options: dict[str, str]) -> None:
+    one = trial(recalls(0.99))
+    found = recommend([Trial(fit, fit.dimensions == 64, one.result, 0.99)], 0.9, ["a file.npy", "--format", "npy"])
+    words = shlex.split(found.command)
+    assert words[:5] == ["qvec", "ingest", "a file.npy", "--format", "npy"]
+    for name, value in options.items():
+        assert words[words.index(name) + 1] == value
+    assert ("--dimensions" in words) == (fit.dimensions == 32)
+
+
+# The whole of it.
+
+
+def test_a_sweep_tries_everything(swept: Sweep) -> None:
+    assert (swept.rows, swept.queries, swept.k) == (1900, 100, 10)
+    fits = {trial.fit for trial in swept.trials}
+    assert {fit.threshold for fit in fits} == {0, 0.25, 0.5, 0.75, 1}
+    assert {(fit.ranges.name, fit.ranges.per_dimension) for fit in fits} == {
+        (name, each) for name in ("quantile", "minmax", "rolling") for each in (True, False)
+    }
+    assert {trial.dimensions for trial in swept.trials} == {128, 64}
+    assert len(fits) == 60
+    assert {trial.result.oversampling for trial in swept.trials if trial.loadable} == {1, 2, 4, 8, 16}
+    float32 = {one.dimensions: one.result.recall.value for one in swept.trials if one.result.rescore == "float32"}
+    assert float32[128] == 1 > float32[64]
+    assert swept.recommendation.met
+    assert set(swept.pareto) <= set(swept.trials)
+    assert any("held out" in note for note in swept.notes)
+
+
+def test_a_line_of_json_has_the_keys_that_machines_read(swept: Sweep) -> None:
+    line = swept.trials[5].as_dict()
+    wanted = {"prefilter", "rescore", "oversampling", "recall", "bytes_per_vector", "p50_ms", "dimensions", "threshold"}
+    assert wanted | {"ranges", "per_dimension", "candidates"} <= set(line)
+    assert "ndcg" not in line
+
+
+def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
+    with open_source(write(tmp_path / "a.npy", realistic(400))) as source:
+        first, again = (sweep(source, SweepOptions(rows=300, queries=40), Reporter()) for _ in range(2))
+        other = sweep(source, SweepOptions(rows=300, queries=40, seed=1), Reporter())
+    assert [one.as_dict() for one in first.trials] == [one.as_dict() for one in again.trials]
+    assert [one.as_dict() for one in first.trials] != [one.as_dict() for one in other.trials]
+    assert any("300 of 400 rows were drawn uniformly" in note for note in first.notes)
+
+
+def test_the_recommended_command_makes_the_collection(tmp_path: Path, url: str) -> None:
+    """As it was measured: the same settings, the same method, and a recall within what was told."""
+    vectors, queries = realistic(3000), realistic(100, seed=1)
+    source = write(tmp_path / "my vectors.npy", vectors)
+    with open_source(source) as opened, open_source(write(tmp_path / "q.npy", queries)) as asked:
+        found = sweep(opened, SweepOptions(recall=0.9), Reporter(), queries=asked)
+    words = shlex.split(found.recommendation.command)
+    result = CliRunner().invoke(main, [*words[1:], "--db", url, "--quiet"])
+    assert result.exit_code == 0, result.output
+    advised = found.recommendation.trial
+    with qvec.connect(url) as database:
+        collection = database.collection("NAME")
+        assert collection.settings["rescore"] == advised.result.rescore
+        assert collection.settings["prefilter"] == advised.result.prefilter
+        assert collection.oversampling == advised.result.oversampling
+        assert collection.calibration.description["method"] == found.calibration.description["method"]
+        assert collection.calibration.threshold == pytest.approx(found.calibration.threshold, abs=1e-6)
+        hits = [[hit.id for hit in line] for line in collection.search(queries, k=10)]
+    exact = np.argsort(-(unit(queries) @ unit(vectors).T), axis=1)[:, :10]
+    reached = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(hits, exact, strict=True)])
+    assert reached == pytest.approx(advised.result.recall.value, abs=0.03)
