@@ -134,8 +134,8 @@ def _print(report: DriftReport, limits: dict[str, float], beyond: list[str]) -> 
         ]
         for name, value in report.figures().items()
     ]
-    title = f"{report.statistics.count:,} vectors ({report.compared}) against calibration {report.calibration}"
-    print_table(title, {"": "left", "found": "right", "limit": "right", " ": "left"}, rows)
+    click.echo(f"{report.statistics.count:,} vectors ({report.compared}) against calibration {report.calibration}")
+    print_table(None, {"": "left", "found": "right", "limit": "right", " ": "left"}, rows)
     _print_dimensions(report)
     if report.recall is None:
         click.echo("Clip rate and recall need floats: name newer vectors with --source." if report.clip is None else "")
@@ -159,7 +159,7 @@ _FIGURES = {
 def _print_dimensions(report: DriftReport) -> None:
     """The dimensions that have moved furthest."""
     found = report.statistics
-    worst = np.argsort(-np.nan_to_num(np.abs(found.mean_shift), posinf=0), kind="stable")[:_SHOWN]
+    worst = np.argsort(-np.abs(report.changes), kind="stable")[:_SHOWN]
     columns = {
         "dimension": "right",
         "mean moved by": "right",

@@ -104,8 +104,8 @@ class Chart:
 
 
 def around(label: str, values: list[float], kind: Kind = "linear") -> Axis:
-    """An axis that holds all values with some room at both ends."""
-    low, high = min(values), max(values)
+    """An axis that holds all values with some room at both ends; of no values it is that of 1."""
+    low, high = min(values, default=1.0), max(values, default=1.0)
     if kind in ("doubling", "log"):
         room = max((high / low) ** 0.06, 1.1)
         return Axis(label, low / room, high * room, kind)

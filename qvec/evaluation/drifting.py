@@ -47,6 +47,8 @@ class DriftReport:
     calibration: str
     compared: str
     statistics: Drift
+    changes: NDArray[np.float64]
+    """Of each dimension's mean, in the units of the vectors; 0 where there was no spread to compare it with."""
     shift: float
     clip: float | None
     recall: Interval | None
@@ -129,6 +131,8 @@ def _report(collection: Collection, compared: str, vectors: Vectors, statistics:
     calibration = collection.calibration
     clip = float(statistics.clip_rate.mean())
     has_floats = not np.isnan(clip)
+    changes = _changes(statistics, calibration)
+    spread = float(np.linalg.norm(calibration.std.astype(np.float64)))
     way = _way(collection)
     recall, loss = _recalls(calibration, vectors, way, seed) if has_floats and len(vectors) >= _FEWEST else (None, None)
     return DriftReport(
@@ -136,7 +140,8 @@ def _report(collection: Collection, compared: str, vectors: Vectors, statistics:
         calibration=calibration.id,
         compared=compared,
         statistics=statistics,
-        shift=_shift(statistics, calibration),
+        changes=changes,
+        shift=float(np.linalg.norm(changes)) / spread if spread else 0.0,
         clip=clip if has_floats else None,
         recall=recall,
         loss=loss,
@@ -144,11 +149,10 @@ def _report(collection: Collection, compared: str, vectors: Vectors, statistics:
     )
 
 
-def _shift(statistics: Drift, calibration: Calibration) -> float:
-    """Over the dimensions that had a spread: in others a rounding error is an infinite shift."""
-    changes = statistics.mean_shift.astype(np.float64) * calibration.std
-    spread = np.linalg.norm(calibration.std.astype(np.float64))
-    return float(np.linalg.norm(changes[np.isfinite(changes)]) / spread) if spread else 0.0
+def _changes(statistics: Drift, calibration: Calibration) -> NDArray[np.float64]:
+    """Where a dimension had no spread, a rounding error is an infinite shift, and counts for nothing."""
+    shifts = np.where(np.isfinite(statistics.mean_shift), statistics.mean_shift, 0)
+    return np.asarray(shifts * calibration.std.astype(np.float64), np.float64)
 
 
 def _way(collection: Collection) -> tuple[str, str, float]:

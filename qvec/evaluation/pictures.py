@@ -91,8 +91,8 @@ def _against_time(results: Sequence[Result], found: Evaluation) -> Chart:
     return Chart(
         f"Recall@{found.k} against time",
         "Median milliseconds a search, one at a time; along a line more candidates a hit, from left to right.",
-        around("milliseconds (median)", [time for _, time in timed] or [1, 2], "log"),
-        around("recall", [result.recall.low for result, _ in timed] or [0], "recall"),
+        around("milliseconds (median)", [time for _, time in timed], "log"),
+        around("recall", [result.recall.low for result, _ in timed], "recall"),
         _by_way((result, time) for result, time in timed),
     )
 
@@ -102,8 +102,8 @@ def _against_oversampling(results: Sequence[Result], found: Evaluation | Sweep) 
     return Chart(
         f"Recall@{found.k} against oversampling",
         f"Candidates that the prefilter finds for each of {found.k} hits, then rescored.",
-        around("candidates a hit", [factor for _, factor in stepped] or [1, 2], "doubling"),
-        around("recall", [result.recall.low for result, _ in stepped] or [0], "recall"),
+        around("candidates a hit", [factor for _, factor in stepped], "doubling"),
+        around("recall", [result.recall.low for result, _ in stepped], "recall"),
         _by_way((result, factor) for result, factor in stepped),
     )
 
