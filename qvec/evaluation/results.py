@@ -81,8 +81,8 @@ class Result:
             "rescore": self.rescore,
             "oversampling": self.oversampling,
             "exact": self.exact,
-            "recall": self.recall.value,
-            "recall_interval": [self.recall.low, self.recall.high],
+            "recall": round(self.recall.value, 6),
+            "recall_interval": [round(self.recall.low, 6), round(self.recall.high, 6)],
         }
         if self.ndcg is not None:
             line |= {"ndcg": self.ndcg.value, "ndcg_interval": [self.ndcg.low, self.ndcg.high]}
