@@ -1,0 +1,141 @@
+"""The truly nearest rows, ties included: by hand, and against all scores in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from qvec import InputError
+from qvec.evaluation import truth
+from qvec.evaluation.truth import nearest_rows
+
+Floats = NDArray[np.float32]
+
+
+def batches(vectors: Floats, ids: NDArray[np.generic] | None = None, size: int = 7) -> Iterator[tuple[NDArray, Floats]]:
+    names = np.arange(len(vectors)) if ids is None else ids
+    for start in range(0, len(vectors), size):
+        yield names[start : start + size], vectors[start : start + size]
+
+
+def on_a_line(*scores: float) -> Floats:
+    """Rows whose scores with the query (1, 0) are these."""
+    return np.array([[score, 1] for score in scores], np.float32)
+
+
+QUERY = np.array([[1, 0]], np.float32)
+
+
+def test_rows_that_any_choice_has_and_rows_as_near_as_the_last() -> None:
+    found = nearest_rows(batches(on_a_line(3, 5, 2, 3, 3, 1)), QUERY, 3)
+    assert found.better == ((1,),)
+    assert found.tied == (frozenset({0, 3, 4}),)
+    assert found.rows == 6
+
+
+def test_a_tie_is_met_by_any_of_its_rows_but_makes_up_for_no_better_one() -> None:
+    found = nearest_rows(batches(on_a_line(3, 5, 2, 3, 3, 1)), QUERY, 3)
+    assert found.recalls([[1, 0, 3]]) == [1]
+    assert found.recalls([[1, 4, 3]]) == [1]
+    assert found.recalls([[0, 3, 4]]) == [pytest.approx(2 / 3)]  # the third of the equal ones stands for nothing
+    assert found.recalls([[1, 2, 5]]) == [pytest.approx(1 / 3)]
+    assert found.recalls([[]]) == [0]
+
+
+def test_no_row_counts_twice_nor_after_k() -> None:
+    found = nearest_rows(batches(on_a_line(4, 3, 2, 1)), QUERY, 2)
+    assert found.recalls([[0, 0]]) == [0.5]
+    assert found.recalls([[3, 2, 0, 1]]) == [0]
+
+
+def test_fewer_rows_than_k_are_all_wanted() -> None:
+    found = nearest_rows(batches(on_a_line(1, 2)), QUERY, 5)
+    assert found.recalls([[0]]) == [0.5]
+    assert found.recalls([[1, 0]]) == [1]
+
+
+def test_all_rows_alike() -> None:
+    found = nearest_rows(batches(on_a_line(*[2.0] * 30)), QUERY, 10)
+    assert found.better == ((),)
+    assert found.recalls([list(range(20, 30))]) == [1]
+    assert found.recalls([list(range(25, 30))]) == [0.5]
+
+
+def test_a_row_left_out_is_neither_found_nor_wanted() -> None:
+    found = nearest_rows(batches(on_a_line(9, 3, 5, 4)), np.repeat(QUERY, 2, axis=0), 2, left_out=[0, 2])
+    assert found.nearest() == [[2, 3], [0, 3]]
+    assert found.recalls([[2, 3], [0, 3]]).tolist() == [1, 1]
+
+
+def test_ids_may_be_text() -> None:
+    found = nearest_rows(batches(on_a_line(1, 3, 2), np.array(["x", "y", "z"], object)), QUERY, 2)
+    assert found.nearest() == [["y", "z"]]
+    assert found.ids() == {"y", "z"}
+
+
+def test_equal_vectors_tie_wherever_they_stand() -> None:
+    """The order in which float32 products are summed depends on the place in a batch."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(1000, 333)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    same = [3, 250, 251, 700, 999]
+    vectors[same] = vectors[3]
+    found = nearest_rows(batches(vectors, size=97), vectors[[3]], 3)
+    assert found.tied == (frozenset(same),)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 60),
+    st.integers(1, 12),
+    st.integers(1, 20),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_batches_make_no_difference(rows: int, k: int, size: int, seed: int, leave_out: bool) -> None:
+    """Small whole numbers have exact scores and many ties."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-2, 3, (rows, 3)).astype(np.float32)
+    queries = rng.integers(-2, 3, (4, 3)).astype(np.float32)
+    left_out = rng.integers(0, rows, 4).tolist() if leave_out and rows > 1 else None
+    found = nearest_rows(batches(vectors, size=size), queries, k, left_out)
+    scores = queries.astype(np.float64) @ vectors.T
+    for query in range(4):
+        order = [row for row in np.argsort(-scores[query], kind="stable") if left_out is None or row != left_out[query]]
+        last = scores[query, order[min(k, len(order)) - 1]]
+        assert set(found.better[query]) == {row for row in order if scores[query, row] > last}
+        assert found.tied[query] == {row for row in order if scores[query, row] == last}
+    wanted = np.argsort(-scores, axis=1, kind="stable").tolist()
+    if left_out is not None:
+        wanted = [[row for row in line if row != out] for line, out in zip(wanted, left_out, strict=True)]
+    assert found.recalls(wanted).tolist() == [1] * 4
+
+
+def test_scores_in_blocks_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    vectors, queries = rng.normal(size=(500, 16)).astype(np.float32), rng.normal(size=(9, 16)).astype(np.float32)
+    whole = nearest_rows(batches(vectors, size=500), queries, 10)
+    monkeypatch.setattr(truth, "_BLOCK_SCORES", 100)
+    assert nearest_rows(batches(vectors, size=500), queries, 10) == whole
+
+
+def test_more_ties_than_are_kept_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(truth, "MOST_TIES", 20)
+    assert nearest_rows(batches(on_a_line(*[2.0] * 30)), QUERY, 10).capped
+    assert not nearest_rows(batches(on_a_line(*[2.0] * 20)), QUERY, 10).capped
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^there are no rows to compare the queries with$"):
+        nearest_rows(batches(np.empty((0, 2), np.float32)), QUERY, 3)
+    with pytest.raises(InputError, match=r"^there are no queries$"):
+        nearest_rows(batches(on_a_line(1)), QUERY[:0], 3)
+    with pytest.raises(InputError, match=r"^k is 0, expected at least 1$"):
+        nearest_rows(batches(on_a_line(1)), QUERY, 0)
+    with pytest.raises(InputError, match=r"^a score is beyond float32, or a vector holds NaN or infinity$"):
+        nearest_rows(batches(on_a_line(1, float("nan"))), QUERY, 1)
