@@ -10,6 +10,7 @@ import numpy as np
 
 from qvec.errors import InputError
 from qvec.ingest import IngestOptions
+from qvec.ingest.embedding import stored_embedding
 from qvec.sources import Batch, Source
 from qvec.stores import Collection, Database
 
@@ -57,7 +58,8 @@ def copy_options(target: Database, collection: Collection, name: str, **options:
     rescore = collection.settings["rescore"]
     kept = {"rescore": _SAME_PRECISION[target.kind].get(rescore, rescore), "oversampling": collection.oversampling}
     settings = given if target.has_collection(name) else {**kept, **given}
-    return IngestOptions(name, calibration=collection.calibration, model=collection.model, settings=settings, **options)
+    embedding = stored_embedding(collection)
+    return IngestOptions(name, calibration=collection.calibration, model=embedding, settings=settings, **options)
 
 
 def check_target(source: Database, target: Database, collection: str, name: str) -> None:

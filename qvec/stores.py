@@ -47,6 +47,8 @@ class Info:
     """On disk: what the prefilter reads beside the rows."""
     ram_bytes: int | None
     """Held in memory whether searched or not."""
+    embedding: Mapping[str, Any] | None = None
+    """As in `Collection`."""
 
     def bytes_per_vector(self) -> dict[str, float | None]:
         """Bytes a row of table, index and memory."""
@@ -123,6 +125,8 @@ class Collection(Protocol):
     calibration: Calibration
     oversampling: float
     model: str | None
+    embedding: Mapping[str, Any] | None
+    """How its texts were embedded, beyond the model's name: server, task, prefixes."""
 
     @property
     def id_type(self) -> IdType: ...
@@ -216,11 +220,11 @@ class Database(Protocol):
     metadata_indexes_first: bool
     """Whether indexes on metadata are created before rows are loaded, and not after."""
     settings: frozenset[str]
-    """Names of what `create_collection` takes besides name, calibration, id_type and model."""
+    """Names of what `create_collection` takes besides name, calibration, id_type, model and embedding."""
 
     @property
     def create_collection(self) -> Callable[..., Collection]:
-        """Takes a name and, by keyword, calibration, id_type, model and the settings."""
+        """Takes a name and, by keyword, calibration, id_type, model, embedding and the settings."""
 
     def collection(self, name: str) -> Collection: ...
 

@@ -16,6 +16,7 @@ from loading import assert_holds, load, vectors, with_ids, write_lines
 from numpy.typing import NDArray
 
 import qvec
+from qvec.embedding import EmbeddingOptions
 from qvec.errors import InputError
 from qvec.ingest import FitOptions, Reporter, plan
 from qvec.postgres.database import PostgresDatabase
@@ -32,6 +33,7 @@ class FakeEmbedder:
     """Turns "text 7" into row 7 of known vectors, and keeps what it was asked."""
 
     name = "fake"
+    options = EmbeddingOptions("fake")
     dimensions = 8
 
     def __init__(self) -> None:

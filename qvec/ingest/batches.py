@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from qvec import _native
 from qvec.embedding import Embedder
 from qvec.errors import InputError, RowError
+from qvec.ingest.embedding import TEXT_ROWS, embed_texts
 from qvec.loading import EncodedBatch
 from qvec.sources import Batch, RejectedRow, Source
 from qvec.stores import Collection
 
 _BATCH_BYTES = 8 << 20
 _MOST_ROWS = 16_384
-_TEXT_ROWS = 256
 
 
 def batch_rows(source: Source) -> int:
     """Rows of a batch: some megabytes of vectors, or what a model embeds in a few seconds."""
     if source.dimensions is None:
-        return _TEXT_ROWS
+        return TEXT_ROWS
     return min(max(_BATCH_BYTES // (4 * source.dimensions), 1), _MOST_ROWS)
 
 
@@ -82,29 +82,31 @@ class Encoder:
 
 
 def _with_vectors(batch: Batch, encoder: Encoder) -> Batch:
-    """The batch with its documents embedded; rows without a document are rejected."""
+    """The batch with its documents embedded; rows without one, or with one that cannot be embedded, are rejected."""
     if encoder.embedder is None or batch.documents is None:
         raise InputError(f"{encoder.source.name} has no vectors; name a model that embeds its text: --model NAME")
     missing = np.flatnonzero(batch.documents.is_null().to_numpy(zero_copy_only=False))
     batch = _reject(batch, {int(row): "has no text to embed" for row in missing}, encoder.source.where)
     assert batch.documents is not None
-    vectors = embed(encoder.embedder, batch, encoder.embedded)
+    vectors, reasons = embed(encoder.embedder, batch, encoder.embedded)
     encoder.progress(batch.stop)
-    return replace(batch, vectors=vectors)
+    return _reject(replace(batch, vectors=vectors), reasons, encoder.source.where)
 
 
-def embed(embedder: Embedder, batch: Batch, known: dict[int, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Vectors of a batch's documents, float32 (n, d); those of `known` source rows are taken from there."""
+def embed(
+    embedder: Embedder, batch: Batch, known: dict[int, NDArray[np.float32]]
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Vectors of a batch's documents, float32 (n, d), and by position why one has none; those of `known` source rows
+    are taken from there."""
     assert batch.documents is not None
     texts = batch.documents.to_pylist()
     new = [index for index, row in enumerate(batch.rows) if int(row) not in known]
     vectors = np.empty((len(texts), embedder.dimensions), np.float32)
-    if new:
-        vectors[new] = embedder.embed_documents([texts[index] for index in new])
+    vectors[new], reasons = embed_texts(embedder, [texts[index] for index in new])
     for index, row in enumerate(batch.rows):
         if int(row) in known:
             vectors[index] = known[int(row)]
-    return vectors
+    return vectors, {new[index]: reason for index, reason in reasons.items()}
 
 
 def _reject(batch: Batch, reasons: dict[int, str], where: Callable[[int], str]) -> Batch:

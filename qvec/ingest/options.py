@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qvec.calibration import SAMPLE_SIZE, Calibration, Metric
+from qvec.embedding import EmbeddingOptions
 from qvec.loading import OnDuplicate
 from qvec.ranges import RangeMethod
 
@@ -35,7 +36,8 @@ class IngestOptions:
     collection: str
     calibration: Calibration | None = None
     fit: FitOptions = field(default_factory=FitOptions)
-    model: str | None = None
+    model: str | EmbeddingOptions | None = None
+    """What embeds texts, and later questions; by its name alone where that says all."""
     rescore: str | None = None
     prefilter: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)

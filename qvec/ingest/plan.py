@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from qvec import _native
 from qvec.arrays import Vectors
 from qvec.calibration import Calibration
-from qvec.embedding import Embedder, load_embedder
+from qvec.embedding import Embedder, EmbeddingOptions, check_cut, load_embedder
 from qvec.errors import CalibrationError, CollectionError, InputError
+from qvec.ingest.embedding import check_embedding, described, embed_texts, wanted_embedding
 from qvec.ingest.options import FitOptions, IngestOptions, Reporter
 from qvec.ingest.quantized import check_threshold, fit_for, settings_for
 from qvec.loading import Checkpoint, Loader, Starts
@@ -50,20 +51,23 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
     existing = collection.calibration if collection else options.calibration
     if existing is not None:
         _check_fit_options(existing, options.fit)
-    model = options.model or (collection.model if collection else None) or (existing.model if existing else None)
-    embedder = load_embedder_for(source, model)
+    embedding = wanted_embedding(EmbeddingOptions.of(options.model), collection, existing)
+    embedder = load_embedder_for(source, embedding)
+    if embedder is not None:
+        embedding = embedder.options
     embedded: dict[int, NDArray[np.float32]] = {}
     if collection is None:
         calibration = options.calibration
         if calibration is None:
-            calibration, embedded = fit_source(source, embedder, options.fit, model, reporter)
+            calibration, embedded = fit_source(source, embedder, options.fit, embedding.model, reporter)
         _check_dimensions(calibration, options.collection, source, embedder)
         check_threshold(calibration, source.codec, source.name)
         collection = database.create_collection(
             options.collection,
             calibration=calibration,
             id_type=source.id_type or "bigint",
-            model=model,
+            model=embedding.model,
+            embedding=described(embedding),
             **(settings_for(source.codec) | options.given_settings()),
         )
     else:
@@ -96,11 +100,11 @@ def _check_fits(collection: Collection, source: Source, options: IngestOptions) 
             f"collection {collection.name!r} has calibration {collection.calibration.id}, not {given.id}; "
             "codes of two calibrations do not compare, so load into a new collection"
         )
-    asked = {**options.given_settings(), "model": options.model}
-    there = {**collection.settings, "model": collection.model or options.model}
-    for name, wanted in asked.items():
-        if wanted is not None and wanted != there[name]:
-            raise CollectionError(f"collection {collection.name!r} has {name} {there[name]}, not {wanted}")
+    for name, wanted in options.given_settings().items():
+        if wanted != collection.settings[name]:
+            found = collection.settings[name]
+            raise CollectionError(f"collection {collection.name!r} has {name} {found}, not {wanted}")
+    check_embedding(EmbeddingOptions.of(options.model), collection)
     if (source.id_type or "bigint") != collection.id_type:
         kind = f"has {source.id_type} ids" if source.id_type else "has no ids, and row numbers are bigint"
         raise CollectionError(f"collection {collection.name!r} has {collection.id_type} ids, but {source.name} {kind}")
@@ -122,15 +126,15 @@ def _check_fit_options(calibration: Calibration, fit: FitOptions) -> None:
             )
 
 
-def load_embedder_for(source: Source, model: str | None) -> Embedder | None:
+def load_embedder_for(source: Source, embedding: EmbeddingOptions) -> Embedder | None:
     """The model that embeds the source's texts; None when it brings vectors."""
     if source.dimensions is not None:
         return None
     if not source.has_text:
         raise InputError(f"{source.name} has neither vectors nor text; name a column: --vector-column or --text-column")
-    if model is None:
+    if embedding.model is None:
         raise InputError(f"{source.name} has text but no vectors; name a model that embeds it: --model NAME")
-    return load_embedder(model)
+    return load_embedder(embedding)
 
 
 def fit_source(
@@ -142,6 +146,7 @@ def fit_source(
     if embedder is None:
         sample = _sample_vectors(source, fit, reporter)
     else:
+        check_cut(embedder.options, fit.dimensions)
         embedded = _sample_texts(source, embedder, fit, reporter)
         sample = np.array(list(embedded.values()), np.float32)
     usable = _usable(sample, fit) if len(sample) else sample
@@ -190,15 +195,16 @@ def _sample_vectors(source: Source, fit: FitOptions, reporter: Reporter) -> Vect
 def _sample_texts(
     source: Source, embedder: Embedder, fit: FitOptions, reporter: Reporter
 ) -> dict[int, NDArray[np.float32]]:
-    """Vectors of a uniform sample of the source's texts, by source row."""
+    """Vectors of a uniform sample of the source's texts, by source row; the load itself says which have none."""
     generator = random.Random(fit.seed)
     size = min(fit.sample_size, TEXT_SAMPLE)
     drawn = heapq.nsmallest(size, ((generator.random(), row, text) for row, text in _texts(source)))
     rows = sorted((row, text) for _, row, text in drawn)
     reporter.stage("sampling", len(rows))
-    vectors = embedder.embed_documents([text for _, text in rows], lambda done: reporter.advance("sampling", done))
+    texts = [text for _, text in rows]
+    vectors, reasons = embed_texts(embedder, texts, lambda done: reporter.advance("sampling", done))
     reporter.finish("sampling")
-    return {row: vector for (row, _), vector in zip(rows, vectors, strict=True)}
+    return {row: vectors[index] for index, (row, _) in enumerate(rows) if index not in reasons}
 
 
 def _texts(source: Source) -> Iterator[tuple[int, str]]:

@@ -46,12 +46,14 @@ class PostgresCollection:
         calibration: Calibration,
         oversampling: float,
         model: str | None,
+        embedding: Mapping[str, Any] | None,
     ) -> None:
         self.name = name
         self.table = table
         self.calibration = calibration
         self.oversampling = oversampling
         self.model = model
+        self.embedding = embedding
         self._database = database
         self._rows_seen = 0
 
@@ -192,6 +194,7 @@ class PostgresCollection:
             table_bytes=table_bytes,
             index_bytes=index_bytes,
             ram_bytes=None,
+            embedding=self.embedding,
         )
 
     def set_oversampling(self, oversampling: float) -> None:

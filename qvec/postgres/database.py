@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, TypeVar
@@ -37,7 +37,8 @@ _BIT_OID = 1560
 _BIT_ARRAY_OID = 1561
 _CONNECT_SECONDS = 10
 _OPEN = (
-    "SELECT c.name, nspname, relname, id_type, rescore, prefilter, oversampling, model, calibration, k.content"
+    "SELECT c.name, nspname, relname, id_type, rescore, prefilter, oversampling, model, to_jsonb(c)->'embedding',"
+    " calibration, k.content"
     " FROM qvec.collection c JOIN qvec.calibration k ON k.id = c.calibration"
     " JOIN pg_class ON pg_class.oid = c.relation JOIN pg_namespace n ON n.oid = relnamespace"
     " WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.relation AND tgname = 'qvec_codes_insert')"
@@ -148,12 +149,13 @@ class PostgresDatabase:
         prefilter: Prefilter | None = None,
         oversampling: float = 4,
         model: str | None = None,
+        embedding: Mapping[str, Any] | None = None,
     ) -> PostgresCollection:
         """Creates the table of a collection, with its calibration; the index comes with `build_index`.
 
         `rescore` int8, int4 or binary keeps codes alone; float16 or float32 keeps the floats and the prefilter's bits.
-        `prefilter` is ternary, or binary where no more than signs are kept. Raises CollectionError when the name is
-        taken.
+        `prefilter` is ternary, or binary where no more than signs are kept. `embedding` says how texts are embedded, as
+        `qvec.embedding.EmbeddingOptions.as_json` gives it. Raises CollectionError when the name is taken.
         """
         layout = Layout.of(calibration.dimensions, id_type, rescore, prefilter)
         check_name(name)
@@ -179,6 +181,10 @@ class PostgresDatabase:
                     model,
                 ],
             )
+            if embedding is not None:
+                connection.execute(
+                    "UPDATE qvec.collection SET embedding = %s WHERE name = %s", [Jsonb(dict(embedding)), name]
+                )
         return self.collection(name)
 
     def _create_table(self, connection: Connection, name: str, layout: Layout) -> Table:
@@ -226,7 +232,19 @@ class PostgresDatabase:
         return [self._opened(row, vector) for row, vector in found]
 
     def _opened(self, row: tuple[Any, ...], vector: PgVector) -> PostgresCollection:
-        name, in_schema, relation, id_type, rescore, prefilter, oversampling, model, calibration_id, content = row
+        (
+            name,
+            in_schema,
+            relation,
+            id_type,
+            rescore,
+            prefilter,
+            oversampling,
+            model,
+            embedding,
+            calibration_id,
+            content,
+        ) = row
         calibration = self._calibrations.get(calibration_id)
         if calibration is None:
             calibration = Calibration.from_bytes(content, f"the calibration of collection {name!r}")
@@ -235,7 +253,7 @@ class PostgresDatabase:
             self._calibrations[calibration_id] = calibration
         layout = Layout(calibration.dimensions, id_type, rescore, prefilter)
         table = Table(in_schema, relation, layout, vector)
-        return PostgresCollection(self, name, table, calibration, oversampling, model)
+        return PostgresCollection(self, name, table, calibration, oversampling, model, embedding)
 
     def drop_collection(self, name: str) -> None:
         """Drops a collection with all its rows; its calibration goes with the last collection that uses it."""

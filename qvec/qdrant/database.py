@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -121,6 +122,7 @@ class QdrantDatabase:
         query_encoding: QueryEncoding = "scalar8bits",
         oversampling: float = 4,
         model: str | None = None,
+        embedding: Mapping[str, Any] | None = None,
         shards: int | None = None,
         replication_factor: int | None = None,
         write_consistency_factor: int | None = None,
@@ -129,8 +131,9 @@ class QdrantDatabase:
         """Creates a collection with its calibration; the graph comes with `build_index`.
 
         `rescore` is the precision of the vectors that are stored on disk, `prefilter` what is held of them in memory
-        (turbo1 unless told), `query_encoding` how exactly a binary prefilter sees the query. What follows `model` is
-        for clusters. Raises CollectionError when the name is taken.
+        (turbo1 unless told), `query_encoding` how exactly a binary prefilter sees the query. `embedding` says how texts
+        are embedded, as `qvec.embedding.EmbeddingOptions.as_json` gives it. What follows it is for clusters. Raises
+        CollectionError when the name is taken.
         """
         layout = Layout.of(calibration.dimensions, id_type, rescore, prefilter, query_encoding)
         sharding = Sharding(shards, replication_factor, write_consistency_factor, shard_key)
@@ -142,7 +145,7 @@ class QdrantDatabase:
         with explained(f"cannot create collection {name!r}"):
             if self.has_collection(name):
                 raise CollectionError(f"collection {name!r} exists already")
-            self.home.create(name, Description(calibration, layout, oversampling, model, sharding))
+            self.home.create(name, Description(calibration, layout, oversampling, model, sharding, embedding))
         return self.collection(name)
 
     def collection(self, name: str, *, calibration: Calibration | None = None) -> QdrantCollection:

@@ -25,6 +25,7 @@ class Description:
     oversampling: float = 4
     model: str | None = None
     sharding: Sharding = field(default_factory=Sharding)
+    embedding: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values, the calibration's file in base64."""
@@ -35,6 +36,7 @@ class Description:
             **layout,
             "oversampling": self.oversampling,
             "model": self.model,
+            "embedding": self.embedding and dict(self.embedding),
             "sharding": asdict(self.sharding),
             "calibration": self.calibration.id,
             "content": base64.b64encode(self.calibration.to_bytes()).decode(),
@@ -65,6 +67,7 @@ class Description:
                 float(stored["oversampling"]),
                 stored["model"],
                 Sharding(**sharding),
+                _embedding(stored),
             )
         except KeyError as error:
             raise CollectionError(f"the description of collection {name!r} is damaged: it lacks {error}") from None
@@ -129,6 +132,13 @@ def _calibration(stored: Mapping[str, Any], name: str) -> Calibration:
             f"collection {name!r} wants calibration {stored['calibration']}, but {calibration.id} is stored with it"
         )
     return calibration
+
+
+def _embedding(stored: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    found = stored.get("embedding")
+    if found is not None and not isinstance(found, Mapping):
+        raise ValueError(f"its embedding is {found!r}")
+    return found
 
 
 def _whole(value: Any) -> Any:
