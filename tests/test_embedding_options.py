@@ -1,0 +1,159 @@
+"""Addresses, options and model cards: what is accepted, what is filled in, what a collection stores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qvec.embedding import EmbeddingOptions, check_cut, lasting_name
+from qvec.embedding.address import key_for
+from qvec.embedding.cards import completed
+from qvec.errors import CollectionError, InputError
+from qvec.ingest.embedding import described
+
+URL = "http://host:8080/v1"
+JINA = "jinaai/jina-embeddings-v4-text-{}-GGUF:Q4_K_M"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@host/v1",
+        "http://secret@host/v1",
+        "https://host/v1?api-key=secret",
+        "https://host/v1#secret",
+        "HTTPS://user:secret@host/v1",
+    ],
+)
+@pytest.mark.parametrize("take", [lasting_name, EmbeddingOptions])
+def test_an_address_with_a_secret_is_refused_without_repeating_it(url: str, take: Any) -> None:
+    with pytest.raises(InputError, match="put the API key into QVEC_EMBEDDING_API_KEY") as caught:
+        take(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://host", "http://host/", "http://host:port/v1", "https://[::1/v1"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match=r"is no address of an embedding server; expected http://HOST:PORT/v1 or"):
+        EmbeddingOptions(url)
+
+
+def test_an_address_is_kept_without_its_last_slash() -> None:
+    assert lasting_name(URL + "/") == URL
+
+
+def test_a_key_goes_to_the_server_it_is_for() -> None:
+    openai = "https://api.openai.com/v1"
+    assert key_for(openai, {"OPENAI_API_KEY": "a"}) == "a"
+    assert key_for(openai, {"OPENAI_API_KEY": "a", "QVEC_EMBEDDING_API_KEY": "b"}) == "b"
+    assert key_for(URL, {"QVEC_EMBEDDING_API_KEY": "b"}) == "b"
+    assert key_for(URL, {"QVEC_EMBEDDING_API_KEY": ""}) is None
+    for other in (URL, "http://api.openai.com/v1", "https://api.openai.com.evil.example/v1"):
+        assert key_for(other, {"OPENAI_API_KEY": "a"}) is None
+
+
+@pytest.mark.parametrize(("option", "value"), [("model_name", "m"), ("task", "code")])
+def test_options_of_a_server_are_for_servers(option: str, value: str) -> None:
+    with pytest.raises(InputError, match=rf"--{option.replace('_', '-')} {value} is for models on a server"):
+        EmbeddingOptions("all-MiniLM-L6-v2", **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "query", "document"),
+    [
+        ("retrieval", "retrieval", "Query: ", "Passage: "),
+        ("matching", "text-matching", "Query: ", "Query: "),
+        ("code", "code", "Query: ", "Passage: "),
+    ],
+)
+def test_the_card_of_jina_embeddings_v4(name: str, task: str, query: str, document: str) -> None:
+    """https://huggingface.co/jinaai/jina-embeddings-v4-text-retrieval-GGUF, the table of inputs."""
+    wanted = EmbeddingOptions(URL, JINA.format(name), task, query, document)
+    assert completed(EmbeddingOptions(URL, JINA.format(name))) == wanted
+    assert completed(wanted) == wanted
+    as_file = f"/models/jina-embeddings-v4-text-{name}-F16.gguf"
+    assert completed(EmbeddingOptions(URL, as_file)).task == task
+    told = completed(EmbeddingOptions(URL, "jina-embeddings-v4", task))
+    assert (told.query_prefix, told.document_prefix) == (query, document)
+
+
+def test_a_prefix_that_is_given_stays() -> None:
+    given = EmbeddingOptions(URL, JINA.format("retrieval"), query_prefix="")
+    assert (completed(given).query_prefix, completed(given).document_prefix) == ("", "Passage: ")
+    bare = EmbeddingOptions(URL, "jina-embeddings-v4", query_prefix="", document_prefix="")
+    assert completed(bare) == bare
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "message"),
+    [
+        ("jina-embeddings-v4", None, r"does not tell its task; add --task retrieval\|text-matching\|code"),
+        (JINA.format("code"), "retrieval", "--task is retrieval, but model .* is for code"),
+        (
+            "jina-embeddings-v4",
+            "clustering",
+            "has no task 'clustering'; expected one of: retrieval, text-matching, code",
+        ),
+        ("nomic-embed-text", "code", "--task code is for jina-embeddings-v4; give the prefixes of model"),
+        (None, "code", "--task code is for jina-embeddings-v4"),
+    ],
+)
+def test_a_task_that_a_model_does_not_have_is_refused(name: str | None, task: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        completed(EmbeddingOptions(URL, name, task))
+
+
+def test_vectors_are_cut_where_their_model_allows() -> None:
+    jina = EmbeddingOptions(URL, JINA.format("retrieval"))
+    for dimensions in (None, 128, 256, 512, 1024, 2048):
+        check_cut(jina, dimensions)
+    with pytest.raises(InputError, match=r"--dimensions is 300, but .* is trained for 128, 256, 512, 1024, 2048"):
+        check_cut(jina, 300)
+    check_cut(EmbeddingOptions(URL, "other"), 300)
+
+
+STORED = EmbeddingOptions(URL, "m", query_prefix="q: ", document_prefix="d: ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (EmbeddingOptions(), STORED),
+        (EmbeddingOptions("http://elsewhere/v1"), EmbeddingOptions("http://elsewhere/v1", "m", None, "q: ", "d: ")),
+        (EmbeddingOptions(query_prefix=""), EmbeddingOptions(URL, "m", None, "", "d: ")),
+        (EmbeddingOptions("all-MiniLM-L6-v2"), EmbeddingOptions("all-MiniLM-L6-v2")),
+    ],
+)
+def test_what_is_asked_for_goes_before_what_is_stored(asked: EmbeddingOptions, expected: EmbeddingOptions) -> None:
+    assert asked.over(STORED) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "difference"),
+    [
+        (EmbeddingOptions(), None),
+        (STORED, None),
+        (EmbeddingOptions("http://elsewhere/v1", "m"), None),
+        (EmbeddingOptions(URL, "n"), ("model_name", "n", "m")),
+        (EmbeddingOptions("local"), ("model", "local", URL)),
+        (EmbeddingOptions(document_prefix=""), ("document_prefix", "", "d: ")),
+    ],
+)
+def test_what_differs_from_what_is_stored_is_named(asked: EmbeddingOptions, difference: Any) -> None:
+    assert asked.differing(STORED) == difference
+
+
+def test_what_is_stored_is_read_again() -> None:
+    stored = described(STORED)
+    assert stored == {"model": URL, "model_name": "m", "query_prefix": "q: ", "document_prefix": "d: "}
+    assert EmbeddingOptions.from_json(stored, "docs") == STORED
+    assert described(EmbeddingOptions("all-MiniLM-L6-v2")) is None
+    assert described(EmbeddingOptions(query_prefix="q: ")) is None
+
+
+def test_a_description_that_is_newer_or_damaged_is_refused() -> None:
+    with pytest.raises(CollectionError, match=r"'docs' was embedded with pooling, which this qvec does not know"):
+        EmbeddingOptions.from_json({"model": URL, "pooling": "cls"}, "docs")
+    with pytest.raises(CollectionError, match="the embedding of collection 'docs' is damaged: task is no text"):
+        EmbeddingOptions.from_json({"model": URL, "task": 3}, "docs")
