@@ -36,6 +36,7 @@ T = TypeVar("T")
 _BIT_OID = 1560
 _BIT_ARRAY_OID = 1561
 _CONNECT_SECONDS = 10
+# Read out of the row as JSON, for an older schema has no column embedding, and does for reading.
 _OPEN = (
     "SELECT c.name, nspname, relname, id_type, rescore, prefilter, oversampling, model, to_jsonb(c)->'embedding',"
     " calibration, k.content"
@@ -169,7 +170,7 @@ class PostgresDatabase:
             table = self._create_table(connection, name, layout)
             connection.execute(
                 "INSERT INTO qvec.collection (name, relation, calibration, id_type, rescore, prefilter, oversampling,"
-                " model) VALUES (%s, %s::regclass, %s, %s, %s, %s, %s, %s)",
+                " model, embedding) VALUES (%s, %s::regclass, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     name,
                     table.identifier.as_string(),
@@ -179,12 +180,9 @@ class PostgresDatabase:
                     layout.prefilter,
                     oversampling,
                     model,
+                    None if embedding is None else Jsonb(dict(embedding)),
                 ],
             )
-            if embedding is not None:
-                connection.execute(
-                    "UPDATE qvec.collection SET embedding = %s WHERE name = %s", [Jsonb(dict(embedding)), name]
-                )
         return self.collection(name)
 
     def _create_table(self, connection: Connection, name: str, layout: Layout) -> Table:
@@ -232,19 +230,8 @@ class PostgresDatabase:
         return [self._opened(row, vector) for row, vector in found]
 
     def _opened(self, row: tuple[Any, ...], vector: PgVector) -> PostgresCollection:
-        (
-            name,
-            in_schema,
-            relation,
-            id_type,
-            rescore,
-            prefilter,
-            oversampling,
-            model,
-            embedding,
-            calibration_id,
-            content,
-        ) = row
+        name, in_schema, relation, id_type, rescore, prefilter, oversampling, model, embedding = row[:9]
+        calibration_id, content = row[9:]
         calibration = self._calibrations.get(calibration_id)
         if calibration is None:
             calibration = Calibration.from_bytes(content, f"the calibration of collection {name!r}")

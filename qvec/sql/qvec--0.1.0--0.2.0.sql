@@ -25,7 +25,8 @@ ALTER TABLE qvec.calibration
 
 ALTER TABLE qvec.collection
     DROP CONSTRAINT collection_rescore_check,
-    ADD CONSTRAINT collection_rescore_check CHECK (rescore IN ('int8', 'int4', 'binary', 'float16', 'float32'));
+    ADD CONSTRAINT collection_rescore_check CHECK (rescore IN ('int8', 'int4', 'binary', 'float16', 'float32')),
+    ADD COLUMN embedding jsonb CHECK (jsonb_typeof(embedding) = 'object');
 
 CREATE OR REPLACE FUNCTION qvec.version() RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -566,9 +566,11 @@ CREATE TABLE IF NOT EXISTS qvec.collection (
     prefilter text NOT NULL CHECK (prefilter IN ('ternary', 'binary')),
     oversampling real NOT NULL DEFAULT 4 CHECK (oversampling >= 1),
     model text,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    embedding jsonb CHECK (jsonb_typeof(embedding) = 'object')
 );
 COMMENT ON TABLE qvec.collection IS 'A named table of rows that share one calibration';
+COMMENT ON COLUMN qvec.collection.embedding IS 'How its texts are embedded, beyond the model: model_name on a server, task, query_prefix, document_prefix';
 
 CREATE TABLE IF NOT EXISTS qvec.ingest (
     collection text NOT NULL REFERENCES qvec.collection (name) ON UPDATE CASCADE ON DELETE CASCADE,
