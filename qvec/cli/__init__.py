@@ -13,6 +13,7 @@ from qvec.cli.collections import collections, drop, index, info
 from qvec.cli.copy import copy
 from qvec.cli.db import db
 from qvec.cli.demo import demo
+from qvec.cli.drift import drift
 from qvec.cli.evaluate import evaluate, tune
 from qvec.cli.ingest import ingest
 from qvec.cli.search import search
@@ -54,5 +55,5 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it writes to standard error is raised as well
 
 
-for command in (ingest, search, calibrate, evaluate, tune, index, collections, info, copy, drop, db, sql, demo):
+for command in (ingest, search, calibrate, evaluate, tune, drift, index, collections, info, copy, drop, db, sql, demo):
     main.add_command(command)

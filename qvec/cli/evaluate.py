@@ -23,6 +23,7 @@ from qvec.cli.options import (
     open_database,
     quiet_option,
 )
+from qvec.cli.sweep import run_sweep, sweep_options, sweep_settings, write_pictures
 from qvec.codecs import preset
 from qvec.embedding import EmbeddingOptions, load_embedder
 from qvec.errors import InputError
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 UNMET = 3
 """Exit code of a target that cannot be met."""
 _ROWS_AS_QUERIES = 500
+_OF_COLLECTIONS = ("collection", "qrels", "compare", "truth", "model")
 
 
 def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,37 +88,79 @@ def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("eval")
 @db_option
-@collection_option
+@click.option("--collection", "-c", metavar="NAME", help="Name of the collection.")
 @click.option("--qrels", metavar="FILE", help="Judgements, BEIR's TSV or TREC's: measures nDCG, MRR, recall of them.")
 @click.option("--compare", nargs=2, metavar="A B", help="Two configurations, as in ternary/int8/4: do they differ?")
+@sweep_options
 @measuring_options
 def evaluate(
     url: str,
-    collection: str,
+    collection: str | None,
     qrels: str | None,
     compare: tuple[str, str] | None,
+    sweep: str | None,
+    report: str | None,
+    plot: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Measure a collection: recall, latency and bytes of every way to search it.
+    """Measure a collection: recall, latency and bytes of every way to search it; or, offline, what to load vectors as.
 
     Recall is against exact float32 search of --truth, or else of what the collection keeps. Each configuration is
     searched as a user does, one query at a time; what is lost is told apart for index, prefilter and rescoring.
+
+    With --sweep every calibration (threshold, ranges, Matryoshka dimensions) and precision is tried on a sample of
+    SOURCE without a database, and the one to use is told with the command that loads it.
 
     With --json one line for each configuration: prefilter, rescore, oversampling, recall, ndcg (with --qrels), p50_ms,
     p95_ms, p99_ms, bytes_per_vector, intervals and losses.
 
     \b
     Examples:
-      qvec eval --collection docs --queries queries.npy --truth vectors.npy
+      qvec eval --collection docs --queries queries.npy --truth vectors.npy --report docs.html
       qvec eval --collection texts --queries queries.jsonl --qrels qrels.tsv --truth corpus.jsonl
       qvec eval --collection docs --compare ternary/int8/4 ternary/int8/8 --json
+      qvec eval --sweep vectors.npy --recall 0.98 --report sweep.html --plot sweep.png
     """
+    settings = sweep_settings(options)
+    if sweep is None:
+        if collection is None:
+            raise InputError("name what to measure: --collection NAME, or --sweep SOURCE")
+        for name in settings:
+            raise InputError(f"--{name.replace('_', '-')} is of --sweep")
+        _evaluate(url, collection, qrels, compare, report, plot, as_json, quiet, options)
+        return
+    for name, value in {"collection": collection, "qrels": qrels, "compare": compare, **options}.items():
+        if name in _OF_COLLECTIONS and value:
+            raise InputError(f"--{name} is of a collection, and --sweep needs none")
+    swept = run_sweep(
+        sweep,
+        settings,
+        **{name: options[name] for name in ("queries", "encoding", "limit", "k", "seed", "confidence")},
+        as_json=as_json,
+        quiet=quiet,
+    )
+    write_pictures(swept, None, report, plot)
+
+
+def _evaluate(
+    url: str,
+    collection: str,
+    qrels: str | None,
+    compare: tuple[str, str] | None,
+    report: str | None,
+    plot: str | None,
+    as_json: bool,
+    quiet: bool,
+    options: dict[str, Any],
+) -> None:
+    from qvec.evaluation.drifting import statistics_of
     from qvec.evaluation.evaluate import evaluate as measure
     from qvec.evaluation.qrels import read_qrels
 
     judgements = None if qrels is None else read_qrels(qrels)
+    statistics = None
     with _material(url, collection, quiet or as_json, **options) as (found, queries, truth, reporter):
         evaluation = measure(
             found,
@@ -127,6 +171,8 @@ def evaluate(
             confidence=options["confidence"],
             reporter=reporter,
         )
+        if report or plot:
+            statistics = statistics_of(found, truth)
     if as_json:
         for result in evaluation.results:
             click.echo(json.dumps(result.as_dict()))
@@ -134,6 +180,7 @@ def evaluate(
         print_evaluation(evaluation)
     if compare:
         _print_comparison(evaluation, *compare, as_json)
+    write_pictures(evaluation, statistics, report, plot)
 
 
 @click.command()

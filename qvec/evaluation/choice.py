@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from qvec.evaluation.intervals import compare, interval, lower_bound
+from qvec.evaluation.intervals import CONFIDENCE, compare, interval, lower_bound
 from qvec.evaluation.trials import DEFAULT_OVERSAMPLING, Recommendation, Trial
 from qvec.ingest.options import FitOptions
 
@@ -25,7 +25,9 @@ def pareto(trials: Iterable[Trial], oversampling: float = DEFAULT_OVERSAMPLING) 
     return tuple(found)
 
 
-def recommend(trials: Iterable[Trial], target: float, source: Sequence[str]) -> Recommendation:
+def recommend(
+    trials: Iterable[Trial], target: float, source: Sequence[str], confidence: float = CONFIDENCE
+) -> Recommendation:
     """The trial with the fewest bytes whose recall reaches the target with its confidence, at 4 candidates a hit or
     fewer; where none does, at 8 or 16; and where none does at all, the one with the highest recall.
 
@@ -36,9 +38,9 @@ def recommend(trials: Iterable[Trial], target: float, source: Sequence[str]) -> 
     nearest the default is taken.
     """
     loadable = [trial for trial in trials if trial.loadable]
-    reaching = next(_reaching(loadable, target), [])
+    reaching = next(_reaching(loadable, target, confidence), [])
     chosen = _plainest(reaching or _highest(loadable))
-    measured = interval(chosen.result.recalls[1::2])
+    measured = interval(chosen.result.recalls[1::2], confidence)
     return Recommendation(chosen, measured, target, bool(reaching), command(chosen, source))
 
 
@@ -56,13 +58,13 @@ def command(trial: Trial, source: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def _reaching(loadable: Sequence[Trial], target: float) -> Iterator[list[Trial]]:
+def _reaching(loadable: Sequence[Trial], target: float, confidence: float) -> Iterator[list[Trial]]:
     """Trials of the same bytes and oversampling that reach the target: fewest bytes first, budget by budget."""
     ordered = sorted(loadable, key=_cost)
     for budget in _BUDGETS:
         for (_, oversampling), group in groupby(ordered, _cost):
             if oversampling <= budget:
-                found = [trial for trial in group if _reaches(trial, target)]
+                found = [trial for trial in group if _reaches(trial, target, confidence)]
                 yield from [found] if found else []
 
 
@@ -92,8 +94,8 @@ def _departures(fit: FitOptions) -> int:
     )
 
 
-def _reaches(trial: Trial, target: float) -> bool:
-    return _seen(trial) >= target and lower_bound(trial.result.recalls[::2]) >= target
+def _reaches(trial: Trial, target: float, confidence: float) -> bool:
+    return _seen(trial) >= target and lower_bound(trial.result.recalls[::2], confidence) >= target
 
 
 def _seen(trial: Trial) -> float:

@@ -24,6 +24,8 @@ from qvec.stores import Collection
 
 SAMPLE = 10_000
 QUERIES = 500
+_NO_SPREAD = 1e-6
+"""Standard deviation, as a share of the largest, up to which a dimension is constant but for rounding errors."""
 _FEWEST = 100
 """Rows below which a sampled recall says nothing."""
 LIMITS = {"shift": 0.3, "clip": 0.005, "loss": 0.01}
@@ -39,8 +41,8 @@ class DriftReport:
     """Vectors against a collection's calibration. None stands for what cannot be known from codes.
 
     `shift` is the length of the mean's change against that of the standard deviations; `clip` the share of values
-    beyond their range. `recall` is that of searches as in the collection, among the sampled vectors themselves, and
-    `loss` how much higher it is with a calibration that is fitted to them.
+    beyond their range, in dimensions that had any spread. `recall` is that of searches as in the collection, among the
+    sampled vectors themselves, and `loss` how much higher it is with a calibration that is fitted to them.
     """
 
     collection: str
@@ -129,8 +131,9 @@ def _measured(collection: Collection, vectors: NDArray[np.float32]) -> Drift:
 
 def _report(collection: Collection, compared: str, vectors: Vectors, statistics: Drift, seed: int) -> DriftReport:
     calibration = collection.calibration
-    clip = float(statistics.clip_rate.mean())
-    has_floats = not np.isnan(clip)
+    spreading = calibration.std > _NO_SPREAD * calibration.std.max()
+    clip = float(statistics.clip_rate[spreading].mean()) if spreading.any() else 0.0
+    has_floats = not np.isnan(statistics.clip_rate).any()
     changes = _changes(statistics, calibration)
     spread = float(np.linalg.norm(calibration.std.astype(np.float64)))
     way = _way(collection)

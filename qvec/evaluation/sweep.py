@@ -38,6 +38,7 @@ class SweepOptions:
     rows: int = 50_000
     queries: int = 500
     seed: int = 0
+    confidence: float = CONFIDENCE
     fixed: float | None = None
     read_with: tuple[str, ...] = ()
     """Options of `qvec ingest` that tell how the source is read, for the command that is recommended."""
@@ -72,8 +73,8 @@ def sweep(source: Source, options: SweepOptions, reporter: Reporter, queries: So
         given=queries,
         reporter=reporter,
     )
-    trials = _trials(material, list(_measured(material, options, reporter)))
-    recommendation = recommend(trials, options.recall, (source.name, *options.read_with))
+    trials = _trials(material, list(_measured(material, options, reporter)), options.confidence)
+    recommendation = recommend(trials, options.recall, (source.name, *options.read_with), options.confidence)
     calibration = fitted(material.documents, recommendation.trial.fit)
     return Sweep(
         source=source.name,
@@ -85,7 +86,7 @@ def sweep(source: Source, options: SweepOptions, reporter: Reporter, queries: So
         recommendation=recommendation,
         calibration=calibration,
         statistics=calibration.drift(material.documents),
-        confidence=CONFIDENCE,
+        confidence=options.confidence,
         notes=tuple(_notes(material, source)),
     )
 
@@ -129,9 +130,9 @@ def _best_fit(found: list[tuple[FitOptions, Measured]]) -> FitOptions:
     return max(int8, key=lambda one: one[1])[0]
 
 
-def _trials(material: Material, found: list[tuple[FitOptions, Measured]]) -> tuple[Trial, ...]:
+def _trials(material: Material, found: list[tuple[FitOptions, Measured]], confidence: float) -> tuple[Trial, ...]:
     trials = []
-    recalls = many_intervals([measured.recalls for _, measured in found])
+    recalls = many_intervals([measured.recalls for _, measured in found], confidence)
     for (fit, measured), recall in zip(found, recalls, strict=True):
         dimensions = fit.dimensions or material.dimensions
         result = Result(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from qvec.calibration import Calibration
 from qvec.drift import Drift
 from qvec.evaluation.pictures import percent
 from qvec.evaluation.results import NONE, Evaluation, Interval, Result
-from qvec.evaluation.trials import Sweep, Trial
+from qvec.evaluation.trials import DEFAULT_OVERSAMPLING, Sweep, Trial
 
 _BLANK = "–"
 
@@ -22,11 +24,17 @@ class Table:
     columns: dict[str, bool]
     rows: Sequence[Sequence[str]]
 
+    def without(self, *names: str) -> Table:
+        """The table without some columns."""
+        kept = [at for at, name in enumerate(self.columns) if name not in names]
+        columns = {name: is_text for name, is_text in self.columns.items() if name not in names}
+        return Table(self.title, columns, [[row[at] for at in kept] for row in self.rows])
+
 
 def of_evaluation(found: Evaluation) -> Table:
     """Every configuration of a collection."""
     judged = any(result.ndcg for result in found.results)
-    columns = {"prefilter": True, "rescored by": True, "candidates a hit": False, "found by": True}
+    columns = {"prefilter": True, "rescoring": True, "candidates a hit": False, "found by": True}
     columns |= {f"recall@{found.k}": False, "interval": False}
     columns |= {f"nDCG@{found.k}": False} if judged else {}
     columns |= dict.fromkeys(("p50 ms", "p95 ms", "p99 ms", "bytes a vector"), False)
@@ -36,7 +44,8 @@ def of_evaluation(found: Evaluation) -> Table:
 
 def of_pareto(found: Sweep) -> Table:
     """The trials that no other beats in both bytes and recall."""
-    return _of_trials("Bytes against recall: what no other beats in both", found.pareto, found.k)
+    title = f"Bytes against recall, {DEFAULT_OVERSAMPLING} candidates a hit: what no other beats in both"
+    return _of_trials(title, found.pareto, found.k).without("candidates a hit")
 
 
 def of_trials(found: Sweep) -> Table:
@@ -56,7 +65,8 @@ def of_trials(found: Sweep) -> Table:
 def of_precisions(found: Sweep) -> Table:
     """Every row compared, without a prefilter, at each number of dimensions."""
     alone = [one for one in found.trials if one.result.prefilter == NONE]
-    return _of_trials("Precisions alone: every row compared with the query in float32", alone, found.k)
+    table = _of_trials("Precisions alone: every row compared with the query in float32", alone, found.k)
+    return table.without("prefilter", "candidates a hit", "candidates")
 
 
 def of_dimensions(calibration: Calibration, statistics: Drift | None) -> Table:
@@ -65,10 +75,9 @@ def of_dimensions(calibration: Calibration, statistics: Drift | None) -> Table:
     arrays = (calibration.threshold, calibration.radius, calibration.mean, calibration.std)
     rows = [[str(at), *(f"{array[at]:.4g}" for array in arrays)] for at in range(calibration.dimensions)]
     for at, row in enumerate(rows):
-        if statistics is None:
-            row += [_BLANK, _BLANK]
-        else:
-            row += [percent(statistics.bit_balance[at]), percent(statistics.clip_rate[at], 2)]
+        balance, clip = (None, None) if statistics is None else (statistics.bit_balance[at], statistics.clip_rate[at])
+        row += [_BLANK if balance is None else percent(balance)]
+        row += [_BLANK if clip is None or np.isnan(clip) else percent(clip, 2)]
     return Table("The calibration, dimension by dimension", dict.fromkeys(columns, False), rows)
 
 
@@ -77,14 +86,14 @@ def interval(found: Interval) -> str:
 
 
 def _of_trials(title: str, trials: Iterable[Trial], k: int) -> Table:
-    columns = {"bytes": False, "dimensions": False, "prefilter": True, "rescored by": True, "candidates a hit": False}
+    columns = {"bytes": False, "dimensions": False, "prefilter": True, "rescoring": True, "candidates a hit": False}
     columns |= {"threshold": False, "ranges": True, "candidates": False, f"recall@{k}": False, "interval": False}
     return Table(title, columns, [_trial_row(trial) for trial in trials])
 
 
 def _trial_row(trial: Trial) -> list[str]:
     result = trial.result
-    unranged = result.rescore in ("float32",) and result.prefilter == NONE
+    unranged = result.prefilter == NONE and result.rescore == "float32"
     return [
         f"{result.bytes_per_vector:,.0f}",
         str(trial.dimensions),

@@ -1,0 +1,214 @@
+"""qvec drift: what it finds in rows and in newer vectors, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import realistic
+
+import qvec
+from qvec import Calibration, RangeMethod
+from qvec.cli import main
+from qvec.errors import InputError
+from qvec.evaluation.drifting import LIMITS, drift_of_rows, drift_of_vectors, statistics_of
+from qvec.stores import Database
+
+ROWS = 1500
+DRIFTED = 3
+
+
+@pytest.fixture(scope="module", params=["postgres", "qdrant"])
+def url(request: pytest.FixtureRequest, new_database: Callable[..., str], tmp_path_factory: Any) -> str:
+    """A database of each kind, with collections `codes` and `floats` of the same rows."""
+    found = new_database() if request.param == "postgres" else f"qdrant:{tmp_path_factory.mktemp('qdrant')}"
+    vectors = realistic(ROWS)
+    calibration = Calibration.fit(vectors)
+    with qvec.connect(found, create=True) as database:
+        for name, rescore in (("codes", "int8"), ("floats", "float16")):
+            if request.param == "qdrant" and name == "codes":
+                rescore = "float32"  # it keeps no codes of ours
+            collection = database.create_collection(name, calibration=calibration, rescore=rescore)
+            collection.upsert(range(ROWS), vectors)
+    return found
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    with qvec.connect(url) as database:
+        yield database
+
+
+def drift(url: str, *arguments: Any) -> Result:
+    result = CliRunner().invoke(main, ["drift", "--db", url, *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def saved(folder: Path, vectors: Any) -> Path:
+    np.save(folder / "new.npy", vectors)
+    return folder / "new.npy"
+
+
+def moved(vectors: Any) -> Any:
+    """Unit vectors that all lean to one side, which they did not before."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors + 0.5 * lengths * np.eye(vectors.shape[1], dtype=np.float32)[0]
+
+
+# What is measured.
+
+
+def test_vectors_of_the_same_kind_have_not_drifted(database: Database) -> None:
+    found = drift_of_vectors(database.collection("codes"), realistic(1000, seed=5), "new.npy")
+    assert found.shift < 0.15
+    assert found.clip is not None
+    assert found.clip < 0.005
+    assert found.recall is not None
+    assert found.loss is not None
+    assert found.recall.value > 0.9
+    assert abs(found.loss.difference.value) < 0.01
+    assert found.beyond(LIMITS) == []
+
+
+def test_a_mean_that_moved_is_found_where_it_moved(database: Database) -> None:
+    found = drift_of_vectors(database.collection("codes"), moved(realistic(1000, seed=5)), "new.npy")
+    assert found.shift > LIMITS["shift"]
+    assert "shift" in found.beyond(LIMITS)
+    assert int(np.abs(found.changes).argmax()) == 0
+    assert found.statistics.bit_balance[0] > 0.9
+
+
+def test_the_shift_is_that_of_the_formula(database: Database) -> None:
+    collection, vectors = database.collection("codes"), realistic(700, seed=9) + np.float32(0.3)
+    calibration = collection.calibration
+    prepared = calibration.prepared(vectors).astype(np.float64)
+    expected = np.linalg.norm(prepared.mean(axis=0) - calibration.mean) / np.linalg.norm(calibration.std)
+    found = drift_of_vectors(collection, vectors, "new.npy")
+    assert found.shift == pytest.approx(expected, rel=1e-4)
+    beyond = np.abs(prepared - calibration.threshold) > calibration.radius
+    assert found.clip == pytest.approx(beyond.mean(), abs=1e-5)
+
+
+def test_a_dimension_without_spread_does_not_raise_an_alarm(database: Database) -> None:
+    vectors = realistic(600)
+    vectors[:, 7] = 0
+    calibration = Calibration.fit(vectors)
+    vectors[:, 7] = 1e-12  # a rounding error: infinitely many standard deviations
+    collection = database.create_collection("constant", calibration=calibration)
+    try:
+        found = drift_of_vectors(collection, vectors, "new.npy")
+    finally:
+        database.drop_collection("constant")
+    assert np.isinf(found.statistics.mean_shift[7])
+    assert found.shift < 0.01
+    assert found.beyond(LIMITS) == []
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_ranges_that_are_too_narrow_cost_recall(database: Database) -> None:
+    """A loss of recall is seen against a calibration that is fitted anew, by the same method."""
+    calibration = Calibration.fit(realistic(ROWS) * 0.25, metric="ip", ranges=RangeMethod("minmax"))
+    collection = database.create_collection("narrow", calibration=calibration)
+    try:
+        found = drift_of_vectors(collection, realistic(1000, seed=2), "new.npy")
+    finally:
+        database.drop_collection("narrow")
+    assert found.loss is not None
+    if collection.settings["rescore"] == "int8":
+        assert found.beyond(LIMITS) == ["shift", "clip", "loss"]
+        assert found.loss.difference.low > 0
+        assert found.loss.p_value < 0.01
+    else:
+        assert found.beyond(LIMITS) == ["shift", "clip"]  # floats rank as well as ever what the prefilter finds
+
+
+def test_rows_of_a_collection_fit_its_calibration(database: Database) -> None:
+    for name in ("codes", "floats"):
+        collection = database.collection(name)
+        found = drift_of_rows(collection)
+        assert found.statistics.count == ROWS
+        assert found.shift < 0.02
+        assert (found.clip is None) == (found.recall is None) == (not collection.keeps_floats)
+        expected = collection.calibration.drift(realistic(ROWS)).bit_balance
+        assert found.statistics.bit_balance == pytest.approx(expected, abs=0.005)
+        assert found.beyond(LIMITS) == []
+
+
+def test_statistics_for_a_report_are_of_the_rows(database: Database) -> None:
+    collection = database.collection("floats")
+    found = statistics_of(collection, None)
+    assert found.bit_balance == pytest.approx(collection.calibration.drift(realistic(ROWS)).bit_balance, abs=0.005)
+
+
+def test_few_vectors_have_no_sampled_recall(database: Database) -> None:
+    found = drift_of_vectors(database.collection("codes"), realistic(99, seed=3), "new.npy")
+    assert found.recall is None
+    assert found.clip is not None
+
+
+def test_an_empty_collection(database: Database) -> None:
+    collection = database.create_collection("empty", calibration=Calibration.fit(realistic(50)))
+    try:
+        with pytest.raises(InputError, match=r"^collection 'empty' has no rows$"):
+            drift_of_rows(collection)
+    finally:
+        database.drop_collection("empty")
+
+
+# The command.
+
+
+def test_exit_codes_are_for_monitoring(url: str, tmp_path: Path) -> None:
+    fine = drift(url, "-c", "codes", "--source", saved(tmp_path, realistic(800, seed=4)))
+    assert fine.exit_code == 0
+    assert "Collection 'codes': the calibration fits." in fine.output
+    drifted = drift(url, "-c", "codes", "--source", saved(tmp_path, moved(realistic(800, seed=4))))
+    assert drifted.exit_code == DRIFTED
+    assert "drifted: shift" in drifted.output
+    assert drift(url, "-c", "codes", "--source", tmp_path / "none.npy").exit_code == 1
+    assert drift(url, "-c", "none").exit_code == 1
+
+
+def test_limits_are_the_users(url: str, tmp_path: Path) -> None:
+    source = saved(tmp_path, moved(realistic(800, seed=4)))
+    lenient = drift(
+        url, "-c", "codes", "--source", source, "--limit", "shift=9", "--limit", "clip=1", "--limit", "loss=1"
+    )
+    assert lenient.exit_code == 0
+    strict = drift(url, "-c", "floats", "--limit", "shift=0", "-q")
+    assert (strict.exit_code, strict.output) == (DRIFTED, "")
+    for given, told in (("size=1", "'size' is none of: shift, clip, loss"), ("shift", "'shift' is no NAME=NUMBER")):
+        wrong = drift(url, "-c", "codes", "--limit", given)
+        assert wrong.exit_code == 2
+        assert told in wrong.output
+
+
+def test_one_object_of_json(url: str, tmp_path: Path) -> None:
+    result = drift(url, "-c", "floats", "--source", saved(tmp_path, moved(realistic(800, seed=4))), "--json")
+    found = json.loads(result.output)
+    assert result.exit_code == DRIFTED
+    assert "shift" in found["drifted"]
+    assert found["limits"] == LIMITS
+    assert found["rows"] == 800
+    assert found["recall_interval"][0] <= found["recall"] <= found["recall_interval"][1]
+    assert len(found["dimensions"]["bit_balance"]) == 64
+
+
+def test_sources_that_do_not_fit(url: str, tmp_path: Path) -> None:
+    wide = drift(url, "-c", "codes", "--source", saved(tmp_path, realistic(50, dimensions=16)))
+    assert wide.exit_code == 1
+    assert "has 16 dimensions, but collection 'codes' takes 64" in wide.output
+    zeros = drift(url, "-c", "codes", "--source", saved(tmp_path, np.zeros((50, 64), np.float32)))
+    assert zeros.exit_code == 1
+    assert "has no usable rows" in zeros.output
+    (tmp_path / "texts.jsonl").write_text('{"id": 1, "text": "one"}\n')
+    texts = drift(url, "-c", "codes", "--source", tmp_path / "texts.jsonl")
+    assert texts.exit_code == 1
+    assert "has no vectors; embed its texts first" in texts.output
