@@ -19,6 +19,7 @@ from qvec.ingest.embedding import check_embedding, described, embed_texts, wante
 from qvec.ingest.options import FitOptions, IngestOptions, Reporter
 from qvec.ingest.quantized import check_threshold, fit_for, settings_for
 from qvec.loading import Checkpoint, Loader, Starts
+from qvec.model_folder import find_calibration
 from qvec.sources import Source
 from qvec.stores import Collection, Database
 
@@ -48,7 +49,7 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
     collection = database.collection(options.collection) if database.has_collection(options.collection) else None
     if collection is not None:
         _check_fits(collection, source, options)
-    existing = collection.calibration if collection else options.calibration
+    existing = collection.calibration if collection else _given_calibration(options, reporter)
     if existing is not None:
         _check_fit_options(existing, options.fit)
     embedding = wanted_embedding(EmbeddingOptions.of(options.model), collection, existing)
@@ -57,7 +58,7 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
         embedding = embedder.options
     embedded: dict[int, NDArray[np.float32]] = {}
     if collection is None:
-        calibration = options.calibration
+        calibration = existing
         if calibration is None:
             calibration, embedded = fit_source(source, embedder, options.fit, embedding.model, reporter)
         _check_dimensions(calibration, options.collection, source, embedder)
@@ -76,6 +77,16 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
     if options.index_metadata and database.metadata_indexes_first:
         collection.index_metadata(options.index_metadata)
     return Plan(collection, _checkpoint(loader, collection, source, options, reporter), embedder, embedded)
+
+
+def _given_calibration(options: IngestOptions, reporter: Reporter) -> Calibration | None:
+    """The calibration that is asked for or, without one, that the model was trained with and carries in its folder."""
+    if options.calibration is not None:
+        return options.calibration
+    found = find_calibration(EmbeddingOptions.of(options.model).model)
+    if found is not None:
+        reporter.say(f"calibration {found.id}: the one that the model was trained with")
+    return found
 
 
 def _check_settings(database: Database, options: IngestOptions) -> None:
