@@ -43,6 +43,13 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert interval(np.ones(30)) == (1, 1, 1)
 
 
+def test_queries_without_a_loss_are_no_promise_that_others_have_none() -> None:
+    """Where one query of 40 loses a tenth, the mean is 0.9975: most samples of 20 show no loss at all."""
+    assert lower_bound(np.ones(20)) < 0.9975
+    assert 0.998 < lower_bound(np.ones(1000)) < 1
+    assert lower_bound(np.ones(20), k=100) > lower_bound(np.ones(20))
+
+
 def exact_p_value(differences: np.ndarray) -> float:
     """Over all ways to exchange the two within their pairs."""
     signs = np.array(list(product([-1, 1], repeat=len(differences))))

@@ -368,6 +368,8 @@ def _print_tuning(tuning: Tuning) -> None:
     ]
     print_table(f"{tuning.collection}: {tuning.queries:,} queries", columns, rows)
     click.echo(f"Recall is against {tuning.truth}.")
+    for note in tuning.notes:
+        click.echo(f"Note: {note}.")
     chosen = tuning.chosen
     if chosen is None:
         click.echo(f"{tuning.target:.2%} cannot be met: {tuning.advice}.")

@@ -29,7 +29,6 @@ from qvec.ingest.options import Reporter
 from qvec.stores import Collection
 
 _SCAN_ROWS = 4096
-_FEW_QUERIES = 100
 _SUSPICIOUS = 0.8
 
 
@@ -56,7 +55,8 @@ def evaluate(
     nearest = find_truth(collection, queries, truth, k, reporter)
     judge = Judge(nearest, k, confidence, queries.names, qrels)
     ways = ways_of(collection, oversamplings)
-    results = _searched(collection, queries, ways, judge, reporter)
+    searched = _searched(collection, queries, ways, judge, reporter)
+    results = searched.copy()
     if truth is not None:
         results.append(judge.result(Way(NONE, "float32", None, True, 4 * truth.dimensions), nearest.nearest()))
     if isinstance(collection, HoldsCodes):
@@ -73,7 +73,7 @@ def evaluate(
         calibration=collection.calibration,
         truth=described(collection, truth),
         confidence=confidence,
-        notes=tuple(_notes(collection, queries, nearest, results, judged)),
+        notes=tuple(_notes(collection, queries, nearest, searched, judged)),
     )
 
 
@@ -137,12 +137,9 @@ def _widely_searched(
 
 
 def _notes(
-    collection: Collection, queries: Queries, truth: Truth, results: list[Result], judged: int | None
+    collection: Collection, queries: Queries, truth: Truth, searched: list[Result], judged: int | None
 ) -> Iterator[str]:
-    if queries.rows is not None:
-        yield "queries are rows themselves, each left out of its own hits; real queries may lie further from the rows"
-    if len(queries) < _FEW_QUERIES:
-        yield f"{len(queries)} queries are few: the intervals hold for queries like these alone"
+    yield from queries.notes()
     if judged is not None and judged < len(queries):
         yield f"nDCG is over the {judged} queries that have a relevant document"
     if truth.rows > collection.count():
@@ -153,7 +150,7 @@ def _notes(
         yield "the collection has no index: every search reads all rows"
     if not isinstance(collection, HoldsCodes):
         yield "the index's loss is against a search of the graph 10,000 points wide: the engine cannot scan its codes"
-    exact = [result.recall.value for result in results if result.prefilter == NONE and result.rescore != "binary"]
+    exact = [result.recall.value for result in searched if result.prefilter == NONE and result.rescore != "binary"]
     if exact and max(exact) < _SUSPICIOUS:
         yield (
             f"even rescoring every row finds {max(exact):.1%} only: are these the vectors that the collection was "

@@ -38,9 +38,14 @@ def interval(values: Values, confidence: float = CONFIDENCE, seed: int = 0) -> I
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def lower_bound(values: Values, confidence: float = CONFIDENCE, seed: int = 0) -> float:
-    """What the mean of values (m,) is above with this confidence, by the same bootstrap, one-sided."""
-    return float(np.quantile(_means(values, seed), 1 - confidence))
+def lower_bound(recalls: Values, confidence: float = CONFIDENCE, seed: int = 0, *, k: int = 10) -> float:
+    """What the mean of recall@k (m,) is above with this confidence, by the same bootstrap, one-sided.
+
+    One query more is among those that are drawn, as bad as the worst, and with at least one of k hits lost: few queries
+    without a loss, of which every resample has the mean 1, are no promise that others have none.
+    """
+    worst = min(float(recalls.min(initial=1)), 1 - 1 / k)
+    return float(np.quantile(_means(np.append(recalls, worst), seed), 1 - confidence))
 
 
 def compare(first: Values, second: Values, confidence: float = CONFIDENCE, seed: int = 0) -> Comparison:

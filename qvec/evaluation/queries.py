@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,8 @@ from qvec.embedding import Embedder
 from qvec.errors import InputError
 from qvec.evaluation.rows import prepared
 from qvec.sources import Source
+
+_FEW = 100
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,13 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    def notes(self) -> Iterator[str]:
+        """What a reader has to know of them beside the figures."""
+        if self.rows is not None:
+            yield "queries are rows themselves, each left out of its own hits; real ones may lie further from the rows"
+        if len(self) < _FEW:
+            yield f"{len(self)} queries are few: figures and intervals may be off"
 
     def take(self, positions: NDArray[np.int64]) -> Queries:
         """Those at these positions."""

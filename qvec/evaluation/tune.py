@@ -60,6 +60,7 @@ class Tuning:
     attempts: tuple[Attempt, ...]
     advice: str | None
     stored: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> Attempt | None:
@@ -70,7 +71,18 @@ class Tuning:
 
     def as_dict(self) -> dict[str, Any]:
         """What `qvec tune --json` prints."""
-        names = ("collection", "target", "k", "confidence", "queries", "truth", "oversampling", "advice", "stored")
+        names = (
+            "collection",
+            "target",
+            "k",
+            "confidence",
+            "queries",
+            "truth",
+            "oversampling",
+            "advice",
+            "stored",
+            "notes",
+        )
         attempts = [attempt.as_dict() for attempt in self.attempts]
         chosen = self.chosen
         return {
@@ -127,6 +139,7 @@ def tune(
         attempts=tuple(attempts),
         advice=None if found else _advice(collection, attempts, recall, confidence),
         stored=found is not None and store,
+        notes=tuple(queries.notes()),
     )
 
 
@@ -135,7 +148,7 @@ def _attempt(
 ) -> Attempt:
     measured = measure(collection, queries, _way(collection, oversampling), k)
     recalls = truth.recalls(measured.found)
-    at_least = lower_bound(recalls, confidence)
+    at_least = lower_bound(recalls, confidence, k=k)
     return Attempt(oversampling, interval(recalls, confidence), at_least, measured.percentiles()[0])
 
 

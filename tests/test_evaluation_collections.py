@@ -1,0 +1,433 @@
+"""What is measured of a collection, against the same computed in plain numpy; losses planted on purpose are found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytrec_eval
+import specification
+from conftest import realistic, unit
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from stores import STORES, Store, opened
+
+from qvec import Calibration, InputError
+from qvec.evaluation.evaluate import evaluate
+from qvec.evaluation.queries import Queries, read_queries
+from qvec.evaluation.results import Evaluation, Result
+from qvec.evaluation.rows import Rows, rows_of_collection, rows_of_source
+from qvec.evaluation.scan import candidate_count
+from qvec.evaluation.searches import beside_itself
+from qvec.evaluation.ways import bytes_per_vector
+from qvec.postgres.collection import PostgresCollection
+from qvec.postgres.database import PostgresDatabase
+from qvec.sources import open_source
+
+Floats = NDArray[np.float32]
+Lists = list[list[int]]
+
+K = 10
+DIMENSIONS = 64
+PLANES = {"int8": 8, "int4": 4, "binary": 1}
+
+
+@pytest.fixture(scope="module")
+def collection(db: PostgresDatabase, calibration: Calibration, vectors: Floats) -> PostgresCollection:
+    """A thousand rows of int8 codes with an index; ids are the rows' numbers."""
+    made = db.create_collection("evaluated", calibration=calibration)
+    made.upsert(range(len(vectors)), vectors)
+    made.build_index()
+    return made
+
+
+@pytest.fixture(scope="module")
+def source(vectors: Floats, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The vectors in a file, as they were loaded."""
+    path = tmp_path_factory.mktemp("source") / "vectors.npy"
+    np.save(path, vectors)
+    return path
+
+
+def asked(vectors: Floats, names: list[str] | None = None) -> Queries:
+    return Queries(tuple(names or map(str, range(len(vectors)))), vectors, "the test")
+
+
+def rows_of(path: Path, calibration: Calibration, first_id: int = 0) -> Rows:
+    return rows_of_source(open_source(path), calibration, None, first_id)
+
+
+@pytest.fixture(scope="module")
+def evaluation(collection: PostgresCollection, queries: Floats, source: Path, calibration: Calibration) -> Evaluation:
+    return evaluate(collection, asked(queries), rows_of(source, calibration))
+
+
+def named(evaluation: Evaluation) -> dict[str, Result]:
+    return {result.name: result for result in evaluation.results}
+
+
+# The same in plain numpy, from the specification of codes.
+
+
+def top(scores: NDArray[np.float64], k: int = K) -> Lists:
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k].tolist()
+
+
+def recall(found: Lists, truth: Lists) -> float:
+    return float(np.mean([len({*a} & {*b}) / len(b) for a, b in zip(found, truth, strict=True)]))
+
+
+def true_nearest(vectors: Floats, queries: Floats) -> Lists:
+    return top(unit(queries).astype(np.float64) @ unit(vectors).astype(np.float64).T)
+
+
+def decoded_scores(vectors: Floats, queries: Floats, calibration: Calibration, planes: int) -> NDArray[np.float64]:
+    codes = specification.codes(vectors, calibration.threshold, calibration.radius, cosine=True)
+    kept = specification.from_planes(specification.to_planes(codes, planes), DIMENSIONS, planes)
+    rows = specification.decoded(kept, calibration.threshold, calibration.radius, calibration.deviation, planes)
+    return unit(queries).astype(np.float64) @ rows.astype(np.float64).T
+
+
+def candidates(vectors: Floats, queries: Floats, calibration: Calibration, prefilter: str, count: int) -> NDArray[Any]:
+    def bits(rows: Floats) -> NDArray[np.uint8]:
+        codes = specification.codes(rows, calibration.threshold, calibration.radius, cosine=True)
+        return specification.ternary(codes) if prefilter == "ternary" else specification.to_planes(codes, 1)
+
+    return specification.nearest(specification.hamming(bits(vectors), bits(queries)), count)
+
+
+def rescored(near: NDArray[Any], scores: NDArray[np.float64]) -> Lists:
+    order = np.argsort(-np.take_along_axis(scores, near, axis=1), axis=1, kind="stable")[:, :K]
+    return np.take_along_axis(near, order, axis=1).tolist()
+
+
+def test_exact_rescoring_has_the_recall_of_decoded_codes(
+    evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration
+) -> None:
+    truth, found = true_nearest(vectors, queries), named(evaluation)
+    for rescore, planes in PLANES.items():
+        wanted = recall(top(decoded_scores(vectors, queries, calibration, planes)), truth)
+        assert found[f"none/{rescore}"].recall.value == pytest.approx(wanted)
+    assert found["none/float32"].recall == (1, 1, 1)
+    assert found["none/binary"].recall.value < found["none/int4"].recall.value < found["none/int8"].recall.value < 1
+
+
+@pytest.mark.parametrize("prefilter", ["ternary", "binary"])
+def test_a_scan_has_the_recall_of_its_candidates(
+    evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration, prefilter: str
+) -> None:
+    truth, found = true_nearest(vectors, queries), named(evaluation)
+    for rescore, planes in PLANES.items():
+        scores = decoded_scores(vectors, queries, calibration, planes)
+        for oversampling in (1, 2, 4, 8, 16):
+            near = candidates(vectors, queries, calibration, prefilter, K * oversampling)
+            result = found[f"{prefilter}/{rescore}/{oversampling}/scan"]
+            assert result.recall.value == pytest.approx(recall(rescored(near, scores), truth))
+    near = candidates(vectors, queries, calibration, prefilter, K)
+    assert found[f"{prefilter}/none/scan"].recall.value == pytest.approx(recall(near.tolist(), truth))
+
+
+def test_each_query_has_its_own_recall(
+    evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration
+) -> None:
+    found = named(evaluation)["none/int4"]
+    near, truth = top(decoded_scores(vectors, queries, calibration, 4)), true_nearest(vectors, queries)
+    assert found.recalls.tolist() == [recall([a], [b]) for a, b in zip(near, truth, strict=True)]
+    assert found.recall.low < found.recall.value < found.recall.high
+
+
+def test_every_way_is_there_once(evaluation: Evaluation) -> None:
+    factors = [1, 2, 4, 8, 16]
+    indexed = [f"ternary/{rescore}/{factor}" for rescore in PLANES for factor in factors]
+    scanned = [f"{p}/{r}/{factor}/scan" for p in ("ternary", "binary") for r in PLANES for factor in factors]
+    exact = [f"none/{rescore}" for rescore in (*PLANES, "float32")]
+    bits = ["ternary/none", "ternary/none/scan", "binary/none/scan"]
+    assert sorted(result.name for result in evaluation.results) == sorted([*indexed, *scanned, *exact, *bits])
+
+
+def test_what_is_searched_is_timed_and_a_scan_is_not(evaluation: Evaluation) -> None:
+    for result in evaluation.results:
+        if result.name.endswith("/scan") or result.rescore == "float32":
+            assert result.p50_ms is result.p95_ms is result.p99_ms is None
+        else:
+            assert 0 < result.p50_ms <= result.p95_ms <= result.p99_ms < 10_000  # type: ignore[operator]
+
+
+def test_what_is_lost_and_what_is_found_make_the_whole(evaluation: Evaluation) -> None:
+    for result in evaluation.results:
+        loss = result.loss
+        assert loss is not None
+        assert loss.index is not None
+        assert result.recall.value + loss.index + loss.prefilter + loss.rescore == pytest.approx(1)
+        assert abs(loss.index) < 0.03  # a graph of a thousand rows loses next to nothing
+
+
+class Losing:
+    """A collection whose searches through the index lose the best hit, as a bad graph does."""
+
+    def __init__(self, collection: PostgresCollection) -> None:
+        self._collection = collection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collection, name)
+
+    def search(self, query: Floats, k: int, oversampling: float | None = None, **options: Any) -> Any:
+        found = self._collection.search(query, k, oversampling, **options)
+        return found if options.get("exact") else found[1:]
+
+
+def test_a_loss_of_the_index_is_told_from_one_of_quantization(
+    collection: PostgresCollection, evaluation: Evaluation, queries: Floats, source: Path, calibration: Calibration
+) -> None:
+    lossy = evaluate(Losing(collection), asked(queries), rows_of(source, calibration), oversamplings=[4])  # type: ignore[arg-type]
+    before, after = named(evaluation)["ternary/int8/4"], named(lossy)["ternary/int8/4"]
+    assert before.loss is not None
+    assert after.loss is not None
+    assert after.recall.value == pytest.approx(before.recall.value - 0.1, abs=0.01)  # the best is nearly always right
+    assert after.loss.index == pytest.approx((before.loss.index or 0) + 0.1, abs=0.01)
+    assert after.loss.prefilter == pytest.approx(before.loss.prefilter)
+    assert after.loss.rescore == pytest.approx(before.loss.rescore)
+
+
+def test_without_its_source_a_collection_stands_in_for_itself(collection: PostgresCollection, queries: Floats) -> None:
+    found = evaluate(collection, asked(queries), oversamplings=[4])
+    assert named(found)["none/int8"].recall.value == 1
+    assert "none/float32" not in named(found)
+    assert found.truth == (
+        "exact search of the collection's own int8 vectors, which stand in for the floats that it does not keep: what "
+        "int8 itself loses is not seen; to see it name the vectors it was loaded from (--truth SOURCE)"
+    )
+
+
+def test_kept_floats_are_the_truth(
+    db: PostgresDatabase, calibration: Calibration, vectors: Floats, queries: Floats
+) -> None:
+    made = db.create_collection("floats", calibration=calibration, rescore="float16", prefilter="binary")
+    made.upsert(range(len(vectors)), vectors)
+    found = evaluate(made, asked(queries), oversamplings=[2])
+    assert found.truth == "exact search of the collection's own float16 vectors"
+    assert sorted(named(found)) == [
+        "binary/float16/2", "binary/float16/2/scan", "binary/none", "binary/none/scan", "none/float16",
+    ]  # fmt: skip
+    halves = unit(vectors).astype(np.float16).astype(np.float64)
+    truth = top(unit(queries).astype(np.float64) @ halves.T)
+    scores = unit(queries).astype(np.float16).astype(np.float64) @ halves.T
+    near = candidates(vectors, queries, calibration, "binary", 2 * K)
+    assert named(found)["binary/float16/2/scan"].recall.value == pytest.approx(recall(rescored(near, scores), truth))
+    assert named(found)["none/float16"].recall.value > 0.99
+    assert "the collection has no index: every search reads all rows" in found.notes
+
+
+def test_rows_as_queries_are_left_out(
+    collection: PostgresCollection, vectors: Floats, source: Path, calibration: Calibration
+) -> None:
+    """Against the same without the row: k of the others, and no more candidates among them than otherwise."""
+    ids, drawn = rows_of(source, calibration).sample(40, 1)
+    rows_asked = Queries(tuple(map(str, ids)), drawn, "rows", tuple(ids))
+    found = named(evaluate(collection, rows_asked, rows_of(source, calibration), oversamplings=[1, 2]))
+    scores = decoded_scores(vectors, drawn, calibration, 8)
+    exact = unit(drawn).astype(np.float64) @ unit(vectors).astype(np.float64).T
+    own = np.arange(40), np.array(ids)
+    scores[own] = exact[own] = -np.inf
+    truth = top(exact)
+    assert found["none/int8"].recall.value == pytest.approx(recall(top(scores), truth))
+    near = candidates(vectors, drawn, calibration, "ternary", 2 * K + 1)
+    others = np.array([[row for row in line if row != id][: 2 * K] for line, id in zip(near, ids, strict=True)])
+    assert found["ternary/int8/2/scan"].recall.value == pytest.approx(recall(rescored(others, scores), truth))
+    assert found["ternary/int8/2"].recall.value == pytest.approx(found["ternary/int8/2/scan"].recall.value, abs=0.02)
+
+
+@given(st.integers(1, 200), st.floats(1, 64))
+def test_a_row_as_query_takes_one_candidate_more(k: int, oversampling: float) -> None:
+    assert candidate_count(k + 1, beside_itself(k, oversampling)) == candidate_count(k, oversampling) + 1
+
+
+def test_rows_are_drawn_uniformly_and_once(source: Path, calibration: Calibration, vectors: Floats) -> None:
+    rows = rows_of(source, calibration)
+    counts = np.zeros(len(vectors))
+    for seed in range(60):
+        ids, drawn = rows.sample(100, seed)
+        assert len(set(ids)) == 100
+        assert np.array_equal(drawn, unit(vectors)[ids].astype(np.float32)) or np.allclose(drawn, unit(vectors)[ids])
+        counts[ids] += 1
+    assert abs(counts[:500].sum() - counts[500:].sum()) < 300  # of 6,000; four standard deviations
+    assert len(rows.sample(5000, 0)[0]) == len(vectors)
+
+
+def test_rows_of_a_collection_are_queries_as_they_were_before_they_were_centred(
+    collection: PostgresCollection, vectors: Floats
+) -> None:
+    ids, drawn = rows_of_collection(collection).sample(50, 0)
+    assert np.allclose(drawn, unit(vectors)[ids], atol=0.02)
+
+
+def test_ndcg_is_trec_evals_over_the_judged(
+    collection: PostgresCollection, queries: Floats, source: Path, calibration: Calibration
+) -> None:
+    rng = np.random.default_rng(5)
+    names = [f"q{number}" for number in range(len(queries))]
+    hits = collection.search(queries, K, 4, texts=False)
+    qrels = {
+        name: {str(hit.id): int(rng.integers(0, 3)) for hit in each[::2]} | {"1001": 1}
+        for name, each in zip(names[:30], hits, strict=False)
+    }
+    qrels |= {"q30": {"1": 0}, "another": {"2": 1}}
+    found = evaluate(collection, asked(queries, names), rows_of(source, calibration), qrels=qrels, oversamplings=[4])
+    run = {
+        name: {str(hit.id): float(-rank) for rank, hit in enumerate(each)}
+        for name, each in zip(names[:30], hits, strict=False)
+    }
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recip_rank", "recall.10"}).evaluate(run)
+    result = named(found)["ternary/int8/4"]
+    for measured, measure in (
+        (result.ndcg, "ndcg_cut_10"),
+        (result.mrr, "recip_rank"),
+        (result.judged_recall, "recall_10"),
+    ):
+        assert measured is not None
+        assert measured.value == pytest.approx(np.mean([line[measure] for line in theirs.values()]))
+    assert len(result.ndcgs) == 30  # type: ignore[arg-type]
+    assert "nDCG is over the 30 queries that have a relevant document" in found.notes
+    assert list(result.as_dict()) == [
+        "prefilter", "rescore", "oversampling", "exact", "recall", "recall_interval", "ndcg", "ndcg_interval", "mrr",
+        "judged_recall", "p50_ms", "p95_ms", "p99_ms", "bytes_per_vector", "loss",
+    ]  # fmt: skip
+
+
+def test_judgements_of_other_queries_are_refused(collection: PostgresCollection, queries: Floats) -> None:
+    with pytest.raises(InputError) as raised:
+        evaluate(collection, asked(queries), qrels={"q1": {"1": 1}, "7": {"1": 0}})
+    assert str(raised.value) == (
+        "no query of the test is judged: its ids are like '0', those of the judgements like 'q1'"
+    )
+
+
+def test_a_truth_of_other_rows_is_refused(
+    collection: PostgresCollection, vectors: Floats, queries: Floats, calibration: Calibration, tmp_path: Path
+) -> None:
+    fewer, more = tmp_path / "fewer.npy", tmp_path / "more.npy"
+    np.save(fewer, vectors[:900])
+    np.save(more, np.concatenate([vectors, queries]))
+    with pytest.raises(
+        InputError, match=r"^collection 'evaluated' has 1,000 rows, but .*fewer.npy 900 that can be com"
+    ):
+        evaluate(collection, asked(queries), rows_of(fewer, calibration))
+    with pytest.raises(InputError, match=r"rows of .*more.npy that are nearest to the queries are not in collection"):
+        evaluate(collection, asked(queries), rows_of(more, calibration))
+    with pytest.raises(
+        InputError, match=r"are not in collection 'evaluated', such as id [12]\d{3}; give what it was loaded"
+    ):
+        evaluate(collection, asked(queries), rows_of(more, calibration, first_id=1000))
+
+
+def test_a_truth_of_other_vectors_is_noticed(
+    collection: PostgresCollection, queries: Floats, calibration: Calibration, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "other.npy", realistic(1000, seed=9))
+    found = evaluate(collection, asked(queries), rows_of(tmp_path / "other.npy", calibration), oversamplings=[4])
+    assert any(note.startswith("even rescoring every row finds") for note in found.notes)
+
+
+def test_a_truth_leaves_out_what_a_load_leaves_out(
+    collection: PostgresCollection, vectors: Floats, queries: Floats, calibration: Calibration, tmp_path: Path
+) -> None:
+    damaged = np.concatenate(
+        [vectors, np.full((1, DIMENSIONS), np.nan, np.float32), np.zeros((1, DIMENSIONS), np.float32)]
+    )
+    np.save(tmp_path / "damaged.npy", damaged)
+    found = evaluate(collection, asked(queries), rows_of(tmp_path / "damaged.npy", calibration), oversamplings=[4])
+    assert named(found)["none/int8"].recall.value > 0.9
+
+
+def test_all_dimensions_are_the_truth_where_a_prefix_is_kept(
+    db: PostgresDatabase, vectors: Floats, queries: Floats, source: Path
+) -> None:
+    """What the cut loses is a loss, too."""
+    cut = Calibration.fit(vectors, dimensions=16)
+    made = db.create_collection("cut", calibration=cut)
+    made.upsert(range(len(vectors)), vectors)
+    rows = rows_of_source(open_source(source), cut, None, 0, queries.shape[1])
+    found = named(evaluate(made, asked(queries), rows, oversamplings=[4]))
+    near = top(decoded_scores_of_prefix(vectors, queries, cut))
+    assert found["none/int8"].recall.value == pytest.approx(recall(near, true_nearest(vectors, queries)))
+    assert found["none/float32"].bytes_per_vector == 4 * DIMENSIONS
+
+
+def decoded_scores_of_prefix(vectors: Floats, queries: Floats, cut: Calibration) -> NDArray[np.float64]:
+    codes = specification.codes(vectors, cut.threshold, cut.radius, cosine=True)
+    rows = specification.decoded(codes, cut.threshold, cut.radius, cut.deviation, 8)
+    return unit(queries[:, : cut.dimensions]).astype(np.float64) @ rows.astype(np.float64).T
+
+
+@pytest.mark.parametrize(
+    ("settings", "prefilter", "rescore", "size"),
+    [
+        ({}, "ternary", "int8", 10 * 9),
+        ({}, "ternary", "int4", 6 * 9),
+        ({}, "none", "int8", 8 * 9),
+        ({}, "binary", "int8", 9 * 9),
+        ({}, "ternary", "none", 2 * 9),
+        ({"rescore": "float16", "prefilter": "binary"}, "binary", "float16", 2 * 70 + 2 * 9),
+        ({"rescore": "float32"}, "none", "float32", 4 * 70),
+    ],
+)
+def test_bytes_are_those_of_vector_data(
+    db: PostgresDatabase, name: str, settings: dict[str, Any], prefilter: str, rescore: str, size: float
+) -> None:
+    made = db.create_collection(name, calibration=Calibration.fit(realistic(100, 70)), **settings)
+    assert bytes_per_vector(made, prefilter, rescore) == size
+
+
+# Every store.
+
+
+@pytest.fixture(scope="module", params=STORES)
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str]
+) -> Iterator[Store]:
+    with opened(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
+        yield found
+
+
+def test_every_store_is_measured(
+    store: Store, calibration: Calibration, vectors: Floats, queries: Floats, source: Path
+) -> None:
+    made = store.create(calibration, rescore="float16", prefilter="binary")
+    made.upsert(range(len(vectors)), vectors)
+    made.build_index()
+    found = evaluate(made, asked(queries), rows_of(source, calibration), oversamplings=[2, 8])
+    results, truth = named(found), true_nearest(vectors, queries)
+    assert results["none/float16"].recall.value > 0.98
+    near = candidates(vectors, queries, calibration, "binary", 8 * K)
+    wanted = recall(rescored(near, unit(queries).astype(np.float64) @ unit(vectors).astype(np.float64).T), truth)
+    if store.is_postgres:  # Qdrant's query is not cut to bits
+        assert results["binary/float16/8"].recall.value == pytest.approx(wanted, abs=0.02)
+    assert wanted - 0.02 <= results["binary/float16/8"].recall.value <= 1
+    assert results["binary/none"].recall.value < results["binary/float16/2"].recall.value
+    for result in found.results:
+        assert result.loss is not None
+        lost = (result.loss.index or 0) + result.loss.prefilter + result.loss.rescore
+        assert result.recall.value + lost == pytest.approx(1)
+    assert found.rows == len(vectors)
+
+
+def test_queries_of_a_source(tmp_path: Path, calibration: Calibration, queries: Floats) -> None:
+    def no_model() -> Any:
+        raise AssertionError
+
+    np.save(tmp_path / "queries.npy", queries)
+    found = read_queries(open_source(tmp_path / "queries.npy"), calibration, no_model)
+    assert found.names[:3] == ("0", "1", "2")
+    assert np.array_equal(found.vectors, queries)
+    assert np.allclose(found.compared(calibration), unit(queries))
+    np.save(tmp_path / "short.npy", queries[:, :10])
+    with pytest.raises(InputError, match=r"short.npy has 10 dimensions, expected 64, as the collection$"):
+        read_queries(open_source(tmp_path / "short.npy"), calibration, no_model)
+    np.save(tmp_path / "nan.npy", np.full((2, DIMENSIONS), math.nan, np.float32))
+    with pytest.raises(InputError, match=r"nan.npy: row 0: "):
+        read_queries(open_source(tmp_path / "nan.npy"), calibration, no_model)

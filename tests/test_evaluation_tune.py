@@ -1,0 +1,330 @@
+"""Tuning: the smallest oversampling that meets a recall, stored for every later search; and what it takes for that."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import realistic
+from numpy.typing import NDArray
+from psycopg import sql
+from stores import STORES, Store, ids, opened
+
+import qvec
+from qvec import Calibration, CollectionError, InputError
+from qvec.cli import main
+from qvec.evaluation.queries import Queries
+from qvec.evaluation.rows import Rows, rows_of_source
+from qvec.evaluation.tune import Tuning, tune
+from qvec.postgres.database import PostgresDatabase
+from qvec.sources import open_source
+from qvec.stores import Collection
+
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module", params=STORES)
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str]
+) -> Iterator[Store]:
+    with opened(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
+        yield found
+
+
+@pytest.fixture
+def made(store: Store, calibration: Calibration, vectors: Floats) -> Collection:
+    """A thousand rows, of which sign bits find the nearest with trouble."""
+    found = store.create(calibration, rescore="float16", prefilter="binary")
+    found.upsert(range(len(vectors)), vectors)
+    found.build_index()
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(vectors: Floats, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "vectors.npy"
+    np.save(path, vectors)
+    return path
+
+
+@pytest.fixture(scope="module")
+def asked() -> Queries:
+    drawn = realistic(120, seed=3)
+    return Queries(tuple(map(str, range(len(drawn)))), drawn, "the test")
+
+
+def truth(source: Path, calibration: Calibration) -> Rows:
+    return rows_of_source(open_source(source), calibration, None, 0)
+
+
+def at_least(tuning: Tuning) -> dict[float | None, float]:
+    return {attempt.oversampling: attempt.at_least for attempt in tuning.attempts}
+
+
+def test_the_smallest_that_meets_is_stored(
+    store: Store, made: Collection, asked: Queries, source: Path, calibration: Calibration
+) -> None:
+    tuning = tune(made, asked, truth(source, calibration), recall=0.97)
+    found, measured = tuning.oversampling, at_least(tuning)
+    assert found is not None
+    assert measured[found] >= 0.97
+    assert found == 1 or measured[found - 1] < 0.97
+    assert tuning.chosen is not None
+    assert tuning.chosen.at_least <= tuning.chosen.recall.value
+    assert tuning.stored
+    assert made.oversampling == found
+    again = store.database.collection(made.name)
+    assert again.oversampling == found
+    assert again.info().oversampling == found
+    assert again.explain(asked.vectors[0]).candidates == 10 * found
+
+
+def test_nothing_is_stored_when_that_is_not_wanted(made: Collection, store: Store, asked: Queries) -> None:
+    tuning = tune(made, asked, recall=0.8, store=False)
+    assert tuning.oversampling is not None
+    assert not tuning.stored
+    assert store.database.collection(made.name).oversampling == 4
+
+
+def test_a_target_that_needs_more_candidates_than_are_tried(made: Collection, store: Store, asked: Queries) -> None:
+    tuning = tune(made, asked, recall=0.95, most=1)
+    assert tuning.oversampling is tuning.chosen is None
+    assert not tuning.stored
+    better = "ternary" if store.is_postgres else "turbo1"
+    assert tuning.advice is not None
+    assert tuning.advice.startswith("an oversampling of 1 finds ")
+    assert tuning.advice.endswith(
+        f": load it anew with a prefilter that sees more (qvec ingest --prefilter {better}), or search it exactly"
+    )
+    assert store.database.collection(made.name).oversampling == 4
+
+
+def test_what_is_stored_outlives_the_process(store: Store, made: Collection) -> None:
+    made.set_oversampling(6.5)
+    with qvec.connect(store.url) as elsewhere:
+        again = elsewhere.collection(made.name)
+        assert again.oversampling == 6.5
+        assert again.settings == made.settings
+        assert again.calibration == made.calibration
+        assert again.model == made.model
+
+
+def test_no_oversampling_below_one_is_stored(made: Collection) -> None:
+    for wrong in (0.5, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"^oversampling is .*, expected at least 1$"):
+            made.set_oversampling(wrong)
+    assert made.oversampling == 4
+
+
+def test_a_dropped_collection_is_not_tuned(store: Store, made: Collection) -> None:
+    store.database.drop_collection(made.name)
+    with pytest.raises((CollectionError, qvec.DatabaseError)):
+        made.set_oversampling(8)
+
+
+def test_a_graph_is_searched_as_wide_as_asked(store: Store, made: Collection, asked: Queries) -> None:
+    if store.is_postgres:
+        pytest.skip("Postgres searches as wide as there are candidates")
+    wide: Any = made
+    assert [ids(hits) for hits in wide.search(asked.vectors, ef=1000)] == [ids(h) for h in made.search(asked.vectors)]
+    with pytest.raises(InputError, match=r"^ef is 0, expected at least 1$"):
+        wide.search(asked.vectors, ef=0)
+
+
+# Of Postgres.
+
+
+@pytest.fixture(scope="module")
+def codes(db: PostgresDatabase, calibration: Calibration, vectors: Floats) -> Any:
+    found = db.create_collection("tuned", calibration=calibration)
+    found.upsert(range(len(vectors)), vectors)
+    found.build_index()
+    return found
+
+
+def test_a_precision_that_cannot_meet_the_target(
+    codes: Any, asked: Queries, source: Path, calibration: Calibration
+) -> None:
+    tuning = tune(codes, asked, truth(source, calibration), recall=0.999)
+    (only,) = tuning.attempts
+    assert only.oversampling is None
+    assert tuning.advice == (
+        f"rescoring every row by int8 finds {only.recall.value:.2%} (at least {only.at_least:.2%} with 95% confidence)"
+        ", and no oversampling finds more than that: load it anew with a more precise rescoring "
+        "(qvec ingest --rescore float16)"
+    )
+
+
+def test_too_few_queries_to_be_sure(codes: Any, asked: Queries, source: Path, calibration: Calibration) -> None:
+    few = asked.take(np.arange(20))
+    exact = tune(codes, few, truth(source, calibration), recall=1e-9, store=False).attempts[0]
+    tuning = tune(codes, few, truth(source, calibration), recall=exact.recall.value, store=False)
+    assert tuning.advice is not None
+    assert tuning.advice.endswith(f"more queries are needed to be sure of {exact.recall.value:.2%}")
+
+
+def test_a_search_in_sql_uses_what_is_stored(db: PostgresDatabase, codes: Any, asked: Queries) -> None:
+    codes.set_oversampling(1)
+    few = sql_hits(db, asked.vectors[:20])
+    codes.set_oversampling(16)
+    many = sql_hits(db, asked.vectors[:20])
+    assert few == [ids(hits) for hits in codes.search(asked.vectors[:20], oversampling=1)]
+    assert many == [ids(hits) for hits in codes.search(asked.vectors[:20])]
+    assert few != many
+    codes.set_oversampling(4)
+
+
+def sql_hits(db: PostgresDatabase, queries: Floats) -> list[list[int]]:
+    statement = sql.SQL("SELECT id::bigint FROM qvec.search('tuned', %s::vector, 10)")
+    with db.connect() as connection:
+        return [[row[0] for row in connection.execute(statement, [str(query.tolist())])] for query in queries]
+
+
+def test_fewer_planes_rescore_as_a_collection_of_them_does(
+    db: PostgresDatabase, codes: Any, calibration: Calibration, vectors: Floats, queries: Floats
+) -> None:
+    for rescore, planes in (("int4", 4), ("binary", 1)):
+        other = db.create_collection(f"of_{rescore}", calibration=calibration, rescore=rescore)
+        other.upsert(range(len(vectors)), vectors)
+        found = codes.search(queries, exact=True, planes=planes)
+        assert [ids(hits) for hits in found] == [ids(hits) for hits in other.search(queries, exact=True)]
+        assert [hit.score for hit in found[0]] == [hit.score for hit in other.search(queries[:1], exact=True)[0]]
+    assert codes.search(queries[0], planes=8) == codes.search(queries[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"planes": 9}, "planes is 9, but collection 'tuned' keeps 8: expected 1 to 8"),
+        ({"planes": 0}, "planes is 0, but collection 'tuned' keeps 8: expected 1 to 8"),
+        ({"planes": 4, "rescore_in": "sql"}, "planes is 4, but Postgres rescores; expected None"),
+    ],
+)
+def test_planes_that_are_not_there_are_refused(codes: Any, queries: Floats, options: Any, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        codes.search(queries[0], **options)
+    assert str(raised.value) == message
+
+
+# The commands.
+
+
+def invoke(*arguments: Any) -> Result:
+    result = CliRunner().invoke(main, list(map(str, arguments)))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def loaded(new_database: Callable[[], str], source: Path) -> str:
+    url = new_database()
+    assert invoke("ingest", source, "--collection", "docs", "--db", url, "--quiet").exit_code == 0
+    return url
+
+
+@pytest.fixture(scope="module")
+def query_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("queries") / "queries.npy"
+    np.save(path, realistic(120, seed=3))
+    return path
+
+
+def test_eval_prints_a_line_for_each_configuration(loaded: str, source: Path, query_file: Path) -> None:
+    result = invoke("eval", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source, "--json")
+    assert result.exit_code == 0
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    keys = {"prefilter", "rescore", "oversampling", "recall", "p50_ms", "p95_ms", "p99_ms", "bytes_per_vector"}
+    assert all(keys < set(line) for line in lines)
+    assert not any("ndcg" in line for line in lines)
+    steps = {(line["prefilter"], line["rescore"], line["oversampling"]) for line in lines}
+    assert {("ternary", "int8", 16), ("ternary", "none", None), ("none", "int4", None)} <= steps
+
+
+def test_eval_with_judgements_and_a_comparison(loaded: str, query_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n0\t1\t1\n7\t5\t2\n")
+    arguments = ("eval", "--db", loaded, "-c", "docs", "--queries", query_file, "--qrels", tmp_path / "qrels.tsv")
+    told = invoke(*arguments, "--compare", "ternary/int8/1", "ternary/int8/16")
+    assert told.exit_code == 0
+    assert "nDCG@10" in told.stdout
+    assert "int8 vectors, which stand in for the floats that it does not keep" in told.stdout
+    assert "Note: nDCG is over the 2 queries that have a relevant document." in told.stdout
+    assert "ternary/int8/1 − ternary/int8/16: recall -" in told.stdout
+    *lines, compared = map(
+        json.loads, invoke(*arguments, "--compare", "none/int8", "none/int4", "--json").stdout.splitlines()
+    )
+    assert all("ndcg" in line for line in lines)
+    assert compared["difference"] > 0
+    assert compared["p_value"] < 0.01
+    refused = invoke(*arguments, "--compare", "none/int8", "none/int5")
+    assert refused.exit_code == 1
+    assert "no configuration 'none/int5' was measured; there are: ternary/int8/1" in refused.output
+
+
+def test_eval_takes_rows_for_queries(loaded: str, source: Path) -> None:
+    result = invoke("eval", "--db", loaded, "-c", "docs", "--truth", source, "--limit", "30")
+    assert result.exit_code == 0
+    assert "1,000 rows, 30 queries" in result.stdout
+    assert "Note: queries are rows themselves, each left out of its own hits" in result.stdout
+    assert "Note: 30 queries are few" in result.stdout
+
+
+def test_tune_stores_what_it_finds(loaded: str, source: Path, query_file: Path) -> None:
+    arguments = ("tune", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source)
+    tried = json.loads(invoke(*arguments, "--recall", "0.9", "--no-store", "--json").stdout)
+    assert tried["oversampling"] < 4
+    assert not tried["stored"]
+    assert (
+        f"Oversampling {tried['oversampling']:g} is stored with collection 'docs'"
+        in invoke(*arguments, "--recall", "0.9").stdout
+    )
+    with qvec.connect(loaded) as database:
+        assert database.collection("docs").oversampling == tried["oversampling"]
+
+
+def test_tune_says_what_cannot_be_met(loaded: str, source: Path, query_file: Path) -> None:
+    arguments = ("tune", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source)
+    result = invoke(*arguments, "--recall", "0.9999")
+    assert result.exit_code == 3
+    assert "99.99% cannot be met: rescoring every row by int8 finds" in result.stdout
+    assert "(qvec ingest --rescore float16)." in result.stdout
+    found = json.loads(invoke(*arguments, "--recall", "0.9999", "--json").stdout)
+    assert found["oversampling"] is found["recall"] is None
+    assert found["advice"]
+
+
+def test_text_queries_are_embedded_by_the_collections_model(
+    loaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = realistic(3, seed=8)
+
+    class Fake:
+        def embed_queries(self, texts: list[str]) -> Floats:
+            assert texts == ["one", "two", "three"]
+            return drawn
+
+    (tmp_path / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": f"q{n}", "text": t}) + "\n" for n, t in enumerate(["one", "two", "three"]))
+    )
+    arguments = ("eval", "--db", loaded, "-c", "docs", "--queries", tmp_path / "queries.jsonl", "--json")
+    assert "name the model they are from: --model" in invoke(*arguments).output
+    module = importlib.import_module("qvec.cli.evaluate")  # qvec.cli.evaluate itself is the command
+    monkeypatch.setattr(module, "load_embedder", lambda _: Fake())
+    (tmp_path / "qrels").write_text("q1 0 5 1\n")
+    result = invoke(*arguments, "--model", "fake", "--qrels", tmp_path / "qrels")
+    assert result.exit_code == 0
+    assert "ndcg" in json.loads(result.stdout.splitlines()[0])
+
+
+def test_a_truth_with_other_ids_is_refused(loaded: str, tmp_path: Path, vectors: Floats) -> None:
+    lines = (json.dumps({"id": f"d{n}", "vector": row.tolist()}) for n, row in enumerate(vectors[:50]))
+    (tmp_path / "truth.jsonl").write_text("\n".join(lines))
+    result = invoke("eval", "--db", loaded, "-c", "docs", "--truth", tmp_path / "truth.jsonl")
+    assert result.exit_code == 1
+    assert "collection 'docs' has bigint ids, but" in result.output
