@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from pathlib import Path
+from types import TracebackType
 from uuid import UUID
 
 import numpy as np
@@ -192,12 +193,9 @@ def _parameters(exact: bool, rescore: bool, oversampling: float, ef: int | None)
     return edge.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization)
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
+class _explained(AbstractContextManager[None]):  # noqa: N801 - a class, since a search is short beside a generator
     """The engine raises bare exceptions with a message; what is more special is not from it."""
-    try:
-        yield
-    except Exception as error:
-        if type(error) is not Exception:
-            raise
-        raise DatabaseError(f"the embedded Qdrant engine refused: {str(error).strip()}") from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if type(error) is Exception:
+            raise DatabaseError(f"the embedded Qdrant engine refused: {str(error).strip()}") from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 import grpc
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
@@ -38,21 +38,26 @@ def is_status(error: BaseException, code: grpc.StatusCode) -> bool:
     return isinstance(error, grpc.RpcError) and error.code() is code
 
 
-@contextmanager
-def explained(doing: str) -> Iterator[None]:
+class explained(AbstractContextManager[None]):  # noqa: N801 - a class, since a search is short beside a generator
     """Raises DatabaseError for what Qdrant raises inside: what was being done, why it failed, what to do."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        if error.code() in _REFUSED:
-            raise DatabaseError(
-                f"{doing}: the server refused access ({reason(error)}); put a key of it into QVEC_QDRANT_API_KEY"
-            ) from error
-        raise DatabaseError(f"{doing}: {reason(error)}{_advice(error)}") from error
-    except (ApiException, ResponseHandlingException, ResourceExhaustedResponse) as error:
-        raise DatabaseError(f"{doing}: {reason(error)}") from error
-    except OSError as error:  # of a directory
-        raise DatabaseError(f"{doing}: {error.strerror or error}") from error
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None:
+            return
+        if isinstance(error, grpc.RpcError):
+            if error.code() in _REFUSED:
+                raise DatabaseError(
+                    f"{self._doing}: the server refused access ({reason(error)}); put a key of it into "
+                    "QVEC_QDRANT_API_KEY"
+                ) from error
+            raise DatabaseError(f"{self._doing}: {reason(error)}{_advice(error)}") from error
+        if isinstance(error, (ApiException, ResponseHandlingException, ResourceExhaustedResponse)):
+            raise DatabaseError(f"{self._doing}: {reason(error)}") from error
+        if isinstance(error, OSError):  # of a directory
+            raise DatabaseError(f"{self._doing}: {error.strerror or error}") from error
 
 
 def reason(error: BaseException) -> str:
