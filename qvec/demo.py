@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 
 from qvec.embedding import Embedder, load_embedder
 from qvec.errors import InputError
+from qvec.evaluation.drifting import statistics_of
+from qvec.evaluation.evaluate import evaluate
+from qvec.evaluation.queries import Queries
+from qvec.evaluation.report import write_report
+from qvec.evaluation.rows import rows_of_source
 from qvec.hits import Hit
 from qvec.ingest import IngestOptions, Reporter, ingest
 from qvec.passages import QUESTIONS, Passage, stdlib_passages
@@ -49,12 +54,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What the demonstration found: passages and queries, answers to questions, and the comparison."""
+    """What the demonstration found: passages and queries, answers to questions, the comparison, and the report."""
 
     passages: int
     queries: int
     answers: list[tuple[str, list[Hit]]]
     comparison: list[Measured]
+    report: Path
 
 
 def run(database: Database, directory: Path, reporter: Reporter) -> Demonstration:
@@ -75,6 +81,7 @@ def run(database: Database, directory: Path, reporter: Reporter) -> Demonstratio
         queries=len(queries),
         answers=[(text, quantized.search(vector, k=3)) for text, vector in zip(QUESTIONS[:5], questions, strict=True)],
         comparison=_compare(quantized, floats, documents, queries),
+        report=_write_report(quantized, directory, queries, reporter),
     )
 
 
@@ -140,6 +147,18 @@ def _compare(
         _measure(two_steps, truth, queries, kept, lambda query: _found(quantized, query)),
         _measure("sign bits alone", truth, queries, 1, lambda query: _found(floats, query, rescore=False)),
     ]
+
+
+def _write_report(quantized: Collection, directory: Path, queries: NDArray[np.float32], reporter: Reporter) -> Path:
+    """The report of the quantized collection, measured against the embeddings that it was loaded from."""
+    asked = Queries(tuple(map(str, range(len(queries)))), queries, "passages that were held out")
+    with open_source(directory / "passages.parquet") as source:
+        rows = rows_of_source(source, quantized.calibration, None, 0)
+        found = evaluate(quantized, asked, rows, reporter=reporter)
+        statistics = statistics_of(quantized, rows)
+    path = directory / "report.html"
+    write_report(path, found, statistics)
+    return path
 
 
 def _measure(

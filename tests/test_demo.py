@@ -32,6 +32,8 @@ def test_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind
         assert floats.recall == 1
         assert quantized.recall > 0.9 > bits.recall
         assert [way.bytes_per_vector for way in found.comparison] == [1536, kept, 48]
+        assert found.report == tmp_path / "report.html"
+        assert "Recall of qvec_demo" in found.report.read_text(encoding="utf-8")
 
         def refuse(*_: object) -> None:
             raise AssertionError("documents are embedded a second time")

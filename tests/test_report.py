@@ -300,13 +300,8 @@ def test_a_recall_axis_keeps_the_order_and_stretches_the_top(low: float, first: 
 
 
 def test_a_drawing_puts_points_where_their_figures_are() -> None:
-    chart = Chart(
-        "t < u",
-        "",
-        Axis("x", 0, 10),
-        Axis("y", 0, 1),
-        (Series("a", (Point(0, 0), Point(10, 1), Point(5, 0.5, told="half & half"))),),
-    )
+    points = (Point(0, 0), Point(5, 0.5, told="half & half"), Point(10, 1))
+    chart = Chart("t < u", "", Axis("x", 0, 10), Axis("y", 0, 1), (Series("a", points),))
     tree = ElementTree.fromstring(draw(chart))
     assert tree.get("aria-label") == "t < u"
     centres = {(float(c.get("cx", "")), float(c.get("cy", ""))) for c in tree.iter("circle")}

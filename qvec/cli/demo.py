@@ -24,7 +24,8 @@ def demo(directory: Path, url: str | None) -> None:
     """Show qvec at work on real text: the documentation of Python's standard library.
 
     Embeds about 3,000 passages with the MiniLM model, loads them into an embedded Postgres (or the database of --db),
-    answers questions from them, and compares float32, quantized and bits. A second run reuses the embeddings.
+    answers questions from them, compares float32, quantized and bits, and writes a report. A second run reuses the
+    embeddings.
 
     \b
     Examples:
@@ -56,4 +57,5 @@ def demo(directory: Path, url: str | None) -> None:
     ]
     title = f"{found.passages:,} passages, {found.queries} held-out queries, recall against exact float32"
     print_table(title, columns, rows)
+    click.echo(f"Recall against bytes, time and oversampling, in charts: {found.report}")
     click.echo(f'Ask your own: qvec search "…" --collection qvec_demo --db {url or f"postgres:{directory}/postgres"}')

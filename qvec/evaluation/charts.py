@@ -28,8 +28,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one kind: marked and joined by a line, marked alone, joined alone; or bars, or a band, from `low` to
-    `high`."""
+    """Points of one kind: marked and joined in their order, marked alone, joined alone; or bars, or a band, from `low`
+    to `high`."""
 
     name: str
     points: tuple[Point, ...]

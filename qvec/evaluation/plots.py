@@ -61,7 +61,7 @@ def _draw(axes: Any, chart: Chart) -> None:
 
 
 def _draw_series(axes: Any, chart: Chart, series: Series, colour: str, mark: str) -> None:
-    points = sorted(series.points, key=lambda point: point.x) if series.style in ("line", "curve") else series.points
+    points = series.points
     x = [chart.x.transformed(point.x) for point in points]
     y = [chart.y.transformed(point.y) for point in points]
     low = [chart.y.transformed(point.y if point.low is None else point.low) for point in points]

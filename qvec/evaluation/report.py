@@ -16,7 +16,7 @@ from qvec.evaluation.pictures import name_of, percent
 from qvec.evaluation.results import Evaluation
 from qvec.evaluation.svg import COLOURS, draw, marker
 from qvec.evaluation.tables import Table
-from qvec.evaluation.trials import Sweep
+from qvec.evaluation.trials import DEFAULT_OVERSAMPLING, Sweep
 
 
 def write_report(path: str | os.PathLike[str], found: Evaluation | Sweep, statistics: Drift | None = None) -> None:
@@ -36,6 +36,7 @@ def _of_evaluation(found: Evaluation, statistics: Drift | None) -> str:
     if found.calibration is not None:
         figures.append(tables.of_dimensions(found.calibration, statistics))
     lead = [
+        f'<p class="verdict">{escape(headline(found))}</p>',
         f"<p>{found.queries:,} queries over {found.rows:,} rows. Recall@{found.k} is against {escape(found.truth)}, "
         f"with {found.confidence:.0%} intervals over the queries.</p>",
         _list(found.notes),
@@ -59,6 +60,20 @@ def _of_sweep(found: Sweep) -> str:
         _list(found.notes),
     ]
     return _page(found, lead, pictures.of_sweep(found), figures)
+
+
+def headline(found: Evaluation) -> str:
+    """The best that a collection finds with the default number of candidates, in a sentence."""
+    usual = [one for one in found.results if not one.exact and one.oversampling == DEFAULT_OVERSAMPLING]
+    if not usual:
+        return ""
+    best = max(usual, key=lambda one: one.recall.value)
+    time = "" if best.p50_ms is None else f", {best.p50_ms:.2f} ms a search"
+    reached = f"{percent(best.recall.value)} ({tables.interval(best.recall)}) of the nearest {found.k}"
+    return (
+        f"{name_of(best.prefilter, best.rescore)} finds {reached} with {DEFAULT_OVERSAMPLING} candidates a hit: "
+        f"{best.bytes_per_vector:,.0f} bytes a vector{time}."
+    )
 
 
 def verdict(found: Sweep) -> str:

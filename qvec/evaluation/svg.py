@@ -80,8 +80,7 @@ def _line(chart: Chart, series: Series, number: int) -> Iterator[str]:
 
 
 def _curve(chart: Chart, series: Series, _number: int) -> Iterator[str]:
-    points = sorted(series.points, key=lambda point: point.x)
-    path = " ".join(f"{_x(chart, point.x):.1f},{_y(chart, point.y):.1f}" for point in points)
+    path = " ".join(f"{_x(chart, point.x):.1f},{_y(chart, point.y):.1f}" for point in series.points)
     yield f'<polyline points="{path}"/>'
 
 
