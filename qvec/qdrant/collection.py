@@ -361,8 +361,8 @@ class QdrantCollection:
 
     def _hits(self, found: Sequence[Any], request: Request, scale: float, constant: float) -> list[Hit]:
         """Hits of points; a payload is not looked at unless it was asked for."""
-        if not request.payload and self._foreign is None:
-            return [Hit(point.id, point.score * scale + constant) for point in found]
+        if not request.payload:
+            return [Hit(row_id(point.id, None), point.score * scale + constant) for point in found]
         return [self._hit(point.id, point.score * scale + constant, point.payload) for point in found]
 
     def _scaled(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[float]]:
