@@ -48,7 +48,8 @@ def check_embedding(asked: EmbeddingOptions, collection: Collection) -> None:
     differing = asked.differing(stored) if stored.model else None
     if differing:
         name, wanted, found = differing
-        raise CollectionError(f"collection {collection.name!r} has {name} {found!r}, not {wanted!r}")
+        shown = repr if name.endswith("prefix") else str
+        raise CollectionError(f"collection {collection.name!r} has {name} {shown(found)}, not {shown(wanted)}")
 
 
 def embed_texts(
