@@ -18,6 +18,7 @@ from qvec.cli.evaluate import evaluate, tune
 from qvec.cli.ingest import ingest
 from qvec.cli.search import search
 from qvec.cli.sql import sql
+from qvec.cli.train import train
 from qvec.errors import QvecError
 
 INTERRUPTED = 130
@@ -55,5 +56,21 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it writes to standard error is raised as well
 
 
-for command in (ingest, search, calibrate, evaluate, tune, drift, index, collections, info, copy, drop, db, sql, demo):
+for command in (
+    ingest,
+    search,
+    calibrate,
+    evaluate,
+    tune,
+    drift,
+    index,
+    collections,
+    info,
+    copy,
+    drop,
+    db,
+    sql,
+    demo,
+    train,
+):
     main.add_command(command)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from qvec.training.loss import QuantizationAwareLoss
     from qvec.training.options import TrainOptions
     from qvec.training.quantizers import Scale, dequantize_embeddings, quantize_embeddings, quantize_ste
+    from qvec.training.run import train
     from qvec.training.schedules import constant, linear, staged
-    from qvec.training.train import train
 
 _HOMES = {
     "callback": ("QuantizationCallback",),
@@ -36,7 +36,7 @@ _HOMES = {
     "quantizers": ("Scale", "dequantize_embeddings", "quantize_embeddings", "quantize_ste"),
     "schedules": ("constant", "linear", "staged"),
     "options": ("TrainOptions",),
-    "train": ("train",),
+    "run": ("train",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -58,7 +58,7 @@ def cached_loss(loss: nn.Module) -> Any:
 def check_wrapped(model: Any, loss: nn.Module) -> None:
     """Raises InputError for a loss that is not over the model, or that embeds by layers."""
     modules = list(loss.modules())
-    if not any(getattr(module, "model", None) is model for module in modules):
+    if not any(module is model for module in modules):
         raise InputError(f"{type(loss).__name__} is not a loss over the model given, so there is nothing to quantize")
     if any(type(module).__name__ in ("AdaptiveLayerLoss", "Matryoshka2dLoss") for module in modules):
         raise InputError("AdaptiveLayerLoss embeds by layers inside; put it around QuantizationAwareLoss instead")

@@ -175,7 +175,7 @@ def _squared_norms(rows: Tensor) -> Tensor:
 
 def _packed(bits: Tensor) -> Tensor:
     """Bits (n, d) as bytes (n, ceil(d / 8)), most significant bit first, padded with zeros."""
-    groups = torch.nn.functional.pad(bits, (0, -bits.shape[1] % 8)).reshape(len(bits), -1, 8)
+    groups = torch.nn.functional.pad(bits, (0, -bits.shape[1] % 8)).unflatten(1, (-1, 8))
     places = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=bits.device)
     return (groups * places).sum(dim=2, dtype=torch.uint8)
 

@@ -1,0 +1,63 @@
+"""What a user decides about a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qvec.errors import InputError
+from qvec.ranges import RangeMethod
+
+ScheduleName = Literal["constant", "linear", "staged"]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One training, as `qvec train` runs it.
+
+    `starts` holds the first step of each precision for the staged schedule, `warmup_steps` the steps of the linear
+    one. `mini_batch_size` makes batches larger than memory by gradient caching. Without `evaluation` (a file of pairs,
+    or a folder in BEIR's layout) a tenth of the pairs, at most 500, is held out for it.
+    """
+
+    model: str
+    data: Path
+    output: Path
+    columns: tuple[str, ...] | None = None
+    precisions: tuple[str, ...] = ("float32", "int8", "binary")
+    weights: tuple[float, ...] | None = None
+    schedule: ScheduleName = "constant"
+    starts: Mapping[str, int] = field(default_factory=dict)
+    warmup_steps: int | None = None
+    asymmetric: bool = False
+    ranges: RangeMethod = field(default_factory=lambda: RangeMethod("rolling"))
+    steps: int = 2_000
+    batch_size: int = 64
+    mini_batch_size: int | None = None
+    learning_rate: float = 2e-5
+    save_every: int = 500
+    evaluation: Path | None = None
+    seed: int = 0
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule == "staged" and not self.starts:
+            raise InputError("the staged schedule needs the first step of a precision: --start int8=200")
+        if self.schedule != "staged" and self.starts:
+            raise InputError(f"first steps are given, but the schedule is {self.schedule}; add --schedule staged")
+
+    def settings(self) -> dict[str, Any]:
+        """What has to stay as it is for a training to go on from its checkpoint."""
+        kept = asdict(self)
+        for name in ("output", "evaluation", "restart", "save_every"):
+            del kept[name]
+        return {name: _plain(value) for name, value in kept.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON gives it back."""
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
