@@ -1,0 +1,362 @@
+"""The quantization-aware loss: gradients of each precision, gradient caching, Matryoshka, schedules, ranges."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import ANSWERS, DIMENSIONS, QUERIES, WRONG, tiny_model
+
+from qvec import Calibration, InputError, RangeMethod
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sentence_transformers")
+
+from sentence_transformers.sentence_transformer import losses  # noqa: E402
+
+from qvec.training import QuantizationAwareLoss, constant, linear, quantize_ste, staged  # noqa: E402
+from qvec.training.quantizers import PRECISIONS, Scale  # noqa: E402
+from qvec.training.ranges import TrainingRanges  # noqa: E402
+
+Grads = list[Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made = tiny_model(tmp_path_factory.mktemp("tiny"))
+    made.train()
+    return made
+
+
+@pytest.fixture(scope="module")
+def calibration(model: Any) -> Calibration:
+    return Calibration.fit(model.encode(QUERIES + ANSWERS + WRONG), threshold=0)
+
+
+def columns(model: Any, *texts: list[str]) -> list[dict[str, Any]]:
+    return [model.preprocess(column) for column in texts]
+
+
+def gradient(model: Any, value: Any) -> Any:
+    """The gradient of every weight, in one vector."""
+    model.zero_grad()
+    (sum(value.values()) if isinstance(value, dict) else value).backward()
+    return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+
+
+def close(found: Any, wanted: Any) -> None:
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def ranking_loss(queries: Any, documents: Any) -> Any:
+    """Multiple negatives ranking by its formula: cross-entropy over 20 times the cosines (Henderson et al. 2017)."""
+    normalized = torch.nn.functional.normalize
+    scores = 20 * normalized(queries) @ normalized(documents).T
+    return torch.nn.functional.cross_entropy(scores, torch.arange(len(scores)))
+
+
+def embedded(model: Any, *texts: list[str]) -> list[Any]:
+    return [model(column)["sentence_embedding"] for column in columns(model, *texts)]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_precision_is_the_loss_of_its_decoded_codes(model: Any, calibration: Calibration, precision: str) -> None:
+    queries, answers = embedded(model, QUERIES, ANSWERS)
+    quantized = [quantize_ste(vectors, calibration, precision) for vectors in (queries, answers)]
+    wanted = gradient(model, ranking_loss(*quantized))
+    loss = QuantizationAwareLoss(
+        model, losses.MultipleNegativesRankingLoss(model), [precision], calibration=calibration
+    )
+    found = loss(columns(model, QUERIES, ANSWERS), None)
+    close(found[precision], ranking_loss(*quantized))
+    close(gradient(model, found), wanted)
+
+
+class Meddling(losses.MultipleNegativesRankingLoss):
+    """Changes the embeddings that it is given in place, as losses that cut or normalize do."""
+
+    def forward(self, sentence_features: Any, labels: Any) -> Any:  # noqa: ARG002
+        outputs = [self.model(features) for features in sentence_features]
+        for output in outputs:
+            output["sentence_embedding"].mul_(3).sub_(0.25)
+            output["sentence_embedding"] = output["sentence_embedding"][:, :7]
+        return ranking_loss(*(output["sentence_embedding"] for output in outputs))
+
+
+@pytest.mark.parametrize("wrapped", [losses.MultipleNegativesRankingLoss, Meddling])
+def test_each_precisions_gradient_is_the_one_computed_alone(
+    model: Any, calibration: Calibration, wrapped: Callable[[Any], Any]
+) -> None:
+    def components(precisions: tuple[str, ...]) -> dict[str, Any]:
+        loss = QuantizationAwareLoss(model, wrapped(model), precisions, calibration=calibration)
+        return loss(columns(model, QUERIES, ANSWERS), None)
+
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    together = components(PRECISIONS)
+    for precision in PRECISIONS:
+        alone = components((precision,))[precision]
+        of_alone = torch.autograd.grad(alone, weights, allow_unused=True)
+        of_together = torch.autograd.grad(together[precision], weights, retain_graph=True, allow_unused=True)
+        assert torch.equal(together[precision], alone)
+        for left, right in zip(of_together, of_alone, strict=True):
+            assert (left is None and right is None) or torch.equal(left, right)
+
+
+def test_the_texts_are_embedded_once_for_all_precisions(model: Any) -> None:
+    passes = []
+    hook = model.register_forward_pre_hook(lambda _model, _inputs: passes.append(model.forward.__name__))
+    loss = QuantizationAwareLoss(model, losses.TripletLoss(model), PRECISIONS)
+    loss(columns(model, QUERIES, ANSWERS, WRONG), None)
+    hook.remove()
+    assert passes.count("forward") == 3
+    assert set(passes) == {"forward", "serve"}
+    assert inspect.ismethod(model.forward)
+
+
+def wrapped_losses(model: Any) -> dict[str, tuple[Any, list[list[str]], Any]]:
+    scores = torch.linspace(0, 1, len(QUERIES))
+    return {
+        "pairs": (losses.MultipleNegativesRankingLoss(model), [QUERIES, ANSWERS], None),
+        "triplets in a batch": (losses.MultipleNegativesRankingLoss(model), [QUERIES, ANSWERS, WRONG], None),
+        "triplets": (losses.TripletLoss(model), [QUERIES, ANSWERS, WRONG], None),
+        "scored, CoSENT": (losses.CoSENTLoss(model), [QUERIES, ANSWERS], scores),
+        "scored, cosine": (losses.CosineSimilarityLoss(model), [QUERIES, ANSWERS], scores),
+        "by label": (losses.BatchAllTripletLoss(model), [QUERIES], torch.tensor([0, 0, 1, 1, 2, 2])),
+    }
+
+
+KINDS = ["pairs", "triplets in a batch", "triplets", "scored, CoSENT", "scored, cosine", "by label"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_alone_is_the_wrapped_loss_itself(model: Any, kind: str) -> None:
+    wrapped, texts, labels = wrapped_losses(model)[kind]
+    plain = wrapped(columns(model, *texts), labels)
+    found = QuantizationAwareLoss(model, wrapped, ["float32"])(columns(model, *texts), labels)
+    close(found["float32"], plain)
+    close(gradient(model, found), gradient(model, wrapped(columns(model, *texts), labels)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_data_trains_in_every_precision(model: Any, kind: str) -> None:
+    wrapped, texts, labels = wrapped_losses(model)[kind]
+    found = QuantizationAwareLoss(model, wrapped, PRECISIONS, asymmetric=len(texts) > 1)(columns(model, *texts), labels)
+    assert tuple(found) == PRECISIONS
+    assert gradient(model, found).norm() > 0
+
+
+def test_asymmetric_leaves_the_query_as_it_is(model: Any, calibration: Calibration) -> None:
+    queries, answers = embedded(model, QUERIES, ANSWERS)
+    wanted = ranking_loss(queries, quantize_ste(answers, calibration, "binary"))
+    loss = QuantizationAwareLoss(
+        model, losses.MultipleNegativesRankingLoss(model), ["binary"], asymmetric=True, calibration=calibration
+    )
+    found = loss(columns(model, QUERIES, ANSWERS), None)
+    close(found["binary"], wanted)
+    close(gradient(model, found), gradient(model, wanted))
+
+
+CACHED = {
+    "ranking": lambda model: losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=4),
+    "guided": lambda model: losses.CachedGISTEmbedLoss(model, model, mini_batch_size=4),
+}
+PLAIN = {
+    "ranking": lambda model: losses.MultipleNegativesRankingLoss(model),
+    "guided": lambda model: losses.CachedGISTEmbedLoss(model, model, mini_batch_size=64),
+}
+DIMS = [DIMENSIONS, 12]
+ORDERS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "alone": lambda _model, wrapped, qat: qat(wrapped),
+    "around Matryoshka": lambda model, wrapped, qat: qat(losses.MatryoshkaLoss(model, wrapped, DIMS, [1, 0.5])),
+    "inside Matryoshka": lambda model, wrapped, qat: losses.MatryoshkaLoss(model, qat(wrapped), DIMS, [1, 0.5]),
+}
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", CACHED)
+def test_gradient_caching_changes_neither_loss_nor_gradient(
+    model: Any, kind: str, order: str, asymmetric: bool
+) -> None:
+    def run(wrapped: Any) -> tuple[Any, Any]:
+        loss = ORDERS[order](
+            model,
+            wrapped,
+            lambda inner: QuantizationAwareLoss(
+                model, inner, PRECISIONS, weights=[1, 0.5, 2, 0.25, 0.75], asymmetric=asymmetric
+            ),
+        )
+        value = loss(columns(model, QUERIES, ANSWERS, WRONG), None)
+        total = (sum(value.values()) if isinstance(value, dict) else value).detach()
+        return total, gradient(model, value)
+
+    cached, plain = run(CACHED[kind](model)), run(PLAIN[kind](model))
+    close(cached[0], plain[0])
+    close(cached[1], plain[1])
+
+
+def test_inside_matryoshka_a_prefix_is_cut_normalized_and_quantized_by_its_own_ranges(model: Any) -> None:
+    loss = QuantizationAwareLoss(model, losses.MultipleNegativesRankingLoss(model), ["int8"])
+    value = losses.MatryoshkaLoss(model, loss, DIMS)(columns(model, QUERIES, ANSWERS), None)
+    wanted = torch.zeros(())
+    for width in DIMS:
+        cut = [torch.nn.functional.normalize(e[:, :width]) for e in embedded(model, QUERIES, ANSWERS)]
+        scale = Scale.of(loss.to_calibration(width))
+        wanted = wanted + ranking_loss(*(quantize_ste(vectors, scale, "int8") for vectors in cut))
+    close(value, wanted)
+    assert loss.to_calibration(12).accepted_dimensions == (12, DIMENSIONS)
+
+
+def test_around_matryoshka_whole_vectors_are_quantized_and_then_cut(model: Any, calibration: Calibration) -> None:
+    inner = losses.MatryoshkaLoss(model, losses.MultipleNegativesRankingLoss(model), DIMS)
+    loss = QuantizationAwareLoss(model, inner, ["binary"], calibration=calibration)
+    value = loss(columns(model, QUERIES, ANSWERS), None)["binary"]
+    quantized = [quantize_ste(vectors, calibration, "binary") for vectors in embedded(model, QUERIES, ANSWERS)]
+    close(value, sum(ranking_loss(*(vectors[:, :width] for vectors in quantized)) for width in DIMS))
+
+
+def test_weights_and_schedules_decide_what_counts(model: Any, calibration: Calibration) -> None:
+    loss = QuantizationAwareLoss(
+        model,
+        losses.MultipleNegativesRankingLoss(model),
+        weights=(1, 1, 0.5),
+        schedule=staged({"int8": 1, "binary": 3}),
+        calibration=calibration,
+    )
+    counted = [tuple(loss(columns(model, QUERIES, ANSWERS), None)) for _ in range(4)]
+    assert counted == [("float32",), ("float32", "int8"), ("float32", "int8"), ("float32", "int8", "binary")]
+    halved = loss(columns(model, QUERIES, ANSWERS), None)["binary"]
+    quantized = [quantize_ste(vectors, calibration, "binary") for vectors in embedded(model, QUERIES, ANSWERS)]
+    close(halved, 0.5 * ranking_loss(*quantized))
+
+
+def test_schedules() -> None:
+    assert [linear(4)("binary", step) for step in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
+    assert linear(4)("float32", 0) == constant()("binary", 0) == 1
+    assert [staged()("binary", step) for step in (1_799, 1_800)] == [0, 1]
+    assert staged()("int8", 199) == 0 < staged()("int4", 0)
+
+
+def test_steps_do_not_pass_in_evaluation(model: Any) -> None:
+    loss = QuantizationAwareLoss(
+        model, losses.MultipleNegativesRankingLoss(model), schedule=staged({"int8": 1, "binary": 1})
+    )
+    with torch.no_grad():
+        for _ in range(3):
+            assert tuple(loss(columns(model, QUERIES, ANSWERS), None)) == ("float32",)
+    with pytest.raises(InputError, match="no embeddings of 20 dimensions have been trained on"):
+        loss.to_calibration()
+
+
+BATCHES = [[QUERIES, ANSWERS], [ANSWERS, WRONG], [WRONG, QUERIES]]
+
+
+@pytest.mark.parametrize("per_dimension", [True, False])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_rolling_ranges_are_moving_averages_from_the_first_batch_on(
+    model: Any, asymmetric: bool, per_dimension: bool
+) -> None:
+    method = RangeMethod("rolling", momentum=0.8, spread=3, per_dimension=per_dimension)
+    loss = QuantizationAwareLoss(
+        model, losses.MultipleNegativesRankingLoss(model), asymmetric=asymmetric, calibration=method, threshold=0.5
+    )
+    mean = std = deviation = None
+    for texts in BATCHES:
+        loss(columns(model, *texts), None)
+        rows = model.encode(texts[1] if asymmetric else texts[0] + texts[1]).astype(np.float64)
+        found = rows.mean(0), rows.std(0), np.abs(rows - 0.5 * rows.mean(0)).mean(0)
+        if mean is None:
+            mean, std, deviation = found
+        else:
+            mean, std, deviation = (0.8 * a + 0.2 * b for a, b in zip((mean, std, deviation), found, strict=True))
+    calibration = loss.to_calibration()
+    radius = 3 * std + np.abs(mean - 0.5 * mean)
+    if not per_dimension:
+        radius, deviation = np.full(DIMENSIONS, radius.max()), np.full(DIMENSIONS, deviation.mean())
+    for array, wanted in (("threshold", 0.5 * mean), ("radius", radius), ("deviation", deviation), ("std", std)):
+        np.testing.assert_allclose(getattr(calibration, array), wanted, rtol=1e-4, atol=1e-6)
+    assert calibration.metric == "cosine"
+    assert calibration.description["sample"]["size"] == 18 * (1 if asymmetric else 2)
+    assert Calibration.from_bytes(calibration.to_bytes()) == calibration
+
+
+def test_minmax_takes_the_ranges_of_the_batch(model: Any) -> None:
+    loss = QuantizationAwareLoss(
+        model, losses.MultipleNegativesRankingLoss(model), ["int4"], calibration=RangeMethod("minmax")
+    )
+    loss(columns(model, WRONG, QUERIES), None)
+    value = loss(columns(model, QUERIES, ANSWERS), None)["int4"]
+    pair = embedded(model, QUERIES, ANSWERS)
+    rows = torch.cat(pair).detach()
+    scale = Scale(torch.zeros(DIMENSIONS), rows.abs().amax(0), rows.abs().mean(0))
+    close(value, ranking_loss(*(quantize_ste(vectors, scale, "int4") for vectors in pair)))
+
+
+def test_frozen_ranges_are_those_that_are_stored(model: Any) -> None:
+    loss = QuantizationAwareLoss(
+        model, losses.MultipleNegativesRankingLoss(model), ["int4"], calibration=RangeMethod("minmax")
+    )
+    for texts in BATCHES:
+        loss(columns(model, *texts), None)
+    loss.freeze()
+    before = loss.to_calibration()
+    value = loss(columns(model, QUERIES, WRONG), None)["int4"]
+    assert loss.to_calibration() == before
+    close(value, ranking_loss(*(quantize_ste(v, before, "int4") for v in embedded(model, QUERIES, WRONG))))
+
+
+def test_a_batch_that_overflows_does_not_stay_in_the_ranges() -> None:
+    ranges = TrainingRanges(RangeMethod("rolling"), 0.0, "ip")
+    ranges.update(torch.ones(4, 3))
+    ranges.update(torch.full((4, 3), float("inf")))
+    assert ranges.batches == 1
+    assert ranges.calibration().mean.tolist() == [1, 1, 1]
+
+
+def test_an_unnormalized_model_of_cosine_is_quantized_at_unit_length(tmp_path: Any) -> None:
+    raw = tiny_model(tmp_path, normalize=False)
+    loss = QuantizationAwareLoss(raw, losses.MultipleNegativesRankingLoss(raw), ["int8"])
+    loss(columns(raw, QUERIES, ANSWERS), None)
+    calibration = loss.to_calibration()
+    unit = raw.encode(QUERIES + ANSWERS, normalize_embeddings=True)
+    np.testing.assert_allclose(calibration.std, unit.std(0), rtol=1e-4)
+    assert calibration.description["normalized"] is False
+
+
+class Elsewhere(losses.MultipleNegativesRankingLoss):
+    """Embeds inputs that are not its columns."""
+
+    def forward(self, sentence_features: Any, labels: Any) -> Any:
+        return super().forward([dict(features) for features in sentence_features], labels)
+
+
+def test_what_cannot_be_wrapped_is_said(model: Any, tmp_path: Any) -> None:
+    ranking = losses.MultipleNegativesRankingLoss(model)
+    other = tiny_model(tmp_path, seed=1)
+    with pytest.raises(InputError, match="Elsewhere embeds inputs of its own making"):
+        QuantizationAwareLoss(model, Elsewhere(model))(columns(model, QUERIES, ANSWERS), None)
+    assert inspect.ismethod(model.forward)
+    for arguments, message in (
+        ({"loss": losses.MultipleNegativesRankingLoss(other)}, "is not a loss over the model given"),
+        ({"loss": losses.AdaptiveLayerLoss(model, ranking)}, "put it around QuantizationAwareLoss"),
+        ({"precisions": ("int8", "int3")}, "'int3' is unknown"),
+        ({"precisions": "int8"}, "expected different ones in a tuple"),
+        ({"precisions": ("int8", "int8")}, "expected different ones in a tuple"),
+        ({"weights": (1, 1)}, "expected one for each of float32, int8, binary"),
+        ({"weights": (1, 1, -1)}, "at least 0"),
+        ({"calibration": RangeMethod("quantile")}, "in training use rolling, minmax or fixed"),
+        ({"schedule": staged({"float32": 5, "int8": 5, "binary": 9})}, "no precision counts at step 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            QuantizationAwareLoss(**{"model": model, "loss": ranking, **arguments})
