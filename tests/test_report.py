@@ -287,6 +287,7 @@ def test_ticks_read_as_people_write_them() -> None:
     ]
     assert [text for _, text in Axis("", 1, 16, "doubling").ticks()] == ["1", "2", "4", "8", "16"]
     assert [text for _, text in Axis("", 90, 1100, "log").ticks()] == ["100", "200", "300", "500", "1,000"]
+    assert [text for _, text in Axis("", 0.09, 0.22, "log").ticks()] == ["0.1", "0.15", "0.2"]
     assert [text for _, text in Axis("", 0, 1, "share").ticks()] == ["0%", "20%", "40%", "60%", "80%", "100%"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import specification
 from click.testing import CliRunner
+from click.testing import Result as Ran
 from conftest import realistic, unit
 from hypothesis import given
 from hypothesis import strategies as st
@@ -364,3 +366,66 @@ def test_the_recommended_command_makes_the_collection(tmp_path: Path, url: str) 
     exact = np.argsort(-(unit(queries) @ unit(vectors).T), axis=1)[:, :10]
     reached = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(hits, exact, strict=True)])
     assert reached == pytest.approx(advised.result.recall.value, abs=0.03)
+
+
+# The command.
+
+
+def run(*arguments: object) -> Ran:
+    result = CliRunner().invoke(main, ["eval", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_the_command_tells_what_to_use_and_writes_report_and_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs qvec[plots]")
+    source = write(tmp_path / "a.npy", realistic(400))
+    report, plot = tmp_path / "out.html", tmp_path / "out.png"
+    result = run("--sweep", source, "--recall", 0.8, "--report", report, "--plot", plot)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {report}" in result.stderr
+    assert f"wrote {plot}" in result.stderr
+    last = result.stdout.splitlines()[-1].strip()
+    assert last.startswith(f"qvec ingest {source} --collection NAME")
+    assert last.split("qvec ingest")[1].split()[0] in report.read_text(encoding="utf-8")
+    assert plot.stat().st_size > 10_000
+
+
+def test_json_is_a_line_for_each_configuration(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.npy", realistic(300))
+    asked = write(tmp_path / "q.npy", realistic(30, seed=1))
+    result = run("--sweep", source, "--queries", asked, "--rows", 200, "--encoding", "float", "--json")
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(lines) == 30 * 37 + 4
+    (advised,) = [line for line in lines if line["recommended"]]
+    assert advised["command"].startswith(f"qvec ingest {source}")
+    assert sum(line["pareto"] for line in lines) >= 2
+    assert {line["p50_ms"] for line in lines} == {None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "name what to measure: --collection NAME, or --sweep SOURCE"),
+        (["--sweep", "a.npy", "-c", "docs"], "--collection is of a collection, and --sweep needs none"),
+        (["--sweep", "a.npy", "--truth", "b.npy"], "--truth is of a collection, and --sweep needs none"),
+        (["-c", "docs", "--rows", "5"], "--rows is of --sweep"),
+        (["-c", "docs", "--vector-column", "v"], "--vector-column is of --sweep"),
+        (["--sweep", "missing.npy"], "no such file: missing.npy"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments: list[str], told: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert told in result.output
+
+
+def test_the_column_of_the_vectors_goes_into_the_command(tmp_path: Path) -> None:
+    rows = [{"id": at, "first": row, "second": row} for at, row in enumerate(realistic(60).tolist())]
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run("--sweep", source, "--vector-column", "second", "--recall", 0.5)
+    assert result.exit_code == 0, result.output
+    assert f"qvec ingest {source} --vector-column second --collection NAME" in result.stdout

@@ -12,6 +12,8 @@ Kind = Literal["linear", "doubling", "log", "recall", "share"]
 _RECALL_TICKS = (1, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0)
 _LEAST_APART = 0.07
 """Of two ticks, as a share of the axis."""
+_NARROW = 5
+"""How many times its low end the high end of a log axis is, up to which it is marked in even steps."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Axis:
     """One axis from `low` to `high`.
 
     recall: 1 - sqrt(1 - y), which stretches what is near 100%, and reads in percent, as `share` does on an even scale;
-    log: powers of ten, with twos and fives; doubling: powers of two.
+    log: powers of ten, with twos, threes and fives; doubling: powers of two.
     """
 
     label: str
@@ -76,7 +78,7 @@ class Axis:
             yield from _RECALL_TICKS
         elif self.kind == "doubling":
             yield from (2.0**power for power in range(20))
-        elif self.kind == "log":
+        elif self.kind == "log" and self.high > _NARROW * self.low:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             yield from (factor * 10.0**power for factor in (1, 3, 2, 5) for power in powers)
         else:
@@ -99,8 +101,11 @@ class Chart:
     x: Axis
     y: Axis
     series: tuple[Series, ...]
-    reference: float | None = None
-    """A value of y with a line across."""
+
+    @property
+    def needs_legend(self) -> bool:
+        """Whether the axes leave open what is drawn."""
+        return [series.name for series in self.series] != [self.y.label]
 
 
 def around(label: str, values: list[float], kind: Kind = "linear") -> Axis:

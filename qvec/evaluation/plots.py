@@ -56,7 +56,7 @@ def _draw(axes: Any, chart: Chart) -> None:
     axes.set_xlabel(chart.x.label)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(chart.series) > 1:
+    if chart.needs_legend:
         axes.legend(frameon=False, fontsize="small")
 
 

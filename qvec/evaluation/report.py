@@ -128,7 +128,7 @@ def _figure(chart: Chart) -> str:
 
 
 def _legend(chart: Chart) -> Iterator[str]:
-    if len(chart.series) > 1:
+    if chart.needs_legend:
         entries = (
             f'<li><svg viewBox="0 0 14 14" class="s{number % COLOURS}" aria-hidden="true">'
             f"{marker(number, 7, 7, 5)}</svg>{escape(series.name)}</li>"

@@ -16,7 +16,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 44
 
 def draw(chart: Chart) -> str:
     """The chart as an SVG element of its own, 480 by 320 units; a point tells its figures when pointed at."""
-    parts = [*_axes(chart), *_reference(chart)]
+    parts = [*_axes(chart)]
     for number, series in enumerate(chart.series):
         parts += [f'<g class="series s{number % COLOURS}">', *_DRAWN[series.style](chart, series, number), "</g>"]
     parts += _labels(chart)
@@ -59,12 +59,6 @@ def _axes(chart: Chart) -> Iterator[str]:
         yield f'<text class="tick" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>'
     yield f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
     yield f'<text class="label" x="{right}" y="{HEIGHT - 6}" text-anchor="end">{escape(chart.x.label)}</text>'
-
-
-def _reference(chart: Chart) -> Iterator[str]:
-    if chart.reference is not None:
-        y = _y(chart, chart.reference)
-        yield f'<line class="reference" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
 def _dots(chart: Chart, series: Series, number: int) -> Iterator[str]:
