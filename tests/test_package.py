@@ -97,13 +97,14 @@ LAYERS = [
     {"errors", "_native", "sampling", "passages", "hits", "filters", "metadata_index", "texts"},
     {"arrays", "drift", "ranges"},
     {"calibration"},
-    {"codes"},
+    {"codes", "model_folder"},
     {"loading"},
     {"stores"},
     {"postgres", "qdrant"},
     {"database"},
     {"ingest"},
-    {"copying", "demo"},
+    {"copying", "evaluation"},
+    {"demo", "training"},
     {"cli"},
 ]
 ALONE = {
@@ -118,7 +119,7 @@ ALONE = {
     "errors": set(),
     "passages": {"errors"},
 }
-MAY_USE_SOURCES = {"ingest", "copying", "demo", "cli"}
+MAY_USE_SOURCES = {"ingest", "copying", "evaluation", "training", "demo", "cli"}
 
 
 def parts() -> set[str]:
