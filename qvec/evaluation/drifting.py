@@ -32,7 +32,7 @@ LIMITS = {"shift": 0.3, "clip": 0.005, "loss": 0.01}
 """What each figure of a DriftReport may be, unless told otherwise.
 
 Parts of one corpus differ by a shift of 0.1, two corpora of one model by 0.6 (MiniLM: the sentences of Python's
-documentation, and abstracts on aerodynamics), which costs half a point of recall.
+documentation, and abstracts on aerodynamics), which costs about a point of recall.
 """
 
 
