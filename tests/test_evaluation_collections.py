@@ -132,6 +132,22 @@ def test_a_scan_has_the_recall_of_its_candidates(
     assert found[f"{prefilter}/none/scan"].recall.value == pytest.approx(recall(near.tolist(), truth))
 
 
+def test_a_scan_in_blocks_is_one_scan(
+    collection: PostgresCollection,
+    evaluation: Evaluation,
+    queries: Floats,
+    source: Path,
+    calibration: Calibration,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qvec.evaluation.evaluate._SCAN_ROWS", 97)
+    again = evaluate(collection, asked(queries), rows_of(source, calibration))
+    scanned = [name for name in named(evaluation) if name.endswith("/scan")]
+    assert scanned
+    for name in scanned:
+        assert named(again)[name].recalls.tolist() == named(evaluation)[name].recalls.tolist()
+
+
 def test_each_query_has_its_own_recall(
     evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration
 ) -> None:
