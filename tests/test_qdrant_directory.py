@@ -325,7 +325,7 @@ def test_an_unfinished_collection_is_begun_anew(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        with pytest.raises(DatabaseError, match=r"^cannot write .*collection\.json: no space$"):
+        with pytest.raises(DatabaseError, match=r"^cannot write .*\.json: no space$"):
             db.create_collection("docs", calibration=calibration)
     assert (directory / "docs" / "shard").is_dir()
     assert not db.has_collection("docs")
@@ -373,3 +373,14 @@ def test_a_damaged_collection_can_be_dropped(directory: Path, docs: QdrantCollec
     db.drop_collection(docs.name)
     assert db.collections() == []
     assert not (directory / "docs").exists()
+
+
+def test_a_description_of_another_collection_is_refused(
+    directory: Path, docs: QdrantCollection, db: QdrantDatabase, vectors: Vectors
+) -> None:
+    """Of the same shape, but its codes are of another calibration."""
+    other = db.create_collection("other", calibration=Calibration.fit(vectors, threshold=1))
+    shutil.copy(directory / "other" / "collection.json", directory / docs.name / "collection.json")
+    found = f"was made with calibration {docs.calibration.id}, but its description is of {other.calibration.id}"
+    with pytest.raises(CollectionError, match=found):
+        db.collection(docs.name)

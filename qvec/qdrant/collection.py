@@ -430,7 +430,7 @@ class QdrantCollection:
 
     def check_current(self) -> None:
         """Raises CollectionError when the collection was dropped, and perhaps made anew, since it was opened."""
-        found = self._database.home.describe(self.name)
+        found = self._database.describe(self.name)
         if found is None or (found.calibration, found.layout) != (self.calibration, self.layout):
             again = " and made anew" if found else ""
             raise CollectionError(f"collection {self.name!r} was dropped{again} since it was opened; open it again")

@@ -200,6 +200,11 @@ class QdrantDatabase:
                 raise self._missing(name)
             self.home.drop(name)
 
+    def describe(self, name: str) -> Description | None:
+        """What is written down of a collection; None when there is none, or qvec did not make it."""
+        self._check_open()
+        return self.home.describe(name)
+
     def engine(self, collection: QdrantCollection) -> Engine:
         """The engine that holds a collection's points. Raises CollectionError when it was dropped."""
         self._check_open()

@@ -29,8 +29,10 @@ _LOCK = "qvec.lock"
 _DESCRIPTION = "collection.json"
 _LOADS = "loads.json"
 _SHARD = "shard"
+_MADE_WITH = "qvec-calibration.json"
+"""Beside the engine's files: the calibration that the vectors were stored with, whatever describes them later."""
 _ENGINE_CONFIG = "edge_config.json"
-_ENGINE_FILES = {_ENGINE_CONFIG, "segments", "wal"}
+_ENGINE_FILES = {_ENGINE_CONFIG, _MADE_WITH, "segments", "wal"}
 
 _open: dict[Path, Directory] = {}
 _opening = threading.Lock()
@@ -92,6 +94,12 @@ class Directory:
             return None
         description = Description.from_json(stored, name)
         description.check_vectors(name, self.foreign(name))
+        made_with = (_read(self._folder(name) / _SHARD / _MADE_WITH, name) or {}).get("calibration")
+        if made_with not in (None, description.calibration.id):
+            raise CollectionError(
+                f"collection {name!r} was made with calibration {made_with}, but its description is of "
+                f"{description.calibration.id}; put back the collection.json that belongs to it"
+            )
         return description
 
     def create(self, name: str, description: Description) -> None:
@@ -101,6 +109,7 @@ class Directory:
             folder = self._folder(name)
             self._clear(folder, name)
             self._engine(name, description.layout)
+            _write(folder / _SHARD / _MADE_WITH, {"calibration": description.calibration.id})
             _write(folder / _DESCRIPTION, description.to_json())
 
     def describe_anew(self, name: str, description: Description) -> None:
