@@ -53,20 +53,32 @@ def _starts(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
     help="Of float32, int8, int4, ternary, binary.",
 )
 @click.option("--weights", callback=_numbers, metavar="NUMBERS", help="One for each precision (default: 1).")
-@click.option("--schedule", type=click.Choice(["constant", "linear", "staged"]), default="constant", show_default=True)
+@click.option(
+    "--schedule",
+    type=click.Choice(["constant", "linear", "staged"]),
+    default="constant",
+    show_default=True,
+    help="How the weights of the precisions come in.",
+)
 @click.option(
     "--start", "starts", callback=_starts, multiple=True, metavar="PRECISION=STEP", help="For staged; can be repeated."
 )
 @click.option("--warmup-steps", type=click.IntRange(1), help="For linear (default: half of the steps).")
 @click.option("--asymmetric", is_flag=True, help="Leave queries unquantized, as rescoring does.")
-@click.option("--ranges", type=click.Choice(["rolling", "minmax", "fixed"]), default="rolling", show_default=True)
+@click.option(
+    "--ranges",
+    type=click.Choice(["rolling", "minmax", "fixed"]),
+    default="rolling",
+    show_default=True,
+    help="Method of the ranges.",
+)
 @click.option("--spread", type=float, default=4.0, show_default=True, help="Standard deviations, for rolling.")
 @click.option("--range", "value", type=float, help="The radius, for fixed.")
 @click.option("--global-range", is_flag=True, help="One range for all dimensions.")
-@click.option("--steps", type=click.IntRange(1), default=2_000, show_default=True)
-@click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=2_000, show_default=True, help="Batches to train on.")
+@click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Pairs in a batch.")
 @click.option("--mini-batch-size", type=click.IntRange(1), help="Embed so many at a time, by gradient caching.")
-@click.option("--learning-rate", type=float, default=2e-5, show_default=True)
+@click.option("--learning-rate", type=float, default=2e-5, show_default=True, help="At its highest.")
 @click.option("--save-every", type=click.IntRange(1), default=500, show_default=True, help="Steps to a checkpoint.")
 @click.option(
     "--eval",
@@ -75,7 +87,7 @@ def _starts(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
     metavar="PATH",
     help="Pairs, or a folder in BEIR's layout (default: a tenth of the pairs is held out).",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @click.option("--restart", is_flag=True, help="Forget the checkpoints in the output.")
 @json_option
 @quiet_option
