@@ -143,7 +143,7 @@ def test_a_killed_server_starts_again_with_its_data(directory: Path, user: Calla
     process = user()
     url_of(process)
     os.kill(int(postmaster(directory)), signal.SIGKILL)
-    time.sleep(0.5)
+    time.sleep(2)  # the killed server's processes notice, also on a busy machine
     assert run(f"print(execute({READ!r}).fetchone())", directory).stdout == "(42,)\n"
 
 
@@ -153,7 +153,7 @@ def test_a_process_number_that_another_program_has_by_now(
     # As after a restart of the machine or container: this very process has the dead server's number.
     url_of(user())
     os.kill(int(postmaster(directory)), signal.SIGKILL)
-    time.sleep(0.5)
+    time.sleep(2)  # the killed server's processes notice, also on a busy machine
     mark = directory / "postmaster.pid"
     mark.write_text(mark.read_text().replace(postmaster(directory), str(os.getpid()), 1))
     assert not embedded.running(directory)
