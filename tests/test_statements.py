@@ -215,7 +215,7 @@ def test_more_candidates_than_ef_search_allows_without_iterative_scan_rank_every
     many: PostgresCollection,
 ) -> None:
     old = Table(many.table.schema, many.table.name, many.table.layout, PgVector(many.table.vector.schema, (0, 7, 4)))
-    docs = PostgresCollection(many._database, "many", old, many.calibration, 4, None)
+    docs = PostgresCollection(many._database, "many", old, many.calibration, 4, None, None)
     query = realistic(1, 32, seed=6)[0]
     assert docs.explain(query, k=400).candidates is None
     assert docs.explain(query, k=100).candidates == 400
