@@ -1,5 +1,6 @@
 """Loading into Qdrant, in a directory and on a server's stand-in: rules for ids, starts, stops and what goes on."""
 
+import gc
 import json
 import os
 import threading
