@@ -262,7 +262,8 @@ def _is_absent_or_unfinished(folder: Path) -> bool:
         return False
     left = all(file.name in (_SHARD, _LOADS) or file.name.startswith(f".{_DESCRIPTION}.") for file in files)
     shard = folder / _SHARD
-    return left and (not shard.is_dir() or {file.name for file in shard.iterdir()} <= _ENGINE_FILES)
+    names = {file.name for file in shard.iterdir()} if shard.is_dir() else set()
+    return left and {name for name in names if not name.startswith(f".{_MADE_WITH}.")} <= _ENGINE_FILES
 
 
 def _read(path: Path, name: str) -> Any:
