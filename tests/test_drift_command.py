@@ -179,13 +179,13 @@ def test_exit_codes_are_for_monitoring(url: str, tmp_path: Path) -> None:
 def test_limits_are_the_users(url: str, tmp_path: Path) -> None:
     source = saved(tmp_path, moved(realistic(800, seed=4)))
     lenient = drift(
-        url, "-c", "codes", "--source", source, "--limit", "shift=9", "--limit", "clip=1", "--limit", "loss=1"
+        url, "-c", "codes", "--source", source, "--allow", "shift=9", "--allow", "clip=1", "--allow", "loss=1"
     )
     assert lenient.exit_code == 0
-    strict = drift(url, "-c", "floats", "--limit", "shift=0", "-q")
+    strict = drift(url, "-c", "floats", "--allow", "shift=0", "-q")
     assert (strict.exit_code, strict.output) == (DRIFTED, "")
     for given, told in (("size=1", "'size' is none of: shift, clip, loss"), ("shift", "'shift' is no NAME=NUMBER")):
-        wrong = drift(url, "-c", "codes", "--limit", given)
+        wrong = drift(url, "-c", "codes", "--allow", given)
         assert wrong.exit_code == 2
         assert told in wrong.output
 

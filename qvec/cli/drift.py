@@ -52,7 +52,7 @@ def _limits(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]
 @collection_option
 @click.option("--source", metavar="NEW", help="Newer vectors (default: the rows of the collection).")
 @click.option(
-    "--limit",
+    "--allow",
     "limits",
     multiple=True,
     metavar="NAME=NUMBER",
@@ -82,7 +82,7 @@ def drift(
     \b
     Examples:
       qvec drift --collection docs --source this_week.parquet
-      qvec drift --collection docs --source new.npy --limit shift=0.5 --limit loss=0.02 --json
+      qvec drift --collection docs --source new.npy --allow shift=0.5 --allow loss=0.02 --json
     """
     from qvec.evaluation.drifting import drift_of_rows, drift_of_vectors
 
