@@ -314,7 +314,7 @@ def test_text_queries_are_embedded_by_the_collections_model(
     )
     arguments = ("eval", "--db", loaded, "-c", "docs", "--queries", tmp_path / "queries.jsonl", "--json")
     assert "name the model they are from: --model" in invoke(*arguments).output
-    module = importlib.import_module("qvec.cli.evaluate")  # qvec.cli.evaluate itself is the command
+    module = importlib.import_module("qvec.cli.measuring")
     monkeypatch.setattr(module, "load_embedder", lambda _: Fake())
     (tmp_path / "qrels").write_text("q1 0 5 1\n")
     result = invoke(*arguments, "--model", "fake", "--qrels", tmp_path / "qrels")

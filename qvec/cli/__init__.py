@@ -14,11 +14,12 @@ from qvec.cli.copy import copy
 from qvec.cli.db import db
 from qvec.cli.demo import demo
 from qvec.cli.drift import drift
-from qvec.cli.evaluate import evaluate, tune
+from qvec.cli.evaluate import evaluate
 from qvec.cli.ingest import ingest
 from qvec.cli.search import search
 from qvec.cli.sql import sql
 from qvec.cli.train import train
+from qvec.cli.tune import tune
 from qvec.errors import QvecError
 
 INTERRUPTED = 130

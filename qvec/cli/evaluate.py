@@ -1,89 +1,23 @@
-"""qvec eval and qvec tune"""
+"""qvec eval"""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from qvec.cli.console import ConsoleReporter, print_table
-from qvec.cli.options import (
-    collection_option,
-    db_option,
-    embedding_of,
-    embedding_options,
-    encoding_option,
-    json_option,
-    open_database,
-    quiet_option,
-)
+from qvec.cli.console import print_table
+from qvec.cli.measuring import material, measuring_options, percent
+from qvec.cli.options import db_option
 from qvec.cli.sweep import run_sweep, sweep_options, sweep_settings, write_pictures
-from qvec.codecs import preset
-from qvec.embedding import EmbeddingOptions, load_embedder
 from qvec.errors import InputError
 from qvec.evaluation.results import NONE
-from qvec.sources import Columns, open_source
 
 if TYPE_CHECKING:
-    from qvec.embedding import Embedder
-    from qvec.evaluation.queries import Queries
-    from qvec.evaluation.results import Evaluation, Interval, Result
-    from qvec.evaluation.rows import Rows
-    from qvec.evaluation.tune import Tuning
-    from qvec.stores import Collection
+    from qvec.evaluation.results import Evaluation, Result
 
-UNMET = 3
-"""Exit code of a target that cannot be met."""
-_ROWS_AS_QUERIES = 500
 _OF_COLLECTIONS = ("collection", "qrels", "compare", "truth", "model")
-
-
-def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What both commands measure with."""
-    for option in reversed(
-        (
-            click.option(
-                "--queries",
-                metavar="FILE",
-                help="Queries: vectors, or texts (queries.jsonl with _id and text) that the model embeds. Without "
-                "them rows serve as queries, each left out of its own hits.",
-            ),
-            click.option(
-                "--truth", metavar="SOURCE", help="What the collection was loaded from: recall is against its vectors."
-            ),
-            click.option(
-                "--id-start", type=click.IntRange(0), default=0, show_default=True, help="Of a SOURCE without ids."
-            ),
-            encoding_option,
-            embedding_options,
-            click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits for each query."),
-            click.option(
-                "--limit",
-                type=click.IntRange(2),
-                default=1000,
-                show_default=True,
-                help="Queries at most, drawn uniformly.",
-            ),
-            click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn."),
-            click.option(
-                "--confidence",
-                type=click.FloatRange(0.5, 1, max_open=True),
-                default=0.95,
-                show_default=True,
-                help="Of intervals and bounds.",
-            ),
-            quiet_option,
-            json_option,
-        )
-    ):
-        command = option(command)
-    return command
 
 
 @click.command("eval")
@@ -161,7 +95,7 @@ def _evaluate(
 
     judgements = None if qrels is None else read_qrels(qrels)
     statistics = None
-    with _material(url, collection, quiet or as_json, **options) as (found, queries, truth, reporter):
+    with material(url, collection, quiet or as_json, **options) as (found, queries, truth, reporter):
         evaluation = measure(
             found,
             queries,
@@ -181,110 +115,6 @@ def _evaluate(
     if compare:
         _print_comparison(evaluation, *compare, as_json)
     write_pictures(evaluation, statistics, report, plot)
-
-
-@click.command()
-@db_option
-@collection_option
-@click.option(
-    "--recall",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.99,
-    show_default=True,
-    help="The recall@k that searches have to reach.",
-)
-@click.option("--store/--no-store", default=True, show_default=True, help="Keep what is found with the collection.")
-@measuring_options
-def tune(url: str, collection: str, recall: float, store: bool, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Find the smallest oversampling that reaches a recall, and store it.
-
-    Every later search of the collection then uses it, here, from Python and in SQL. What has the collection open goes
-    on as before until it opens it anew. Exit code 3: the target cannot be met, and nothing is stored.
-
-    \b
-    Examples:
-      qvec tune --collection docs --recall 0.99 --queries queries.npy --truth vectors.npy
-      qvec tune --collection docs --recall 0.95 --no-store
-    """
-    from qvec.evaluation.tune import tune as find
-
-    with _material(url, collection, quiet or as_json, **options) as (found, queries, truth, reporter):
-        tuning = find(
-            found,
-            queries,
-            truth,
-            recall=recall,
-            k=options["k"],
-            confidence=options["confidence"],
-            store=store,
-            reporter=reporter,
-        )
-    click.echo(json.dumps(tuning.as_dict())) if as_json else _print_tuning(tuning)
-    if tuning.oversampling is None:
-        sys.exit(UNMET)
-
-
-@contextmanager
-def _material(
-    url: str,
-    name: str,
-    quiet: bool,
-    queries: str | None,
-    truth: str | None,
-    id_start: int,
-    encoding: str,
-    limit: int,
-    seed: int,
-    **options: Any,
-) -> Iterator[tuple[Collection, Queries, Rows | None, ConsoleReporter]]:
-    """The collection, its queries, and the rows that recall is against."""
-    from qvec.evaluation.queries import Queries, read_queries
-    from qvec.evaluation.rows import rows_of_collection, rows_of_source
-
-    columns = Columns(codec=preset(encoding))
-    with open_database(url) as database, ConsoleReporter(quiet=quiet) as reporter, ExitStack() as opening:
-        collection: Collection = database.collection(name)
-        embedder = cache(partial(_embedder, collection, embedding_of(options)))
-        given = None
-        if queries is not None:
-            with open_source(queries, columns=columns) as source:
-                given = _drawn(read_queries(source, collection.calibration, embedder), limit, seed)
-        if truth is None:
-            rows = None
-        else:
-            opened = opening.enter_context(open_source(truth, columns=columns))
-            _check_ids(collection, opened.id_type, truth)
-            width = given.vectors.shape[1] if given else opened.dimensions
-            needed = embedder() if opened.dimensions is None else None
-            rows = rows_of_source(opened, collection.calibration, needed, id_start, width)
-        if given is None:
-            known = rows or rows_of_collection(collection)
-            ids, vectors = known.sample(min(limit, _ROWS_AS_QUERIES), seed)
-            given = Queries(tuple(map(str, ids)), vectors, f"rows of {known.name}", tuple(ids))
-        yield collection, given, rows, reporter
-
-
-def _drawn(queries: Queries, limit: int, seed: int) -> Queries:
-    if len(queries) <= limit:
-        return queries
-    return queries.take(np.sort(np.random.default_rng(seed).choice(len(queries), limit, replace=False)))
-
-
-def _check_ids(collection: Collection, id_type: str | None, truth: str) -> None:
-    if (id_type or "bigint") != collection.id_type:
-        raise InputError(
-            f"collection {collection.name!r} has {collection.id_type} ids, but {truth} has {id_type or 'none'}; give "
-            "what the collection was loaded from as --truth"
-        )
-
-
-def _embedder(collection: Collection, asked: EmbeddingOptions) -> Embedder:
-    from qvec.ingest.embedding import wanted_embedding
-
-    embedding = wanted_embedding(asked, collection, collection.calibration)
-    if embedding.model is None:
-        raise InputError(f"collection {collection.name!r} was loaded as vectors; name the model they are from: --model")
-    return load_embedder(embedding)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -316,10 +146,10 @@ def _row(result: Result, judged: bool) -> list[str]:
         f"{result.prefilter} scan" if _is_scan(result) else result.prefilter,
         result.rescore,
         "" if result.oversampling is None else f"{result.oversampling:g}",
-        _percent(result.recall),
+        percent(result.recall),
     ]
     if judged:
-        row.append("" if result.ndcg is None else _percent(result.ndcg))
+        row.append("" if result.ndcg is None else percent(result.ndcg))
     row += ["" if value is None else f"{value:.2f}" for value in (result.p50_ms, result.p95_ms, result.p99_ms)]
     row.append(f"{result.bytes_per_vector:,.0f}")
     loss = result.loss
@@ -329,11 +159,6 @@ def _row(result: Result, judged: bool) -> list[str]:
 
 def _is_scan(result: Result) -> bool:
     return result.exact and result.prefilter != NONE
-
-
-def _percent(interval: Interval) -> str:
-    beside = max(interval.high - interval.value, interval.value - interval.low)
-    return f"{100 * interval.value:.1f} ±{100 * beside:.1f}"
 
 
 def _print_comparison(evaluation: Evaluation, first: str, second: str, as_json: bool) -> None:
@@ -352,30 +177,4 @@ def _print_comparison(evaluation: Evaluation, first: str, second: str, as_json: 
     click.echo(
         f"{first} − {second}: recall {value:+.2f} points ({low:+.2f} to {high:+.2f}), p = {found.p_value:.2g}; higher "
         f"in {found.better} of {evaluation.queries} queries, lower in {found.worse}"
-    )
-
-
-def _print_tuning(tuning: Tuning) -> None:
-    columns = {"×": "right", f"recall@{tuning.k}": "right", "at least": "right", "p50 ms": "right"}
-    rows = [
-        [
-            "every row" if each.oversampling is None else f"{each.oversampling:g}",
-            _percent(each.recall),
-            f"{100 * each.at_least:.2f}",
-            f"{each.p50_ms:.2f}",
-        ]
-        for each in sorted(tuning.attempts, key=lambda each: each.oversampling or float("inf"))
-    ]
-    print_table(f"{tuning.collection}: {tuning.queries:,} queries", columns, rows)
-    click.echo(f"Recall is against {tuning.truth}.")
-    for note in tuning.notes:
-        click.echo(f"Note: {note}.")
-    chosen = tuning.chosen
-    if chosen is None:
-        click.echo(f"{tuning.target:.2%} cannot be met: {tuning.advice}.")
-        return
-    what = "is stored with" if tuning.stored else "would do for"
-    click.echo(
-        f"Oversampling {chosen.oversampling:g} {what} collection {tuning.collection!r}: recall "
-        f"{chosen.recall.value:.2%}, at least {chosen.at_least:.2%} with {tuning.confidence:.0%} confidence."
     )
