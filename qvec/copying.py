@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from qvec.embedding.stored import stored_embedding
 from qvec.errors import InputError
 from qvec.ingest import IngestOptions
-from qvec.ingest.embedding import stored_embedding
 from qvec.sources import Batch, Source
 from qvec.stores import Collection, Database
 

@@ -160,6 +160,9 @@ class Collection(Protocol):
 
     def get(self, ids: Sequence[int | str]) -> list[Hit | None]: ...
 
+    def vectors(self, ids: Sequence[int | str]) -> NDArray[np.float32]:
+        """The vectors of rows as far as they are kept, (n, d), NaN for one that is missing."""
+
     def count(self) -> int: ...
 
     def info(self) -> Info: ...
@@ -175,7 +178,7 @@ class Collection(Protocol):
     @overload
     def search(
         self,
-        query: Sequence[float],
+        query: Sequence[float] | str,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -187,7 +190,7 @@ class Collection(Protocol):
     @overload
     def search(
         self,
-        query: NDArray[Any] | Sequence[Sequence[float]],
+        query: NDArray[Any] | Sequence[Sequence[float]] | Sequence[str],
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -199,7 +202,7 @@ class Collection(Protocol):
 
     def explain(
         self,
-        query: ArrayLike,
+        query: ArrayLike | str,
         k: int = ...,
         oversampling: float | None = ...,
         *,

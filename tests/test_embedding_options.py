@@ -9,8 +9,8 @@ import pytest
 from qvec.embedding import EmbeddingOptions, check_cut, lasting_name
 from qvec.embedding.address import key_for
 from qvec.embedding.cards import completed
+from qvec.embedding.stored import described
 from qvec.errors import CollectionError, InputError
-from qvec.ingest.embedding import described
 
 URL = "http://host:8080/v1"
 JINA = "jinaai/jina-embeddings-v4-text-{}-GGUF:Q4_K_M"

@@ -100,6 +100,7 @@ LAYERS = [
     {"codes", "model_folder"},
     {"loading"},
     {"stores"},
+    {"retrieval"},
     {"postgres", "qdrant"},
     {"database"},
     {"ingest"},
@@ -119,7 +120,7 @@ ALONE = {
     "errors": set(),
     "passages": {"errors"},
 }
-MAY_USE_SOURCES = {"ingest", "copying", "evaluation", "training", "demo", "cli"}
+MAY_USE_SOURCES = {"retrieval", "ingest", "copying", "evaluation", "training", "demo", "cli"}
 
 
 def parts() -> set[str]:

@@ -23,9 +23,9 @@ from qvec.cli.options import (
 )
 from qvec.codecs import preset
 from qvec.embedding import EmbeddingOptions, load_embedder
+from qvec.embedding.stored import wanted_embedding
 from qvec.errors import InputError
 from qvec.hits import Hit
-from qvec.ingest.embedding import wanted_embedding
 from qvec.sources import Columns, open_source
 from qvec.stores import Collection, Explanation
 

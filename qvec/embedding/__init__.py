@@ -3,21 +3,24 @@
 torch, sentence-transformers and the HTTP client are imported when a model is loaded and not before.
 """
 
+from qvec.embedding.cached import CachedQueries
 from qvec.embedding.cards import TASKS, check_cut
 from qvec.embedding.hub import PACKAGED_MODEL
 from qvec.embedding.loading import lasting_name, load_embedder
 from qvec.embedding.options import EmbeddingOptions
-from qvec.embedding.protocol import Embedder, Embeddings, Progress
+from qvec.embedding.protocol import Embedder, Embeddings, Progress, TextEmbedder
 from qvec.embedding.sentence_transformer import SentenceTransformerEmbedder
 
 __all__ = [
     "PACKAGED_MODEL",
     "TASKS",
+    "CachedQueries",
     "Embedder",
     "EmbeddingOptions",
     "Embeddings",
     "Progress",
     "SentenceTransformerEmbedder",
+    "TextEmbedder",
     "check_cut",
     "lasting_name",
     "load_embedder",

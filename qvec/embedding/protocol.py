@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,19 @@ Progress = Callable[[int], None]
 """Called with the number of texts embedded so far in this call."""
 
 
+class TextEmbedder(Protocol):
+    """What makes vectors of texts, for a collection that is written and asked in text. Many models prompt questions
+    differently from documents, hence the two methods."""
+
+    def embed_documents(self, texts: Sequence[str]) -> NDArray[Any]:
+        """Vectors of texts, shape (len(texts), dimensions)."""
+
+    def embed_queries(self, texts: Sequence[str]) -> NDArray[Any]:
+        """Vectors of questions, shape (len(texts), dimensions)."""
+
+
 class Embedder(Protocol):
-    """An embedding model. Many prompt questions differently from documents, hence the two methods."""
+    """An embedding model that `load_embedder` gives: a `TextEmbedder` that tells what it is and how far it has come."""
 
     @property
     def name(self) -> str:

@@ -14,8 +14,9 @@ from qvec import _native
 from qvec.arrays import Vectors
 from qvec.calibration import Calibration
 from qvec.embedding import Embedder, EmbeddingOptions, check_cut, load_embedder
+from qvec.embedding.stored import check_embedding, described, wanted_embedding
 from qvec.errors import CalibrationError, CollectionError, InputError
-from qvec.ingest.embedding import check_embedding, described, embed_texts, wanted_embedding
+from qvec.ingest.embedding import embed_texts
 from qvec.ingest.options import FitOptions, IngestOptions, Reporter
 from qvec.ingest.quantized import check_threshold, fit_for, settings_for
 from qvec.loading import Checkpoint, Loader, Starts

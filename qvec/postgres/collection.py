@@ -23,6 +23,7 @@ from qvec.postgres.layout import Table
 from qvec.postgres.rows import stored_vectors
 from qvec.postgres.schema import Connection
 from qvec.postgres.search import Plan, RescoreIn, Where
+from qvec.retrieval.methods import Retrieval
 from qvec.stores import Explanation, Info, Progress, StoredRows, check_oversampling, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class PostgresCollection:
+class PostgresCollection(Retrieval):
     """A named set of rows with one calibration. Get one from a database's `collection` or `create_collection`."""
 
     def __init__(
@@ -55,6 +56,7 @@ class PostgresCollection:
         self.model = model
         self.embedding = embedding
         self._database = database
+        self._embedders = database.embedders
         self._rows_seen = 0
 
     def __repr__(self) -> str:
@@ -167,6 +169,14 @@ class PostgresCollection:
         found = {row[0]: row for row in self._read(lambda c: c.execute(statement, [wanted]).fetchall())}
         return [Hit(id, float("nan"), *found[id][1:]) if id in found else None for id in wanted]
 
+    def vectors(self, ids: Sequence[int | str]) -> NDArray[np.float32]:
+        """The vectors of the rows with these ids as far as they are kept, float32 (n, d): floats, or decoded codes. NaN
+        for a row that is missing."""
+        wanted = self._ids(ids)
+        statement = statements.vectors(self.table).as_bytes(None)
+        with_codes = self._read(lambda c: c.cursor(binary=True).execute(statement, [wanted]).fetchall())
+        return rows.vectors_of(wanted, dict(with_codes), self.calibration, self.table.layout)
+
     def _ids(self, ids: Sequence[int | str]) -> list[int | str]:
         array = rows.id_array(list(ids), self.table.layout)
         return list(array.tolist() if isinstance(array, np.ndarray) else array.to_pylist())
@@ -229,7 +239,7 @@ class PostgresCollection:
     @overload
     def search(
         self,
-        query: Sequence[float],
+        query: Sequence[float] | str,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -243,7 +253,7 @@ class PostgresCollection:
     @overload
     def search(
         self,
-        query: NDArray[Any] | Sequence[Sequence[float]],
+        query: NDArray[Any] | Sequence[Sequence[float]] | Sequence[str],
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -256,7 +266,7 @@ class PostgresCollection:
     ) -> Any: ...
     def search(
         self,
-        query: ArrayLike,
+        query: ArrayLike | str | Sequence[str],
         k: int = 10,
         oversampling: float | None = None,
         *,
@@ -269,6 +279,8 @@ class PostgresCollection:
     ) -> list[Hit] | list[list[Hit]]:
         """The k rows nearest to a query (d,), best first, or a list of them for each query of (m, d).
 
+        A question in place of a vector, or several, is embedded by the collection's `embedder`.
+
         The prefilter finds k × `oversampling` candidates (the collection's own when not given) by their bits; the
         query in float32 rescores them on codes or floats, in this process or, by `rescore_in`, in Postgres. `exact`
         rescores every row instead. A collection no larger than its candidates is ranked fully. With `planes` this
@@ -278,18 +290,19 @@ class PostgresCollection:
         sql module composed. Without `rescore` hits are ranked by the prefilter's bits alone, and a score is their
         agreement from -1 to 1, not the metric. `texts` false leaves documents and metadata out.
         """
-        queries = self._queries(query)
+        vectors = self._embedded(query)
+        queries = self._queries(vectors)
         where = search.where(filter)
         found = self._read(
             lambda c: search.run(
                 c, self._plan(c, k, oversampling, where, exact, rescore, rescore_in, texts, planes), queries
             )
         )
-        return found if np.ndim(query) == 2 else found[0]
+        return found if np.ndim(vectors) == 2 else found[0]
 
     def explain(
         self,
-        query: ArrayLike,
+        query: ArrayLike | str,
         k: int = 10,
         oversampling: float | None = None,
         *,
@@ -298,8 +311,9 @@ class PostgresCollection:
         rescore_in: RescoreIn = "client",
     ) -> Explanation:
         """Searches for one query (d,) and tells how: the statement, Postgres's plan, the time of each step."""
+        vector = self._embedded(query)
         started = time.perf_counter()
-        prepared = self._queries(query)[0]
+        prepared = self._queries(vector)[0]
         where = search.where(filter)
         prepare_ms = (time.perf_counter() - started) * 1e3
         return self._read(

@@ -29,6 +29,7 @@ from qvec.postgres.indexing import Machine
 from qvec.postgres.layout import IdType, Layout, PgVector, Prefilter, Rescore, Table
 from qvec.postgres.loader import PostgresLoader
 from qvec.postgres.schema import Connection
+from qvec.retrieval.embedders import Embedders
 from qvec.stores import check_name, check_oversampling
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ class PostgresDatabase:
         self._lock = threading.Lock()
         self._pool: ConnectionPool[Connection] | None = None
         self._pool_process = os.getpid()
+        self.embedders = Embedders()
         self._calibrations: dict[str, Calibration] = {}
         self._pgvector: PgVector | None = None
         self.connect().close()

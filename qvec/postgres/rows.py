@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,18 @@ def stored_vectors(values: Sequence[bytes], calibration: Calibration, layout: La
         return floats[:, 1:].astype(np.float32)  # before them stand the dimensions
     codes = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
     return dequantize(codes, calibration.for_form("centred"), layout.planes)
+
+
+def vectors_of(
+    ids: Sequence[int | str], values: Mapping[int | str, bytes], calibration: Calibration, layout: Layout
+) -> NDArray[np.float32]:
+    """Vectors (n, d) of rows by id, from what a table holds of those that it has; NaN for the others."""
+    vectors = np.full((len(ids), layout.dimensions), np.nan, np.float32)
+    found = [position for position, id in enumerate(ids) if id in values]
+    if found:
+        stored = stored_vectors([values[ids[position]] for position in found], calibration, layout)
+        vectors[found] = stored if layout.float_type else stored + calibration.threshold
+    return vectors
 
 
 def encode(

@@ -225,21 +225,29 @@ def holds_more_than(table: Table, rows: int) -> Composed:
 
 def stored_rows(table: Table, start: int) -> Composed:
     """All rows in the order of their ids, from a position on: id, codes or float4 bytes, document, metadata."""
-    vector: Composable = Identifier("codes")
-    if table.layout.float_type:
-        send = Identifier(table.vector.schema, "vector_send")
-        vector = SQL("{}(embedding::{})").format(send, table.vector_type("vector"))
     return SQL("SELECT id, {}, document, metadata::text FROM {} ORDER BY id OFFSET {}").format(
-        vector, table.identifier, sql.Literal(start)
+        _vector(table), table.identifier, sql.Literal(start)
     )
+
+
+def vectors(table: Table) -> Composed:
+    """The rows with ids of `%s`: id, codes or float4 bytes."""
+    return SQL("SELECT id, {} FROM {} WHERE id = ANY(%s::{}[])").format(
+        _vector(table), table.identifier, SQL(table.layout.id_type)
+    )
+
+
+def _vector(table: Table) -> Composable:
+    """The floats as pgvector sends them, or the codes where there are none."""
+    if not table.layout.float_type:
+        return Identifier("codes")
+    send = Identifier(table.vector.schema, "vector_send")
+    return SQL("{}(embedding::{})").format(send, table.vector_type("vector"))
 
 
 def stored_codes(table: Table) -> Composed:
     """All rows as they lie: id, codes, and the floats as pgvector sends them, null where there are none."""
-    floats: Composable = SQL("NULL")
-    if table.layout.float_type:
-        send = Identifier(table.vector.schema, "vector_send")
-        floats = SQL("{}(embedding::{})").format(send, table.vector_type("vector"))
+    floats = _vector(table) if table.layout.float_type else SQL("NULL")
     return SQL("SELECT id, codes, {} FROM {}").format(floats, table.identifier)
 
 

@@ -26,6 +26,7 @@ from qvec.qdrant.engine import Engine, Record, Request
 from qvec.qdrant.errors import explained
 from qvec.qdrant.ids import PointId, foreign_point_id, point_id, row_id, row_ids
 from qvec.qdrant.points import ID, Points
+from qvec.retrieval.methods import Retrieval
 from qvec.stores import Explanation, Info, Progress, StoredRows, check_oversampling, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _SKIPPED_AT_ONCE = 10_000
 
 
-class QdrantCollection:
+class QdrantCollection(Retrieval):
     """A named set of rows with one calibration. Get one from a database's `collection` or `create_collection`."""
 
     def __init__(
@@ -55,6 +56,7 @@ class QdrantCollection:
         self.embedding = description.embedding
         self.sharding = description.sharding
         self._database = database
+        self._embedders = database.embedders
         self._foreign = foreign
         self._threshold = self.calibration.threshold.astype(np.float64)
 
@@ -172,6 +174,22 @@ class QdrantCollection:
         found = (id is not None and records.get(id) for id in wanted)
         return [self._hit(record.id, float("nan"), record.payload) if record else None for record in found]
 
+    def vectors(self, ids: Sequence[int | str]) -> NDArray[np.float32]:
+        """The vectors of the rows with these ids as far as they are kept, float32 (n, d). NaN for a row that is
+        missing."""
+        wanted = self._point_ids(ids)
+        with self._reading():
+            records = self.engine().retrieve([id for id in wanted if id is not None], payload=False, vectors=True)
+        found = {_plain(record.id): record.vector for record in records}
+        missing = np.full(self.layout.dimensions, np.nan, np.float32)
+        stored = [missing if id is None else found.get(id, missing) for id in wanted]
+        centred = np.array(stored, np.float32).reshape(len(stored), self.layout.dimensions)
+        return self._decoded(centred) + self.calibration.threshold
+
+    def _decoded(self, centred: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Stored vectors minus the threshold; of signs alone, each as far from it as it is on average."""
+        return centred * self.calibration.deviation if self.layout.signs_only else centred
+
     def _hit(self, point: Any, score: float, payload: points.Payload | None) -> Hit:
         return (points.hit if self._foreign is None else points.foreign_hit)(point, score, payload)
 
@@ -240,7 +258,7 @@ class QdrantCollection:
     @overload
     def search(
         self,
-        query: Sequence[float],
+        query: Sequence[float] | str,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -253,7 +271,7 @@ class QdrantCollection:
     @overload
     def search(
         self,
-        query: NDArray[Any] | Sequence[Sequence[float]],
+        query: NDArray[Any] | Sequence[Sequence[float]] | Sequence[str],
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -265,7 +283,7 @@ class QdrantCollection:
     ) -> Any: ...
     def search(
         self,
-        query: ArrayLike,
+        query: ArrayLike | str | Sequence[str],
         k: int = 10,
         oversampling: float | None = None,
         *,
@@ -277,6 +295,8 @@ class QdrantCollection:
     ) -> list[Hit] | list[list[Hit]]:
         """The k rows nearest to a query (d,), best first, or a list of them for each query of (m, d).
 
+        A question in place of a vector, or several, is embedded by the collection's `embedder`.
+
         The engine finds k × `oversampling` candidates (the collection's own when not given) by its quantized vectors
         and rescores them on the stored ones; `exact` scores every stored one instead. Scores are the true metric to the
         precision that is stored: the engine rounds the query to it as well.
@@ -286,12 +306,13 @@ class QdrantCollection:
         rough estimate of the metric, by binary ones the engine's count of equal bits less that of different ones.
         `ef` widens the search of the graph (Qdrant's hnsw_ef), `texts` false leaves documents and metadata out.
         """
-        found = self._search(*self._prepared(query, k, oversampling, filter, exact, rescore, texts, ef))
-        return found if np.ndim(query) == 2 else found[0]
+        vectors = self._embedded(query)
+        found = self._search(*self._prepared(vectors, k, oversampling, filter, exact, rescore, texts, ef))
+        return found if np.ndim(vectors) == 2 else found[0]
 
     def explain(
         self,
-        query: ArrayLike,
+        query: ArrayLike | str,
         k: int = 10,
         oversampling: float | None = None,
         *,
@@ -299,9 +320,10 @@ class QdrantCollection:
         exact: bool = False,
     ) -> Explanation:
         """Searches for one query (d,) and tells what the engine was asked, and the time of each step."""
-        self._search(*self._prepared(query, k, oversampling, filter, exact))  # opens what is not open yet
+        vector = self._embedded(query)
+        self._search(*self._prepared(vector, k, oversampling, filter, exact))  # opens what is not open yet
         started = time.perf_counter()
-        prepared, request = self._prepared(query, k, oversampling, filter, exact)
+        prepared, request = self._prepared(vector, k, oversampling, filter, exact)
         searched = time.perf_counter()
         hits = self._search(prepared, request)[0]
         ended = time.perf_counter()
@@ -406,9 +428,7 @@ class QdrantCollection:
 
     def _stored(self, records: list[Record]) -> StoredRows:
         hits = [self._hit(record.id, 0.0, record.payload) for record in records]
-        vectors = np.stack([record.vector for record in records if record.vector is not None])
-        if self.layout.signs_only:
-            vectors = vectors * self.calibration.deviation
+        vectors = self._decoded(np.stack([record.vector for record in records if record.vector is not None]))
         return StoredRows(
             ids=pa.array([hit.id for hit in hits], pa.int64() if self.id_type == "bigint" else pa.large_string()),
             vectors=vectors.astype(np.float32),

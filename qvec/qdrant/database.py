@@ -21,6 +21,7 @@ from qvec.qdrant.errors import explained
 from qvec.qdrant.layout import IdType, Layout, Prefilter, QueryEncoding, Rescore, Sharding
 from qvec.qdrant.loader import QdrantLoader
 from qvec.qdrant.remote import Server
+from qvec.retrieval.embedders import Embedders
 from qvec.stores import check_name, check_oversampling
 
 
@@ -79,6 +80,7 @@ class QdrantDatabase:
         self.name = name
         self.embedded = embedded
         self.home = home
+        self.embedders = Embedders()
         self._warning = warning
         self._closed = threading.Event()
 

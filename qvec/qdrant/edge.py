@@ -113,10 +113,10 @@ class EdgeEngine:
         with _explained():
             self._shard.update(edge.UpdateOperation.delete_points(list(ids)))
 
-    def retrieve(self, ids: Sequence[PointId], *, payload: bool) -> list[Record]:
+    def retrieve(self, ids: Sequence[PointId], *, payload: bool, vectors: bool = False) -> list[Record]:
         with _explained():
-            found = self._shard.retrieve(list(ids), with_payload=payload, with_vector=False)
-        return [Record(record.id, record.payload, None) for record in found]
+            found = self._shard.retrieve(list(ids), with_payload=payload, with_vector=vectors)
+        return [_record(record, vectors) for record in found]
 
     def search(self, queries: NDArray[np.float32], request: Request) -> list[list[edge.ScoredPoint]]:
         filter = None if request.filter is None else convert(request.filter)
@@ -139,10 +139,7 @@ class EdgeEngine:
         request = edge.ScrollRequest(offset=start, limit=limit, with_payload=True, with_vector=vectors)
         with _explained():
             found, following = self._shard.scroll(request)
-        records = [
-            Record(record.id, record.payload, np.array(record.vector, np.float32) if vectors else None)
-            for record in found
-        ]
+        records = [_record(record, vectors) for record in found]
         return records, str(following) if isinstance(following, UUID) else following
 
     def count(self) -> int:
@@ -182,6 +179,10 @@ class EdgeEngine:
                 if file.is_file():
                     sizes[bool(found)] += file.stat().st_blocks * 512
         return Sizes(points=sizes[False], index=sizes[True], ram=sizes[True])
+
+
+def _record(found: edge.Record, vectors: bool) -> Record:
+    return Record(found.id, found.payload, np.array(found.vector, np.float32) if vectors else None)
 
 
 @lru_cache(maxsize=64)

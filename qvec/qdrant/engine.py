@@ -72,8 +72,8 @@ class Engine(Protocol):
 
     def delete(self, ids: Sequence[PointId]) -> None: ...
 
-    def retrieve(self, ids: Sequence[PointId], *, payload: bool) -> list[Record]:
-        """Those of the points that are there, in any order, without vectors."""
+    def retrieve(self, ids: Sequence[PointId], *, payload: bool, vectors: bool = False) -> list[Record]:
+        """Those of the points that are there, in any order."""
 
     def search(self, queries: NDArray[np.float32], request: Request) -> Sequence[Sequence[Any]]:
         """The points found for each query (m, d), best first, with the attributes of `Found`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +57,11 @@ class ServerEngine:
         selector = models.PointIdsList(points=list(ids))
         self._repeated(lambda: self._client.delete(self._collection, selector, wait=True))
 
-    def retrieve(self, ids: Sequence[PointId], *, payload: bool) -> list[Record]:
+    def retrieve(self, ids: Sequence[PointId], *, payload: bool, vectors: bool = False) -> list[Record]:
         found = self._repeated(
-            lambda: self._client.retrieve(self._collection, list(ids), with_payload=payload, with_vectors=False)
+            lambda: self._client.retrieve(self._collection, list(ids), with_payload=payload, with_vectors=vectors)
         )
-        return [Record(record.id, record.payload, None) for record in found]
+        return [_record(record, vectors) for record in found]
 
     def search(self, queries: NDArray[np.float32], request: Request) -> list[list[Found]]:
         wanted = messages.queries(self._collection, queries, request, self._timeout)
@@ -73,11 +74,7 @@ class ServerEngine:
                 self._collection, limit=limit, offset=start, with_payload=True, with_vectors=vectors
             )
         )
-        records = [
-            Record(record.id, record.payload, np.array(record.vector, np.float32) if vectors else None)
-            for record in found
-        ]
-        return records, following  # type: ignore[return-value]  # what the server sent is a number or a UUID
+        return [_record(record, vectors) for record in found], following  # type: ignore[return-value]  # what the server sent is a number or a UUID
 
     def count(self) -> int:
         return self._repeated(lambda: self._client.count(self._collection, exact=True)).count
@@ -119,6 +116,10 @@ class ServerEngine:
 
     def flush(self) -> None:
         """A server's write-ahead log has what it acknowledged."""
+
+
+def _record(found: Any, vectors: bool) -> Record:
+    return Record(found.id, found.payload, np.array(found.vector, np.float32) if vectors else None)
 
 
 def _fault(info: models.CollectionInfo) -> str:

@@ -1,0 +1,37 @@
+"""The embedding models of a database's collections, each loaded once, when it is first needed."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from qvec.errors import InputError
+
+if TYPE_CHECKING:
+    from qvec.calibration import Calibration
+    from qvec.embedding import EmbeddingOptions, TextEmbedder
+    from qvec.embedding.stored import Embedded
+
+
+class Embedders:
+    """Embedders by what they are loaded by. Safe across threads."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[EmbeddingOptions, TextEmbedder] = {}
+        self._lock = threading.Lock()
+
+    def of(self, collection: Embedded, calibration: Calibration) -> TextEmbedder:
+        """The embedder of a collection's texts. Raises InputError where none is known."""
+        from qvec.embedding import EmbeddingOptions, load_embedder
+        from qvec.embedding.stored import wanted_embedding
+
+        wanted = wanted_embedding(EmbeddingOptions(), collection, calibration)
+        if wanted.model is None:
+            raise InputError(
+                f"collection {collection.name!r} was loaded as vectors and names no model; set its `embedder`, e.g. "
+                "collection.embedder = qvec.embedding.load_embedder(MODEL), or give vectors"
+            )
+        with self._lock:
+            if wanted not in self._loaded:
+                self._loaded[wanted] = load_embedder(wanted)
+            return self._loaded[wanted]

@@ -1,0 +1,45 @@
+"""One ranking out of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qvec.errors import InputError
+from qvec.hits import Hit
+
+RANK_CONSTANT = 60
+"""Of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009)."""
+
+
+def reciprocal_rank(rankings: Sequence[Sequence[Hit]], weights: Sequence[float] | None = None) -> list[Hit]:
+    """Hits of all rankings, by the sum of weight / (60 + rank) over the rankings that hold them, ranks from 1."""
+    shares = [[1 / (RANK_CONSTANT + rank) for rank in range(1, len(hits) + 1)] for hits in rankings]
+    return _summed(rankings, shares, weights)
+
+
+def weighted_scores(rankings: Sequence[Sequence[Hit]], weights: Sequence[float] | None = None) -> list[Hit]:
+    """Hits of all rankings, by the weighted sum of their scores, each ranking's brought to 0 for its least and 1 for
+    its best; a ranking that does not hold a row adds 0."""
+    return _summed(rankings, [_spread([hit.score for hit in hits]) for hits in rankings], weights)
+
+
+def _spread(scores: Sequence[float]) -> list[float]:
+    low, high = min(scores, default=0.0), max(scores, default=0.0)
+    return [(score - low) / (high - low) if high > low else 1.0 for score in scores]
+
+
+def _summed(
+    rankings: Sequence[Sequence[Hit]], shares: Sequence[Sequence[float]], weights: Sequence[float] | None
+) -> list[Hit]:
+    """Rows by their summed shares, ties in the order in which they were first met."""
+    factors = [1.0] * len(rankings) if weights is None else list(weights)
+    if len(factors) != len(rankings) or any(not factor >= 0 for factor in factors):
+        raise InputError(f"weights are {weights}, expected {len(rankings)} numbers of at least 0")
+    rows: dict[int | str, Hit] = {}
+    sums: dict[int | str, float] = {}
+    for hits, parts, factor in zip(rankings, shares, factors, strict=True):
+        for hit, part in zip(hits, parts, strict=True):
+            rows.setdefault(hit.id, hit)
+            sums[hit.id] = sums.get(hit.id, 0.0) + factor * part
+    return [replace(rows[id], score=total) for id, total in sorted(sums.items(), key=lambda pair: -pair[1])]

@@ -1,0 +1,27 @@
+"""Hits in the order of a second, slower judge of question and text, such as a cross-encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from qvec.errors import InputError
+from qvec.hits import Hit
+
+Reranker = Callable[[str, Sequence[str]], Sequence[float]]
+"""Takes a question and texts, gives each text a score, higher for better: for a sentence-transformers cross-encoder
+`lambda question, texts: model.predict([(question, text) for text in texts])`."""
+
+
+def rerank(question: str, hits: Sequence[Hit], reranker: Reranker) -> list[Hit]:
+    """Hits by the scores that `reranker` gives their documents, best first; those without a document come last, in
+    the order they had.
+
+    Raises InputError where it does not give one score for each text.
+    """
+    judged = [hit for hit in hits if hit.document is not None]
+    scores = [float(score) for score in reranker(question, [hit.document or "" for hit in judged])]
+    if len(scores) != len(judged):
+        raise InputError(f"the reranker gave {len(scores)} scores for {len(judged)} texts")
+    ordered = sorted(zip(judged, scores, strict=True), key=lambda pair: -pair[1])
+    return [replace(hit, score=score) for hit, score in ordered] + [hit for hit in hits if hit.document is None]

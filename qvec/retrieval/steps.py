@@ -1,0 +1,77 @@
+"""Searches in several steps, written once: generators that yield what to ask of a collection and are given the answer.
+
+They neither know the store nor wait for it. `run` and `run_async` ask a collection and its async twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+
+class Request(Protocol):
+    """Something to ask of a collection."""
+
+    def ask(self, collection: Any) -> Any:
+        """The answer, or of an async collection what gives it when awaited."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The k rows nearest to a vector (d,), or of several (m, d) those of each; answered by hits."""
+
+    query: NDArray[Any]
+    k: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of the collection's `search`."""
+
+    def ask(self, collection: Any) -> Any:
+        return collection.search(self.query, self.k, **self.options)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors of rows by id, answered by float32 (n, d), NaN for a row that is not there."""
+
+    ids: Sequence[int | str]
+
+    def ask(self, collection: Any) -> Any:
+        return collection.vectors(self.ids)
+
+
+Steps = Generator[Request, Any, T]
+
+
+def run(collection: Any, steps: Steps[T]) -> T:
+    """Goes through the steps, asking the collection what they ask for."""
+    answer: Any = None
+    while True:
+        try:
+            request = steps.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        answer = request.ask(collection)
+
+
+async def run_async(collection: Any, steps: Steps[T]) -> T:
+    """As `run`, of an async collection."""
+    answer: Any = None
+    while True:
+        try:
+            request = steps.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        answer = await request.ask(collection)
+
+
+def single(query: Any) -> NDArray[np.float32]:
+    """One query as an array, for the steps that look at it themselves."""
+    return np.asarray(query, np.float32).reshape(-1)
