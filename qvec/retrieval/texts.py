@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from qvec.errors import InputError
 
@@ -42,14 +42,11 @@ class OfTexts:
         if isinstance(query, str):
             vector: NDArray[Any] = self.embedder.embed_queries([query])[0]
             return vector
-        return self.embedder.embed_queries(list(query)) if is_text(query) else query
+        return self.embedder.embed_queries(query) if _are_texts(query) else query
 
 
-def is_text(query: Any) -> bool:
-    """Whether a query is a question, or several, and not vectors."""
-    return isinstance(query, str) or (
-        isinstance(query, Sequence) and len(query) > 0 and all(isinstance(one, str) for one in query)
-    )
+def _are_texts(query: Any) -> TypeGuard[Sequence[str]]:
+    return isinstance(query, Sequence) and len(query) > 0 and all(isinstance(one, str) for one in query)
 
 
 def check_texts(texts: Any) -> list[str]:

@@ -1,0 +1,188 @@
+"""Rankings out of hits, apart from any database: diversity, groups, pages, fusion, reranking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from qvec import Hit, InputError
+from qvec.retrieval import group, mmr, reciprocal_rank, rerank, weighted_scores
+from qvec.retrieval.paging import page
+from qvec.retrieval.steps import run
+
+
+def hits(*ids: int | str, scores: Sequence[float] | None = None) -> list[Hit]:
+    return [Hit(id, score) for id, score in zip(ids, scores or [1 / n for n in range(1, len(ids) + 1)], strict=True)]
+
+
+# Diversity
+
+
+def by_definition(query: NDArray[Any], vectors: NDArray[Any], k: int, balance: float) -> list[int]:
+    """Maximal marginal relevance as the paper writes it, without anything kept between steps."""
+    chosen: list[int] = []
+    while len(chosen) < min(k, len(vectors)):
+        left = [i for i in range(len(vectors)) if i not in chosen]
+        gains = [
+            balance * float(vectors[i] @ query)
+            - (1 - balance) * max((float(vectors[i] @ vectors[j]) for j in chosen), default=0.0)
+            if chosen
+            else float(vectors[i] @ query)
+            for i in left
+        ]
+        chosen.append(left[int(np.argmax(gains))])
+    return chosen
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+def test_mmr_is_its_definition(seed: int, k: int, balance: float) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-4, 5, (9, 5)).astype(np.float32)  # exact in any order of summation, and full of ties
+    query = rng.integers(-4, 5, 5).astype(np.float32)
+    assert mmr(query, vectors, k, balance) == by_definition(query, vectors, k, balance)
+
+
+def test_mmr_takes_the_duplicate_last() -> None:
+    vectors = np.array([[1, 0], [1, 0], [0.6, 0.8]], np.float32)
+    assert mmr([1, 0], vectors, 3, 1.0) == [0, 1, 2]
+    assert mmr([1, 0], vectors, 3, 0.4) == [0, 2, 1]
+
+
+def test_mmr_leaves_out_a_row_that_is_gone() -> None:
+    assert mmr([1, 0], [[0, 1], [np.nan, np.nan], [1, 0]], 3) == [2, 0]
+    assert mmr([1, 0], np.empty((0, 2)), 3) == []
+
+
+@pytest.mark.parametrize(
+    ("k", "balance", "message"),
+    [
+        (0, 0.5, "k is 0, expected at least 1"),
+        (1, 1.5, r"balance is 1.5, expected 0 \(novelty\) to 1"),
+        (1, np.nan, "balance is nan"),
+    ],
+)
+def test_mmr_refuses(k: int, balance: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        mmr([1.0], [[1.0]], k, balance)
+
+
+# Groups
+
+
+def test_hits_are_grouped_in_the_order_of_their_best() -> None:
+    found = [
+        Hit(1, 0.9, None, {"doc": {"name": "b"}}),
+        Hit(2, 0.8, None, {"doc": {"name": "a"}}),
+        Hit(3, 0.7, None, None),
+        Hit(4, 0.6, None, {"doc": "a"}),
+        Hit(5, 0.5, None, {"doc": {"name": "b"}}),
+    ]
+    groups = group(found, "doc.name")
+    assert [(one.value, one.score, [hit.id for hit in one.hits]) for one in groups] == [
+        ("b", 0.9, [1, 5]),
+        ("a", 0.8, [2]),
+    ]
+
+
+def test_one_and_true_are_different_groups() -> None:
+    found = [Hit(1, 0.9, None, {"v": 1}), Hit(2, 0.8, None, {"v": True}), Hit(3, 0.7, None, {"v": [1]})]
+    assert [one.value for one in group(found, "v")] == [1, True, [1]]
+
+
+# Pages
+
+
+class Ranked:
+    """A collection of given hits, which a search may give in any order among equals."""
+
+    def __init__(self, found: list[Hit]) -> None:
+        self.found = found
+
+    def search(self, query: Any, k: int, **options: Any) -> list[Hit]:  # noqa: ARG002
+        return sorted(self.found, key=lambda hit: -hit.score)[:k]
+
+
+@given(st.lists(st.sampled_from([0.1, 0.5, 0.9]), max_size=40), st.integers(1, 7))
+def test_pages_hold_every_row_once_in_order(scores: list[float], k: int) -> None:
+    collection = Ranked([Hit(id, score) for id, score in enumerate(scores)])
+    shown, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        found = run(collection, page(np.zeros(2, np.float32), k, cursor, {}))
+        assert len(found.hits) == k or found.cursor is None
+        shown += found.hits
+        cursor, pages = found.cursor, pages + 1
+    assert shown == sorted(collection.found, key=lambda hit: (-hit.score, hit.id))
+
+
+def test_a_row_written_between_pages_repeats_none() -> None:
+    collection = Ranked(hits("a", "b", "c", "d", scores=[0.9, 0.8, 0.7, 0.6]))
+    first = run(collection, page(np.zeros(2, np.float32), 2, None, {}))
+    collection.found.append(Hit("new", 0.95))
+    second = run(collection, page(np.zeros(2, np.float32), 2, first.cursor, {}))
+    assert [hit.id for hit in second.hits] == ["c", "d"]
+
+
+@pytest.mark.parametrize("cursor", ["x", "bnVsbA==", "WzEsMl0=", "W251bGwsMS4wLDFd"])
+def test_what_is_no_cursor_is_refused(cursor: str) -> None:
+    with pytest.raises(InputError, match="is no cursor; expected the one of the page before"):
+        run(Ranked([]), page(np.zeros(2, np.float32), 2, cursor, {}))
+
+
+# Fusion
+
+
+def test_reciprocal_rank_by_hand() -> None:
+    fused = reciprocal_rank([hits(1, 2, 3), hits(3, 4)])
+    assert [hit.id for hit in fused] == [3, 1, 2, 4]
+    assert fused[0].score == pytest.approx(1 / 63 + 1 / 61)
+    assert fused[1].score == pytest.approx(1 / 61)
+    assert fused[3].score == pytest.approx(1 / 62)
+
+
+def test_weights_of_reciprocal_rank() -> None:
+    assert [hit.id for hit in reciprocal_rank([hits(1, 2), hits(2, 1)], [2, 1])] == [1, 2]
+    assert [hit.id for hit in reciprocal_rank([hits(1, 2), hits(2, 1)], [1, 2])] == [2, 1]
+
+
+def test_weighted_scores_by_hand() -> None:
+    dense = hits(1, 2, 3, scores=[0.9, 0.8, 0.7])
+    text = hits(2, 4, scores=[12.0, 2.0])
+    fused = weighted_scores([dense, text], [0.5, 0.5])
+    assert [hit.id for hit in fused] == [2, 1, 3, 4]
+    assert [hit.score for hit in fused] == pytest.approx([0.75, 0.5, 0, 0])
+
+
+def test_equal_scores_count_as_the_best() -> None:
+    assert weighted_scores([hits(7, 8, scores=[3.0, 3.0])])[0].score == 1.0
+    assert weighted_scores([[], []]) == []
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1, -1], [1, float("nan")]])
+def test_weights_are_checked(weights: list[float]) -> None:
+    with pytest.raises(InputError, match="expected 2 numbers of at least 0"):
+        reciprocal_rank([hits(1), hits(2)], weights)
+
+
+def test_a_row_keeps_the_texts_of_where_it_was_first_met() -> None:
+    dense = [Hit(1, 0.5, "text", {"a": 1})]
+    assert reciprocal_rank([dense, hits(1)])[0].document == "text"
+
+
+# Reranking
+
+
+def test_reranking_orders_by_the_second_judge() -> None:
+    found = [Hit(1, 0.9, "cat"), Hit(2, 0.8), Hit(3, 0.7, "catalogue")]
+    ordered = rerank("cats?", found, lambda question, texts: [len(text) / len(question) for text in texts])
+    assert [(hit.id, hit.score) for hit in ordered] == [(3, 1.8), (1, 0.6), (2, 0.8)]
+
+
+def test_a_reranker_that_gives_too_few_scores_is_named() -> None:
+    with pytest.raises(InputError, match="the reranker gave 1 scores for 2 texts"):
+        rerank("q", [Hit(1, 1.0, "a"), Hit(2, 1.0, "b")], lambda *_: [1.0])
