@@ -112,6 +112,12 @@ def check_search(k: int, oversampling: float | None) -> None:
         check_oversampling(oversampling)
 
 
+def check_limit(limit: int | None) -> None:
+    """Raises InputError for a limit that no list of rows can have."""
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}, expected at least 1, or None for all")
+
+
 def check_oversampling(oversampling: float) -> None:
     """Raises InputError for what is no factor of at least 1."""
     if not 1 <= oversampling < math.inf:
@@ -162,6 +168,8 @@ class Collection(Protocol):
 
     def vectors(self, ids: Sequence[int | str]) -> NDArray[np.float32]:
         """The vectors of rows as far as they are kept, (n, d), NaN for one that is missing."""
+
+    def matching(self, filter: FilterLike | None = ..., limit: int | None = ..., *, texts: bool = ...) -> list[Hit]: ...
 
     def count(self) -> int: ...
 

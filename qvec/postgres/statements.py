@@ -153,6 +153,11 @@ def all_rows(table: Table, columns: tuple[str, ...], where: Composable = EVERY_R
     return SQL("SELECT {} FROM {} WHERE {}").format(SQL(", ").join(map(Identifier, columns)), table.identifier, where)
 
 
+def matching(table: Table, columns: tuple[str, ...], where: Composable, limit: int | None) -> Composed:
+    """The first rows `where` by id; without a limit, all of them."""
+    return SQL("{} ORDER BY id LIMIT {}").format(all_rows(table, columns, where), sql.Literal(limit))
+
+
 def rescore_floats(table: Table, source: Composed, k: int) -> Composed:
     """The best k rows of `source` by the inner product of their floats with `%(query)s`."""
     assert table.layout.float_type

@@ -27,7 +27,16 @@ from qvec.qdrant.errors import explained
 from qvec.qdrant.ids import PointId, foreign_point_id, point_id, row_id, row_ids
 from qvec.qdrant.points import ID, Points
 from qvec.retrieval.methods import Retrieval
-from qvec.stores import Explanation, Info, Progress, StoredRows, check_oversampling, check_search, check_upsert
+from qvec.stores import (
+    Explanation,
+    Info,
+    Progress,
+    StoredRows,
+    check_limit,
+    check_oversampling,
+    check_search,
+    check_upsert,
+)
 from qvec.texts import document_array, metadata_array
 
 if TYPE_CHECKING:
@@ -39,6 +48,8 @@ if TYPE_CHECKING:
 
 
 _SKIPPED_AT_ONCE = 10_000
+_PAGE = 1_000
+"""How many points with their payloads are asked for at once."""
 
 
 class QdrantCollection(Retrieval):
@@ -185,6 +196,20 @@ class QdrantCollection(Retrieval):
         stored = [missing if id is None else found.get(id, missing) for id in wanted]
         centred = np.array(stored, np.float32).reshape(len(stored), self.layout.dimensions)
         return self._decoded(centred) + self.calibration.threshold
+
+    def matching(self, filter: FilterLike | None = None, limit: int | None = None, *, texts: bool = True) -> list[Hit]:
+        """The rows whose metadata passes `filter`, or all, in the order of their points' ids, no more than `limit` of
+        them; their score is NaN. `texts` false leaves documents and metadata out."""
+        check_limit(limit)
+        native = _native(filter)
+        found: list[Hit] = []
+        following: PointId | None = 0
+        while following is not None and (limit is None or len(found) < limit):
+            page = _PAGE if limit is None else min(_PAGE, limit - len(found))
+            with self._reading():
+                records, following = self.engine().scroll(following, page, vectors=False, filter=native)
+            found += (self._hit(record.id, float("nan"), record.payload) for record in records)
+        return found if texts else [Hit(hit.id, hit.score) for hit in found]
 
     def _decoded(self, centred: NDArray[np.float32]) -> NDArray[np.float32]:
         """Stored vectors minus the threshold; of signs alone, each as far from it as it is on average."""

@@ -12,6 +12,7 @@ from uuid import UUID
 import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
+from qdrant_client import models
 
 from qvec.errors import DatabaseError
 from qvec.metadata_index import MetadataIndex
@@ -135,8 +136,11 @@ class EdgeEngine:
                 for query in queries
             ]
 
-    def scroll(self, start: PointId | None, limit: int, *, vectors: bool) -> tuple[list[Record], PointId | None]:
-        request = edge.ScrollRequest(offset=start, limit=limit, with_payload=True, with_vector=vectors)
+    def scroll(
+        self, start: PointId | None, limit: int, *, vectors: bool, filter: models.Filter | None = None
+    ) -> tuple[list[Record], PointId | None]:
+        native = None if filter is None else convert(filter)
+        request = edge.ScrollRequest(offset=start, limit=limit, filter=native, with_payload=True, with_vector=vectors)
         with _explained():
             found, following = self._shard.scroll(request)
         records = [_record(record, vectors) for record in found]

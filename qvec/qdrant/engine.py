@@ -78,7 +78,9 @@ class Engine(Protocol):
     def search(self, queries: NDArray[np.float32], request: Request) -> Sequence[Sequence[Any]]:
         """The points found for each query (m, d), best first, with the attributes of `Found`."""
 
-    def scroll(self, start: PointId | None, limit: int, *, vectors: bool) -> tuple[list[Record], PointId | None]:
+    def scroll(
+        self, start: PointId | None, limit: int, *, vectors: bool, filter: models.Filter | None = None
+    ) -> tuple[list[Record], PointId | None]:
         """Points in the order of their ids, from one on, and where the next ones begin."""
 
     def count(self) -> int: ...

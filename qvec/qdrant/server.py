@@ -68,10 +68,17 @@ class ServerEngine:
         answer = self._repeated(lambda: self._client.grpc_points.QueryBatch(wanted, timeout=self._timeout))
         return [[messages.found(point) for point in batch.result] for batch in answer.result]
 
-    def scroll(self, start: PointId | None, limit: int, *, vectors: bool) -> tuple[list[Record], PointId | None]:
+    def scroll(
+        self, start: PointId | None, limit: int, *, vectors: bool, filter: models.Filter | None = None
+    ) -> tuple[list[Record], PointId | None]:
         found, following = self._repeated(
             lambda: self._client.scroll(
-                self._collection, limit=limit, offset=start, with_payload=True, with_vectors=vectors
+                self._collection,
+                scroll_filter=filter,
+                limit=limit,
+                offset=start,
+                with_payload=True,
+                with_vectors=vectors,
             )
         )
         return [_record(record, vectors) for record in found], following  # type: ignore[return-value]  # what the server sent is a number or a UUID

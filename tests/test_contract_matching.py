@@ -1,0 +1,62 @@
+"""The rows that a filter lets pass, without a search: alike in every store."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from stores import Store, ids
+
+from qvec import Calibration, InputError
+from qvec.stores import Collection
+
+ROWS = 2500
+"""More than are asked of a server at once."""
+
+
+@pytest.fixture(scope="module")
+def docs(store: Store) -> Collection:
+    """Rows whose metadata is their remainder by 5; every 100th has none."""
+    vectors: NDArray[np.float32] = np.random.default_rng(0).normal(size=(ROWS, 8)).astype(np.float32)
+    made = store.create(Calibration.fit(vectors))
+    metadata = [{"five": row % 5} if row % 100 else None for row in range(ROWS)]
+    made.upsert(range(ROWS), vectors, [f"row {row}" for row in range(ROWS)], metadata)
+    return made
+
+
+def test_rows_that_pass_in_order(docs: Collection) -> None:
+    found = docs.matching({"five": 3})
+    assert ids(found) == [row for row in range(ROWS) if row % 5 == 3]
+    assert [(hit.document, hit.metadata) for hit in found[:2]] == [("row 3", {"five": 3}), ("row 8", {"five": 3})]
+    assert all(math.isnan(hit.score) for hit in found)
+
+
+def test_all_rows_without_a_filter(docs: Collection) -> None:
+    assert ids(docs.matching()) == ids(docs.matching({})) == list(range(ROWS))
+    assert docs.matching({"five": 7}) == []
+
+
+@pytest.mark.parametrize("limit", [1, 3, 1000, 1001, ROWS + 1])
+def test_no_more_rows_than_the_limit(docs: Collection, limit: int) -> None:
+    assert ids(docs.matching(limit=limit)) == list(range(min(limit, ROWS)))
+    assert ids(docs.matching({"five": {"$exists": False}}, limit)) == list(range(0, ROWS, 100))[:limit]
+
+
+def test_ids_alone(docs: Collection) -> None:
+    assert [(hit.id, hit.document, hit.metadata) for hit in docs.matching({"five": 4}, 2, texts=False)] == [
+        (4, None, None),
+        (9, None, None),
+    ]
+
+
+def test_the_databases_own_filter(store: Store, docs: Collection) -> None:
+    docs.upsert([ROWS], np.ones((1, 8)), None, [{"lang": "50% en"}])
+    assert ids(docs.matching(store.native_filter("lang", "50% en"))) == [ROWS]
+    docs.delete([ROWS])
+
+
+def test_a_limit_that_is_none(docs: Collection) -> None:
+    with pytest.raises(InputError, match=r"^limit is 0, expected at least 1, or None for all$"):
+        docs.matching(limit=0)
