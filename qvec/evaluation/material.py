@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qvec import _native
 from qvec.calibration import Metric
 from qvec.errors import InputError
+from qvec.evaluation.drawing import Load, dimensions_of, draw_vectors
 from qvec.evaluation.rows import prepared
 from qvec.evaluation.truth import nearest_rows
 from qvec.evaluation.truth_table import TruthTable
@@ -20,6 +21,8 @@ Array = NDArray[np.float32]
 
 LEAST_DIMENSIONS = 64
 """Of a Matryoshka prefix: shorter ones are not tried."""
+_VECTORS, _TEXTS = 50_000, 10_000
+"""Rows that are drawn unless told otherwise; a small model embeds so many texts in minutes."""
 _LARGEST = 2**26
 """Values of the rows that are held at once, 256 MB as float32."""
 
@@ -54,24 +57,35 @@ class Material:
 
 
 def draw(
-    source: Source, *, rows: int, queries: int, metric: Metric, seed: int, given: Source | None, reporter: Reporter
+    source: Source,
+    *,
+    rows: int | None,
+    queries: int,
+    metric: Metric,
+    seed: int,
+    given: Source | None,
+    reporter: Reporter,
+    load: Load | None = None,
 ) -> Material:
     """At most `rows` rows of a source, drawn uniformly, with as many queries held out, or those of another source.
 
-    Fewer rows where they would take more than 256 MB. Raises InputError where a source has no vectors, too few rows,
-    or other dimensions than the other.
+    Texts are embedded by the model that `load` loads. Without `rows` 50,000 vectors or 10,000 texts; fewer where they
+    would take more than 256 MB. Raises InputError where a source has neither vectors nor a model for its texts, too few
+    rows, or other dimensions than the other.
     """
-    dimensions = _dimensions(source)
-    if given is not None and _dimensions(given) != dimensions:
-        raise InputError(f"{given.name} has {given.dimensions} dimensions, but {source.name} has {dimensions}")
-    rows = min(rows, _LARGEST // dimensions)
-    drawn, unusable = _sample(source, rows if given else rows + queries, metric, seed, reporter)
+    dimensions = dimensions_of(source, load)
+    if given is not None and (found := dimensions_of(given, load)) != dimensions:
+        raise InputError(f"{given.name} has {found} dimensions, but {source.name} has {dimensions}")
+    rows = min(rows or (_TEXTS if source.dimensions is None else _VECTORS), _LARGEST // dimensions)
+    size = rows if given else rows + queries
+    drawn, unusable = _usable(draw_vectors(source, size, seed, reporter, load), metric, source)
     if given is None:
         held = min(queries, len(drawn) // 5)
         order = np.random.default_rng(seed).permutation(len(drawn))
         asked, documents = drawn[order[:held]], drawn[order[held:]]
     else:
-        documents, (asked, bad) = drawn, _sample(given, queries, metric, seed, reporter)
+        vectors = draw_vectors(given, queries, seed, reporter, load, are_queries=True)
+        documents, (asked, bad) = drawn, _usable(vectors, metric, given)
         if bad:
             raise InputError(f"{given.name}: {bad} queries hold NaN, an infinity or nothing but zeros")
     if len(asked) < 2:
@@ -79,19 +93,8 @@ def draw(
     return Material(documents, asked, given is None, unusable)
 
 
-def _dimensions(source: Source) -> int:
-    if source.dimensions is None:
-        raise InputError(f"{source.name} has no vectors; embed its texts first, or name their column: --vector-column")
-    return source.dimensions
-
-
-def _sample(source: Source, size: int, metric: Metric, seed: int, reporter: Reporter) -> tuple[Array, int]:
-    """Rows drawn uniformly that can be quantized at every level, and how many were drawn that cannot."""
-    reporter.stage("sampling", source.rows)
-    sample = source.sample(size, seed, lambda done: reporter.advance("sampling", done))
-    reporter.finish("sampling")
-    assert sample is not None
-    vectors = np.ascontiguousarray(sample, np.float32)
+def _usable(vectors: Array, metric: Metric, source: Source) -> tuple[Array, int]:
+    """The rows that can be quantized at every level, and how many cannot."""
     least = min(LEAST_DIMENSIONS, vectors.shape[1])
     bad = {
         row for width in (least, vectors.shape[1]) for row, _ in _native.bad_rows(vectors, width, metric == "cosine")

@@ -110,7 +110,8 @@ def _trial_row(trial: Trial) -> list[str]:
 
 def ranges(trial: Trial) -> str:
     method = trial.fit.ranges
-    return method.name if method.per_dimension else f"{method.name}, global"
+    name = f"{method.name} {method.quantile:g}" if method.name == "quantile" else method.name
+    return name if method.per_dimension else f"{name}, global"
 
 
 def _evaluation_row(result: Result, judged: bool) -> list[str]:

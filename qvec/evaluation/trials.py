@@ -49,6 +49,7 @@ class Trial:
             "dimensions": self.dimensions,
             "threshold": self.fit.threshold,
             "ranges": self.fit.ranges.name,
+            "quantile": self.fit.ranges.quantile if self.fit.ranges.name == "quantile" else None,
             "per_dimension": self.fit.ranges.per_dimension,
         }
 
