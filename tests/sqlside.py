@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qvec import Calibration
 from qvec.postgres import schema
+from qvec.postgres.steps import perform
 
 Vectors = NDArray[np.float32]
 
@@ -18,7 +19,7 @@ Vectors = NDArray[np.float32]
 def installed(url: str) -> psycopg.Connection[Any]:
     """A connection in autocommit to a database that now has the schema."""
     connection = psycopg.connect(url, autocommit=True)
-    schema.prepare(connection, install=True)
+    perform(connection, schema.prepare(install=True))
     return connection
 
 

@@ -138,6 +138,6 @@ def test_use_after_close(store: Store, calibration: Calibration, vectors: Vector
         for use in uses:
             with pytest.raises(InputError, match=r" is closed; connect again$"):
                 use()
-    with qvec.connect(store.elsewhere(tmp_path) if not store.is_postgres else db._url) as again:  # type: ignore[union-attr]
+    with qvec.connect(store.elsewhere(tmp_path) if not store.is_postgres else db._connections.url) as again:  # type: ignore[union-attr]
         assert again.collection(name).count() == 1
         again.drop_collection(name)

@@ -399,7 +399,7 @@ def terminate_all(url: str, admin: psycopg.Connection) -> int:
 
 def occupy(db: PostgresDatabase, connections: int) -> None:
     """Leaves that many idle connections in the pool."""
-    pool = db._open_pool()
+    pool = db._connections.pool()
     taken = [pool.getconn() for _ in range(connections)]
     for connection in taken:
         pool.putconn(connection)

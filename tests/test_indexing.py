@@ -14,6 +14,7 @@ from qvec import Calibration
 from qvec.postgres import indexing
 from qvec.postgres.collection import PostgresCollection
 from qvec.postgres.indexing import Machine
+from qvec.postgres.steps import Steps, perform
 
 
 @pytest.fixture
@@ -45,14 +46,18 @@ def test_without_shared_memory_the_build_is_serial(
 ) -> None:
     create, tried = indexing._create, []
 
-    def full(connection: Any, watcher: Any, table: Any, machine: Machine, progress: Any) -> None:
+    def full(table: Any, machine: Machine) -> Steps[None]:
         tried.append(machine.workers)
         if machine.workers:
             raise errors.DiskFull("could not resize shared memory segment: No space left on device")
-        create(connection, watcher, table, machine, progress)
+        yield from create(table, machine)
+
+    def two_workers() -> Steps[Machine]:
+        yield from ()
+        return Machine(256 << 20, 2)
 
     monkeypatch.setattr(indexing, "_create", full)
-    monkeypatch.setattr(collection._database, "machine", lambda _: Machine(256 << 20, 2))
+    monkeypatch.setattr(collection._database, "machine", two_workers)
     collection.build_index()
     assert tried == [2, 0]
     assert collection.has_index()
@@ -70,9 +75,9 @@ def test_memory_and_workers_are_set_for_the_build_alone(
         return create_index(table)
 
     monkeypatch.setattr(indexing.statements, "create_index", looking)
-    with psycopg.connect(url, autocommit=True) as builder, psycopg.connect(url, autocommit=True) as watcher:
+    with psycopg.connect(url, autocommit=True) as builder:
         builder.execute("SET statement_timeout = '5s'")
-        indexing.build(builder, watcher, collection.table, Machine(100 << 20, 1), lambda *_: None)
+        perform(builder, indexing.build(collection.table, Machine(100 << 20, 1)))
         assert seen == [("64MB", "1", "0")]
         assert builder.execute("SHOW statement_timeout").fetchone() == ("5s",)
 

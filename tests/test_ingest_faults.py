@@ -20,8 +20,9 @@ from loading import assert_holds, codes_by_id, load, run, start, vectors, with_i
 import qvec
 from qvec.errors import DatabaseError
 from qvec.ingest import Reporter, pipeline
-from qvec.postgres import embedded, loading
+from qvec.postgres import embedded, inserting
 from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.steps import Execute, Steps
 
 ROWS = 12_000
 BAD = tuple(range(17, ROWS, 307))
@@ -398,17 +399,17 @@ def test_a_batch_that_always_breaks_the_connection_ends_the_load(
 ) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.01))
-    copy = loading.copy_rows
+    copy = inserting.copy_rows
     copied = 0
 
-    def broken(connection: Any, table: Any, rows: bytes) -> None:
+    def broken(table: Any, rows: bytes) -> Steps[int]:
         nonlocal copied
         if copied == 3:
-            connection.close()
-        copy(connection, table, rows)
+            yield Execute("SELECT pg_terminate_backend(pg_backend_pid())")
         copied += 1
+        return (yield from copy(table, rows))
 
-    monkeypatch.setattr(loading, "copy_rows", broken)
+    monkeypatch.setattr(inserting, "copy_rows", broken)
     told = Watching()
     with pytest.raises(DatabaseError, match="the connection was lost"):
         load(database, tmp_path / "a.npy", told, batch_rows=20, workers=1)

@@ -17,6 +17,7 @@ from qvec import Calibration, CollectionError, DatabaseError, QvecError
 from qvec.postgres import schema, sql_script
 from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.layout import PgVector
+from qvec.postgres.steps import perform
 
 Vectors = NDArray[np.float32]
 
@@ -59,7 +60,7 @@ def test_the_schema_says_its_version(url: str) -> None:
     with qvec.connect(url) as db:
         db.install()
         with db.connection() as connection:
-            assert schema.installed_version(connection) == sql_script.version()
+            assert perform(connection, schema.installed_version()) == sql_script.version()
 
 
 def test_reading_installs_nothing(url: str) -> None:

@@ -22,6 +22,7 @@ import qvec
 from qvec import Calibration, CollectionError, DatabaseError, InputError
 from qvec.cli import main
 from qvec.postgres import schema, sql_script
+from qvec.postgres.steps import perform
 
 OLDEST = "0.1.0"
 OLDEST_SCRIPT = (Path(__file__).parent / "sql" / f"qvec--{OLDEST}.sql").read_text(encoding="utf-8")
@@ -209,15 +210,15 @@ def test_reading_does_not_upgrade_and_writing_does(
 ) -> None:
     with qvec.connect(url) as db:
         assert db.collections() == []
-        assert schema.installed_version(old) == OLDEST
+        assert perform(old, schema.installed_version()) == OLDEST
         db.create_collection("docs", calibration=calibration)
-        assert schema.installed_version(old) == sql_script.version()
+        assert perform(old, schema.installed_version()) == sql_script.version()
 
 
 def test_a_newer_schema_is_left_alone(fresh: psycopg.Connection[Any]) -> None:
     fresh.execute("CREATE OR REPLACE FUNCTION qvec.version() RETURNS text LANGUAGE sql RETURN '99.0.0'")
-    schema.prepare(fresh, install=True)
-    assert schema.installed_version(fresh) == "99.0.0"
+    perform(fresh, schema.prepare(install=True))
+    assert perform(fresh, schema.installed_version()) == "99.0.0"
 
 
 # Uninstalling
@@ -228,13 +229,13 @@ def test_uninstalling_refuses_while_there_are_collections(url: str, calibration:
         db.create_collection("docs", calibration=calibration)
         message = "there are collections: docs; drop them first"
         with db.connect() as connection, pytest.raises(CollectionError, match=message):
-            schema.uninstall(connection)
+            perform(connection, schema.uninstall())
     assert "uninstalled" in run("sql", "uninstall", "--with-collections", "--db", url)
     with psycopg.connect(url) as connection:
         assert value(connection, "SELECT to_regnamespace('qvec')") is None
         assert value(connection, "SELECT to_regclass('docs')") is None
         with pytest.raises(DatabaseError, match="the schema qvec is not installed in this database"):
-            schema.uninstall(connection)
+            perform(connection, schema.uninstall())
 
 
 def test_install_by_the_command(url: str, fresh: psycopg.Connection[Any]) -> None:
@@ -279,7 +280,7 @@ def test_the_extension_is_the_schema(url: str, fresh: psycopg.Connection[Any], c
         with qvec.connect(url) as db:
             db.create_collection("docs", calibration=calibration)
             db.drop_collection("docs")
-        schema.uninstall(connection)
+        perform(connection, schema.uninstall())
         assert value(connection, "SELECT to_regnamespace('qvec')") is None
 
 
@@ -288,7 +289,7 @@ def test_the_extension_is_updated(url: str, fresh: psycopg.Connection[Any]) -> N
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION vector")
         connection.execute(sql.SQL("CREATE EXTENSION qvec VERSION {}").format(OLDEST))
-        schema.prepare(connection, install=True)
+        perform(connection, schema.prepare(install=True))
         assert catalogs(connection) == catalogs(fresh)
         assert value(connection, "SELECT extversion FROM pg_extension WHERE extname = 'qvec'") == sql_script.version()
 

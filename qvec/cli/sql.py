@@ -10,6 +10,7 @@ from qvec.errors import InputError
 from qvec.postgres import schema, sql_script
 from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.errors import explained
+from qvec.postgres.steps import perform
 
 
 @click.group()
@@ -48,12 +49,12 @@ def upgrade(url: str) -> None:
       qvec sql upgrade --db postgresql://me@host/shop
     """
     with _postgres(url) as database, database.connect() as connection:
-        before = schema.installed_version(connection)
+        before = perform(connection, schema.installed_version())
         if before is None:
             raise InputError("the schema qvec is not installed in this database; run: qvec sql install")
         with explained(f"cannot upgrade {database.name}"):
-            schema.prepare(connection, install=True)
-        after = schema.installed_version(connection)
+            perform(connection, schema.prepare(install=True))
+        after = perform(connection, schema.installed_version())
     click.echo(f"schema qvec is {after}" if before == after else f"upgraded from {before} to {after}", err=True)
 
 
@@ -72,7 +73,7 @@ def uninstall(url: str, with_collections: bool) -> None:
         database.connect() as connection,
         explained(f"cannot uninstall from {database.name}"),
     ):
-        schema.uninstall(connection, with_collections=with_collections)
+        perform(connection, schema.uninstall(with_collections=with_collections))
     click.echo("uninstalled", err=True)
 
 

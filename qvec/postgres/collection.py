@@ -119,6 +119,7 @@ class PostgresCollection(CollectionOperations, Retrieval):
 
     def build_index(self, progress: Progress = lambda *_: None) -> None:
         """Builds the prefilter's HNSW index, unless it is there. Searches go on meanwhile, writes wait."""
+        self._database.check_writable()
         with (
             explained(f"cannot build the index of collection {self.name!r}"),
             self._database.connect() as builder,

@@ -11,31 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.postgres import search
-from qvec.postgres.schema import Connection
 from qvec.postgres.search import Plan
+from qvec.postgres.steps import Fetch, Steps
 from qvec.stores import Explanation
 
 _LONG_CONSTANT = re.compile(r"'[^']{80,}'")
 
 
-def explain(connection: Connection, plan: Plan, query: NDArray[np.float32], prepare_ms: float) -> Explanation:
+def explain(plan: Plan, query: NDArray[np.float32], prepare_ms: float) -> Steps[Explanation]:
     """Runs a search of one prepared query (d,) once to warm up, once under EXPLAIN, and once step by step.
 
     The plan is what EXPLAIN (ANALYZE, BUFFERS) prints, long constants shortened.
     """
-    search.run(connection, plan, query[None])
-    lines = connection.execute(b"EXPLAIN (ANALYZE, BUFFERS) " + plan.statement(), plan.parameters(query)).fetchall()
+    yield from search.run(plan, query[None])
+    lines = yield Fetch(b"EXPLAIN (ANALYZE, BUFFERS) " + plan.statement(), plan.parameters(query))
     steps: dict[str, float] = {"prepare": prepare_ms}
     if plan.in_client and plan.candidates is not None:
         with _timed(steps, "prefilter"):
-            rows = search.fetch_candidates(connection, plan, query)
+            rows = yield from search.fetch_candidates(plan, query)
         with _timed(steps, "rescore"):
             best = search.best_of(plan, rows, query[None])
         with _timed(steps, "texts"):
-            hits = search.with_texts(connection, plan, best)[0]
+            hits = (yield from search.with_texts(plan, best))[0]
     else:
         with _timed(steps, "search"):
-            hits = search.run(connection, plan, query[None])[0]
+            hits = (yield from search.run(plan, query[None]))[0]
     shortened = tuple(_LONG_CONSTANT.sub("'…'", line[0]) for line in lines)
     return Explanation(plan.statement().decode() + ";", shortened, plan.candidates, steps, hits)
 

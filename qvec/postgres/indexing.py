@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -13,7 +14,7 @@ from psycopg import errors, sql
 
 from qvec.postgres import statements
 from qvec.postgres.layout import Table
-from qvec.postgres.schema import Connection
+from qvec.postgres.steps import AsyncConnection, Connection, Execute, Fetch, Steps, Transaction, perform, perform_async
 
 Progress = Callable[[int, int], None]
 """Called with blocks of the table done and their total; pgvector tells no total of rows."""
@@ -37,88 +38,113 @@ class Machine:
         return cls(memory // 4, max((os.cpu_count() or 1) - 1, 0))
 
     @classmethod
-    def remote(cls, connection: Connection) -> Machine:
+    def remote(cls) -> Steps[Machine]:
         """For a server elsewhere: what its own settings allow, but at least a gibibyte."""
-        row = connection.execute(
+        ((memory, workers),) = yield Fetch(
             "SELECT pg_size_bytes(current_setting('maintenance_work_mem')),"
             " current_setting('max_parallel_workers')::int"
-        ).fetchone()
-        assert row
-        return cls(max(row[0], 1 << 30), min(row[1], 7))
+        )
+        return cls(max(memory, 1 << 30), min(workers, 7))
 
 
-def exists(connection: Connection, table: Table) -> bool:
+def exists(table: Table) -> Steps[bool]:
     """Whether the index is there and complete."""
-    row = connection.execute(
+    found = yield Fetch(
         "SELECT indisvalid FROM pg_index JOIN pg_class c ON c.oid = indexrelid"
         " WHERE indrelid = %s::regclass AND relname = %s",
         [table.identifier.as_string(), table.index],
-    ).fetchone()
-    return bool(row and row[0])
+    )
+    return bool(found and found[0][0])
 
 
-def build(connection: Connection, watcher: Connection, table: Table, machine: Machine, progress: Progress) -> None:
-    """Builds the index in one transaction of `connection`, unless it exists; `watcher` reads the progress."""
-    if exists(connection, table):
+def build(table: Table, machine: Machine) -> Steps[None]:
+    """Builds the index in one transaction, unless it exists."""
+    if (yield from exists(table)):
         return
-    _stop_with_client(connection)
+    yield from _stop_with_client()
     try:
-        _create(connection, watcher, table, machine, progress)
+        yield Transaction(_create(table, machine))
     except (errors.DiskFull, errors.OutOfMemory):
         if not machine.workers:
             raise
         # Parallel builds share their memory through /dev/shm, which containers keep small: do without.
-        _create(connection, watcher, table, Machine(machine.memory, 0), progress)
-    connection.execute(sql.SQL("ANALYZE {}").format(table.identifier))
+        yield Transaction(_create(table, Machine(machine.memory, 0)))
+    yield Execute(sql.SQL("ANALYZE {}").format(table.identifier))
 
 
-def _stop_with_client(connection: Connection) -> None:
+def _stop_with_client() -> Steps[None]:
     """Without this the server goes on building for a client that was killed. Not every platform can."""
     with suppress(errors.InvalidParameterValue):
-        connection.execute("SET client_connection_check_interval = '1s'")
+        yield Execute("SET client_connection_check_interval = '1s'")
 
 
-def _create(connection: Connection, watcher: Connection, table: Table, machine: Machine, progress: Progress) -> None:
-    done = threading.Event()
-    watch = threading.Thread(target=_watch, args=(watcher, connection.info.backend_pid, progress, done), daemon=True)
-    with connection.transaction():
-        # Unlike SHARE this mode excludes itself: of two builds at once the second waits, and finds the index there.
-        connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table.identifier))
-        if exists(connection, table):
-            return
-        memory = _memory(connection, table, machine)
-        for name, value in (
-            ("maintenance_work_mem", f"{memory >> 10}kB"),
-            ("max_parallel_maintenance_workers", str(machine.workers)),
-            ("statement_timeout", "0"),
-        ):
-            connection.execute("SELECT set_config(%s, %s, true)", [name, value])
-        watch.start()
-        try:
-            connection.execute(statements.drop_index(table))
-            connection.execute(statements.create_index(table))
-        finally:
-            done.set()
-            watch.join()
+def _create(table: Table, machine: Machine) -> Steps[None]:
+    # Unlike SHARE this mode excludes itself: of two builds at once the second waits, and finds the index there.
+    yield Execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table.identifier))
+    if (yield from exists(table)):
+        return
+    memory = yield from _memory(table, machine)
+    for name, value in (
+        ("maintenance_work_mem", f"{memory >> 10}kB"),
+        ("max_parallel_maintenance_workers", str(machine.workers)),
+        ("statement_timeout", "0"),
+    ):
+        yield Execute("SELECT set_config(%s, %s, true)", [name, value])
+    yield Execute(statements.drop_index(table))
+    yield Execute(statements.create_index(table))
 
 
-def _memory(connection: Connection, table: Table, machine: Machine) -> int:
+def _memory(table: Table, machine: Machine) -> Steps[int]:
     """Bytes that hold the whole graph while it is built, within what the machine has."""
-    row = connection.execute(statements.count(table)).fetchone()
-    assert row
-    needed = int(row[0] * (table.layout.prefilter_bits // 8 + _GRAPH_BYTES) * 1.2)
+    ((rows,),) = yield Fetch(statements.count(table))
+    needed = int(rows * (table.layout.prefilter_bits // 8 + _GRAPH_BYTES) * 1.2)
     return max(min(needed, machine.memory), 64 << 20)
 
 
-def _watch(watcher: Connection, backend: int, progress: Progress, done: threading.Event) -> None:
-    while not done.wait(_POLL_SECONDS):
-        try:
-            row = watcher.execute(
-                "SELECT blocks_done, blocks_total FROM pg_stat_progress_create_index"
-                " WHERE pid = %s AND blocks_total > 0",
-                [backend],
-            ).fetchone()
-        except psycopg.Error:
-            return  # the build itself says what is wrong
-        if row:
-            progress(*row)
+def progress_of(backend: int) -> Steps[tuple[int, int] | None]:
+    """How far the build of a server process is; None while none is under way."""
+    found = yield Fetch(
+        "SELECT blocks_done, blocks_total FROM pg_stat_progress_create_index WHERE pid = %s AND blocks_total > 0",
+        [backend],
+    )
+    return found[0] if found else None
+
+
+@contextmanager
+def watching(watcher: Connection, backend: int, progress: Progress) -> Iterator[None]:
+    """Tells the progress of a server process's build, read over a connection of its own."""
+    done = threading.Event()
+
+    def watch() -> None:
+        with suppress(psycopg.Error):  # the build itself says what is wrong
+            while not done.wait(_POLL_SECONDS):
+                if found := perform(watcher, progress_of(backend)):
+                    progress(*found)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@asynccontextmanager
+async def watching_async(watcher: AsyncConnection, backend: int, progress: Progress) -> AsyncIterator[None]:
+    """Tells the progress of a server process's build, read over a connection of its own."""
+
+    async def watch() -> None:
+        with suppress(psycopg.Error):  # the build itself says what is wrong
+            while True:
+                await asyncio.sleep(_POLL_SECONDS)
+                if found := await perform_async(watcher, progress_of(backend)):
+                    progress(*found)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -15,10 +15,10 @@ from psycopg import errors
 
 from qvec.errors import DatabaseError
 from qvec.loading import Checkpoint, ConnectionLostError, EncodedBatch, OnDuplicate, RepeatedIdError, Writing
-from qvec.postgres import loading, statements
+from qvec.postgres import inserting, loading, statements
 from qvec.postgres.errors import connection_lost
 from qvec.postgres.layout import Table
-from qvec.postgres.schema import Connection
+from qvec.postgres.steps import Connection, perform
 
 if TYPE_CHECKING:
     from qvec.postgres.collection import PostgresCollection
@@ -75,7 +75,7 @@ class PostgresLoader:
         while len(self._connections) < self._workers:
             self._connections.append(self._database.connect())
         with _told_apart():
-            loading.check_calibration(self._connections[0], self._collection, collection.calibration.id)
+            perform(self._connections[0], inserting.check_calibration(self._collection, collection.calibration.id))
             for connection in self._connections:
                 loading.settings_for_loading(connection)
 
@@ -97,8 +97,8 @@ class PostgresLoader:
         if not batch.count:
             return 0
         if self._staging:
-            return loading.merge_rows(connection, self._table, batch.rows, self._on_duplicate)
-        return loading.copy_rows(connection, self._table, batch.rows)
+            return perform(connection, inserting.merge_rows(self._table, batch.rows, self._on_duplicate))
+        return perform(connection, inserting.copy_rows(self._table, batch.rows))
 
     def wait(self, writing: Writing) -> int:
         with _told_apart():

@@ -1,65 +1,9 @@
-"""Writing rows: COPY straight into the table while no id repeats, through a staging table when one may."""
+"""How far sources are loaded: checkpoints, and the locks of those who load."""
 
 from __future__ import annotations
 
-from psycopg import errors
-from psycopg.sql import SQL, Identifier
-
-from qvec.errors import CollectionError
-from qvec.loading import Checkpoint, OnDuplicate
-from qvec.postgres import statements
-from qvec.postgres.layout import Table
-from qvec.postgres.rows import HEADER, TRAILER
-from qvec.postgres.schema import Connection
-
-_WRITE_BYTES = 1 << 20
-
-
-def copy_rows(connection: Connection, table: Table, rows: bytes) -> int:
-    """Copies encoded rows into the table and returns how many; an id that is there raises UniqueViolation."""
-    return _copy(connection, table.identifier, table, rows)
-
-
-def merge_rows(connection: Connection, table: Table, rows: bytes, on_duplicate: OnDuplicate) -> int:
-    """Copies encoded rows by way of a staging table, inside a transaction; returns how many were written."""
-    if on_duplicate == "error":
-        return _insert_new(connection, table, rows)
-    connection.execute(statements.create_staging(table))
-    _copy(connection, statements.STAGING, table, rows)
-    written = connection.execute(statements.merge_staging(table, on_duplicate)).rowcount
-    connection.execute(SQL("DROP TABLE {}").format(statements.STAGING))
-    return written
-
-
-def _insert_new(connection: Connection, table: Table, rows: bytes) -> int:
-    try:
-        with connection.transaction():
-            return _copy(connection, table.identifier, table, rows)
-    except errors.UniqueViolation as error:
-        found = (error.diag.message_detail or "").removesuffix(" already exists.")
-        raise CollectionError(
-            f"{found or 'an id'} is there already; to replace or skip such rows, say so (on_duplicate, --on-duplicate)"
-        ) from None
-
-
-def _copy(connection: Connection, target: Identifier, table: Table, rows: bytes) -> int:
-    with connection.cursor() as cursor:
-        with cursor.copy(statements.copy_into(target, table)) as copy:
-            copy.write(HEADER)
-            view = memoryview(rows)
-            for start in range(0, len(view), _WRITE_BYTES):
-                copy.write(view[start : start + _WRITE_BYTES])
-            copy.write(TRAILER)
-        return cursor.rowcount
-
-
-def check_calibration(connection: Connection, collection: str, calibration: str) -> None:
-    """Raises CollectionError when the collection was dropped, and made anew with another calibration perhaps: its codes
-    would not compare with those that are about to be written."""
-    found = connection.execute("SELECT calibration FROM qvec.collection WHERE name = %s", [collection]).fetchone()
-    if found is None or found[0] != calibration:
-        again = " and made anew" if found else ""
-        raise CollectionError(f"collection {collection!r} was dropped{again} since it was opened; open it again")
+from qvec.loading import Checkpoint
+from qvec.postgres.steps import Connection
 
 
 def read_checkpoint(connection: Connection, collection: str, source: str) -> Checkpoint | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -11,14 +10,13 @@ from psycopg import sql
 from qvec.errors import CollectionError, DatabaseError
 from qvec.postgres import sql_script
 from qvec.postgres.layout import PgVector
+from qvec.postgres.steps import Execute, Fetch, Server, Steps, Transaction
 
 OLDEST_POSTGRES = 14
 OLDEST_PGVECTOR = (0, 7, 0)
 SOUND_PGVECTOR = (0, 8, 4)
 """HNSW before: 0.6.0-0.8.1 overflow a buffer in parallel builds (CVE-2026-3172); up to 0.8.2 vacuum can corrupt the
 index, and up to 0.8.3 leave its graph unrepaired."""
-
-Connection = psycopg.Connection[Any]
 
 _AVAILABLE = "SELECT FROM pg_available_extensions WHERE name = 'vector'"
 
@@ -33,132 +31,143 @@ def hnsw_warning(vector: PgVector) -> str | None:
     )
 
 
-def prepare(connection: Connection, *, install: bool) -> PgVector:
+def prepare(*, install: bool) -> Steps[PgVector]:
     """Checks the server; installs what is missing and upgrades an older schema, or without `install` changes nothing.
 
     An older schema does for reading; a missing one is then an error.
     """
-    _check_postgres(connection)
-    with connection.transaction():
-        if install:
-            # One client at a time: two that create the same thing at once fail with errors about system catalogs.
-            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('qvec.install', 0))")
-        vector = _find_pgvector(connection) or _create_pgvector(connection)
-        found = installed_version(connection)
-        if found is None and not install:
-            raise DatabaseError(
-                "this database holds no qvec collections: load one with: qvec ingest SOURCE --collection NAME"
-            )
-        if install:
-            _bring_here(connection, found)
+    yield from _check_postgres()
+    vector: PgVector = yield Transaction(_prepare(install))
     return vector
 
 
-def uninstall(connection: Connection, *, with_collections: bool = False) -> None:
+def _prepare(install: bool) -> Steps[PgVector]:
+    if install:
+        # One client at a time: two that create the same thing at once fail with errors about system catalogs.
+        yield Execute("SELECT pg_advisory_xact_lock(hashtextextended('qvec.install', 0))")
+    vector = (yield from _find_pgvector()) or (yield from _create_pgvector())
+    found = yield from installed_version()
+    if found is None and not install:
+        raise DatabaseError(
+            "this database holds no qvec collections: load one with: qvec ingest SOURCE --collection NAME"
+        )
+    if install:
+        yield from _bring_here(found)
+    return vector
+
+
+def uninstall(*, with_collections: bool = False) -> Steps[None]:
     """Drops the schema qvec. Raises CollectionError while there are collections, unless they may go with it.
 
     Attached tables stay, without their codes; pgvector stays.
     """
-    if not installed(connection):
+    if not (yield from installed()):
         raise DatabaseError("the schema qvec is not installed in this database")
-    with connection.transaction():
-        _bring_here(connection, installed_version(connection))
-        found = connection.execute("SELECT name, attached FROM qvec.collections ORDER BY name").fetchall()
-        if found and not with_collections:
-            names = ", ".join(name for name, _ in found)
-            raise CollectionError(f"there are collections: {names}; drop them first, or use --with-collections")
-        for name, attached in found:
-            connection.execute("SELECT qvec.detach(%s)" if attached else "SELECT qvec.drop_collection(%s)", [name])
-        connection.execute("DROP EXTENSION qvec" if _is_extension(connection) else "DROP SCHEMA qvec CASCADE")
+    yield Transaction(_uninstall(with_collections))
 
 
-def _check_postgres(connection: Connection) -> None:
-    major = connection.info.server_version // 10_000
+def _uninstall(with_collections: bool) -> Steps[None]:
+    yield from _bring_here((yield from installed_version()))
+    found = yield Fetch("SELECT name, attached FROM qvec.collections ORDER BY name")
+    if found and not with_collections:
+        names = ", ".join(name for name, _ in found)
+        raise CollectionError(f"there are collections: {names}; drop them first, or use --with-collections")
+    for name, attached in found:
+        yield Execute("SELECT qvec.detach(%s)" if attached else "SELECT qvec.drop_collection(%s)", [name])
+    extension = yield from _is_extension()
+    yield Execute("DROP EXTENSION qvec" if extension else "DROP SCHEMA qvec CASCADE")
+
+
+def _check_postgres() -> Steps[None]:
+    server = yield Server()
+    major = server.server_version // 10_000
     if major < OLDEST_POSTGRES:
         raise DatabaseError(f"the server is PostgreSQL {major}; qvec needs {OLDEST_POSTGRES} or newer")
-    encoding = connection.info.parameter_status("server_encoding")
+    encoding = server.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise DatabaseError(
-            f"database {connection.info.dbname!r} has encoding {encoding}; qvec needs UTF8 "
+            f"database {server.dbname!r} has encoding {encoding}; qvec needs UTF8 "
             "(createdb --encoding UTF8 --template template0 NAME)"
         )
 
 
-def _find_pgvector(connection: Connection) -> PgVector | None:
-    row = connection.execute(
+def _find_pgvector() -> Steps[PgVector | None]:
+    found = yield Fetch(
         "SELECT nspname, extversion FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
         " WHERE extname = 'vector'"
-    ).fetchone()
-    if row is None:
+    )
+    if not found:
         return None
-    version = tuple(int(part) for part in re.findall(r"\d+", row[1])[:3])
+    ((in_schema, dotted),) = found
+    version = tuple(int(part) for part in re.findall(r"\d+", dotted)[:3])
     if version < OLDEST_PGVECTOR:
         raise DatabaseError(
-            f"pgvector is {row[1]}; qvec needs {_dotted(OLDEST_PGVECTOR)} or newer, for its HNSW index on bits "
+            f"pgvector is {dotted}; qvec needs {_dotted(OLDEST_PGVECTOR)} or newer, for its HNSW index on bits "
             f"({_dotted(SOUND_PGVECTOR)} or newer is free of known HNSW bugs): ALTER EXTENSION vector UPDATE"
         )
-    return PgVector(row[0], version)
+    return PgVector(in_schema, version)
 
 
-def _create_pgvector(connection: Connection) -> PgVector:
-    if connection.execute(_AVAILABLE).fetchone() is None:
+def _create_pgvector() -> Steps[PgVector]:
+    if not (yield Fetch(_AVAILABLE)):
         raise DatabaseError(
             "the server has no pgvector; install it (Debian: apt install postgresql-NN-pgvector; "
             "container: pgvector/pgvector; managed servers: allow the extension `vector`)"
         )
     try:
-        with connection.transaction():
-            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        yield Transaction(_run("CREATE EXTENSION IF NOT EXISTS vector"))
     except psycopg.errors.InsufficientPrivilege:
+        server = yield Server()
         raise DatabaseError(
-            f"user {connection.info.user!r} may not create the extension vector in database "
-            f"{connection.info.dbname!r}; let its owner run: CREATE EXTENSION vector"
+            f"user {server.user!r} may not create the extension vector in database "
+            f"{server.dbname!r}; let its owner run: CREATE EXTENSION vector"
         ) from None
-    vector = _find_pgvector(connection)
+    vector = yield from _find_pgvector()
     assert vector is not None
     return vector
 
 
-def installed(connection: Connection) -> bool:
+def _run(script: str) -> Steps[None]:
+    yield Execute(script.encode())
+
+
+def installed() -> Steps[bool]:
     """Whether the schema is there, of whatever version."""
-    return installed_version(connection) is not None
+    return (yield from installed_version()) is not None
 
 
-def installed_version(connection: Connection) -> str | None:
+def installed_version() -> Steps[str | None]:
     """The version of the schema that is there, if one is."""
-    row = connection.execute("SELECT to_regprocedure('qvec.version()') IS NOT NULL").fetchone()
-    if not (row and row[0]):
+    ((there,),) = yield Fetch("SELECT to_regprocedure('qvec.version()') IS NOT NULL")
+    if not there:
         return None
-    row = connection.execute("SELECT qvec.version()").fetchone()
-    assert row
-    return str(row[0])
+    ((version,),) = yield Fetch("SELECT qvec.version()")
+    return str(version)
 
 
-def _bring_here(connection: Connection, found: str | None) -> None:
+def _bring_here(found: str | None) -> Steps[None]:
     """Installs the schema, or upgrades the version found. One that is newer than this package is left alone."""
     if found is None:
-        _run(connection, sql_script.full(), "create the schema qvec")
+        yield from _run_as_owner(sql_script.full(), "create the schema qvec")
     elif sql_script.knows(found):
-        if _is_extension(connection):
-            _run(connection, "ALTER EXTENSION qvec UPDATE", "update the extension qvec")
+        if (yield from _is_extension()):
+            yield from _run_as_owner("ALTER EXTENSION qvec UPDATE", "update the extension qvec")
         else:
-            _run(connection, sql_script.upgrade_from(found), f"upgrade the schema qvec from {found}")
+            yield from _run_as_owner(sql_script.upgrade_from(found), f"upgrade the schema qvec from {found}")
 
 
-def _is_extension(connection: Connection) -> bool:
-    return connection.execute("SELECT FROM pg_extension WHERE extname = 'qvec'").fetchone() is not None
+def _is_extension() -> Steps[bool]:
+    return bool((yield Fetch("SELECT FROM pg_extension WHERE extname = 'qvec'")))
 
 
-def _run(connection: Connection, script: str, what: str) -> None:
+def _run_as_owner(script: str, what: str) -> Steps[None]:
     try:
-        with connection.transaction():
-            connection.execute(script.encode())
+        yield Transaction(_run(script))
     except psycopg.errors.InsufficientPrivilege:
-        user, database = connection.info.user, connection.info.dbname
+        server = yield Server()
+        user, database = server.user, server.dbname
         grant = sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(database), sql.Identifier(user))
-        owner = (
-            f"let its owner run: {grant.as_string(connection)}" if "create" in what else "let the schema's owner do it"
-        )
+        owner = f"let its owner run: {grant.as_string()}" if "create" in what else "let the schema's owner do it"
         raise DatabaseError(f"user {user!r} may not {what} in database {database!r}; {owner}") from None
 
 

@@ -1,9 +1,9 @@
-"""The two steps of a search on an open connection: prefilter in Postgres, rescore in Rust or in SQL."""
+"""The two steps of a search: prefilter in Postgres, rescore in Rust or in SQL."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,8 +21,8 @@ from qvec.hits import Hit
 from qvec.postgres import filters, statements
 from qvec.postgres.layout import Table
 from qvec.postgres.rows import prefilter_bits
-from qvec.postgres.schema import Connection
 from qvec.postgres.scoring import QUERY_PLANES, SlicedQuery
+from qvec.postgres.steps import Fetch, Rows, Scan, Steps
 
 if TYPE_CHECKING:
     from qvec.filters import FilterLike
@@ -130,40 +130,42 @@ def candidate_count(k: int, oversampling: float) -> int:
     return max(k, math.ceil(k * oversampling))
 
 
-def run(connection: Connection, plan: Plan, queries: NDArray[np.float32]) -> list[list[Hit]]:
+def run(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
     """The hits of each prepared query (m, d), best first.
 
     Where a filter leaves the prefilter fewer candidates than it was to find, all rows that pass it are ranked.
     """
     if plan.in_client and plan.candidates is None:
-        return _scan(connection, plan, queries)
-    return [_search(connection, plan, query) for query in queries]
+        return (yield from _scan(plan, queries))
+    found = []
+    for query in queries:
+        found.append((yield from _search(plan, query)))
+    return found
 
 
-def _search(connection: Connection, plan: Plan, query: NDArray[np.float32]) -> list[Hit]:
+def _search(plan: Plan, query: NDArray[np.float32]) -> Steps[list[Hit]]:
     filtered = plan.where != EVERY_ROW and plan.candidates is not None
     if not plan.in_client:
-        hits = _in_database(connection, plan, query)
-        return _in_database(connection, plan.of_all_rows(), query) if filtered and len(hits) < plan.k else hits
-    rows = fetch_candidates(connection, plan, query)
+        hits = yield from _in_database(plan, query)
+        return (yield from _in_database(plan.of_all_rows(), query)) if filtered and len(hits) < plan.k else hits
+    rows = yield from fetch_candidates(plan, query)
     if filtered and len(rows) < (plan.candidates or 0):
-        return _scan(connection, plan.of_all_rows(), query[None])[0]
-    return with_texts(connection, plan, best_of(plan, rows, query[None]))[0]
+        return (yield from _scan(plan.of_all_rows(), query[None]))[0]
+    return (yield from with_texts(plan, best_of(plan, rows, query[None])))[0]
 
 
-def _in_database(connection: Connection, plan: Plan, query: NDArray[np.float32]) -> list[Hit]:
-    with connection.cursor(binary=True) as cursor:
-        rows = cursor.execute(plan.statement(), plan.parameters(query)).fetchall()
+def _in_database(plan: Plan, query: NDArray[np.float32]) -> Steps[list[Hit]]:
+    rows = yield Fetch(plan.statement(), plan.parameters(query), binary=True)
     return [Hit(*row) if plan.texts else Hit(*row[:2]) for row in rows]
 
 
-def fetch_candidates(connection: Connection, plan: Plan, query: NDArray[np.float32]) -> list[tuple[Any, bytes]]:
+def fetch_candidates(plan: Plan, query: NDArray[np.float32]) -> Steps[list[tuple[Any, bytes]]]:
     """The prefilter's rows: ids and codes."""
-    with connection.cursor(binary=True) as cursor:
-        return cursor.execute(plan.statement(), plan.parameters(query)).fetchall()
+    rows: list[tuple[Any, bytes]] = yield Fetch(plan.statement(), plan.parameters(query), binary=True)
+    return rows
 
 
-def best_of(plan: Plan, rows: list[tuple[Any, bytes]], queries: NDArray[np.float32]) -> list[list[tuple[float, Any]]]:
+def best_of(plan: Plan, rows: Rows, queries: NDArray[np.float32]) -> list[list[tuple[float, Any]]]:
     """The k best (score, id) of rows for each query, best first, equal scores in the order of the rows."""
     if not rows:
         return [[] for _ in queries]
@@ -183,34 +185,27 @@ def _scores(plan: Plan, codes: NDArray[np.uint8], queries: NDArray[np.float32]) 
     return (1 - distances * (2 / layout.prefilter_bits)).astype(np.float32)
 
 
-def _scan(connection: Connection, plan: Plan, queries: NDArray[np.float32]) -> list[list[Hit]]:
+def _scan(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
     """Scores every row for all queries in one pass, holding one chunk of rows at a time."""
     best: list[list[tuple[float, Any]]] = [[] for _ in queries]
-    for rows in chunks(connection, plan.statement(), plan.where.parameters, _CHUNK):
+
+    def rank(rows: Rows) -> None:
         for kept, found in zip(best, best_of(plan, rows, queries), strict=True):
             kept += found
             kept.sort(key=lambda pair: -pair[0])
             del kept[plan.k :]
-    return with_texts(connection, plan, best)
+
+    yield Scan(plan.statement(), plan.where.parameters, _CHUNK, rank)
+    return (yield from with_texts(plan, best))
 
 
-def chunks(
-    connection: Connection, statement: bytes, parameters: Mapping[str, Any], size: int
-) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows of a statement, so many at a time."""
-    with connection.transaction(), connection.cursor("qvec_scan", binary=True) as cursor:
-        cursor.execute(statement, parameters)
-        while rows := cursor.fetchmany(size):
-            yield rows
-
-
-def with_texts(connection: Connection, plan: Plan, best: Iterable[list[tuple[float, Any]]]) -> list[list[Hit]]:
+def with_texts(plan: Plan, best: Iterable[list[tuple[float, Any]]]) -> Steps[list[list[Hit]]]:
     """Hits of (score, id) pairs, with the rows' documents and metadata where the plan asks for them."""
     best = list(best)
     if not plan.texts:
         return [[Hit(id, score) for score, id in pairs] for pairs in best]
     wanted = list({id for pairs in best for _, id in pairs})
     statement = statements.by_ids(plan.table, ("id", "document", "metadata"))
-    with connection.cursor(binary=True) as cursor:
-        texts = {id: rest for id, *rest in cursor.execute(statement, [wanted]).fetchall()}
+    rows = yield Fetch(statement, [wanted], binary=True)
+    texts = {id: rest for id, *rest in rows}
     return [[Hit(id, score, *texts.get(id, (None, None))) for score, id in pairs] for pairs in best]

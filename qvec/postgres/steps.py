@@ -1,0 +1,192 @@
+"""What is asked of Postgres, apart from how it is sent.
+
+Work of several statements is a generator: it yields steps, is sent what each gave, and returns a result. It does no
+I/O, so that it is written once; `perform` runs it on a connection, `perform_async` on an asynchronous one. An error of
+a step is raised in the generator, at the step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import psycopg
+
+if TYPE_CHECKING:
+    from psycopg.sql import SQL, Composed
+    from typing_extensions import LiteralString
+
+    Statement = LiteralString | bytes | SQL | Composed
+
+Connection = psycopg.Connection[Any]
+AsyncConnection = psycopg.AsyncConnection[Any]
+Rows = list[tuple[Any, ...]]
+
+T = TypeVar("T")
+
+
+class Step(Protocol):
+    """One thing that a connection is asked for."""
+
+    def perform(self, connection: Connection, /) -> Any: ...
+
+    async def perform_async(self, connection: AsyncConnection, /) -> Any: ...
+
+
+Steps = Generator[Step, Any, T]
+Work = Callable[[], Steps[T]]
+"""Begins the steps; called again, it begins them anew."""
+
+
+def perform(connection: Connection, steps: Steps[T]) -> T:
+    """Runs steps on a connection, and returns what they return."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                answer = step.perform(connection)
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def perform_async(connection: AsyncConnection, steps: Steps[T]) -> T:
+    """Runs steps on an asynchronous connection, and returns what they return."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                answer = await step.perform_async(connection)
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """All rows of a statement, a list of tuples."""
+
+    statement: Statement
+    parameters: Any = None
+    binary: bool = False
+
+    def perform(self, connection: Connection) -> Rows:
+        with connection.cursor(binary=self.binary) as cursor:
+            return cursor.execute(self.statement, self.parameters).fetchall()
+
+    async def perform_async(self, connection: AsyncConnection) -> Rows:
+        async with connection.cursor(binary=self.binary) as cursor:
+            await cursor.execute(self.statement, self.parameters)
+            return await cursor.fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """How many rows a statement touched."""
+
+    statement: Statement
+    parameters: Any = None
+
+    def perform(self, connection: Connection) -> int:
+        return connection.execute(self.statement, self.parameters).rowcount
+
+    async def perform_async(self, connection: AsyncConnection) -> int:
+        return (await connection.execute(self.statement, self.parameters)).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """How many rows a COPY FROM STDIN wrote; whose data comes in blocks."""
+
+    statement: Statement
+    blocks: Iterable[bytes | memoryview]
+
+    def perform(self, connection: Connection) -> int:
+        with connection.cursor() as cursor:
+            with cursor.copy(self.statement) as copy:
+                for block in self.blocks:
+                    copy.write(block)
+            return cursor.rowcount
+
+    async def perform_async(self, connection: AsyncConnection) -> int:
+        async with connection.cursor() as cursor:
+            async with cursor.copy(self.statement) as copy:
+                for block in self.blocks:
+                    await copy.write(block)
+            return cursor.rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Gives all rows of a statement to a function, so many at a time."""
+
+    statement: Statement
+    parameters: Mapping[str, Any]
+    size: int
+    each: Callable[[Rows], None]
+
+    def perform(self, connection: Connection) -> None:
+        for rows in chunks(connection, self.statement, self.parameters, self.size):
+            self.each(rows)
+
+    async def perform_async(self, connection: AsyncConnection) -> None:
+        async for rows in chunks_async(connection, self.statement, self.parameters, self.size):
+            await asyncio.to_thread(self.each, rows)  # ranking thousands of rows would hold up the loop
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction(Generic[T]):
+    """What other steps return, run in a transaction, or inside one in a savepoint."""
+
+    steps: Steps[T]
+
+    def perform(self, connection: Connection) -> T:
+        with connection.transaction():
+            return perform(connection, self.steps)
+
+    async def perform_async(self, connection: AsyncConnection) -> T:
+        async with connection.transaction():
+            return await perform_async(connection, self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the connection knows of its server and user: psycopg's `ConnectionInfo`."""
+
+    def perform(self, connection: Connection) -> psycopg.ConnectionInfo:
+        return connection.info
+
+    async def perform_async(self, connection: AsyncConnection) -> psycopg.ConnectionInfo:
+        return connection.info
+
+
+_SCAN = "qvec_scan"
+"""Name of the cursor that a scan holds."""
+
+
+def chunks(connection: Connection, statement: Statement, parameters: Mapping[str, Any], size: int) -> Iterator[Rows]:
+    """The rows of a statement, so many at a time."""
+    with connection.transaction(), connection.cursor(_SCAN, binary=True) as cursor:
+        cursor.execute(statement, parameters)
+        while rows := cursor.fetchmany(size):
+            yield rows
+
+
+async def chunks_async(
+    connection: AsyncConnection, statement: Statement, parameters: Mapping[str, Any], size: int
+) -> AsyncIterator[Rows]:
+    """The rows of a statement, so many at a time."""
+    async with connection.transaction(), connection.cursor(_SCAN, binary=True) as cursor:
+        await cursor.execute(statement, parameters)
+        while rows := await cursor.fetchmany(size):
+            yield rows
