@@ -75,17 +75,24 @@ def dequantize(codes: ArrayLike, calibration: Calibration, planes: int | None = 
 def score(
     codes: ArrayLike, queries: ArrayLike, calibration: Calibration, planes: int | None = None
 ) -> NDArray[np.float32]:
-    """The inner product of every query with every row as `dequantize` gives it, float32, shape (m, n).
+    """The score of every query for every row, float32, shape (m, n): an estimate of the metric.
+
+    It is the inner product of the query with the row as `dequantize` gives it, x. Under cosine, with fewer than 8
+    planes, it is divided by the length of x: vectors had length 1, what few planes stand for has not (recall@10 of
+    MiniLM's sign bits against float32 queries: 75.6 with the division, 71.7 without; Cranfield). A row without length
+    scores 0.
 
     Queries have shape (m, D) or (D,), cut as `quantize` cuts vectors, and stay float32. They are taken as they come:
     under cosine they have to be normalized already (searching does it), and the scores are then estimates of the
-    cosine. The rounding error is under 1e-5 of the sum of |query * threshold| + |query * (decoded - threshold)|.
+    cosine. The rounding error of the inner product is under 1e-5 of the sum of |query * threshold| + |query * (x -
+    threshold)|, that of the length under 1e-5 of it.
 
     Raises RowError for a query that holds NaN or an infinity.
     """
     rows = as_codes(codes, "codes")
     dimensions = calibration.dimensions
     wanted = as_vectors(queries, "queries", calibration.accepted_dimensions)[:, :dimensions]
+    read = _planes_read(rows, dimensions, planes)
     with _naming_rows("queries"):
         return _native.score(
             rows,
@@ -93,8 +100,14 @@ def score(
             calibration.threshold,
             calibration.radius,
             calibration.deviation,
-            _planes_read(rows, dimensions, planes),
+            read,
+            by_length(calibration, read),
         )
+
+
+def by_length(calibration: Calibration, planes: int) -> bool:
+    """Whether scores of codes of so many planes are divided by the length of what the codes stand for."""
+    return calibration.metric == "cosine" and planes < 8
 
 
 def hamming(codes: ArrayLike, queries: ArrayLike) -> NDArray[np.int32]:

@@ -80,6 +80,16 @@ def decoded(codes: Codes, threshold: Floats, radius: Floats, deviation: Floats, 
     return threshold + level * step
 
 
+def scores(decoded: NDArray[np.floating], queries: Floats, *, by_length: bool) -> NDArray[np.float64]:
+    """<query, decoded row>; by length, divided by that of the decoded row, and 0 where it has none."""
+    rows = decoded.astype(np.float64)
+    products = queries.astype(np.float64) @ rows.T
+    if not by_length:
+        return products
+    lengths = np.linalg.norm(rows, axis=1)
+    return np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+
+
 def hamming(codes: Codes, queries: Codes) -> NDArray[np.int64]:
     differing = codes[None, :, : queries.shape[1]] ^ queries[:, None, :]
     return np.unpackbits(differing, axis=2).sum(axis=2, dtype=np.int64)

@@ -90,6 +90,20 @@ def test_scores_are_inner_products_with_decoded_rows() -> None:
         np.testing.assert_allclose(codes.score(stored, queries, ranges(37), planes), wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("metric", "planes", "by_length"),
+    [("cosine", 1, True), ("cosine", 4, True), ("cosine", 7, True), ("cosine", 8, False), ("ip", 4, False)],
+)
+def test_scores_of_few_planes_are_by_length_under_cosine(metric: str, planes: int, by_length: bool) -> None:
+    calibration = ranges(37, metric)
+    stored, queries = codes.quantize(normal(50, 37), calibration), normal(3, 37, seed=1)
+    decoded = codes.dequantize(stored, calibration, planes)
+    wanted = specification.scores(decoded, queries, by_length=by_length)
+    np.testing.assert_allclose(codes.score(stored, queries, calibration, planes), wanted, rtol=1e-4, atol=1e-4)
+    of_prefix = np.ascontiguousarray(stored[:, : 5 * planes])
+    np.testing.assert_allclose(codes.score(of_prefix, queries, calibration), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_queries_are_not_normalized_under_cosine() -> None:
     cosine = ranges(37, "cosine")
     stored, query = codes.quantize(normal(5, 37), cosine), normal(1, 37, seed=1)

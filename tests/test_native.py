@@ -80,17 +80,28 @@ def test_a_dimension_without_spread_decodes_to_its_threshold() -> None:
         assert _native.dequantize(rows, threshold, nothing, nothing, planes).tolist() == [threshold.tolist()]
 
 
-@given(cases(extreme=False), planes_of_codes, st.integers(0, 4), st.integers(0, 2**32 - 1))
+@given(cases(extreme=False), planes_of_codes, st.integers(0, 4), st.booleans(), st.integers(0, 2**32 - 1))
 @settings(max_examples=200)
-def test_scores_are_inner_products_with_decoded_rows(case: Case, planes: int, count: int, seed: int) -> None:
+def test_scores_are_those_of_the_decoded_rows(case: Case, planes: int, count: int, by_length: bool, seed: int) -> None:
     queries = np.random.default_rng(seed).normal(size=(count, case.dimensions)).astype(np.float32)
     rows = specification.to_planes(codes_of(case), 8)
-    found = _native.score(rows, queries, case.threshold, case.radius, case.deviation, planes)
-    exact = decoded(case, planes).astype(np.float64)
-    apart = np.abs(case.threshold) + np.abs(exact - case.threshold)
-    allowed = 1e-5 * np.abs(queries).astype(np.float64) @ apart.T + 1e-30
+    found = _native.score(rows, queries, case.threshold, case.radius, case.deviation, planes, by_length)
+    stands_for = decoded(case, planes)
+    exact = specification.scores(stands_for, queries, by_length=by_length)
+    apart = np.abs(case.threshold) + np.abs(stands_for.astype(np.float64) - case.threshold)
+    allowed = 1e-5 * specification.scores(apart, np.abs(queries), by_length=False) + 1e-30
+    if by_length:
+        allowed = allowed / np.linalg.norm(stands_for, axis=1) + 1e-5 * np.abs(exact)
     assert found.shape == (count, len(case.vectors))
-    assert np.all(np.abs(found - queries.astype(np.float64) @ exact.T) <= allowed)
+    assert np.all(np.abs(found - exact) <= allowed)
+
+
+def test_rows_that_stand_for_nothing_score_zero_by_length() -> None:
+    """Where the decoded row is the zero vector there is nothing to divide by."""
+    ranges = (np.full(9, 0.25, np.float32), np.ones(9, np.float32), np.full(9, 0.25, np.float32))
+    codes = np.array([[0, 0], [255, 128]], np.uint8)
+    found = _native.score(codes, np.ones((1, 9), np.float32), *ranges, 1, True)
+    np.testing.assert_allclose(found, [[0, 3]], rtol=1e-6)
 
 
 def random_bits(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
@@ -136,7 +147,8 @@ def test_large_inputs_are_computed_as_small_ones(dimensions: int) -> None:
     np.testing.assert_array_equal(_native.dequantize(codes, *ranges, 4)[sample], _native.dequantize(some, *ranges, 4))
     queries = vectors[:3]
     np.testing.assert_array_equal(
-        _native.score(codes, queries, *ranges, 8)[:, sample], _native.score(some, queries, *ranges, 8)
+        _native.score(codes, queries, *ranges, 8, True)[:, sample],
+        _native.score(some, queries, *ranges, 8, True),
     )
     distances = _native.hamming(codes, codes[:3])
     np.testing.assert_array_equal(distances[:, sample], _native.hamming(some, codes[:3]))
@@ -184,7 +196,9 @@ def test_values_beyond_the_dimensions_used_are_not_looked_at() -> None:
 def test_a_query_that_is_not_finite_is_named() -> None:
     ones = np.ones(2, np.float32)
     with pytest.raises(_native.BadRow) as caught:
-        _native.score(np.zeros((1, 8), np.uint8), np.array([[1, 1], [1, np.inf]], np.float32), ones, ones, ones, 8)
+        _native.score(
+            np.zeros((1, 8), np.uint8), np.array([[1, 1], [1, np.inf]], np.float32), ones, ones, ones, 8, False
+        )
     assert caught.value.args == (1, "infinity at dimension 1")
 
 
@@ -197,7 +211,7 @@ def test_shapes_that_do_not_fit_are_errors_and_not_panics() -> None:
         lambda: _native.quantize(np.asfortranarray(np.ones((2, 9), np.float32)), ones, ones, 8, False),
         lambda: _native.dequantize(codes, ones, ones, ones, 9),
         lambda: _native.dequantize(codes[:, :14].copy(), ones, ones, ones, 8),
-        lambda: _native.score(codes, np.ones((1, 8), np.float32), ones, ones, ones, 8),
+        lambda: _native.score(codes, np.ones((1, 8), np.float32), ones, ones, ones, 8, False),
         lambda: _native.ternary(codes[:, :7].copy(), 9),
         lambda: _native.hamming(codes[:, :1].copy(), codes),
     ):

@@ -1,4 +1,4 @@
-//! Codes back to floats: the vectors they stand for, and their inner products with float queries.
+//! Codes back to floats: the vectors they stand for, and how they score against float queries.
 
 use std::convert::Infallible;
 
@@ -51,8 +51,15 @@ pub fn dequantize(codes: &[u8], stride: usize, decoder: &Decoder, out: &mut [f32
 }
 
 /// Writes <query, decoded row> of every query (rows of the threshold's length) and row of codes into `out`, one row of
-/// it for each query.
-pub fn score(codes: &[u8], stride: usize, queries: &[f32], decoder: &Decoder, out: &mut [f32]) -> Result<(), BadRow> {
+/// it for each query; `by_length`, divided by the length of the decoded row, or 0 where that is 0.
+pub fn score(
+    codes: &[u8],
+    stride: usize,
+    queries: &[f32],
+    decoder: &Decoder,
+    by_length: bool,
+    out: &mut [f32],
+) -> Result<(), BadRow> {
     let folded: Vec<FoldedQuery> = queries
         .chunks_exact(decoder.dimensions())
         .enumerate()
@@ -62,7 +69,7 @@ pub fn score(codes: &[u8], stride: usize, queries: &[f32], decoder: &Decoder, ou
     let chunk = pool::chunk_rows(stride);
     let tiles = pool::tiles(out, rows, chunk).into_iter().enumerate().collect();
     pool::map(codes.len() * folded.len(), tiles, |(tile, mut out): (usize, Vec<&mut [f32]>)| {
-        score_tile(&codes[tile * chunk * stride..], stride, &folded, decoder, &mut out)
+        score_tile(&codes[tile * chunk * stride..], stride, &folded, decoder, by_length, &mut out)
     });
     Ok(())
 }
@@ -84,15 +91,23 @@ impl FoldedQuery {
     }
 }
 
-fn score_tile(codes: &[u8], stride: usize, queries: &[FoldedQuery], decoder: &Decoder, out: &mut [&mut [f32]]) {
+fn score_tile(
+    codes: &[u8],
+    stride: usize,
+    queries: &[FoldedQuery],
+    decoder: &Decoder,
+    by_length: bool,
+    out: &mut [&mut [f32]],
+) {
     let mut unpacked = decoder.buffer();
     let mut row_levels = vec![0.0; decoder.dimensions()];
     let rows = out.first().map_or(0, |out| out.len());
     for (row, codes) in codes.chunks_exact(stride).take(rows).enumerate() {
         planes::unpack(codes, decoder.planes, &mut unpacked);
         levels(&unpacked, decoder.planes, &mut row_levels);
+        let factor = if by_length { inverse_length(decoder, &row_levels) } else { 1.0 };
         for (query, out) in queries.iter().zip(out.iter_mut()) {
-            out[row] = (query.constant + f64::from(dot(&query.weights, &row_levels))) as f32;
+            out[row] = (factor * (query.constant + f64::from(dot(&query.weights, &row_levels)))) as f32;
         }
     }
 }
@@ -112,6 +127,36 @@ fn decode_row(threshold: &[f32], step: &[f32], levels: &mut [f32]) {
     for ((level, threshold), step) in levels.iter_mut().zip(threshold).zip(step) {
         *level = threshold + *level * step;
     }
+}
+
+/// 1 / the length of the vector that levels stand for, or 0 where that is 0.
+fn inverse_length(decoder: &Decoder, levels: &[f32]) -> f64 {
+    let mut squared = f64::from(squared_length(decoder.threshold, &decoder.step, levels));
+    if !(1e-30..1e30).contains(&squared) {
+        let values = decoder.threshold.iter().zip(&decoder.step).zip(levels).map(|((t, step), level)| t + level * step);
+        squared = values.map(|value| f64::from(value).powi(2)).sum(); // squares that float32 cannot hold
+    }
+    if squared > 0.0 { squared.sqrt().recip() } else { 0.0 }
+}
+
+/// The sum of (threshold + level * step)^2, in running sums as in `dot`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn squared_length(threshold: &[f32], step: &[f32], levels: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 32];
+    let (threshold_groups, threshold_tail) = threshold.as_chunks::<32>();
+    let (step_groups, step_tail) = step.as_chunks::<32>();
+    let (level_groups, level_tail) = levels.as_chunks::<32>();
+    for ((threshold, step), levels) in threshold_groups.iter().zip(step_groups).zip(level_groups) {
+        for (((sum, threshold), step), level) in sums.iter_mut().zip(threshold).zip(step).zip(levels) {
+            let value = threshold + level * step;
+            *sum += value * value;
+        }
+    }
+    for (((sum, threshold), step), level) in sums.iter_mut().zip(threshold_tail).zip(step_tail).zip(level_tail) {
+        let value = threshold + level * step;
+        *sum += value * value;
+    }
+    sums.iter().sum()
 }
 
 /// Inner product in 32 running sums, which keeps the rounding error small and the additions independent.
@@ -148,7 +193,28 @@ mod tests {
         let decoder = Decoder::new(&[1.0], &[8.0], &[0.0], 4);
         let codes = [0x80, 0, 0, 0]; // level 8 of 16: just above the threshold
         let mut out = [0.0; 2];
-        score(&codes, 4, &[3.0, -1.0], &decoder, &mut out).unwrap();
+        score(&codes, 4, &[3.0, -1.0], &decoder, false, &mut out).unwrap();
         assert_eq!(out, [4.5, -1.5]);
+        score(&codes, 4, &[3.0, -1.0], &decoder, true, &mut out).unwrap();
+        assert_eq!(out, [3.0, -1.0]);
+    }
+
+    #[test]
+    fn lengths_are_those_of_decoded_rows_at_any_size() {
+        for size in [1.0, 1e-30, 1e30] {
+            let (threshold, step) = ([0.5 * size; 65], [size; 65]);
+            let decoder = Decoder { threshold: &threshold, step: step.to_vec(), planes: 4 };
+            let levels: Vec<f32> = (0..65).map(|i| (i % 16) as f32 - 7.5).collect();
+            let exact: f64 = levels.iter().map(|level| f64::from(size * (level + 0.5)).powi(2)).sum();
+            assert!((inverse_length(&decoder, &levels) * exact.sqrt() - 1.0).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_row_of_length_zero_scores_zero() {
+        let decoder = Decoder::new(&[0.25], &[1.0], &[0.25], 1);
+        let mut out = [1.0];
+        score(&[0], 1, &[3.0], &decoder, true, &mut out).unwrap();
+        assert_eq!(out, [0.0]);
     }
 }

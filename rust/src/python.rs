@@ -131,6 +131,7 @@ fn dequantize<'py>(
 }
 
 #[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "those of the Python function")]
 fn score<'py>(
     py: Python<'py>,
     codes: Matrix<'py, u8>,
@@ -139,6 +140,7 @@ fn score<'py>(
     radius: Floats<'py>,
     deviation: Floats<'py>,
     planes: usize,
+    by_length: bool,
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let [count, columns] = [queries.shape()[0], queries.shape()[1]];
     let dimensions = threshold.len();
@@ -148,7 +150,7 @@ fn score<'py>(
         let out = PyArray2::zeros(py, [count, codes.shape()[0]], false);
         let mut filled = out.readwrite();
         let slice = filled.as_slice_mut()?;
-        py.detach(|| crate::decode::score(rows.bytes, rows.stride, queries, decoder, slice))?;
+        py.detach(|| crate::decode::score(rows.bytes, rows.stride, queries, decoder, by_length, slice))?;
         Ok(out)
     })
 }
