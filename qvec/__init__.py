@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qvec.calibration import Calibration
     from qvec.codes import dequantize, hamming, hamming_top_k, quantize, score, ternary
-    from qvec.database import connect
+    from qvec.database import connect, connect_async
     from qvec.drift import Drift
     from qvec.errors import (
         CalibrationError,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "qvec.calibration": ("Calibration",),
     "qvec.codes": ("dequantize", "hamming", "hamming_top_k", "quantize", "score", "ternary"),
-    "qvec.database": ("connect",),
+    "qvec.database": ("connect", "connect_async"),
     "qvec.drift": ("Drift",),
     "qvec.errors": (
         "CalibrationError",
@@ -65,6 +65,7 @@ __all__ = [
     "RangeMethod",
     "RowError",
     "connect",
+    "connect_async",
     "dequantize",
     "hamming",
     "hamming_top_k",

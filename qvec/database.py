@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvec.errors import DatabaseError, InputError
+from qvec.stores import ConnectOptions
 
 if TYPE_CHECKING:
+    from qvec.postgres.async_database import AsyncPostgresDatabase
     from qvec.postgres.database import PostgresDatabase
     from qvec.qdrant.database import QdrantDatabase
 
@@ -15,17 +18,29 @@ DEFAULT_URL = "postgres:./qvec-data"
 EXPECTED = "postgres:DIR, postgresql://USER@HOST/DATABASE, qdrant:DIR, qdrant://HOST:6334 or qdrants://HOST:6334"
 
 
-def connect(url: str = DEFAULT_URL, *, create: bool = True) -> PostgresDatabase | QdrantDatabase:
+def connect(
+    url: str = DEFAULT_URL,
+    *,
+    create: bool = True,
+    pool_size: int = 8,
+    timeout: float = 30,
+    statement_timeout: float | None = None,
+    read_only: bool = False,
+) -> PostgresDatabase | QdrantDatabase:
     """Opens a database: embedded Postgres or Qdrant in a directory (`postgres:DIR`, `qdrant:DIR`), or a server
     (`postgresql://…`, `qdrant://HOST:6334`, `qdrants://HOST:6334` with TLS).
 
-    The two kinds have the same methods. Without `create` an embedded database
-    that is not there is an error. Raises DatabaseError when the database cannot be reached, InputError for a URL of
-    another kind, MissingExtraError when the embedded engine is not installed.
+    The two kinds have the same methods. Without `create` an embedded database that is not there is an error.
+    `pool_size` is how many connections to Postgres are open at most, and so how many searches it does at once; others
+    wait for theirs, `timeout` seconds at most. `statement_timeout` is how many seconds a statement may take, or a
+    request to a Qdrant server (60 unless told); loads and index builds take what they need. With `read_only` nothing is
+    written: methods that would are refused, and so are statements by Postgres itself.
+
+    Raises DatabaseError when the database cannot be reached, InputError for a URL of another kind or an option that
+    makes no sense, MissingExtraError when the embedded engine is not installed.
     """
-    directory = embedded_directory(url)
-    if directory is not None and not create and not (Path(directory) / _marker(url)).exists():
-        raise DatabaseError(f"there is no database in {directory} yet; load one: qvec ingest SOURCE --collection NAME")
+    options = ConnectOptions(pool_size, timeout, statement_timeout, read_only)
+    directory = _directory_of(url, create and not read_only)
     if url.startswith("qdrant"):
         from qvec.qdrant.database import QdrantDatabase
 
@@ -34,8 +49,49 @@ def connect(url: str = DEFAULT_URL, *, create: bool = True) -> PostgresDatabase 
     from qvec.postgres.database import PostgresDatabase
 
     if directory is None:
-        return PostgresDatabase(url)
-    return PostgresDatabase(embedded.start(directory), name=url, embedded=True)
+        return PostgresDatabase(url, options=options)
+    return PostgresDatabase(embedded.start(directory), name=url, embedded=True, options=options)
+
+
+async def connect_async(
+    url: str = DEFAULT_URL,
+    *,
+    create: bool = True,
+    pool_size: int = 8,
+    timeout: float = 30,
+    statement_timeout: float | None = None,
+    read_only: bool = False,
+) -> AsyncPostgresDatabase:
+    """Opens a database: embedded Postgres or Qdrant in a directory (`postgres:DIR`, `qdrant:DIR`), or a server
+    (`postgresql://…`, `qdrant://HOST:6334`, `qdrants://HOST:6334` with TLS).
+
+    The two kinds have the same methods. Without `create` an embedded database that is not there is an error.
+    `pool_size` is how many connections to Postgres are open at most, and so how many searches it does at once; others
+    wait for theirs, `timeout` seconds at most. `statement_timeout` is how many seconds a statement may take, or a
+    request to a Qdrant server (60 unless told); loads and index builds take what they need. With `read_only` nothing is
+    written: methods that would are refused, and so are statements by Postgres itself.
+
+    Raises DatabaseError when the database cannot be reached, InputError for a URL of another kind or an option that
+    makes no sense, MissingExtraError when the embedded engine is not installed.
+    """
+    options = ConnectOptions(pool_size, timeout, statement_timeout, read_only)
+    directory = _directory_of(url, create and not read_only)
+    from qvec.postgres import embedded
+    from qvec.postgres.async_database import AsyncPostgresDatabase
+
+    if directory is None:
+        return await AsyncPostgresDatabase.open(url, options=options)
+    started = await asyncio.to_thread(embedded.start, directory)
+    return await AsyncPostgresDatabase.open(started, name=url, embedded=True, options=options)
+
+
+def _directory_of(url: str, create: bool) -> str | None:
+    """The directory of an embedded database's URL; None for a server's. Raises DatabaseError where there is no database
+    in it, and none is to be created."""
+    directory = embedded_directory(url)
+    if directory is not None and not create and not (Path(directory) / _marker(url)).exists():
+        raise DatabaseError(f"there is no database in {directory} yet; load one: qvec ingest SOURCE --collection NAME")
+    return directory
 
 
 def _marker(url: str) -> str:

@@ -31,6 +31,7 @@ PUBLIC = [
     "RangeMethod",
     "RowError",
     "connect",
+    "connect_async",
     "dequantize",
     "hamming",
     "hamming_top_k",

@@ -42,10 +42,11 @@ class OfTexts:
         if isinstance(query, str):
             vector: NDArray[Any] = self.embedder.embed_queries([query])[0]
             return vector
-        return self.embedder.embed_queries(query) if _are_texts(query) else query
+        return self.embedder.embed_queries(query) if are_texts(query) else query
 
 
-def _are_texts(query: Any) -> TypeGuard[Sequence[str]]:
+def are_texts(query: Any) -> TypeGuard[Sequence[str]]:
+    """Whether a query is several questions, and not vectors."""
     return isinstance(query, Sequence) and len(query) > 0 and all(isinstance(one, str) for one in query)
 
 

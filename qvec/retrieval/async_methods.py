@@ -1,0 +1,131 @@
+"""The methods of an async collection that take several steps, or text."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qvec.hits import Hit
+from qvec.retrieval.diversity import diverse
+from qvec.retrieval.grouping import Group, grouped
+from qvec.retrieval.paging import Page, page
+from qvec.retrieval.steps import run_async, single
+from qvec.retrieval.texts import OfTexts, are_texts, check_texts, new_ids
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from qvec.filters import FilterLike
+    from qvec.loading import OnDuplicate
+    from qvec.sources import IdType
+
+
+class AsyncRetrieval(OfTexts, ABC):
+    """The base of each store's async collection."""
+
+    @property
+    @abstractmethod
+    def id_type(self) -> IdType: ...
+
+    @abstractmethod
+    async def upsert(
+        self,
+        ids: Sequence[int | str] | NDArray[Any],
+        vectors: ArrayLike,
+        documents: Sequence[str | None] | None = ...,
+        metadata: Sequence[Mapping[str, Any] | None] | None = ...,
+        *,
+        on_duplicate: OnDuplicate = ...,
+    ) -> int: ...
+
+    async def add(
+        self,
+        texts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        ids: Sequence[int | str] | None = None,
+        *,
+        on_duplicate: OnDuplicate | None = None,
+    ) -> list[int | str]:
+        """Embeds texts and writes them as documents, all or none; returns their ids.
+
+        Without `ids` they are drawn at random: UUIDs, or integers of 63 bits. A row whose id is there is replaced;
+        `on_duplicate` says otherwise.
+        """
+        documents = check_texts(texts)
+        written = list(ids) if ids is not None else new_ids(len(documents), self.id_type)
+        if documents:
+            vectors = await asyncio.to_thread(self._embed_documents, documents)
+            rule = on_duplicate or ("error" if ids is None else "replace")
+            await self.upsert(written, vectors, documents, metadata, on_duplicate=rule)
+        return written
+
+    async def search_diverse(
+        self,
+        query: ArrayLike | str,
+        k: int = 10,
+        *,
+        among: int | None = None,
+        balance: float = 0.5,
+        filter: FilterLike | None = None,
+        oversampling: float | None = None,
+    ) -> list[Hit]:
+        """k rows that are near a query (d,), or a question, and unlike each other: maximal marginal relevance.
+
+        They are chosen of the `among` nearest (5 × k unless told) by the vectors that the collection holds. `balance`
+        goes from 0, novelty, to 1, relevance. Scores are those of `search`.
+        """
+        options = {"filter": filter, "oversampling": oversampling}
+        wanted = 5 * k if among is None else among
+        return await run_async(
+            self, diverse(await self._one(query), k, wanted, balance, self.calibration.metric, options)
+        )
+
+    async def search_groups(
+        self,
+        query: ArrayLike | str,
+        by: str,
+        k: int = 10,
+        *,
+        per_group: int = 1,
+        filter: FilterLike | None = None,
+        oversampling: float | None = None,
+    ) -> list[Group]:
+        """The k best groups of rows with one value of the metadata field `by`, each with its `per_group` best rows.
+
+        A group ranks by its best row; `by` names nested fields by dots. Rows without the field are of no group.
+        """
+        options = {"filter": filter, "oversampling": oversampling}
+        return await run_async(self, grouped(await self._one(query), k, by, per_group, options))
+
+    async def search_page(
+        self,
+        query: ArrayLike | str,
+        k: int = 10,
+        after: str | None = None,
+        *,
+        filter: FilterLike | None = None,
+        oversampling: float | None = None,
+    ) -> Page:
+        """A page of k hits, and the cursor that gives the next one as `after`; it is None after the last.
+
+        A cursor says by score and id where the page ended, so no row comes twice, also when rows are written between.
+        Equal scores go by id. Each page searches for those before it as well: for the first hundreds, not for all.
+        """
+        options = {"filter": filter, "oversampling": oversampling}
+        return await run_async(self, page(await self._one(query), k, after, options))
+
+    async def _one(self, query: ArrayLike | str) -> NDArray[np.float32]:
+        return single(await self._embedded_async(query))
+
+    async def _embedded_async(self, query: ArrayLike | str | Sequence[str]) -> ArrayLike:
+        """As `_embedded`, in a thread where there is something to embed."""
+        if isinstance(query, str) or are_texts(query):
+            return await asyncio.to_thread(self._embedded, query)
+        return query
+
+    def _embed_documents(self, texts: list[str]) -> NDArray[Any]:
+        """The embedder itself may have to be loaded first, which takes seconds."""
+        return self.embedder.embed_documents(texts)
