@@ -164,12 +164,19 @@ def test_what_does_not_fit_is_named(calibration: Calibration, tmp_path: Path) ->
         read_retrieval(write_beir(tmp_path / "lost", graded="d99"))
     (tmp_path / "lost" / "qrels" / "test.tsv").unlink()
     (tmp_path / "lost" / "qrels" / "dev.tsv").unlink()
-    with pytest.raises(InputError, match=r"holds 0 \.tsv files"):
+    with pytest.raises(InputError, match=r"lost has no qrels\.tsv, and 0 \.tsv files in qrels"):
         read_retrieval(tmp_path / "lost")
     with pytest.raises(InputError, match=r"cannot read .*corpus\.jsonl: No such file"):
         read_retrieval(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no folders given"):
         QuantizedNanoBEIREvaluator([], precision="int8", calibration=calibration)
+
+
+def test_judgements_may_lie_beside_the_corpus(tmp_path: Path) -> None:
+    folder = write_beir(tmp_path / "flat")
+    nested = read_retrieval(folder)
+    (folder / "qrels" / "test.tsv").rename(folder / "qrels.tsv")
+    assert read_retrieval(folder) == nested
 
 
 def test_a_text_in_several_pairs_is_one_query_or_one_document() -> None:

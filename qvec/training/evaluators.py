@@ -138,7 +138,8 @@ class QuantizedSimilarityEvaluator(BaseEvaluator):  # type: ignore[misc]
 class QuantizedNanoBEIREvaluator(BaseEvaluator):  # type: ignore[misc]
     """Retrieval over several data sets, as NanoBEIR, from local folders in BEIR's layout; and the mean over them.
 
-    folders: each holds corpus.jsonl, queries.jsonl and qrels (a folder with one .tsv, or test.tsv among several).
+    folders: each holds corpus.jsonl, queries.jsonl, and qrels.tsv or a folder qrels with one .tsv, or test.tsv among
+    several.
     """
 
     def __init__(

@@ -21,18 +21,20 @@ class Retrieval:
 
 
 def read_retrieval(folder: Path) -> Retrieval:
-    """Reads a folder in BEIR's layout: corpus.jsonl (title and text are joined), queries.jsonl and qrels.
+    """Reads a folder in BEIR's layout: corpus.jsonl (title and text are joined), queries.jsonl, and qrels.tsv or a
+    folder qrels with one .tsv, or test.tsv among several.
 
     Queries without a document above grade 0 are left out. Raises InputError for what is missing or does not fit.
     """
     corpus, queries = _texts(folder / "corpus.jsonl"), _texts(folder / "queries.jsonl")
-    graded = read_qrels(_judgements(folder / "qrels"))
+    judgements = _judgements(folder)
+    graded = read_qrels(judgements)
     relevant = {query: {name for name, grade in grades.items() if grade > 0} for query, grades in graded.items()}
     relevant = {query: names for query, names in relevant.items() if names and query in queries}
     missing = set().union(*relevant.values()) - corpus.keys()
     if missing or not relevant:
         reason = f"judges documents that corpus.jsonl lacks, e.g. {min(missing)}" if missing else "fits no query"
-        raise InputError(f"{folder / 'qrels'} {reason}")
+        raise InputError(f"{judgements} {reason}")
     return Retrieval({query: queries[query] for query in relevant}, corpus, relevant)
 
 
@@ -54,14 +56,15 @@ def retrieval_of_pairs(queries: Sequence[str], documents: Sequence[str]) -> Retr
     )
 
 
-def _judgements(path: Path) -> Path:
-    if path.is_file():
-        return path
-    found = sorted(path.glob("*.tsv"))
-    if len(found) > 1 and path / "test.tsv" in found:
-        return path / "test.tsv"
+def _judgements(folder: Path) -> Path:
+    if (folder / "qrels.tsv").is_file():
+        return folder / "qrels.tsv"
+    found = sorted((folder / "qrels").glob("*.tsv"))
+    test = folder / "qrels" / "test.tsv"
+    if len(found) > 1 and test in found:
+        return test
     if len(found) != 1:
-        raise InputError(f"{path} holds {len(found)} .tsv files, expected one, or test.tsv among them")
+        raise InputError(f"{folder} has no qrels.tsv, and {len(found)} .tsv files in qrels; one or test.tsv is wanted")
     return found[0]
 
 
