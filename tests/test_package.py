@@ -104,7 +104,7 @@ LAYERS = [
     {"retrieval"},
     {"postgres", "qdrant"},
     {"database"},
-    {"ingest"},
+    {"ingest", "integrations"},
     {"copying", "evaluation"},
     {"demo", "training"},
     {"cli"},

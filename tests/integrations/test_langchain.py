@@ -1,0 +1,231 @@
+"""The LangChain store: LangChain's own tests on every database, and what they do not cover."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stores import Store
+
+from qvec import Calibration, CollectionError, InputError
+from qvec.stores import Collection
+
+pytest.importorskip("langchain_core", reason="needs qvec[langchain]")
+pytest.importorskip("langchain_tests", reason="needs langchain-tests")
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.vectorstores import VectorStore
+from langchain_tests.integration_tests import VectorStoreIntegrationTests
+
+from qvec.integrations.langchain import QvecVectorStore
+
+MODEL = DeterministicFakeEmbedding(size=32)
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    return Calibration.fit(np.random.default_rng(0).normal(size=(500, 6)))
+
+
+@pytest.mark.anyio
+class TestStandard(VectorStoreIntegrationTests):
+    """Every test that LangChain has for vector stores, none left out."""
+
+    @pytest.fixture
+    def vectorstore(self, store: Store, calibration: Calibration) -> VectorStore:  # type: ignore[override]
+        return QvecVectorStore(store.create(calibration, id_type="text"), self.get_embeddings())
+
+
+class Circle(Embeddings):
+    """Texts are angles in degrees; the cosine of two vectors is that of the angle between them."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        angles = np.array([float(text) for text in texts])[:, None] - np.arange(0, 360, 5)
+        vectors: list[list[float]] = (np.cos(np.radians(angles)) / 6).tolist()
+        return vectors
+
+    def embed_query(self, text: str) -> list[float]:
+        return self.embed_documents([text])[0]
+
+
+@pytest.fixture(scope="module")
+def circle(store: Store) -> QvecVectorStore:
+    """Points every 10 degrees, and in the metadata the quarter they are in."""
+    calibration = Calibration.fit(Circle().embed_documents([str(angle) for angle in range(360)]))
+    found = QvecVectorStore(store.create(calibration, id_type="text"), Circle())
+    angles = range(0, 360, 10)
+    found.add_texts([str(a) for a in angles], [{"quarter": a // 90} for a in angles], ids=[f"a{a}" for a in angles])
+    return found
+
+
+def texts(documents: list[Document]) -> list[str]:
+    return [document.page_content for document in documents]
+
+
+def test_searches_take_filters_and_the_collections_own_options(circle: QvecVectorStore) -> None:
+    assert texts(circle.similarity_search("41", 2)) == ["40", "50"]
+    assert texts(circle.similarity_search("41", 2, filter={"quarter": 1})) == ["90", "100"]
+    assert texts(circle.similarity_search("41", 1, {"quarter": {"$in": [3]}}, exact=True)) == ["350"]
+    assert texts(circle.similarity_search_by_vector(Circle().embed_query("269"), 1)) == ["270"]
+
+
+def test_scores_are_similarities(circle: QvecVectorStore) -> None:
+    ((document, score),) = circle.similarity_search_with_score("100", 1)
+    assert (document.page_content, document.id) == ("100", "a100")
+    assert score == pytest.approx(1, abs=0.02)
+    (_, opposite) = circle.similarity_search_with_score("100", 36)[-1]
+    assert opposite == pytest.approx(-1, abs=0.02)
+
+
+def test_relevance_goes_from_0_to_1(circle: QvecVectorStore) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = circle.similarity_search_with_relevance_scores("0", 36)
+    assert [round(score, 1) for _, score in (found[0], found[17], found[-1])] == [1, 0.5, 0]
+    near = circle.similarity_search_with_relevance_scores("0", 36, score_threshold=0.9)
+    assert sorted(texts([document for document, _ in near]), key=int) == ["0", "10", "20", "30", "330", "340", "350"]
+
+
+def test_an_inner_product_needs_to_be_told_what_is_relevant(store: Store) -> None:
+    calibration = Calibration.fit(np.eye(6) * 3, metric="ip")
+    collection = store.create(calibration, id_type="text")
+    model = DeterministicFakeEmbedding(size=6)
+    with pytest.raises(InputError, match="which has no bounds; give relevance_score_fn"):
+        QvecVectorStore(collection, model).similarity_search_with_relevance_scores("x")
+    told = QvecVectorStore(collection, model, relevance_score_fn=lambda _: 0.25)
+    told.add_texts(["x"])
+    assert [score for _, score in told.similarity_search_with_relevance_scores("x")] == [0.25]
+
+
+def test_diverse_documents(circle: QvecVectorStore) -> None:
+    near = texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=1))
+    assert sorted(near, key=int) == ["0", "10", "350"]
+    unlike = texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3))
+    assert unlike[0] == "0"
+    assert set(unlike[1:]) == {"40", "320"}
+    assert len(circle.max_marginal_relevance_search("0", 25)) == 25, "fetch_k is 20 unless told"
+    assert {d.metadata["quarter"] for d in circle.max_marginal_relevance_search("0", 3, filter={"quarter": 3})} == {3}
+
+
+@pytest.mark.anyio
+async def test_diverse_documents_awaited(circle: QvecVectorStore) -> None:
+    found = await circle.amax_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3)
+    assert texts(found) == texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3))
+
+
+@pytest.mark.parametrize(
+    ("search_type", "options"),
+    [("similarity", {}), ("mmr", {"lambda_mult": 1.0}), ("similarity_score_threshold", {"score_threshold": 0.5})],
+)
+def test_a_retriever_filters(circle: QvecVectorStore, search_type: str, options: dict[str, Any]) -> None:
+    retriever = circle.as_retriever(
+        search_type=search_type, search_kwargs={"k": 2, "filter": {"quarter": 1}, **options}
+    )
+    assert texts(retriever.invoke("80")) == ["90", "100"]
+
+
+@pytest.mark.anyio
+async def test_a_retriever_awaited(circle: QvecVectorStore) -> None:
+    assert texts(await circle.as_retriever(search_kwargs={"k": 1}).ainvoke("80")) == ["80"]
+
+
+def test_integer_ids_are_text_to_langchain(store: Store, calibration: Calibration) -> None:
+    model = DeterministicFakeEmbedding(size=6)
+    found = QvecVectorStore(store.create(calibration), model)
+    assert found.add_texts(["one", "two"], ids=["1", "-2"]) == ["1", "-2"]
+    (drawn,) = found.add_texts(["three"])
+    assert texts(found.get_by_ids(["-2", drawn, "5"])) == ["two", "three"]
+    assert found.collection.get([1])[0].document == "one"  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"^id 'x' is no integer, and collection '.+' has integer ids; use such"):
+        found.add_texts(["four"], ids=["x"])
+
+
+def test_what_langchain_cannot_ask_for(circle: QvecVectorStore) -> None:
+    with pytest.raises(InputError, match="delete takes the ids"):
+        circle.delete()
+    with pytest.raises(InputError, match="add_texts takes no batch"):
+        circle.add_texts(["1"], batch=5)
+    with pytest.raises(InputError, match="there are 1 metadata for 2 vectors"):
+        circle.add_texts(["1", "2"], [{}])
+    assert circle.add_texts([]) == []
+    assert circle.collection.count() == 36
+    with pytest.raises(TypeError, match="fetch"):
+        circle.similarity_search("1", fetch=3)
+
+
+# from_texts
+
+
+@pytest.fixture
+def url(store: Store, tmp_path: Path) -> str:
+    return store.elsewhere(tmp_path)
+
+
+@pytest.fixture
+def made(url: str) -> Iterator[QvecVectorStore]:
+    with pytest.warns(UserWarning, match="made from the first 3 vectors"):
+        found = QvecVectorStore.from_texts(["a", "b", "c"], MODEL, [{"n": i} for i in range(3)], db=url)
+    yield found
+    found.close()
+
+
+def test_from_texts_creates_a_collection_that_goes_on(made: QvecVectorStore, url: str) -> None:
+    assert made.collection.name == "langchain"
+    assert made.collection.id_type == "text"
+    many = [f"text {number}" for number in range(300)]
+    made.add_texts(many)
+    found = [made.similarity_search_with_score(text, 1)[0] for text in many[:50]]
+    assert texts([document for document, _ in found]) == many[:50]
+    assert [score for _, score in found] == pytest.approx([1] * 50, abs=0.01)
+    made.close()
+    again = QvecVectorStore.from_texts(["d"], MODEL, db=url, ids=["id of d"])
+    assert again.collection.count() == 304
+    assert texts(again.similarity_search("b", 1, filter={"n": 1})) == ["b"]
+    assert again.similarity_search("d", 1)[0].id == "id of d"
+    again.close()
+
+
+def test_from_texts_in_an_open_database_leaves_it_open(store: Store, calibration: Calibration) -> None:
+    name = store.new_name()
+    found = QvecVectorStore.from_documents(
+        [Document("x", metadata={"a": 1})],
+        DeterministicFakeEmbedding(size=6),
+        db=store.database,
+        collection=name,
+        calibration=calibration,
+        model="fake",
+        oversampling=7.0,
+    )
+    found.close()
+    held = store.database.collection(name)
+    assert (held.calibration, held.model, held.oversampling, held.count()) == (calibration, "fake", 7, 1)
+    for settings, message in (
+        ({"oversampling": 8}, f"collection '{name}' was created with oversampling 7.0, not 8"),
+        ({"calibration": Calibration.fit(np.eye(6))}, f"collection '{name}' has calibration {calibration.id}, not"),
+    ):
+        with pytest.raises(CollectionError, match=f"^{message}"):
+            QvecVectorStore.from_texts(["y"], MODEL, db=store.database, collection=name, **settings)
+
+
+def test_from_no_texts(store: Store) -> None:
+    with pytest.warns(UserWarning, match="made from the first 1 vectors"):
+        empty = QvecVectorStore.from_texts([], MODEL, db=store.database, collection=store.new_name())
+    assert empty.similarity_search("x") == []
+    empty.add_texts(["x"])
+    assert texts(empty.similarity_search("x")) == ["x"]
+
+
+def test_a_store_that_could_not_be_written_closes_its_database(url: str, store: Store) -> None:
+    for _ in range(2):  # an embedded Qdrant opens once at a time
+        with pytest.warns(UserWarning, match="first 1"), pytest.raises(InputError, match="2 ids for 1 vectors"):
+            QvecVectorStore.from_texts(["a"], MODEL, ids=["1", "2"], db=url, collection=store.new_name())
+
+
+def _type_checks(collection: Collection) -> VectorStore:
+    """A collection of either kind is taken."""
+    return QvecVectorStore(collection, MODEL)  # type: ignore[arg-type]
