@@ -1,0 +1,8 @@
+"""LlamaIndex: `QvecVectorStore`. Needs the extra llama-index."""
+
+from qvec.integrations.extras import extra
+
+with extra("llama-index", "llama_index", "llama-index-core"):
+    from qvec.integrations.llama_index.store import QvecVectorStore
+
+__all__ = ["QvecVectorStore"]

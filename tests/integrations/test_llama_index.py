@@ -1,0 +1,359 @@
+"""The LlamaIndex store: rows, filters and queries on every database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stores import Store
+
+from qvec import Calibration, InputError
+from qvec.filters import matches, parse
+
+pytest.importorskip("llama_index.core", reason="needs qvec[llama-index]")
+
+from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageNode,
+    IndexNode,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+)
+from llama_index.core.vector_stores.types import (
+    FilterCondition,
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+)
+from llama_index.core.vector_stores.utils import build_metadata_filter_fn
+
+from qvec.integrations.llama_index import QvecVectorStore
+from qvec.integrations.llama_index.filters import compiled
+
+
+def direction(angle: float) -> list[float]:
+    """A unit vector (72,); the cosine of two is that of the angle in degrees between them."""
+    vector: list[float] = (np.cos(np.radians(angle - np.arange(0, 360, 5))) / 6).tolist()
+    return vector
+
+
+def node(angle: int, **metadata: Any) -> TextNode:
+    """A node of the document of its quarter."""
+    return TextNode(
+        id_=f"n{angle}",
+        text=f"at {angle}",
+        embedding=direction(angle),
+        metadata={"angle": angle, **metadata},
+        relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=f"quarter {angle // 90}")},
+    )
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    return Calibration.fit([direction(angle) for angle in range(360)])
+
+
+@pytest.fixture
+def empty(store: Store, calibration: Calibration) -> QvecVectorStore:
+    return QvecVectorStore(store.create(calibration, id_type="text"))
+
+
+@pytest.fixture(scope="module")
+def circle(store: Store, calibration: Calibration) -> QvecVectorStore:
+    """Nodes every 10 degrees."""
+    found = QvecVectorStore(store.create(calibration, id_type="text"))
+    found.add([node(angle, tags=["even"] if angle % 20 == 0 else ["odd", "rare"]) for angle in range(0, 360, 10)])
+    return found
+
+
+def query(angle: float, k: int = 2, **options: Any) -> VectorStoreQuery:
+    return VectorStoreQuery(query_embedding=direction(angle), similarity_top_k=k, **options)
+
+
+def where(key: str, value: Any, operator: str = "==") -> MetadataFilters:
+    return MetadataFilters(filters=[MetadataFilter(key=key, value=value, operator=FilterOperator(operator))])
+
+
+# Rows
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        TextNode(text="text", metadata={"a": {"b": [1, None]}}, excluded_llm_metadata_keys=["a"], start_char_idx=3),
+        IndexNode(text="index", index_id="other", metadata={}),
+        ImageNode(text="", image="aGVsbG8=", image_mimetype="image/png"),
+        Document(text="document", metadata={"when": "2020-01-02"}),
+        TextNode(text="% ü 名前 🎉 \n", id_="5c56c793-69f3-4fbf-87e6-c4bf54c28c26"),
+    ],
+)
+def test_nodes_come_back_as_they_were(empty: QvecVectorStore, written: BaseNode) -> None:
+    written.embedding = direction(1)
+    assert empty.add([written]) == [written.node_id]
+    (found,) = empty.get_nodes()
+    written.embedding = None
+    assert found.get_content() == written.get_content()
+    assert found.metadata == written.metadata
+    assert found.node_id == written.node_id
+    if not isinstance(written, Document):  # which LlamaIndex brings back as text
+        assert found == written
+
+
+def test_writing_again_replaces(empty: QvecVectorStore) -> None:
+    empty.add([node(10), node(20)])
+    empty.add([node(20, new=True)])
+    assert [found.metadata.get("new") for found in empty.get_nodes(["n20", "n10", "n5"])] == [True, None]
+    assert empty.add([]) == []
+    with pytest.raises(ValueError, match="embedding not set"):
+        empty.add([TextNode(text="no embedding")])
+
+
+def test_deleting(empty: QvecVectorStore) -> None:
+    def left() -> list[int]:
+        return sorted(found.metadata["angle"] for found in empty.get_nodes())
+
+    empty.add([node(angle) for angle in (0, 10, 80, 90, 100, 200, 300)])
+    empty.delete("quarter 1")
+    assert left() == [0, 10, 80, 200, 300]
+    empty.delete_nodes(["n10", "n5"])
+    assert left() == [0, 80, 200, 300]
+    empty.delete_nodes(["n0", "n80"], where("angle", 50, ">"))
+    assert left() == [0, 200, 300]
+    empty.delete_nodes(filters=where("angle", 200, ">="))
+    assert left() == [0]
+    with pytest.raises(InputError, match=r"^delete_nodes takes node_ids or filters; clear deletes all nodes$"):
+        empty.delete_nodes()
+    empty.clear()
+    assert left() == []
+    empty.add([node(5)])
+    assert left() == [5]
+
+
+def test_rows_that_llama_index_did_not_write(store: Store, calibration: Calibration) -> None:
+    collection = store.create(calibration)
+    collection.upsert([7], [direction(30)], ["from elsewhere"], [{"lang": "en"}])
+    found = QvecVectorStore(collection).query(query(30, 5))  # type: ignore[arg-type]
+    assert found.ids == ["7"]
+    assert found.nodes
+    assert (found.nodes[0].node_id, found.nodes[0].get_content()) == ("7", "from elsewhere")
+    assert found.nodes[0].metadata == {"lang": "en"}
+
+
+# Queries
+
+
+def test_nearest_nodes(circle: QvecVectorStore) -> None:
+    found = circle.query(query(41))
+    assert found.ids == ["n40", "n50"]
+    assert found.similarities == pytest.approx([np.cos(np.radians(1)), np.cos(np.radians(9))], abs=0.01)
+    assert [n.get_content() for n in found.nodes or []] == ["at 40", "at 50"]
+
+
+def test_queries_of_some_nodes(circle: QvecVectorStore) -> None:
+    assert circle.query(query(41, filters=where("angle", 100, ">="))).ids == ["n350", "n100"]
+    assert circle.query(query(41, doc_ids=["quarter 1", "quarter 2"])).ids == ["n90", "n100"]
+    assert circle.query(query(41, doc_ids=["quarter 1"], filters=where("tags", ["rare"], "any"))).ids == ["n90", "n110"]
+    assert circle.query(query(41, doc_ids=[])).ids == []
+    among = circle.query(query(41, node_ids=["n200", "n90", "n5", "n150"]))
+    assert among.ids == ["n90", "n150"]
+    assert among.similarities == pytest.approx([np.cos(np.radians(49)), np.cos(np.radians(109))], abs=0.01)
+    assert circle.query(query(41, node_ids=["n200", "n90"], filters=where("angle", 200))).ids == ["n200"]
+    assert circle.query(query(41, node_ids=["n5"])).ids == []
+
+
+def test_diverse_nodes(circle: QvecVectorStore) -> None:
+    mmr = VectorStoreQueryMode.MMR
+    assert set(circle.query(query(0, 3, mode=mmr, mmr_threshold=1.0)).ids or []) == {"n0", "n10", "n350"}
+    assert set(circle.query(query(0, 3, mode=mmr), mmr_threshold=0.3, mmr_prefetch_k=9).ids or []) == {
+        "n0",
+        "n40",
+        "n320",
+    }
+    ids = [f"n{angle}" for angle in (0, 10, 20, 30, 40, 320, 330, 340, 350)]
+    assert set(circle.query(query(0, 3, mode=mmr, node_ids=ids, mmr_threshold=0.3)).ids or []) == {"n0", "n40", "n320"}
+
+
+def test_what_cannot_be_asked(circle: QvecVectorStore) -> None:
+    for mode in set(VectorStoreQueryMode) - {VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR}:
+        with pytest.raises(
+            InputError, match=rf"^query mode '{mode.value}' is not supported; expected one of: default, mmr$"
+        ):
+            circle.query(query(0, mode=mode))
+    with pytest.raises(InputError, match=r"^the query has no query_embedding"):
+        circle.query(VectorStoreQuery())
+
+
+@pytest.mark.anyio
+async def test_awaited(empty: QvecVectorStore) -> None:
+    assert await empty.async_add([node(10), node(100), node(200), node(300)]) == ["n10", "n100", "n200", "n300"]
+    assert (await empty.aquery(query(90))).ids == ["n100", "n10"]
+    await empty.adelete("quarter 1")
+    await empty.adelete_nodes(["n200"])
+    assert [found.node_id for found in await empty.aget_nodes(filters=where("angle", 10))] == ["n10"]
+    await empty.aclear()
+    assert await empty.aget_nodes() == []
+
+
+# Filters
+
+SOME = st.text("aAb%_\\", max_size=3)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "number": st.integers(0, 3),
+    "text": SOME,
+    "list": st.lists(st.sampled_from("abc"), max_size=3),
+}
+OPERANDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "number": {
+        **dict.fromkeys(["==", "!=", ">", "<", ">=", "<="], st.integers(0, 3)),
+        **dict.fromkeys(["in", "nin"], st.lists(st.integers(0, 3))),
+    },
+    "text": {
+        **dict.fromkeys(["==", "!=", "text_match", "text_match_insensitive"], SOME),
+        **dict.fromkeys(["in", "nin"], st.lists(SOME)),
+    },
+    "list": {
+        **dict.fromkeys(["any", "all"], st.lists(st.sampled_from("abcd"), min_size=1)),
+        "contains": st.sampled_from("abcd"),
+        "is_empty": st.none(),
+    },
+}
+METADATA = st.fixed_dictionaries({}, optional={key: st.none() | values for key, values in VALUES.items()})
+
+
+@st.composite
+def leaves(draw: st.DrawFn) -> MetadataFilter:
+    key = draw(st.sampled_from(sorted(OPERANDS)))
+    operator = draw(st.sampled_from(sorted(OPERANDS[key])))
+    return MetadataFilter(key=key, value=draw(OPERANDS[key][operator]), operator=FilterOperator(operator))
+
+
+FILTERS = st.recursive(
+    leaves(),
+    lambda parts: st.builds(
+        MetadataFilters, filters=st.lists(parts, min_size=1, max_size=3), condition=st.sampled_from(FilterCondition)
+    ),
+    max_leaves=6,
+)
+
+
+def holds(filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]) -> bool:
+    """What LlamaIndex's own store makes of a filter, nested ones added."""
+    if isinstance(filter, MetadataFilter):
+        return build_metadata_filter_fn(lambda _: metadata, MetadataFilters(filters=[filter]))("")
+    parts = [holds(part, metadata) for part in filter.filters]
+    if filter.condition is FilterCondition.NOT:
+        return not any(parts)
+    return any(parts) if filter.condition is FilterCondition.OR else all(parts)
+
+
+def test_every_operator_takes_part() -> None:
+    assert {operator for operands in OPERANDS.values() for operator in operands} == {o.value for o in FilterOperator}
+
+
+@settings(max_examples=400, deadline=None)
+@given(FILTERS, METADATA)
+def test_filters_mean_what_they_mean_to_llama_index(
+    filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]
+) -> None:
+    filters = filter if isinstance(filter, MetadataFilters) else MetadataFilters(filters=[filter])
+    assert matches(parse(compiled(filters)), metadata) == holds(filters, metadata)
+
+
+def test_no_filters_let_all_pass() -> None:
+    nothing = MetadataFilters(filters=[])
+    assert compiled(None) == compiled(nothing) == {}
+    assert compiled(MetadataFilters(filters=[nothing], condition=FilterCondition.AND)) == {}
+
+
+def test_nested_fields_and_databases_agree(circle: QvecVectorStore) -> None:
+    filters = MetadataFilters(
+        filters=[where("tags", "even", "contains"), where("angle", [0, 10, 180, 190], "in")],
+        condition=FilterCondition.AND,
+    )
+    assert sorted(n.node_id for n in circle.get_nodes(filters=filters)) == ["n0", "n180"]
+    assert circle.get_nodes(["n10", "n180"], filters)[0].node_id == "n180"
+
+
+@pytest.mark.parametrize(
+    ("filter", "message"),
+    [
+        (where("a", "x", "in"), "field 'a': in: 'x' found, a list of scalars wanted"),
+        (where("a", 5, "text_match"), "field 'a': text_match: 5 found, a text wanted"),
+        (where("a", [1], ">"), "field 'a': "),
+    ],
+)
+def test_values_that_an_operator_cannot_have(circle: QvecVectorStore, filter: MetadataFilters, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        circle.query(query(0, filters=filter))
+
+
+# Creating
+
+
+class Angles(BaseEmbedding):
+    """Embeds the number in a text."""
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return direction(float(text.split()[-1]))
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self._get_text_embedding(query)
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return self._get_text_embedding(query)
+
+
+@pytest.fixture
+def url(store: Store, tmp_path: Path) -> str:
+    return store.elsewhere(tmp_path)
+
+
+@pytest.fixture
+def made(url: str) -> Iterator[QvecVectorStore]:
+    found = QvecVectorStore.from_params(url, "created")
+    yield found
+    found.close()
+
+
+def test_the_first_nodes_create_the_collection(made: QvecVectorStore, url: str) -> None:
+    assert made.client is None
+    assert made.get_nodes() == []
+    assert made.query(query(0)).ids == []
+    made.delete("nothing")
+    made.clear()
+    with pytest.warns(UserWarning, match="made from the first 36 vectors"):
+        index = VectorStoreIndex(
+            [TextNode(text=f"at {angle}", metadata={"quarter": angle // 90}) for angle in range(0, 360, 10)],
+            storage_context=StorageContext.from_defaults(vector_store=made),
+            embed_model=Angles(),
+        )
+    retriever = index.as_retriever(similarity_top_k=2, filters=where("quarter", 0, "!="))
+    # As LlamaIndex embeds a node: its metadata before its text.
+    assert [found.text for found in retriever.retrieve("question 92")] == ["at 90", "at 100"]
+    made.close()
+    again = QvecVectorStore.from_params(url, "created")
+    index = VectorStoreIndex.from_vector_store(again, embed_model=Angles())
+    index.insert_nodes([TextNode(text="at 44")])
+    (found,) = index.as_retriever(similarity_top_k=1).retrieve("question 44")
+    assert found.text == "at 44"
+    assert found.score == pytest.approx(1, abs=0.01)
+    again.close()
+
+
+@pytest.mark.anyio
+async def test_a_retriever_awaited(circle: QvecVectorStore) -> None:
+    index = VectorStoreIndex.from_vector_store(circle, embed_model=Angles())
+    assert [found.text for found in await index.as_retriever(similarity_top_k=1).aretrieve("question 121")] == [
+        "at 120"
+    ]
