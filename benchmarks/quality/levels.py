@@ -2,8 +2,8 @@
 
     python benchmarks/quality/levels.py [FOLDER]... [--cache FILE]
 
-In the manner of Jina's article on quantization-aware training: documents in 8 bits, 4 bits, trinary and binary, scaled by
-min/max, quantiles or rolling averages, against queries left as they are or quantized likewise. MiniLM embeds the
+In the manner of Jina's article on quantization-aware training: documents in 8 bits, 4 bits, trinary and binary, scaled
+by min/max, quantiles or rolling averages, against queries left as they are or quantized likewise. MiniLM embeds the
 documentation strings of Python's standard library, whose first lines are to find the rest of them, and the texts of
 each FOLDER in the BEIR layout. Intervals are bootstrapped over the queries, with 95% confidence.
 """
