@@ -43,8 +43,9 @@ def docs(
 
 def decoded(docs: PostgresCollection, vectors: Vectors) -> Vectors:
     """The vectors as the collection rescores them."""
-    if docs.table.layout.planes:
-        return qvec.dequantize(qvec.quantize(vectors, docs.calibration, docs.table.layout.planes), docs.calibration)
+    if planes := docs.table.layout.planes:
+        rows = qvec.dequantize(qvec.quantize(vectors, docs.calibration, planes), docs.calibration)
+        return unit(rows) if planes < 8 else rows
     return unit(vectors).astype(np.float16 if docs.table.layout.rescore == "float16" else np.float32)
 
 

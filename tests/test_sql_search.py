@@ -119,12 +119,26 @@ def test_scores_estimate_the_metric(
         else:
             planes = {"int8": 8, "int4": 4, "binary": 1}[rescore]
             decoded = qvec.dequantize(qvec.quantize(vectors, calibration, planes), calibration)
+            if metric == "cosine" and planes < 8:
+                decoded = unit(decoded)
         expected = decoded.astype(np.float64) @ prepared
         found = search(sql, name, query, k=200)
         assert len(found) == 200
         tolerance = 2 * TOLERANCE * float(np.linalg.norm(prepared) * np.linalg.norm(decoded, axis=1).max())
         for id, score, *_ in found:
             assert score == pytest.approx(expected[int(id)], abs=max(tolerance, 1e-30))
+
+
+def test_rows_whose_codes_stand_for_nothing_score_zero(sql: Connection, shop: PostgresDatabase, name: str) -> None:
+    """Under cosine their length divides nothing."""
+    ones, zeros = np.ones(20, np.float32), np.zeros(20, np.float32)
+    calibration = Calibration(ones / 5, ones, ones / 5, zeros, zeros, "cosine")
+    docs = shop.create_collection(name, calibration=calibration, rescore="binary")
+    docs.upsert([0, 1], np.array([-ones, ones]))
+    assert [row[:2] for row in search(sql, name, ones)] == [("1", pytest.approx(1, abs=1e-4)), ("0", 0)]
+    codes = "SELECT qvec.score(codes, %s::vector, %s) FROM " + name + " ORDER BY id"
+    found = sql.execute(codes.encode(), [text(ones), calibration.id]).fetchall()
+    assert found == [(0,), (pytest.approx(1, abs=1e-6),)]
 
 
 def test_the_index_is_used(sql: Connection, queries: Vectors) -> None:

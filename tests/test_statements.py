@@ -93,7 +93,7 @@ def test_the_top_plane_is_pgvectors_binary_quantize(
 
 @pytest.mark.parametrize("dimensions", [1, 7, 384])
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-@pytest.mark.parametrize("rescore", ["int8", "int4"])
+@pytest.mark.parametrize("rescore", ["int8", "int4", "binary"])
 def test_scores_in_sql_are_the_clients(db: PostgresDatabase, dimensions: int, metric: str, rescore: str) -> None:
     vectors = realistic(50, dimensions)
     calibration = Calibration.fit(vectors, metric=metric)  # type: ignore[arg-type]
@@ -108,9 +108,22 @@ def test_scores_in_sql_are_the_clients(db: PostgresDatabase, dimensions: int, me
     in_sql = {hit.id: hit.score for hit in docs.search(query, k=50, rescore_in="sql")}
     assert client.keys() == in_sql.keys()
     size = np.linalg.norm(query) * np.linalg.norm(vectors, axis=1).max() if metric == "ip" else 1
-    # The query's 12 bits are rounded less finely where few dimensions share the length.
+    # The query's 13 bits are rounded less finely where few dimensions share the length.
     tolerance = 1e-4 if dimensions >= 384 else 3e-4
     assert max(abs(client[id] - in_sql[id]) for id in client) < tolerance * size
+
+
+@pytest.mark.parametrize("rescore_in", ["client", "sql"])
+def test_rows_whose_codes_stand_for_nothing_score_zero(db: PostgresDatabase, rescore_in: search.RescoreIn) -> None:
+    """Under cosine their length divides nothing."""
+    ones, zeros = np.ones(20, np.float32), np.zeros(20, np.float32)
+    calibration = Calibration(ones / 5, ones, ones / 5, zeros, zeros, "cosine")
+    docs = db.create_collection(f"nothing_{rescore_in}", calibration=calibration, rescore="binary")
+    docs.upsert([0, 1], np.array([-ones, ones]))
+    assert [(hit.id, hit.score) for hit in docs.search(ones, k=2, rescore_in=rescore_in)] == [
+        (1, pytest.approx(1, abs=1e-4)),
+        (0, 0),
+    ]
 
 
 # The index is used and not cut

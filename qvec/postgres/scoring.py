@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
 
-QUERY_PLANES = 12
-"""Bits of a query component in SQL scoring, for half as many counts again as 8: the error is about 3e-5 of |q| |x|, at
-most 1e-4, at 384 dimensions and more; about 1e-4 at a few."""
+QUERY_PLANES = 13
+"""Bits of a query component in SQL scoring: the error is about 2e-5 of |q| |x|, at most 8e-5, at 384 dimensions and more;
+up to 2e-4 at a few."""
 
 
 @dataclass(frozen=True)
 class SlicedQuery:
-    """A query for `statements.rescore_codes`: score = constant + scale * (weighted counts of common bits)."""
+    """A query for `statements.rescore_codes`: <q, x> = constant + scale * (weighted counts of common bits)."""
 
     constant: float
     scale: float

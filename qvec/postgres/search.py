@@ -14,7 +14,7 @@ from pgvector import Bit, Vector
 from psycopg.sql import SQL, Composable, Composed
 
 from qvec.calibration import Calibration
-from qvec.codes import hamming, score, ternary
+from qvec.codes import by_length, hamming, score, ternary
 from qvec.errors import InputError
 from qvec.filters import parse
 from qvec.hits import Hit
@@ -100,7 +100,8 @@ class Plan:
             return self.source(("id", "codes"))
         if self.table.layout.planes:
             codes = self.source(("id", "codes", "document", "metadata"))
-            return statements.rescore_codes(self.table, codes, QUERY_PLANES, self.k)
+            calibration = self.calibration.id if by_length(self.calibration, self.table.layout.planes) else None
+            return statements.rescore_codes(self.table, codes, QUERY_PLANES, self.k, calibration)
         return statements.rescore_floats(self.table, self.source(("id", "embedding", "document", "metadata")), self.k)
 
     def parameters(self, query: NDArray[np.float32]) -> dict[str, Any]:

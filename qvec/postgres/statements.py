@@ -10,6 +10,7 @@ from psycopg import sql
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from qvec.loading import OnDuplicate
+from qvec.postgres import lengths
 from qvec.postgres.layout import Table
 
 MAX_EF_SEARCH = 1000
@@ -168,32 +169,53 @@ def rescore_floats(table: Table, source: Composed, k: int) -> Composed:
     ).format(inner=table.operator("<#>"), query=query, source=source, k=sql.Literal(k))
 
 
-def rescore_codes(table: Table, source: Composed, query_planes: int, k: int) -> Composed:
+def rescore_codes(
+    table: Table, source: Composed, query_planes: int, k: int, calibration: str | None = None
+) -> Composed:
     """The best k rows of `source` by counts of common bits of the codes' planes and the query's.
 
     The score is constant + scale * sum_a 2^a (sum_b 2^b |D_a & Q_b| - 2^(B-1) |D_a|), with the codes' planes D_a, the
-    query's Q_b (`%(q0)b` is the highest of B) and a, b their weights. Each plane is sliced once, in a subquery that
-    OFFSET 0 keeps whole.
+    query's Q_b (`%(q0)b` is the highest of B) and a, b their weights; where the id of their `calibration` is given,
+    divided by the length of what the codes stand for. Each plane is sliced once, in a subquery that OFFSET 0 keeps
+    whole.
     """
-    layout = table.layout
-    assert layout.planes
-    slices = SQL(", ").join(
-        SQL("substring(codes from {} for {}) AS {}").format(
-            sql.Literal(1 + plane * layout.plane_bits),
-            sql.Literal(layout.plane_bits),
-            Identifier(f"d{plane}"),
-        )
-        for plane in range(layout.planes)
-    )
-    common = SQL(" + ").join(
-        SQL("{} * ({})").format(sql.Literal(1 << (layout.planes - 1 - plane)), _weighted_counts(plane, query_planes))
-        for plane in range(layout.planes)
-    )
+    planes = table.layout.planes
+    assert planes
+    columns = [SQL("id, document, metadata"), *(_slice(table, plane) for plane in range(planes))]
+    score: Composable = SQL("%(constant)s::float8 + %(scale)s::float8 * ({})").format(_common(planes, query_planes))
+    beside: Composable = SQL("")
+    before: Composable = SQL("")
+    if calibration is not None:
+        columns.append(SQL("{} AS pairs").format(lengths.pairs(table, planes)))
+        score = lengths.divided(table, score)
+        beside = SQL(", lengths")
+        of_calibration = lengths.of_calibration(table, planes, calibration)
+        before = SQL("WITH lengths AS MATERIALIZED ({}) ").format(of_calibration)
     return SQL(
-        "SELECT id, %(constant)s::float8 + %(scale)s::float8 * ({common}) AS score, document, metadata"
-        " FROM (SELECT id, document, metadata, {slices} FROM ({source}) AS source OFFSET 0) AS sliced"
-        " ORDER BY score DESC LIMIT {k}"
-    ).format(common=common, slices=slices, source=source, k=sql.Literal(k))
+        "{before}SELECT id, {score} AS score, document, metadata"
+        " FROM (SELECT {columns} FROM ({source}) AS source OFFSET 0) AS sliced{beside} ORDER BY score DESC LIMIT {k}"
+    ).format(
+        before=before,
+        score=score,
+        columns=SQL(", ").join(columns),
+        source=source,
+        beside=beside,
+        k=sql.Literal(k),
+    )
+
+
+def _slice(table: Table, plane: int) -> Composed:
+    bits = table.layout.plane_bits
+    return SQL("substring(codes from {} for {}) AS {}").format(
+        sql.Literal(1 + plane * bits), sql.Literal(bits), Identifier(f"d{plane}")
+    )
+
+
+def _common(planes: int, query_planes: int) -> Composed:
+    return SQL(" + ").join(
+        SQL("{} * ({})").format(sql.Literal(1 << (planes - 1 - plane)), _weighted_counts(plane, query_planes))
+        for plane in range(planes)
+    )
 
 
 def _weighted_counts(plane: int, query_planes: int) -> Composed:

@@ -21,7 +21,10 @@ ALTER TABLE qvec.calibration
     ADD COLUMN mean vector,
     ADD COLUMN std vector,
     ADD COLUMN scale vector,
-    ADD COLUMN safe_norm float8;
+    ADD COLUMN safe_norm float8,
+    ADD COLUMN length_base float8[],
+    ADD COLUMN length_scale float8[],
+    ADD COLUMN length_digits bit varying[];
 
 ALTER TABLE qvec.collection
     DROP CONSTRAINT collection_rescore_check,

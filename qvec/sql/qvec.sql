@@ -67,12 +67,16 @@ CREATE TABLE IF NOT EXISTS qvec.calibration (
     mean vector,
     std vector,
     scale vector,
-    safe_norm float8
+    safe_norm float8,
+    length_base float8[],
+    length_scale float8[],
+    length_digits bit varying[]
 );
 COMMENT ON TABLE qvec.calibration IS 'How a model''s floats become codes; content is the safetensors file that the id hashes';
 COMMENT ON COLUMN qvec.calibration.threshold IS 'Read from content, as the columns after it; NULL beyond the 16,000 dimensions of a vector';
 COMMENT ON COLUMN qvec.calibration.scale IS '128 / radius in float32, the radius at least 2^-120';
 COMMENT ON COLUMN qvec.calibration.safe_norm IS 'Vectors up to this norm can neither overflow nor underflow on their way to codes';
+COMMENT ON COLUMN qvec.calibration.length_base IS 'With the columns after it, at the number of planes: the squared length of what codes stand for, as qvec._length gives it';
 
 -- The metadata as it stands in the file: canonical JSON, with the id, and where the arrays begin (from 0).
 CREATE OR REPLACE FUNCTION qvec._header(content bytea, OUT metadata text, OUT arrays json, OUT start integer)
@@ -158,6 +162,68 @@ CREATE OR REPLACE FUNCTION qvec._array(arrays json, content bytea, start integer
                                       - (arrays #>> ARRAY[name, 'data_offsets', '0'])::int));
 COMMENT ON FUNCTION qvec._array(json, bytea, integer, text) IS 'An array of a safetensors file, by name';
 
+-- Numbers from -1 to 1 as 16 planes of signed digits D_b, lowest first: each is 1/(127 * 512) * sum of 2^b * (2 D_b - 1),
+-- rounded to the nearest such.
+CREATE OR REPLACE FUNCTION qvec._signed_digits(z vector) RETURNS bit varying
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    c64 vector := array_fill(64::real, ARRAY[vector_dims(z)])::vector;
+    c127 vector := array_fill(127::real, ARRAY[vector_dims(z)])::vector;
+    round128 vector := array_fill(1610612736::real, ARRAY[vector_dims(z)])::vector; -- 1.5 * 2^30
+    least_digit vector := array_fill(0.001953125::real, ARRAY[vector_dims(z)])::vector; -- 2^-9
+    round_even vector := array_fill(49152::real, ARRAY[vector_dims(z)])::vector; -- 1.5 * 2^15: its last bit is 2^-8
+    padding bit varying := repeat('0', (8 - vector_dims(z) % 8) % 8)::bit varying;
+    digits bit varying := '';
+BEGIN
+    -- The nearest number that 16 digits give, 64 the first: an odd multiple of 2^-9, so that no remainder is a tie.
+    z := z * c127 - least_digit;
+    z := ((z + round_even) - round_even) + least_digit + c64;
+    FOR digit IN 1..16 LOOP
+        digits := binary_quantize(z - c64) || padding || digits;
+        z := z - ((z + round128) - round128);
+        z := z + z + c64;
+    END LOOP;
+    RETURN digits;
+END $$;
+COMMENT ON FUNCTION qvec._signed_digits(vector) IS 'Numbers from -1 to 1 as 16 planes of signed digits, lowest first';
+
+-- The squared length of what codes stand for. With the planes as signs s_a = 2 P_a - 1, a row is threshold + step / 2 *
+-- sum of 2^a * s_a. As s_a^2 = 1, its squared length is |threshold|^2 + |step|^2 / 4 * sum of 4^a, plus for each plane
+-- 2^a * <threshold * step, s_a>, less for each pair of planes 2^(a+b) / 2 * <step^2, signs of P_a xor P_b>. With these
+-- weights as digits, that of one weight in a row as _length_bits_sql has the planes and pairs, it is
+-- base + scale * sum of 2^b * hamming(planes and pairs, digits_b).
+CREATE OR REPLACE FUNCTION qvec._length(
+    threshold real[], step float8[], planes integer, OUT base float8, OUT scale float8, OUT digits bit varying)
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    linear float8[] := ARRAY(SELECT t * s FROM unnest(threshold, step) AS u (t, s));
+    squares float8[] := ARRAY(SELECT -s * s / 2 FROM unnest(step) AS s);
+    most float8 := (SELECT max(greatest(2 ^ (planes - 1) * abs(l), CASE WHEN planes > 1 THEN 2 ^ (2 * planes - 3) * abs(s) END))
+                    FROM unnest(linear, squares) AS u (l, s));
+    width integer := (cardinality(step) + 7) / 8 * 8;
+    weights bit varying[];
+BEGIN
+    FOR apart IN 0..planes - 1 LOOP  -- the planes themselves, then the pairs of neighbours, and so on
+        FOR a IN REVERSE planes - 1..apart LOOP
+            -- To multiples of 2^-23, so that no operation is too small for float32.
+            weights := weights || qvec._signed_digits(ARRAY(
+                SELECT coalesce(round(8388608 * CASE apart WHEN 0 THEN 2 ^ a * l ELSE 2 ^ (2 * a - apart) * s END
+                                      / nullif(most, 0)) / 8388608, 0)
+                FROM unnest(linear, squares) AS u (l, s))::vector);
+        END LOOP;
+    END LOOP;
+    digits := '';
+    FOR b IN 0..15 LOOP
+        FOR i IN 1..cardinality(weights) LOOP
+            digits := digits || substring(weights[i] FROM b * width + 1 FOR width);
+        END LOOP;
+    END LOOP;
+    scale := -2 * most / (127 * 512);
+    base := (SELECT sum(t::float8 * t + s * s * (4 ^ planes - 1) / 12) FROM unnest(threshold, step) AS u (t, s))
+        - scale / 2 * 65535 * cardinality(step) * cardinality(weights);
+END $$;
+COMMENT ON FUNCTION qvec._length(real[], float8[], integer) IS 'What gives the squared length of what codes stand for';
+
 -- A calibration is verified as it comes in, and everything but its id and content derived from its content.
 CREATE OR REPLACE FUNCTION qvec._verify_calibration() RETURNS trigger
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -170,6 +236,7 @@ DECLARE
     std real[];
     scale real[];
     fits boolean;
+    length record;
 BEGIN
     IF header.metadata IS NULL THEN
         RAISE EXCEPTION 'calibration % is damaged: its content is no safetensors file that qvec wrote', NEW.id
@@ -207,6 +274,18 @@ BEGIN
     NEW.deviation := CASE WHEN fits THEN deviation::vector END;
     NEW.mean := CASE WHEN fits THEN mean::vector END;
     NEW.std := CASE WHEN fits THEN std::vector END;
+    IF fits THEN
+        FOR length IN
+            SELECT p AS planes, l.*
+            FROM (VALUES (1, ARRAY(SELECT 2 * d::float8 FROM unnest(deviation) AS d)),
+                         (4, ARRAY(SELECT r::float8 / 8 FROM unnest(radius) AS r))) AS steps (p, step),
+                qvec._length(threshold, step, p) AS l
+        LOOP
+            NEW.length_base[length.planes] := length.base;
+            NEW.length_scale[length.planes] := length.scale;
+            NEW.length_digits[length.planes] := length.digits;
+        END LOOP;
+    END IF;
     RETURN NEW;
 END $$;
 COMMENT ON FUNCTION qvec._verify_calibration() IS 'Trigger: checks a calibration''s hash and reads its arrays';
@@ -539,16 +618,24 @@ CREATE OR REPLACE FUNCTION qvec.dequantize(codes bit, calibration text) RETURNS 
     RETURN qvec._decoded(codes, calibration)::vector;
 COMMENT ON FUNCTION qvec.dequantize(bit, text) IS 'The vector that codes stand for, of however many planes they have';
 
+-- Under cosine vectors had length 1; what fewer than 8 planes stand for has not, and is divided by its own.
+CREATE OR REPLACE FUNCTION qvec._by_length(codes bit, calibration text) RETURNS boolean
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN (SELECT metadata ->> 'metric' = 'cosine' AND qvec._planes_held(codes, dimensions) < 8
+            FROM qvec.calibration AS stored WHERE stored.id = calibration);
+COMMENT ON FUNCTION qvec._by_length(bit, text) IS 'Whether scores of codes are divided by the length of what they stand for';
+
 CREATE OR REPLACE FUNCTION qvec.score(codes bit, query vector, calibration text) RETURNS float8
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
-    RETURN (SELECT sum(x * q) FROM unnest(qvec._decoded(codes, calibration),
-                                          qvec._prepared(query, calibration)::real[]) AS u (x, q));
-COMMENT ON FUNCTION qvec.score(bit, vector, text) IS 'The inner product of a query and the vector that codes stand for: an estimate of the metric. The query is normalized under cosine';
+    RETURN (SELECT CASE WHEN qvec._by_length(codes, calibration) THEN coalesce(sum(x * q) / nullif(sqrt(sum(x * x)), 0), 0)
+                        ELSE sum(x * q) END
+            FROM unnest(qvec._decoded(codes, calibration), qvec._prepared(query, calibration)::real[]) AS u (x, q));
+COMMENT ON FUNCTION qvec.score(bit, vector, text) IS 'An estimate of the metric: the inner product of a query and the vector that codes stand for, under cosine with fewer than 8 planes divided by its length. The query is normalized under cosine';
 
 CREATE OR REPLACE FUNCTION qvec.score(codes bit, query halfvec, calibration text) RETURNS float8
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
     RETURN qvec.score(codes, query::vector, calibration);
-COMMENT ON FUNCTION qvec.score(bit, halfvec, text) IS 'The inner product of a query and the vector that codes stand for: an estimate of the metric. The query is normalized under cosine';
+COMMENT ON FUNCTION qvec.score(bit, halfvec, text) IS 'An estimate of the metric: the inner product of a query and the vector that codes stand for, under cosine with fewer than 8 planes divided by its length. The query is normalized under cosine';
 
 CREATE OR REPLACE FUNCTION qvec.hamming(codes bit, query bit) RETURNS integer
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -1062,16 +1149,10 @@ CREATE OR REPLACE FUNCTION qvec._digits(w vector, OUT factor float8, OUT digits 
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
     one vector := array_fill(1::real, ARRAY[vector_dims(w)])::vector;
-    c64 vector := array_fill(64::real, ARRAY[vector_dims(w)])::vector;
-    round128 vector := array_fill(1610612736::real, ARRAY[vector_dims(w)])::vector; -- 1.5 * 2^30
-    least_digit vector := array_fill(0.001953125::real, ARRAY[vector_dims(w)])::vector; -- 2^-9
-    round_even vector := array_fill(49152::real, ARRAY[vector_dims(w)])::vector; -- 1.5 * 2^15: its last bit is 2^-8
-    padding bit varying := repeat('0', (8 - vector_dims(w) % 8) % 8)::bit varying;
     z vector := l2_normalize(w);
     twice vector;
 BEGIN
     factor := vector_norm(w);
-    digits := '';
     LOOP
         twice := z + z;
         EXIT WHEN factor = 0 OR bit_count(binary_quantize(twice - one)) > 0
@@ -1079,14 +1160,7 @@ BEGIN
         z := twice;
         factor := factor / 2;
     END LOOP;
-    -- The nearest number that 16 digits give, 64 the first: an odd multiple of 2^-9, so that no remainder is a tie.
-    z := z * (c64 + c64 - one) - least_digit;
-    z := ((z + round_even) - round_even) + least_digit + c64;
-    FOR digit IN 1..16 LOOP
-        digits := binary_quantize(z - c64) || padding || digits;
-        z := z - ((z + round128) - round128);
-        z := z + z + c64;
-    END LOOP;
+    digits := qvec._signed_digits(z);
     factor := factor / (127 * 512);
 END $$;
 COMMENT ON FUNCTION qvec._digits(vector) IS 'Numbers as 16 planes of signed digits, lowest first, and what the lowest stands for';
@@ -1148,6 +1222,39 @@ CREATE OR REPLACE FUNCTION qvec._digits_sql(planes integer) RETURNS text
             LATERAL (SELECT greatest(0, s - 15) AS low, least(planes - 1, s) AS high) AS plane);
 COMMENT ON FUNCTION qvec._digits_sql(integer) IS 'SQL that cuts a query''s digits as _score_sql wants them';
 
+-- The planes, and behind them those of the pairs that are so many planes apart, from 1 on: what length_digits weighs.
+CREATE OR REPLACE FUNCTION qvec._length_bits_sql(planes integer) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 'codes' || coalesce((
+        SELECT string_agg(
+            format(' || (substring(codes from 1 for %1$s * WIDTH) # substring(codes from %2$s * WIDTH + 1 for %1$s * WIDTH))',
+                   planes - apart, apart), '' ORDER BY apart)
+        FROM generate_series(1, planes - 1) AS apart), '');
+COMMENT ON FUNCTION qvec._length_bits_sql(integer) IS 'SQL of the planes of codes and of all pairs of them';
+
+CREATE OR REPLACE FUNCTION qvec._length_sql() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (SELECT 'length_base + length_scale * ('
+                || string_agg(format('%s * hamming_distance(pairs, length%s)', 2 ^ b, b), ' + ' ORDER BY b) || ')'
+            FROM generate_series(0, 15) AS b);
+COMMENT ON FUNCTION qvec._length_sql() IS 'SQL of the squared length of what codes stand for';
+
+-- What qvec._length gave for a calibration, in one row, its digits cut as _length_sql wants them. No squared length is
+-- further off than least_length: below that, rows count as having none.
+CREATE OR REPLACE FUNCTION qvec._length_source_sql(calibration text, planes integer, dimensions integer) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (
+        SELECT format(
+            '(SELECT length_base[%1$s], length_scale[%1$s], -0.51 * length_scale[%1$s] * %2$s AS least_length, %3$s'
+            ' FROM qvec.calibration WHERE id = %4$L) AS lengths',
+            planes, dimensions * pairs,
+            string_agg(format('substring(length_digits[%s] from %s for %s) AS length%s', planes,
+                              1 + b * pairs * width, pairs * width, b), ', ' ORDER BY b), calibration)
+        FROM generate_series(0, 15) AS b,
+            LATERAL (SELECT planes * (planes + 1) / 2 AS pairs, (dimensions + 7) / 8 * 8 AS width) AS w
+        GROUP BY pairs);
+COMMENT ON FUNCTION qvec._length_source_sql(text, integer, integer) IS 'SQL of what gives the squared length of what a calibration''s codes stand for';
+
 -- The statement for queries in the arrays $1 (prefilter bits), $2 (floats), $3 (base), $4 (scale) and $5 (digits). It
 -- tells with each hit how many candidates there were. Without candidates every row is scored.
 CREATE OR REPLACE FUNCTION qvec._search_sql(layout record, k integer, candidates integer, filter jsonb) RETURNS text
@@ -1156,6 +1263,8 @@ DECLARE
     condition text := CASE WHEN filter IS NULL THEN 'true' ELSE qvec._conditions(layout.metadata, filter, 0) END;
     query text;
     score text;
+    lengths text := '';
+    rows text := 'SELECT %s AS id, %s AS codes, %s AS document, %s AS metadata FROM %s WHERE %s%s';
 BEGIN
     IF layout.attached THEN
         condition := format('%s AND %s IS NOT NULL', condition, layout.codes);
@@ -1167,21 +1276,28 @@ BEGIN
         score := format('base + scale * (%s)', replace(
             CASE layout.planes WHEN 8 THEN qvec._score_sql(8) WHEN 4 THEN qvec._score_sql(4) ELSE qvec._score_sql(1) END,
             'WIDTH', layout.width::text));
+        IF layout.metric = 'cosine' AND layout.planes < 8 THEN
+            score := format('coalesce((%s) / sqrt(nullif(greatest(%s, least_length), least_length)), 0)', score, qvec._length_sql());
+            query := query || ', lengths.*';
+            lengths := ' CROSS JOIN ' || qvec._length_source_sql(layout.calibration, layout.planes, layout.dimensions);
+            rows := format('SELECT stored.*, %s AS pairs FROM (%s) AS stored OFFSET 0',
+                           replace(qvec._length_bits_sql(layout.planes), 'WIDTH', layout.width::text), rows);
+        END IF;
     ELSE
         query := format('bits, floats::%s AS floats', layout.float_type);
         score := CASE WHEN layout.attached AND layout.metric = 'cosine' THEN '1 - (codes <=> floats)'
                       ELSE '-(codes <#> floats)' END;
     END IF;
+    rows := format(
+        rows, layout.id, CASE WHEN layout.planes IS NULL THEN layout.embedding ELSE layout.codes END, layout.document,
+        layout.metadata, layout.source, condition,
+        CASE WHEN candidates IS NULL THEN ''
+             ELSE format(' ORDER BY %s <~> q.bits LIMIT %s', layout.prefilter_codes, candidates) END);
     RETURN format(
         'SELECT n::int AS query, hit.* FROM (SELECT n, %s FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY'
-        ' AS q (bits, floats, base, scale, digits, n) OFFSET 0) AS q'
+        ' AS q (bits, floats, base, scale, digits, n)%s OFFSET 0) AS q'
         ' CROSS JOIN LATERAL (SELECT id::text, %s AS score, document, metadata, count(*) OVER () AS found'
-        ' FROM (SELECT %s AS id, %s AS codes, %s AS document, %s AS metadata FROM %s WHERE %s%s) AS candidate'
-        ' ORDER BY score DESC LIMIT %s) AS hit',
-        query, score, layout.id, CASE WHEN layout.planes IS NULL THEN layout.embedding ELSE layout.codes END,
-        layout.document, layout.metadata, layout.source, condition,
-        CASE WHEN candidates IS NULL THEN ''
-             ELSE format(' ORDER BY %s <~> q.bits LIMIT %s', layout.prefilter_codes, candidates) END, k);
+        ' FROM (%s) AS candidate ORDER BY score DESC LIMIT %s) AS hit', query, lengths, score, rows, k);
 END $$;
 COMMENT ON FUNCTION qvec._search_sql(record, integer, integer, jsonb) IS 'The statement of a search';
 
