@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qvec.connecting import ConnectOptions
 from qvec.errors import DatabaseError, InputError
-from qvec.stores import ConnectOptions
 
 if TYPE_CHECKING:
     from qvec.postgres.async_database import AsyncPostgresDatabase
@@ -44,7 +44,9 @@ def connect(
     if url.startswith("qdrant"):
         from qvec.qdrant.database import QdrantDatabase
 
-        return QdrantDatabase.on_server(url) if directory is None else QdrantDatabase.in_directory(directory)
+        if directory is None:
+            return QdrantDatabase.on_server(url, options)
+        return QdrantDatabase.in_directory(directory, options)
     from qvec.postgres import embedded
     from qvec.postgres.database import PostgresDatabase
 

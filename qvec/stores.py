@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qvec.errors import CollectionError, DatabaseError, InputError
+from qvec.errors import CollectionError, InputError
 from qvec.hits import Hit
 from qvec.loading import Loader, OnDuplicate
 
@@ -82,28 +82,6 @@ class StoredRows:
     vectors: NDArray[np.float32]
     documents: Any
     metadata: Any
-
-
-@dataclass(frozen=True)
-class ConnectOptions:
-    """How a database is reached, as `qvec.connect` takes it."""
-
-    pool_size: int = 8
-    timeout: float = 30
-    statement_timeout: float | None = None
-    read_only: bool = False
-
-    def __post_init__(self) -> None:
-        if self.pool_size < 1:
-            raise InputError(f"pool_size is {self.pool_size}, expected at least 1")
-        for name, seconds in (("timeout", self.timeout), ("statement_timeout", self.statement_timeout)):
-            if seconds is not None and not 0 < seconds < math.inf:
-                raise InputError(f"{name} is {seconds}, expected a number of seconds above 0")
-
-    def check_writable(self, database: str) -> None:
-        """Raises DatabaseError where the database is opened to be read."""
-        if self.read_only:
-            raise DatabaseError(f"{database} is opened read-only; to write to it, connect without read_only")
 
 
 def check_upsert(

@@ -122,7 +122,7 @@ def test_another_calibration_is_refused(
 
 def test_a_description_comes_back_from_json(calibration: Calibration, db: QdrantDatabase, name: str) -> None:
     docs = db.create_collection(name, calibration=calibration, id_type="text", oversampling=1.25, model="m")
-    described = db.home.describe(name)
+    described = db.run(db.home.describe(name))
     assert described is not None
     assert Description.from_json(described.to_json(), name) == described
     assert described.calibration.to_bytes() == docs.calibration.to_bytes() == calibration.to_bytes()
@@ -256,10 +256,10 @@ def test_the_next_id_follows_the_largest(
     db: QdrantDatabase, calibration: Calibration, vectors: Vectors, name: str
 ) -> None:
     docs = db.create_collection(name, calibration=calibration)
-    assert docs.next_id() == 0
+    assert db.run(docs.next_id()) == 0
     for ids, following in (([-7], 0), ([0], 1), ([5, 3], 6), ([2**40], 2**40 + 1), ([2**63 - 2], 2**63 - 1)):
         docs.upsert(ids, vectors[: len(ids)])
-        assert docs.next_id() == following
+        assert db.run(docs.next_id()) == following
 
 
 def test_an_explanation_tells_what_was_asked(

@@ -298,7 +298,7 @@ def test_lost_files_of_the_engine(directory: Path, db: QdrantDatabase, lost: str
 def test_damaged_loads_are_told(directory: Path, docs: QdrantCollection, db: QdrantDatabase) -> None:
     (directory / docs.name / "loads.json").write_text("[")
     with pytest.raises(CollectionError, match=r"^collection 'docs' is damaged: cannot read .*loads\.json: "):
-        db.home.read_loads("docs")
+        db.run(db.home.read_loads("docs"))
 
 
 # What is not qvec's

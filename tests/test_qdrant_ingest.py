@@ -23,6 +23,7 @@ from qvec.qdrant import loader
 from qvec.qdrant.database import QdrantDatabase
 from qvec.qdrant.edge import EdgeEngine
 from qvec.qdrant.server import ServerEngine
+from qvec.qdrant.steps import Steps
 
 ENGINES = {"directory": EdgeEngine, "server": ServerEngine}
 
@@ -60,12 +61,12 @@ def interrupt(kind: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def interrupted(number: int, when: str, run: Callable[[], Any]) -> None:
         calls = 0
 
-        def ending(self: Any, points: Any) -> None:
+        def ending(self: Any, points: Any) -> Steps[None]:
             nonlocal calls
             calls += 1
             if calls == number and when == "before":
                 raise Interrupted
-            upsert(self, points)
+            yield from upsert(self, points)
             if calls == number:
                 raise Interrupted
 
@@ -507,20 +508,20 @@ def test_the_checkpoint_is_never_ahead_of_what_is_flushed(
     written = flushed = 0
     positions = []
 
-    def upserted(self: Any, points: Any) -> None:
+    def upserted(self: Any, points: Any) -> Steps[None]:
         nonlocal written
-        upsert(self, points)
+        yield from upsert(self, points)
         written += len(points)
 
-    def flushing(self: Any) -> None:
+    def flushing(self: Any) -> Steps[None]:
         nonlocal flushed
-        flush(self)
+        yield from flush(self)
         flushed = written
 
-    def writing(self: Any, name: str, source: str, state: Any) -> None:
+    def writing(self: Any, name: str, source: str, state: Any) -> Steps[None]:
         assert state["position"] <= flushed
         positions.append(state["position"])
-        write_load(self, name, source, state)
+        return write_load(self, name, source, state)
 
     monkeypatch.setattr(engine, "upsert", upserted)
     monkeypatch.setattr(engine, "flush", flushing)

@@ -36,7 +36,7 @@ IN_DIRECTORY = (
     (f"before {REJECT}", 3),
     (f"after {REJECT}", 3),
 )
-SEND, SAVE = "qvec.qdrant.server:ServerEngine.upsert", "qvec.qdrant.server_loads:ServerLoads.write"
+SEND, SAVE = "qvec.qdrant.server:ServerEngine.upsert", "qvec.qdrant.server_loads:write"
 ON_SERVER = (
     ("after qvec.qdrant.remote:Server.create", 1),
     (f"after {SAVE}", 1),

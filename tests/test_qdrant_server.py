@@ -270,9 +270,7 @@ def test_a_secret_in_a_url_is_refused_without_being_shown(url: str) -> None:
 
 def test_a_key_that_goes_unencrypted_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QVEC_QDRANT_API_KEY", SECRET)
-    warnings = [
-        Server._key_warning(Address.parse(f"{url}:6334")) for url in ("qdrant://a", "qdrants://a", "qdrant://[::1]")
-    ]
+    warnings = [Server(Address.parse(f"{url}:6334")).warning for url in ("qdrant://a", "qdrants://a", "qdrant://[::1]")]
     assert warnings == ["the API key goes to qdrant://a:6334 unencrypted; qdrants:// connects with TLS", None, None]
 
 
@@ -385,7 +383,7 @@ def test_the_collection_of_loads_is_made_once_by_many(wire: WireServer) -> None:
 
     def write(number: int) -> None:
         barrier.wait()
-        databases[number].home.write_load("docs", f"{number}.npy", {"position": number})
+        databases[number].run(databases[number].home.write_load("docs", f"{number}.npy", {"position": number}))
         written.append(number)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
@@ -394,8 +392,10 @@ def test_the_collection_of_loads_is_made_once_by_many(wire: WireServer) -> None:
     for thread in threads:
         thread.join()
     assert sorted(written) == [0, 1, 2, 3]
-    assert databases[0].home.read_loads("docs") == {f"{number}.npy": {"position": number} for number in range(4)}
-    assert databases[0].home.read_loads("others") == {}
+    assert databases[0].run(databases[0].home.read_loads("docs")) == {
+        f"{number}.npy": {"position": number} for number in range(4)
+    }
+    assert databases[0].run(databases[0].home.read_loads("others")) == {}
     assert wire.count("Collections/Create") == 4
     for database in databases:
         database.close()
@@ -405,11 +405,11 @@ def test_many_loads_are_all_read(database: QdrantDatabase, monkeypatch: pytest.M
     monkeypatch.setattr(server_loads, "_PAGE", 3)
     wanted = {f"{number}.npy": {"position": number, "first_id": None} for number in range(10)}
     for source, state in wanted.items():
-        database.home.write_load("docs", source, state)
-    assert database.home.read_loads("docs") == wanted
-    assert database.home.read_load("docs", "4.npy") == {"position": 4, "first_id": None}
-    database.home.write_load("docs", "4.npy", None)
-    assert database.home.read_load("docs", "4.npy") is None
+        database.run(database.home.write_load("docs", source, state))
+    assert database.run(database.home.read_loads("docs")) == wanted
+    assert database.run(database.home.read_load("docs", "4.npy")) == {"position": 4, "first_id": None}
+    database.run(database.home.write_load("docs", "4.npy", None))
+    assert database.run(database.home.read_load("docs", "4.npy")) is None
 
 
 @pytest.fixture
@@ -484,7 +484,7 @@ def test_a_restarted_server_is_told_to_go_on_indexing(
     updates = wire.count("Collections/Update")
 
     def grey(self: Any) -> Any:
-        found = info(self)
+        found = yield from info(self)
         if wire.count("Collections/Update") == updates:
             found.status = models.CollectionStatus.GREY
         return found

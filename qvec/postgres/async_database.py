@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
+from qvec.connecting import ConnectOptions
 from qvec.postgres.async_collection import AsyncPostgresCollection
 from qvec.postgres.catalog import Catalog
 from qvec.postgres.connections import AsyncConnections
 from qvec.postgres.errors import explained
 from qvec.postgres.layout import IdType, Prefilter, Rescore
 from qvec.postgres.steps import AsyncConnection, Work
-from qvec.stores import ConnectOptions
 
 T = TypeVar("T")
 

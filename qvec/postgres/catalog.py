@@ -10,6 +10,7 @@ from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
 from qvec.calibration import Calibration
+from qvec.connecting import ConnectOptions
 from qvec.errors import CollectionError, DatabaseError
 from qvec.postgres import schema, statements
 from qvec.postgres.errors import explained
@@ -17,7 +18,7 @@ from qvec.postgres.indexing import Machine
 from qvec.postgres.layout import IdType, Layout, PgVector, Prefilter, Rescore, Table
 from qvec.postgres.steps import Execute, Fetch, Steps, Transaction, Work
 from qvec.retrieval.embedders import Embedders
-from qvec.stores import ConnectOptions, check_name, check_oversampling
+from qvec.stores import check_name, check_oversampling
 
 # Read out of the row as JSON, for an older schema has no column embedding, and does for reading.
 _OPEN = (

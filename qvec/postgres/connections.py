@@ -18,10 +18,10 @@ from psycopg.pq import Format
 from psycopg.types import TypeInfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from qvec.errors import DatabaseError, InputError
+from qvec.connecting import ConnectOptions, LoopOwner
+from qvec.errors import DatabaseError
 from qvec.postgres.errors import NO_URL, check_url, connection_lost, redact
 from qvec.postgres.steps import AsyncConnection, Connection, Work, perform, perform_async
-from qvec.stores import ConnectOptions
 
 T = TypeVar("T")
 
@@ -161,8 +161,7 @@ class AsyncConnections(_Connections):
     def __init__(self, url: str, name: str | None, options: ConnectOptions) -> None:
         super().__init__(url, name, options)
         self._pool: AsyncConnectionPool[AsyncConnection] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._process = os.getpid()
+        self._owner = LoopOwner()
 
     async def connect(self) -> AsyncConnection:
         """A connection of its own, outside the pool, in autocommit; the caller closes it."""
@@ -213,10 +212,7 @@ class AsyncConnections(_Connections):
     async def pool(self) -> AsyncConnectionPool[AsyncConnection]:
         """The pool, opened when it is first needed. Raises InputError in another event loop or process than the one it
         was made in: neither can use its sockets."""
-        if self._process != os.getpid() or self._loop is not asyncio.get_running_loop():
-            raise InputError(
-                f"{self.name} was opened in another event loop or process; call connect_async in the one that uses it"
-            )
+        self._owner.check(self.name)
         if self._pool is None:
             self._pool = AsyncConnectionPool(
                 self.url,
@@ -238,7 +234,7 @@ class AsyncConnections(_Connections):
     async def close(self) -> None:
         """Closes the pool; it opens again when it is needed."""
         pool, self._pool = self._pool, None
-        if pool is not None and self._process == os.getpid():
+        if pool is not None and self._owner.is_here():
             await pool.close()
 
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
+from qvec.connecting import ConnectOptions
 from qvec.loading import OnDuplicate
 from qvec.postgres.catalog import Catalog
 from qvec.postgres.collection import PostgresCollection
@@ -17,7 +18,6 @@ from qvec.postgres.errors import explained
 from qvec.postgres.layout import IdType, Prefilter, Rescore
 from qvec.postgres.loader import PostgresLoader
 from qvec.postgres.steps import Connection, Work
-from qvec.stores import ConnectOptions
 
 T = TypeVar("T")
 

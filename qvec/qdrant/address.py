@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, urlsplit
 
 from qvec.errors import InputError
@@ -44,6 +45,10 @@ class Address:
         if not host or parts.path not in ("", "/") or options or timeout < 1:
             raise InputError(f"this is no URL of a Qdrant server; expected {_EXPECTED}")
         return cls(host, port, parts.scheme == "qdrants", timeout, certificate)
+
+    def limited(self, seconds: float | None) -> Address:
+        """The same with another time limit of requests, where one is given."""
+        return self if seconds is None else replace(self, timeout=math.ceil(seconds))
 
     @property
     def bracketed(self) -> str:

@@ -2,110 +2,92 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
-from qvec.errors import CollectionError, InputError
+from qvec.connecting import ConnectOptions
 from qvec.loading import OnDuplicate
 from qvec.qdrant.address import Address
+from qvec.qdrant.catalog import Catalog
+from qvec.qdrant.clients import ServerClient
 from qvec.qdrant.collection import QdrantCollection
-from qvec.qdrant.description import Description, Foreign
+from qvec.qdrant.description import Description
 from qvec.qdrant.directory import Directory
-from qvec.qdrant.engine import Engine
 from qvec.qdrant.errors import explained
+from qvec.qdrant.home import Home
 from qvec.qdrant.layout import IdType, Layout, Prefilter, QueryEncoding, Rescore, Sharding
 from qvec.qdrant.loader import QdrantLoader
 from qvec.qdrant.remote import Server
-from qvec.retrieval.embedders import Embedders
-from qvec.stores import check_name, check_oversampling
+from qvec.qdrant.steps import Ask, Steps, perform
+
+T = TypeVar("T")
 
 
-class Home(Protocol):
-    """Where collections, their descriptions and the state of their loads are kept."""
-
-    def names(self) -> list[str]: ...
-
-    def describe(self, name: str) -> Description | None: ...
-
-    def create(self, name: str, description: Description) -> None: ...
-
-    def describe_anew(self, name: str, description: Description) -> None: ...
-
-    def foreign(self, name: str) -> Foreign | None: ...
-
-    def engine(self, name: str, layout: Layout, sharding: Sharding) -> Engine: ...
-
-    def drop(self, name: str) -> None: ...
-
-    def read_loads(self, name: str) -> dict[str, Any]: ...
-
-    def read_load(self, name: str, source: str) -> dict[str, Any] | None: ...
-
-    def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> None: ...
-
-    def break_off(self) -> None: ...
-
-    def loading(self, name: str, source: str) -> AbstractContextManager[None]: ...
-
-    def starting(self, name: str) -> AbstractContextManager[None]: ...
-
-    def close(self) -> None: ...
-
-
-class QdrantDatabase:
+class QdrantDatabase(Catalog):
     """Collections in Qdrant. Safe across threads."""
 
-    kind = "Qdrant"
-    metadata_indexes_first = True
-    settings = frozenset(
-        {
-            "rescore",
-            "prefilter",
-            "query_encoding",
-            "oversampling",
-            "shards",
-            "replication_factor",
-            "write_consistency_factor",
-            "shard_key",
-        }
-    )
-
-    def __init__(self, home: Home, name: str, *, embedded: bool, warning: str | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        name: str,
+        options: ConnectOptions,
+        *,
+        client: ServerClient | None = None,
+        warning: str | None = None,
+    ) -> None:
         """`name` stands for the database in messages. Use `in_directory` or `on_server`."""
-        self.name = name
-        self.embedded = embedded
-        self.home = home
-        self.embedders = Embedders()
-        self._warning = warning
-        self._closed = threading.Event()
+        super().__init__(home, name, options, embedded=client is None, warning=warning)
+        self._client = client
 
     @classmethod
-    def in_directory(cls, directory: str) -> QdrantDatabase:
+    def in_directory(cls, directory: str, options: ConnectOptions | None = None) -> QdrantDatabase:
         """Opens the embedded engine in a directory, made where it is missing.
 
         Raises DatabaseError when another process has it open, MissingExtraError when the engine is not installed.
         """
-        return cls(Directory.open(Path(directory)), f"qdrant:{directory}", embedded=True)
+        return cls(Directory.open(Path(directory)), f"qdrant:{directory}", options or ConnectOptions())
 
     @classmethod
-    def on_server(cls, url: str) -> QdrantDatabase:
+    def on_server(cls, url: str, options: ConnectOptions | None = None) -> QdrantDatabase:
         """Connects to qdrant://HOST:PORT, or qdrants:// with TLS; the API key comes from QVEC_QDRANT_API_KEY.
 
         Raises DatabaseError when the server cannot be reached or refuses the key, InputError for another URL.
         """
-        server = Server(Address.parse(url))
-        return cls(server, server.name, embedded=False, warning=server.warning)
+        options = options or ConnectOptions()
+        address = Address.parse(url).limited(options.statement_timeout)
+        server, client = Server(address), ServerClient(address)
+        try:
+            with explained(f"cannot connect to {server.name}"):
+                perform(server.check(), client.send)
+        except BaseException:
+            client.close()
+            raise
+        return cls(server, server.name, options, client=client, warning=server.warning)
+
+    def run(self, steps: Steps[T]) -> T:
+        """Does what steps ask for. Raises InputError when the database is closed."""
+        self._check_open()
+        return perform(steps, self._send)
+
+    def _send(self, ask: Ask) -> Any:
+        assert self._client is not None
+        return self._client.send(ask)
+
+    def break_off(self) -> None:
+        """Ends every request that is under way; the embedded engine ends what it is at by itself."""
+        if self._client is not None:
+            self._client.break_off()
 
     def close(self) -> None:
         """Lets the directory or the connection go; a second time does nothing."""
         if not self._closed.is_set():
             self._closed.set()
             self.home.close()
+            if self._client is not None:
+                self._client.close()
 
     def __enter__(self) -> QdrantDatabase:
         return self
@@ -139,16 +121,9 @@ class QdrantDatabase:
         """
         layout = Layout.of(calibration.dimensions, id_type, rescore, prefilter, query_encoding)
         sharding = Sharding(shards, replication_factor, write_consistency_factor, shard_key)
-        check_name(name)
-        check_oversampling(oversampling)
-        if self.embedded and sharding != Sharding():
-            raise InputError(f"{self.name} is one shard in one process; shards and replicas are for a server")
-        self._check_open()
+        description = Description(calibration, layout, oversampling, model, sharding, embedding)
         with explained(f"cannot create collection {name!r}"):
-            if self.has_collection(name):
-                raise CollectionError(f"collection {name!r} exists already")
-            self.home.create(name, Description(calibration, layout, oversampling, model, sharding, embedding))
-        return self.collection(name)
+            return QdrantCollection(self, *self.run(self._creating(name, description)))
 
     def collection(self, name: str, *, calibration: Calibration | None = None) -> QdrantCollection:
         """An existing collection. Raises CollectionError, listing those there are, when it is missing.
@@ -156,61 +131,24 @@ class QdrantDatabase:
         With `calibration` one that qvec did not make is opened, to be read: its vectors are taken for x - threshold of
         that calibration (or for x, where its threshold is zero). Of one that qvec made it has to be the same.
         """
-        self._check_open()
-        with explained(f"cannot read the collections of {self.name}"):
-            found = self.home.describe(name)
-            if found is None:
-                return self._foreign(name, calibration)
-        if calibration is not None and calibration != found.calibration:
-            raise CollectionError(
-                f"collection {name!r} has calibration {found.calibration.id}, not {calibration.id}; codes of two "
-                "calibrations do not compare"
-            )
-        return QdrantCollection(self, name, found)
-
-    def _foreign(self, name: str, calibration: Calibration | None) -> QdrantCollection:
-        found = self.home.foreign(name)
-        if found is None:
-            raise self._missing(name)
-        if calibration is None:
-            raise CollectionError(
-                f"collection {name!r} was not made by qvec and has no calibration; give the one of its vectors"
-            )
-        return QdrantCollection(self, name, found.described(name, calibration), foreign=found)
-
-    def _missing(self, name: str) -> CollectionError:
-        names = ", ".join(self.home.names()) or "none"
-        return CollectionError(f"no collection {name!r} in {self.name}; there are: {names}")
+        with explained(self._reading):
+            return QdrantCollection(self, *self.run(self._find(name, calibration)))
 
     def has_collection(self, name: str) -> bool:
-        self._check_open()
-        with explained(f"cannot read the collections of {self.name}"):
-            return self.home.describe(name) is not None
+        """Whether there is a collection of this name."""
+        with explained(self._reading):
+            return self.run(self._has(name))
 
     def collections(self) -> list[QdrantCollection]:
         """All collections that qvec made, by name."""
-        self._check_open()
-        with explained(f"cannot read the collections of {self.name}"):
-            names = self.home.names()
-        return [self.collection(name) for name in names]
+        with explained(self._reading):
+            return [QdrantCollection(self, *found) for found in self.run(self._all())]
 
     def drop_collection(self, name: str) -> None:
         """Drops a collection with all its rows, also one whose description is damaged."""
-        self._check_open()
+        self.check_writable()
         with explained(f"cannot drop collection {name!r}"):
-            if name not in self.home.names():
-                raise self._missing(name)
-            self.home.drop(name)
-
-    def describe(self, name: str) -> Description | None:
-        """What is written down of a collection; None when there is none, or qvec did not make it."""
-        self._check_open()
-        return self.home.describe(name)
-
-    def engine(self, collection: QdrantCollection) -> Engine:
-        """The engine that holds a collection's points. Raises CollectionError when it was dropped."""
-        self._check_open()
-        return self.home.engine(collection.name, collection.layout, collection.sharding)
+            self.run(self._drop(name))
 
     def install(self) -> str | None:
         """Nothing has to be installed; returns what a user should know, if anything."""
@@ -218,12 +156,5 @@ class QdrantDatabase:
 
     def loader(self, collection: str, source: str, on_duplicate: OnDuplicate, workers: int) -> QdrantLoader:
         """A load of one source into a collection that may not be there yet."""
+        self.check_writable()
         return QdrantLoader(self, collection, source, on_duplicate, 1 if self.embedded else workers)
-
-    def explained(self, doing: str) -> AbstractContextManager[None]:
-        """Raises DatabaseError for what the client raises inside: what was being done, why it failed, what to do."""
-        return explained(doing)
-
-    def _check_open(self) -> None:
-        if self._closed.is_set():
-            raise InputError(f"{self.name} is closed; connect again")

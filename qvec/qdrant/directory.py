@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote
 from qvec.errors import CollectionError, DatabaseError, MissingExtraError
 from qvec.qdrant.description import Description, Foreign, not_one_vector
 from qvec.qdrant.layout import Layout, Sharding
+from qvec.qdrant.steps import at_once
 
 if TYPE_CHECKING:
     from qvec.qdrant.edge import EdgeEngine
@@ -81,11 +82,13 @@ class Directory:
         """Whether this process was forked from the one that opened the directory."""
         return self._process != os.getpid()
 
+    @at_once
     def names(self) -> list[str]:
         """Collections, by name."""
         self._check_process()
         return sorted(unquote(file.parent.name) for file in self.path.glob(f"*/{_DESCRIPTION}"))
 
+    @at_once
     def describe(self, name: str) -> Description | None:
         """What is written down of a collection; None when there is none of this name."""
         self._check_process()
@@ -93,7 +96,7 @@ class Directory:
         if stored is None:
             return None
         description = Description.from_json(stored, name)
-        description.check_vectors(name, self.foreign(name))
+        description.check_vectors(name, self._held(name))
         made_with = (_read(self._folder(name) / _SHARD / _MADE_WITH, name) or {}).get("calibration")
         if made_with not in (None, description.calibration.id):
             raise CollectionError(
@@ -102,6 +105,7 @@ class Directory:
             )
         return description
 
+    @at_once
     def create(self, name: str, description: Description) -> None:
         """Makes a collection: it is there once its description is."""
         with self._mutex:
@@ -112,6 +116,7 @@ class Directory:
             _write(folder / _SHARD / _MADE_WITH, {"calibration": description.calibration.id})
             _write(folder / _DESCRIPTION, description.to_json())
 
+    @at_once
     def describe_anew(self, name: str, description: Description) -> None:
         """Writes another description of a collection. Raises CollectionError when it is dropped."""
         with self._mutex:
@@ -153,11 +158,15 @@ class Directory:
         folder = self._folder(name)
         return folder if (folder / _ENGINE_CONFIG).exists() else folder / _SHARD
 
+    @at_once
     def foreign(self, name: str) -> Foreign | None:
         """What the engine's files say that a collection holds; None when there is none.
 
         Raises CollectionError when it is not one unnamed vector a point.
         """
+        return self._held(name)
+
+    def _held(self, name: str) -> Foreign | None:
         config = _read(self._shard(name) / _ENGINE_CONFIG, name)
         if config is None:
             return None
@@ -166,6 +175,7 @@ class Directory:
             raise not_one_vector(name)
         return Foreign(vectors["size"], vectors["distance"].lower(), vectors.get("datatype") or "float32")
 
+    @at_once
     def drop(self, name: str) -> None:
         with self._mutex:
             self._check_process()
@@ -176,26 +186,29 @@ class Directory:
             (folder / _DESCRIPTION).unlink()
             shutil.rmtree(folder)
 
+    @at_once
     def read_loads(self, name: str) -> dict[str, Any]:
         """What is written down of a collection's loads, by source. Raises CollectionError when it is dropped."""
+        return self._loads(name)
+
+    def _loads(self, name: str) -> dict[str, Any]:
         if not (self._folder(name) / _DESCRIPTION).exists():
             raise CollectionError(f"collection {name!r} was dropped")
         return _read(self._folder(name) / _LOADS, name) or {}
 
+    @at_once
     def read_load(self, name: str, source: str) -> dict[str, Any] | None:
         """What is written down of one load. Raises CollectionError when the collection is dropped."""
-        load: dict[str, Any] | None = self.read_loads(name).get(source)
+        load: dict[str, Any] | None = self._loads(name).get(source)
         return load
 
+    @at_once
     def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> None:
         """Writes down how far a source is loaded, None to forget it; it is on disk when this returns."""
         with self._mutex:
-            loads = self.read_loads(name)
+            loads = self._loads(name)
             loads.pop(source, None)
             _write(self._folder(name) / _LOADS, loads if load is None else {**loads, source: load})
-
-    def break_off(self) -> None:
-        """The engine ends what it is at by itself; it waits for nobody."""
 
     @contextmanager
     def loading(self, name: str, source: str) -> Iterator[None]:

@@ -23,6 +23,7 @@ from qvec.qdrant.engine import IndexState, Record, Request, Sizes
 from qvec.qdrant.ids import PointId
 from qvec.qdrant.layout import Layout
 from qvec.qdrant.points import Points
+from qvec.qdrant.steps import at_once
 from qvec.stores import Progress
 
 _DATATYPES = {
@@ -97,10 +98,12 @@ class EdgeEngine:
         with _explained():
             self._shard.close()
 
+    @at_once
     def flush(self) -> None:
         with _explained():
             self._shard.flush()
 
+    @at_once
     def upsert(self, points: Points) -> None:
         check_room(self._path, points)
         rows = [
@@ -110,15 +113,18 @@ class EdgeEngine:
         with _explained():
             self._shard.update(edge.UpdateOperation.upsert_points(rows))
 
+    @at_once
     def delete(self, ids: Sequence[PointId]) -> None:
         with _explained():
             self._shard.update(edge.UpdateOperation.delete_points(list(ids)))
 
+    @at_once
     def retrieve(self, ids: Sequence[PointId], *, payload: bool, vectors: bool = False) -> list[Record]:
         with _explained():
             found = self._shard.retrieve(list(ids), with_payload=payload, with_vector=vectors)
         return [_record(record, vectors) for record in found]
 
+    @at_once
     def search(self, queries: NDArray[np.float32], request: Request) -> list[list[edge.ScoredPoint]]:
         filter = None if request.filter is None else convert(request.filter)
         params = _parameters(request.exact, request.rescore, request.oversampling, request.ef)
@@ -136,6 +142,7 @@ class EdgeEngine:
                 for query in queries
             ]
 
+    @at_once
     def scroll(
         self, start: PointId | None, limit: int, *, vectors: bool, filter: models.Filter | None = None
     ) -> tuple[list[Record], PointId | None]:
@@ -146,15 +153,21 @@ class EdgeEngine:
         records = [_record(record, vectors) for record in found]
         return records, str(following) if isinstance(following, UUID) else following
 
+    @at_once
     def count(self) -> int:
+        return self._count()
+
+    def _count(self) -> int:
         with _explained():
             return int(self._shard.count(edge.CountRequest(exact=True)))
 
+    @at_once
     def index_metadata(self, index: MetadataIndex) -> None:
         field, schema = metadata_index.create_embedded(index)
         with _explained():
             self._shard.update(edge.UpdateOperation.create_field_index(field, schema))
 
+    @at_once
     def index_state(self) -> IndexState:
         with _explained():
             info = self._shard.info()
@@ -165,14 +178,16 @@ class EdgeEngine:
     def _stored_bytes(self) -> int:
         return self._layout.dimensions * {"float32": 4, "turbo8": 1}.get(self._layout.rescore, 2)
 
+    @at_once
     def build_index(self, progress: Progress) -> None:
         """Runs the engine's optimizers to their end. They tell nothing on the way and hold the interpreter's lock."""
         with _explained():
             self._shard.optimize()
             self._shard.flush()
-        count = self.count()
+        count = self._count()
         progress(count, count)
 
+    @at_once
     def sizes(self) -> Sizes:
         """Bytes on disk of the points and of what is read beside them to find them; the latter are held in memory."""
         sizes = {True: 0, False: 0}

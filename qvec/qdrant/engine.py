@@ -13,6 +13,7 @@ from qdrant_client import models
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant.ids import PointId
 from qvec.qdrant.points import Payload, Points
+from qvec.qdrant.steps import Steps
 from qvec.stores import Progress
 
 
@@ -65,34 +66,34 @@ IndexState = Literal["built", "building", "none"]
 
 
 class Engine(Protocol):
-    """One collection's points."""
+    """One collection's points; each method gives steps."""
 
-    def upsert(self, points: Points) -> None:
+    def upsert(self, points: Points) -> Steps[None]:
         """Writes points over those with the same ids; when it returns they are applied."""
 
-    def delete(self, ids: Sequence[PointId]) -> None: ...
+    def delete(self, ids: Sequence[PointId]) -> Steps[None]: ...
 
-    def retrieve(self, ids: Sequence[PointId], *, payload: bool, vectors: bool = False) -> list[Record]:
+    def retrieve(self, ids: Sequence[PointId], *, payload: bool, vectors: bool = False) -> Steps[list[Record]]:
         """Those of the points that are there, in any order."""
 
-    def search(self, queries: NDArray[np.float32], request: Request) -> Sequence[Sequence[Any]]:
+    def search(self, queries: NDArray[np.float32], request: Request) -> Steps[Sequence[Sequence[Any]]]:
         """The points found for each query (m, d), best first, with the attributes of `Found`."""
 
     def scroll(
         self, start: PointId | None, limit: int, *, vectors: bool, filter: models.Filter | None = None
-    ) -> tuple[list[Record], PointId | None]:
+    ) -> Steps[tuple[list[Record], PointId | None]]:
         """Points in the order of their ids, from one on, and where the next ones begin."""
 
-    def count(self) -> int: ...
+    def count(self) -> Steps[int]: ...
 
-    def index_metadata(self, index: MetadataIndex) -> None: ...
+    def index_metadata(self, index: MetadataIndex) -> Steps[None]: ...
 
-    def index_state(self) -> IndexState: ...
+    def index_state(self) -> Steps[IndexState]: ...
 
-    def build_index(self, progress: Progress) -> None:
+    def build_index(self, progress: Progress) -> Steps[None]:
         """Builds the search graph over all points; returns when it is there."""
 
-    def sizes(self) -> Sizes: ...
+    def sizes(self) -> Steps[Sizes]: ...
 
-    def flush(self) -> None:
+    def flush(self) -> Steps[None]:
         """Makes what is written survive a loss of power, as far as this is not the engine's own affair."""

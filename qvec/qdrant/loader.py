@@ -22,7 +22,8 @@ from qvec.qdrant.starts import QdrantStarts, checkpoint_of
 
 if TYPE_CHECKING:
     from qvec.qdrant.collection import QdrantCollection
-    from qvec.qdrant.database import Home, QdrantDatabase
+    from qvec.qdrant.database import QdrantDatabase
+    from qvec.qdrant.home import Home
     from qvec.qdrant.points import Points
 
 _CHECKPOINT_SECONDS = 1.0
@@ -41,11 +42,12 @@ class QdrantLoader:
         self.width = 1 if on_duplicate == "error" else workers
         self._database = database
         self._home: Home = database.home
+        self._run = database.run
         self._name = collection
         self._source = source
         self._on_duplicate = on_duplicate
         self._collection: QdrantCollection | None = None
-        self._run = uuid4().hex
+        self._id = uuid4().hex
         self._begun = 0
         self._counts: dict[int, int] = {}
         """Rows that were new of each batch by its first source row: written once more, they are there already."""
@@ -63,7 +65,7 @@ class QdrantLoader:
     @contextmanager
     def starting(self) -> Iterator[QdrantStarts]:
         with self._home.starting(self._name):
-            yield QdrantStarts(self._database.collection(self._name), self._home, self._source)
+            yield QdrantStarts(self._database.collection(self._name), self._database, self._source)
 
     def connect(self, collection: QdrantCollection) -> None:
         """The first time, it takes the load over from whoever may still be at it."""
@@ -71,7 +73,7 @@ class QdrantLoader:
             load = self._read()
             self._begun = load.get(_BEGUN, 0)
             if self._collection is None:
-                self._home.write_load(self._name, self._source, {**load, _RUN: self._run})
+                self._run(self._home.write_load(self._name, self._source, {**load, _RUN: self._id}))
         self._collection = collection
 
     def disconnect(self) -> None:
@@ -96,17 +98,18 @@ class QdrantLoader:
         rows = self._new_rows(self._collection, batch)
         count = self._counts.setdefault(batch.start, len(rows))
         if len(rows):
-            self._collection.engine().upsert(rows)
+            self._run(self._collection.engine().upsert(rows))
         return count
 
     def _new_rows(self, collection: QdrantCollection, batch: EncodedBatch) -> Points:
         """The rows of a batch that are to be written. Where an id that is there is an error, it is written down first
         that they were not: should the load be interrupted, those that are there then are its own."""
         if self._on_duplicate != "error":
-            return collection.admitted(batch.rows, self._on_duplicate)
+            return self._run(collection.admitted(batch.rows, self._on_duplicate))
         load = self._read_own()
-        rows = collection.admitted(batch.rows, "error", ours=_rows_before(self._begun, batch))
-        self._home.write_load(self._name, self._source, {**load, _BEGUN: max(batch.stop, load.get(_BEGUN, 0))})
+        rows = self._run(collection.admitted(batch.rows, "error", ours=_rows_before(self._begun, batch)))
+        begun = max(batch.stop, load.get(_BEGUN, 0))
+        self._run(self._home.write_load(self._name, self._source, {**load, _BEGUN: begun}))
         return rows
 
     def wait(self, writing: Writing) -> int:
@@ -115,7 +118,7 @@ class QdrantLoader:
                 return writing.future.result()
             except KeyboardInterrupt:
                 self._unwritten = None
-                self._home.break_off()
+                self._database.break_off()
                 raise
 
     def commit(self, writing: Writing, checkpoint: Checkpoint) -> None:  # noqa: ARG002 - batches come in order
@@ -142,15 +145,15 @@ class QdrantLoader:
 
     def _write(self, checkpoint: Checkpoint) -> None:
         assert self._collection is not None
-        self._collection.engine().flush()
+        self._run(self._collection.engine().flush())
         self._read_own()
-        self._home.write_load(self._name, self._source, {**asdict(checkpoint), _RUN: self._run})
+        self._run(self._home.write_load(self._name, self._source, {**asdict(checkpoint), _RUN: self._id}))
         self._unwritten = None
         self._written_at = time.monotonic()
 
     def _read(self) -> dict[str, Any]:
         """What is written down of this load. Raises CollectionError when it is gone with its collection."""
-        load = self._home.read_load(self._name, self._source)
+        load = self._run(self._home.read_load(self._name, self._source))
         if load is None:
             raise CollectionError(f"collection {self._name!r} was dropped while it was loaded")
         return load
@@ -158,7 +161,7 @@ class QdrantLoader:
     def _read_own(self) -> dict[str, Any]:
         """The same; raises DatabaseError when another loader has taken the load over."""
         load = self._read()
-        if load.get(_RUN) != self._run:
+        if load.get(_RUN) != self._id:
             raise DatabaseError(f"another process began to load {self._source} into collection {self._name!r}")
         return load
 

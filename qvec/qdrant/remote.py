@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import grpc
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
-from qvec.errors import CollectionError, DatabaseError, InputError
+from qvec.errors import CollectionError, DatabaseError
+from qvec.qdrant import server_loads
 from qvec.qdrant.address import API_KEY, Address
 from qvec.qdrant.description import Description, Foreign, not_one_vector
-from qvec.qdrant.errors import explained, is_status, reason
+from qvec.qdrant.errors import is_status, reason
 from qvec.qdrant.layout import Layout, Sharding
-from qvec.qdrant.retries import Retries
 from qvec.qdrant.server import ServerEngine
-from qvec.qdrant.server_loads import LOADS, ServerLoads
+from qvec.qdrant.server_loads import LOADS
+from qvec.qdrant.steps import Steps
 
 _METADATA_KEY = "qvec"
 
@@ -41,121 +39,99 @@ class Server:
     """The collections on a server that qvec made, and what is known of their loads."""
 
     def __init__(self, address: Address) -> None:
-        """Connects; raises DatabaseError when the server cannot be reached or refuses the API key."""
         self.name = address.name
-        self.warning = self._key_warning(address)
-        self._address = address
+        self.warning = _key_warning(address)
+        self.version = ""
         self._timeout = address.timeout
-        self._repeated = Retries(address.timeout)
-        self._client = _connect(address)
-        try:
-            with explained(f"cannot connect to {self.name}"):
-                self.version = str(self._repeated(self._client.info).version)
-                self._repeated(self._client.get_collections)  # the first that needs the key
-        except BaseException:
-            self._client.close()
-            raise
 
-    @staticmethod
-    def _key_warning(address: Address) -> str | None:
-        if os.environ.get(API_KEY) and not address.tls and address.host not in ("localhost", "127.0.0.1", "::1"):
-            return f"the API key goes to {address.name} unencrypted; qdrants:// connects with TLS"
-        return None
+    def check(self) -> Steps[None]:
+        """Asks for the server's version, and for something that needs the API key."""
+        self.version = str((yield lambda client: client.info()).version)
+        yield lambda client: client.get_collections()
 
     def close(self) -> None:
-        self._repeated.give_up()
-        self._client.close()
+        """A server stays; its client is closed by who made it."""
 
-    def break_off(self) -> None:
-        """Ends every request that is under way, and those that wait to be repeated; later ones go over a new
-        connection."""
-        self.close()
-        self._repeated, self._client = Retries(self._timeout), _connect(self._address)
-
-    def names(self) -> list[str]:
+    def names(self) -> Steps[list[str]]:
         """Collections that qvec made, by name."""
-        there = (found.name for found in self._repeated(self._client.get_collections).collections)
-        return sorted(name for name in there if name != LOADS and _stored(self.collection_info(name)) is not None)
+        found = yield lambda client: client.get_collections()
+        names = []
+        for name in sorted(collection.name for collection in found.collections):
+            if name != LOADS and _stored((yield from self.collection_info(name))) is not None:
+                names.append(name)
+        return names
 
-    def describe(self, name: str) -> Description | None:
+    def describe(self, name: str) -> Steps[Description | None]:
         """What is written down of a collection; None when there is none, or qvec did not make it."""
-        found = self.collection_info(name)
+        found = yield from self.collection_info(name)
         if found is None or _stored(found) is None:
             return None
         description = Description.from_json(_stored(found), name)
         description.check_vectors(name, _held(found, name))
         return description
 
-    def collection_info(self, name: str) -> models.CollectionInfo | None:
+    def collection_info(self, name: str) -> Steps[models.CollectionInfo | None]:
         """What the server says of a collection; None when it has none of this name."""
         try:
-            return self._repeated(lambda: self._client.get_collection(name))
+            info: models.CollectionInfo = yield lambda client: client.get_collection(name)
         except grpc.RpcError as error:
             if is_status(error, grpc.StatusCode.NOT_FOUND):
                 return None
             raise
+        return info
 
-    def create(self, name: str, description: Description) -> None:
+    def create(self, name: str, description: Description) -> Steps[None]:
         """Makes a collection with indexing off. Raises DatabaseError when the server has no such settings: an old one
         leaves out what it does not know, without a word."""
-        if self.collection_info(name) is not None:
+        if (yield from self.collection_info(name)) is not None:
             raise CollectionError(f"{self.name} has a collection {name!r} that qvec did not make; choose another name")
-        self._forget_loads(name)
+        yield from self._forget_loads(name)
         quantization = _quantization(description.layout)
-        self._create(name, description, quantization)
+        yield from self._create(name, description, quantization)
         try:
             if description.sharding.shard_key is not None:
-                self._create_shard_key(name, description.sharding.shard_key)
-            self._check_created(name, quantization, description)
+                yield from _create_shard_key(name, description.sharding.shard_key)
+            yield from self._check_created(name, quantization, description)
         except BaseException:
-            self._repeated(lambda: self._client.delete_collection(name))
+            yield lambda client: client.delete_collection(name)
             raise
 
-    def describe_anew(self, name: str, description: Description) -> None:
+    def describe_anew(self, name: str, description: Description) -> Steps[None]:
         """Writes another description of a collection."""
         changed = {_METADATA_KEY: description.to_json()}
-        self._repeated(lambda: self._client.update_collection(name, metadata=changed))
+        yield lambda client: client.update_collection(name, metadata=changed)
 
-    def _create(self, name: str, description: Description, quantization: Any) -> None:
+    def _create(self, name: str, description: Description, quantization: Any) -> Steps[None]:
         sharding = description.sharding
         stored = description.to_json()
-        request = partial(
-            self._client.create_collection,
-            name,
-            vectors_config=models.VectorParams(
+        settings = {
+            "vectors_config": models.VectorParams(
                 size=description.layout.dimensions,
                 distance=models.Distance.DOT,
                 datatype=_datatype(description.layout),
                 on_disk=True,
             ),
-            quantization_config=quantization,
-            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=0),
-            shard_number=sharding.shards,
-            replication_factor=sharding.replication_factor,
-            write_consistency_factor=sharding.write_consistency_factor,
-            sharding_method=models.ShardingMethod.CUSTOM if sharding.shard_key is not None else None,
-            on_disk_payload=True,
-            metadata={_METADATA_KEY: stored},
-            timeout=self._timeout,
-        )
+            "quantization_config": quantization,
+            "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=0),
+            "shard_number": sharding.shards,
+            "replication_factor": sharding.replication_factor,
+            "write_consistency_factor": sharding.write_consistency_factor,
+            "sharding_method": models.ShardingMethod.CUSTOM if sharding.shard_key is not None else None,
+            "on_disk_payload": True,
+            "metadata": {_METADATA_KEY: stored},
+            "timeout": self._timeout,
+        }
         try:
-            self._repeated(request)
+            yield lambda client: client.create_collection(name, **settings)
         except grpc.RpcError as error:
             if not is_status(error, grpc.StatusCode.ALREADY_EXISTS):
                 raise
-            made = _stored(self.collection_info(name))
+            made = _stored((yield from self.collection_info(name)))
             if made is None or made.get("content") != stored["content"]:  # not by a try whose answer was lost
                 raise CollectionError(f"collection {name!r} exists already") from None
 
-    def _create_shard_key(self, name: str, shard_key: str) -> None:
-        try:
-            self._repeated(lambda: self._client.create_shard_key(name, shard_key))
-        except grpc.RpcError as error:
-            if "exists" not in reason(error):  # made by a try whose answer was lost
-                raise
-
-    def _check_created(self, name: str, quantization: Any, description: Description) -> None:
-        made = self.collection_info(name)
+    def _check_created(self, name: str, quantization: Any, description: Description) -> Steps[None]:
+        made = yield from self.collection_info(name)
         assert made is not None
         if _stored(made) is None:
             raise DatabaseError(f"{self.name} is Qdrant {self.version}; collections with metadata need 1.16 or newer")
@@ -172,38 +148,35 @@ class Server:
                 f"rescore {layout.rescore!r}; use prefilter 'binary' with rescore 'float16', or a newer server"
             )
 
-    def foreign(self, name: str) -> Foreign | None:
+    def foreign(self, name: str) -> Steps[Foreign | None]:
         """What a collection that qvec did not make holds; None when there is none. Raises CollectionError when that is
         anything but one vector without a name."""
-        found = self.collection_info(name)
+        found = yield from self.collection_info(name)
         return None if found is None else _held(found, name)
 
     def engine(self, name: str, layout: Layout, sharding: Sharding) -> ServerEngine:
-        return ServerEngine(self._client, self._repeated, name, layout, sharding.shard_key, self._timeout)
+        return ServerEngine(name, layout, sharding.shard_key, self._timeout)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str) -> Steps[None]:
         """Forgets the loads first: one that outlived its rows would keep them from being loaded again."""
-        self._forget_loads(name)
-        self._repeated(lambda: self._client.delete_collection(name))
+        yield from self._forget_loads(name)
+        yield lambda client: client.delete_collection(name)
 
-    def _forget_loads(self, name: str) -> None:
-        for source in self.read_loads(name):
-            self.write_load(name, source, None)
+    def _forget_loads(self, name: str) -> Steps[None]:
+        for source in (yield from self.read_loads(name)):
+            yield from self.write_load(name, source, None)
 
-    def read_loads(self, name: str) -> dict[str, Any]:
+    def read_loads(self, name: str) -> Steps[dict[str, Any]]:
         """What is written down of a collection's loads, by source."""
-        return self._loads().read_all(name)
+        return server_loads.read_all(name)
 
-    def read_load(self, name: str, source: str) -> dict[str, Any] | None:
+    def read_load(self, name: str, source: str) -> Steps[dict[str, Any] | None]:
         """What is written down of one load."""
-        return self._loads().read(name, source)
+        return server_loads.read(name, source)
 
-    def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> None:
+    def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> Steps[None]:
         """Writes down how far a source is loaded, None to forget it."""
-        self._loads().write(name, source, load)
-
-    def _loads(self) -> ServerLoads:
-        return ServerLoads(self._client, self._repeated, self._timeout)
+        return server_loads.write(name, source, load, self._timeout)
 
     @contextmanager
     def loading(self, name: str, source: str) -> Iterator[None]:  # noqa: ARG002
@@ -216,22 +189,18 @@ class Server:
         yield
 
 
-def _connect(address: Address) -> QdrantClient:
-    options: dict[str, Any] = {"grpc.initial_reconnect_backoff_ms": 200, "grpc.max_reconnect_backoff_ms": 2000}
-    if address.certificate is not None:
-        options["root_certificates"] = _read_certificate(address.certificate)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an unencrypted API key: `Server.warning` tells of it
-        return QdrantClient(
-            host=address.bracketed,
-            grpc_port=address.port,
-            prefer_grpc=True,
-            https=address.tls,
-            api_key=os.environ.get(API_KEY) or None,
-            timeout=address.timeout,
-            grpc_options=options,
-            check_compatibility=False,
-        )
+def _key_warning(address: Address) -> str | None:
+    if os.environ.get(API_KEY) and not address.tls and address.host not in ("localhost", "127.0.0.1", "::1"):
+        return f"the API key goes to {address.name} unencrypted; qdrants:// connects with TLS"
+    return None
+
+
+def _create_shard_key(name: str, shard_key: str) -> Steps[None]:
+    try:
+        yield lambda client: client.create_shard_key(name, shard_key)
+    except grpc.RpcError as error:
+        if "exists" not in reason(error):  # made by a try whose answer was lost
+            raise
 
 
 def _stored(found: models.CollectionInfo | None) -> Any:
@@ -245,16 +214,6 @@ def _held(found: models.CollectionInfo, name: str) -> Foreign:
         raise not_one_vector(name)
     datatype = vectors.datatype or models.Datatype.FLOAT32
     return Foreign(vectors.size, vectors.distance.value.lower(), datatype.value)
-
-
-def _read_certificate(path: str) -> bytes:
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the certificate {path}: {error.strerror}") from None
-    if b"-----BEGIN CERTIFICATE-----" not in content:
-        raise InputError(f"{path} holds no certificate in PEM, with a line -----BEGIN CERTIFICATE-----")
-    return content
 
 
 def _datatype(layout: Layout) -> models.Datatype:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
@@ -41,6 +42,26 @@ class Retries:
     def give_up(self) -> None:
         """No request is repeated from now on, also none that waits for it."""
         self._given_up.set()
+
+
+class AsyncRetries:
+    """As `Retries`, for requests that are awaited."""
+
+    def __init__(self, timeout: float) -> None:
+        """`timeout` is how many seconds a request may take; one that has failed for as long is not repeated."""
+        self._timeout = timeout
+
+    async def __call__(self, request: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a request. Raises what its last try raised."""
+        began = time.monotonic()
+        for seconds in _RETRY_SECONDS:
+            try:
+                return await request()
+            except Exception as error:
+                if time.monotonic() - began >= self._timeout or not is_transient(error):
+                    raise
+                await asyncio.sleep(_wait(error, seconds))
+        return await request()
 
 
 def _wait(error: Exception, seconds: float) -> float:
