@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from qvec.calibration import Calibration
 from qvec.hits import Hit
 from qvec.loading import OnDuplicate
-from qvec.postgres import statements
+from qvec.postgres import full_text, statements
 from qvec.postgres.errors import explained
 from qvec.postgres.indexing import watching_async
 from qvec.postgres.layout import Table
@@ -127,6 +127,15 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
             f"cannot index the metadata of collection {self.name!r}", partial(self._index_metadata, indexes)
         )
 
+    async def index_texts(self, language: str = "english") -> None:
+        """Indexes the documents' words for `search_text` and `search_hybrid`, now and as rows are written, unless they
+        are. `language` says how words are stemmed, `simple` not at all.
+
+        The table gets a column of lexemes, for which it is written anew: best before the rows.
+        """
+        doing = f"cannot index the texts of collection {self.name!r}"
+        await self._write(doing, partial(full_text.create, self.table, language))
+
     async def build_index(self, progress: Progress = lambda *_: None) -> None:
         """Builds the prefilter's HNSW index, unless it is there. Searches go on meanwhile, writes wait."""
         self._database.check_writable()
@@ -197,6 +206,15 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
         )
         found: list[Hit] | list[list[Hit]] = await self._read(work)
         return found
+
+    async def search_text(
+        self, question: str, k: int = 10, *, filter: FilterLike | None = None, texts: bool = True
+    ) -> list[Hit]:
+        """The k rows whose documents match the words of a question best, by BM25; any of its words will do.
+
+        Needs `index_texts`. Raises InputError where that was not called.
+        """
+        return await self._read(self._searching_text(question, k, filter, texts))
 
     async def explain(
         self,

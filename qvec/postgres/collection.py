@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from qvec.calibration import Calibration
 from qvec.hits import Hit
 from qvec.loading import OnDuplicate
-from qvec.postgres import statements
+from qvec.postgres import full_text, statements
 from qvec.postgres.errors import explained
 from qvec.postgres.indexing import watching
 from qvec.postgres.layout import Table
@@ -117,6 +117,15 @@ class PostgresCollection(CollectionOperations, Retrieval):
         """Creates indexes for filters on metadata, where they are not there yet."""
         self._write(f"cannot index the metadata of collection {self.name!r}", partial(self._index_metadata, indexes))
 
+    def index_texts(self, language: str = "english") -> None:
+        """Indexes the documents' words for `search_text` and `search_hybrid`, now and as rows are written, unless they
+        are. `language` says how words are stemmed, `simple` not at all.
+
+        The table gets a column of lexemes, for which it is written anew: best before the rows.
+        """
+        doing = f"cannot index the texts of collection {self.name!r}"
+        self._write(doing, partial(full_text.create, self.table, language))
+
     def build_index(self, progress: Progress = lambda *_: None) -> None:
         """Builds the prefilter's HNSW index, unless it is there. Searches go on meanwhile, writes wait."""
         self._database.check_writable()
@@ -187,6 +196,15 @@ class PostgresCollection(CollectionOperations, Retrieval):
         )
         found: list[Hit] | list[list[Hit]] = self._read(work)
         return found
+
+    def search_text(
+        self, question: str, k: int = 10, *, filter: FilterLike | None = None, texts: bool = True
+    ) -> list[Hit]:
+        """The k rows whose documents match the words of a question best, by BM25; any of its words will do.
+
+        Needs `index_texts`. Raises InputError where that was not called.
+        """
+        return self._read(self._searching_text(question, k, filter, texts))
 
     def explain(
         self,

@@ -15,9 +15,10 @@ from psycopg.sql import SQL
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
 from qvec.errors import CollectionError, InputError
+from qvec.full_text import no_index
 from qvec.hits import Hit
 from qvec.loading import OnDuplicate
-from qvec.postgres import indexing, inserting, metadata_index, rows, search, statements
+from qvec.postgres import full_text, indexing, inserting, metadata_index, rows, search, statements
 from qvec.postgres.explain import explain
 from qvec.postgres.indexing import Machine
 from qvec.postgres.layout import Table
@@ -57,6 +58,7 @@ class CollectionOperations:
         self.embedding = embedding
         self._embedders = embedders
         self._rows_seen = 0
+        self._language: str | None = None
 
     def __repr__(self) -> str:
         layout = self.table.layout
@@ -216,6 +218,20 @@ class CollectionOperations:
 
     def _has_index(self) -> Steps[bool]:
         return indexing.exists(self.table)
+
+    # Words
+
+    def _searching_text(self, question: str, k: int, filter: FilterLike | None, texts: bool) -> Work[list[Hit]]:
+        check_search(k, None)
+        return partial(self._search_text, question, k, search.where(filter), texts)
+
+    def _search_text(self, question: str, k: int, where: Where, texts: bool) -> Steps[list[Hit]]:
+        if self._language is None:
+            self._language = yield from full_text.language(self.table)
+        if self._language is None:
+            raise no_index(self.name)
+        found = yield from full_text.search(self.table, self._language, question, k, where, texts)
+        return found
 
     # Settings and indexes
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from qvec.hits import Hit
 from qvec.retrieval.diversity import diverse
 from qvec.retrieval.grouping import Group, grouped
+from qvec.retrieval.hybrid import Fusion, hybrid
 from qvec.retrieval.paging import Page, page
+from qvec.retrieval.reranking import Reranker
 from qvec.retrieval.steps import run, single
 from qvec.retrieval.texts import OfTexts, check_texts, new_ids
 
@@ -79,6 +81,30 @@ class Retrieval(OfTexts, ABC):
         options = {"filter": filter, "oversampling": oversampling}
         wanted = 5 * k if among is None else among
         return run(self, diverse(self._one(query), k, wanted, balance, self.calibration.metric, options))
+
+    def search_hybrid(
+        self,
+        question: str,
+        k: int = 10,
+        *,
+        vector: ArrayLike | None = None,
+        among: int | None = None,
+        fusion: Fusion = "ranks",
+        weights: tuple[float, float] = (1, 1),
+        filter: FilterLike | None = None,
+        oversampling: float | None = None,
+        reranker: Reranker | None = None,
+    ) -> list[Hit]:
+        """The k rows that are best by vector and words together; the texts have to be indexed (`index_texts`).
+
+        The `among` nearest rows (50 unless told, or k) and the `among` that match the words best are fused: by "ranks",
+        reciprocal rank fusion, or by "scores", each ranking's brought to 0 to 1. `weights` are those of vector and
+        words. `reranker` takes the question and the texts of the `among` best, and gives each text a score. A score is
+        that of the fusion, or of the reranker. `vector` stands in for the question's own embedding.
+        """
+        options = {"filter": filter, "oversampling": oversampling}
+        query = self._one(question if vector is None else vector)
+        return run(self, hybrid(question, query, k, among, fusion, weights, reranker, options))
 
     def search_groups(
         self,

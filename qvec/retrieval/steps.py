@@ -45,6 +45,19 @@ class Vectors:
         return collection.vectors(self.ids)
 
 
+@dataclass(frozen=True)
+class Words:
+    """The k rows that hold words of a question, by how well they match; answered by hits."""
+
+    question: str
+    k: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of the collection's `search_text`."""
+
+    def ask(self, collection: Any) -> Any:
+        return collection.search_text(self.question, self.k, **self.options)
+
+
 Steps = Generator[Request, Any, T]
 
 

@@ -1,0 +1,45 @@
+"""Full-text search beside vectors: the languages that both databases stem."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from qvec.errors import InputError
+
+Language = Literal[
+    "simple",
+    "arabic",
+    "armenian",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "greek",
+    "hungarian",
+    "italian",
+    "norwegian",
+    "portuguese",
+    "romanian",
+    "russian",
+    "spanish",
+    "swedish",
+    "tamil",
+    "turkish",
+]
+"""`simple` takes words as they are, of any language."""
+
+
+def check_language(language: str) -> None:
+    """Raises InputError for a language that is none of `Language`."""
+    if language not in get_args(Language):
+        raise InputError(f"language is {language!r}, expected one of: {', '.join(get_args(Language))}")
+
+
+def no_index(collection: str) -> InputError:
+    """The error of a collection that is searched for words before they are indexed."""
+    return InputError(
+        f"the texts of collection {collection!r} are not indexed; run: qvec index --collection {collection} "
+        "--texts english, or call index_texts('english')"
+    )

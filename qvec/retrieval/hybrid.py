@@ -1,0 +1,45 @@
+"""Hits near a question's vector and hits that hold its words, in one ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvec.errors import InputError
+from qvec.hits import Hit
+from qvec.retrieval.fusion import reciprocal_rank, weighted_scores
+from qvec.retrieval.reranking import Reranker, rerank
+from qvec.retrieval.steps import Search, Steps, Words
+
+Fusion = Literal["ranks", "scores"]
+_FUSIONS: dict[Fusion, Callable[[Sequence[Sequence[Hit]], Sequence[float]], list[Hit]]] = {
+    "ranks": reciprocal_rank,
+    "scores": weighted_scores,
+}
+LEAST_AMONG = 50
+"""Hits of each kind that are fused at least, unless told: few of them and one kind alone decides."""
+
+
+def hybrid(
+    question: str,
+    vector: NDArray[np.float32],
+    k: int,
+    among: int | None,
+    fusion: Fusion,
+    weights: tuple[float, float],
+    reranker: Reranker | None,
+    options: Mapping[str, Any],
+) -> Steps[list[Hit]]:
+    """The k best of the `among` nearest rows and the `among` that match the words best, fused and perhaps reranked."""
+    if fusion not in get_args(Fusion):
+        raise InputError(f"fusion is {fusion!r}, expected one of: {', '.join(get_args(Fusion))}")
+    wanted = max(k, LEAST_AMONG) if among is None else among
+    if wanted < k:
+        raise InputError(f"among is {among}, expected at least k, {k}")
+    near = yield Search(vector, wanted, options)
+    worded = yield Words(question, wanted, {"filter": options.get("filter")})
+    fused = _FUSIONS[fusion]([near, worded], weights)
+    return (rerank(question, fused[:wanted], reranker) if reranker else fused)[:k]
