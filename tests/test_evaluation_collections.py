@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from stores import STORES, Store, opened
 
 from qvec import Calibration, InputError
+from qvec.evaluation.alternatives import alternatives
 from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.queries import Queries, read_queries
+from qvec.evaluation.reference import find_truth
 from qvec.evaluation.results import Evaluation, Result
 from qvec.evaluation.rows import Rows, rows_of_collection, rows_of_source
 from qvec.evaluation.scan import candidate_count
 from qvec.evaluation.searches import beside_itself
 from qvec.evaluation.ways import bytes_per_vector
+from qvec.ingest import Reporter
 from qvec.postgres.collection import PostgresCollection
 from qvec.postgres.database import PostgresDatabase
 from qvec.sources import open_source
@@ -90,7 +93,7 @@ def decoded_scores(vectors: Floats, queries: Floats, calibration: Calibration, p
     codes = specification.codes(vectors, calibration.threshold, calibration.radius, cosine=True)
     kept = specification.from_planes(specification.to_planes(codes, planes), DIMENSIONS, planes)
     rows = specification.decoded(kept, calibration.threshold, calibration.radius, calibration.deviation, planes)
-    return unit(queries).astype(np.float64) @ rows.astype(np.float64).T
+    return specification.scores(rows, unit(queries), by_length=planes < 8)
 
 
 def candidates(vectors: Floats, queries: Floats, calibration: Calibration, prefilter: str, count: int) -> NDArray[Any]:
@@ -155,6 +158,39 @@ def test_each_query_has_its_own_recall(
     near, truth = top(decoded_scores(vectors, queries, calibration, 4)), true_nearest(vectors, queries)
     assert found.recalls.tolist() == [recall([a], [b]) for a, b in zip(near, truth, strict=True)]
     assert found.recall.low < found.recall.value < found.recall.high
+
+
+def test_alternatives_have_the_recall_of_a_search_in_plain_numpy(
+    collection: PostgresCollection, vectors: Floats, queries: Floats, source: Path, calibration: Calibration
+) -> None:
+    truth = true_nearest(vectors, queries)
+    nearest = find_truth(collection, asked(queries), rows_of(source, calibration), K, Reporter())
+    found = alternatives(collection, asked(queries), rows_of(source, calibration), nearest, 0.95, Reporter())
+    ways = {(each.prefilter, each.rescore, each.oversampling): each for each in found}
+    assert len(ways) == len(found) == 4 * (3 + 4 - 1)  # its own, int8 after ternary, is no other
+    assert [each.bytes_per_vector for each in found] == sorted(each.bytes_per_vector for each in found)
+    halves = unit(vectors).astype(np.float16).astype(np.float64)
+    scores = {name: decoded_scores(vectors, queries, calibration, planes) for name, planes in PLANES.items()}
+    scores["float16"] = unit(queries).astype(np.float16).astype(np.float64) @ halves.T
+    for (prefilter, rescore, oversampling), each in ways.items():
+        near = candidates(vectors, queries, calibration, prefilter, K * oversampling)
+        assert each.recall == pytest.approx(recall(rescored(near, scores[rescore]), truth))
+        assert each.at_least < each.recall
+
+
+def test_alternatives_of_codes_alone_are_no_more_precise(
+    db: PostgresDatabase, collection: PostgresCollection, calibration: Calibration, vectors: Floats, queries: Floats
+) -> None:
+    def others(of: PostgresCollection) -> set[tuple[str, str]]:
+        nearest = find_truth(of, asked(queries), None, K, Reporter())
+        found = alternatives(of, asked(queries), None, nearest, 0.95, Reporter())
+        return {(each.prefilter, each.rescore) for each in found}
+
+    assert others(collection) == {("ternary", "int4"), *(("binary", each) for each in PLANES)}
+    floats = db.create_collection("kept", calibration=calibration, rescore="float16", prefilter="binary")
+    floats.upsert(range(len(vectors)), vectors)
+    assert ("ternary", "float16") in others(floats)
+    assert ("binary", "float16") not in others(floats)
 
 
 def test_every_way_is_there_once(evaluation: Evaluation) -> None:

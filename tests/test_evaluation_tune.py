@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from stores import STORES, Store, ids, opened
 import qvec
 from qvec import Calibration, CollectionError, InputError
 from qvec.cli import main
+from qvec.evaluation.advice import advise
+from qvec.evaluation.alternatives import Alternative
 from qvec.evaluation.queries import Queries
+from qvec.evaluation.results import Interval
 from qvec.evaluation.rows import Rows, rows_of_source
-from qvec.evaluation.tune import Tuning, tune
+from qvec.evaluation.tune import Attempt, Tuning, tune
 from qvec.postgres.database import PostgresDatabase
 from qvec.sources import open_source
 from qvec.stores import Collection
@@ -96,12 +100,15 @@ def test_a_target_that_needs_more_candidates_than_are_tried(made: Collection, st
     tuning = tune(made, asked, recall=0.95, most=1)
     assert tuning.oversampling is tuning.chosen is None
     assert not tuning.stored
-    better = "ternary" if store.is_postgres else "turbo1"
     assert tuning.advice is not None
     assert tuning.advice.startswith("an oversampling of 1 finds ")
-    assert tuning.advice.endswith(
-        f": load it anew with a prefilter that sees more (qvec ingest --prefilter {better}), or search it exactly"
-    )
+    if store.is_postgres:
+        assert advised(tuning)["rescore"] in ("int8", "float16")
+    else:
+        assert tuning.advice.endswith(
+            ": load it anew with a prefilter that sees more (qvec ingest --prefilter turbo1), or search "
+            "every row (qvec search --exact)"
+        )
     assert store.database.collection(made.name).oversampling == 4
 
 
@@ -148,17 +155,62 @@ def codes(db: PostgresDatabase, calibration: Calibration, vectors: Floats) -> An
     return found
 
 
+def advised(tuning: Tuning) -> dict[str, str]:
+    """The options of the command that is advised."""
+    found = re.search(r"\(qvec ingest --rescore (\w+) --prefilter (\w+) --oversampling (\d+)\)$", tuning.advice or "")
+    assert found, tuning.advice
+    return dict(zip(("rescore", "prefilter", "oversampling"), found.groups(), strict=True))
+
+
 def test_a_precision_that_cannot_meet_the_target(
-    codes: Any, asked: Queries, source: Path, calibration: Calibration
+    db: PostgresDatabase, codes: Any, asked: Queries, source: Path, calibration: Calibration, vectors: Floats
 ) -> None:
-    tuning = tune(codes, asked, truth(source, calibration), recall=0.999)
+    """What is advised is loaded, and finds what was told."""
+    tuning = tune(codes, asked, truth(source, calibration), recall=0.995)
     (only,) = tuning.attempts
     assert only.oversampling is None
-    assert tuning.advice == (
+    assert tuning.advice is not None
+    assert tuning.advice.startswith(
         f"rescoring every row by int8 finds {only.recall.value:.2%} (at least {only.at_least:.2%} with 95% confidence)"
-        ", and no oversampling finds more than that: load it anew with a more precise rescoring "
-        "(qvec ingest --rescore float16)"
+        ", and no oversampling finds more than that: load it anew as float16 after "
     )
+    wanted: Any = advised(tuning)
+    factor = float(wanted.pop("oversampling"))
+    told = re.search(r"which finds (\S+)% ", tuning.advice)
+    assert told
+    other = db.create_collection("advised", calibration=calibration, **wanted)
+    other.upsert(range(len(vectors)), vectors)
+    met = tune(other, asked, truth(source, calibration), recall=0.995, store=False)
+    assert met.oversampling is not None
+    assert factor // 2 < met.oversampling <= factor + 2  # ties among candidates fall otherwise
+    (measured,) = [each.recall.value for each in met.attempts if each.oversampling == factor]
+    assert measured == pytest.approx(float(told[1]) / 100, abs=0.003)
+
+
+def test_a_target_that_nothing_is_sure_to_meet(
+    codes: Any, asked: Queries, source: Path, calibration: Calibration
+) -> None:
+    tuning = tune(codes, asked.take(np.arange(30)), truth(source, calibration), recall=0.9999)
+    assert tuning.advice is not None
+    assert "no other way to load it is sure to either; the closest is float16 after " in tuning.advice
+    assert tuning.advice.endswith(", before an index; more queries are needed to be sure of it")
+
+
+@pytest.mark.parametrize(
+    ("tried", "found", "told"),
+    [
+        ((0.9,), 0.9, "keep floats and search every row (qvec ingest --rescore float32, qvec search --exact)"),
+        ((0.99, 0.8), 0.9, "search every row (qvec search --exact)"),
+        ((0.99, 0.8), 0.96, "more queries are needed to be sure of it"),
+    ],
+)
+def test_what_is_left_where_nothing_meets(codes: Any, tried: tuple[float, ...], found: float, told: str) -> None:
+    attempts = [
+        Attempt(128.0 if at else None, Interval(recall, recall, recall), recall - 0.05, 1.0)
+        for at, recall in enumerate(tried)
+    ]
+    others = [Alternative("ternary", "float16", 8, 900, found, found - 0.02)]
+    assert advise(codes, attempts, 0.95, 0.95, others).endswith(f"before an index; {told}")
 
 
 def test_too_few_queries_to_be_sure(codes: Any, asked: Queries, source: Path, calibration: Calibration) -> None:
@@ -293,7 +345,7 @@ def test_tune_says_what_cannot_be_met(loaded: str, source: Path, query_file: Pat
     result = invoke(*arguments, "--recall", "0.9999")
     assert result.exit_code == 3
     assert "99.99% cannot be met: rescoring every row by int8 finds" in result.stdout
-    assert "(qvec ingest --rescore float16)." in result.stdout
+    assert "the closest is float16 after" in result.stdout
     found = json.loads(invoke(*arguments, "--recall", "0.9999", "--json").stdout)
     assert found["oversampling"] is found["recall"] is None
     assert found["advice"]

@@ -76,8 +76,8 @@ def scan(
     for ids, stored, floats in blocks:
         scores = {name: _scores(stored, floats, queries, calibration, name) for name in rescores}
         for name in prefilters:
-            # Where floats are kept, the codes are the prefilter's bits and nothing else.
-            rows = stored if floats is not None else _bits(stored, name, calibration)
+            # Where floats are kept, the codes may be the prefilter's bits and nothing else.
+            rows = stored if stored.shape[1] == bits[name].shape[1] else _bits(stored, name, calibration)
             near, distances = hamming_top_k(rows, bits[name], min(count, len(rows)))
             taken = {key: np.take_along_axis(values, near, axis=1) for key, values in scores.items()}
             new = Candidates(ids[near], distances, taken)
