@@ -140,8 +140,13 @@ def candidates(table: Table, columns: tuple[str, ...], count: int, where: Compos
     )
 
 
+def ef_search(count: int) -> int:
+    """How wide the graph is searched for so many candidates."""
+    return min(max(count, 40), MAX_EF_SEARCH)
+
+
 def _scan_settings(table: Table, count: int) -> dict[str, int | str]:
-    settings: dict[str, int | str] = {"hnsw.ef_search": min(max(count, 40), MAX_EF_SEARCH)}
+    settings: dict[str, int | str] = {"hnsw.ef_search": ef_search(count)}
     if table.vector.iterative_scan:
         settings["hnsw.iterative_scan"] = "relaxed_order"
     if count > MAX_EF_SEARCH:
