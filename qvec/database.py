@@ -12,6 +12,7 @@ from qvec.errors import DatabaseError, InputError
 if TYPE_CHECKING:
     from qvec.postgres.async_database import AsyncPostgresDatabase
     from qvec.postgres.database import PostgresDatabase
+    from qvec.qdrant.async_database import AsyncQdrantDatabase
     from qvec.qdrant.database import QdrantDatabase
 
 DEFAULT_URL = "postgres:./qvec-data"
@@ -63,7 +64,7 @@ async def connect_async(
     timeout: float = 30,
     statement_timeout: float | None = None,
     read_only: bool = False,
-) -> AsyncPostgresDatabase:
+) -> AsyncPostgresDatabase | AsyncQdrantDatabase:
     """Opens a database: embedded Postgres or Qdrant in a directory (`postgres:DIR`, `qdrant:DIR`), or a server
     (`postgresql://…`, `qdrant://HOST:6334`, `qdrants://HOST:6334` with TLS).
 
@@ -78,6 +79,12 @@ async def connect_async(
     """
     options = ConnectOptions(pool_size, timeout, statement_timeout, read_only)
     directory = _directory_of(url, create and not read_only)
+    if url.startswith("qdrant"):
+        from qvec.qdrant.async_database import AsyncQdrantDatabase
+
+        if directory is None:
+            return await AsyncQdrantDatabase.on_server(url, options)
+        return await AsyncQdrantDatabase.in_directory(directory, options)
     from qvec.postgres import embedded
     from qvec.postgres.async_database import AsyncPostgresDatabase
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import psycopg
 
+from qvec.steps import run, run_async
+
 if TYPE_CHECKING:
     from psycopg.sql import SQL, Composed
     from typing_extensions import LiteralString
@@ -42,34 +44,12 @@ Work = Callable[[], Steps[T]]
 
 def perform(connection: Connection, steps: Steps[T]) -> T:
     """Runs steps on a connection, and returns what they return."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                answer = step.perform(connection)
-            except BaseException as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(answer)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    return run(steps, lambda step: step.perform(connection))
 
 
 async def perform_async(connection: AsyncConnection, steps: Steps[T]) -> T:
     """Runs steps on an asynchronous connection, and returns what they return."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                answer = await step.perform_async(connection)
-            except BaseException as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(answer)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    return await run_async(steps, lambda step: step.perform_async(connection))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from qvec.steps import run, run_async
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -42,18 +44,7 @@ Steps = Generator[Step, Any, T]
 
 def perform(steps: Steps[T], send: Callable[[Ask], Any]) -> T:
     """Goes through steps, sending what they ask, and returns what they return."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                answer = _done(step, send)
-            except BaseException as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(answer)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    return run(steps, lambda step: _done(step, send))
 
 
 def _done(step: Step, send: Callable[[Ask], Any]) -> Any:
@@ -64,18 +55,7 @@ def _done(step: Step, send: Callable[[Ask], Any]) -> Any:
 
 async def perform_async(steps: Steps[T], send: Callable[[Ask], Awaitable[Any]]) -> T:
     """Goes through steps, sending what they ask, and returns what they return."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                answer = await _done_async(step, send)
-            except BaseException as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(answer)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    return await run_async(steps, lambda step: _done_async(step, send))
 
 
 async def _done_async(step: Step, send: Callable[[Ask], Awaitable[Any]]) -> Any:
