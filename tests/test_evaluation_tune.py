@@ -82,6 +82,7 @@ def test_the_smallest_that_meets_is_stored(
     assert tuning.chosen is not None
     assert tuning.chosen.at_least <= tuning.chosen.recall.value
     assert tuning.stored
+    assert tuning.ef_search == (max(10 * found, 40) if store.is_postgres else None)
     assert made.oversampling == found
     again = store.database.collection(made.name)
     assert again.oversampling == found
@@ -332,6 +333,7 @@ def test_tune_stores_what_it_finds(loaded: str, source: Path, query_file: Path) 
     tried = json.loads(invoke(*arguments, "--recall", "0.9", "--no-store", "--json").stdout)
     assert tried["oversampling"] < 4
     assert not tried["stored"]
+    assert tried["ef_search"] == 40
     assert (
         f"Oversampling {tried['oversampling']:g} is stored with collection 'docs'"
         in invoke(*arguments, "--recall", "0.9").stdout

@@ -34,8 +34,9 @@ UNMET = 3
 def tune(url: str, collection: str, recall: float, store: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Find the smallest oversampling that reaches a recall, and store it.
 
-    Every later search of the collection then uses it, here, from Python and in SQL. What has the collection open goes
-    on as before until it opens it anew. Exit code 3: the target cannot be met, and nothing is stored.
+    Every later search of the collection then uses it, here, from Python and in SQL, and searches the graph as wide as
+    it needs candidates (hnsw.ef_search). What has the collection open goes on as before until it opens it anew. Exit
+    code 3: the target cannot be met, and nothing is stored; what would meet it is told.
 
     \b
     Examples:
@@ -84,3 +85,5 @@ def _print_tuning(tuning: Tuning) -> None:
         f"Oversampling {chosen.oversampling:g} {what} collection {tuning.collection!r}: recall "
         f"{chosen.recall.value:.2%}, at least {chosen.at_least:.2%} with {tuning.confidence:.0%} confidence."
     )
+    if tuning.ef_search is not None:
+        click.echo(f"Searches for {tuning.k} hits set hnsw.ef_search to {tuning.ef_search} by themselves.")

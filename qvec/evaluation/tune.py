@@ -14,10 +14,12 @@ from qvec.evaluation.queries import Queries
 from qvec.evaluation.reference import described, find_truth
 from qvec.evaluation.results import NONE, Interval
 from qvec.evaluation.rows import Rows
+from qvec.evaluation.scan import candidate_count
 from qvec.evaluation.searches import measure, warm
 from qvec.evaluation.truth import Truth
-from qvec.evaluation.ways import Way
+from qvec.evaluation.ways import HoldsCodes, Way
 from qvec.ingest.options import Reporter
+from qvec.postgres.statements import ef_search
 from qvec.stores import Collection
 
 MOST = 128
@@ -53,6 +55,8 @@ class Tuning:
     queries: int
     truth: str
     oversampling: float | None
+    ef_search: int | None
+    """How wide searches for k hits then search the graph; None in Qdrant, whose engine knows."""
     attempts: tuple[Attempt, ...]
     advice: str | None
     stored: bool
@@ -75,6 +79,7 @@ class Tuning:
             "queries",
             "truth",
             "oversampling",
+            "ef_search",
             "advice",
             "stored",
             "notes",
@@ -141,6 +146,7 @@ def tune(
         queries=len(queries),
         truth=described(collection, truth),
         oversampling=found,
+        ef_search=ef_search(candidate_count(k, found)) if found and isinstance(collection, HoldsCodes) else None,
         attempts=tuple(attempts),
         advice=advice,
         stored=found is not None and store,
