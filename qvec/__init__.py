@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qvec.calibration import Calibration
-    from qvec.codes import dequantize, hamming, hamming_top_k, quantize, score, ternary
+    from qvec.codes import dequantize, hamming, hamming_top_k, learned, quantize, score, ternary
     from qvec.database import connect, connect_async
     from qvec.drift import Drift
     from qvec.errors import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "qvec.calibration": ("Calibration",),
-    "qvec.codes": ("dequantize", "hamming", "hamming_top_k", "quantize", "score", "ternary"),
+    "qvec.codes": ("dequantize", "hamming", "hamming_top_k", "learned", "quantize", "score", "ternary"),
     "qvec.database": ("connect", "connect_async"),
     "qvec.drift": ("Drift",),
     "qvec.errors": (
@@ -69,6 +69,7 @@ __all__ = [
     "dequantize",
     "hamming",
     "hamming_top_k",
+    "learned",
     "quantize",
     "score",
     "ternary",

@@ -24,6 +24,7 @@ from qvec import _native
 from qvec.arrays import Vectors, as_vectors
 from qvec.drift import Drift, measure
 from qvec.errors import CalibrationError, InputError, RowError
+from qvec.projection import Bias, Weights, checked_projection
 from qvec.ranges import RangeMethod
 from qvec.sampling import Reservoir
 
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 Metric = Literal["cosine", "ip"]
 Array = NDArray[np.float32]
 
-FORMAT = 1
+FORMAT = 2
+"""The newest format that is read. Files with learned bits have it; the others stay in format 1, as they were."""
 SAMPLE_SIZE = 20_000
 UNIT_LENGTH_TOLERANCE = 2e-4
 _ARRAYS = ("deviation", "mean", "radius", "std", "threshold")
+_LEARNED = {"bias": "<i4", "projection": "<i1"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,8 @@ class Calibration:
     `threshold`, `radius`, `deviation` (mean |x - threshold|), `mean` and `std` are read-only float32 arrays (d,).
     `description` is everything else that the id covers: model, metric, whether vectors came at unit length, the range
     method with its parameters, the sample, and the qvec version that fitted it.
+
+    `projection`, int8 (m, d), and `bias`, int32 (m,), are of a calibration with learned bits (see `qvec.projection`).
     """
 
     threshold: Array
@@ -55,6 +60,8 @@ class Calibration:
     std: Array
     metric: Metric
     description: Mapping[str, Any] = field(default_factory=dict)
+    projection: Weights | None = None
+    bias: Bias | None = None
 
     def __post_init__(self) -> None:
         _check_metric(self.metric)
@@ -68,6 +75,10 @@ class Calibration:
                 raise CalibrationError(f"{name} holds a negative value")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
+        learned = checked_projection(self.projection, self.bias, self.dimensions)
+        if learned is not None:
+            object.__setattr__(self, "projection", learned[0])
+            object.__setattr__(self, "bias", learned[1])
         object.__setattr__(self, "description", MappingProxyType(json.loads(_canonical(self.description))))
 
     @property
@@ -81,6 +92,15 @@ class Calibration:
         return tuple(sorted({self.dimensions, int(self.description.get("cut_from", self.dimensions))}))
 
     @property
+    def learned_bits(self) -> int | None:
+        """Number m of learned bits; None where it has none."""
+        return None if self.projection is None else len(self.projection)
+
+    def with_learned(self, projection: Weights, bias: Bias, how: Mapping[str, Any]) -> Calibration:
+        """The same calibration with learned bits; `how` is recorded of what made them. Codes stay the same."""
+        return replace(self, projection=projection, bias=bias, description={**self.description, "learned": dict(how)})
+
+    @property
     def model(self) -> str | None:
         """Name of the embedding model, when it was given."""
         return self.description.get("model")
@@ -89,8 +109,8 @@ class Calibration:
     def id(self) -> str:
         """The first 16 hexadecimal digits of SHA-256 over the metadata (canonical JSON) and the arrays."""
         digest = hashlib.sha256(_canonical(self.metadata()).encode())
-        for name in _ARRAYS:
-            digest.update(b"\n" + name.encode() + b"\n" + getattr(self, name).astype("<f4").tobytes())
+        for name, array in self._arrays().items():
+            digest.update(b"\n" + name.encode() + b"\n" + array.astype(_LEARNED.get(name, "<f4")).tobytes())
         return digest.hexdigest()[:16]
 
     def prepared(self, vectors: Vectors) -> Array:
@@ -118,7 +138,8 @@ class Calibration:
 
     def metadata(self) -> dict[str, Any]:
         """The description with format, dimensions and metric: what is stored beside the arrays."""
-        return {**self.description, "format": FORMAT, "dimensions": self.dimensions, "metric": self.metric}
+        form = 1 if self.projection is None else FORMAT
+        return {**self.description, "format": form, "dimensions": self.dimensions, "metric": self.metric}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Calibration) and self.id == other.id
@@ -225,8 +246,12 @@ class Calibration:
 
     def to_bytes(self) -> bytes:
         """The safetensors file: the same bytes in a file, a Postgres row and a Qdrant collection."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        return save_safetensors(arrays, metadata={"qvec": _canonical({**self.metadata(), "id": self.id})})
+        return save_safetensors(self._arrays(), metadata={"qvec": _canonical({**self.metadata(), "id": self.id})})
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays that it has, in order of name."""
+        names = sorted((*_ARRAYS, *(() if self.projection is None else _LEARNED)))
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "calibration") -> Calibration:
@@ -237,7 +262,8 @@ class Calibration:
             arrays = load_safetensors(data)
         except SafetensorError as error:
             raise CalibrationError(f"{name} is damaged: {error}") from None
-        if sorted(arrays) != list(_ARRAYS) or any(array.dtype != np.float32 for array in arrays.values()):
+        wanted = _ARRAYS if metadata["format"] == 1 else (*_ARRAYS, *_LEARNED)
+        if sorted(arrays) != sorted(wanted) or any(arrays[array].dtype != np.float32 for array in _ARRAYS):
             raise CalibrationError(f"{name} is damaged: expected the float32 arrays {', '.join(_ARRAYS)}")
         fixed = {"format", "dimensions", "metric"}
         description = {key: value for key, value in metadata.items() if key not in fixed}

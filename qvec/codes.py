@@ -56,6 +56,22 @@ def ternary(codes: ArrayLike, calibration: Calibration) -> Codes:
     return _native.ternary(rows, calibration.dimensions)
 
 
+def learned(codes: ArrayLike, calibration: Calibration) -> Codes:
+    """The learned bits of each row, shape (n, m / 8), from codes of 8 planes.
+
+    Bit j is [sum_i projection[j, i] * (2 * code[i] - 255) + bias[j] > 0], computed in whole numbers.
+
+    Raises InputError for a calibration without a projection, or fewer planes.
+    """
+    if calibration.projection is None or calibration.bias is None:
+        raise InputError(f"calibration {calibration.id} has no learned bits; make one that has: qvec adapt SOURCE")
+    rows = as_codes(codes, "codes")
+    held = _planes_held(rows, calibration.dimensions)
+    if held != 8:
+        raise InputError(f"codes: {held} planes found, 8 wanted for learned bits")
+    return _native.project(rows, calibration.projection, calibration.bias)
+
+
 def dequantize(codes: ArrayLike, calibration: Calibration, planes: int | None = None) -> NDArray[np.float32]:
     """The vectors that the top `planes` planes of the codes stand for (None: all they hold), float32, shape (n, d).
 

@@ -72,6 +72,11 @@ def ternary(codes: Codes) -> Codes:
     return np.concatenate([np.packbits(codes >= 144, axis=1), np.packbits(codes >= 112, axis=1)], axis=1)
 
 
+def learned(codes: Codes, projection: NDArray[np.int8], bias: NDArray[np.int32]) -> Codes:
+    sums = (2 * codes.astype(np.int64) - 255) @ projection.astype(np.int64).T + bias
+    return np.packbits(sums > 0, axis=1)
+
+
 def decoded(codes: Codes, threshold: Floats, radius: Floats, deviation: Floats, planes: int) -> Floats:
     if planes == 1:
         return np.where(codes >= 128, threshold + deviation, threshold - deviation)

@@ -61,7 +61,7 @@ def test_the_defaults_are_half_the_mean_and_the_9999th_quantile(rows: Vectors) -
     assert Calibration.fit(rows) == explicit
     assert explicit.metadata() == {
         "dimensions": 20,
-        "format": FORMAT,
+        "format": 1,
         "method": {"name": "quantile", "per_dimension": True, "quantile": 0.9999, "threshold": 0.5},
         "metric": "cosine",
         "model": None,
@@ -447,7 +447,7 @@ def test_the_file_built_by_hand_is_a_calibration() -> None:
             "cal.bin is damaged: its metadata cannot be read",
         ),
         (save_safetensors(ARRAYS), "cal.bin is not a calibration: a safetensors file, but not one that qvec wrote"),
-        (file(format=FORMAT + 1), "cal.bin has format 2, but this qvec reads formats up to 1; run: pip install -U"),
+        (file(format=FORMAT + 1), "cal.bin has format 3, but this qvec reads formats up to 2; run: pip install -U"),
         (file(format="1"), "cal.bin is damaged"),
         (file(metric="l2"), "cal.bin is damaged: metric is 'l2'"),
         (file(dimensions=4), "cal.bin is damaged: its content hashes to"),

@@ -66,6 +66,19 @@ def test_golden_row_of_every_column() -> None:
     )
 
 
+def test_learned_bits_stand_behind_the_codes() -> None:
+    codes, learned = np.array([[0xA5], [1]], np.uint8), np.array([[1, 2], [3, 4]], np.uint8)
+    encoded = _native.encode_copy(np.arange(2), codes, np.zeros((2, 1), np.float32), True, None, None, learned)
+    length = struct.pack("!i", 16)
+    assert [fields[1:3] for fields in parse(encoded)] == [
+        [struct.pack("!i", 8) + b"\xa5", length + b"\x01\x02"],
+        [struct.pack("!i", 8) + b"\x01", length + b"\x03\x04"],
+    ]
+    assert [len(fields) for fields in parse(encoded)] == [6, 6]
+    with pytest.raises(ValueError, match="learned: 1 rows found, 2 wanted"):
+        _native.encode_copy(np.arange(2), codes, None, False, None, None, learned[:1])
+
+
 def test_golden_row_of_text_id_float_vector_and_nulls() -> None:
     found = _native.encode_copy(
         text("a7"), np.array([[1]], np.uint8), np.array([[1, -2]], np.float16), False, None, text(None)

@@ -35,6 +35,7 @@ PUBLIC = [
     "dequantize",
     "hamming",
     "hamming_top_k",
+    "learned",
     "quantize",
     "score",
     "ternary",
@@ -96,7 +97,7 @@ def test_the_package_is_typed_and_ships_its_script() -> None:
 
 LAYERS = [
     {"errors", "_native", "connecting", "steps", "sampling", "passages", "hits", "filters", "metadata_index", "texts"},
-    {"arrays", "drift", "ranges"},
+    {"arrays", "drift", "projection", "ranges"},
     {"calibration"},
     {"codes", "model_folder"},
     {"loading"},

@@ -6,6 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use multiversion::multiversion;
 
+use crate::hamming::Rows;
 use crate::pool;
 use crate::vectors::{BadRow, Vectors, fault, greatest_magnitude, magnitude};
 
@@ -57,12 +58,12 @@ impl Embedding<'_> {
 }
 
 /// The columns of a batch, all of the same number of rows. A document or metadata column that is None is null in every
-/// row; an embedding that is None is no column at all.
+/// row; learned bits or an embedding that are None are no column at all.
 pub struct Batch<'a> {
     pub rows: usize,
     pub ids: Ids<'a>,
-    pub codes: &'a [u8],
-    pub code_bytes: usize,
+    pub codes: Rows<'a>,
+    pub learned: Option<Rows<'a>>,
     pub embedding: Option<Embedding<'a>>,
     pub document: Option<Text<'a>>,
     pub metadata: Option<Text<'a>>,
@@ -113,13 +114,14 @@ impl<'a> Encoder<'a> {
 
 impl Batch<'_> {
     fn field_count(&self) -> u16 {
-        if self.embedding.is_some() { 5 } else { 4 }
+        4 + u16::from(self.learned.is_some()) + u16::from(self.embedding.is_some())
     }
 
     /// Bytes of a row without its texts; an id counts as an integer.
     fn fixed_length(&self) -> usize {
         let embedding = self.embedding.as_ref().map_or(0, |embedding| 4 + embedding.field_length());
-        2 + (4 + 8) + (4 + 4 + self.code_bytes) + embedding + 4 + 4
+        let learned = self.learned.as_ref().map_or(0, |bits| 4 + 4 + bits.stride);
+        2 + (4 + 8) + (4 + 4 + self.codes.stride) + learned + embedding + 4 + 4
     }
 
     /// The length of a row in bytes.
@@ -141,8 +143,10 @@ impl Batch<'_> {
             Ids::Integers(ids) => writer.field(&[], &ids[row].to_be_bytes()),
             Ids::Text(text) => writer.field(&[], text.get(row).unwrap_or_default()),
         }
-        let codes = &self.codes[row * self.code_bytes..(row + 1) * self.code_bytes];
-        writer.field(&(8 * self.code_bytes as u32).to_be_bytes(), codes);
+        writer.bits(&self.codes, row);
+        if let Some(learned) = &self.learned {
+            writer.bits(learned, row);
+        }
         if let Some(embedding) = &self.embedding {
             writer.embedding(embedding, row)?;
         }
@@ -189,6 +193,11 @@ impl Writer<'_> {
         self.put(&((prefix.len() + bytes.len()) as u32).to_be_bytes());
         self.put(prefix);
         self.put(bytes);
+    }
+
+    fn bits(&mut self, rows: &Rows, row: usize) {
+        let bits = &rows.bytes[row * rows.stride..][..rows.stride];
+        self.field(&(8 * rows.stride as u32).to_be_bytes(), bits);
     }
 
     fn text(&mut self, prefix: &[u8], text: Option<&[u8]>) {

@@ -8,6 +8,7 @@ mod deviation;
 mod hamming;
 mod planes;
 mod pool;
+mod project;
 mod python;
 mod quantize;
 mod stats;

@@ -1,6 +1,6 @@
 //! The module `qvec._native`: each function borrows its arrays, releases the GIL and calls the core.
 
-use numpy::{PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::create_exception;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -13,6 +13,7 @@ use crate::arguments::{
 use crate::copy::{Batch, Encoder, Ids};
 use crate::decode::Decoder;
 use crate::hamming::Rows;
+use crate::project::Projection;
 
 create_exception!(qvec._native, BadRow, PyValueError, "Raised with args (row, reason).");
 
@@ -93,6 +94,28 @@ fn ternary<'py>(py: Python<'py>, codes: Matrix<'py, u8>, dimensions: usize) -> P
     let mut filled = out.readwrite();
     let slice = filled.as_slice_mut()?;
     py.detach(|| crate::planes::ternary(rows.bytes, rows.stride, width, slice));
+    Ok(out)
+}
+
+/// Weights have as many rows as there are biases, a multiple of 8, and codes eight planes of their columns.
+#[pyfunction]
+fn project<'py>(
+    py: Python<'py>,
+    codes: Matrix<'py, u8>,
+    weights: Matrix<'py, i8>,
+    bias: PyReadonlyArray1<'py, i32>,
+) -> PyResult<Bound<'py, PyArray2<u8>>> {
+    let [bits, dimensions] = [weights.shape()[0], weights.shape()[1]];
+    require(bits >= 8 && bits % 8 == 0, || format!("weights: {bits} rows found, a multiple of 8 wanted"))?;
+    require(dimensions >= 1, || "weights: no columns found, at least 1 wanted".to_string())?;
+    let projection = Projection::new(elements(&weights)?, sized(&bias, "bias", bits)?);
+    let stride = 8 * crate::planes::width(dimensions);
+    let rows = code_rows(&codes, stride)?;
+    require(rows.stride == stride, || format!("codes: {} bytes a row found, {stride} wanted", rows.stride))?;
+    let out = PyArray2::zeros(py, [codes.shape()[0], bits / 8], false);
+    let mut filled = out.readwrite();
+    let slice = filled.as_slice_mut()?;
+    py.detach(|| projection.project(rows.bytes, slice));
     Ok(out)
 }
 
@@ -267,6 +290,8 @@ fn deviation_quantile<'py>(
 }
 
 #[pyfunction]
+#[pyo3(signature = (ids, codes, embedding, half, document, metadata, learned=None))]
+#[expect(clippy::too_many_arguments, reason = "those of the Python function")]
 fn encode_copy<'py>(
     py: Python<'py>,
     ids: IdsArgument<'py>,
@@ -275,6 +300,7 @@ fn encode_copy<'py>(
     half: bool,
     document: Option<TextArgument<'py>>,
     metadata: Option<TextArgument<'py>>,
+    learned: Option<Matrix<'py, u8>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let rows = codes.shape()[0];
     let ids = match &ids {
@@ -288,7 +314,15 @@ fn encode_copy<'py>(
     let document = document.as_ref().map(|column| text(column, "document", rows)).transpose()?;
     let metadata = metadata.as_ref().map(|column| text(column, "metadata", rows)).transpose()?;
     let codes = code_rows(&codes, 1)?;
-    let batch = Batch { rows, ids, codes: codes.bytes, code_bytes: codes.stride, embedding, document, metadata };
+    let learned = match &learned {
+        Some(bits) => {
+            let found = bits.shape()[0];
+            require(found == rows, || format!("learned: {found} rows found, {rows} wanted"))?;
+            Some(code_rows(bits, 1)?)
+        }
+        None => None,
+    };
+    let batch = Batch { rows, ids, codes, learned, embedding, document, metadata };
     let encoder = py.detach(|| Encoder::new(&batch))?;
     PyBytes::new_with(py, encoder.length(), |out| Ok(py.detach(|| encoder.write(out))?))
 }
@@ -298,7 +332,7 @@ mod _native {
     #[pymodule_export]
     use super::{
         BadRow, Statistics, bad_rows, centre, dequantize, deviation_quantile, encode_copy, hamming, hamming_top_k,
-        normalize, quantize, score, ternary,
+        normalize, project, quantize, score, ternary,
     };
 
     #[pymodule_export]
