@@ -64,7 +64,8 @@ def test_the_p_value_is_that_of_all_exchanges(seed: int) -> None:
     found = compare(first, second)
     assert found.p_value == pytest.approx(exact_p_value(first - second), abs=0.012)
     assert found.difference.value == pytest.approx((first - second).mean())
-    assert (found.better, found.worse) == ((first > second).sum(), (first < second).sum())
+    ties = (first == second).sum()
+    assert (found.better, found.worse, found.equal) == ((first > second).sum(), (first < second).sum(), ties)
 
 
 def test_chance_alone_is_not_taken_for_a_difference() -> None:
@@ -80,6 +81,15 @@ def test_a_small_difference_is_seen_where_it_is_in_every_pair() -> None:
     assert found.p_value < 0.001
     assert found.difference.low > 0
     assert compare(first, first).p_value == 1
+
+
+def test_a_comparison_with_ties_by_hand() -> None:
+    """Exchanges of +0.2, -0.1 and 0 sum to ±0.1 or ±0.3, each as often; a tie has no say."""
+    found = compare(np.array([0.9, 0.5, 1.0]), np.array([0.7, 0.6, 1.0]))
+    assert found.p_value == 1  # 0.1 / 3 is the least that can come about
+    assert found.difference.value == pytest.approx(0.1 / 3)
+    assert (found.better, found.worse, found.equal) == (1, 1, 1)
+    assert compare(np.array([0.9, 0.6, 1.0]), np.array([0.7, 0.5, 1.0])).p_value == pytest.approx(0.5, abs=0.02)
 
 
 def test_configurations_over_other_queries_are_not_compared() -> None:

@@ -308,13 +308,16 @@ def test_eval_with_judgements_and_a_comparison(loaded: str, query_file: Path, tm
     assert "nDCG@10" in told.stdout
     assert "int8 vectors, which stand in for the floats that it does not keep" in told.stdout
     assert "Note: nDCG is over the 2 queries that have a relevant document." in told.stdout
-    assert "ternary/int8/1 − ternary/int8/16: recall -" in told.stdout
+    assert "ternary/int8/1 − ternary/int8/16: recall@10 -" in told.stdout
+    assert "ternary/int8/1 − ternary/int8/16: nDCG@10 " in told.stdout
     *lines, compared = map(
         json.loads, invoke(*arguments, "--compare", "none/int8", "none/int4", "--json").stdout.splitlines()
     )
     assert all("ndcg" in line for line in lines)
     assert compared["difference"] > 0
     assert compared["p_value"] < 0.01
+    assert compared["better"] + compared["worse"] + compared["equal"] == 120
+    assert sum(compared["ndcg"][name] for name in ("better", "worse", "equal")) == 2
     refused = invoke(*arguments, "--compare", "none/int8", "none/int5")
     assert refused.exit_code == 1
     assert "no configuration 'none/int5' was measured; there are: ternary/int8/1" in refused.output

@@ -21,6 +21,7 @@ from qvec import Calibration
 from qvec.errors import InputError, MissingExtraError
 from qvec.evaluation import pictures, tables
 from qvec.evaluation.charts import Axis, Chart, Point, Series, around
+from qvec.evaluation.compared import compare_named
 from qvec.evaluation.labels import place
 from qvec.evaluation.plots import write_plot
 from qvec.evaluation.report import verdict, write_report
@@ -183,6 +184,17 @@ def test_judgements_are_shown_where_there_are_any(tmp_path: Path) -> None:
     page, _ = page_of(judged, tmp_path)
     assert "nDCG@10" in page.text
     assert "40.00%" in page.cells
+
+
+def test_a_comparison_is_told(tmp_path: Path) -> None:
+    recalls = [np.full(50, 0.9), np.concatenate([np.full(20, 0.8), np.full(30, 0.9)])]
+    pair = [replace(one, recalls=each) for one, each in zip(RESULTS[1:3], recalls, strict=True)]
+    found = replace(EVALUATION, results=(*pair, *RESULTS[3:]))
+    compared = compare_named(found, "ternary/int8/4", "ternary/int8/16")
+    page, _ = page_of(found, tmp_path, compared=compared)
+    assert "ternary/int8/4 − ternary/int8/16: recall@10 +4.00 points (" in page.text
+    assert "higher in 20 queries, lower in 0, equal in 30." in page.text
+    assert compared.as_dict()["p_value"] < 0.001
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:

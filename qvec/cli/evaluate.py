@@ -92,6 +92,7 @@ def _evaluate(
     quiet: bool,
     options: dict[str, Any],
 ) -> None:
+    from qvec.evaluation.compared import compare_named
     from qvec.evaluation.drifting import statistics_of
     from qvec.evaluation.evaluate import evaluate as measure
     from qvec.evaluation.qrels import read_qrels
@@ -110,14 +111,15 @@ def _evaluate(
         )
         if report or plot:
             statistics = statistics_of(found, truth)
+    compared = compare_named(evaluation, *compare) if compare else None
     if as_json:
-        for result in evaluation.results:
-            click.echo(json.dumps(result.as_dict()))
+        for line in (*evaluation.results, *([compared] if compared else ())):
+            click.echo(json.dumps(line.as_dict()))
     else:
         print_evaluation(evaluation)
-    if compare:
-        _print_comparison(evaluation, *compare, as_json)
-    write_pictures(evaluation, statistics, report, plot)
+        for sentence in compared.sentences() if compared else ():
+            click.echo(sentence)
+    write_pictures(evaluation, statistics, report, plot, compared)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -162,22 +164,3 @@ def _row(result: Result, judged: bool) -> list[str]:
 
 def _is_scan(result: Result) -> bool:
     return result.exact and result.prefilter != NONE
-
-
-def _print_comparison(evaluation: Evaluation, first: str, second: str, as_json: bool) -> None:
-    from qvec.evaluation.intervals import compare
-
-    named = {result.name: result for result in evaluation.results}
-    for name in (first, second):
-        if name not in named:
-            raise InputError(f"no configuration {name!r} was measured; there are: {', '.join(named)}")
-    found = compare(named[first].recalls, named[second].recalls, evaluation.confidence)
-    if as_json:
-        line = {"difference": found.difference.value, "interval": [found.difference.low, found.difference.high]}
-        click.echo(json.dumps({"compare": [first, second], **line, "p_value": found.p_value}))
-        return
-    low, value, high = (100 * share for share in (found.difference.low, found.difference.value, found.difference.high))
-    click.echo(
-        f"{first} − {second}: recall {value:+.2f} points ({low:+.2f} to {high:+.2f}), p = {found.p_value:.2g}; higher "
-        f"in {found.better} of {evaluation.queries} queries, lower in {found.worse}"
-    )

@@ -17,6 +17,7 @@ from qvec.sources import Columns, open_source
 
 if TYPE_CHECKING:
     from qvec.drift import Drift
+    from qvec.evaluation.compared import Compared
     from qvec.evaluation.results import Evaluation
     from qvec.evaluation.tables import Table
     from qvec.evaluation.trials import Sweep
@@ -112,15 +113,23 @@ def run_sweep(
     return found
 
 
-def write_pictures(found: Evaluation | Sweep, statistics: Drift | None, report: str | None, plot: str | None) -> None:
+def write_pictures(
+    found: Evaluation | Sweep,
+    statistics: Drift | None,
+    report: str | None,
+    plot: str | None,
+    compared: Compared | None = None,
+) -> None:
     """Writes the report and the plot that were asked for, and says where."""
     from qvec.evaluation.plots import write_plot
     from qvec.evaluation.report import write_report
 
-    for path, write in ((report, write_report), (plot, write_plot)):
-        if path is not None:
-            write(path, found, statistics)
-            click.echo(f"wrote {path}", err=True)
+    if report is not None:
+        write_report(report, found, statistics, compared)
+        click.echo(f"wrote {report}", err=True)
+    if plot is not None:
+        write_plot(plot, found, statistics)
+        click.echo(f"wrote {plot}", err=True)
 
 
 def _words(reading: Mapping[str, str | None]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ class Comparison:
     better: int
     """Queries in which the first is higher."""
     worse: int
+    equal: int
 
 
 def interval(values: Values, confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
@@ -69,6 +70,7 @@ def compare(first: Values, second: Values, confidence: float = CONFIDENCE, seed:
         (as_large + 1) / (FLIPS + 1),
         int((differences > 0).sum()),
         int((differences < 0).sum()),
+        int((differences == 0).sum()),
     )
 
 

@@ -12,6 +12,7 @@ from qvec.drift import Drift
 from qvec.errors import InputError
 from qvec.evaluation import pictures, tables
 from qvec.evaluation.charts import Chart
+from qvec.evaluation.compared import Compared
 from qvec.evaluation.pictures import name_of, percent
 from qvec.evaluation.results import Evaluation
 from qvec.evaluation.svg import COLOURS, draw, marker
@@ -19,19 +20,25 @@ from qvec.evaluation.tables import Table
 from qvec.evaluation.trials import DEFAULT_OVERSAMPLING, Sweep
 
 
-def write_report(path: str | os.PathLike[str], found: Evaluation | Sweep, statistics: Drift | None = None) -> None:
-    """Writes the report of an evaluation or a sweep. `statistics` are of a collection's rows, for its bit balance.
+def write_report(
+    path: str | os.PathLike[str],
+    found: Evaluation | Sweep,
+    statistics: Drift | None = None,
+    compared: Compared | None = None,
+) -> None:
+    """Writes the report of an evaluation or a sweep. `statistics` are of a collection's rows, for its bit balance, and
+    `compared` are two configurations of an evaluation.
 
     Raises InputError where the file cannot be written.
     """
-    page = _of_sweep(found) if isinstance(found, Sweep) else _of_evaluation(found, statistics)
+    page = _of_sweep(found) if isinstance(found, Sweep) else _of_evaluation(found, statistics, compared)
     try:
         Path(path).write_text(page, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the report {os.fspath(path)}: {error.strerror}") from None
 
 
-def _of_evaluation(found: Evaluation, statistics: Drift | None) -> str:
+def _of_evaluation(found: Evaluation, statistics: Drift | None, compared: Compared | None) -> str:
     figures = [tables.of_evaluation(found)]
     if found.calibration is not None:
         figures.append(tables.of_dimensions(found.calibration, statistics))
@@ -39,6 +46,7 @@ def _of_evaluation(found: Evaluation, statistics: Drift | None) -> str:
         f'<p class="verdict">{escape(headline(found))}</p>',
         f"<p>{found.queries:,} queries over {found.rows:,} rows. Recall@{found.k} is against {escape(found.truth)}, "
         f"with {found.confidence:.0%} intervals over the queries.</p>",
+        *(f"<p>{escape(sentence)}.</p>" for sentence in (compared.sentences() if compared else ())),
         _list(found.notes),
     ]
     return _page(found, lead, pictures.of_evaluation(found, statistics), figures)
