@@ -228,6 +228,24 @@ def test_ingest_prints_one_json_object(url: str, files: Path) -> None:
     assert "━" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "quantile"),
+    [
+        ([], 0.9999),
+        (["--rescore", "int4"], 0.99),
+        (["--rescore", "int4", "--threshold", "zero"], 0.99),
+        (["--rescore", "int4", "--quantile", "0.9999"], 0.9999),
+        (["--quantile", "0.9"], 0.9),
+    ],
+)
+def test_the_quantile_is_the_precisions_unless_it_is_given(
+    url: str, files: Path, options: list[str], quantile: float
+) -> None:
+    succeed("ingest", files / "a.npy", "--db", url, "-c", "ranged", "-q", *options)
+    with qvec.connect(url) as database:
+        assert database.collection("ranged").calibration.description["method"]["quantile"] == quantile
+
+
 def test_ingest_says_what_it_did(url: str, files: Path) -> None:
     result = succeed("ingest", files / "a.npy", "--db", url, "-c", "docs")
     assert re.match(

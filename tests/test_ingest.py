@@ -68,6 +68,18 @@ def test_a_load_writes_every_row_once(database: PostgresDatabase, tmp_path: Path
     assert "drawn uniformly" in told.messages[0]
 
 
+@pytest.mark.parametrize(("rescore", "quantile"), [("int8", 0.9999), ("int4", 0.99), ("float16", 0.9999)])
+def test_the_ranges_are_those_that_serve_the_precision(
+    database: PostgresDatabase, tmp_path: Path, rescore: str, quantile: float
+) -> None:
+    array = vectors(500)
+    load(database, npy(tmp_path / "a.npy", array), rescore=rescore)
+    found = database.collection("docs").calibration
+    wanted = Calibration.fit(array, ranges=RangeMethod("quantile", quantile=quantile))
+    assert found.description["method"]["quantile"] == quantile
+    np.testing.assert_array_equal(found.radius, wanted.radius)
+
+
 def test_bytes_per_vector_are_those_of_the_database(database: PostgresDatabase, tmp_path: Path) -> None:
     summary = load(database, npy(tmp_path / "a.npy", vectors(500)), index=True)
     info = database.collection("docs").info()

@@ -76,8 +76,8 @@ def drift(
     """Tell whether a collection's calibration still fits newer vectors, or its own rows.
 
     shift is the change of the mean in standard deviations, over all dimensions; clip the share of values beyond their
-    range; loss what a calibration of their own would add to recall@10 among a sample of them. Exit code 3: one of them
-    is beyond its limit, and a new calibration would fit better.
+    range, less the share that its quantile left there; loss what a calibration of their own would add to recall@10
+    among a sample of them. Exit code 3: one of them is beyond its limit, and a new calibration would fit better.
 
     \b
     Examples:

@@ -117,11 +117,12 @@ def ingest(
         raise InputError("--rejects needs --on-error skip: with stop no row is rejected")
     reading = reading_of(others)
     embedding = embedding_of(others)
+    settings = settings_of(others)
     options = IngestOptions(
         collection=collection,
         calibration=Calibration.load(calibration) if calibration else None,
-        settings=settings_of(others),
-        fit=fit_of(**others),
+        settings=settings,
+        fit=fit_of(**others, rescore=settings.get("rescore")),
         model=embedding,
         index_metadata=tuple(map(MetadataIndex.parse, index_metadata)),
         on_duplicate=on_duplicate,

@@ -13,7 +13,7 @@ from qvec.codecs import FLOAT, PRESETS, preset
 from qvec.database import DEFAULT_URL, connect
 from qvec.embedding import TASKS, EmbeddingOptions, lasting_name
 from qvec.errors import InputError
-from qvec.ingest.options import FitOptions
+from qvec.ingest.options import FitOptions, default_ranges
 from qvec.ranges import METHODS, RangeMethod
 from qvec.sources import Columns
 
@@ -181,7 +181,11 @@ def fit_options(command: F) -> F:
                 help="Share of the mean that is subtracted; zero for models trained for sign bits.",
             ),
             _option("--ranges", type=click.Choice(METHODS), default=fit.ranges.name, help="Method of the ranges."),
-            _option("--quantile", type=float, default=fit.ranges.quantile, help="Of |x − threshold|, for quantile."),
+            _option(
+                "--quantile",
+                type=float,
+                help="Of |x − threshold|, for quantile (default: 0.9999; 0.99 for a collection of --rescore int4).",
+            ),
             _option("--spread", type=float, default=fit.ranges.spread, help="Standard deviations, for rolling."),
             _option("--range", "value", type=float, help="The radius, for fixed."),
             _option("--global-range", is_flag=True, help="One range for all dimensions."),
@@ -200,14 +204,17 @@ def fit_of(
     metric: Any,
     threshold: str,
     ranges: str,
-    quantile: float,
+    quantile: float | None,
     spread: float,
     value: float | None,
     global_range: bool,
     dimensions: int | None,
     sample_size: int,
     seed: int,
+    rescore: str | None = None,
 ) -> FitOptions:
+    """How a calibration is fitted that serves a collection which keeps `rescore`."""
+    quantile = default_ranges(rescore).quantile if quantile is None else quantile
     method = RangeMethod(ranges, quantile=quantile, spread=spread, value=value, per_dimension=not global_range)
     return FitOptions(metric, _threshold(threshold), method, dimensions, sample_size, seed)
 

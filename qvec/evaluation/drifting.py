@@ -41,8 +41,9 @@ class DriftReport:
     """Vectors against a collection's calibration. None stands for what cannot be known from codes.
 
     `shift` is the length of the mean's change against that of the standard deviations; `clip` the share of values
-    beyond their range, in dimensions that had any spread. `recall` is that of searches as in the collection, among the
-    sampled vectors themselves, and `loss` how much higher it is with a calibration that is fitted to them.
+    beyond their range, in dimensions that had any spread, less the share that its quantile left there. `recall` is that
+    of searches as in the collection, among the sampled vectors themselves, and `loss` how much higher it is with a
+    calibration that is fitted to them.
     """
 
     collection: str
@@ -133,6 +134,7 @@ def _report(collection: Collection, compared: str, vectors: Vectors, statistics:
     calibration = collection.calibration
     spreading = calibration.std > _NO_SPREAD * calibration.std.max()
     clip = float(statistics.clip_rate[spreading].mean()) if spreading.any() else 0.0
+    clip = max(clip - _clipped_on_purpose(calibration), 0.0)
     has_floats = not np.isnan(statistics.clip_rate).any()
     changes = _changes(statistics, calibration)
     spread = float(np.linalg.norm(calibration.std.astype(np.float64)))
@@ -177,6 +179,12 @@ def _recalls(
     found = Quantized(material, calibration).one_way(*way, truth).recalls
     anew = Quantized(material, _anew(calibration, material)).one_way(*way, truth).recalls
     return interval(found), compare(anew, found)
+
+
+def _clipped_on_purpose(calibration: Calibration) -> float:
+    """The share of values that the calibration's own ranges left out."""
+    method = calibration.description.get("method", {})
+    return 1 - float(method["quantile"]) if method.get("name") == "quantile" else 0.0
 
 
 def _rows(vectors: Vectors, of: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from qvec.metadata_index import MetadataIndex
 
 
+def default_ranges(rescore: str | None) -> RangeMethod:
+    """The ranges that serve a precision best.
+
+    The 16 levels of int4 are better spent on the 99% of values that lie nearest: recall@10 of MiniLM's int4 is 96.3
+    with the quantile 0.99 and 94.6 with 0.9999, and that of int8 97.9 and 99.4 (Cranfield; other texts alike).
+    """
+    return RangeMethod(quantile=0.99) if rescore == "int4" else RangeMethod()
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """How a calibration is fitted when none is given; as in `Calibration.fit`."""
@@ -35,7 +44,8 @@ class IngestOptions:
 
     collection: str
     calibration: Calibration | None = None
-    fit: FitOptions = field(default_factory=FitOptions)
+    fit: FitOptions | None = None
+    """How a calibration is fitted; None: by the ranges that serve `rescore` best."""
     model: str | EmbeddingOptions | None = None
     """What embeds texts, and later questions; by its name alone where that says all."""
     rescore: str | None = None
@@ -51,6 +61,11 @@ class IngestOptions:
     index: bool = True
     workers: int = 2
     batch_rows: int | None = None
+
+    @property
+    def wanted_fit(self) -> FitOptions:
+        """How a calibration is fitted, as was asked for or by default."""
+        return self.fit or FitOptions(ranges=default_ranges(self.given_settings().get("rescore")))
 
     def given_settings(self) -> dict[str, Any]:
         """The settings that were asked for."""

@@ -52,7 +52,7 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
         _check_fits(collection, source, options)
     existing = collection.calibration if collection else _given_calibration(options, reporter)
     if existing is not None:
-        _check_fit_options(existing, options.fit)
+        _check_fit_options(existing, options.wanted_fit)
     embedding = wanted_embedding(EmbeddingOptions.of(options.model), collection, existing)
     embedder = load_embedder_for(source, embedding)
     if embedder is not None:
@@ -61,7 +61,7 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
     if collection is None:
         calibration = existing
         if calibration is None:
-            calibration, embedded = fit_source(source, embedder, options.fit, embedding.model, reporter)
+            calibration, embedded = fit_source(source, embedder, options.wanted_fit, embedding.model, reporter)
         _check_dimensions(calibration, options.collection, source, embedder)
         check_threshold(calibration, source.codec, source.name)
         collection = database.create_collection(
