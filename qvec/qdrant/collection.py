@@ -104,6 +104,11 @@ class QdrantCollection(CollectionOperations, Retrieval):
         steps = self._indexing_metadata(indexes)
         self._run(f"cannot index the metadata of collection {self.name!r}", steps)
 
+    def index_texts(self, language: str = "english") -> None:
+        """Indexes the documents' words for `search_text` and `search_hybrid`, now and as rows are written, unless they
+        are. `language` says how words are stemmed, `simple` not at all. A server has to be 1.20 or newer."""
+        self._run(f"cannot index the texts of collection {self.name!r}", self._indexing_texts(language))
+
     @overload
     def search(
         self,
@@ -159,6 +164,15 @@ class QdrantCollection(CollectionOperations, Retrieval):
         steps = self._searching(vectors, k, oversampling, filter, exact, rescore, ef, texts)
         found: list[Hit] | list[list[Hit]] = self._run(self._reading, steps)
         return found
+
+    def search_text(
+        self, question: str, k: int = 10, *, filter: FilterLike | None = None, texts: bool = True
+    ) -> list[Hit]:
+        """The k rows whose documents match the words of a question best, by BM25; any of its words will do.
+
+        Needs `index_texts`. Raises InputError where that was not called.
+        """
+        return self._run(self._reading, self._searching_text(question, k, filter, texts))
 
     def explain(
         self,

@@ -16,7 +16,7 @@ from qdrant_client import models
 
 from qvec.errors import DatabaseError
 from qvec.metadata_index import MetadataIndex
-from qvec.qdrant import metadata_index
+from qvec.qdrant import full_text, metadata_index
 from qvec.qdrant.disk import check_room
 from qvec.qdrant.edge_filters import convert
 from qvec.qdrant.engine import IndexState, Record, Request, Sizes
@@ -166,6 +166,30 @@ class EdgeEngine:
         field, schema = metadata_index.create_embedded(index)
         with _explained():
             self._shard.update(edge.UpdateOperation.create_field_index(field, schema))
+
+    @at_once
+    def index_texts(self, language: str) -> None:
+        schema = full_text.create_embedded(language)
+        with _explained():
+            self._shard.update(edge.UpdateOperation.create_field_index(full_text.FIELD, schema))
+
+    @at_once
+    def ranks_texts(self) -> bool:
+        with _explained():
+            index = self._shard.info().payload_schema.get(full_text.FIELD)
+        return bool(index and getattr(index.params, "scoring", None))
+
+    @at_once
+    def search_text(self, question: str, request: Request) -> list[edge.ScoredPoint]:
+        with _explained():
+            return self._shard.query(
+                edge.QueryRequest(
+                    request.limit,
+                    query=edge.TextQuery(full_text.FIELD, question),
+                    filter=None if request.filter is None else convert(request.filter),
+                    with_payload=request.payload,
+                )
+            )
 
     @at_once
     def index_state(self) -> IndexState:

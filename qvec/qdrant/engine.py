@@ -88,6 +88,15 @@ class Engine(Protocol):
 
     def index_metadata(self, index: MetadataIndex) -> Steps[None]: ...
 
+    def index_texts(self, language: str) -> Steps[None]:
+        """Indexes the words of the documents, stemmed as the language is, over another such index."""
+
+    def ranks_texts(self) -> Steps[bool]:
+        """Whether there is such an index."""
+
+    def search_text(self, question: str, request: Request) -> Steps[Sequence[Any]]:
+        """The points that hold any of the question's words, by BM25, best first."""
+
     def index_state(self) -> Steps[IndexState]: ...
 
     def build_index(self, progress: Progress) -> Steps[None]:

@@ -13,7 +13,7 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc, json_to
 
 from qvec.qdrant.engine import Found, Request
 from qvec.qdrant.ids import PointId
-from qvec.qdrant.points import Payload, Points
+from qvec.qdrant.points import DOCUMENT, Payload, Points
 
 _DENSE_FIELD = b"\x0a"
 """Key of DenseVector.data: field 1, length-delimited."""
@@ -111,6 +111,19 @@ def queries(collection: str, vectors: NDArray[np.float32], request: Request, tim
             )
             for vector in vectors
         ],
+        timeout=timeout,
+    )
+
+
+def text_query(collection: str, question: str, request: Request, timeout: int) -> grpc.QueryPoints:
+    """A search for the words of a question in the documents."""
+    return grpc.QueryPoints(
+        collection_name=collection,
+        query=grpc.Query(text=grpc.TextQuery(query=question)),
+        using=DOCUMENT,
+        limit=request.limit,
+        filter=None if request.filter is None else RestToGrpc.convert_filter(request.filter),
+        with_payload=RestToGrpc.convert_with_payload_interface(request.payload),
         timeout=timeout,
     )
 

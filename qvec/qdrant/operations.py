@@ -19,6 +19,7 @@ from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
 from qvec.errors import CollectionError, InputError
 from qvec.filters import parse
+from qvec.full_text import check_language, no_index
 from qvec.hits import Hit
 from qvec.qdrant import filters, points
 from qvec.qdrant.description import Description, Foreign
@@ -71,6 +72,7 @@ class CollectionOperations:
         self._embedders: Embedders = catalog.embedders
         self._foreign = foreign
         self._threshold = self.calibration.threshold.astype(np.float64)
+        self._ranks_texts = False
 
     def __repr__(self) -> str:
         layout = self.layout
@@ -337,6 +339,29 @@ class CollectionOperations:
     def _index_metadata(self, indexes: Sequence[MetadataIndex]) -> Steps[None]:
         for index in indexes:
             yield from self.engine().index_metadata(index)
+
+    # Words
+
+    def _indexing_texts(self, language: str) -> Steps[None]:
+        check_language(language)
+        self._check_writable()
+        return self._index_texts(language)
+
+    def _index_texts(self, language: str) -> Steps[None]:
+        if not (yield from self.engine().ranks_texts()):
+            yield from self.engine().index_texts(language)
+
+    def _searching_text(self, question: str, k: int, filter: FilterLike | None, texts: bool) -> Steps[list[Hit]]:
+        check_search(k, None)
+        return self._search_text(question, Request(k, 1, filter=_native(filter)), texts)
+
+    def _search_text(self, question: str, request: Request, texts: bool) -> Steps[list[Hit]]:
+        self._ranks_texts = self._ranks_texts or (yield from self.engine().ranks_texts())
+        if not self._ranks_texts:
+            raise no_index(self.name)
+        found = yield from self.engine().search_text(question, request)
+        hits = [self._hit(point.id, point.score, point.payload) for point in found]
+        return hits if texts else [Hit(hit.id, hit.score) for hit in hits]
 
     # Searches
 

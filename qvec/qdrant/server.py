@@ -12,7 +12,7 @@ from qdrant_client import models
 
 from qvec.errors import DatabaseError
 from qvec.metadata_index import MetadataIndex
-from qvec.qdrant import messages, metadata_index
+from qvec.qdrant import full_text, messages, metadata_index
 from qvec.qdrant.engine import Found, IndexState, Record, Request, Sizes
 from qvec.qdrant.ids import PointId
 from qvec.qdrant.layout import Layout
@@ -79,6 +79,21 @@ class ServerEngine:
     def index_metadata(self, index: MetadataIndex) -> Steps[None]:
         field, schema = metadata_index.create(index)
         yield lambda client: client.create_payload_index(self._collection, field, schema, wait=True)
+
+    def index_texts(self, language: str) -> Steps[None]:
+        schema = full_text.create(language)
+        yield lambda client: client.create_payload_index(self._collection, full_text.FIELD, schema, wait=True)
+        if not (yield from self.ranks_texts()):
+            raise DatabaseError("the server does not rank by words; that needs Qdrant 1.20 or newer")
+
+    def ranks_texts(self) -> Steps[bool]:
+        index = (yield from self._info()).payload_schema.get(full_text.FIELD)
+        return bool(index and getattr(index.params, "scoring", None))
+
+    def search_text(self, question: str, request: Request) -> Steps[list[Found]]:
+        wanted = messages.text_query(self._collection, question, request, self._timeout)
+        answer = yield lambda client: client.grpc_points.Query(wanted, timeout=self._timeout)
+        return [messages.found(point) for point in answer.result]
 
     def index_state(self) -> Steps[IndexState]:
         info = yield from self._info()

@@ -54,8 +54,11 @@ class Collection:
             self._optimize()
 
     def create_index(self, field: str, kind: str, parameters: Any) -> int:
-        """Index a payload field; the parameters are told again in `info`, the engine keeps to its defaults."""
-        operation = edge.UpdateOperation.create_field_index(field, getattr(edge.PayloadSchemaType, kind))
+        """Index a payload field; the parameters are told again in `info`. The engine keeps to its defaults, but for
+        words, which it is told how to take."""
+        is_words = parameters is not None and parameters.text_index_params.HasField("scoring")
+        schema = configs.words(parameters.text_index_params) if is_words else getattr(edge.PayloadSchemaType, kind)
+        operation = edge.UpdateOperation.create_field_index(field, schema)
         index = messages.PayloadSchemaInfo(data_type=messages.PayloadSchemaType.Value(kind), params=parameters)
         with self._lock:
             number = self.write(operation)

@@ -156,3 +156,17 @@ def _assign(message: Message, name: str, value: Any) -> None:
         getattr(message, name).CopyFrom(value)
     else:
         setattr(message, name, value)
+
+
+def words(parameters: Any) -> edge.TextIndexParams:
+    """The engine's text index with scoring for TextIndexParams."""
+    stemmer = parameters.stemmer.snowball.language.capitalize()
+    return edge.TextIndexParams(
+        tokenizer=getattr(edge.TokenizerType, messages.TokenizerType.Name(parameters.tokenizer)),
+        lowercase=parameters.lowercase,
+        stemmer=edge.SnowballParams(getattr(edge.SnowballLanguage, stemmer)) if stemmer else None,
+        stopwords=edge.StopwordsSet(
+            languages={getattr(edge.Language, language.capitalize()) for language in parameters.stopwords.languages}
+        ),
+        scoring=True,
+    )

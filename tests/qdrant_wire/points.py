@@ -44,12 +44,12 @@ def payload_set(request: Any) -> edge.UpdateOperation:
 
 
 def query(request: Any) -> edge.QueryRequest:
-    """The engine's request for a QueryPoints: the nearest to one dense vector."""
-    refuse(request, "prefetch", "using", "lookup_from")
+    """The engine's request for a QueryPoints: the nearest to one dense vector, or the words of a text."""
+    refuse(request, "prefetch", "lookup_from", *(() if request.query.HasField("text") else ("using",)))
     return edge.QueryRequest(
         limit=request.limit if request.HasField("limit") else 10,
         offset=request.offset,
-        query=_nearest(request.query) if request.HasField("query") else None,
+        query=_query(request) if request.HasField("query") else None,
         filter=_filter(request, "filter"),
         score_threshold=request.score_threshold if request.HasField("score_threshold") else None,
         params=_search_params(request.params) if request.HasField("params") else None,
@@ -129,6 +129,12 @@ def _vector(vectors: Any) -> Any:
     if vectors.HasField("vectors") or vectors.vector.WhichOneof("vector") not in ("dense", None):
         raise unimplemented("vectors other than one unnamed dense vector")
     return np.array(vectors.vector.dense.data or vectors.vector.data, np.float32)
+
+
+def _query(request: Any) -> edge.Query | edge.TextQuery:
+    if request.query.HasField("text"):
+        return edge.TextQuery(request.using, request.query.text.query)
+    return _nearest(request.query)
 
 
 def _nearest(wanted: Any) -> edge.Query:

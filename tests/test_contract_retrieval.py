@@ -1,0 +1,245 @@
+"""Texts, words, diversity, groups and pages, over each database that is here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from stores import Store, ids
+
+from qvec import Calibration, CollectionError, InputError
+from qvec.embedding import CachedQueries
+
+WORDS = ["fox", "dog", "cat", "tree", "river", "stone", "cloud", "rain"]
+TEXTS = [
+    "the quick brown fox jumps over the lazy dog",
+    "a dog sleeps beside the river",
+    "foxes and dogs rarely meet",
+    "rain falls from a dark cloud",
+    "the cat climbs the tree to watch the rain",
+    "a stone lies in the river, an old grey stone",
+]
+
+
+class WordEmbedder:
+    """A text is how often it has each of some words; a question the same, doubled. It counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        counts = [[sum(part.startswith(word) for part in text.split()) for word in WORDS] for text in texts]
+        return np.array(counts, np.float32).reshape(len(texts), len(WORDS)) + np.float32(0.01)
+
+    def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.asked.append(list(texts))
+        return self.embed_documents(texts) * 2
+
+
+@pytest.fixture
+def embedder() -> WordEmbedder:
+    return WordEmbedder()
+
+
+@pytest.fixture
+def docs(store: Store, embedder: WordEmbedder) -> Any:
+    """The texts, in a collection with text ids that embeds by words."""
+    calibration = Calibration.from_ranges(np.array([[-1.0], [1.0]]).repeat(len(WORDS), axis=1))
+    collection: Any = store.create(calibration, id_type="text")
+    collection.embedder = embedder
+    collection.add(TEXTS, [{"n": n, "kind": "even" if n % 2 == 0 else "odd"} for n in range(6)], list("abcdef"))
+    return collection
+
+
+# Text in, text out
+
+
+def test_a_question_finds_what_its_vector_finds(docs: Any, embedder: WordEmbedder) -> None:
+    found = docs.search("a fox and a dog", 3)
+    assert found == docs.search(embedder.embed_queries(["a fox and a dog"])[0], 3)
+    assert {hit.document for hit in found} >= {TEXTS[0], TEXTS[2]}
+    assert found[0].metadata["n"] in (0, 2)
+
+
+def test_several_questions_are_embedded_at_once(docs: Any, embedder: WordEmbedder) -> None:
+    embedder.asked.clear()
+    found = docs.search(["fox", "rain"], 2)
+    assert embedder.asked == [["fox", "rain"]]
+    assert found == [docs.search("fox", 2), docs.search("rain", 2)]
+    assert docs.explain("fox", 2).hits == found[0]
+
+
+def test_texts_get_ids_of_their_own(docs: Any, store: Store, embedder: WordEmbedder) -> None:
+    made = docs.add(["a cloud", "a stone"])
+    assert [hit.document for hit in docs.get(made)] == ["a cloud", "a stone"]
+    numbered: Any = store.create(docs.calibration)
+    numbered.embedder = embedder
+    drawn = numbered.add(["a cloud", "a stone"])
+    assert all(isinstance(id, int) and 0 <= id < 2**63 for id in drawn)
+    assert numbered.count() == 2
+
+
+def test_texts_replace_rows_of_their_ids(docs: Any) -> None:
+    assert docs.add(["a cat"], ids=["a"]) == ["a"]
+    assert (docs.get(["a"])[0].document, docs.count()) == ("a cat", 6)
+    with pytest.raises(CollectionError, match=r"id 'a' is there already|duplicate|exists"):
+        docs.add(["another"], ids=["a"], on_duplicate="error")
+    assert docs.get(["a"])[0].document == "a cat"
+
+
+def test_texts_are_checked(docs: Any) -> None:
+    with pytest.raises(InputError, match="texts is one string; wanted a sequence"):
+        docs.add("a text")
+    with pytest.raises(InputError, match="text 1 is int, wanted a string"):
+        docs.add(["a", 1])
+    with pytest.raises(InputError, match="there are 1 metadata for 2 vectors"):
+        docs.add(["a", "b"], [{}])
+    assert docs.add([]) == []
+    assert docs.count() == 6
+
+
+def test_without_a_model_a_question_is_refused(store: Store, docs: Any) -> None:
+    bare: Any = store.create(docs.calibration)
+    with pytest.raises(InputError, match="was loaded as vectors and names no model; set its `embedder`"):
+        bare.search("fox")
+
+
+def test_questions_that_come_again_are_embedded_once(docs: Any, embedder: WordEmbedder) -> None:
+    docs.embedder = CachedQueries(embedder, size=2)
+    embedder.asked.clear()
+    first = docs.search("fox", 2)
+    assert docs.search(["rain", "fox"], 2)[1] == first
+    assert docs.search("fox", 2) == first
+    assert embedder.asked == [["fox"], ["rain"]]
+    docs.search("dog", 2)  # rain was asked for longest ago
+    docs.search("fox", 2)
+    docs.search("rain", 2)
+    assert embedder.asked[2:] == [["dog"], ["rain"]]
+
+
+# Vectors
+
+
+def test_vectors_come_back_as_they_are_kept(docs: Any, embedder: WordEmbedder) -> None:
+    found = docs.vectors(["c", "missing", "a"])
+    given = embedder.embed_documents([TEXTS[2], TEXTS[0]])
+    given /= np.linalg.norm(given, axis=1, keepdims=True)
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[[0, 2]], given, atol=1 / 128)
+    assert docs.vectors([]).shape == (0, len(WORDS))
+
+
+# Diversity, groups, pages
+
+
+def test_diverse_hits_leave_repetition_for_last(docs: Any) -> None:
+    docs.add([TEXTS[0]], [None], ["copy"])
+    near = ids(docs.search("fox dog", 2))
+    assert set(near) <= {"a", "c", "copy"}
+    diverse = docs.search_diverse("fox dog river", 3, balance=0.3)
+    assert "b" in ids(diverse) or "f" in ids(diverse)
+    assert not {"a", "copy"} <= set(ids(diverse))
+    relevant = [hit.score for hit in docs.search("dog rain", 3)]
+    assert [hit.score for hit in docs.search_diverse("dog rain", 3, balance=1)] == pytest.approx(relevant, abs=0.01)
+    with pytest.raises(InputError, match="among is 2, expected at least k, 3"):
+        docs.search_diverse("fox", 3, among=2)
+
+
+def test_groups_have_their_best_rows(docs: Any) -> None:
+    everything = docs.search("dog river", 6)
+    groups = docs.search_groups("dog river", "kind", 2, per_group=2)
+    for group in groups:
+        expected = [hit for hit in everything if hit.metadata["kind"] == group.value][:2]
+        assert group.hits == expected
+    assert [group.value for group in groups] == list(dict.fromkeys(hit.metadata["kind"] for hit in everything))
+    assert [group.score for group in docs.search_groups("dog", "n", 3)] == [hit.score for hit in docs.search("dog", 3)]
+    assert docs.search_groups("dog", "nothing") == []
+
+
+def test_a_group_far_down_is_found(docs: Any) -> None:
+    docs.add(["dog"] * 40, [{"kind": "many"}] * 40)
+    groups = docs.search_groups("dog", "kind", 3, per_group=2)
+    assert groups[0].value == "many"
+    assert {group.value for group in groups} == {"many", "odd", "even"}
+    assert all(len(group.hits) == 2 for group in groups)
+
+
+def test_pages_follow_each_other(docs: Any) -> None:
+    everything = docs.search("dog rain", 6)
+    first = docs.search_page("dog rain", 4)
+    last = docs.search_page("dog rain", 4, first.cursor)
+    assert sorted(ids(first.hits + last.hits)) == sorted(ids(everything))
+    assert last.cursor is None
+    assert [hit.score for hit in first.hits + last.hits] == [hit.score for hit in everything]
+
+
+# Words
+
+
+def test_words_are_found_by_stem_and_rarity(docs: Any) -> None:
+    docs.index_texts("english")
+    assert ids(docs.search_text("foxes", 5)) == ["c", "a"] or set(ids(docs.search_text("foxes", 5))) == {"a", "c"}
+    assert ids(docs.search_text("stones in a river"))[0] == "f"
+    assert ids(docs.search_text("dog cloud"))[0] == "d"  # the rarer word
+    assert docs.search_text("the of and") == []
+    assert docs.search_text("") == []
+    assert docs.search_text("it's \\ 'x' & | ! (y:*) \0 %s %") == []
+    hit = docs.search_text("cloud", 1)[0]
+    assert (hit.id, hit.document, hit.metadata) == ("d", TEXTS[3], {"n": 3, "kind": "odd"})
+    assert hit.score > 0
+    assert docs.search_text("cloud", 1, texts=False)[0].document is None
+
+
+def test_words_are_filtered(docs: Any) -> None:
+    docs.index_texts()
+    assert ids(docs.search_text("dog river", filter={"kind": "odd"})) != []
+    assert {hit.metadata["kind"] for hit in docs.search_text("dog river", filter={"kind": "odd"})} == {"odd"}
+
+
+def test_rows_written_after_are_found_by_their_words(docs: Any) -> None:
+    docs.index_texts()
+    docs.index_texts()
+    docs.add(["a hedgehog"], ids=["h"])
+    assert ids(docs.search_text("hedgehogs")) == ["h"]
+    docs.delete(["h"])
+    assert docs.search_text("hedgehogs") == []
+
+
+def test_words_need_their_index(docs: Any) -> None:
+    with pytest.raises(InputError, match=r"are not indexed; run: qvec index --collection .* --texts english"):
+        docs.search_text("fox")
+    with pytest.raises(InputError, match="language is 'klingon', expected one of: simple, arabic"):
+        docs.index_texts("klingon")
+
+
+def test_a_language_that_is_not_stemmed(docs: Any) -> None:
+    docs.index_texts("simple")
+    assert ids(docs.search_text("foxes")) == ["c"]
+
+
+@pytest.mark.parametrize("fusion", ["ranks", "scores"])
+def test_hybrid_joins_near_and_worded(docs: Any, fusion: str) -> None:
+    docs.index_texts()
+    near, worded = docs.search("cat quick", 6), docs.search_text("cat quick", 6)
+    assert ids(near)[0] == "e"
+    assert set(ids(worded)) == {"a", "e"}
+    found = docs.search_hybrid("cat quick", fusion=fusion)
+    assert ids(found)[0] == "e"
+    assert set(ids(found)) == set("abcdef")
+    assert ids(docs.search_hybrid("cat quick", 1, fusion=fusion, weights=(1, 0))) == ids(near)[:1]
+    assert ids(docs.search_hybrid("cat quick", 1, fusion=fusion, weights=(0, 1))) == ids(worded)[:1]
+    assert {hit.metadata["kind"] for hit in docs.search_hybrid("cat quick", filter={"kind": "odd"})} == {"odd"}
+
+
+def test_hybrid_takes_a_vector_and_a_reranker(docs: Any, embedder: WordEmbedder) -> None:
+    docs.index_texts()
+    vector = embedder.embed_queries(["rain"])[0]
+    embedder.asked.clear()
+    found = docs.search_hybrid("stone", 3, vector=vector, reranker=lambda _, texts: [-len(text) for text in texts])
+    assert embedder.asked == []
+    assert [len(hit.document) for hit in found] == sorted(len(hit.document) for hit in found)
+    with pytest.raises(InputError, match="fusion is 'best', expected one of: ranks, scores"):
+        docs.search_hybrid("stone", fusion="best")
