@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from tiny_models import WORDS, tiny_model
+from tiny_models import tiny_model, write_pairs
 
 import qvec
 from qvec import Calibration, InputError, RangeMethod, RowError
@@ -49,16 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    generator = random.Random(0)
-    words = WORDS.split()
-    lines = []
-    for number in range(60):
-        query = generator.sample(words, 4)
-        document = generator.sample(words, 3) + query[:2]
-        lines.append(json.dumps({"id": number, "query": " ".join(query), "document": " ".join(document)}))
-    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
 
 
 def options(model: str, pairs: Path, output: Path, **others: Any) -> TrainOptions:
@@ -103,7 +93,7 @@ def test_a_training_interrupted_and_resumed_is_the_one_that_was_not(model: str, 
     for name, weight in first.items():
         np.testing.assert_array_equal(weight, second[name], err_msg=name)
     assert any(not np.array_equal(weight, weights(Path(model))[name]) for name, weight in first.items())
-    assert resumed.table == whole.table
+    assert resumed.tables == whole.tables
 
 
 def test_losses_of_each_precision_are_logged_and_the_card_has_the_table(
@@ -119,7 +109,7 @@ def test_losses_of_each_precision_are_logged_and_the_card_has_the_table(
     entry = state["log_history"][0]
     assert entry["loss"] == pytest.approx(entry["float32"] + entry["int8"] + entry["binary"], abs=1e-3)
     card = (tmp_path / "out" / "README.md").read_text()
-    for row in done.table.rows():
+    for row in done.tables[0].rows():
         assert "| " + " | ".join(row) + " |" in card
     assert done.calibration.id in card
 
@@ -148,11 +138,11 @@ def test_scored_pairs_and_a_folder_of_judgements_are_evaluated(model: str, pairs
     columns = {**read.texts, "score": np.linspace(0, 1, len(read))}
     pq.write_table(pa.table(columns), scored)
     done = train(options(model, scored, tmp_path / "scored", steps=2), Reporter())
-    assert done.table.measure == "Spearman's correlation"
-    assert done.table.texts == "6 pairs held out"
+    assert done.tables[0].measure == "Spearman's correlation"
+    assert done.tables[0].texts == "6 pairs held out"
     folder = write_beir(tmp_path / "beir")
     done = train(options(model, pairs, tmp_path / "judged", steps=2, evaluation=folder), Reporter())
-    assert (done.table.measure, done.table.texts) == ("nDCG@10", "beir")
+    assert (done.tables[0].measure, done.tables[0].texts) == ("nDCG@10", "half of beir")
 
 
 def test_another_training_is_not_mixed_into_the_output(model: str, pairs: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +44,16 @@ def tiny_model(folder: Path, *, normalize: bool = True, seed: int = 0) -> Any:
     model = SentenceTransformer(modules=[*modules, Normalize()] if normalize else modules, device="cpu")
     model.save(str(folder / "model"))
     return model
+
+
+def write_pairs(path: Path) -> Path:
+    """60 queries and documents that share half of their words, as JSON Lines."""
+    generator = random.Random(0)
+    words = WORDS.split()
+    lines = []
+    for number in range(60):
+        query = generator.sample(words, 4)
+        document = generator.sample(words, 3) + query[:2]
+        lines.append(json.dumps({"id": number, "query": " ".join(query), "document": " ".join(document)}))
+    path.write_text("\n".join(lines) + "\n")
+    return path

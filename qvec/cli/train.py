@@ -25,6 +25,13 @@ def _numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         raise click.BadParameter(f"{value!r} is no list of numbers, e.g. 1,1,0.5") from None
 
 
+def _lengths(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    parts = value.split(",") if value else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of lengths, e.g. 256,128")
+    return tuple(map(int, parts))
+
+
 def _starts(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
     starts = {}
     for value in values:
@@ -75,6 +82,12 @@ def _starts(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 @click.option("--spread", type=float, default=4.0, show_default=True, help="Standard deviations, for rolling.")
 @click.option("--range", "value", type=float, help="The radius, for fixed.")
 @click.option("--global-range", is_flag=True, help="One range for all dimensions.")
+@click.option(
+    "--matryoshka",
+    callback=_lengths,
+    metavar="LENGTHS",
+    help="Prefixes to train too, each for its codes, e.g. 256,128.",
+)
 @click.option("--steps", type=click.IntRange(1), default=2_000, show_default=True, help="Batches to train on.")
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Pairs in a batch.")
 @click.option("--mini-batch-size", type=click.IntRange(1), help="Embed so many at a time, by gradient caching.")
@@ -85,7 +98,13 @@ def _starts(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
     "evaluation",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Pairs, or a folder in BEIR's layout (default: a tenth of the pairs is held out).",
+    help="Pairs, or a folder in BEIR's layout: half of its queries select the best checkpoint, half are measured "
+    "(default: the last checkpoint is kept, and a tenth of the pairs held out is measured).",
+)
+@click.option(
+    "--select",
+    type=click.Choice(["float32", "int8", "int4", "ternary", "binary"]),
+    help="Precision to select the checkpoint by (default: the coarsest of --precisions).",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @click.option("--restart", is_flag=True, help="Forget the checkpoints in the output.")
@@ -114,6 +133,7 @@ def train(
       qvec train --model my-base --data pairs.parquet --output my-model --asymmetric --precisions float32,int8,ternary
       qvec train --model my-base --data pairs.jsonl --output my-model --weights 1,1,0.5 \\
           --schedule staged --start int8=200 --start binary=1800 --steps 3000
+      qvec train --model my-base --data pairs.jsonl --output my-model --matryoshka 256,128 --eval dev.jsonl
     """
     method = RangeMethod(ranges, spread=spread, value=value, per_dimension=not global_range)
     from qvec.training import TrainOptions
@@ -123,10 +143,15 @@ def train(
     with ConsoleReporter(quiet=quiet) as reporter:
         done = run(options, reporter)
     if as_json:
-        click.echo(json.dumps({"folder": str(done.folder), "calibration": done.calibration.id, **done.table.as_dict()}))
+        whole, *prefixes = (table.as_dict() for table in done.tables)
+        ids = {"folder": str(done.folder), "calibration": done.calibration.id, "selected": done.selected}
+        click.echo(json.dumps({**ids, **whole, "matryoshka": prefixes}))
     elif not quiet:
         from qvec.training.card import COLUMNS
 
         columns = {name: "left" if number == 0 else "right" for number, name in enumerate(COLUMNS)}
-        print_table(f"{done.table.measure}, {done.table.texts}", columns, done.table.rows())
+        for table in done.tables:
+            print_table(f"{table.measure}, {table.texts}, {table.dimensions} dimensions", columns, table.rows())
+        if done.selected is not None:
+            click.echo(f"kept: the checkpoint of step {done.selected:,}")
         click.echo(f"{done.folder}: calibration {done.calibration.id}; next: qvec ingest … --model {done.folder}")

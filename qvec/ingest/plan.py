@@ -84,7 +84,7 @@ def _given_calibration(options: IngestOptions, reporter: Reporter) -> Calibratio
     """The calibration that is asked for or, without one, that the model was trained with and carries in its folder."""
     if options.calibration is not None:
         return options.calibration
-    found = find_calibration(EmbeddingOptions.of(options.model).model)
+    found = find_calibration(EmbeddingOptions.of(options.model).model, options.wanted_fit.dimensions)
     if found is not None:
         reporter.say(f"calibration {found.id}: the one that the model was trained with")
     return found

@@ -18,8 +18,12 @@ class TrainOptions:
     """One training, as `qvec train` runs it.
 
     `starts` holds the first step of each precision for the staged schedule, `warmup_steps` the steps of the linear
-    one. `mini_batch_size` makes batches larger than memory by gradient caching. Without `evaluation` (a file of pairs,
-    or a folder in BEIR's layout) a tenth of the pairs, at most 500, is held out for it.
+    one. `mini_batch_size` makes batches larger than memory by gradient caching. `matryoshka` holds lengths of prefixes
+    that are trained too, each for codes of its own.
+
+    The table of precisions is measured on a tenth of the pairs, at most 500, which are held out. With `evaluation` (a
+    file of pairs, or a folder in BEIR's layout) it is measured on half of its queries, and the other half selects the
+    best checkpoint, by the precision `select` or else the coarsest that is trained; without, the last one is kept.
     """
 
     model: str
@@ -33,12 +37,14 @@ class TrainOptions:
     warmup_steps: int | None = None
     asymmetric: bool = False
     ranges: RangeMethod = field(default_factory=lambda: RangeMethod("rolling"))
+    matryoshka: tuple[int, ...] = ()
     steps: int = 2_000
     batch_size: int = 64
     mini_batch_size: int | None = None
     learning_rate: float = 2e-5
     save_every: int = 500
     evaluation: Path | None = None
+    select: str | None = None
     seed: int = 0
     restart: bool = False
 
@@ -47,11 +53,13 @@ class TrainOptions:
             raise InputError("the staged schedule needs the first step of a precision: --start int8=200")
         if self.schedule != "staged" and self.starts:
             raise InputError(f"first steps are given, but the schedule is {self.schedule}; add --schedule staged")
+        if self.select is not None and self.evaluation is None:
+            raise InputError(f"checkpoints are to be selected by {self.select}, but on what? Add --eval PATH")
 
     def settings(self) -> dict[str, Any]:
         """What has to stay as it is for a training to go on from its checkpoint."""
         kept = asdict(self)
-        for name in ("output", "evaluation", "restart", "save_every"):
+        for name in ("output", "restart", "save_every"):
             del kept[name]
         return {name: _plain(value) for name, value in kept.items()}
 

@@ -1,0 +1,191 @@
+"""The checkpoint that qvec train keeps, and Matryoshka prefixes with calibrations of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from test_training_run import Interrupting, options, weights
+from tiny_models import tiny_model, write_pairs
+
+import qvec
+from qvec import Calibration, InputError
+from qvec.cli import main
+from qvec.ingest.options import Reporter
+from qvec.model_folder import find_calibration
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sentence_transformers")
+pytest.importorskip("datasets")
+pytest.importorskip("accelerate")
+
+from qvec.embedding.hub import load  # noqa: E402
+from qvec.training import QuantizedInformationRetrievalEvaluator, train  # noqa: E402
+from qvec.training.pairs import Pairs, read_pairs  # noqa: E402
+from qvec.training.retrieval import Retrieval, retrieval_of_pairs  # noqa: E402
+from qvec.training.selection import comparison_of, halved  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model(folder)
+    return str(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
+
+
+def selecting(pairs: Path) -> Retrieval:
+    """The queries that select in a training with seed 0."""
+    read = read_pairs(pairs)
+    found, _ = halved(retrieval_of_pairs(read.queries, read.documents), 0)
+    assert isinstance(found, Retrieval)
+    return found
+
+
+def test_the_checkpoint_that_finds_most_is_kept_with_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
+    # So high a learning rate that later checkpoints are not simply the better ones.
+    chosen = options(model, pairs, tmp_path / "out", evaluation=pairs, steps=7, learning_rate=0.03)
+    done = train(chosen, Reporter())
+    state = json.loads((tmp_path / "out" / "checkpoints" / "checkpoint-7" / "trainer_state.json").read_text())
+    metric = "eval_dev_binary_ndcg@10"
+    by_step = {entry["step"]: entry[metric] for entry in state["log_history"] if metric in entry}
+    assert sorted(by_step) == [2, 4, 6, 7]
+    assert by_step[done.selected] == max(by_step.values()) > min(by_step.values())
+    best = tmp_path / "out" / "checkpoints" / f"checkpoint-{done.selected}"
+    kept, there = weights(tmp_path / "out"), weights(best)
+    assert all(np.array_equal(kept[name], there[name]) for name in there)
+    assert done.calibration == find_calibration(str(best)) == find_calibration(str(tmp_path / "out"))
+    data = selecting(pairs)
+    found = QuantizedInformationRetrievalEvaluator(
+        data.queries, data.corpus, data.relevant, precision="binary", calibration=done.calibration
+    )(load(str(tmp_path / "out")))
+    assert found["binary_ndcg@10"] == pytest.approx(max(by_step.values()))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"Kept is the checkpoint of step {done.selected}, with the best nDCG@10 over the other half" in card
+    assert done.tables[0].texts == "half of 60 pairs in pairs.jsonl"
+
+
+def test_a_selection_goes_on_after_an_interruption(model: str, pairs: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"evaluation": pairs, "learning_rate": 0.03, "precisions": ("float32", "ternary")}
+    whole = train(options(model, pairs, tmp_path / "whole", **settings), Reporter())
+    with pytest.raises(KeyboardInterrupt):
+        train(options(model, pairs, tmp_path / "parts", **settings), Interrupting(5))
+    parts = train(options(model, pairs, tmp_path / "parts", **settings), Reporter())
+    assert (parts.resumed_at, parts.selected, parts.tables) == (4, whole.selected, whole.tables)
+
+
+def test_ranges_are_tracked_in_training_and_not_while_evaluating(model: str, pairs: Path, tmp_path: Path) -> None:
+    done = train(options(model, pairs, tmp_path / "out", evaluation=pairs, save_every=1, steps=4), Reporter())
+    assert done.selected is not None
+    # Two texts of 8 pairs a step; in the last tenth of the steps, of which there is none here, ranges are frozen.
+    assert done.calibration.description["sample"]["size"] == 16 * done.selected
+
+
+def test_the_precision_that_selects() -> None:
+    assert comparison_of(None, ("float32", "binary", "int8")).name == "binary"
+    assert comparison_of(None, ("float32", "int8", "int4")).name == "int4"
+    assert comparison_of("ternary", ("float32",)).name == "ternary_symmetric"
+    assert comparison_of("int8", ("binary",)).name == "int8"
+
+
+def test_halves_share_the_corpus_and_no_query() -> None:
+    data = retrieval_of_pairs([f"q{n}" for n in range(9)], [f"d{n % 5}" for n in range(9)])
+    first, second = halved(data, 3)
+    assert isinstance(first, Retrieval)
+    assert isinstance(second, Retrieval)
+    assert (len(first.queries), len(second.queries)) == (4, 5)
+    assert first.queries | second.queries == data.queries
+    assert first.relevant | second.relevant == data.relevant
+    assert first.corpus == second.corpus == data.corpus
+    assert halved(data, 3) == (first, second)
+    scored = Pairs({"a": list("uvwx"), "b": list("wxyz")}, [0.1, 0.2, 0.3, 0.4])
+    assert [len(part) for part in halved(scored, 0)] == [2, 2]
+    with pytest.raises(InputError, match="3 queries to evaluate on found, at least 4 wanted"):
+        halved(retrieval_of_pairs("abc", "def"), 0)
+
+
+def test_scored_pairs_select_by_their_correlation(model: str, pairs: Path, tmp_path: Path) -> None:
+    scored = tmp_path / "scored.jsonl"
+    read = read_pairs(pairs)
+    lines = [
+        {"a": query, "b": document, "score": float(len(set(query.split()) & set(document.split())))}
+        for query, document in zip(read.queries, read.documents, strict=True)
+    ]
+    scored.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = train(options(model, scored, tmp_path / "out", evaluation=scored, steps=2, select="int8"), Reporter())
+    assert done.selected == 2
+    assert (
+        "Spearman's correlation over the other half when stored and searched as int8."
+        in (tmp_path / "out" / "README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("mini_batch_size", [None, 3])
+def test_each_matryoshka_prefix_has_its_calibration_and_its_table(
+    model: str,
+    pairs: Path,
+    tmp_path: Path,
+    mini_batch_size: int | None,
+) -> None:
+    done = train(
+        options(model, pairs, tmp_path / "out", matryoshka=(12, 8), mini_batch_size=mini_batch_size), Reporter()
+    )
+    assert [table.dimensions for table in done.tables] == [20, 12, 8]
+    assert done.calibration.accepted_dimensions == (20,)
+    card = (tmp_path / "out" / "README.md").read_text()
+    for table in done.tables:
+        assert "\n".join("| " + " | ".join(row) + " |" for row in table.rows()) in card
+    trained = load(str(tmp_path / "out"))
+    vectors = trained.encode(read_pairs(pairs).documents)
+    for width in (12, 8):
+        calibration = Calibration.load(tmp_path / "out" / f"qvec-{width}.safetensors")
+        assert calibration.accepted_dimensions == (width, 20)
+        cut = vectors[:, :width] / np.linalg.norm(vectors[:, :width], axis=1, keepdims=True)
+        # Ranges of normalized prefixes, not of the whole embeddings' first dimensions.
+        assert np.abs(calibration.std / cut.std(axis=0) - 1).mean() < 0.5
+        assert np.array_equal(qvec.quantize(vectors, calibration), qvec.quantize(cut.astype(np.float32), calibration))
+
+
+def test_ingest_takes_the_calibration_of_the_prefix_asked_for(
+    model: str,
+    pairs: Path,
+    tmp_path: Path,
+    url: str,
+) -> None:
+    train(options(model, pairs, tmp_path / "out", matryoshka=(12,), steps=2), Reporter())
+    source = tmp_path / "texts.jsonl"
+    source.write_text("".join(json.dumps({"id": n, "text": "the old tree"}) + "\n" for n in range(3)))
+    asked = ["ingest", str(source), "--db", url, "--model", str(tmp_path / "out"), "--json"]
+    for arguments, file in (([], "qvec.safetensors"), (["--dimensions", "12"], "qvec-12.safetensors")):
+        result = CliRunner().invoke(main, [*asked, "--collection", f"docs{len(arguments)}", *arguments])
+        assert result.exit_code == 0, result.output
+        with qvec.connect(url) as database:
+            assert database.collection(f"docs{len(arguments)}").calibration == Calibration.load(tmp_path / "out" / file)
+
+
+def test_what_cannot_be_selected_or_cut_is_said(model: str, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="checkpoints are to be selected by int8, but on what"):
+        options(model, pairs, tmp_path / "out", select="int8")
+    with pytest.raises(InputError, match="a Matryoshka prefix has 20 dimensions, expected 1 to 19"):
+        train(options(model, pairs, tmp_path / "out", matryoshka=(20,)), Reporter())
+    result = CliRunner().invoke(main, ["train", "--model=m", "--data=d", "--output=o", "--matryoshka=256,x"])
+    assert result.exit_code == 2
+    assert "'256,x' is no list of lengths, e.g. 256,128" in result.output
