@@ -1,7 +1,7 @@
 """qvec's quantizers in torch: the same codes, bit for bit, as `qvec.quantize` and `qvec.ternary` give in numpy.
 
-Every step is one float32 operation, as there, so nothing depends on how a device fuses or orders sums. That is tested
-on CPU; no test has run on CUDA.
+Every step is one float32 operation, as there, so nothing depends on how a device fuses or orders sums. Tests
+hold it to that on a CPU, and on CUDA where there is a device.
 """
 
 from __future__ import annotations

@@ -1,0 +1,63 @@
+"""The quantizers in torch on CUDA give the bits that they give on a CPU. Skipped where there is no CUDA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qvec
+from qvec import Calibration
+
+torch = pytest.importorskip("torch")
+
+from qvec.training import dequantize_embeddings, quantize_embeddings, quantize_ste  # noqa: E402
+from qvec.training.scoring import Comparison  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: equality there is not tested")
+
+PRECISIONS = ["int8", "int4", "ternary", "binary"]
+
+
+def material(dimensions: int, metric: Any) -> tuple[Any, Calibration]:
+    rows = np.random.default_rng(dimensions).normal(0.1, 1.2, (3_000, dimensions)).astype(np.float32)
+    return rows, Calibration.fit(rows[:1_000], metric=metric)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("dimensions", [1, 7, 129, 384, 1_024])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_codes_and_what_they_stand_for_are_those_stored(precision: str, dimensions: int, metric: str) -> None:
+    rows, calibration = material(dimensions, metric)
+    codes = quantize_embeddings(torch.from_numpy(rows).cuda(), calibration, precision)
+    assert codes.device.type == "cuda"
+    whole = qvec.quantize(rows, calibration)
+    stored = qvec.ternary(whole, calibration) if precision == "ternary" else whole[:, : codes.shape[1]]
+    np.testing.assert_array_equal(codes.cpu().numpy(), stored)
+    decoded = dequantize_embeddings(codes, calibration, precision).cpu()
+    assert torch.equal(decoded, dequantize_embeddings(codes.cpu(), calibration, precision))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_straight_through_value_and_its_gradient(precision: str) -> None:
+    rows, calibration = material(384, "ip")
+    found = {}
+    for device in ("cpu", "cuda"):
+        leaf = torch.from_numpy(rows).to(device).requires_grad_()
+        value = quantize_ste(leaf, calibration, precision)
+        value.backward(torch.ones_like(value))
+        found[device] = value.detach().cpu(), leaf.grad.cpu()
+    assert torch.equal(found["cpu"][0], found["cuda"][0])
+    assert torch.equal(found["cpu"][1], found["cuda"][1])
+
+
+@pytest.mark.parametrize("comparison", [Comparison("int8"), Comparison("binary"), Comparison("ternary", "ternary")])
+def test_scores_are_those_of_a_cpu(comparison: Comparison) -> None:
+    rows, calibration = material(384, "cosine")
+    queries, documents = (calibration.prepared(part) for part in (rows[:20], rows[20:500]))
+    here, there = (
+        comparison.scores(*(torch.from_numpy(side).to(device) for side in (queries, documents)), calibration).cpu()
+        for device in ("cpu", "cuda")
+    )
+    torch.testing.assert_close(here, there, rtol=1e-5, atol=1e-5)
