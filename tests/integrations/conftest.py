@@ -14,9 +14,9 @@ os.environ["ANONYMIZED_TELEMETRY"] = "false"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """langchain-tests marks what it does not test here with the names of plugins that are off."""
-    for marker in ("benchmark", "vcr"):
-        config.addinivalue_line("markers", f"{marker}: of langchain-tests")
+    """The frameworks' own tests carry marks of plugins that are off."""
+    for marker in ("asyncio", "benchmark", "vcr"):
+        config.addinivalue_line("markers", f"{marker}: of a framework's tests")
 
 
 @pytest.fixture

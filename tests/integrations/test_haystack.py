@@ -1,0 +1,373 @@
+"""The Haystack store and its retriever: Haystack's own tests on every database, and what they do not cover."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stores import Store
+
+from qvec import Calibration, CollectionError, InputError
+
+pytest.importorskip("haystack", reason="needs qvec[haystack]")
+
+from haystack import Pipeline
+from haystack.dataclasses import ByteStream, Document, SparseEmbedding
+from haystack.document_stores.errors import DuplicateDocumentError
+from haystack.document_stores.types import DuplicatePolicy
+from haystack.errors import FilterError
+from haystack.testing.document_store import (
+    CountDocumentsByFilterTest,
+    DeleteAllTest,
+    DeleteByFilterTest,
+    DocumentStoreBaseTests,
+)
+from haystack.testing.document_store_async import (
+    CountDocumentsAsyncTest,
+    CountDocumentsByFilterAsyncTest,
+    DeleteAllAsyncTest,
+    DeleteByFilterAsyncTest,
+    DeleteDocumentsAsyncTest,
+    FilterDocumentsAsyncTest,
+    WriteDocumentsAsyncTest,
+)
+from haystack.utils import Secret
+from haystack.utils.filters import document_matches_filter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qvec.filters import matches, parse
+from qvec.integrations.haystack import QvecDocumentStore, QvecEmbeddingRetriever
+from qvec.integrations.haystack.filters import compiled
+
+
+def by_id(documents: list[Document]) -> list[Document]:
+    return sorted(documents, key=lambda document: document.id)
+
+
+class Own:
+    """Documents come in the order of their ids, with their embeddings as int8 or float16 keep them."""
+
+    @pytest.fixture
+    def document_store(self, own_store: QvecDocumentStore) -> QvecDocumentStore:
+        return own_store
+
+    @staticmethod
+    def assert_documents_are_equal(received: list[Document], expected: list[Document]) -> None:
+        assert len(received) == len(expected)
+        for found, wanted in zip(by_id(received), by_id(expected), strict=True):
+            assert (found.id, found.content, found.meta) == (wanted.id, wanted.content, wanted.meta)
+            assert (found.embedding is None) == (wanted.embedding is None)
+            if found.embedding is not None and wanted.embedding is not None:
+                a, b = np.array(found.embedding), np.array(wanted.embedding)
+                assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    """Of vectors as Haystack's tests have them."""
+    return Calibration.fit(np.random.default_rng(0).uniform(size=(500, 768)))
+
+
+@pytest.fixture
+def own_store(store: Store, calibration: Calibration) -> QvecDocumentStore:
+    name = store.create(calibration, id_type="text").name
+    return QvecDocumentStore(store.database, name, return_embedding=True)  # type: ignore[arg-type]
+
+
+class TestStandard(Own, DocumentStoreBaseTests, DeleteAllTest, DeleteByFilterTest, CountDocumentsByFilterTest):
+    """Haystack's tests of document stores, and of the optional methods that this one has."""
+
+    # Of an option to make the collection anew, which there is not: its calibration would be lost.
+    test_delete_all_documents_with_recreate_index = test_delete_all_documents_without_recreate_index = None
+
+    def test_write_documents(self, document_store: QvecDocumentStore) -> None:  # type: ignore[override]
+        document = Document(content="test doc")
+        assert document_store.write_documents([document]) == 1
+        with pytest.raises(DuplicateDocumentError, match=document.id):
+            document_store.write_documents([document])
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("anyio_backend")  # which anyio itself does not see on static methods
+class TestStandardAsync(
+    Own,
+    CountDocumentsAsyncTest,
+    WriteDocumentsAsyncTest,
+    DeleteDocumentsAsyncTest,
+    FilterDocumentsAsyncTest,
+    DeleteAllAsyncTest,
+    DeleteByFilterAsyncTest,
+    CountDocumentsByFilterAsyncTest,
+):
+    """The same, awaited."""
+
+    test_delete_all_documents_with_recreate_index_async = None
+    test_delete_all_documents_without_recreate_index_async = None
+
+    async def test_write_documents_async(self, document_store: QvecDocumentStore) -> None:  # type: ignore[override]
+        assert await document_store.write_documents_async([Document(content="test doc")]) == 1
+
+
+# Documents
+
+
+def test_all_fields_come_back(own_store: QvecDocumentStore) -> None:
+    written = [
+        Document(content="text", meta={"a": {"b": [1, None, "ü"]}}),
+        Document(blob=ByteStream(b"\x00\xff", meta={"from": "x"}, mime_type="image/png"), meta={"a": 1}),
+        Document(content="both", sparse_embedding=SparseEmbedding([1, 5], [0.5, 0.25])),
+    ]
+    own_store.write_documents(written)
+    assert by_id(own_store.filter_documents()) == by_id(written)
+
+
+def test_one_id_twice_in_a_call(own_store: QvecDocumentStore) -> None:
+    twice = [Document(id="1", content="a"), Document(id="1", content="b")]
+    with pytest.raises(DuplicateDocumentError, match="is there already"):
+        own_store.write_documents(twice)
+    assert own_store.count_documents() == 0
+    own_store.write_documents(twice, DuplicatePolicy.OVERWRITE)
+    assert [document.content for document in own_store.filter_documents()] == ["b"]
+
+
+def test_other_faults_are_no_duplicates(store: Store, own_store: QvecDocumentStore) -> None:
+    own_store.count_documents()
+    store.database.drop_collection(own_store.collection)
+    with pytest.raises(Exception, match=r"dropped|does not exist") as caught:
+        own_store.write_documents([Document(content="late")])
+    assert not isinstance(caught.value, DuplicateDocumentError)
+
+
+def test_delete_by_filter_wants_one(own_store: QvecDocumentStore) -> None:
+    with pytest.raises(InputError, match=r"^delete_by_filter takes a filter"):
+        own_store.delete_by_filter({})
+
+
+# Retrieval
+
+
+def direction(angle: float) -> list[float]:
+    """A unit vector (72,); the cosine of two is that of the angle in degrees between them."""
+    vector: list[float] = (np.cos(np.radians(angle - np.arange(0, 360, 5))) / 6).tolist()
+    return vector
+
+
+@pytest.fixture(scope="module")
+def circle(store: Store) -> QvecDocumentStore:
+    """Documents every 10 degrees, and as many without embeddings."""
+    calibration = Calibration.fit([direction(angle) for angle in range(360)])
+    name = store.create(calibration, id_type="text").name
+    found = QvecDocumentStore(store.database, name)  # type: ignore[arg-type]
+    angles = range(0, 360, 10)
+    found.write_documents([Document(content=f"{a}", embedding=direction(a), meta={"quarter": a // 90}) for a in angles])
+    found.write_documents([Document(content=f"no {a}", meta={"quarter": a // 90}) for a in angles])
+    return found
+
+
+def where(quarter: int) -> dict[str, Any]:
+    return {"field": "meta.quarter", "operator": "==", "value": quarter}
+
+
+def contents(documents: list[Document]) -> list[str | None]:
+    return [document.content for document in documents]
+
+
+def test_nearest_documents(circle: QvecDocumentStore) -> None:
+    found = circle.embedding_retrieval(direction(41), top_k=2)
+    assert contents(found) == ["40", "50"]
+    assert [document.score for document in found] == pytest.approx([0.9998, 0.988], abs=0.01)
+    assert found[0].embedding is None
+    (found,) = circle.embedding_retrieval(direction(221), top_k=1, filters=where(0), scale_score=True)
+    assert found.content == "0"
+    assert found.score == pytest.approx((1 + np.cos(np.radians(139))) / 2, abs=0.01)
+
+
+def test_documents_without_embedding_are_never_found_by_one(circle: QvecDocumentStore) -> None:
+    found = circle.embedding_retrieval(direction(41), top_k=72, return_embedding=True)
+    assert len(found) == 36
+    assert all(document.embedding is not None for document in found)
+    assert len(circle.embedding_retrieval(direction(41), top_k=72, filters=where(2))) == 9
+    assert circle.count_documents() == 72
+
+
+def test_a_retriever_in_a_pipeline(circle: QvecDocumentStore) -> None:
+    retriever = QvecEmbeddingRetriever(document_store=circle, top_k=3, filters=where(1))
+    pipeline = Pipeline()
+    pipeline.add_component("retriever", retriever)
+    ran = pipeline.run({"retriever": {"query_embedding": direction(41), "top_k": 2}})
+    assert contents(ran["retriever"]["documents"]) == ["90", "100"]
+    assert contents(retriever.run(direction(41), filters=where(0))["documents"]) == ["40", "50", "30"]
+    both = {"operator": "AND", "conditions": [where(1), {"field": "other", "operator": "==", "value": None}]}
+    merged = QvecEmbeddingRetriever(document_store=circle, filters=both, filter_policy="merge")
+    assert contents(merged.run(direction(41), top_k=1)["documents"]) == ["90"]
+    missing = {"field": "meta.other", "operator": "!=", "value": None}
+    assert merged.run(direction(41), filters={"operator": "AND", "conditions": [missing]}) == {"documents": []}
+    with pytest.raises(ValueError, match=r"^document_store is str, expected QvecDocumentStore$"):
+        QvecEmbeddingRetriever(document_store="store")  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_a_retriever_awaited(circle: QvecDocumentStore) -> None:
+    retriever = QvecEmbeddingRetriever(document_store=circle, top_k=1, scale_score=True)
+    found = (await retriever.run_async(direction(41)))["documents"]
+    assert contents(found) == ["40"]
+    assert found[0].score == pytest.approx(1, abs=0.01)
+
+
+def test_scores_of_inner_products_on_a_scale(store: Store) -> None:
+    name = store.create(Calibration.fit(np.eye(8) * 30, metric="ip"), id_type="text").name
+    found = QvecDocumentStore(store.database, name)  # type: ignore[arg-type]
+    found.write_documents([Document(content="x", embedding=[20.0] * 8)])
+    (document,) = found.embedding_retrieval([1.0] * 8, scale_score=True)
+    assert document.score == pytest.approx(1 / (1 + np.exp(-1.6)), abs=0.02)
+
+
+# Filters
+
+OPERATORS = ["==", "!=", ">", ">=", "<", "<=", "in", "not in"]
+NUMBERS = st.none() | st.integers(-2, 2)
+DATES = st.none() | st.sampled_from(["2020-01-01", "2020-01-01T12:00:00", "2021-06-30T00:00:00"])
+
+
+@st.composite
+def comparisons(draw: st.DrawFn) -> dict[str, Any]:
+    field, values = draw(st.sampled_from([("number", NUMBERS), ("date", DATES)]))
+    operator = draw(st.sampled_from(OPERATORS))
+    value = draw(st.lists(values, max_size=3) if operator.endswith("in") else values)
+    prefix = draw(st.sampled_from(["meta.", ""]))
+    return {"field": prefix + field, "operator": operator, "value": value}
+
+
+FILTERS = st.recursive(
+    comparisons(),
+    lambda parts: st.fixed_dictionaries(
+        {"operator": st.sampled_from(["AND", "OR", "NOT"]), "conditions": st.lists(parts, min_size=1, max_size=3)}
+    ),
+    max_leaves=6,
+)
+META = st.fixed_dictionaries({}, optional={"number": NUMBERS, "date": DATES})
+
+
+def holds(filters: dict[str, Any], document: Document) -> bool:
+    """What Haystack's own store makes of a filter, deeper ones added."""
+    if "field" in filters:
+        return document_matches_filter(filters, document)
+    parts = [holds(part, document) for part in filters["conditions"]]
+    return {"AND": all(parts), "OR": any(parts), "NOT": not all(parts)}[filters["operator"]]
+
+
+@settings(max_examples=400, deadline=None)
+@given(FILTERS, META)
+def test_filters_mean_what_they_mean_to_haystack(filters: dict[str, Any], meta: dict[str, Any]) -> None:
+    assert matches(parse(compiled(filters)), meta) == holds(filters, Document(content="x", meta=meta))
+
+
+def test_no_filter_lets_all_pass() -> None:
+    assert compiled(None) == compiled({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"field": "content", "operator": "==", "value": "x"}, "field 'content' is not metadata; filters take meta"),
+        ({"field": "meta.a", "operator": "like", "value": "x"}, "operator 'like' found, one of these wanted: ==, !="),
+        ({"field": "meta.a", "operator": "==", "value": object()}, "field 'a': "),
+        ({"field": 5, "operator": "==", "value": 1}, "field 5: its name is a int, a string wanted"),
+        ({"operator": "XOR", "conditions": []}, "operator 'XOR' of conditions found, AND, OR, NOT of a list wanted"),
+        ({"operator": "AND", "conditions": "x"}, "operator 'AND' of conditions found"),
+        ({"operator": "AND", "conditions": ["x"]}, "'x' found, a filter wanted"),
+        ({"field": "meta.a", "operator": ">", "value": {"b": 1}}, "field 'a': {'b': 1} found, a number or a date"),
+    ],
+)
+def test_what_is_no_filter(circle: QvecDocumentStore, filters: dict[str, Any], message: str) -> None:
+    with pytest.raises(FilterError) as caught:
+        circle.filter_documents(filters)
+    assert str(caught.value).startswith(message)
+
+
+# Creating and serializing
+
+
+@pytest.fixture
+def url(store: Store, tmp_path: Path) -> str:
+    return store.elsewhere(tmp_path)
+
+
+@pytest.fixture
+def made(url: str) -> Iterator[QvecDocumentStore]:
+    found = QvecDocumentStore(url, "created", oversampling=7)
+    yield found
+    found.close()
+
+
+def test_the_first_documents_create_the_collection(made: QvecDocumentStore, url: str) -> None:
+    made.delete_all_documents()
+    made.delete_documents(["x"])
+    assert made.delete_by_filter(where(0)) == made.count_documents_by_filter(where(0)) == 0
+    assert made.embedding_retrieval(direction(0)) == []
+    assert made.write_documents([]) == 0
+    with pytest.raises(InputError, match=r"^collection 'created' cannot be created for documents without embeddings;"):
+        made.write_documents([Document(content="no embedding")])
+    with pytest.warns(UserWarning, match="made from the first 1 vectors"):
+        made.write_documents([Document(content="no embedding"), Document(content="0", embedding=direction(0))])
+    made.write_documents([Document(content=str(angle), embedding=direction(angle)) for angle in range(10, 360, 10)])
+    assert contents(made.embedding_retrieval(direction(121), top_k=1)) == ["120"]
+    made.close()
+    again = QvecDocumentStore(url, "created", oversampling=8)
+    with pytest.raises(CollectionError, match=r"^collection 'created' was created with oversampling 7.0, not 8;"):
+        again.count_documents()
+    again.close()
+
+
+def test_documents_without_embeddings_and_a_calibration_from_a_file(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    calibration = Calibration.fit(np.eye(5))
+    calibration.save(path)
+    found = QvecDocumentStore(url, "from file", dimensions=5, calibration=str(path))
+    found.write_documents([Document(content="x")])
+    assert found.embedding_retrieval([1.0] * 5) == []
+    found.close()
+
+
+def test_a_pipeline_is_written_down_and_read(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_URL", url)
+    for db in (url, Secret.from_env_var("THE_URL")):
+        settings = {"dimensions": 72, "metric": "cosine", "return_embedding": True, "oversampling": 7}
+        written = QvecDocumentStore(db, "written down", **settings)
+        pipeline = Pipeline()
+        pipeline.add_component("retriever", QvecEmbeddingRetriever(document_store=written, top_k=3, filters=where(1)))
+        again = Pipeline.loads(pipeline.dumps(), allowed_modules=["qvec"]).get_component("retriever")
+        assert again.document_store.to_dict() == written.to_dict()
+        assert (again.top_k, again.filters, again.filter_policy.value) == (3, where(1), "replace")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("warnings.warn", lambda *_, **__: None)
+            again.document_store.write_documents(
+                [Document(content="x", embedding=direction(100), meta={"quarter": 1})], DuplicatePolicy.OVERWRITE
+            )
+        assert contents(again.run(direction(0))["documents"]) == ["x"]
+        again.document_store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://user:secret@host/db", "postgresql://host/db?password=secret", "postgresql://user:a@b:c@host/db"],
+)
+def test_passwords_are_not_written_down(url: str) -> None:
+    with pytest.raises(InputError, match=r"holds a password; give it as Secret\.from_env_var") as caught:
+        QvecDocumentStore(url).to_dict()
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="token"):
+        QvecDocumentStore(Secret.from_token(url)).to_dict()
+    assert "user@host" in str(QvecDocumentStore("postgresql://user@host:5432/db").to_dict())
+
+
+def test_what_cannot_be_written_down(circle: QvecDocumentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"^a store on an open database cannot be serialized"):
+        circle.to_dict()
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    with pytest.raises(InputError, match=r"^the secret of the database's URL is empty"):
+        QvecDocumentStore(Secret.from_env_var("NOT_THERE", strict=False)).count_documents()
