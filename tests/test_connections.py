@@ -1,0 +1,369 @@
+"""Connections to Postgres: options, breaks, restarts under load, cancellation, forks; to wait for and to await."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from conftest import realistic
+from numpy.typing import NDArray
+
+import qvec
+from qvec import Calibration, DatabaseError, InputError
+from qvec.postgres import connections, embedded, statements
+from qvec.postgres.collection import PostgresCollection
+
+Vectors = NDArray[np.float32]
+ROWS = 300
+
+
+@pytest.fixture
+def docs(url: str) -> Iterator[PostgresCollection]:
+    """A collection in a database of its own, in which `qvec.connect(url)` finds it."""
+    with qvec.connect(url) as db:
+        yield filled(db)
+
+
+def filled(db: Any) -> PostgresCollection:
+    vectors = realistic(1000)
+    docs: PostgresCollection = db.create_collection("docs", calibration=Calibration.fit(vectors))
+    docs.upsert(np.arange(ROWS), vectors[:ROWS])
+    return docs
+
+
+def sessions(admin: psycopg.Connection, url: str) -> dict[str, int]:
+    """The states of the sessions in a database of the test's, and how many there are of each."""
+    with psycopg.connect(url) as connection:
+        name = connection.info.dbname
+    found = admin.execute(
+        "SELECT state, count(*) FROM pg_stat_activity WHERE datname = %s AND application_name = 'qvec' GROUP BY 1",
+        [name],
+    )
+    return dict(found.fetchall())
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool_size": 0}, "pool_size is 0, expected at least 1"),
+        ({"timeout": 0}, "timeout is 0, expected a number of seconds above 0"),
+        ({"statement_timeout": -1}, "statement_timeout is -1, expected a number of seconds above 0"),
+        ({"timeout": float("nan")}, "timeout is nan, expected a number of seconds above 0"),
+    ],
+)
+def test_options_that_make_no_sense(url: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        qvec.connect(url, **options)
+    assert str(caught.value) == message
+    with pytest.raises(InputError) as caught:
+        asyncio.run(qvec.connect_async(url, **options))
+    assert str(caught.value) == message
+
+
+def test_no_more_connections_than_the_pool_has(docs: PostgresCollection, url: str, admin: psycopg.Connection) -> None:
+    docs._database.close()
+    vectors = realistic(1000)
+
+    async def search() -> None:
+        async with await qvec.connect_async(url, pool_size=3) as db:
+            other = await db.collection("docs")
+            await asyncio.gather(*(other.search(vectors[row], 1) for row in range(200)))
+            assert sum(sessions(admin, url).values()) <= 3
+
+    asyncio.run(search())
+
+
+@pytest.mark.usefixtures("docs")
+def test_a_pool_that_is_busy_for_too_long_is_told(url: str) -> None:
+    with qvec.connect(url, pool_size=1, timeout=0.3) as db:
+        other = db.collection("docs")
+        with db.connection(), pytest.raises(DatabaseError, match=r"couldn't get a connection after 0\.30 sec"):
+            other.count()
+        assert other.count() == ROWS
+
+    async def wait() -> None:
+        async with await qvec.connect_async(url, pool_size=1, timeout=0.3) as db:
+            other = await db.collection("docs")
+            async with db.connection():
+                with pytest.raises(DatabaseError, match=r"couldn't get a connection after 0\.30 sec"):
+                    await other.count()
+            assert await other.count() == ROWS
+
+    asyncio.run(wait())
+
+
+@pytest.mark.usefixtures("docs")
+def test_statements_have_a_time_limit_but_not_index_builds(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statements, "count", lambda _: b"SELECT pg_sleep(20)")
+    with qvec.connect(url, statement_timeout=0.2) as db:
+        other = db.collection("docs")
+        with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': .*statement timeout"):
+            other.count()
+        with db.connect() as connection:
+            assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
+
+    async def count() -> None:
+        async with await qvec.connect_async(url, statement_timeout=0.2) as db:
+            other = await db.collection("docs")
+            with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': .*statement timeout"):
+                await other.count()
+
+    asyncio.run(count())
+
+
+# Cancellation
+
+
+def test_cancelled_work_leaves_no_transaction_open(
+    docs: PostgresCollection, url: str, admin: psycopg.Connection
+) -> None:
+    """Scans hold a cursor in a transaction, upserts one with a COPY."""
+    docs._database.close()
+    vectors = realistic(1000)
+
+    async def cancel() -> None:
+        async with await qvec.connect_async(url, pool_size=4) as db:
+            other = await db.collection("docs")
+            for pause in (0.001, 0.003, 0.01, 0.03):
+                works = [other.search(vectors[row], 1, exact=True) for row in range(50)]
+                works += [other.upsert(np.arange(ROWS), vectors[:ROWS]) for _ in range(10)]
+                tasks = [asyncio.create_task(work) for work in works]
+                await asyncio.sleep(pause)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            found = await asyncio.gather(*(other.search(vectors[row], 1) for row in range(200)))
+            assert [hits[0].id for hits in found] == list(range(200))
+            assert await other.count() == ROWS
+            assert sessions(admin, url).keys() == {"idle"}
+
+    asyncio.run(cancel())
+
+
+# Restarts
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The URL of an embedded server of the test's own."""
+    yield embedded.start(tmp_path / "data")
+    embedded.stop(tmp_path / "data")
+
+
+def restart(directory: Path) -> None:
+    assert embedded.stop(directory)
+    time.sleep(0.5)
+    embedded.start(directory)
+
+
+def told_as_lost(errors: list[BaseException]) -> bool:
+    return all(isinstance(error, DatabaseError) and "the connection was lost" in str(error) for error in errors)
+
+
+def test_threads_survive_a_restart_under_load(server: str, tmp_path: Path) -> None:
+    """Reads wait for the server to come back; a write that was under way is told to be lost, and not repeated."""
+    vectors = realistic(1000)
+    stop = threading.Event()
+    reads, failed_reads, failed_writes = [0], [], []
+
+    def read(docs: Any) -> None:
+        while not stop.is_set():
+            try:
+                assert docs.search(vectors[7], 1)[0].id == 7
+                reads[0] += 1
+            except Exception as error:
+                failed_reads.append(error)
+
+    def write(docs: Any) -> None:
+        while not stop.is_set():
+            try:
+                docs.upsert([1000], vectors[999:])
+            except Exception as error:
+                failed_writes.append(error)
+
+    with qvec.connect(server) as db:
+        docs = filled(db)
+        threads = [threading.Thread(target=work, args=(docs,)) for work in (*[read] * 6, write)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        restart(tmp_path / "data")
+        before = reads[0]
+        time.sleep(3)
+        stop.set()
+        for thread in threads:
+            thread.join(40)
+        assert reads[0] > before + 10
+        assert failed_reads == []
+        assert told_as_lost(failed_writes)
+        assert docs.upsert([1001], vectors[998:999]) == 1
+
+
+def test_tasks_survive_a_restart_under_load(server: str, tmp_path: Path) -> None:
+    """Reads wait for the server to come back; a write that was under way is told to be lost, and not repeated."""
+    vectors = realistic(1000)
+    reads, failed_reads, failed_writes = 0, [], []
+
+    async def live() -> None:
+        stop = asyncio.Event()
+
+        async def read(docs: Any) -> None:
+            nonlocal reads
+            while not stop.is_set():
+                try:
+                    assert (await docs.search(vectors[7], 1))[0].id == 7
+                    reads += 1
+                except Exception as error:
+                    failed_reads.append(error)
+
+        async def write(docs: Any) -> None:
+            while not stop.is_set():
+                try:
+                    await docs.upsert([1000], vectors[999:])
+                except Exception as error:
+                    failed_writes.append(error)
+
+        async with await qvec.connect_async(server) as db:
+            docs = await db.collection("docs")
+            tasks = [asyncio.create_task(work(docs)) for work in (*[read] * 40, write)]
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(restart, tmp_path / "data")
+            before = reads
+            await asyncio.sleep(3)
+            stop.set()
+            await asyncio.wait_for(asyncio.gather(*tasks), 40)
+            assert reads > before + 10
+            assert failed_reads == []
+            assert told_as_lost(failed_writes)
+            assert await docs.upsert([1001], vectors[998:999]) == 1
+
+    with qvec.connect(server) as db:
+        filled(db)
+    asyncio.run(live())
+
+
+def test_a_server_that_stays_away_is_told(server: str, tmp_path: Path) -> None:
+    with qvec.connect(server, timeout=1) as db:
+        docs = filled(db)
+        embedded.stop(tmp_path / "data")
+        with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': the connection was lost \("):
+            docs.count()
+        with pytest.raises(DatabaseError, match=r"^cannot write to collection 'docs': the connection was lost \("):
+            docs.upsert([1], realistic(1))
+        embedded.start(tmp_path / "data")
+
+
+def test_waiting_clients_are_served_after_the_pool_gave_up(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool tries ever more rarely, and in the end no more: then it begins anew while somebody waits."""
+    monkeypatch.setattr(connections, "_RECONNECT_SECONDS", 0.5)
+    with qvec.connect(server, timeout=30) as db:
+        docs = filled(db)
+        embedded.stop(tmp_path / "data")
+        later = threading.Timer(4, embedded.start, [tmp_path / "data"])
+        later.start()
+        began = time.monotonic()
+        assert docs.count() == ROWS
+        assert 3 < time.monotonic() - began < 12
+        later.join()
+
+
+# Forks
+
+FORK = """
+import asyncio, os, sys
+import numpy as np
+import qvec
+url, kind = sys.argv[1:]
+
+def told(work):
+    try:
+        return work()
+    except qvec.QvecError as error:
+        return f"{type(error).__name__}: {error}"
+
+async def in_loop(db):
+    return await db.has_collection("docs")
+
+async def opened():
+    return await qvec.connect_async(url)
+
+def used(db):
+    return told(lambda: db.has_collection("docs") if kind == "sync" else asyncio.run(in_loop(db)))
+
+if kind == "sync":
+    db = qvec.connect(url)
+    print("parent", used(db), flush=True)
+else:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    db = loop.run_until_complete(opened())
+    print("parent", loop.run_until_complete(in_loop(db)), flush=True)
+if os.fork() == 0:
+    print("child", used(db), flush=True)
+    os._exit(0)
+os.wait()
+print("parent", used(db) if kind == "sync" else loop.run_until_complete(in_loop(db)), flush=True)
+"""
+
+
+def forked(url: str, kind: str) -> list[str]:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, url, kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.usefixtures("docs")
+def test_a_forked_child_has_connections_of_its_own(url: str) -> None:
+    assert forked(url, "sync") == ["parent True", "child True", "parent True"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.usefixtures("docs")
+def test_a_forked_child_is_told_to_open_its_own_loops_connections(url: str) -> None:
+    first, child, last = forked(url, "async")
+    assert (first, last) == ("parent True", "parent True")
+    assert child.startswith("child InputError: ")
+    assert child.endswith("was opened in another event loop or process; call connect_async in the one that uses it")
+
+
+# Without a server
+
+
+def test_a_server_that_is_not_there_is_told_to_those_who_await() -> None:
+    with pytest.raises(DatabaseError, match=r"^cannot connect to postgresql://localhost:1/db: .*refused"):
+        asyncio.run(qvec.connect_async("postgresql://localhost:1/db"))
+    with pytest.raises(DatabaseError) as caught:
+        asyncio.run(qvec.connect_async("postgresql://u:hunter2@localhost:1/db"))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_nothing_is_left_open(docs: PostgresCollection, url: str, admin: psycopg.Connection) -> None:
+    docs._database.close()
+
+    async def use() -> None:
+        async with await qvec.connect_async(url) as db:
+            other = await db.collection("docs")
+            await asyncio.gather(*(other.count() for _ in range(20)))
+
+    asyncio.run(use())
+    deadline = time.monotonic() + 5
+    while sessions(admin, url) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert sessions(admin, url) == {}
