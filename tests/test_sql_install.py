@@ -276,7 +276,7 @@ def test_the_extension_is_the_schema(url: str, fresh: psycopg.Connection[Any], c
         connection.execute("CREATE EXTENSION qvec CASCADE")
         assert value(connection, "SHOW search_path") == "public, pg_catalog"
         assert catalogs(connection) == catalogs(fresh)
-        assert value(connection, "SELECT cardinality(extconfig) FROM pg_extension WHERE extname = 'qvec'") == 4
+        assert value(connection, "SELECT cardinality(extconfig) FROM pg_extension WHERE extname = 'qvec'") == 5
         with qvec.connect(url) as db:
             db.create_collection("docs", calibration=calibration)
             db.drop_collection("docs")

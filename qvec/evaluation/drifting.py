@@ -26,7 +26,7 @@ SAMPLE = 10_000
 QUERIES = 500
 _NO_SPREAD = 1e-6
 """Standard deviation, as a share of the largest, up to which a dimension is constant but for rounding errors."""
-_FEWEST = 100
+FEWEST = 100
 """Rows below which a sampled recall says nothing."""
 LIMITS = {"shift": 0.3, "clip": 0.005, "loss": 0.01}
 """What each figure of a DriftReport may be, unless told otherwise.
@@ -138,8 +138,8 @@ def _report(collection: Collection, compared: str, vectors: Vectors, statistics:
     has_floats = not np.isnan(statistics.clip_rate).any()
     changes = _changes(statistics, calibration)
     spread = float(np.linalg.norm(calibration.std.astype(np.float64)))
-    way = _way(collection)
-    recall, loss = _recalls(calibration, vectors, way, seed) if has_floats and len(vectors) >= _FEWEST else (None, None)
+    way = way_of(collection)
+    recall, loss = _recalls(calibration, vectors, way, seed) if has_floats and len(vectors) >= FEWEST else (None, None)
     return DriftReport(
         collection=collection.name,
         calibration=calibration.id,
@@ -160,7 +160,7 @@ def _changes(statistics: Drift, calibration: Calibration) -> NDArray[np.float64]
     return np.asarray(shifts * calibration.std.astype(np.float64), np.float64)
 
 
-def _way(collection: Collection) -> tuple[str, str, float]:
+def way_of(collection: Collection) -> tuple[str, str, float]:
     """How the collection is searched, or what is nearest to it of the ways that can be searched without an engine."""
     settings = collection.settings
     prefilter = settings["prefilter"] if settings["prefilter"] in RESCORES else "ternary"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -43,8 +44,11 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
         oversampling: float,
         model: str | None,
         embedding: Mapping[str, Any] | None,
+        created_at: datetime | None = None,
     ) -> None:
-        super().__init__(name, table, calibration, oversampling, model, embedding, database.embedders)
+        super().__init__(
+            name, table, calibration, oversampling, model, embedding, created_at, database.embedders, database.find
+        )
         self._database = database
 
     async def upsert(
@@ -66,22 +70,30 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
 
     async def stored_rows(self, start: int, rows: int) -> AsyncIterator[StoredRows]:
         """Its rows in the order of their ids, from the row at this position on, so many at a time."""
-        statement = statements.stored_rows(self.table, start).as_bytes(None)
+        await self._read(self._ensure_current)
+        calibration, found = self.calibration, None
+        statement = statements.stored_rows(self.table, start, self._still()).as_bytes(None)
         with explained(self._reading):
             async with self._database.connection() as connection:
                 async for found in chunks_async(connection, statement, {}, rows):
                     yield self._stored(found)
+                if found is None:
+                    await perform_async(connection, self._check_unchanged(calibration))
 
     async def stored_codes(
         self, rows: int
     ) -> AsyncIterator[tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32] | None]]:
         """Its rows as they lie in the table, so many at a time: ids (n,), the codes column (n, bytes) and, where floats
         are kept, those (n, d)."""
-        statement = statements.stored_codes(self.table).as_bytes(None)
+        await self._read(self._ensure_current)
+        calibration, found = self.calibration, None
+        statement = statements.stored_codes(self.table, self._still()).as_bytes(None)
         with explained(self._reading):
             async with self._database.connection() as connection:
                 async for found in chunks_async(connection, statement, {}, rows):
                     yield self._stored_codes(found)
+                if found is None:
+                    await perform_async(connection, self._check_unchanged(calibration))
 
     async def delete(self, ids: Sequence[int | str]) -> int:
         """Deletes the rows with these ids; returns how many there were."""

@@ -99,7 +99,7 @@ class AsyncPostgresDatabase(Catalog):
     async def collection(self, name: str) -> AsyncPostgresCollection:
         """An existing collection. Raises CollectionError, listing those there are, when it is missing."""
         with explained(self._reading):
-            return AsyncPostgresCollection(self, *(await self.read(partial(self._find, name))))
+            return AsyncPostgresCollection(self, *(await self.read(partial(self.find, name))))
 
     async def has_collection(self, name: str) -> bool:
         """Whether there is a collection of this name."""

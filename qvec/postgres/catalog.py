@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from psycopg import errors, sql
@@ -23,7 +24,7 @@ from qvec.stores import check_name, check_oversampling
 # Read out of the row as JSON, for an older schema has no column embedding, and does for reading.
 _OPEN = (
     "SELECT c.name, nspname, relname, id_type, rescore, prefilter, oversampling, model, to_jsonb(c)->'embedding',"
-    " calibration, k.content"
+    " calibration, k.content, c.created_at"
     " FROM qvec.collection c JOIN qvec.calibration k ON k.id = c.calibration"
     " JOIN pg_class ON pg_class.oid = c.relation JOIN pg_namespace n ON n.oid = relnamespace"
     " WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.relation AND tgname = 'qvec_codes_insert')"
@@ -40,6 +41,8 @@ class Opened(NamedTuple):
     oversampling: float
     model: str | None
     embedding: Mapping[str, Any] | None
+    created_at: datetime
+    """Stays when it is recalibrated; another collection of its name has another."""
 
 
 class Catalog:
@@ -92,7 +95,7 @@ class Catalog:
 
         def create() -> Steps[Opened]:
             yield Transaction(self._create(name, layout, calibration, oversampling, model, embedding))
-            return (yield from self._find(name))
+            return (yield from self.find(name))
 
         return create
 
@@ -139,7 +142,8 @@ class Catalog:
             ) from None
         return table
 
-    def _find(self, name: str) -> Steps[Opened]:
+    def find(self, name: str) -> Steps[Opened]:
+        """What is read of a collection. Raises CollectionError, listing those there are, when it is missing."""
         found = yield from self._opened(sql.SQL(_OPEN + " AND c.name = %s"), [name])
         if found:
             return found[0]
@@ -164,7 +168,7 @@ class Catalog:
 
     def _open(self, row: tuple[Any, ...], vector: PgVector) -> Opened:
         name, in_schema, relation, id_type, rescore, prefilter, oversampling, model, embedding = row[:9]
-        calibration_id, content = row[9:]
+        calibration_id, content, created_at = row[9:]
         calibration = self._calibrations.get(calibration_id)
         if calibration is None:
             calibration = Calibration.from_bytes(content, f"the calibration of collection {name!r}")
@@ -172,11 +176,11 @@ class Catalog:
                 raise CollectionError(f"collection {name!r} wants calibration {calibration_id}, found {calibration.id}")
             self._calibrations[calibration_id] = calibration
         table = Table(in_schema, relation, Layout(calibration.dimensions, id_type, rescore, prefilter), vector)
-        return Opened(name, table, calibration, oversampling, model, embedding)
+        return Opened(name, table, calibration, oversampling, model, embedding, created_at)
 
     def _dropping(self, name: str) -> Work[None]:
         def drop() -> Steps[None]:
-            collection = yield from self._find(name)
+            collection = yield from self.find(name)
             yield Transaction(_drop(collection))
 
         return drop

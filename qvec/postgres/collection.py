@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -42,8 +43,11 @@ class PostgresCollection(CollectionOperations, Retrieval):
         oversampling: float,
         model: str | None,
         embedding: Mapping[str, Any] | None,
+        created_at: datetime | None = None,
     ) -> None:
-        super().__init__(name, table, calibration, oversampling, model, embedding, database.embedders)
+        super().__init__(
+            name, table, calibration, oversampling, model, embedding, created_at, database.embedders, database.find
+        )
         self._database = database
 
     def upsert(
@@ -64,18 +68,26 @@ class PostgresCollection(CollectionOperations, Retrieval):
 
     def stored_rows(self, start: int, rows: int) -> Iterator[StoredRows]:
         """Its rows in the order of their ids, from the row at this position on, so many at a time."""
-        statement = statements.stored_rows(self.table, start).as_bytes(None)
+        self._read(self._ensure_current)
+        calibration, found = self.calibration, None
+        statement = statements.stored_rows(self.table, start, self._still()).as_bytes(None)
         with explained(self._reading), self._database.connection() as connection:
             for found in chunks(connection, statement, {}, rows):
                 yield self._stored(found)
+            if found is None:
+                perform(connection, self._check_unchanged(calibration))
 
     def stored_codes(self, rows: int) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32] | None]]:
         """Its rows as they lie in the table, so many at a time: ids (n,), the codes column (n, bytes) and, where floats
         are kept, those (n, d)."""
-        statement = statements.stored_codes(self.table).as_bytes(None)
+        self._read(self._ensure_current)
+        calibration, found = self.calibration, None
+        statement = statements.stored_codes(self.table, self._still()).as_bytes(None)
         with explained(self._reading), self._database.connection() as connection:
             for found in chunks(connection, statement, {}, rows):
                 yield self._stored_codes(found)
+            if found is None:
+                perform(connection, self._check_unchanged(calibration))
 
     def delete(self, ids: Sequence[int | str]) -> int:
         """Deletes the rows with these ids; returns how many there were."""

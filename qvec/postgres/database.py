@@ -18,6 +18,7 @@ from qvec.postgres.errors import explained
 from qvec.postgres.layout import IdType, Prefilter, Rescore
 from qvec.postgres.loader import PostgresLoader
 from qvec.postgres.steps import Connection, Work
+from qvec.postgres.versions import PostgresVersions
 
 T = TypeVar("T")
 
@@ -93,7 +94,7 @@ class PostgresDatabase(Catalog):
     def collection(self, name: str) -> PostgresCollection:
         """An existing collection. Raises CollectionError, listing those there are, when it is missing."""
         with explained(self._reading):
-            return PostgresCollection(self, *self.read(partial(self._find, name)))
+            return PostgresCollection(self, *self.read(partial(self.find, name)))
 
     def has_collection(self, name: str) -> bool:
         """Whether there is a collection of this name."""
@@ -114,6 +115,11 @@ class PostgresDatabase(Catalog):
         """A load of one source into a collection that may not be there yet."""
         self.check_writable()
         return PostgresLoader(self, collection, source, on_duplicate, workers)
+
+    def versions(self, collection: str) -> PostgresVersions:
+        """The versions of a collection, by two calibrations."""
+        self.check_writable()
+        return PostgresVersions(self, collection)
 
     def install(self) -> str | None:
         """Installs what is missing of pgvector and the schema qvec; returns what a user should know, if anything."""

@@ -57,10 +57,20 @@ def _blocks(rows: bytes) -> Iterator[bytes | memoryview]:
     yield TRAILER
 
 
-def check_calibration(collection: str, calibration: str) -> Steps[None]:
-    """Raises CollectionError when the collection was dropped, and made anew with another calibration perhaps: its codes
-    would not compare with those that are about to be written."""
+class RecalibratedError(CollectionError):
+    """A collection has another calibration than codes that are about to be read or written."""
+
+    def __init__(self, collection: str) -> None:
+        super().__init__(f"collection {collection!r} was recalibrated since it was opened; open it again")
+
+
+def check_calibration(collection: str, calibration: str, table: Table) -> Steps[None]:
+    """Raises RecalibratedError when the collection has another calibration than codes that are about to be written,
+    CollectionError when it was dropped. Until the transaction ends its table is not exchanged for another version."""
+    try:
+        yield Execute(SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(table.identifier))
+    except errors.UndefinedTable:
+        raise CollectionError(f"collection {collection!r} was dropped since it was opened; open it again") from None
     found = yield Fetch("SELECT calibration FROM qvec.collection WHERE name = %s", [collection])
     if not found or found[0][0] != calibration:
-        again = " and made anew" if found else ""
-        raise CollectionError(f"collection {collection!r} was dropped{again} since it was opened; open it again")
+        raise RecalibratedError(collection)

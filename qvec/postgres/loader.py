@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import errors
 
-from qvec.errors import DatabaseError
+from qvec.errors import CollectionError, DatabaseError
 from qvec.loading import Checkpoint, ConnectionLostError, EncodedBatch, OnDuplicate, RepeatedIdError, Writing
 from qvec.postgres import inserting, loading, statements
 from qvec.postgres.errors import connection_lost
@@ -44,6 +44,7 @@ class PostgresLoader:
         self._on_duplicate = on_duplicate
         self._workers = workers
         self._table: Table | None = None
+        self._calibration = ""
         self._staging = False
         self._lock: Connection | None = None
         self._connections: list[Connection] = []
@@ -71,11 +72,13 @@ class PostgresLoader:
         if self._connections:
             return
         self._table = collection.table
+        self._calibration = collection.calibration.id
         self._connections = [self._take_lock()]
         while len(self._connections) < self._workers:
             self._connections.append(self._database.connect())
         with _told_apart():
-            perform(self._connections[0], inserting.check_calibration(self._collection, collection.calibration.id))
+            with self._connections[0].transaction():
+                self._check_calibration(self._connections[0])
             for connection in self._connections:
                 loading.settings_for_loading(connection)
 
@@ -96,9 +99,21 @@ class PostgresLoader:
         connection.execute("BEGIN" if waits else f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
         if not batch.count:
             return 0
+        self._check_calibration(connection)
         if self._staging:
             return perform(connection, inserting.merge_rows(self._table, batch.rows, self._on_duplicate))
         return perform(connection, inserting.copy_rows(self._table, batch.rows))
+
+    def _check_calibration(self, connection: Connection) -> None:
+        """The rows were quantized for the calibration that the collection had: it may have another version by now."""
+        assert self._table is not None
+        try:
+            perform(connection, inserting.check_calibration(self._collection, self._calibration, self._table))
+        except inserting.RecalibratedError:
+            raise CollectionError(
+                f"collection {self._collection!r} was recalibrated, or made anew, while it was loaded; run the same "
+                "load again, and it goes on"
+            ) from None
 
     def wait(self, writing: Writing) -> int:
         with _told_apart():

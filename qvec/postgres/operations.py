@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
-from psycopg.sql import SQL
+from psycopg.sql import SQL, Composed
 
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
@@ -30,8 +31,13 @@ from qvec.texts import document_array, metadata_array
 if TYPE_CHECKING:
     from qvec.filters import FilterLike
     from qvec.metadata_index import MetadataIndex
+    from qvec.postgres.catalog import Opened
     from qvec.retrieval.embedders import Embedders
     from qvec.sources import Form, IdType
+
+
+Prepared = tuple[Work[Plan], NDArray[np.float32]]
+"""What plans a search, and its queries (m, d) as they are compared."""
 
 
 class CollectionOperations:
@@ -48,7 +54,9 @@ class CollectionOperations:
         oversampling: float,
         model: str | None,
         embedding: Mapping[str, Any] | None,
+        created_at: datetime | None,
         embedders: Embedders,
+        find: Callable[[str], Steps[Opened]],
     ) -> None:
         self.name = name
         self.table = table
@@ -56,7 +64,9 @@ class CollectionOperations:
         self.oversampling = oversampling
         self.model = model
         self.embedding = embedding
+        self._created_at = created_at
         self._embedders = embedders
+        self._find = find
         self._rows_seen = 0
         self._language: str | None = None
 
@@ -117,21 +127,58 @@ class CollectionOperations:
     ) -> Work[int]:
         array = as_vectors(vectors, "vectors", self.calibration.accepted_dimensions)
         check_upsert(array, ids, documents, metadata, on_duplicate)
-        encoded = self.encode(
-            rows.id_array(ids, self.table.layout),
-            array,
-            document_array(documents),
-            rows.check_metadata(metadata_array(metadata)),
-        )
-        return partial(self._upsert, encoded, on_duplicate)
+        id_array = rows.id_array(ids, self.table.layout)
+        texts = document_array(documents), rows.check_metadata(metadata_array(metadata))
 
-    def _upsert(self, encoded: bytes, on_duplicate: OnDuplicate) -> Steps[int]:
-        def merge() -> Steps[int]:
-            yield from inserting.check_calibration(self.name, self.calibration.id)
-            return (yield from inserting.merge_rows(self.table, encoded, on_duplicate))
+        def merging() -> Work[int]:
+            calibration, table = self.calibration, self.table
+            encoded = rows.encode(id_array, array, *texts, calibration=calibration, layout=table.layout)
+            return partial(self._merge, calibration, table, encoded, on_duplicate)
 
-        written: int = yield Transaction(merge())
-        return written
+        return partial(self._upsert, merging(), merging)
+
+    def _upsert(self, merge: Work[int], merging: Callable[[], Work[int]]) -> Steps[int]:
+        """Writes what was encoded or, where the collection was recalibrated since, has it encoded again."""
+        while True:
+            try:
+                written: int = yield Transaction(merge())
+            except inserting.RecalibratedError:
+                yield from self._renew()
+                merge = merging()
+            else:
+                return written
+
+    def _merge(self, calibration: Calibration, table: Table, encoded: bytes, on_duplicate: OnDuplicate) -> Steps[int]:
+        yield from inserting.check_calibration(self.name, calibration.id, table)
+        return (yield from inserting.merge_rows(table, encoded, on_duplicate))
+
+    def _is_current(self, calibration: Calibration) -> Steps[bool]:
+        """Whether the collection has this calibration still."""
+        found = yield Fetch("SELECT calibration FROM qvec.collection WHERE name = %s", [self.name])
+        return bool(found) and found[0][0] == calibration.id
+
+    def _renew(self) -> Steps[None]:
+        """Takes over what a recalibration changed. Raises CollectionError when the collection was dropped, and perhaps
+        made anew."""
+        there = yield Fetch("SELECT created_at FROM qvec.collection WHERE name = %s", [self.name])
+        if not there or there[0][0] != self._created_at:
+            again = " and made anew" if there else ""
+            raise CollectionError(f"collection {self.name!r} was dropped{again} since it was opened; open it again")
+        found = yield from self._find(self.name)
+        self.table, self.calibration = found.table, found.calibration
+
+    def _still(self) -> Composed:
+        return statements.still(self.name, self.calibration.id)
+
+    def _check_unchanged(self, calibration: Calibration) -> Steps[None]:
+        """Tells a collection without rows from one that was recalibrated a moment before they were read."""
+        if not (yield from self._is_current(calibration)):
+            raise inserting.RecalibratedError(self.name)
+
+    def _ensure_current(self) -> Steps[None]:
+        """Before its rows are streamed: what they are decoded by may have changed since it was opened."""
+        if not (yield from self._is_current(self.calibration)):
+            yield from self._renew()
 
     def _deleting(self, ids: Sequence[int | str]) -> Work[int]:
         return partial(self._delete, self._ids(ids))
@@ -153,8 +200,13 @@ class CollectionOperations:
         return partial(self._vectors, self._ids(ids))
 
     def _vectors(self, ids: list[int | str]) -> Steps[NDArray[np.float32]]:
-        fetched = yield Fetch(statements.vectors(self.table).as_bytes(None), [ids], binary=True)
-        return rows.vectors_of(ids, dict(fetched), self.calibration, self.table.layout)
+        while True:
+            calibration, layout = self.calibration, self.table.layout
+            statement = statements.vectors(self.table, self._still())
+            fetched = yield Fetch(statement.as_bytes(None), [ids], binary=True)
+            if fetched or (yield from self._is_current(calibration)):
+                return rows.vectors_of(ids, dict(fetched), calibration, layout)
+            yield from self._renew()
 
     def _matching(self, filter: FilterLike | None, limit: int | None, texts: bool) -> Work[list[Hit]]:
         check_limit(limit)
@@ -269,13 +321,24 @@ class CollectionOperations:
         texts: bool,
     ) -> Work[Any]:
         """Hits of a vector (d,), or a list of them for each of (m, d)."""
-        queries = self._queries(vectors)
-        planning = self._planning(k, oversampling, search.where(filter), exact, rescore, rescore_in, texts, planes)
-        return partial(self._search, planning, queries, np.ndim(vectors) == 2)
+        where = search.where(filter)
 
-    def _search(self, planning: Work[Plan], queries: NDArray[np.float32], several: bool) -> Steps[Any]:
-        found = yield from search.run((yield from planning()), queries)
-        return found if several else found[0]
+        def prepare() -> Prepared:
+            planning = self._planning(k, oversampling, where, exact, rescore, rescore_in, texts, planes)
+            return planning, self._queries(vectors)
+
+        return partial(self._search, prepare(), prepare, np.ndim(vectors) == 2)
+
+    def _search(self, prepared: Prepared, prepare: Callable[[], Prepared], several: bool) -> Steps[Any]:
+        """A statement of a collection that was recalibrated since finds nothing: then all of it is done anew."""
+        while True:
+            planning, queries = prepared
+            plan = yield from planning()
+            found = yield from search.run(plan, queries)
+            if all(found) or (yield from self._is_current(plan.calibration)):
+                return found if several else found[0]
+            yield from self._renew()
+            prepared = prepare()
 
     def _explaining(
         self,
@@ -286,13 +349,25 @@ class CollectionOperations:
         exact: bool,
         rescore_in: RescoreIn,
     ) -> Work[Explanation]:
-        started = time.perf_counter()
-        query = self._queries(vector)[0]
-        planning = self._planning(k, oversampling, search.where(filter), exact, True, rescore_in, True, None)
-        return partial(self._explain, planning, query, (time.perf_counter() - started) * 1e3)
+        where = search.where(filter)
 
-    def _explain(self, planning: Work[Plan], query: NDArray[np.float32], prepare_ms: float) -> Steps[Explanation]:
-        return (yield from explain((yield from planning()), query, prepare_ms))
+        def prepare() -> tuple[Prepared, float]:
+            started = time.perf_counter()
+            queries = self._queries(vector)
+            planning = self._planning(k, oversampling, where, exact, True, rescore_in, True, None)
+            return (planning, queries), (time.perf_counter() - started) * 1e3
+
+        prepare()  # what is wrong with the arguments is told at once
+        return partial(self._explain, prepare)
+
+    def _explain(self, prepare: Callable[[], tuple[Prepared, float]]) -> Steps[Explanation]:
+        while True:
+            (planning, queries), milliseconds = prepare()
+            plan = yield from planning()
+            explained = yield from explain(plan, queries[0], milliseconds)
+            if explained.hits or (yield from self._is_current(plan.calibration)):
+                return explained
+            yield from self._renew()
 
     def _queries(self, query: ArrayLike) -> NDArray[np.float32]:
         """Queries as they are compared: cut to the collection's dimensions, at unit length under cosine."""
@@ -318,7 +393,7 @@ class CollectionOperations:
             self._check_planes(planes, rescore_in)
         factor = self.oversampling if oversampling is None else oversampling
         count = search.candidate_count(k, factor) if rescore else k
-        plan = Plan(self.table, self.calibration, k, count, rescore_in, texts, rescore, where, planes)
+        plan = Plan(self.table, self.calibration, k, count, rescore_in, texts, rescore, where, planes, self.name)
         return partial(self._plan, plan, count, exact)
 
     def _plan(self, plan: Plan, candidates: int, exact: bool) -> Steps[Plan]:

@@ -74,6 +74,8 @@ class Plan:
     where: Where = EVERY_ROW
     planes: int | None = None
     """How many of the codes' planes rescoring reads, in this process; None: all."""
+    collection: str | None = None
+    """Whose table it is: where it has another calibration by now, nothing is found."""
 
     @property
     def in_client(self) -> bool:
@@ -86,9 +88,15 @@ class Plan:
 
     def source(self, columns: tuple[str, ...]) -> Composed:
         """The statement that gives the rows to rescore."""
+        where, still = self.where.composed(), self._still()
         if self.candidates is None:
-            return statements.all_rows(self.table, columns, self.where.composed())
-        return statements.candidates(self.table, columns, self.candidates, self.where.composed())
+            return statements.all_rows(self.table, columns, SQL("{} AND {}").format(still, where))
+        return statements.candidates(self.table, columns, self.candidates, where, still)
+
+    def _still(self) -> Composable:
+        if self.collection is None:
+            return statements.EVERY_ROW
+        return statements.still(self.collection, self.calibration.id)
 
     def statement(self) -> bytes:
         """The statement that a search runs; rescoring in the client takes over from its rows."""

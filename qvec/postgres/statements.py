@@ -114,23 +114,42 @@ def _overwrite(table: Table) -> Composed:
     return SQL("UPDATE SET {}").format(SQL(", ").join(assignments))
 
 
-def candidates(table: Table, columns: tuple[str, ...], count: int, where: Composable = EVERY_ROW) -> Composed:
+def still(collection: str, calibration: str) -> Composed:
+    """Whether a collection still has this calibration, at the moment that a statement sees.
+
+    The table of a statement is found, and kept from being exchanged for another version, before that moment: so rows
+    that a statement with this condition gives are codes of this calibration.
+    """
+    return SQL("EXISTS (SELECT FROM qvec.collection WHERE name = {} AND calibration = {})").format(
+        sql.Literal(collection), sql.Literal(calibration)
+    )
+
+
+def candidates(
+    table: Table,
+    columns: tuple[str, ...],
+    count: int,
+    where: Composable = EVERY_ROW,
+    condition: Composable = EVERY_ROW,
+) -> Composed:
     """The rows `where` nearest to the prefilter bits of the query, `%(bits)b`.
 
     ef_search and the iterative scan are set by the statement itself, for itself: the index scan starts only after the
     lateral join has evaluated the settings it refers to. So the prefilter is never cut by a setting of the session,
-    also behind a connection pooler, and no round trip is spent.
+    also behind a connection pooler, and no round trip is spent. There are none unless the `condition`, which is of no
+    row, holds.
     """
     set_all = SQL(" || ").join(
         SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(str(value)))
         for name, value in _scan_settings(table, count).items()
     )
     return SQL(
-        "SELECT candidate.* FROM (SELECT {set_all} AS done OFFSET 0) settings CROSS JOIN LATERAL"
+        "SELECT candidate.* FROM (SELECT {set_all} AS done WHERE {condition} OFFSET 0) settings CROSS JOIN LATERAL"
         " (SELECT {columns} FROM {table} WHERE settings.done IS NOT NULL AND {where}"
         " ORDER BY {prefilter} {distance} %(bits)b LIMIT {count}) candidate"
     ).format(
         set_all=set_all,
+        condition=condition,
         columns=SQL(", ").join(map(Identifier, columns)),
         where=where,
         table=table.identifier,
@@ -255,17 +274,25 @@ def holds_more_than(table: Table, rows: int) -> Composed:
     )
 
 
-def stored_rows(table: Table, start: int) -> Composed:
-    """All rows in the order of their ids, from a position on: id, codes or float4 bytes, document, metadata."""
-    return SQL("SELECT id, {}, document, metadata::text FROM {} ORDER BY id OFFSET {}").format(
-        _vector(table), table.identifier, sql.Literal(start)
+def stored_rows(table: Table, start: int, condition: Composable = EVERY_ROW) -> Composed:
+    """All rows in the order of their ids, from a position on: id, codes or float4 bytes, document, metadata; none
+    unless the `condition` holds."""
+    return SQL("SELECT id, {}, document, metadata::text FROM {} WHERE {} ORDER BY id OFFSET {}").format(
+        _vector(table), table.identifier, condition, sql.Literal(start)
     )
 
 
-def vectors(table: Table) -> Composed:
-    """The rows with ids of `%s`: id, codes or float4 bytes."""
-    return SQL("SELECT id, {} FROM {} WHERE id = ANY(%s::{}[])").format(
+def stored_rows_by_ids(table: Table) -> Composed:
+    """The rows with ids of `%s`, as in `stored_rows`."""
+    return SQL("SELECT id, {}, document, metadata::text FROM {} WHERE id = ANY(%s::{}[])").format(
         _vector(table), table.identifier, SQL(table.layout.id_type)
+    )
+
+
+def vectors(table: Table, condition: Composable = EVERY_ROW) -> Composed:
+    """The rows with ids of `%s`: id, codes or float4 bytes; none unless the `condition` holds."""
+    return SQL("SELECT id, {} FROM {} WHERE id = ANY(%s::{}[]) AND {}").format(
+        _vector(table), table.identifier, SQL(table.layout.id_type), condition
     )
 
 
@@ -277,10 +304,11 @@ def _vector(table: Table) -> Composable:
     return SQL("{}(embedding::{})").format(send, table.vector_type("vector"))
 
 
-def stored_codes(table: Table) -> Composed:
-    """All rows as they lie: id, codes, and the floats as pgvector sends them, null where there are none."""
+def stored_codes(table: Table, condition: Composable = EVERY_ROW) -> Composed:
+    """All rows as they lie: id, codes, and the floats as pgvector sends them, null where there are none. No rows unless
+    the `condition` holds."""
     floats = _vector(table) if table.layout.float_type else SQL("NULL")
-    return SQL("SELECT id, codes, {} FROM {}").format(floats, table.identifier)
+    return SQL("SELECT id, codes, {} FROM {} WHERE {}").format(floats, table.identifier, condition)
 
 
 def next_id(table: Table) -> Composed:

@@ -706,6 +706,64 @@ COMMENT ON FUNCTION qvec._refuse_drop() IS 'Trigger: an attached table is detach
 CREATE OR REPLACE TRIGGER attached BEFORE DELETE ON qvec.collection
     FOR EACH ROW EXECUTE FUNCTION qvec._refuse_drop();
 
+-- Another version of a collection is its rows by another calibration, in a table that is a collection of its own: one
+-- that is being built or, exchanged with it, the one before. What is written to the collection meanwhile is noted in a
+-- table beside it, which everybody may add to who can reach it: so whoever may write to the collection still can.
+CREATE TABLE IF NOT EXISTS qvec.version (
+    collection text PRIMARY KEY REFERENCES qvec.collection (name) ON UPDATE CASCADE ON DELETE CASCADE,
+    name text NOT NULL UNIQUE REFERENCES qvec.collection (name) ON UPDATE CASCADE ON DELETE CASCADE,
+    kind text NOT NULL CHECK (kind IN ('new', 'old')),
+    changes regclass NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE qvec.version IS 'The other version of a collection, which qvec recalibrate builds and keeps';
+COMMENT ON COLUMN qvec.version.changes IS 'Table of the ids that were written to the collection and not yet to this version';
+
+CREATE OR REPLACE FUNCTION qvec._note_change() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    note text := format('INSERT INTO %s (id, vector) VALUES ($1, $2)', TG_ARGV[0]);
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        RAISE EXCEPTION 'table % has another version, which would keep the rows', TG_RELID::regclass
+            USING HINT = 'Drop that version first (qvec recalibrate --drop-old), or DELETE the rows.',
+                  ERRCODE = 'object_not_in_prerequisite_state';
+    ELSIF TG_OP = 'INSERT' THEN
+        EXECUTE note USING NEW.id, true;
+    ELSIF TG_OP = 'DELETE' THEN
+        EXECUTE note USING OLD.id, false;
+    ELSIF OLD.id = NEW.id THEN
+        EXECUTE note USING NEW.id, OLD.codes IS DISTINCT FROM NEW.codes;
+    ELSE
+        EXECUTE note USING OLD.id, false;
+        EXECUTE note USING NEW.id, true;
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION qvec._note_change() IS 'Trigger of a collection that has another version: notes which rows change, and whether their codes do';
+
+CREATE OR REPLACE FUNCTION qvec._drop_version() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    kept regclass := (SELECT c.relation FROM qvec.collection AS c WHERE c.name = OLD.collection);
+    other regclass;
+BEGIN
+    DELETE FROM qvec.collection AS c WHERE c.name = OLD.name RETURNING c.relation INTO other;
+    IF other IS NOT NULL THEN
+        EXECUTE format('DROP TABLE %s', other);
+    END IF;
+    IF kept IS NOT NULL THEN
+        EXECUTE format('DROP TRIGGER IF EXISTS qvec_changes ON %s', kept);
+        EXECUTE format('DROP TRIGGER IF EXISTS qvec_truncate ON %s', kept);
+    END IF;
+    EXECUTE format('DROP TABLE %s', OLD.changes);
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION qvec._drop_version() IS 'Trigger: a version goes with its table, and with the collection that it is one of';
+
+CREATE OR REPLACE TRIGGER dropped AFTER DELETE ON qvec.version
+    FOR EACH ROW EXECUTE FUNCTION qvec._drop_version();
+
 -- What a search needs to know of a collection: expressions over its table's columns, quoted.
 CREATE OR REPLACE FUNCTION qvec._layout(
     collection text, OUT relation regclass, OUT source text, OUT calibration text, OUT metric text,
@@ -1336,6 +1394,31 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION qvec._candidates(record, integer, float8, integer) IS 'How many rows the prefilter is asked for';
 
+-- The table that a search found by its snapshot may have been exchanged for another version since, and its name be that
+-- of the other. So it is taken by what it is, under the name that it has now, which it keeps while it is read: the lock
+-- that reading takes stays to the end of the transaction.
+CREATE OR REPLACE FUNCTION qvec._held(relation regclass) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    name text;
+BEGIN
+    LOOP
+        name := (SELECT identity FROM pg_identify_object('pg_class'::regclass, relation, 0));
+        IF name IS NULL THEN
+            RAISE EXCEPTION 'the collection was exchanged for another version, and this one dropped'
+                USING HINT = 'Search again, in a new transaction.', ERRCODE = 'serialization_failure';
+        END IF;
+        BEGIN
+            EXECUTE format('SELECT FROM %s LIMIT 0', name);
+            EXIT WHEN to_regclass(name) = relation;
+        EXCEPTION WHEN undefined_table THEN
+            NULL;  -- renamed in between
+        END;
+    END LOOP;
+    RETURN name;
+END $$;
+COMMENT ON FUNCTION qvec._held(regclass) IS 'The qualified name of a table, which keeps it until the transaction ends';
+
 CREATE OR REPLACE FUNCTION qvec._run_search(
     collection text, queries vector[], k integer, oversampling float8, filter jsonb, candidates integer, exact boolean)
     RETURNS TABLE (query integer, id text, score float8, document text, metadata jsonb)
@@ -1351,6 +1434,7 @@ DECLARE
     prepared record;
     hit record;
 BEGIN
+    layout.source := qvec._held(layout.relation);
     SELECT array_agg(n ORDER BY n) AS n, array_agg(p.bits ORDER BY n) AS bits, array_agg(p.floats ORDER BY n) AS floats,
            array_agg(p.base ORDER BY n) AS base, array_agg(p.scale ORDER BY n) AS scale,
            array_agg(p.digits ORDER BY n) AS digits
@@ -1434,6 +1518,7 @@ DECLARE
     prepared record := qvec._query(query, layout.calibration, layout.prefilter, layout.planes);
     former jsonb := qvec._set_scan(qvec._scan_settings(wanted));
 BEGIN
+    layout.source := qvec._held(layout.relation);
     RETURN QUERY EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF) ' || qvec._search_sql(layout, k, wanted, filter)
         USING ARRAY[prepared.bits], ARRAY[prepared.floats], ARRAY[prepared.base], ARRAY[prepared.scale], ARRAY[prepared.digits];
     PERFORM qvec._set_scan(former);
@@ -1878,6 +1963,7 @@ BEGIN
     PERFORM pg_extension_config_dump('qvec.collection', '');
     PERFORM pg_extension_config_dump('qvec.ingest', '');
     PERFORM pg_extension_config_dump('qvec.attachment', '');
+    PERFORM pg_extension_config_dump('qvec.version', '');
 EXCEPTION WHEN feature_not_supported THEN
     NULL;  -- no extension
 END;

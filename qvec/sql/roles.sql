@@ -13,5 +13,5 @@ BEGIN
     GRANT SELECT ON ALL TABLES IN SCHEMA qvec TO qvec_reader, qvec_writer;
     -- A writer loads, calibrates, and creates and drops collections of its own.
     GRANT INSERT ON qvec.calibration TO qvec_writer;
-    GRANT INSERT, UPDATE, DELETE ON qvec.collection, qvec.attachment, qvec.ingest TO qvec_writer;
+    GRANT INSERT, UPDATE, DELETE ON qvec.collection, qvec.attachment, qvec.ingest, qvec.version TO qvec_writer;
 END $roles$;

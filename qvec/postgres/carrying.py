@@ -1,0 +1,157 @@
+"""What a collection's table has besides its rows, brought to the table that takes its place: indexes, privileges,
+storage parameters. What cannot be brought is named, so that nothing is lost without a word."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from psycopg.sql import SQL, Identifier
+
+from qvec.errors import CollectionError
+from qvec.postgres.layout import Table
+from qvec.postgres.steps import Connection
+
+CHANGES = "qvec_changes"
+TRUNCATE = "qvec_truncate"
+_OWN_TRIGGERS = ["qvec_fill", CHANGES, TRUNCATE]
+_OWN_COLUMNS = ["id", "codes", "embedding", "document", "metadata", "embedding_in"]
+
+_FOREIGN = """
+    SELECT 'column ' || quote_ident(attname) FROM pg_attribute
+        WHERE attrelid = %(table)s::regclass AND attnum > 0 AND NOT attisdropped AND attname <> ALL (%(columns)s)
+    UNION ALL SELECT 'trigger ' || quote_ident(tgname) FROM pg_trigger
+        WHERE tgrelid = %(table)s::regclass AND NOT tgisinternal AND tgname <> ALL (%(triggers)s)
+    UNION ALL SELECT 'constraint ' || quote_ident(conname) FROM pg_constraint
+        WHERE (conrelid = %(table)s::regclass OR confrelid = %(table)s::regclass) AND contype IN ('f', 'c', 'u', 'x')
+    UNION ALL SELECT 'policy ' || quote_ident(polname) FROM pg_policy WHERE polrelid = %(table)s::regclass
+    UNION ALL SELECT 'row level security' FROM pg_class WHERE oid = %(table)s::regclass AND relrowsecurity
+    UNION ALL SELECT 'publication ' || quote_ident(pubname) FROM pg_publication_rel
+        JOIN pg_publication p ON p.oid = prpubid WHERE prrelid = %(table)s::regclass
+    UNION ALL SELECT DISTINCT 'view ' || ev_class::regclass FROM pg_depend JOIN pg_rewrite r ON r.oid = objid
+        WHERE classid = 'pg_rewrite'::regclass AND refobjid = %(table)s::regclass AND ev_class <> refobjid
+    UNION ALL SELECT DISTINCT 'rule ' || quote_ident(rulename) FROM pg_rewrite WHERE ev_class = %(table)s::regclass
+    UNION ALL SELECT DISTINCT 'function ' || objid::regprocedure FROM pg_depend
+        WHERE classid = 'pg_proc'::regclass AND refobjid = %(table)s::regclass
+    UNION ALL SELECT 'inheritance' FROM pg_inherits
+        WHERE inhrelid = %(table)s::regclass OR inhparent = %(table)s::regclass
+"""
+
+_INDEXES = """
+    SELECT c.relname, pg_get_indexdef(c.oid), indisprimary,
+           format('INDEX %%I ON %%I.%%I ', c.relname, nspname, t.relname)
+    FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_class t ON t.oid = indrelid
+    JOIN pg_namespace n ON n.oid = t.relnamespace WHERE indrelid = %s::regclass ORDER BY c.relname
+"""
+
+_PRIVILEGES = """
+    WITH held AS (
+        SELECT ''::text AS columns, relacl AS acl, relowner FROM pg_class WHERE oid = %(table)s::regclass
+        UNION ALL SELECT format(' (%%I)', attname), attacl, relowner FROM pg_attribute
+            JOIN pg_class c ON c.oid = attrelid
+            WHERE attrelid = %(table)s::regclass AND NOT attisdropped AND attname = ANY (
+                SELECT attname FROM pg_attribute WHERE attrelid = %(other)s::regclass AND NOT attisdropped))
+    SELECT privilege_type || columns, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END, is_grantable
+    FROM held CROSS JOIN LATERAL aclexplode(acl) LEFT JOIN pg_roles r ON r.oid = grantee
+    WHERE grantee <> relowner AND (grantee = 0 OR rolname IS NOT NULL)
+"""
+
+
+def named(name: str, version: str) -> str:
+    """The name of a version's table, index or collection, 63 bytes at most: of a long name its beginning and a hash."""
+    whole = f"{name}@{version}"
+    if len(whole.encode()) <= 63:
+        return whole
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    kept = name.encode()[: 63 - len(f"~{digest}@{version}")].decode(errors="ignore")
+    return f"{kept}~{digest}@{version}"
+
+
+def check_carriable(connection: Connection, table: Table, collection: str) -> None:
+    """Raises CollectionError where a table has, or is used by, what another one could not take over."""
+    wanted = {"table": _name(table), "columns": _OWN_COLUMNS, "triggers": _OWN_TRIGGERS}
+    found = [row[0] for row in connection.execute(_FOREIGN, wanted).fetchall()]
+    if found:
+        raise CollectionError(
+            f"the table of collection {collection!r} has what no other table can take over from it: "
+            f"{', '.join(sorted(found))}; drop that, recalibrate, and create it anew"
+        )
+
+
+def carry_indexes(connection: Connection, table: Table, other: Table, version: str) -> None:
+    """Creates those of a table's indexes that the other one lacks, but the prefilter's, which is built by itself."""
+    there = {row[0] for row in _indexes(connection, other)}
+    for name, definition, is_key, head in _indexes(connection, table):
+        wanted = named(name, version)
+        if is_key or name == table.index or wanted in there:
+            continue
+        before, found, method = definition.partition(head)
+        if not found:
+            raise CollectionError(f"cannot create index {name!r} on another table: {definition}")
+        target = SQL("INDEX {} ON {} ").format(Identifier(wanted), other.identifier).as_string()
+        connection.execute((before + target + method).encode())
+
+
+def name_key(connection: Connection, table: Table, other: Table, version: str) -> None:
+    """Gives the other table's key the name that belongs to the key of this one."""
+    (key,) = (name for name, _, is_key, _ in _indexes(connection, table) if is_key)
+    (made,) = (name for name, _, is_key, _ in _indexes(connection, other) if is_key)
+    _rename_index(connection, other.schema, made, named(key, version))
+
+
+def carry_privileges(connection: Connection, table: Table, other: Table) -> None:
+    """Gives the other table the owner, privileges and storage parameters of this one, and none besides."""
+    for privilege, grantee, _ in _privileges(connection, other, table):
+        connection.execute(f"REVOKE {privilege} ON {_name(other)} FROM {grantee}".encode())
+    for privilege, grantee, is_grantable in _privileges(connection, table, other):
+        option = " WITH GRANT OPTION" if is_grantable else ""
+        connection.execute(f"GRANT {privilege} ON {_name(other)} TO {grantee}{option}".encode())
+    statements = connection.execute(
+        "SELECT format('ALTER TABLE %%s OWNER TO %%I', %(other)s, pg_get_userbyid(t.relowner))"
+        " FROM pg_class t JOIN pg_class o ON o.oid = %(other)s::regclass"
+        " WHERE t.oid = %(table)s::regclass AND t.relowner <> o.relowner"
+        " UNION ALL SELECT format('ALTER TABLE %%s SET (%%s)', %(other)s, array_to_string(reloptions, ', '))"
+        " FROM pg_class WHERE oid = %(table)s::regclass AND reloptions IS NOT NULL"
+        " UNION ALL SELECT format('COMMENT ON TABLE %%s IS %%L', %(other)s, obj_description(%(table)s::regclass))",
+        {"table": _name(table), "other": _name(other)},
+    ).fetchall()
+    for (statement,) in statements:
+        connection.execute(statement.encode())
+
+
+def exchange_names(connection: Connection, table: Table, other: Table, versions: tuple[str, str], kept: Table) -> None:
+    """Renames a table with its indexes to `kept`, and gives the other one their names.
+
+    `versions` are those of the table and of the other one.
+    """
+    own, new = versions
+    names = [name for name, *_ in _indexes(connection, table)]
+    there = {name for name, *_ in _indexes(connection, other)}
+    for name in names:
+        _rename_index(connection, table.schema, name, kept.index if name == table.index else named(name, own))
+    for name in names:
+        made = other.index if name == table.index else named(name, new)
+        if made in there:
+            _rename_index(connection, other.schema, made, name)
+    if table.index not in names and other.index in there:
+        _rename_index(connection, other.schema, other.index, table.index)
+    connection.execute(SQL("ALTER TABLE {} RENAME TO {}").format(table.identifier, Identifier(kept.name)))
+    connection.execute(SQL("ALTER TABLE {} RENAME TO {}").format(other.identifier, Identifier(table.name)))
+
+
+def _rename_index(connection: Connection, schema: str, name: str, new: str) -> None:
+    connection.execute(SQL("ALTER INDEX {} RENAME TO {}").format(Identifier(schema, name), Identifier(new)))
+
+
+def _indexes(connection: Connection, table: Table) -> list[tuple[Any, ...]]:
+    """Of each index its name, its definition, whether it is the key, and what of the definition names it and the
+    table."""
+    return connection.execute(_INDEXES, [_name(table)]).fetchall()
+
+
+def _privileges(connection: Connection, table: Table, other: Table) -> list[tuple[Any, ...]]:
+    return connection.execute(_PRIVILEGES, {"table": _name(table), "other": _name(other)}).fetchall()
+
+
+def _name(table: Table) -> str:
+    return table.identifier.as_string()
