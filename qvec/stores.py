@@ -18,6 +18,7 @@ from qvec.loading import Loader, OnDuplicate
 
 if TYPE_CHECKING:
     from qvec.calibration import Calibration
+    from qvec.embedding import TextEmbedder
     from qvec.filters import FilterLike
     from qvec.metadata_index import MetadataIndex
     from qvec.sources import Form, IdType
@@ -182,6 +183,22 @@ class Collection(Protocol):
     def build_index(self, progress: Progress = ...) -> None: ...
 
     def index_metadata(self, indexes: Sequence[MetadataIndex]) -> None: ...
+
+    def index_texts(self, language: str = ...) -> None: ...
+
+    def search_text(
+        self, question: str, k: int = ..., *, filter: FilterLike | None = ..., texts: bool = ...
+    ) -> list[Hit]: ...
+
+    @property
+    def embedder(self) -> TextEmbedder: ...
+
+    @embedder.setter
+    def embedder(self, embedder: TextEmbedder) -> None: ...
+
+    def search_hybrid(
+        self, question: str, k: int = ..., *, filter: FilterLike | None = ..., oversampling: float | None = ...
+    ) -> list[Hit]: ...
 
     @overload
     def search(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from qvec.cli.console import ConsoleReporter, print_table
 from qvec.cli.options import collection_option, db_option, json_option, open_database, quiet_option
+from qvec.full_text import Language
 from qvec.ingest import build_index
 from qvec.stores import Collection
 
@@ -126,16 +127,22 @@ def drop(name: str, url: str, yes: bool) -> None:
 @click.command()
 @db_option
 @collection_option
+@click.option("--texts", type=click.Choice(get_args(Language)), help="Index the documents' words in this language.")
 @quiet_option
-def index(url: str, collection: str, quiet: bool) -> None:
+def index(url: str, collection: str, texts: str | None, quiet: bool) -> None:
     """Build the index of a collection that was loaded with --no-index, or whose build was interrupted.
 
+    With --texts its documents' words are indexed as well, for `qvec search --by words` and `--by both`.
+
     \b
-    Example:
+    Examples:
       qvec index --collection docs
+      qvec index --collection docs --texts english
     """
     with ConsoleReporter(quiet=quiet) as reporter, open_database(url) as database:
         found = database.collection(collection)
+        if texts is not None:
+            found.index_texts(texts)
         if found.has_index():
             reporter.say(f"collection {collection!r} has its index already")
         else:

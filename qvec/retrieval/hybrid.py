@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,7 +13,7 @@ from qvec.errors import InputError
 from qvec.hits import Hit
 from qvec.retrieval.fusion import reciprocal_rank, weighted_scores
 from qvec.retrieval.reranking import Reranker, rerank
-from qvec.retrieval.steps import Search, Steps, Words
+from qvec.retrieval.steps import Compute, Search, Steps, Words
 
 Fusion = Literal["ranks", "scores"]
 _FUSIONS: dict[Fusion, Callable[[Sequence[Sequence[Hit]], Sequence[float]], list[Hit]]] = {
@@ -42,4 +43,7 @@ def hybrid(
     near = yield Search(vector, wanted, options)
     worded = yield Words(question, wanted, {"filter": options.get("filter")})
     fused = _FUSIONS[fusion]([near, worded], weights)
-    return (rerank(question, fused[:wanted], reranker) if reranker else fused)[:k]
+    if reranker is None:
+        return fused[:k]
+    ranked: list[Hit] = yield Compute(partial(rerank, question, fused[:wanted], reranker))
+    return ranked[:k]

@@ -5,7 +5,8 @@ They neither know the store nor wait for it. `run` and `run_async` ask a collect
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -58,7 +59,14 @@ class Words:
         return collection.search_text(self.question, self.k, **self.options)
 
 
-Steps = Generator[Request, Any, T]
+@dataclass(frozen=True)
+class Compute:
+    """What a function gives that takes too long for an event loop, such as a model's judgement."""
+
+    work: Callable[[], Any]
+
+
+Steps = Generator[Request | Compute, Any, T]
 
 
 def run(collection: Any, steps: Steps[T]) -> T:
@@ -70,7 +78,7 @@ def run(collection: Any, steps: Steps[T]) -> T:
         except StopIteration as done:
             result: T = done.value
             return result
-        answer = request.ask(collection)
+        answer = request.work() if isinstance(request, Compute) else request.ask(collection)
 
 
 async def run_async(collection: Any, steps: Steps[T]) -> T:
@@ -82,7 +90,8 @@ async def run_async(collection: Any, steps: Steps[T]) -> T:
         except StopIteration as done:
             result: T = done.value
             return result
-        answer = await request.ask(collection)
+        asked = asyncio.to_thread(request.work) if isinstance(request, Compute) else request.ask(collection)
+        answer = await asked
 
 
 def single(query: Any) -> NDArray[np.float32]:
