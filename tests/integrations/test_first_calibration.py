@@ -1,0 +1,101 @@
+"""Calibrations made of the first vectors, however few."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import realistic
+from numpy.typing import NDArray
+
+from qvec import Calibration, RowError, hamming, quantize, score, ternary
+from qvec.integrations.first_calibration import ENOUGH, TYPICAL, calibration_for
+
+Vectors = NDArray[np.float32]
+
+
+def made(vectors: Vectors, **options: str) -> Calibration:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return calibration_for(vectors, **{"metric": "cosine", "model": None, **options})  # type: ignore[arg-type]
+
+
+def recall(calibration: Calibration, vectors: Vectors, queries: Vectors) -> float:
+    """Recall@10 in percent of int8 codes that rescore the 40 nearest by ternary bits."""
+    true = np.argsort(-calibration.prepared(queries) @ calibration.prepared(vectors).T, axis=1)[:, :10]
+    codes = quantize(vectors, calibration)
+    near = hamming(ternary(codes, calibration), ternary(quantize(queries, calibration), calibration))
+    scores = score(codes, queries, calibration)
+    beyond = np.argsort(near, axis=1, kind="stable")[:, 40:]
+    np.put_along_axis(scores, beyond, -np.inf, axis=1)
+    found = np.argsort(-scores, axis=1)[:, :10]
+    hits = [len(set(a) & set(b)) for a, b in zip(true.tolist(), found.tolist(), strict=True)]
+    return 10 * float(np.mean(hits))
+
+
+def test_few_vectors_do_nearly_as_well_as_all(vectors: Vectors, queries: Vectors) -> None:
+    best = recall(Calibration.fit(vectors), vectors, queries)
+    for count, lost in ((10, 4), (30, 2), (300, 1)):
+        draws = [realistic(count, seed=seed) for seed in range(2, 6)]
+        few = np.mean([recall(made(drawn), vectors, queries) for drawn in draws])
+        assert few > best - lost
+    ten = [realistic(10, seed=seed) for seed in range(2, 6)]
+    fitted = np.mean([recall(Calibration.fit(drawn), vectors, queries) for drawn in ten])
+    assert np.mean([recall(made(drawn), vectors, queries) for drawn in ten]) > fitted + 4
+
+
+def test_one_vector_tells_its_length_alone() -> None:
+    for metric, length in (("cosine", 1.0), ("ip", 5.0)):
+        one = np.zeros((1, 100), np.float32)
+        one[0, 0] = 5
+        calibration = made(one, metric=metric)
+        assert not calibration.threshold.any()
+        np.testing.assert_allclose(calibration.std, length / 10, rtol=1e-6)
+        np.testing.assert_allclose(calibration.radius, 3.89 * length / 10, rtol=1e-6)
+
+
+def test_mean_and_spread_are_drawn_towards_what_is_known_without_them() -> None:
+    random = np.random.default_rng(0)
+    spread = np.linspace(0.5, 2, 400)
+    mean = np.where(np.arange(400) < 4, 10, 0)
+    draws = [made((mean + spread * random.normal(size=(12, 400))).astype(np.float32), metric="ip") for _ in range(40)]
+    plain = np.mean([np.sum((mean + spread * random.normal(size=(12, 400)).mean(0) - mean) ** 2) for _ in range(40)])
+    shrunk = np.mean([np.sum((draw.mean - mean) ** 2) for draw in draws])
+    assert shrunk < plain
+    found = np.mean([draw.std for draw in draws], axis=0)
+    assert found[0] > spread[0]
+    assert found[-1] < spread[-1]
+    assert np.corrcoef(found, spread)[0, 1] > 0.9
+    np.testing.assert_allclose(draws[0].threshold, draws[0].mean / 2, rtol=1e-5)
+
+
+def test_equal_vectors_are_taken_for_what_they_are() -> None:
+    calibration = made(np.ones((5, 8), np.float32))
+    assert np.isfinite(calibration.radius).all()
+    decoded = quantize(np.ones((1, 8), np.float32), calibration)
+    assert decoded.shape == (1, 8)
+
+
+@pytest.mark.parametrize("count", [1, TYPICAL - 1])
+def test_few_are_warned_of(count: int) -> None:
+    with pytest.warns(UserWarning, match=rf"^the calibration is made from the first {count} vectors; if they are not"):
+        calibration_for(realistic(count), "cosine", None)
+
+
+def test_enough_are_not(vectors: Vectors) -> None:
+    assert calibration_for(vectors[:TYPICAL], "cosine", None).description["method"]["name"] == "normal"
+    assert len(vectors) == ENOUGH
+    assert calibration_for(vectors, "cosine", "m") == Calibration.fit(vectors, model="m")
+
+
+def test_a_calibration_of_few_is_saved_as_any(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    calibration = made(realistic(3), model="m")
+    assert calibration.model == "m"
+    calibration.save(tmp_path / "c")
+    assert Calibration.load(tmp_path / "c") == calibration
+
+
+def test_vectors_that_cannot_be_stored_are_named() -> None:
+    with pytest.raises(RowError, match="row 1: NaN"):
+        made(np.array([[1, 1], [1, np.nan]], np.float32))
