@@ -461,6 +461,7 @@ def test_every_store_is_measured(
         assert results["binary/float16/8"].recall.value == pytest.approx(wanted, abs=0.02)
     assert wanted - 0.02 <= results["binary/float16/8"].recall.value <= 1
     assert results["binary/none"].recall.value < results["binary/float16/2"].recall.value
+    assert ("the binary bits see queries as scalar8bits" in found.notes) == (not store.is_postgres)
     for result in found.results:
         assert result.loss is not None
         lost = (result.loss.index or 0) + result.loss.prefilter + result.loss.rescore

@@ -308,7 +308,7 @@ def test_eval_with_judgements_and_a_comparison(loaded: str, query_file: Path, tm
     assert "nDCG@10" in told.stdout
     assert "int8 vectors, which stand in for the floats that it does not keep" in told.stdout
     assert "Note: nDCG is over the 2 queries that have a relevant document." in told.stdout
-    assert "ternary/int8/1 − ternary/int8/16: recall@10 -" in told.stdout
+    assert "ternary/int8/1 − ternary/int8/16: recall@10 −" in told.stdout
     assert "ternary/int8/1 − ternary/int8/16: nDCG@10 " in told.stdout
     *lines, compared = map(
         json.loads, invoke(*arguments, "--compare", "none/int8", "none/int4", "--json").stdout.splitlines()

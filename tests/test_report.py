@@ -258,6 +258,22 @@ def test_recall_against_oversampling_is_a_line_for_each_way() -> None:
     }
 
 
+def test_losses_are_those_of_the_collections_own_search() -> None:
+    chart = next(one for one in pictures.of_evaluation(EVALUATION, None) if "lost" in one.title)
+    lines = {one.name: [(point.x, point.y) for point in one.points] for one in chart.series}
+    own = [one for one in RESULTS if one.rescore == "int8" and one.oversampling]
+    assert lines == {
+        "the index": [(one.oversampling, 0.01) for one in own],
+        "the prefilter": [(one.oversampling, 0.02) for one in own],
+        "the precision": [(one.oversampling, 1 - one.recall.value - 0.03) for one in own],
+    }
+    unknown = [replace(one, loss=Loss(None, 0.1, 0.2)) for one in own]
+    chart = next(
+        one for one in pictures.of_evaluation(replace(EVALUATION, results=tuple(unknown)), None) if "lost" in one.title
+    )
+    assert [one.name for one in chart.series] == ["the prefilter", "the precision"]
+
+
 def test_bit_balance_counts_every_dimension() -> None:
     chart = pictures.of_calibration(CALIBRATION, STATISTICS)[-1]
     assert sum(point.y for point in chart.series[0].points) == 64

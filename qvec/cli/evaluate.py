@@ -132,15 +132,15 @@ def print_evaluation(evaluation: Evaluation) -> None:
         if not _is_scan(result) or (result.prefilter != own and result.rescore in (precise, NONE))
     ]
     judged = shown[0].ndcg is not None
-    columns = {"prefilter": "left", "rescoring": "left", "×": "right", f"recall@{evaluation.k}": "right"}
+    columns = {"prefilter": "left", "rescore": "left", "×": "right", f"recall@{evaluation.k}": "right"}
     columns |= {f"nDCG@{evaluation.k}": "right"} if judged else {}
-    columns |= {"p50 ms": "right", "p95": "right", "p99": "right", "bytes": "right"}
-    columns |= {"− index": "right", "− prefilter": "right", "− rescoring": "right"}
+    columns |= dict.fromkeys(("p50", "p95", "p99", "bytes", "−index", "−prefilter", "−rescore"), "right")
     title = f"{evaluation.collection}: {evaluation.rows:,} rows, {evaluation.queries:,} queries"
     print_table(title, columns, [_row(result, judged) for result in shown])
     click.echo(f"Recall is against {evaluation.truth}.")
     click.echo(
-        f"In percent, with {evaluation.confidence:.0%} intervals over the queries; − is the recall lost by each step."
+        f"In percent, with {evaluation.confidence:.0%} intervals over the queries; − is the recall lost by each step; "
+        "p50, p95 and p99 are milliseconds."
     )
     for note in evaluation.notes:
         click.echo(f"Note: {note}.")

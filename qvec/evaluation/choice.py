@@ -8,7 +8,7 @@ from itertools import groupby
 
 from qvec.evaluation.intervals import CONFIDENCE, compare, interval, lower_bound
 from qvec.evaluation.trials import DEFAULT_OVERSAMPLING, Recommendation, Trial
-from qvec.ingest.options import FitOptions
+from qvec.ingest.options import FitOptions, default_ranges
 
 _BUDGETS = (DEFAULT_OVERSAMPLING, 8, 16)
 _BY_CHANCE = 0.05
@@ -83,11 +83,12 @@ def _plainest(equals: Sequence[Trial]) -> Trial:
         for trial in equals
         if trial is best or compare(best.result.recalls[::2], trial.result.recalls[::2]).p_value >= _BY_CHANCE
     ]
-    return min(near, key=lambda trial: (_departures(trial.fit), -_seen(trial)))
+    return min(near, key=lambda trial: (_departures(trial), -_seen(trial)))
 
 
-def _departures(fit: FitOptions) -> int:
-    default = FitOptions()
+def _departures(trial: Trial) -> int:
+    """In how much the fit is none that a load would choose by itself."""
+    fit, default = trial.fit, FitOptions(ranges=default_ranges(trial.result.rescore))
     return (
         (fit.threshold != default.threshold)
         + (fit.ranges.name != default.ranges.name)

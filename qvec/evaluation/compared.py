@@ -61,7 +61,6 @@ def _figures(found: Comparison) -> dict[str, Any]:
 
 def _told(found: Comparison) -> str:
     low, value, high = (100 * share for share in (found.difference.low, found.difference.value, found.difference.high))
-    return (
-        f"{value:+.2f} points ({low:+.2f} to {high:+.2f}), p = {found.p_value:.2g}; higher in {found.better} queries, "
-        f"lower in {found.worse}, equal in {found.equal}"
-    )
+    chance = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.2g}"
+    points = f"{value:+.2f} points ({low:+.2f} to {high:+.2f})".replace("-", "−")
+    return f"{points}, {chance}; higher in {found.better} queries, lower in {found.worse}, equal in {found.equal}"

@@ -148,6 +148,8 @@ def _notes(
         yield f"a query has more than {MOST_TIES:,} equally near rows; hits beyond those count as wrong"
     if not collection.has_index():
         yield "the collection has no index: every search reads all rows"
+    if "query_encoding" in collection.settings and collection.settings["prefilter"].startswith("binary"):
+        yield f"the {collection.settings['prefilter']} bits see queries as {collection.settings['query_encoding']}"
     if not isinstance(collection, HoldsCodes):
         yield "the index's loss is against a search of the graph 10,000 points wide: the engine cannot scan its codes"
     exact = [result.recall.value for result in searched if result.prefilter == NONE and result.rescore != "binary"]

@@ -28,7 +28,12 @@ def charts_of(found: Evaluation | Sweep, statistics: Drift | None) -> list[Chart
 def of_evaluation(found: Evaluation, statistics: Drift | None) -> list[Chart]:
     """The charts of a collection; `statistics` are of its rows, against its calibration."""
     searched = [result for result in found.results if not (result.exact and result.prefilter != NONE)]
-    charts = [_against_bytes(searched, found), _against_time(searched, found), _against_oversampling(searched, found)]
+    charts = [
+        _against_bytes(searched, found),
+        _against_time(searched, found),
+        _against_oversampling(searched, found),
+        _losses(searched),
+    ]
     charts = [chart for chart in charts if chart.series]
     if found.calibration is not None:
         charts += of_calibration(found.calibration, statistics)
@@ -90,7 +95,7 @@ def _against_time(results: Sequence[Result], found: Evaluation) -> Chart:
     timed = [(result, result.p50_ms) for result in results if result.p50_ms is not None]
     return Chart(
         f"Recall@{found.k} against time",
-        "Median milliseconds a search, one at a time; along a line more candidates a hit, from left to right.",
+        "Median milliseconds a search, one at a time; along a line more and more candidates a hit.",
         around("milliseconds (median)", [time for _, time in timed], "log"),
         around("recall", [result.recall.low for result, _ in timed], "recall"),
         _by_way((result, time) for result, time in timed),
@@ -105,6 +110,33 @@ def _against_oversampling(results: Sequence[Result], found: Evaluation | Sweep) 
         around("candidates a hit", [factor for _, factor in stepped], "doubling"),
         around("recall", [result.recall.low for result, _ in stepped], "recall"),
         _by_way((result, factor) for result, factor in stepped),
+    )
+
+
+def _losses(results: Sequence[Result]) -> Chart:
+    """Where the collection's own search loses recall, at each oversampling."""
+    own = results[0].prefilter, results[0].rescore
+    found = [
+        (result.oversampling, result.loss)
+        for result in results
+        if result.oversampling is not None and result.loss is not None and (result.prefilter, result.rescore) == own
+    ]
+    parts: dict[str, list[tuple[float, float | None]]] = {
+        "the index": [(x, loss.index) for x, loss in found],
+        "the prefilter": [(x, loss.prefilter) for x, loss in found],
+        "the precision": [(x, loss.rescore) for x, loss in found],
+    }
+    series = tuple(
+        Series(name, tuple(Point(x, lost, told=f"{name}: {percent(lost, 2)}") for x, lost in line if lost is not None))
+        for name, line in parts.items()
+    )
+    shown = tuple(one for one in series if one.points)
+    return Chart(
+        "Where recall is lost",
+        f"Of {name_of(*own)}: by the graph, by the bits that choose candidates, and by the codes that rank them.",
+        around("candidates a hit", [x for x, _ in found], "doubling"),
+        around("recall lost", [0.0, *(point.y for one in shown for point in one.points)], "share"),
+        shown,
     )
 
 

@@ -19,6 +19,8 @@ from qvec.evaluation.truth_table import Recalls, Rows, TruthTable
 OVERSAMPLING = (1, 2, 4, 8, 16)
 RESCORES = {"ternary": ("int8", "int4", "float16"), "binary": ("int8", "int4", "binary", "float16")}
 """What a collection in Postgres can rescore by, for each prefilter."""
+PRECISIONS = ("float32", "int8", "int4", "binary")
+"""What every row can be compared by."""
 _BLOCK_SCORES = 4 << 20
 
 Scores = NDArray[np.float32]
@@ -72,9 +74,9 @@ class Quantized:
             found = truth.recalls(_best(among, scores[:, :count], truth.k))
             yield Measured(prefilter, rescore, oversampling, found, float(truth.recalls(among).mean()))
 
-    def every_row(self, truth: TruthTable) -> Iterator[Measured]:
+    def every_row(self, truth: TruthTable, rescores: Sequence[str] = PRECISIONS) -> Iterator[Measured]:
         """Each precision without a prefilter: every row compared with the query in float32."""
-        for rescore in ("float32", "int8", "int4", "binary"):
+        for rescore in rescores:
             yield Measured(NONE, rescore, None, truth.recalls(self._nearest(rescore, truth.k)))
 
     def _bits(self, prefilter: str) -> tuple[Codes, Codes]:

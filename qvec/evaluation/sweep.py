@@ -12,7 +12,7 @@ from qvec.evaluation.choice import pareto, recommend
 from qvec.evaluation.drawing import Load
 from qvec.evaluation.intervals import CONFIDENCE
 from qvec.evaluation.material import Array, Material, draw
-from qvec.evaluation.quantized import Measured, Quantized
+from qvec.evaluation.quantized import PRECISIONS, Measured, Quantized
 from qvec.evaluation.resampling import many_intervals
 from qvec.evaluation.results import Result
 from qvec.evaluation.trials import Sweep, Trial, bytes_per_vector
@@ -120,7 +120,7 @@ def fitted(vectors: Array, fit: FitOptions) -> Calibration:
 
 
 def _measured(material: Material, options: SweepOptions, reporter: Reporter) -> Iterator[tuple[FitOptions, Measured]]:
-    """Every way to search with every calibration; with one at each number of dimensions, every row compared, too."""
+    """Every way to search with every calibration; and each precision with its best one, every row compared."""
     truth = material.truth(options.metric, options.k)
     levels = [options.fits(dimensions) for dimensions in material.levels()]
     reporter.stage("sweep", sum(map(len, levels)))
@@ -133,16 +133,18 @@ def _measured(material: Material, options: SweepOptions, reporter: Reporter) -> 
             done += 1
             reporter.advance("sweep", done)
         yield from found
-        best = _best_fit(found)
-        quantized = Quantized(material, fitted(material.documents, best))
-        yield from ((best, measured) for measured in quantized.every_row(truth))
+        for precision in PRECISIONS:
+            best = _best_fit(found, precision)
+            quantized = Quantized(material, fitted(material.documents, best))
+            yield from ((best, measured) for measured in quantized.every_row(truth, [precision]))
     reporter.finish("sweep")
 
 
-def _best_fit(found: list[tuple[FitOptions, Measured]]) -> FitOptions:
-    """The calibration whose int8 finds the most."""
-    int8 = ((fit, float(measured.recalls.mean())) for fit, measured in found if measured.rescore == "int8")
-    return max(int8, key=lambda one: one[1])[0]
+def _best_fit(found: list[tuple[FitOptions, Measured]], rescore: str) -> FitOptions:
+    """The calibration with which a precision finds the most, after any prefilter; floats need none."""
+    wanted = "int8" if rescore == "float32" else rescore
+    alike = ((fit, float(measured.recalls.mean())) for fit, measured in found if measured.rescore == wanted)
+    return max(alike, key=lambda one: one[1])[0]
 
 
 def _trials(material: Material, found: list[tuple[FitOptions, Measured]], confidence: float) -> tuple[Trial, ...]:
@@ -175,3 +177,4 @@ def _notes(material: Material, source: Source) -> Iterator[str]:
     if material.unusable:
         yield f"{material.unusable:,} rows were left out: they hold NaN, an infinity or nothing but zeros"
     yield "candidates come from a scan of every row; an index (HNSW) loses some of them"
+    yield "tried is what Postgres can hold; Qdrant makes its own codes, which qvec eval --collection measures there"
