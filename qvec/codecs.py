@@ -8,8 +8,10 @@ sentence-transformers name them, which all agree on them; `ubinary-lsb` is what 
 from __future__ import annotations
 
 import base64
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -128,10 +130,46 @@ PRESETS = {
 
 
 def preset(name: str) -> Codec:
-    """The codec of a name. Raises InputError for one that is not known."""
+    """The codec of a name, or the one that a file NAME.json describes: an object of fields of `Codec`.
+
+    Raises InputError for a name that is not known and a description that is none.
+    """
+    if name.endswith(".json"):
+        return _described(Path(name))
     if name not in PRESETS:
-        raise InputError(f"encoding {name!r} is unknown, expected one of: {', '.join(PRESETS)}")
+        raise InputError(
+            f"encoding {name!r} is unknown, expected one of: {', '.join(PRESETS)}, or a description: NAME.json"
+        )
     return PRESETS[name]
+
+
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "dtype": (str,),
+    "bits": (str, type(None)),
+    "bit_order": (str,),
+    "offset": (int,),
+    "zero": (str,),
+    "dimensions": (int, type(None)),
+    "scale": (int, float, list, type(None)),
+    "normalized": (bool,),
+    "text": (bool,),
+}
+
+
+def _described(path: Path) -> Codec:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read encoding {path}: {error}") from None
+    if not isinstance(fields, dict) or not fields.keys() <= _FIELDS.keys():
+        raise InputError(f"encoding {path} is no JSON object of {', '.join(_FIELDS)}")
+    for field, value in fields.items():
+        if not isinstance(value, _FIELDS[field]) or (isinstance(value, bool) and bool not in _FIELDS[field]):
+            raise InputError(f"encoding {path} has {field} {value!r}, expected {_FIELDS[field][0].__name__}")
+    scale = fields.pop("scale", None)
+    if isinstance(scale, list) and not all(type(step) in (int, float) for step in scale):
+        raise InputError(f"encoding {path} has a scale of other things than numbers")
+    return Codec(path.name, scale=tuple(scale) if isinstance(scale, list) else scale, **fields)
 
 
 def decode(stored: ArrayLike, codec: Codec) -> NDArray[np.float32]:

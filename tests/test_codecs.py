@@ -110,6 +110,37 @@ def test_what_sentence_transformers_gives():
     assert np.array_equal(given_as["int8"], given_as["uint8"])
 
 
+def test_a_file_describes_a_codec(tmp_path):
+    path = tmp_path / "perplexity.json"
+    path.write_text('{"dtype": "int8", "scale": [0.5, 0.25], "dimensions": 2, "normalized": true}')
+    codec = preset(str(path))
+    assert codec == Codec("perplexity.json", "int8", scale=(0.5, 0.25), dimensions=2, normalized=True)
+    assert decode(np.array([[1, 3]], np.int8), codec).tolist() == [[0.5, 0.75]]
+    path.write_text('{"dtype": "uint8", "bits": "packed", "bit_order": "little", "dimensions": 3}')
+    assert decode(np.array([[0b101]], np.uint8), preset(str(path))).tolist() == [[1, -1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "is no JSON object of dtype, bits, bit_order"),
+        ('{"type": "int8"}', "is no JSON object of dtype, bits, bit_order"),
+        ('{"dtype": 8}', "has dtype 8, expected str"),
+        ('{"offset": true}', "has offset True, expected int"),
+        ('{"dtype": "int4"}', "has dtype 'int4', expected one of"),
+        ('{"dtype": "int8", "scale": ["a"]}', "has a scale of other things than numbers"),
+        ("{", "cannot read encoding"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(tmp_path, text, message):
+    path = tmp_path / "codec.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        preset(str(path))
+    with pytest.raises(InputError, match=r"cannot read encoding nowhere\.json"):
+        preset("nowhere.json")
+
+
 def test_presets_by_name():
     assert list(PRESETS) == ["float", "base64", "int8", "uint8", "ubinary", "ubinary-lsb", "binary", "sign"]
     assert all(preset(name).name == name for name in PRESETS)

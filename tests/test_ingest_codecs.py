@@ -210,3 +210,22 @@ def test_defaults_by_encoding() -> None:
 def test_what_is_asked_for_stays() -> None:
     asked = FitOptions(threshold=1, ranges=RangeMethod("rolling"))
     assert all(fit_for(codec, asked) == asked for codec in PRESETS.values())
+
+
+def test_the_command_reads_a_description_of_the_encoding(tmp_path: Path) -> None:
+    """Integers of which each dimension has its own step: read by their steps, they are the vectors again."""
+    steps = np.linspace(0.001, 0.01, DIMENSIONS)
+    stored = np.clip(np.round(FLOATS / steps), -128, 127).astype(np.int8)
+    np.save(tmp_path / "stored.npy", stored)
+    np.save(tmp_path / "queries.npy", FLOATS[:3])
+    (tmp_path / "own.json").write_text(json.dumps({"dtype": "int8", "scale": steps.tolist()}))
+    url = f"qdrant:{tmp_path / 'qdrant'}"
+    loaded = run(
+        "ingest", tmp_path / "stored.npy", "--encoding", tmp_path / "own.json", "--db", url, "-c", "docs", "-q"
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    searched = run("search", "--vectors", tmp_path / "queries.npy", "--db", url, "-c", "docs", "--json")
+    best = json.loads(searched.stdout.splitlines()[0])["hits"][0]
+    expected = unit((stored[:1] * steps).astype(np.float32)) @ FLOATS[0]
+    assert best["id"] == 0
+    assert best["score"] == pytest.approx(float(expected[0]), abs=0.005)

@@ -75,9 +75,9 @@ def embedding_of(options: dict[str, Any]) -> EmbeddingOptions:
 
 encoding_option = _option(
     "--encoding",
-    type=click.Choice(list(PRESETS)),
     default=FLOAT.name,
-    help="How vectors are stored: int8, uint8, bits packed in bytes (ubinary, binary), signs, base64 …",
+    metavar="NAME|FILE",
+    help=f"How vectors are stored: {', '.join(PRESETS)}, or a .json of a codec's fields (dtype, bits, scale …).",
 )
 
 
