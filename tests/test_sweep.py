@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import qvec
+import qvec.cli.sweep
 from qvec import Calibration
 from qvec.cli import main
 from qvec.embedding import EmbeddingOptions
@@ -494,3 +495,21 @@ def test_the_column_of_the_vectors_goes_into_the_command(tmp_path: Path) -> None
     result = run("--sweep", source, "--vector-column", "second", "--recall", 0.5)
     assert result.exit_code == 0, result.output
     assert f"qvec ingest {source} --vector-column second --collection NAME" in result.stdout
+
+
+def test_texts_are_swept_with_a_model_that_goes_into_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[EmbeddingOptions] = []
+    monkeypatch.setattr(qvec.cli.sweep, "load_embedder", lambda options: asked.append(options) or Words())
+    corpus = texts_of(tmp_path / "corpus.jsonl", list(map(str, range(120))))
+    questions = texts_of(tmp_path / "queries.jsonl", list(map(str, range(60))))
+    options = ("--model", "words", "--query-prefix", "ask: ", "--text-column", "text")
+    result = run("--sweep", corpus, "--queries", questions, "--recall", 0.5, *options)
+    assert result.exit_code == 0, result.output
+    assert "120 rows, 60 queries" in result.stdout
+    command = shlex.split(result.stdout.splitlines()[-1])
+    assert command[:4] == ["qvec", "ingest", str(corpus), "--text-column"]
+    assert command[command.index("--model") + 1] == "words"
+    assert command[command.index("--query-prefix") + 1] == "ask: "
+    assert asked == [EmbeddingOptions("words", query_prefix="ask: ")]  # once, for rows and for queries
