@@ -185,7 +185,7 @@ def test_the_prefilter_is_never_cut(db: PostgresDatabase, many: PostgresCollecti
         connection.execute("SELECT '[1]'::vector")  # loads pgvector, which defines the settings
         connection.execute(f"SET hnsw.ef_search = {ef_search}")
         before = connection.execute(settings).fetchone()
-        rows = perform(connection, search.fetch_candidates(plan, query))
+        (rows,) = perform(connection, search.fetch(plan, query[None]))
         assert len({id for id, _ in rows}) == len(rows) == count
         assert connection.execute(settings).fetchone() == before == (str(ef_search), "off")
 
@@ -198,13 +198,13 @@ def test_ef_search_alone_reaches_every_candidate(db: PostgresDatabase, many: Pos
     query = many._queries(realistic(1, 32, seed=3))[0]
     with db.connect() as connection:
         connection.execute("SET enable_seqscan = off")
-        assert len(perform(connection, search.fetch_candidates(plan, query))) == count
+        assert len(perform(connection, search.fetch(plan, query[None]))[0]) == count
 
 
 def test_the_prefilter_is_not_cut_in_a_fresh_session(db: PostgresDatabase, many: PostgresCollection) -> None:
     with db.connect() as connection:
         query = many._queries(realistic(1, 32, seed=3))[0]
-        assert len(perform(connection, search.fetch_candidates(plan_for(many, 400), query))) == 400
+        assert len(perform(connection, search.fetch(plan_for(many, 400), query[None]))[0]) == 400
 
 
 def test_candidates_are_the_nearest_by_their_bits(db: PostgresDatabase, many: PostgresCollection) -> None:
@@ -213,7 +213,7 @@ def test_candidates_are_the_nearest_by_their_bits(db: PostgresDatabase, many: Po
     bits = qvec.ternary(codes, many.calibration)
     wanted = qvec.hamming(bits, qvec.ternary(qvec.quantize(query, many.calibration), many.calibration))[0]
     with db.connect() as connection:
-        rows = perform(connection, search.fetch_candidates(plan_for(many, 100), query[0]))
+        (rows,) = perform(connection, search.fetch(plan_for(many, 100), query))
     found = np.sort(wanted[[id for id, _ in rows]])
     # HNSW is approximate: the distances, not the rows (many are equal), are nearly those of an exhaustive search.
     assert (found == np.sort(wanted)[:100]).mean() > 0.95

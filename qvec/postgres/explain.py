@@ -28,7 +28,7 @@ def explain(plan: Plan, query: NDArray[np.float32], prepare_ms: float) -> Steps[
     steps: dict[str, float] = {"prepare": prepare_ms}
     if plan.in_client and plan.candidates is not None:
         with _timed(steps, "prefilter"):
-            rows = yield from search.fetch_candidates(plan, query)
+            (rows,) = yield from search.fetch(plan, query[None])
         with _timed(steps, "rescore"):
             best = search.best_of(plan, rows, query[None])
         with _timed(steps, "texts"):

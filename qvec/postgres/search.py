@@ -22,7 +22,7 @@ from qvec.postgres import filters, statements
 from qvec.postgres.layout import Table
 from qvec.postgres.rows import prefilter_bits
 from qvec.postgres.scoring import QUERY_PLANES, SlicedQuery
-from qvec.postgres.steps import Fetch, Rows, Scan, Steps
+from qvec.postgres.steps import Fetch, FetchEach, Rows, Scan, Steps
 
 if TYPE_CHECKING:
     from qvec.filters import FilterLike
@@ -146,31 +146,27 @@ def run(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
     """
     if plan.in_client and plan.candidates is None:
         return (yield from _scan(plan, queries))
-    found = []
-    for query in queries:
-        found.append((yield from _search(plan, query)))
-    return found
-
-
-def _search(plan: Plan, query: NDArray[np.float32]) -> Steps[list[Hit]]:
-    filtered = plan.where != EVERY_ROW and plan.candidates is not None
+    rows = yield from fetch(plan, queries)
     if not plan.in_client:
-        hits = yield from _in_database(plan, query)
-        return (yield from _in_database(plan.of_all_rows(), query)) if filtered and len(hits) < plan.k else hits
-    rows = yield from fetch_candidates(plan, query)
-    if filtered and len(rows) < (plan.candidates or 0):
-        return (yield from _scan(plan.of_all_rows(), query[None]))[0]
-    return (yield from with_texts(plan, best_of(plan, rows, query[None])))[0]
+        hits = [[Hit(*row) if plan.texts else Hit(*row[:2]) for row in found] for found in rows]
+        short = [len(found) < plan.k for found in hits]
+    else:
+        best = [best_of(plan, found, query[None])[0] for found, query in zip(rows, queries, strict=True)]
+        hits = yield from with_texts(plan, best)
+        short = [len(found) < (plan.candidates or 0) for found in rows]
+    if plan.where != EVERY_ROW and plan.candidates is not None and any(short):
+        again = yield from run(plan.of_all_rows(), queries[short])
+        for position, found in zip(np.flatnonzero(short), again, strict=True):
+            hits[position] = found
+    return hits
 
 
-def _in_database(plan: Plan, query: NDArray[np.float32]) -> Steps[list[Hit]]:
-    rows = yield Fetch(plan.statement(), plan.parameters(query), binary=True)
-    return [Hit(*row) if plan.texts else Hit(*row[:2]) for row in rows]
-
-
-def fetch_candidates(plan: Plan, query: NDArray[np.float32]) -> Steps[list[tuple[Any, bytes]]]:
-    """The prefilter's rows: ids and codes."""
-    rows: list[tuple[Any, bytes]] = yield Fetch(plan.statement(), plan.parameters(query), binary=True)
+def fetch(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[Rows]]:
+    """The rows of the plan's statement for each query, of several in one round trip."""
+    parameters = [plan.parameters(query) for query in queries]
+    if len(parameters) == 1:
+        return [(yield Fetch(plan.statement(), parameters[0], binary=True))]
+    rows: list[Rows] = yield FetchEach(plan.statement(), parameters, binary=True)
     return rows
 
 

@@ -8,7 +8,7 @@ a step is raised in the generator, at the step.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -68,6 +68,29 @@ class Fetch:
         async with connection.cursor(binary=self.binary) as cursor:
             await cursor.execute(self.statement, self.parameters)
             return await cursor.fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class FetchEach:
+    """All rows of a statement for each set of parameters, a list for each, in one round trip."""
+
+    statement: Statement
+    parameters: Sequence[Any]
+    binary: bool = False
+
+    def perform(self, connection: Connection) -> list[Rows]:
+        with connection.pipeline():
+            cursors = [connection.cursor(binary=self.binary) for _ in self.parameters]
+            for cursor, parameters in zip(cursors, self.parameters, strict=True):
+                cursor.execute(self.statement, parameters)
+        return [cursor.fetchall() for cursor in cursors]
+
+    async def perform_async(self, connection: AsyncConnection) -> list[Rows]:
+        async with connection.pipeline():
+            cursors = [connection.cursor(binary=self.binary) for _ in self.parameters]
+            for cursor, parameters in zip(cursors, self.parameters, strict=True):
+                await cursor.execute(self.statement, parameters)
+        return [await cursor.fetchall() for cursor in cursors]
 
 
 @dataclass(frozen=True, slots=True)
