@@ -107,7 +107,7 @@ LAYERS = [
     {"database"},
     {"ingest", "integrations"},
     {"copying", "evaluation"},
-    {"demo", "training"},
+    {"adapting", "demo", "training"},
     {"cli"},
 ]
 ALONE = {

@@ -8,6 +8,7 @@ import sys
 import click
 
 from qvec import __version__
+from qvec.cli.adapt import adapt
 from qvec.cli.calibrate import calibrate
 from qvec.cli.collections import collections, drop, index, info
 from qvec.cli.copy import copy
@@ -73,5 +74,6 @@ for command in (
     sql,
     demo,
     train,
+    adapt,
 ):
     main.add_command(command)

@@ -52,7 +52,7 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
         _check_fits(collection, source, options)
     existing = collection.calibration if collection else _given_calibration(options, reporter)
     if existing is not None:
-        _check_fit_options(existing, options.wanted_fit)
+        check_fit_options(existing, options.wanted_fit)
     embedding = wanted_embedding(EmbeddingOptions.of(options.model), collection, existing)
     embedder = load_embedder_for(source, embedding)
     if embedder is not None:
@@ -124,7 +124,7 @@ def _check_fits(collection: Collection, source: Source, options: IngestOptions) 
         raise CollectionError(f"collection {collection.name!r} has {collection.id_type} ids, but {source.name} {kind}")
 
 
-def _check_fit_options(calibration: Calibration, fit: FitOptions) -> None:
+def check_fit_options(calibration: Calibration, fit: FitOptions) -> None:
     """What is asked of a new calibration, beyond the defaults, has to be true of the one that is used instead."""
     default, method = FitOptions(), calibration.description.get("method", {})
     for option, asked, unasked, found in (
@@ -156,6 +156,15 @@ def fit_source(
 ) -> tuple[Calibration, dict[int, NDArray[np.float32]]]:
     """A calibration from a uniform sample of the whole source, and what was embedded for it by source row."""
     fit = fit_for(source.codec, fit)
+    usable, embedded = sample_source(source, embedder, fit, reporter)
+    calibration = fit_sample(usable, fit, model, reporter)
+    return calibration, embedded
+
+
+def sample_source(
+    source: Source, embedder: Embedder | None, fit: FitOptions, reporter: Reporter
+) -> tuple[Vectors, dict[int, NDArray[np.float32]]]:
+    """Usable rows of a uniform sample of the whole source, and what was embedded for them by source row."""
     embedded: dict[int, NDArray[np.float32]] = {}
     if embedder is None:
         sample = _sample_vectors(source, fit, reporter)
@@ -166,19 +175,13 @@ def fit_source(
     usable = _usable(sample, fit) if len(sample) else sample
     if not len(usable):
         raise InputError(f"{source.name} has no usable rows to calibrate on")
-    calibration = _fit(usable, fit, model)
-    method = calibration.description["method"]
-    reporter.say(
-        f"calibration {calibration.id}: {method['name']} ranges, threshold {method['threshold']:g} of the mean, "
-        f"from {len(usable):,} rows drawn uniformly"
-    )
-    return calibration, embedded
+    return usable, embedded
 
 
-def _fit(sample: Vectors, fit: FitOptions, model: str | None) -> Calibration:
+def fit_sample(usable: Vectors, fit: FitOptions, model: str | None, reporter: Reporter) -> Calibration:
     """A calibration from rows that were drawn already."""
-    return Calibration.fit(
-        sample,
+    calibration = Calibration.fit(
+        usable,
         metric=fit.metric,
         threshold=fit.threshold,
         ranges=fit.ranges,
@@ -188,6 +191,12 @@ def _fit(sample: Vectors, fit: FitOptions, model: str | None) -> Calibration:
         seed=fit.seed,
         drawn="uniform",
     )
+    method = calibration.description["method"]
+    reporter.say(
+        f"calibration {calibration.id}: {method['name']} ranges, threshold {method['threshold']:g} of the mean, "
+        f"from {len(usable):,} rows drawn uniformly"
+    )
+    return calibration
 
 
 def _usable(sample: Vectors, fit: FitOptions) -> Vectors:

@@ -1,0 +1,184 @@
+"""Learning bits: what is made of vectors alone, how it is chosen and measured, and the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from qvec.adapting.directions import identity, itq, rotation, with_levels
+from qvec.adapting.held_out import HeldOut
+from qvec.adapting.run import AdaptOptions, adapt
+from qvec.calibration import Calibration
+from qvec.cli import main
+from qvec.codes import learned, quantize, ternary
+from qvec.errors import InputError, MissingExtraError
+from qvec.projection import whole
+
+DIMENSIONS = 16
+
+
+def uneven(rows: int, seed: int = 0) -> np.ndarray:
+    """Rows that lie near a plane of 6 dimensions askew to all axes: their sign bits repeat each other."""
+    askew = np.random.default_rng(99).normal(size=(6, DIMENSIONS))
+    random = np.random.default_rng(seed)
+    return (random.normal(size=(rows, 6)) @ askew + 0.3 * random.normal(size=(rows, DIMENSIONS))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def sample() -> np.ndarray:
+    return uneven(1500)
+
+
+@pytest.fixture(scope="module")
+def fitted(sample: np.ndarray) -> Calibration:
+    return Calibration.fit(sample)
+
+
+def test_directions_are_orthonormal(sample: np.ndarray) -> None:
+    for directions in (identity(DIMENSIONS), rotation(DIMENSIONS, 0), itq(sample, DIMENSIONS, 0), itq(sample, 8, 0)):
+        assert np.allclose(directions @ directions.T, np.eye(len(directions)), atol=1e-4)
+
+
+def test_fewer_directions_span_the_principal_ones(sample: np.ndarray) -> None:
+    directions = itq(sample, 6, 0)
+    kept = sample @ directions.T
+    assert (kept**2).sum() > 0.9 * (sample**2).sum()
+
+
+def test_two_bits_of_a_direction_are_ternary(sample: np.ndarray, fitted: Calibration) -> None:
+    """The calibration's own dimensions with two bits each give its own ternary code, but for where the levels lie."""
+    centred = fitted.prepared(sample) - fitted.threshold
+    made = with_levels(identity(DIMENSIONS), centred, 2 * DIMENSIONS)
+    levels = np.concatenate([-made.bias[::2], made.bias[1::2]])
+    spread = np.sqrt((centred**2).mean(axis=0))
+    assert np.allclose(levels, -0.4307 * np.tile(spread, 2), rtol=1e-3)
+    made = replace(made, bias=np.tile([1, -1], DIMENSIONS) * np.repeat(fitted.radius / 8, 2))
+    held = fitted.with_learned(*whole(made.weights, made.bias, fitted.radius), {})
+    codes = quantize(sample, fitted)
+    wanted = np.unpackbits(ternary(codes, fitted), axis=1).reshape(-1, 2, DIMENSIONS)[:, ::-1]
+    assert np.array_equal(
+        np.unpackbits(learned(codes, held), axis=1), wanted.transpose(0, 2, 1).reshape(len(codes), -1)
+    )
+
+
+def test_bits_are_shared_out_among_directions(sample: np.ndarray) -> None:
+    made = with_levels(identity(DIMENSIONS), sample, 40)
+    counts = made.weights.sum(axis=0)
+    assert counts.tolist() == [3] * 8 + [2] * 8
+
+
+@pytest.mark.parametrize(("method", "more"), [("itq", 0), ("learned", 0.02)])
+def test_learned_bits_find_more_than_ternary(method: str, more: float, sample: np.ndarray, fitted: Calibration) -> None:
+    done = adapt(sample, fitted, AdaptOptions(method=method, steps=60))
+    binary, own = done.before
+    assert (binary.name, binary.bits, own.name, own.bits) == ("binary", 16, "ternary", 32)
+    assert done.after.bits == 32
+    assert done.gains
+    assert done.after.recall.mean > own.recall.mean + more
+    assert done.calibration.learned_bits == 32
+    assert done.calibration.description["learned"]["rows"] == 1200
+    assert np.array_equal(quantize(sample, done.calibration), quantize(sample, fitted))
+
+
+def test_what_is_measured_is_what_is_stored(sample: np.ndarray, fitted: Calibration) -> None:
+    done = adapt(sample, fitted, AdaptOptions(method="itq"))
+    order = np.random.default_rng(0).permutation(len(sample))
+    held_out = HeldOut(sample[order[300:]], sample[order[150:300]], fitted)
+    assert held_out.recall(lambda codes: learned(codes, done.calibration)) == done.after.recall
+
+
+def test_held_out_recall_counts_the_exact_nearest() -> None:
+    rows = uneven(300)
+    fitted = Calibration.fit(rows)
+    exact = HeldOut(rows, rows[:20], fitted)
+    nearest = np.argsort(-(fitted.prepared(rows[:20]) @ fitted.prepared(rows).T), axis=1, kind="stable")[:, :40]
+    by_bits = ternary(quantize(rows, fitted), fitted)
+    distances = np.unpackbits(by_bits[:20, None] ^ by_bits[None], axis=2).sum(axis=2)
+    found = np.argsort(distances, axis=1, kind="stable")[:, :40]
+    for count, share in zip(
+        (20, 40),
+        (exact.recall(lambda c: ternary(c, fitted)).of_20, exact.recall(lambda c: ternary(c, fitted)).of_40),
+        strict=True,
+    ):
+        wanted = np.mean([np.isin(n[:10], f[:count]).mean() for n, f in zip(nearest, found, strict=True)])
+        assert share == pytest.approx(wanted)
+
+
+def test_training_learns_from_real_queries_too(sample: np.ndarray, fitted: Calibration) -> None:
+    done = adapt(sample, fitted, AdaptOptions(steps=20), queries=uneven(30, seed=5))
+    assert (done.queries, done.rows) == (10, 1500)
+
+
+def test_the_same_seed_makes_the_same_bits(sample: np.ndarray, fitted: Calibration) -> None:
+    options = AdaptOptions(method="itq", bits=8, seed=3)
+    assert adapt(sample, fitted, options).calibration == adapt(sample, fitted, options).calibration
+
+
+def test_a_random_rotation_is_offered_and_measured(sample: np.ndarray, fitted: Calibration) -> None:
+    done = adapt(sample, fitted, AdaptOptions(method="rotation", bits=16))
+    assert done.after.name == "rotation"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": 12}, "bits is 12, expected a multiple of 8"),
+        ({"bits": 0}, "bits is 0"),
+        ({"method": "pca"}, "'pca'"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AdaptOptions(**options)
+
+
+def test_too_few_rows_and_queries(sample: np.ndarray, fitted: Calibration) -> None:
+    with pytest.raises(InputError, match="sample: 199 rows found, at least 200 wanted"):
+        adapt(sample[:199], fitted)
+    with pytest.raises(InputError, match="queries: 2 found, at least 3 wanted"):
+        adapt(sample, fitted, queries=sample[:2])
+
+
+def test_training_without_torch_names_the_extra(
+    sample: np.ndarray, fitted: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "qvec.adapting.learning", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"torch is not installed; run: pip install 'qvec\[models\]'"):
+        adapt(sample, fitted)
+    assert adapt(sample, fitted, AdaptOptions(method="itq")).gains
+
+
+def test_command(tmp_path: Path, sample: np.ndarray) -> None:
+    source, output = tmp_path / "v.npy", tmp_path / "cal.safetensors"
+    np.save(source, sample)
+    run = CliRunner().invoke(main, ["adapt", str(source), "-o", str(output), "--method", "itq", "--bits", "24"])
+    assert run.exit_code == 0, run.output
+    assert "itq" in run.output
+    assert "1,200 rows" in run.output
+    held = Calibration.load(output)
+    assert held.learned_bits == 24
+    again = ["adapt", str(source), "-o", str(tmp_path / "b"), "--calibration", str(output), "--method", "itq", "--json"]
+    found = json.loads(CliRunner().invoke(main, again).stdout)
+    assert [each["bits"] for each in found["recall"]] == [16, 32, 32]
+    assert Calibration.load(tmp_path / "b").id == found["id"] != held.id
+    assert np.array_equal(Calibration.load(tmp_path / "b").radius, held.radius)
+
+
+def test_command_refuses_what_the_given_calibration_is_not(tmp_path: Path, sample: np.ndarray) -> None:
+    source, given = tmp_path / "v.npy", tmp_path / "cal.safetensors"
+    np.save(source, sample)
+    Calibration.fit(sample).save(given)
+    run = CliRunner().invoke(
+        main, ["adapt", str(source), "-o", "x", "--calibration", str(given), "--threshold", "zero"]
+    )
+    assert run.exit_code == 1
+    assert "--threshold 0.0 is asked for" in run.output
+    assert not (tmp_path / "x").exists()
