@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ import numpy as np
 import psycopg
 import pytest
 from conftest import realistic
+from forking import forked
 from numpy.typing import NDArray
 
 import qvec
@@ -283,49 +282,6 @@ def test_waiting_clients_are_served_after_the_pool_gave_up(
 
 
 # Forks
-
-FORK = """
-import asyncio, os, sys
-import numpy as np
-import qvec
-url, kind = sys.argv[1:]
-
-def told(work):
-    try:
-        return work()
-    except qvec.QvecError as error:
-        return f"{type(error).__name__}: {error}"
-
-async def in_loop(db):
-    return await db.has_collection("docs")
-
-async def opened():
-    return await qvec.connect_async(url)
-
-def used(db):
-    return told(lambda: db.has_collection("docs") if kind == "sync" else asyncio.run(in_loop(db)))
-
-if kind == "sync":
-    db = qvec.connect(url)
-    print("parent", used(db), flush=True)
-else:
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    db = loop.run_until_complete(opened())
-    print("parent", loop.run_until_complete(in_loop(db)), flush=True)
-if os.fork() == 0:
-    print("child", used(db), flush=True)
-    os._exit(0)
-os.wait()
-print("parent", used(db) if kind == "sync" else loop.run_until_complete(in_loop(db)), flush=True)
-"""
-
-
-def forked(url: str, kind: str) -> list[str]:
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, url, kind]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
