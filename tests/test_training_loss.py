@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,14 @@ pytest.importorskip("sentence_transformers")
 
 from sentence_transformers.sentence_transformer import losses  # noqa: E402
 
-from qvec.training import QuantizationAwareLoss, constant, linear, quantize_ste, staged  # noqa: E402
+from qvec.training import (  # noqa: E402
+    QuantizationAwareLoss,
+    QuantizationCallback,
+    constant,
+    linear,
+    quantize_ste,
+    staged,
+)
 from qvec.training.quantizers import PRECISIONS, Scale  # noqa: E402
 from qvec.training.ranges import TrainingRanges  # noqa: E402
 
@@ -316,6 +324,17 @@ def test_frozen_ranges_are_those_that_are_stored(model: Any) -> None:
     value = loss(columns(model, QUERIES, WRONG), None)["int4"]
     assert loss.to_calibration() == before
     close(value, ranking_loss(*(quantize_ste(v, before, "int4") for v in embedded(model, QUERIES, WRONG))))
+
+
+def test_the_trainers_last_tenth_is_frozen_and_its_steps_are_the_schedules(model: Any) -> None:
+    loss = QuantizationAwareLoss(
+        model, losses.MultipleNegativesRankingLoss(model), schedule=staged({"int8": 50, "binary": 90})
+    )
+    callback = QuantizationCallback(loss)
+    for step, frozen, counted in ((49, False, 1), (50, False, 2), (89, False, 2), (90, True, 3)):
+        callback.on_step_begin(None, SimpleNamespace(global_step=step, max_steps=100), None)
+        assert loss.frozen is frozen
+        assert len(loss(columns(model, QUERIES, ANSWERS), None)) == counted
 
 
 def test_a_batch_that_overflows_does_not_stay_in_the_ranges() -> None:

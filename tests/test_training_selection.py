@@ -164,6 +164,22 @@ def test_each_matryoshka_prefix_has_its_calibration_and_its_table(
         assert np.array_equal(qvec.quantize(vectors, calibration), qvec.quantize(cut.astype(np.float32), calibration))
 
 
+@pytest.mark.parametrize("mini_batch_size", [None, 3])
+def test_losses_of_each_precision_are_logged_inside_matryoshka(
+    model: str,
+    pairs: Path,
+    tmp_path: Path,
+    mini_batch_size: int | None,
+) -> None:
+    chosen = options(model, pairs, tmp_path / "out", matryoshka=(12,), mini_batch_size=mini_batch_size, steps=4)
+    train(chosen, Reporter())
+    state = json.loads((tmp_path / "out" / "checkpoints" / "checkpoint-4" / "trainer_state.json").read_text())
+    entries = [entry for entry in state["log_history"] if "loss" in entry]
+    assert len(entries) == 4
+    for entry in entries:
+        assert entry["loss"] == pytest.approx(entry["float32"] + entry["int8"] + entry["binary"], abs=1e-3)
+
+
 def test_ingest_takes_the_calibration_of_the_prefix_asked_for(
     model: str,
     pairs: Path,

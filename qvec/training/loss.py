@@ -38,7 +38,8 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
     batches, and the first one's ranges are stored.
 
     Returns a dict with one weighted loss for each precision that counts, which the trainer logs one by one and adds
-    up; their sum where another loss (MatryoshkaLoss) wraps this one and multiplies what it gives.
+    up; their sum where another loss (MatryoshkaLoss) wraps this one and multiplies what it gives, and a
+    `QuantizationCallback` logs the precisions.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
         self.dimensions: int = model.get_embedding_dimension()
         self._batches: dict[int, int] = {}
         self._components: dict[str, Tensor] = {}
+        self._noted: dict[str, Tensor] = {}
         self._tracker(self.dimensions)  # refuses a method that is not for training
         if not any(self.weights[name] * self.schedule(name, 0) for name in self.precisions):
             raise InputError("no precision counts at step 0; let one of them, e.g. float32, start at once")
@@ -86,8 +88,10 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
             return self.loss(features, labels)
         losses = self._forward_cached(features, labels) if self.uses_gradient_cache else self._forward(features, labels)
         # A forward that is no method of the model's is another loss's, which expects one tensor.
-        nested = not inspect.ismethod(self.model.forward)
-        return torch.stack(list(losses.values())).sum() if nested else losses
+        if inspect.ismethod(self.model.forward):
+            return losses
+        self._note(losses)
+        return torch.stack(list(losses.values())).sum()
 
     def calculate_loss(self, reps: list[list[Tensor]], *args: Any, with_backward: bool = False) -> Tensor:
         """What the wrapped Cached loss calls instead of its own: sums its loss over precisions.
@@ -107,7 +111,14 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
             if with_backward:
                 pass_on(quantized, leaves, weight)
         self._components = components
+        if "calculate_loss" in vars(self):
+            self._note(components)
         return torch.stack(list(components.values())).sum()
+
+    def take_noted(self) -> dict[str, float]:
+        """The losses of each precision, summed since this was last asked, where only their sum went to the trainer."""
+        noted, self._noted = self._noted, {}
+        return {name: value.item() for name, value in noted.items()}
 
     def freeze(self) -> None:
         """Holds the ranges as they are for the rest of the training: what is trained last is what is stored."""
@@ -155,6 +166,10 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
         first, *others = self._components
         carrier = total - total.detach() + self._components[first]
         return {first: carrier, **{name: self._components[name] for name in others}}
+
+    def _note(self, losses: Mapping[str, Tensor]) -> None:
+        for name, value in losses.items() if self.training else ():
+            self._noted[name] = self._noted.get(name, 0) + value.detach()
 
     def _begin(self, width: int, columns: list[Tensor], training: bool) -> tuple[dict[str, float], Scale]:
         """The precisions that count for a batch with their weights, and the scale; in training the ranges move on."""
