@@ -1886,7 +1886,7 @@ BEGIN
     INSERT INTO qvec.calibration (id, content) VALUES (made.id, made.content) ON CONFLICT ON CONSTRAINT calibration_pkey DO NOTHING;
     RETURN made.id;
 END $$;
-COMMENT ON FUNCTION qvec.calibrate(regclass, name, text, text, float8, float8, float8, integer, text, integer, integer) IS 'Fits a calibration to a random sample of a table''s vectors, stores it and returns its id';
+COMMENT ON FUNCTION qvec.calibrate(regclass, name, text, text, float8, float8, float8, integer, text, integer, integer) IS 'Fits a calibration to a random sample of a table''s vectors, stores it and returns its id. The ranges serve int8 unless told; a quantile of 0.99 serves int4 better';
 
 -- Drift
 
