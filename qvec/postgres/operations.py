@@ -27,6 +27,7 @@ from qvec.postgres.search import Plan, RescoreIn, Where
 from qvec.postgres.steps import Execute, Fetch, Rows, Steps, Transaction, Work
 from qvec.stores import Explanation, Info, StoredRows, check_limit, check_oversampling, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
+from qvec.tracing import span
 
 if TYPE_CHECKING:
     from qvec.filters import FilterLike
@@ -334,7 +335,8 @@ class CollectionOperations:
         while True:
             planning, queries = prepared
             plan = yield from planning()
-            found = yield from search.run(plan, queries)
+            with span("search", database="Postgres", collection=self.name, queries=len(queries), k=plan.k):
+                found = yield from search.run(plan, queries)
             if all(found) or (yield from self._is_current(plan.calibration)):
                 return found if several else found[0]
             yield from self._renew()

@@ -23,6 +23,7 @@ from qvec.postgres.layout import Table
 from qvec.postgres.rows import prefilter_bits
 from qvec.postgres.scoring import QUERY_PLANES, SlicedQuery
 from qvec.postgres.steps import Fetch, FetchEach, Rows, Scan, Steps
+from qvec.tracing import span
 
 if TYPE_CHECKING:
     from qvec.filters import FilterLike
@@ -82,6 +83,11 @@ class Plan:
         """Whether rows are ranked in this process, from their codes."""
         return not self.rescore or (self.table.layout.planes is not None and self.rescore_in == "client")
 
+    @property
+    def ranked(self) -> str:
+        """The column that ranks rows in this process."""
+        return "learned" if not self.rescore and self.table.layout.has_learned_column else "codes"
+
     def of_all_rows(self) -> Plan:
         """The same search without the prefilter."""
         return replace(self, candidates=None)
@@ -105,7 +111,7 @@ class Plan:
     def composed(self) -> Composed:
         """The statement before it is rendered."""
         if self.in_client:
-            return self.source(("id", "codes"))
+            return self.source(("id", self.ranked))
         if self.table.layout.planes:
             codes = self.source(("id", "codes", "document", "metadata"))
             calibration = self.calibration.id if by_length(self.calibration, self.table.layout.planes) else None
@@ -146,13 +152,17 @@ def run(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
     """
     if plan.in_client and plan.candidates is None:
         return (yield from _scan(plan, queries))
-    rows = yield from fetch(plan, queries)
+    with span("prefilter" if plan.in_client else "prefilter and rescore", candidates=plan.candidates) as fetching:
+        rows = yield from fetch(plan, queries)
+        fetching.set_attribute("qvec.rows", sum(map(len, rows)))
     if not plan.in_client:
         hits = [[Hit(*row) if plan.texts else Hit(*row[:2]) for row in found] for found in rows]
         short = [len(found) < plan.k for found in hits]
     else:
-        best = [best_of(plan, found, query[None])[0] for found, query in zip(rows, queries, strict=True)]
-        hits = yield from with_texts(plan, best)
+        with span("rescore"):
+            best = [best_of(plan, found, query[None])[0] for found, query in zip(rows, queries, strict=True)]
+        with span("texts"):
+            hits = yield from with_texts(plan, best)
         short = [len(found) < (plan.candidates or 0) for found in rows]
     if plan.where != EVERY_ROW and plan.candidates is not None and any(short):
         again = yield from run(plan.of_all_rows(), queries[short])

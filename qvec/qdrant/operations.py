@@ -38,6 +38,7 @@ from qvec.stores import (
     check_upsert,
 )
 from qvec.texts import document_array, metadata_array
+from qvec.tracing import span
 
 if TYPE_CHECKING:
     from qvec.filters import FilterLike
@@ -381,7 +382,8 @@ class CollectionOperations:
         return self._search(queries, request, np.ndim(vectors) == 2)
 
     def _search(self, queries: NDArray[np.float32], request: Request, several: bool) -> Steps[Any]:
-        found = yield from self._hits_of(queries, request)
+        with span("search", database="Qdrant", collection=self.name, queries=len(queries), k=request.limit):
+            found = yield from self._hits_of(queries, request)
         return found if several else found[0]
 
     def _explaining(

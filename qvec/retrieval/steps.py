@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+import qvec.steps
+
 T = TypeVar("T")
 
 
@@ -71,27 +73,14 @@ Steps = Generator[Request | Compute, Any, T]
 
 def run(collection: Any, steps: Steps[T]) -> T:
     """Goes through the steps, asking the collection what they ask for."""
-    answer: Any = None
-    while True:
-        try:
-            request = steps.send(answer)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-        answer = request.work() if isinstance(request, Compute) else request.ask(collection)
+    return qvec.steps.run(steps, lambda step: step.work() if isinstance(step, Compute) else step.ask(collection))
 
 
 async def run_async(collection: Any, steps: Steps[T]) -> T:
     """As `run`, of an async collection."""
-    answer: Any = None
-    while True:
-        try:
-            request = steps.send(answer)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-        asked = asyncio.to_thread(request.work) if isinstance(request, Compute) else request.ask(collection)
-        answer = await asked
+    return await qvec.steps.run_async(
+        steps, lambda step: asyncio.to_thread(step.work) if isinstance(step, Compute) else step.ask(collection)
+    )
 
 
 def single(query: Any) -> NDArray[np.float32]:

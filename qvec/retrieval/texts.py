@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from qvec.errors import InputError
+from qvec.tracing import span
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -40,9 +41,13 @@ class OfTexts:
     def _embedded(self, query: ArrayLike | str | Sequence[str]) -> ArrayLike:
         """Queries as vectors: a question (d,), several (m, d), and vectors as they are."""
         if isinstance(query, str):
-            vector: NDArray[Any] = self.embedder.embed_queries([query])[0]
+            vector: NDArray[Any] = self._embed_queries([query])[0]
             return vector
-        return self.embedder.embed_queries(query) if are_texts(query) else query
+        return self._embed_queries(query) if are_texts(query) else query
+
+    def _embed_queries(self, texts: Sequence[str]) -> NDArray[Any]:
+        with span("embed", collection=self.name, texts=len(texts)):
+            return self.embedder.embed_queries(texts)
 
 
 def are_texts(query: Any) -> TypeGuard[Sequence[str]]:
