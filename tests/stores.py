@@ -87,14 +87,18 @@ class Store:
         """Scores (m, n) that a search of prepared queries and vectors has to give, to float32's precision.
 
         Postgres keeps x, Qdrant x - threshold; both round the query as well. Signs alone stand for threshold ±
-        deviation, and there Postgres takes the query as it is.
+        deviation; there Postgres takes the query as it is, and under cosine divides by the length of what they stand
+        for.
         """
         threshold = calibration.threshold.astype(np.float64)
         if rescore == "binary":
             signs = np.where(vectors > calibration.threshold, 1.0, -1.0)
             weighted = (queries * calibration.deviation).astype(np.float32)
             seen = weighted.astype(np.float64) if self.is_postgres else _rounded(weighted, "float16")
-            return np.asarray(queries @ threshold)[:, None] + seen @ signs.T
+            found: NDArray[np.float64] = np.asarray(queries @ threshold)[:, None] + seen @ signs.T
+            if self.is_postgres and calibration.metric == "cosine":
+                found /= np.linalg.norm(threshold + signs * calibration.deviation, axis=1)
+            return found
         if self.is_postgres:
             return queries.astype(rescore).astype(np.float64) @ vectors.astype(rescore).astype(np.float64).T
         centred = (vectors - calibration.threshold).astype(rescore).astype(np.float64)
