@@ -141,6 +141,11 @@ def _statement(plan: Plan) -> bytes:
     return plan.composed().as_bytes(None)
 
 
+@lru_cache(maxsize=256)
+def _texts_statement(table: Table) -> bytes:
+    return statements.by_ids(table, ("id", "document", "metadata")).as_bytes(None)
+
+
 def candidate_count(k: int, oversampling: float) -> int:
     return max(k, math.ceil(k * oversampling))
 
@@ -220,7 +225,6 @@ def with_texts(plan: Plan, best: Iterable[list[tuple[float, Any]]]) -> Steps[lis
     if not plan.texts:
         return [[Hit(id, score) for score, id in pairs] for pairs in best]
     wanted = list({id for pairs in best for _, id in pairs})
-    statement = statements.by_ids(plan.table, ("id", "document", "metadata"))
-    rows = yield Fetch(statement, [wanted], binary=True)
+    rows = yield Fetch(_texts_statement(plan.table), [wanted], binary=True)
     texts = {id: rest for id, *rest in rows}
     return [[Hit(id, score, *texts.get(id, (None, None))) for score, id in pairs] for pairs in best]
