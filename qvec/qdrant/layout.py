@@ -29,9 +29,9 @@ class Layout:
     """The vectors of a collection: what is stored of them, and what the engine keeps in memory to find candidates.
 
     The stored vector is x - threshold in the precision of `rescore`, so that the engine's own sign bits are the
-    calibration's. With `binary` it is the signs alone, as +1 and -1, for models that give no more. The engine scores what
-    is stored: where Postgres divides the score of bits under cosine by the length of what they stand for, Qdrant does
-    not. At threshold 0, as of such models, that length is the same for all rows, and so their order is too.
+    calibration's. With `binary` it is the signs alone, as +1 and -1, for models that give no more. The engine scores
+    what is stored: where Postgres divides the score of bits under cosine by the length of what they stand for, Qdrant
+    does not. At threshold 0, as of such models, that length is the same for all rows, and so their order is too.
     """
 
     dimensions: int
