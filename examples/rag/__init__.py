@@ -1,0 +1,1 @@
+"""A small RAG service on qvec: Markdown files in, answers with their sources out."""
