@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qvec.filters import FilterLike
     from qvec.metadata_index import MetadataIndex
     from qvec.sources import Form, IdType
+    from qvec.versions import Versions
 
 Progress = Callable[[int, int | None], None]
 """Called with how much is done, and of how much where that is known."""
@@ -266,6 +267,9 @@ class Database(Protocol):
         """Prepares the database for collections; returns what a user should know, if anything."""
 
     def loader(self, collection: str, source: str, on_duplicate: OnDuplicate, workers: int) -> Loader: ...
+
+    def versions(self, collection: str) -> Versions:
+        """The versions of a collection, by two calibrations."""
 
     def explained(self, doing: str) -> AbstractContextManager[None]:
         """Raises DatabaseError for what the store's driver raises inside."""

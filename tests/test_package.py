@@ -114,13 +114,14 @@ LAYERS = [
     {"calibration"},
     {"codes", "model_folder"},
     {"loading"},
+    {"versions"},
     {"stores"},
     {"retrieval"},
     {"postgres", "qdrant"},
     {"database"},
     {"ingest", "integrations"},
     {"copying", "evaluation"},
-    {"adapting", "demo", "training"},
+    {"adapting", "demo", "recalibration", "training"},
     {"cli"},
 ]
 ALONE = {
@@ -139,7 +140,7 @@ ALONE = {
     "tracing": set(),
     "passages": {"errors"},
 }
-MAY_USE_SOURCES = {"retrieval", "ingest", "copying", "evaluation", "training", "demo", "cli"}
+MAY_USE_SOURCES = {"retrieval", "ingest", "copying", "evaluation", "recalibration", "training", "demo", "cli"}
 
 
 def parts() -> set[str]:

@@ -17,6 +17,7 @@ from qvec.cli.demo import demo
 from qvec.cli.drift import drift
 from qvec.cli.evaluate import evaluate
 from qvec.cli.ingest import ingest
+from qvec.cli.recalibrate import recalibrate
 from qvec.cli.search import search
 from qvec.cli.sql import sql
 from qvec.cli.train import train
@@ -65,6 +66,7 @@ for command in (
     evaluate,
     tune,
     drift,
+    recalibrate,
     index,
     collections,
     info,

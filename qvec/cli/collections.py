@@ -60,7 +60,8 @@ def _described(collection: Collection) -> dict[str, Any]:
 def info(name: str | None, url: str, as_json: bool) -> None:
     """Show what collections are and what they take: rows, calibration, precision, bytes on disk and in memory.
 
-    Bytes are of the table, of the index and, where the engine tells, held in memory, each for a row.
+    Bytes are of the table, of the index and, where the engine tells, held in memory, each for a row. A version that
+    `qvec recalibrate` keeps is shown beside its collection, as NAME@CALIBRATION.
 
     \b
     Examples:
@@ -68,7 +69,8 @@ def info(name: str | None, url: str, as_json: bool) -> None:
       qvec info docs --db qdrant:./vectors --json
     """
     with open_database(url) as database:
-        wanted = [database.collection(name)] if name else database.collections()
+        wanted = [database.collection(name)] if name else []
+        wanted += [other for other in database.collections() if not name or other.name.startswith(f"{name}@")]
         found = [collection.info() for collection in wanted]
     if as_json:
         for one in found:

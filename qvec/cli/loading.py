@@ -23,7 +23,7 @@ def load(
     warning = database.install()
     if warning:
         reporter.say(f"Warning: {warning}")
-    with _stopping_at_ctrl_c(reporter) as stop:
+    with stopping_at_ctrl_c(reporter) as stop:
         try:
             summary = ingest(database, source, options, reporter, stop)
         except (LoadStoppedError, KeyboardInterrupt):
@@ -47,7 +47,7 @@ def _told(summary: Summary) -> str:
 
 
 @contextmanager
-def _stopping_at_ctrl_c(reporter: ConsoleReporter) -> Iterator[Stop]:
+def stopping_at_ctrl_c(reporter: ConsoleReporter) -> Iterator[Stop]:
     """The first Ctrl-C of a load ends it after the batch in hand; a second one, or one elsewhere, at once."""
     stop = Stop()
 

@@ -1,5 +1,5 @@
-"""What a collection's table has besides its rows, brought to the table that takes its place: indexes, privileges,
-storage parameters. What cannot be brought is named, so that nothing is lost without a word."""
+"""What a collection's table has besides its rows, brought to the table that takes its place: generated columns,
+indexes, privileges, storage parameters. What cannot be brought is named, so that nothing is lost without a word."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _OWN_COLUMNS = ["id", "codes", "embedding", "document", "metadata", "embedding_i
 _FOREIGN = """
     SELECT 'column ' || quote_ident(attname) FROM pg_attribute
         WHERE attrelid = %(table)s::regclass AND attnum > 0 AND NOT attisdropped AND attname <> ALL (%(columns)s)
+            AND attgenerated = ''
     UNION ALL SELECT 'trigger ' || quote_ident(tgname) FROM pg_trigger
         WHERE tgrelid = %(table)s::regclass AND NOT tgisinternal AND tgname <> ALL (%(triggers)s)
     UNION ALL SELECT 'constraint ' || quote_ident(conname) FROM pg_constraint
@@ -76,6 +77,20 @@ def check_carriable(connection: Connection, table: Table, collection: str) -> No
             f"the table of collection {collection!r} has what no other table can take over from it: "
             f"{', '.join(sorted(found))}; drop that, recalibrate, and create it anew"
         )
+
+
+def carry_columns(connection: Connection, table: Table, other: Table) -> None:
+    """Adds the generated columns that the other table lacks, such as the words of the documents."""
+    statements = connection.execute(
+        "SELECT format('ALTER TABLE %%s ADD COLUMN %%I %%s GENERATED ALWAYS AS (%%s) STORED', %(other)s::text, attname,"
+        " format_type(atttypid, atttypmod), pg_get_expr(adbin, adrelid))"
+        " FROM pg_attribute a JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"
+        " WHERE attrelid = %(table)s::regclass AND attgenerated = 's' AND NOT EXISTS (SELECT FROM pg_attribute o"
+        " WHERE o.attrelid = %(other)s::regclass AND o.attname = a.attname AND NOT o.attisdropped) ORDER BY attnum",
+        {"table": _name(table), "other": _name(other)},
+    ).fetchall()
+    for (statement,) in statements:
+        connection.execute(statement.encode())
 
 
 def carry_indexes(connection: Connection, table: Table, other: Table, version: str) -> None:

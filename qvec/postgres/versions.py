@@ -89,6 +89,7 @@ class PostgresVersions:
         connection = self._connection
         connection.execute(statements.create_table(other))
         carrying.name_key(connection, table, other, calibration.id)
+        carrying.carry_columns(connection, table, other)
         connection.execute(
             "INSERT INTO qvec.collection (name, relation, calibration, id_type, rescore, prefilter, oversampling,"
             " model, embedding) SELECT %s, %s::regclass, %s, id_type, rescore, prefilter, oversampling, model,"
@@ -141,6 +142,7 @@ class PostgresVersions:
         """Its indexes on metadata, and statistics for the planner; privileges follow with the exchange."""
         table, other = self._table(self._name), self._table(collection.name)
         with self._connection.transaction():
+            carrying.carry_columns(self._connection, table, other)
             carrying.carry_indexes(self._connection, table, other, collection.calibration.id)
         self._connection.execute(SQL("ANALYZE {}").format(other.identifier))
 
@@ -183,6 +185,7 @@ class PostgresVersions:
         wanting = pair.wanting(connection)
         if wanting and not although_wanting:
             raise CollectionError(f"of the rows of collection {self._name!r} {wanting} in version {other.name!r}")
+        carrying.carry_columns(connection, used.table, other.table)
         carrying.carry_indexes(connection, used.table, other.table, other.calibration.id)
         carrying.carry_privileges(connection, used.table, other.table)
         lock = SQL("LOCK TABLE {}, {} IN ACCESS EXCLUSIVE MODE")

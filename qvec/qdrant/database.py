@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
 from qvec.connecting import ConnectOptions
+from qvec.errors import InputError
 from qvec.loading import OnDuplicate
 from qvec.qdrant.address import Address
 from qvec.qdrant.catalog import Catalog
@@ -22,6 +23,7 @@ from qvec.qdrant.layout import IdType, Layout, Prefilter, QueryEncoding, Rescore
 from qvec.qdrant.loader import QdrantLoader
 from qvec.qdrant.remote import Server
 from qvec.qdrant.steps import Ask, Steps, perform
+from qvec.versions import Versions
 
 T = TypeVar("T")
 
@@ -153,6 +155,13 @@ class QdrantDatabase(Catalog):
     def install(self) -> str | None:
         """Nothing has to be installed; returns what a user should know, if anything."""
         return self._warning
+
+    def versions(self, collection: str) -> Versions:
+        """Raises InputError: a server and the embedded engine have nothing that follows the writes to a collection."""
+        raise InputError(
+            f"collection {collection!r} is in {self.name}, and only in Postgres is a collection recalibrated where it "
+            "is; load its source into a new collection, which is calibrated to it, and switch to that"
+        )
 
     def loader(self, collection: str, source: str, on_duplicate: OnDuplicate, workers: int) -> QdrantLoader:
         """A load of one source into a collection that may not be there yet."""

@@ -1,0 +1,203 @@
+"""A new calibration for a collection that is in use.
+
+Its rows are quantized anew from originals into a second version beside it, which then takes its place in one step. The
+version before is kept until it is dropped, and follows what is written, so that going back loses nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qvec.errors import CollectionError
+from qvec.ingest import IngestOptions, Reporter, Stop, build_index, ingest
+from qvec.recalibration.comparison import Recalls, check_gain, compared
+from qvec.recalibration.fitting import Refit, fit_anew
+from qvec.recalibration.originals import KeptFloats, MatchedSource, check_same
+from qvec.sources import Source
+from qvec.stores import Collection, Database
+from qvec.versions import Version, Versions, Wanting
+
+__all__ = ["Recalibrated", "Recalls", "Refit", "drop_old", "recalibrate", "roll_back"]
+
+
+@dataclass(frozen=True)
+class Recalibrated:
+    """What recalibrating, or going back, did. `kept` is the name of the other version, None after a trial."""
+
+    collection: str
+    calibration: str
+    former: str
+    kept: str | None
+    rows: int
+    recall: Recalls | None
+    wanting: Wanting
+    surplus: int
+    """Rows of the source that the collection does not have."""
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        told = {**vars(self), "recall": self.recall and self.recall.as_dict(), **vars(self.wanting)}
+        del told["wanting"]
+        return {**told, "seconds": round(self.seconds, 3)}
+
+
+def recalibrate(
+    database: Database,
+    name: str,
+    *,
+    source: Source | None = None,
+    refit: Refit | None = None,
+    restart: bool = False,
+    trial: bool = False,
+    allow_missing: bool = False,
+    allow_worse: bool = False,
+    workers: int = 2,
+    reporter: Reporter | None = None,
+    stop: Stop | None = None,
+) -> Recalibrated:
+    """Fits a calibration anew, quantizes a collection's rows by it, and has it used from then on.
+
+    Vectors are the floats that the collection keeps, or those of `source`, whose ids say which rows they are of. What
+    was interrupted goes on when it is called again; `restart` drops what there is of it. `trial` fits and compares
+    alone. Raises CollectionError where there are no originals, where an old version is kept still, or where rows would
+    be wanting; InputError where the new calibration finds less.
+    """
+    reporter, refit = reporter or Reporter(), refit or Refit()
+    started = time.perf_counter()
+    with database.explained(f"cannot recalibrate collection {name!r}"), database.versions(name) as versions:
+        collection = database.collection(name)
+        begun = _begun(versions, name, restart=restart and not trial)
+        originals = _originals(database, versions, collection, source)
+        new = database.collection(begun.name).calibration if begun else fit_anew(originals, collection, refit, reporter)
+        recalls = compared(collection, new, originals, refit.seed, reporter)
+        tell_recalls(recalls, reporter)
+        done = Recalibrated(
+            name, new.id, collection.calibration.id, None, collection.count(), recalls, Wanting(0, 0), 0, 0.0
+        )
+        if not trial:
+            if not allow_worse:
+                check_gain(recalls, name)
+            load = IngestOptions(name, calibration=new, index=False, workers=workers, on_error="skip")
+            done = _carried_out(database, versions, begun, originals, load, done, allow_missing, reporter, stop)
+    return replace(done, seconds=time.perf_counter() - started)
+
+
+def _begun(versions: Versions, name: str, *, restart: bool) -> Version | None:
+    """The new version that was begun before, unless it is to be begun anew."""
+    other = versions.other()
+    if other is None:
+        return None
+    if other.kind == "old":
+        raise CollectionError(
+            f"collection {name!r} was recalibrated before and keeps its old version {other.name!r}; drop that first: "
+            f"qvec recalibrate --collection {name} --drop-old"
+        )
+    if restart:
+        versions.drop()
+        return None
+    return other
+
+
+def _originals(database: Database, versions: Versions, collection: Collection, source: Source | None) -> Source:
+    if source is None:
+        return KeptFloats(database, collection)
+    matched = MatchedSource(source, versions, collection)
+    check_same(matched, collection)
+    return matched
+
+
+def tell_recalls(recalls: Recalls | None, reporter: Reporter) -> None:
+    """Says what both calibrations find."""
+    if recalls is None:
+        reporter.say("too few rows, or none with vectors, to compare the calibrations")
+    else:
+        reporter.say(
+            f"recall@10 among {recalls.rows:,} sampled rows: {recalls.old.value:.1%} with the old calibration, "
+            f"{recalls.new.value:.1%} with the new one"
+        )
+
+
+def _carried_out(
+    database: Database,
+    versions: Versions,
+    begun: Version | None,
+    originals: Source,
+    load: IngestOptions,
+    done: Recalibrated,
+    allow_missing: bool,
+    reporter: Reporter,
+    stop: Stop | None,
+) -> Recalibrated:
+    """Builds the new version, or goes on with it, and exchanges it for the one in use."""
+    assert load.calibration is not None
+    if begun is None:
+        begun = versions.begin(load.calibration)
+    else:
+        reporter.say(f"going on with version {begun.name!r}; --restart begins anew")
+    if isinstance(originals, KeptFloats):
+        originals = KeptFloats(database, database.collection(done.collection), load.calibration)
+    ingest(database, originals, replace(load, collection=begun.name), reporter, stop)
+    surplus = originals.surplus if isinstance(originals, MatchedSource) else 0
+    if surplus:
+        reporter.say(f"{surplus:,} rows of {originals.name} are not in the collection, and left out")
+    built = database.collection(begun.name)
+    versions.finish(built)
+    if database.collection(done.collection).has_index():
+        build_index(built, reporter)
+    check_wanting(versions.catch_up(), done.collection, allow_missing)
+    wanting = versions.exchange(although_wanting=allow_missing)
+    return replace(done, kept=_kept(versions), rows=_rows(database, done.collection), wanting=wanting, surplus=surplus)
+
+
+def check_wanting(wanting: Wanting, name: str, allowed: bool) -> None:
+    """Raises CollectionError where a version cannot be given all rows."""
+    if wanting and not allowed:
+        raise CollectionError(
+            f"of the rows of collection {name!r} {wanting} in its other version, and there are no originals of them; "
+            "name a source that has them and begin anew (--source SOURCE --restart), or do without (--allow-missing)"
+        )
+
+
+def roll_back(database: Database, name: str, *, allow_missing: bool = False) -> Recalibrated:
+    """Has the version before used again, with what was written since; the other one is kept in its place.
+
+    Raises CollectionError where none is kept, or where it cannot be given rows that were written since, because the
+    collection keeps no floats.
+    """
+    started = time.perf_counter()
+    with database.explained(f"cannot roll collection {name!r} back"), database.versions(name) as versions:
+        old = _old(versions, name)
+        former = database.collection(name).calibration
+        check_wanting(versions.catch_up(), name, allow_missing)
+        wanting = versions.exchange(although_wanting=allow_missing)
+        kept, rows = _kept(versions), _rows(database, name)
+    return Recalibrated(name, old.calibration, former.id, kept, rows, None, wanting, 0, time.perf_counter() - started)
+
+
+def drop_old(database: Database, name: str) -> Version:
+    """Drops the version that is not in use, old or unfinished; returns what it was."""
+    with database.explained(f"cannot drop a version of collection {name!r}"), database.versions(name) as versions:
+        other = versions.other()
+        if other is None:
+            database.collection(name)  # which says so where it is missing
+            raise CollectionError(f"collection {name!r} has no other version")
+        versions.drop()
+    return other
+
+
+def _old(versions: Versions, name: str) -> Version:
+    other = versions.other()
+    if other is None or other.kind == "new":
+        raise CollectionError(f"collection {name!r} keeps no old version to go back to")
+    return other
+
+
+def _kept(versions: Versions) -> str | None:
+    other = versions.other()
+    return None if other is None else other.name
+
+
+def _rows(database: Database, name: str) -> int:
+    return database.collection(name).count()

@@ -1,0 +1,93 @@
+"""What two calibrations find of the same vectors, before one takes the place of the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qvec import _native
+from qvec.calibration import Calibration
+from qvec.errors import InputError
+from qvec.evaluation.drifting import FEWEST, QUERIES, SAMPLE, way_of
+from qvec.evaluation.intervals import compare, interval
+from qvec.evaluation.material import Material
+from qvec.evaluation.quantized import Quantized
+from qvec.evaluation.results import Interval
+from qvec.ingest.options import Reporter
+from qvec.sources import Source
+from qvec.stores import Collection
+
+K = 10
+
+
+@dataclass(frozen=True)
+class Recalls:
+    """recall@10 with the old and the new calibration, over the same queries, and how much higher the second is: by
+    searches as in the collection, without an index, some sampled rows held out as queries."""
+
+    old: Interval
+    new: Interval
+    gain: Interval
+    rows: int
+    queries: int
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the new one finds less, beyond what chance explains."""
+        return self.gain.high < 0
+
+    def as_dict(self) -> dict[str, Any]:
+        figures = {"old": self.old, "new": self.new, "gain": self.gain}
+        intervals = {f"{name}_interval": [of.low, of.high] for name, of in figures.items()}
+        return {
+            **{name: of.value for name, of in figures.items()},
+            **intervals,
+            "rows": self.rows,
+            "queries": self.queries,
+        }
+
+
+def compared(
+    collection: Collection, new: Calibration, originals: Source, seed: int, reporter: Reporter
+) -> Recalls | None:
+    """Both calibrations on rows drawn uniformly; None of a source of texts, or of fewer than 100 rows."""
+    if originals.dimensions is None:
+        return None
+    reporter.stage("sampling", originals.rows)
+    sample = originals.sample(SAMPLE, seed, lambda done: reporter.advance("sampling", done))
+    reporter.finish("sampling")
+    assert sample is not None
+    old = collection.calibration
+    bad = [row for row, _ in _native.bad_rows(sample, min(old.dimensions, new.dimensions), old.metric == "cosine")]
+    vectors = np.ascontiguousarray(np.delete(sample, bad, axis=0), np.float32)
+    if len(vectors) < FEWEST:
+        return None
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    held = min(QUERIES, len(vectors) // 5)
+    material = Material(vectors[order[held:]], vectors[order[:held]], held_out=True, unusable=len(bad))
+    truth = material.truth(old.metric, K)
+    way = way_of(collection)
+    found, anew = (
+        Quantized(_seen(material, calibration), calibration).one_way(*way, truth).recalls for calibration in (old, new)
+    )
+    return Recalls(interval(found), interval(anew), compare(anew, found).difference, len(vectors), held)
+
+
+def _seen(material: Material, calibration: Calibration) -> Material:
+    """The material as a calibration takes it: where it cuts to fewer dimensions, these alone."""
+    if material.dimensions in calibration.accepted_dimensions:
+        return material
+    cut = calibration.dimensions
+    documents, queries = (np.ascontiguousarray(of[:, :cut]) for of in (material.documents, material.queries))
+    return replace(material, documents=documents, queries=queries)
+
+
+def check_gain(recalls: Recalls | None, collection: str) -> None:
+    """Raises InputError where the new calibration finds less."""
+    if recalls is not None and recalls.is_worse:
+        raise InputError(
+            f"the new calibration finds less than that of collection {collection!r}: recall@{K} is "
+            f"{recalls.new.value:.1%}, and was {recalls.old.value:.1%}; fit it in another way, or use --allow-worse"
+        )

@@ -1,0 +1,495 @@
+"""Recalibrating a collection in Postgres: originals, what is carried over, writes meanwhile, going back."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from conftest import realistic
+from loading import run, with_ids, write_lines
+from numpy.typing import NDArray
+
+import qvec
+from qvec import Calibration, CollectionError, InputError, RangeMethod
+from qvec.ingest import IngestOptions, Reporter, ingest
+from qvec.metadata_index import MetadataIndex
+from qvec.postgres.collection import PostgresCollection
+from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.rows import stored_codes
+from qvec.postgres.versions import PostgresVersions
+from qvec.recalibration import Refit, drop_old, recalibrate, roll_back
+from qvec.sources import open_source
+
+Vectors = NDArray[np.float32]
+
+ROWS = 600
+ROWS_OF = realistic(ROWS)
+POOR = Calibration.fit(ROWS_OF, threshold=0, ranges=RangeMethod("fixed", value=3.0))
+"""Ranges some ten times too wide: codes of it say little, and decoded by another calibration nothing."""
+FIT = Refit(threshold=0.5, ranges=RangeMethod())
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[PostgresDatabase]:
+    with qvec.connect(url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows with ids, in a file."""
+    return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(ROWS_OF))
+
+
+def filled(database: PostgresDatabase, rescore: Any = "float32", **settings: Any) -> PostgresCollection:
+    """A collection of all rows, with texts and indexes, and a calibration that does not fit."""
+    docs = database.create_collection("docs", calibration=POOR, rescore=rescore, **settings)
+    docs.upsert(range(ROWS), ROWS_OF, [f"note {n}" for n in range(ROWS)], [{"n": n} for n in range(ROWS)])
+    docs.index_metadata([MetadataIndex.parse("n:integer")])
+    docs.build_index()
+    return docs
+
+
+def anew(database: PostgresDatabase, path: Path | None = None, **options: Any) -> Any:
+    options = {"refit": FIT} | options
+    if path is None:
+        return recalibrate(database, "docs", **options)
+    with open_source(path) as opened:
+        return recalibrate(database, "docs", source=opened, **options)
+
+
+def codes(database: PostgresDatabase, name: str = "docs") -> dict[int, bytes]:
+    table = database.collection(name).table
+    with database.connection() as connection, connection.cursor(binary=True) as cursor:
+        return dict(cursor.execute(f'SELECT id, codes FROM "{table.name}"'.encode()).fetchall())
+
+
+def assert_codes_of(database: PostgresDatabase, vectors: dict[int, Any], name: str = "docs") -> None:
+    """A collection holds just these rows, quantized by its own calibration."""
+    docs = database.collection(name)
+    rows = np.array(list(vectors.values()), np.float32)
+    expected = stored_codes(rows, docs.calibration, docs.table.layout)
+    assert codes(database, name) == {id: row.tobytes() for id, row in zip(vectors, expected, strict=True)}
+
+
+def indexes(database: PostgresDatabase, table: str) -> set[str]:
+    with database.connection() as connection:
+        return {row[0] for row in connection.execute("SELECT indexname FROM pg_indexes WHERE tablename = %s", [table])}
+
+
+# From the floats that are kept
+
+
+def test_rows_are_quantized_anew_from_kept_floats(database: PostgresDatabase) -> None:
+    docs = filled(database, oversampling=3, model="m")
+    before = indexes(database, "docs")
+    done = anew(database)
+    new = database.collection("docs")
+    assert (done.former, done.calibration, done.rows) == (POOR.id, new.calibration.id, ROWS)
+    assert done.kept == f"docs@{POOR.id}"
+    assert new.calibration.description["method"]["threshold"] == 0.5
+    assert done.recall.new.value > done.recall.old.value
+    assert (new.oversampling, new.model, new.has_index()) == (3, "m", True)
+    assert_codes_of(database, dict(enumerate(ROWS_OF)))
+    assert [(hit.document, hit.metadata) for hit in new.get([7, 599])] == [
+        ("note 7", {"n": 7}),
+        ("note 599", {"n": 599}),
+    ]
+    assert indexes(database, "docs") == before
+    assert docs.info().rows == ROWS
+    assert {found.name for found in database.collections()} == {"docs", done.kept}
+
+
+def test_the_method_stays_unless_another_is_asked_for(database: PostgresDatabase) -> None:
+    docs = database.create_collection(
+        "docs", rescore="float16", calibration=Calibration.fit(ROWS_OF[:50], threshold=0, ranges=RangeMethod("minmax"))
+    )
+    docs.upsert(range(ROWS), ROWS_OF)
+    new = database.collection("docs").calibration if anew(database, refit=Refit()) else None
+    assert new is not None
+    assert new.description["method"] == {"name": "minmax", "per_dimension": True, "threshold": 0.0}
+
+
+def test_a_matryoshka_prefix_still_takes_whole_vectors(database: PostgresDatabase) -> None:
+    docs = database.create_collection(
+        "docs", rescore="float16", calibration=Calibration.fit(ROWS_OF[:50], threshold=0, dimensions=32)
+    )
+    docs.upsert(range(ROWS), ROWS_OF)
+    anew(database)
+    assert docs.search(ROWS_OF[5], 1)[0].id == 5
+    assert docs.search(ROWS_OF[5][:32], 1)[0].id == 5
+    drop_old(database, "docs")
+    anew(database, refit=Refit(dimensions=16), allow_worse=True)
+    assert database.collection("docs").calibration.accepted_dimensions == (16, 64)
+    assert docs.upsert([9999], ROWS_OF[:1]) == 1
+    assert docs.search(ROWS_OF[5], 1)[0].id == 5
+
+
+def test_what_would_change_nothing_is_refused(database: PostgresDatabase) -> None:
+    filled(database)
+    anew(database)
+    drop_old(database, "docs")
+    with pytest.raises(qvec.CalibrationError, match="that is what fitting it anew gives"):
+        anew(database)
+    assert [found.name for found in database.collections()] == ["docs"]
+
+
+def test_a_worse_calibration_is_refused_unless_it_is_wanted(database: PostgresDatabase) -> None:
+    docs = database.create_collection("docs", rescore="float16", calibration=Calibration.fit(ROWS_OF))
+    docs.upsert(range(ROWS), ROWS_OF)
+    worse = Refit(threshold=1, ranges=RangeMethod("fixed", value=30.0))
+    with pytest.raises(InputError, match=r"^the new calibration finds less .* use --allow-worse$"):
+        anew(database, refit=worse)
+    assert [found.name for found in database.collections()] == ["docs"]
+    assert anew(database, refit=worse, allow_worse=True).recall.is_worse
+
+
+def test_a_trial_changes_nothing(database: PostgresDatabase) -> None:
+    filled(database)
+    before = codes(database)
+    done = anew(database, trial=True)
+    assert done.recall.new.value > done.recall.old.value
+    assert done.kept is None
+    assert database.collection("docs").calibration == POOR
+    assert codes(database) == before
+    assert [found.name for found in database.collections()] == ["docs"]
+
+
+# From a source
+
+
+def test_codes_are_never_decoded_for_it(database: PostgresDatabase) -> None:
+    filled(database, "int8")
+    with pytest.raises(
+        CollectionError, match=r"keeps int8 codes and no floats, .* never fitted to decoded codes; .*--source"
+    ):
+        anew(database)
+
+
+def test_a_source_gives_vectors_and_the_collection_its_texts(database: PostgresDatabase, source: Path) -> None:
+    docs = filled(database, "int8")
+    docs.upsert([3], ROWS_OF[3:4], ["rewritten"], [{"n": 3, "more": [1.5, None]}])
+    done = anew(database, source)
+    assert_codes_of(database, dict(enumerate(ROWS_OF)))
+    found = docs.get([3, 4])
+    assert [(hit.document, hit.metadata) for hit in found] == [
+        ("rewritten", {"n": 3, "more": [1.5, None]}),
+        ("note 4", {"n": 4}),
+    ]
+    assert (done.surplus, done.wanting) == (0, done.wanting.__class__(0, 0))
+
+
+def test_a_source_without_ids_has_the_ids_it_was_loaded_with(database: PostgresDatabase, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS_OF)
+    with open_source(tmp_path / "rows.npy") as opened:
+        ingest(database, opened, IngestOptions("docs", calibration=POOR, id_start=1000, index=False))
+    anew(database, tmp_path / "rows.npy")
+    assert_codes_of(database, dict(zip(range(1000, 1000 + ROWS), ROWS_OF, strict=True)))
+
+
+def test_rows_that_either_lacks_are_counted(database: PostgresDatabase, source: Path) -> None:
+    docs = filled(database, "int8")
+    docs.upsert([ROWS, ROWS + 1], ROWS_OF[:2])
+    docs.delete([5, 6, 7])
+    with pytest.raises(CollectionError, match=r"^of the rows of collection 'docs' 2 are missing in its other version"):
+        anew(database, source)
+    assert database.collection("docs").calibration == POOR
+    done = anew(database, source, allow_missing=True)
+    assert (done.surplus, done.wanting.missing, done.rows) == (3, 2, ROWS - 3)
+    assert_codes_of(database, {n: ROWS_OF[n] for n in range(ROWS) if n not in (5, 6, 7)})
+
+
+def test_a_source_of_other_vectors_is_refused(database: PostgresDatabase, tmp_path: Path) -> None:
+    filled(database, "int4")
+    shifted = write_lines(tmp_path / "other.jsonl", with_ids(np.roll(ROWS_OF, 1, axis=0)))
+    with pytest.raises(InputError, match=r"is not what collection 'docs' was loaded from: .* have another vector"):
+        anew(database, shifted)
+    named = write_lines(tmp_path / "named.jsonl", with_ids(ROWS_OF[:9], [f"n{n}" for n in range(9)]))
+    with pytest.raises(InputError, match="has text ids, but collection 'docs' has bigint ids"):
+        anew(database, named)
+
+
+# What is written meanwhile
+
+
+class Meanwhile(Reporter):
+    """Does something once a stage begins."""
+
+    def __init__(self, name: str, work: Any) -> None:
+        self._name, self._work = name, work
+
+    def stage(self, name: str, total: int | None) -> None:  # noqa: ARG002
+        if name == self._name:
+            self._name = ""
+            self._work()
+
+
+@pytest.mark.parametrize("stage", ["loading", "index"])
+def test_what_is_written_meanwhile_comes_along(database: PostgresDatabase, stage: str) -> None:
+    docs = filled(database)
+
+    def write() -> None:
+        docs.upsert([4, 7000], ROWS_OF[8:10], ["four", "new"], [{"n": 1}, None])
+        docs.delete([0, 1, 2, 599])
+        with database.connection() as connection:
+            connection.execute("UPDATE docs SET id = 8000 WHERE id = 5")
+
+    anew(database, reporter=Meanwhile(stage, write))
+    expected = {n: ROWS_OF[n] for n in range(ROWS) if n not in (0, 1, 2, 4, 5, 599)}
+    expected |= {4: ROWS_OF[8], 7000: ROWS_OF[9], 8000: ROWS_OF[5]}
+    found = codes(database)
+    assert found.keys() == expected.keys()
+    assert_codes_of(database, {id: expected[id] for id in found})
+    assert [hit and hit.document for hit in docs.get([4, 7000, 8000, 5])] == ["four", "new", "note 5", None]
+
+
+def test_a_writer_that_never_rests_loses_nothing(database: PostgresDatabase) -> None:
+    docs = filled(database)
+    written: dict[int, Vectors] = {}
+    stop, faults = threading.Event(), []
+
+    def write() -> None:
+        turn = 0
+        try:
+            while not stop.is_set():
+                turn += 1
+                ids = [turn % ROWS, 10_000 + turn]
+                rows = ROWS_OF[[(7 * turn) % ROWS, (3 * turn) % ROWS]]
+                docs.upsert(ids, rows)
+                written.update(zip(ids, rows, strict=True))
+        except Exception as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        anew(database)
+        roll_back(database, "docs")
+        anew(database)
+    finally:
+        stop.set()
+        thread.join()
+    assert faults == []
+    assert len(written) > 20
+    found = codes(database)
+    expected = dict(enumerate(ROWS_OF)) | written
+    assert found.keys() == expected.keys()
+    assert_codes_of(database, {id: expected[id] for id in found})
+
+
+def test_vectors_that_were_replaced_without_originals_are_told(database: PostgresDatabase, source: Path) -> None:
+    docs = filled(database, "int8")
+
+    def write() -> None:
+        docs.upsert([1, 2], ROWS_OF[1:3], ["one", "two"])
+        docs.upsert([3, 9000], ROWS_OF[10:12], ["three", "new"])
+        docs.delete([8])
+
+    with pytest.raises(CollectionError, match="1 are missing and 1 have an older vector in its other version"):
+        anew(database, source, reporter=Meanwhile("loading", write))
+    done = anew(database, source, allow_missing=True)
+    assert (done.wanting.missing, done.wanting.outdated) == (1, 1)
+    assert [hit and hit.document for hit in docs.get([1, 3, 8, 9000])] == ["one", "three", None, None]
+
+
+def test_a_table_that_is_recalibrated_is_not_truncated(database: PostgresDatabase) -> None:
+    filled(database)
+    anew(database)
+    with database.connection() as connection, pytest.raises(psycopg.Error, match="has another version"):
+        connection.execute("TRUNCATE docs")
+
+
+def test_a_load_that_runs_meanwhile_ends_clearly_and_goes_on(database: PostgresDatabase, source: Path) -> None:
+    filled(database)
+    told = Meanwhile("loading", lambda: anew(database))
+    with open_source(source) as opened:
+        with pytest.raises(
+            CollectionError, match="was recalibrated, or made anew, while it was loaded; run the same load"
+        ):
+            ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50), told)
+        ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50))
+    assert_codes_of(database, dict(enumerate(ROWS_OF)))
+
+
+# Going back
+
+
+def test_going_back_keeps_what_was_written_since(database: PostgresDatabase) -> None:
+    docs = filled(database)
+    new = anew(database)
+    docs.upsert([7000], ROWS_OF[:1], ["since"])
+    docs.delete([4])
+    back = roll_back(database, "docs")
+    assert (back.calibration, back.former, back.kept) == (POOR.id, new.calibration, f"docs@{new.calibration}")
+    expected = {n: ROWS_OF[n] for n in range(ROWS) if n != 4} | {7000: ROWS_OF[0]}
+    assert_codes_of(database, expected)
+    assert docs.get([7000])[0].document == "since"
+    again = anew(database)
+    assert again.calibration == new.calibration
+    assert_codes_of(database, expected)
+
+
+def test_going_back_without_originals_tells_of_rows(database: PostgresDatabase, source: Path) -> None:
+    docs = filled(database, "int8")
+    anew(database, source)
+    docs.upsert([7000], ROWS_OF[:1])
+    with pytest.raises(CollectionError, match="1 are missing"):
+        roll_back(database, "docs")
+    assert roll_back(database, "docs", allow_missing=True).wanting.missing == 1
+    assert database.collection("docs").count() == ROWS
+
+
+def test_one_old_version_is_kept(database: PostgresDatabase) -> None:
+    filled(database)
+    with pytest.raises(CollectionError, match="keeps no old version to go back to"):
+        roll_back(database, "docs")
+    anew(database)
+    with pytest.raises(CollectionError, match=r"keeps its old version 'docs@.*'; drop that first: qvec recalibrate"):
+        anew(database)
+    assert drop_old(database, "docs").calibration == POOR.id
+    with pytest.raises(CollectionError, match="has no other version"):
+        drop_old(database, "docs")
+    with database.connection() as connection:
+        left = connection.execute("SELECT relname FROM pg_class WHERE relname LIKE 'docs%' ORDER BY 1").fetchall()
+        triggers = connection.execute("SELECT FROM pg_trigger WHERE tgname LIKE 'qvec_%'").fetchall()
+        calibrations = connection.execute("SELECT id FROM qvec.calibration").fetchall()
+    assert all("@" not in name for (name,) in left)
+    assert (triggers, len(calibrations)) == ([], 1)
+
+
+def test_a_collection_takes_its_versions_along(database: PostgresDatabase) -> None:
+    filled(database)
+    anew(database)
+    database.drop_collection("docs")
+    assert database.collections() == []
+    with database.connection() as connection:
+        assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
+
+
+def test_a_version_that_is_dropped_by_its_name_leaves_the_collection(database: PostgresDatabase) -> None:
+    docs = filled(database)
+    database.drop_collection(anew(database).kept)
+    docs.upsert([7000], ROWS_OF[:1])
+    assert docs.count() == ROWS + 1
+    with PostgresVersions(database, "docs") as versions:
+        assert versions.other() is None
+
+
+# What the table has besides rows
+
+
+def test_privileges_comments_and_parameters_come_along(database: PostgresDatabase) -> None:
+    filled(database)
+    with database.connection() as connection:
+        connection.execute(
+            "DO $$ BEGIN CREATE ROLE recalibrate_reader; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+        )
+        connection.execute("GRANT SELECT (id, document), UPDATE (metadata) ON docs TO recalibrate_reader")
+        connection.execute("GRANT DELETE ON docs TO recalibrate_reader WITH GRANT OPTION")
+        connection.execute("COMMENT ON TABLE docs IS 'it''s mine'; ALTER TABLE docs SET (fillfactor = 90)")
+        connection.execute('CREATE UNIQUE INDEX "odd name" ON docs (document) WHERE document IS NOT NULL')
+
+    def state() -> Any:
+        with database.connection() as connection:
+            return connection.execute(
+                "SELECT (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(relacl) a), relowner,"
+                " obj_description(c.oid, 'pg_class'), (SELECT array_agg(o ORDER BY o) FROM unnest(reloptions) o),"
+                " (SELECT jsonb_object_agg(attname, attacl::text) FROM pg_attribute"
+                "  WHERE attrelid = c.oid AND attnum > 0),"
+                " (SELECT array_agg(d ORDER BY d) FROM pg_index, pg_get_indexdef(indexrelid) d WHERE indrelid = c.oid)"
+                " FROM pg_class c WHERE relname = 'docs'"
+            ).fetchone()
+
+    before = state()
+    anew(database)
+    assert state() == before
+    roll_back(database, "docs")
+    assert state() == before
+
+
+def test_words_are_found_as_before(database: PostgresDatabase) -> None:
+    docs = filled(database)
+    docs.index_texts()
+    before = [hit.id for hit in docs.search_text("note 77")]
+    anew(database)
+    again = database.collection("docs")
+    again.upsert([7000], ROWS_OF[:1], ["a fig tree"])
+    assert [hit.id for hit in again.search_text("note 77")] == before
+    roll_back(database, "docs")
+    assert [hit.id for hit in database.collection("docs").search_text("figs")] == [7000]
+
+
+def test_sql_writes_codes_of_the_new_calibration(database: PostgresDatabase) -> None:
+    filled(database)
+    with database.connection() as connection:
+        connection.execute("SELECT qvec.accept_vectors('docs')")
+        text = json.dumps(ROWS_OF[0].tolist())
+        anew(database)
+        connection.execute("INSERT INTO docs (id, embedding_in) VALUES (7000, %s)", [text])
+    assert_codes_of(database, dict(enumerate(ROWS_OF)) | {7000: ROWS_OF[0]})
+    roll_back(database, "docs")
+    assert_codes_of(database, dict(enumerate(ROWS_OF)) | {7000: ROWS_OF[0]})
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("ALTER TABLE docs ADD COLUMN tenant text", "column tenant"),
+        ("CREATE VIEW shown AS SELECT id FROM docs", "view shown"),
+        ("CREATE TABLE likes (doc bigint REFERENCES docs)", "constraint likes_doc_fkey"),
+        ("CREATE POLICY mine ON docs USING (true)", "policy mine"),
+        ("ALTER TABLE docs ADD CHECK (id > -1)", "constraint docs_id_check"),
+    ],
+)
+def test_what_cannot_be_carried_over_is_named_first(database: PostgresDatabase, statement: str, named: str) -> None:
+    filled(database)
+    with database.connection() as connection:
+        connection.execute(statement.encode())
+    with pytest.raises(CollectionError, match=f"what no other table can take over from it: {named}; drop that"):
+        anew(database)
+    assert [found.name for found in database.collections()] == ["docs"]
+
+
+def test_a_long_name_and_an_odd_one(database: PostgresDatabase) -> None:
+    for name in ("x" * 63, "q\"uo'te", "ÜNÏ" * 9):
+        docs = database.create_collection(name, calibration=POOR, rescore="float16")
+        docs.upsert(range(ROWS), ROWS_OF)
+        docs.build_index()
+        recalibrate(database, name, refit=FIT)
+        roll_back(database, name)
+        recalibrate(database, name, refit=FIT)
+        assert docs.search(ROWS_OF[3], 1)[0].id == 3
+        assert database.collection(name).has_index()
+        drop_old(database, name)
+
+
+# The command
+
+
+def test_the_command(database: PostgresDatabase, url: str) -> None:
+    filled(database)
+    place = ("--db", url, "-c", "docs")
+    trial = json.loads(
+        run("recalibrate", *place, "--threshold", "half", "--ranges", "quantile", "--dry-run", "--json").stdout
+    )
+    assert trial["kept"] is None
+    done = run("recalibrate", *place, "--threshold", "half", "--ranges", "quantile", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["calibration"], told["rows"], told["missing"]) == (trial["calibration"], ROWS, 0)
+    assert told["recall"]["new"] > told["recall"]["old"]
+    assert "recall@10 among 600 sampled rows" in done.stderr
+    assert told["kept"] in run("collections", "--db", url).stdout
+    shown = run("info", "docs", "--db", url, "--json").stdout.splitlines()
+    assert [json.loads(line)["name"] for line in shown] == ["docs", told["kept"]]
+    assert "rows, in" in run("recalibrate", *place, "--rollback").stdout
+    assert f"dropped docs@{told['calibration']}" in run("recalibrate", *place, "--drop-old").stdout
+    assert database.collection("docs").calibration == POOR
+    assert run("recalibrate", *place, "--metric", "ip").returncode == 1
+    assert run("recalibrate", *place, "--rollback", "--dry-run").returncode == 1

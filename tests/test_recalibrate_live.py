@@ -1,0 +1,292 @@
+"""Recalibrating while a collection is searched, and when it is killed at any step: in Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from conftest import realistic, unit
+from loading import with_ids, write_lines
+from numpy.typing import NDArray
+from qdrant_loading import run as run_and_kill
+
+import qvec
+from qvec import Calibration, CollectionError, DatabaseError, RangeMethod
+from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.rows import stored_codes
+from qvec.recalibration import Refit, drop_old, recalibrate, roll_back
+from qvec.sources import open_source
+
+Vectors = NDArray[np.float32]
+
+ROWS = 600
+ROWS_OF = realistic(ROWS)
+UNIT = unit(ROWS_OF)
+QUERIES = unit(realistic(40, seed=1))
+POOR = Calibration.fit(ROWS_OF, threshold=0, ranges=RangeMethod("fixed", value=3.0))
+FIT = Refit(threshold=0.5, ranges=RangeMethod())
+TOLERANCE = 0.05
+"""Of a score by codes of either calibration; decoded by the other one they are off by several times as much."""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(ROWS_OF))
+
+
+@pytest.fixture
+def database(url: str, source: Path) -> Iterator[PostgresDatabase]:
+    """A collection of int8 codes by a poor calibration, and a second version by a better one, not used yet."""
+    with qvec.connect(url) as opened:
+        docs = opened.create_collection("docs", calibration=POOR)
+        docs.upsert(range(ROWS), ROWS_OF, [str(n) for n in range(ROWS)])
+        docs.build_index()
+        with open_source(source) as rows:
+            recalibrate(opened, "docs", source=rows, refit=FIT)
+        yield opened
+
+
+def exchange(database: PostgresDatabase) -> None:
+    with database.versions("docs") as versions:
+        versions.exchange(although_wanting=False)
+
+
+def faults_of(query: int, found: list[tuple[Any, float]]) -> list[str]:
+    """What is wrong with hits and their scores: too few, or a score that is not that of the row."""
+    if len(found) != 10:
+        return [f"{len(found)} hits"]
+    exact = UNIT[[int(id) for id, _ in found]] @ QUERIES[query]
+    wrong = np.abs(exact - [score for _, score in found]).max()
+    return [] if wrong < TOLERANCE else [f"query {query}: off by {wrong:.3f}"]
+
+
+def test_the_tolerance_tells_the_calibrations_apart(database: PostgresDatabase) -> None:
+    """The other tests could not fail if it did not."""
+    new = database.collection("docs")
+    mixed = qvec.score(qvec.quantize(UNIT, new.calibration), QUERIES, POOR)
+    assert np.median(np.abs(mixed - QUERIES @ UNIT.T)) > 3 * TOLERANCE
+    for query in range(5):
+        assert faults_of(query, [(hit.id, hit.score) for hit in new.search(QUERIES[query])]) == []
+
+
+def searchers(
+    database: PostgresDatabase, connection: psycopg.Connection, kept: psycopg.Connection
+) -> dict[str, Callable[[int], list[tuple[Any, float]]]]:
+    """Ways to search that stay open over exchanges, by name; `kept` sees one snapshot for five searches."""
+    held = database.collection("docs")
+    kept.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+
+    def in_sql(over: psycopg.Connection, query: int) -> list[tuple[Any, float]]:
+        text = json.dumps(QUERIES[query].tolist())
+        return over.execute("SELECT id, score FROM qvec.search('docs', %s::vector)", [text]).fetchall()
+
+    def in_a_transaction(query: int) -> list[tuple[Any, float]]:
+        if query % 5 == 0:
+            kept.commit()
+        return in_sql(kept, query)
+
+    def hits(found: Any) -> list[tuple[Any, float]]:
+        return [(hit.id, hit.score) for hit in found]
+
+    return {
+        "a handle": lambda query: hits(held.search(QUERIES[query])),
+        "a handle, in SQL": lambda query: hits(held.search(QUERIES[query], rescore_in="sql")),
+        "a handle, every row": lambda query: hits(held.search(QUERIES[query], exact=True)),
+        "many at once": lambda query: hits(held.search(QUERIES[[query - 1, query]])[1]),
+        "opened each time": lambda query: hits(database.collection("docs").search(QUERIES[query])),
+        "SQL": lambda query: in_sql(connection, query),
+        "SQL in one snapshot": in_a_transaction,
+    }
+
+
+def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: PostgresDatabase, url: str) -> None:
+    stop, faults, counts = threading.Event(), [], {}
+
+    def keep_searching(name: str, search: Callable[[int], list[tuple[Any, float]]]) -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            try:
+                faults.extend(f"{name}: {fault}" for fault in faults_of(turn % 40, search(turn % 40)))
+            except Exception as error:
+                faults.append(f"{name}: {type(error).__name__} {error}")
+        counts[name] = turn
+
+    with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url) as kept:
+        ways = searchers(database, connection, kept)
+        threads = [threading.Thread(target=keep_searching, args=way) for way in ways.items()]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(12):
+                exchange(database)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert faults == []
+    assert min(counts.values()) >= 12, counts
+
+
+def test_open_collections_notice(database: PostgresDatabase) -> None:
+    held, reader, stale = (database.collection("docs") for _ in range(3))
+    exchange(database)
+    assert held.search(QUERIES[0])[0].document
+    assert held.calibration == POOR
+    assert reader.vectors([1]).shape == (1, 64)
+    assert reader.calibration == POOR
+    assert stale.upsert([7000], ROWS_OF[:1]) == 1
+    assert stale.calibration == POOR
+    with pytest.raises(CollectionError, match="1 are missing in version"):
+        exchange(database)
+    stored = dict(zip(*next(stale.stored_codes(1000))[:2], strict=True))
+    expected = stored_codes(ROWS_OF[:1], POOR, stale.table.layout)[0]
+    assert stored[7000].tobytes() == expected.tobytes()
+
+
+def test_streams_of_rows_are_decoded_by_what_they_are(database: PostgresDatabase) -> None:
+    held = database.collection("docs")
+    exchange(database)
+    rows = next(held.stored_rows(0, 1000))
+    assert np.abs(rows.vectors + held.calibration.threshold - UNIT).max() < 0.03
+    assert held.explain(QUERIES[0]).hits == held.search(QUERIES[0])
+    exchange(database)
+    assert held.explain(QUERIES[0]).hits == held.search(QUERIES[0])
+
+
+def test_awaited_collections_notice(database: PostgresDatabase, url: str) -> None:
+    async def search() -> None:
+        async with await qvec.connect_async(url) as opened:
+            held, writer = await opened.collection("docs"), await opened.collection("docs")
+            exchange(database)
+            found = await asyncio.gather(*(held.search(QUERIES[query]) for query in range(20)))
+            for query, hits in enumerate(found):
+                assert faults_of(query, [(hit.id, hit.score) for hit in hits]) == []
+            assert await writer.upsert([3], ROWS_OF[3:4]) == 1
+            assert writer.calibration == held.calibration == POOR
+
+    asyncio.run(search())
+
+
+def test_a_collection_that_was_made_anew_is_not_taken_for_it(database: PostgresDatabase) -> None:
+    held = database.collection("docs")
+    database.drop_collection("docs")
+    database.create_collection("docs", calibration=POOR).upsert(range(ROWS), ROWS_OF)
+    with pytest.raises(CollectionError, match="was dropped and made anew since it was opened; open it again"):
+        held.search(QUERIES[0])
+
+
+def test_an_old_snapshot_whose_table_was_dropped_is_told_so(database: PostgresDatabase, url: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute("SELECT 1")
+        exchange(database)
+        drop_old(database, "docs")
+        with pytest.raises(
+            psycopg.errors.SerializationFailure, match="exchanged for another version, and this one dropped"
+        ):
+            connection.execute("SELECT * FROM qvec.search('docs', %s::vector)", [json.dumps(QUERIES[0].tolist())])
+
+
+def test_a_long_transaction_is_waited_for_without_holding_others_up(
+    database: PostgresDatabase, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qvec.postgres.versions._TRIES", 2)
+    monkeypatch.setattr("qvec.postgres.versions._LOCK_TIMEOUT", "200ms")
+    monkeypatch.setattr("qvec.postgres.versions._SECONDS_BETWEEN_TRIES", 0.1)
+    calibration = database.collection("docs").calibration
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT count(*) FROM docs")
+        with pytest.raises(DatabaseError, match="stays locked by others; end long transactions that use it"):
+            exchange(database)
+        assert database.collection("docs").calibration == calibration
+    exchange(database)
+    assert database.collection("docs").calibration == POOR
+
+
+def test_one_process_at_a_time(database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with (
+        database.versions("docs"),
+        pytest.raises(DatabaseError, match="another process is recalibrating collection 'docs'"),
+    ):
+        roll_back(database, "docs")
+
+
+# Killed
+
+VERSIONS = "qvec.postgres.versions:PostgresVersions"
+CHECKPOINT = "qvec.postgres.loading:write_checkpoint"
+STEPS = (
+    (f"before {VERSIONS}._begin", 1),
+    (f"after {VERSIONS}._note_changes", 1),
+    (f"after {VERSIONS}.begin", 1),
+    (f"before {CHECKPOINT}", 4),
+    (f"after {CHECKPOINT}", 4),
+    ("before qvec.postgres.carrying:carry_indexes", 1),
+    ("after qvec.postgres.carrying:carry_indexes", 1),
+    ("before qvec.postgres.operations:CollectionOperations._build_index", 1),
+    (f"after {VERSIONS}.finish", 1),
+    (f"after {VERSIONS}.catch_up", 1),
+    (f"before {VERSIONS}._rename", 1),
+    (f"after {VERSIONS}._rename", 1),
+    (f"after {VERSIONS}.exchange", 1),
+)
+
+
+@pytest.mark.parametrize(("moment", "number"), STEPS)
+def test_a_recalibration_that_is_killed_goes_on(url: str, moment: str, number: int) -> None:
+    with qvec.connect(url) as database:
+        docs = database.create_collection("docs", calibration=POOR, rescore="float32")
+        docs.upsert(range(ROWS), ROWS_OF)
+        docs.build_index()
+    command = ("recalibrate", "--db", url, "-c", "docs", "--threshold", "half", "--ranges", "quantile")
+    killed = run_and_kill(*command, batch_rows=800, moment=moment, number=number)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with qvec.connect(url) as database:
+        docs = database.collection("docs")
+        assert docs.search(QUERIES[0], exact=True)[0].id == int((UNIT @ QUERIES[0]).argmax())
+        docs.upsert([7000], ROWS_OF[:1])
+        docs.delete([5])
+        if docs.calibration == POOR:
+            again = run_and_kill(*command, batch_rows=800)
+            assert again.returncode == 0, again.stderr
+        expected = dict(enumerate(ROWS_OF)) | {7000: ROWS_OF[0]}
+        del expected[5]
+        for calibrations in ({"docs"}, {"docs", f"docs@{POOR.id}"}):
+            assert {found.name for found in database.collections()} >= calibrations
+        docs = database.collection("docs")
+        assert docs.calibration != POOR
+        assert docs.has_index()
+        codes = stored_codes(np.array(list(expected.values())), docs.calibration, docs.table.layout)
+        (ids, found, _) = next(docs.stored_codes(1000))
+        assert {id: row.tobytes() for id, row in zip(ids.tolist(), found, strict=True)} == {
+            id: row.tobytes() for id, row in zip(expected, codes, strict=True)
+        }
+        roll_back(database, "docs")
+        assert database.collection("docs").count() == ROWS
+        drop_old(database, "docs")
+
+
+def test_a_run_is_begun_anew_when_that_is_asked_for(url: str) -> None:
+    with qvec.connect(url) as database:
+        docs = database.create_collection("docs", calibration=POOR, rescore="float32")
+        docs.upsert(range(ROWS), ROWS_OF)
+    command = ("recalibrate", "--db", url, "-c", "docs", "--json")
+    run_and_kill(
+        *command, "--threshold", "mean", "--ranges", "minmax", batch_rows=800, moment=f"after {VERSIONS}.begin"
+    )
+    anew = run_and_kill(*command, "--threshold", "half", "--ranges", "quantile", "--restart", batch_rows=800)
+    assert anew.returncode == 0, anew.stderr
+    with qvec.connect(url) as database:
+        method = database.collection("docs").calibration.description["method"]
+        assert (method["threshold"], method["name"]) == (0.5, "quantile")
+        assert len(database.collections()) == 2
