@@ -145,6 +145,22 @@ def test_scored_pairs_and_a_folder_of_judgements_are_evaluated(model: str, pairs
     assert (done.tables[0].measure, done.tables[0].texts) == ("nDCG@10", "half of beir")
 
 
+def test_a_third_column_holds_what_is_no_answer(model: str, pairs: Path, tmp_path: Path) -> None:
+    read = read_pairs(pairs)
+    wrong = read.documents[7:] + read.documents[:7]
+    rows = zip(read.queries, read.documents, wrong, strict=True)
+    path = tmp_path / "triplets.jsonl"
+    path.write_text("".join(json.dumps({"q": a, "d": b, "no": c}) + "\n" for a, b, c in rows))
+    done = [
+        train(options(model, path, tmp_path / name, columns=columns, steps=2), Reporter())
+        for name, columns in (("all", None), ("two", ("q", "d")))
+    ]
+    # Ranges are those of what was embedded: three texts a row, or two, of the same batches.
+    assert [each.calibration.description["sample"]["size"] for each in done] == [2 * 8 * 3, 2 * 8 * 2]
+    assert done[0].tables[0].before == done[1].tables[0].before
+    assert done[0].calibration != done[1].calibration
+
+
 def test_another_training_is_not_mixed_into_the_output(model: str, pairs: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     first = train(options(model, pairs, output, steps=2), Reporter())
