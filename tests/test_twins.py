@@ -28,7 +28,8 @@ TWINS = [
     (QdrantCollection, AsyncQdrantCollection),
 ]
 WITHOUT = {
-    "loader": "loads run in threads of their own: ingest takes a database of `connect`",
+    "loader": "loads run in threads of their own: `ingest` takes a database of `connect`",
+    "versions": "so does `recalibrate`",
     "break_off": "of loads",
     "open": "what the constructor does where nothing is awaited",
 }
