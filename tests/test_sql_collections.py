@@ -206,7 +206,10 @@ def test_where_the_table_is_created(sql: Connection, cosine: str, vectors: Vecto
             "qvec.create_collection('c', %(id)s, 'int2')",
             "rescore is 'int2', expected int8, int4, binary, float16 or float32",
         ),
-        ("qvec.create_collection('c', %(id)s, prefilter => 'x')", "prefilter is 'x', expected ternary or binary"),
+        (
+            "qvec.create_collection('c', %(id)s, prefilter => 'x')",
+            "prefilter is 'x', expected ternary, binary or learned",
+        ),
         (
             "qvec.create_collection('c', %(id)s, 'binary', 'ternary')",
             "prefilter is 'ternary', but rescore 'binary' keeps one bit: expected binary",

@@ -126,9 +126,10 @@ def settings_options(command: F) -> F:
             _option(
                 "--prefilter",
                 type=click.Choice(
-                    ["ternary", "binary", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]
+                    ["ternary", "binary", "learned", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]
                 ),
-                help="Bits that find candidates (default: ternary in Postgres, turbo1 in Qdrant).",
+                help="Bits that find candidates (default: in Postgres ternary, or learned where the calibration has "
+                "such bits; in Qdrant turbo1).",
             ),
             _option(
                 "--query-encoding",

@@ -89,7 +89,7 @@ class Catalog:
         model: str | None,
         embedding: Mapping[str, Any] | None,
     ) -> Work[Opened]:
-        layout = Layout.of(calibration.dimensions, id_type, rescore, prefilter)
+        layout = Layout.of(calibration.dimensions, id_type, rescore, prefilter, calibration.learned_bits)
         check_name(name)
         check_oversampling(oversampling)
 
@@ -175,7 +175,12 @@ class Catalog:
             if calibration.id != calibration_id:
                 raise CollectionError(f"collection {name!r} wants calibration {calibration_id}, found {calibration.id}")
             self._calibrations[calibration_id] = calibration
-        table = Table(in_schema, relation, Layout(calibration.dimensions, id_type, rescore, prefilter), vector)
+        table = Table(
+            in_schema,
+            relation,
+            Layout.of(calibration.dimensions, id_type, rescore, prefilter, calibration.learned_bits),
+            vector,
+        )
         return Opened(name, table, calibration, oversampling, model, embedding, created_at)
 
     def _dropping(self, name: str) -> Work[None]:

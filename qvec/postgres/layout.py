@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 IdType = OneOf["bigint", "text"]
 Rescore = OneOf["int8", "int4", "binary", "float16", "float32"]
-Prefilter = OneOf["ternary", "binary"]
+Prefilter = OneOf["ternary", "binary", "learned"]
 
 _PLANES: dict[str, int] = {"int8": 8, "int4": 4, "binary": 1}
 _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
@@ -26,19 +26,30 @@ _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
 class Layout:
     """The table of a collection.
 
-    One that rescores by codes stores all their planes, and its prefilter reads them from there. One that rescores by
-    floats stores only the prefilter's bits as codes, and the floats beside them.
+    One that rescores by codes stores all their planes, and its prefilter reads them from there; learned bits have a
+    column of their own. One that rescores by floats stores only the prefilter's bits as codes, and the floats beside
+    them.
     """
 
     dimensions: int
     id_type: IdType = "bigint"
     rescore: Rescore = "int8"
     prefilter: Prefilter = "ternary"
+    learned_bits: int | None = None
+    """How many the calibration has."""
 
     @classmethod
-    def of(cls, dimensions: int, id_type: IdType, rescore: Rescore, prefilter: Prefilter | None) -> Layout:
-        """A layout with the prefilter that is best for its precision, unless one is named."""
-        return cls(dimensions, id_type, rescore, prefilter or ("binary" if rescore == "binary" else "ternary"))
+    def of(
+        cls,
+        dimensions: int,
+        id_type: IdType,
+        rescore: Rescore,
+        prefilter: Prefilter | None,
+        learned_bits: int | None = None,
+    ) -> Layout:
+        """A layout with the prefilter that is best for its precision and calibration, unless one is named."""
+        best: Prefilter = "binary" if rescore == "binary" else "learned" if learned_bits else "ternary"
+        return cls(dimensions, id_type, rescore, prefilter or best, learned_bits)
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -50,6 +61,11 @@ class Layout:
                 raise InputError(f"{name} is {value!r}, expected one of: {', '.join(known)}")
         if self.planes == 1 and self.prefilter != "binary":
             raise InputError(f"prefilter is {self.prefilter!r}, but rescore 'binary' keeps one bit: expected 'binary'")
+        if self.prefilter == "learned" and not self.learned_bits:
+            raise InputError(
+                "prefilter is 'learned', but the calibration has no learned bits: expected 'ternary' or 'binary', or a "
+                "calibration that qvec adapt made"
+            )
 
     @property
     def plane_bits(self) -> int:
@@ -59,7 +75,14 @@ class Layout:
     @property
     def prefilter_bits(self) -> int:
         """Bits that the prefilter compares."""
+        if self.prefilter == "learned":
+            return self.learned_bits or 0
         return (2 if self.prefilter == "ternary" else 1) * self.plane_bits
+
+    @property
+    def has_learned_column(self) -> bool:
+        """Whether learned bits stand beside the codes."""
+        return self.prefilter == "learned" and self.planes is not None
 
     @property
     def planes(self) -> int | None:
@@ -74,7 +97,7 @@ class Layout:
     @property
     def code_bytes(self) -> int:
         """Bytes of a row without floats and texts, about."""
-        return 64 + self.code_bits // 8
+        return 64 + (self.code_bits + (self.prefilter_bits if self.has_learned_column else 0)) // 8
 
     @property
     def float_bytes(self) -> int:
@@ -123,8 +146,9 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
+        learned = ("learned",) if self.layout.has_learned_column else ()
         floats = ("embedding",) if self.layout.float_type else ()
-        return ("id", "codes", *floats, "document", "metadata")
+        return ("id", "codes", *learned, *floats, "document", "metadata")
 
     def vector_type(self, name: str) -> Composed:
         """pgvector's type `name` of the collection's dimensions."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvec import _native
 from qvec.calibration import Calibration
-from qvec.codes import dequantize, quantize, ternary
+from qvec.codes import code_bytes, dequantize, learned, quantize, ternary
 from qvec.errors import InputError, RowError
 from qvec.postgres.layout import Layout
 
@@ -34,7 +34,21 @@ def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: Layo
     """The bits that the prefilter compares, shape (n, prefilter_bits / 8)."""
     if layout.prefilter == "binary":
         return quantize(vectors, calibration, 1)
+    if layout.prefilter == "learned":
+        return learned(quantize(vectors, calibration), calibration)
     return ternary(quantize(vectors, calibration, 4), calibration)
+
+
+def _stored_bits(
+    vectors: NDArray[Any], calibration: Calibration, layout: Layout
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """What the codes column holds for vectors (n, D), and the column of learned bits where there is one."""
+    if not layout.has_learned_column:
+        return stored_codes(vectors, calibration, layout), None
+    assert layout.planes
+    codes = quantize(vectors, calibration)
+    kept = np.ascontiguousarray(codes[:, : code_bytes(layout.dimensions, layout.planes)])
+    return kept, learned(codes, calibration)
 
 
 def stored_vectors(values: Sequence[bytes], calibration: Calibration, layout: Layout) -> NDArray[np.float32]:
@@ -75,7 +89,7 @@ def encode(
     stored.
     """
     applied = calibration.for_form(form)
-    codes = stored_codes(vectors, applied, layout)
+    codes, bits = _stored_bits(vectors, applied, layout)
     embedding = None
     try:
         if layout.float_type:
@@ -89,6 +103,7 @@ def encode(
             layout.float_type == "halfvec",
             None if documents is None else text_buffers(documents),
             None if metadata is None else text_buffers(metadata),
+            bits,
         )
     except _native.BadRow as error:
         raise RowError(*error.args) from None

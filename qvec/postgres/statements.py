@@ -33,14 +33,18 @@ def create_table(table: Table) -> Composed:
     layout = table.layout
     row_bytes = layout.code_bytes + layout.float_bytes
     in_row = row_bytes if row_bytes <= _PAGE_BYTES // 2 else layout.code_bytes
+    learned: Composable = SQL("")
     embedding: Composable = SQL("")
     storage = [_set_storage("codes", layout.code_bytes)]
+    if layout.has_learned_column:
+        learned = SQL("learned bit({}) NOT NULL,").format(sql.Literal(layout.prefilter_bits))
+        storage.append(_set_storage("learned", layout.code_bytes))
     if layout.float_type:
         embedding = SQL("embedding {} NOT NULL,").format(table.vector_type(layout.float_type))
         storage.append(_set_storage("embedding", row_bytes))
     return SQL(
         "CREATE TABLE {table} (id {id_type} PRIMARY KEY, codes bit({bits}) NOT NULL,"
-        " {embedding} document text, metadata jsonb) WITH (toast_tuple_target = {target});"
+        " {learned} {embedding} document text, metadata jsonb) WITH (toast_tuple_target = {target});"
         " ALTER TABLE {table} {storage}"
     ).format(
         table=table.identifier,
@@ -48,6 +52,7 @@ def create_table(table: Table) -> Composed:
         bits=sql.Literal(layout.code_bits),
         storage=SQL(", ").join(storage),  # before version 16 not a part of CREATE TABLE
         target=sql.Literal(min(max(in_row + _TEXT_IN_ROW, _TOAST_TARGET), _PAGE_BYTES)),
+        learned=learned,
         embedding=embedding,
     )
 
@@ -62,6 +67,8 @@ def prefilter(table: Table) -> Composed:
     layout = table.layout
     if not layout.planes:
         return SQL("(codes)").format()
+    if layout.has_learned_column:
+        return SQL("(learned)").format()
     bits, width = sql.Literal(layout.prefilter_bits), sql.Literal(layout.plane_bits)
     if layout.prefilter == "ternary":
         return SQL("(qvec.ternary(codes, {width})::bit({bits}))").format(width=width, bits=bits)

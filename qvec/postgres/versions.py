@@ -82,7 +82,9 @@ class PostgresVersions:
 
     def _begin(self, collection: PostgresCollection, calibration: Calibration) -> None:
         table, settings = collection.table, collection.table.layout
-        layout = Layout(calibration.dimensions, settings.id_type, settings.rescore, settings.prefilter)
+        layout = Layout(
+            calibration.dimensions, settings.id_type, settings.rescore, settings.prefilter, calibration.learned_bits
+        )
         other = Table(table.schema, carrying.named(table.name, calibration.id), layout, table.vector)
         changes = Identifier(table.schema, carrying.named(table.name, "changes"))
         name = carrying.named(self._name, calibration.id)

@@ -70,12 +70,16 @@ CREATE TABLE IF NOT EXISTS qvec.calibration (
     safe_norm float8,
     length_base float8[],
     length_scale float8[],
-    length_digits bit varying[]
+    length_digits bit varying[],
+    projection vector[],
+    bias integer[]
 );
+ALTER TABLE qvec.calibration ALTER COLUMN projection SET STORAGE EXTERNAL;  -- read by every query: not to be unpacked
 COMMENT ON TABLE qvec.calibration IS 'How a model''s floats become codes; content is the safetensors file that the id hashes';
 COMMENT ON COLUMN qvec.calibration.threshold IS 'Read from content, as the columns after it; NULL beyond the 16,000 dimensions of a vector';
 COMMENT ON COLUMN qvec.calibration.scale IS '128 / radius in float32, the radius at least 2^-120';
 COMMENT ON COLUMN qvec.calibration.safe_norm IS 'Vectors up to this norm can neither overflow nor underflow on their way to codes';
+COMMENT ON COLUMN qvec.calibration.projection IS 'Of learned bits, with bias: bit j is [<projection[j], 2 * code - 255> + bias[j] > 0], in whole numbers that float32 holds';
 COMMENT ON COLUMN qvec.calibration.length_base IS 'With the columns after it, at the number of planes: the squared length of what codes stand for, as qvec._length gives it';
 
 -- The metadata as it stands in the file: canonical JSON, with the id, and where the arrays begin (from 0).
@@ -152,15 +156,39 @@ CREATE OR REPLACE FUNCTION qvec._hashed_arrays(arrays json, content bytea, start
                           || substring(content FROM start + 1 + (arrays #>> ARRAY[name, 'data_offsets', '0'])::int
                                        FOR (arrays #>> ARRAY[name, 'data_offsets', '1'])::int
                                            - (arrays #>> ARRAY[name, 'data_offsets', '0'])::int), ''::bytea ORDER BY i)
-        FROM unnest('{deviation,mean,radius,std,threshold}'::text[]) WITH ORDINALITY AS u (name, i));
+        FROM unnest('{bias,deviation,mean,projection,radius,std,threshold}'::text[]) WITH ORDINALITY AS u (name, i)
+        WHERE arrays -> name IS NOT NULL);
 COMMENT ON FUNCTION qvec._hashed_arrays(json, bytea, integer) IS 'The bytes of the arrays as a calibration''s id hashes them';
+
+CREATE OR REPLACE FUNCTION qvec._array_bytes(arrays json, content bytea, start integer, name text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN substring(content FROM start + 1 + (arrays #>> ARRAY[name, 'data_offsets', '0'])::int
+                     FOR (arrays #>> ARRAY[name, 'data_offsets', '1'])::int
+                         - (arrays #>> ARRAY[name, 'data_offsets', '0'])::int);
+COMMENT ON FUNCTION qvec._array_bytes(json, bytea, integer, text) IS 'The bytes of an array of a safetensors file, by name';
 
 CREATE OR REPLACE FUNCTION qvec._array(arrays json, content bytea, start integer, name text) RETURNS real[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN qvec._floats(substring(content FROM start + 1 + (arrays #>> ARRAY[name, 'data_offsets', '0'])::int
-                                  FOR (arrays #>> ARRAY[name, 'data_offsets', '1'])::int
-                                      - (arrays #>> ARRAY[name, 'data_offsets', '0'])::int));
+    RETURN qvec._floats(qvec._array_bytes(arrays, content, start, name));
 COMMENT ON FUNCTION qvec._array(json, bytea, integer, text) IS 'An array of a safetensors file, by name';
+
+CREATE OR REPLACE FUNCTION qvec._integers(content bytea) RETURNS integer[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ARRAY(
+        SELECT get_byte(content, i) + (get_byte(content, i + 1) << 8) + (get_byte(content, i + 2) << 16)
+               + (get_byte(content, i + 3) << 24)
+        FROM generate_series(0, length(content) - 4, 4) AS i ORDER BY i);
+COMMENT ON FUNCTION qvec._integers(bytea) IS 'The int32 numbers of little-endian bytes';
+
+CREATE OR REPLACE FUNCTION qvec._projection(content bytea, dimensions integer) RETURNS vector[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ARRAY(
+        SELECT (SELECT array_agg((get_byte(weights, i) # 128) - 128 ORDER BY i)
+                FROM generate_series(0, dimensions - 1) AS i)::vector
+        FROM generate_series(0, length(content) / dimensions - 1) AS j,
+            LATERAL (SELECT substring(content FROM j * dimensions + 1 FOR dimensions) AS weights OFFSET 0) AS line
+        ORDER BY j);
+COMMENT ON FUNCTION qvec._projection(bytea, integer) IS 'The rows of an int8 matrix';
 
 -- Numbers from -1 to 1 as 16 planes of signed digits D_b, lowest first: each is 1/(127 * 512) * sum of 2^b * (2 D_b - 1),
 -- rounded to the nearest such.
@@ -247,8 +275,8 @@ BEGIN
             USING ERRCODE = 'data_exception';
     END IF;
     NEW.metadata := header.metadata::jsonb - 'id';
-    IF (NEW.metadata ->> 'format')::int <> 1 THEN
-        RAISE EXCEPTION 'calibration % has format %, this version of the schema reads 1',
+    IF (NEW.metadata ->> 'format')::int NOT IN (1, 2) THEN
+        RAISE EXCEPTION 'calibration % has format %, this version of the schema reads up to 2',
             NEW.id, NEW.metadata ->> 'format' USING HINT = 'qvec sql upgrade', ERRCODE = 'data_exception';
     END IF;
     NEW.dimensions := (NEW.metadata ->> 'dimensions')::int;
@@ -274,6 +302,16 @@ BEGIN
     NEW.deviation := CASE WHEN fits THEN deviation::vector END;
     NEW.mean := CASE WHEN fits THEN mean::vector END;
     NEW.std := CASE WHEN fits THEN std::vector END;
+    IF fits AND NEW.metadata ->> 'format' = '2' THEN
+        NEW.projection := qvec._projection(
+            qvec._array_bytes(header.arrays, NEW.content, header.start, 'projection'), NEW.dimensions);
+        NEW.bias := qvec._integers(qvec._array_bytes(header.arrays, NEW.content, header.start, 'bias'));
+        IF EXISTS (SELECT FROM unnest(NEW.projection, NEW.bias) AS u (w, b)
+                   WHERE num_nulls(w, b) > 0 OR 255 * l1_distance(w, w - w) + abs(b) >= 16777216) THEN
+            RAISE EXCEPTION 'calibration % is damaged: its projection and bias do not fit each other', NEW.id
+                USING ERRCODE = 'data_exception';
+        END IF;
+    END IF;
     IF fits THEN
         FOR length IN
             SELECT p AS planes, l.*
@@ -563,6 +601,45 @@ CREATE OR REPLACE FUNCTION qvec.ternary(embedding halfvec, calibration text) RET
     RETURN qvec.ternary(embedding::vector, calibration);
 COMMENT ON FUNCTION qvec.ternary(halfvec, text) IS 'The ternary code of a vector: two bits for each dimension, their Hamming distance that of the levels -1, 0, 1';
 
+-- Every sum is of whole numbers below 2^24, which float32 adds exactly in any order.
+CREATE OR REPLACE FUNCTION qvec.learned(codes bit, calibration text) RETURNS bit
+    LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    k record;
+    width integer := length(codes) / 8;
+    steps vector;
+BEGIN
+    SELECT dimensions, projection, bias INTO k FROM qvec.calibration AS stored WHERE stored.id = calibration;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no calibration %', quote_literal(calibration) USING ERRCODE = 'no_data_found';
+    ELSIF k.projection IS NULL THEN
+        RAISE EXCEPTION 'calibration % has no learned bits', calibration
+            USING HINT = 'Make one that has: qvec adapt', ERRCODE = 'invalid_parameter_value';
+    ELSIF qvec._planes_held(codes, k.dimensions) <> 8 THEN
+        RAISE EXCEPTION 'the codes have % planes, learned bits need 8', qvec._planes_held(codes, k.dimensions)
+            USING ERRCODE = 'data_exception';
+    END IF;
+    steps := (
+        SELECT array_agg((get_bit(codes, i) << 8) + (get_bit(codes, width + i) << 7) + (get_bit(codes, 2 * width + i) << 6)
+                         + (get_bit(codes, 3 * width + i) << 5) + (get_bit(codes, 4 * width + i) << 4)
+                         + (get_bit(codes, 5 * width + i) << 3) + (get_bit(codes, 6 * width + i) << 2)
+                         + (get_bit(codes, 7 * width + i) << 1) - 255 ORDER BY i)
+        FROM generate_series(0, k.dimensions - 1) AS i)::vector;
+    RETURN (SELECT string_agg(CASE WHEN b - (w <#> steps) > 0 THEN '1' ELSE '0' END, '' ORDER BY j)
+            FROM unnest(k.projection, k.bias) WITH ORDINALITY AS u (w, b, j))::bit varying;
+END $$;
+COMMENT ON FUNCTION qvec.learned(bit, text) IS 'The learned bits of codes of 8 planes';
+
+CREATE OR REPLACE FUNCTION qvec.learned(embedding vector, calibration text) RETURNS bit
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN qvec.learned(qvec.quantize(embedding, calibration, 8), calibration);
+COMMENT ON FUNCTION qvec.learned(vector, text) IS 'The learned bits of a vector, of a calibration that has them';
+
+CREATE OR REPLACE FUNCTION qvec.learned(embedding halfvec, calibration text) RETURNS bit
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN qvec.learned(embedding::vector, calibration);
+COMMENT ON FUNCTION qvec.learned(halfvec, text) IS 'The learned bits of a vector, of a calibration that has them';
+
 CREATE OR REPLACE FUNCTION qvec._planes_held(codes bit, dimensions integer) RETURNS integer
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
@@ -650,7 +727,7 @@ CREATE TABLE IF NOT EXISTS qvec.collection (
     calibration text NOT NULL REFERENCES qvec.calibration (id),
     id_type text NOT NULL CHECK (id_type IN ('bigint', 'text')),
     rescore text NOT NULL CHECK (rescore IN ('int8', 'int4', 'binary', 'float16', 'float32')),
-    prefilter text NOT NULL CHECK (prefilter IN ('ternary', 'binary')),
+    prefilter text NOT NULL CHECK (prefilter IN ('ternary', 'binary', 'learned')),
     oversampling real NOT NULL DEFAULT 4 CHECK (oversampling >= 1),
     model text,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -807,6 +884,7 @@ BEGIN
                        ELSE CASE rescore WHEN 'float16' THEN 'halfvec' ELSE 'vector' END END;
     prefilter_codes := CASE
         WHEN planes IS NULL THEN format('(%s)', codes)
+        WHEN prefilter = 'learned' THEN '(learned)'
         WHEN prefilter = 'ternary' THEN format('(qvec.ternary(%s, %s)::bit(%s))', codes, width, 2 * width)
         ELSE format('(substring(%s from 1 for %s)::bit(%s))', codes, width, width)
     END;
@@ -817,6 +895,7 @@ CREATE OR REPLACE FUNCTION qvec._codes(embedding vector, calibration text, resco
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
     RETURN CASE
         WHEN rescore IN ('float16', 'float32') AND prefilter = 'ternary' THEN qvec.ternary(embedding, calibration)
+        WHEN rescore IN ('float16', 'float32') AND prefilter = 'learned' THEN qvec.learned(embedding, calibration)
         ELSE qvec.quantize(embedding, calibration, CASE rescore WHEN 'int8' THEN 8 WHEN 'int4' THEN 4 ELSE 1 END)
     END;
 COMMENT ON FUNCTION qvec._codes(vector, text, text, text) IS 'What the codes column of a collection holds for a vector';
@@ -828,6 +907,9 @@ DECLARE
     rescore text := TG_ARGV[1];
 BEGIN
     NEW.codes := qvec._codes(NEW.embedding_in, calibration, rescore, TG_ARGV[2]);
+    IF TG_ARGV[2] = 'learned' AND rescore IN ('int8', 'int4') THEN
+        NEW.learned := qvec.learned(NEW.embedding_in, calibration);
+    END IF;
     IF rescore IN ('float16', 'float32') THEN
         NEW.embedding := qvec._prepared(NEW.embedding_in, calibration);
     END IF;
@@ -836,9 +918,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION qvec._fill_row() IS 'Trigger of a collection: codes, and floats where they are kept, from embedding_in';
 
+CREATE OR REPLACE FUNCTION qvec._learned_bits(calibration text) RETURNS integer
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN (SELECT cardinality(bias) FROM qvec.calibration AS stored WHERE stored.id = calibration);
+COMMENT ON FUNCTION qvec._learned_bits(text) IS 'How many learned bits a calibration has, NULL for none';
+
 CREATE OR REPLACE FUNCTION qvec._check_collection(
     name text, calibration text, rescore text, prefilter text, oversampling float8) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    bits integer;
 BEGIN
     IF name IS NULL OR octet_length(name) NOT BETWEEN 1 AND 63 OR name ~ '[%[:cntrl:]]' THEN
         RAISE EXCEPTION 'collection name % is not 1 to 63 printable bytes without %%', quote_nullable(name)
@@ -852,13 +941,17 @@ BEGIN
         RAISE EXCEPTION 'rescore is %, expected int8, int4, binary, float16 or float32', quote_nullable(rescore)
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    prefilter := coalesce(prefilter, CASE WHEN rescore = 'binary' THEN 'binary' ELSE 'ternary' END);
-    IF prefilter NOT IN ('ternary', 'binary') THEN
-        RAISE EXCEPTION 'prefilter is %, expected ternary or binary', quote_nullable(prefilter)
+    bits := qvec._learned_bits(calibration);
+    prefilter := coalesce(prefilter, CASE WHEN rescore = 'binary' THEN 'binary' WHEN bits > 0 THEN 'learned' ELSE 'ternary' END);
+    IF prefilter NOT IN ('ternary', 'binary', 'learned') THEN
+        RAISE EXCEPTION 'prefilter is %, expected ternary, binary or learned', quote_nullable(prefilter)
             USING ERRCODE = 'invalid_parameter_value';
-    ELSIF rescore = 'binary' AND prefilter = 'ternary' THEN
-        RAISE EXCEPTION 'prefilter is ''ternary'', but rescore ''binary'' keeps one bit: expected binary'
+    ELSIF rescore = 'binary' AND prefilter <> 'binary' THEN
+        RAISE EXCEPTION 'prefilter is %, but rescore ''binary'' keeps one bit: expected binary', quote_literal(prefilter)
             USING ERRCODE = 'invalid_parameter_value';
+    ELSIF prefilter = 'learned' AND bits IS NULL THEN
+        RAISE EXCEPTION 'prefilter is ''learned'', but calibration % has no learned bits', calibration
+            USING HINT = 'Make one that has: qvec adapt', ERRCODE = 'invalid_parameter_value';
     ELSIF oversampling IS NULL OR NOT oversampling >= 1 OR oversampling > 1e6 THEN
         RAISE EXCEPTION 'oversampling is %, expected at least 1', oversampling USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -878,8 +971,9 @@ DECLARE
     d integer := (SELECT dimensions FROM qvec.calibration AS k WHERE k.id = calibration);
     width integer := (d + 7) / 8 * 8;
     bits integer := CASE rescore WHEN 'int8' THEN 8 * width WHEN 'int4' THEN 4 * width WHEN 'binary' THEN width
-        ELSE CASE chosen WHEN 'ternary' THEN 2 * width ELSE width END END;
-    code_bytes integer := 64 + bits / 8;
+        ELSE CASE chosen WHEN 'learned' THEN qvec._learned_bits(calibration) WHEN 'ternary' THEN 2 * width ELSE width END END;
+    learned integer := CASE WHEN chosen = 'learned' AND rescore IN ('int8', 'int4') THEN qvec._learned_bits(calibration) END;
+    code_bytes integer := 64 + (bits + coalesce(learned, 0)) / 8;
     row_bytes integer := code_bytes + CASE rescore WHEN 'float16' THEN 2 * d WHEN 'float32' THEN 4 * d ELSE 0 END;
     floats text := CASE rescore WHEN 'float16' THEN 'halfvec' WHEN 'float32' THEN 'vector' END;
     relation regclass;
@@ -892,13 +986,17 @@ BEGIN
             USING ERRCODE = 'invalid_schema_name';
     END IF;
     EXECUTE format(
-        'CREATE TABLE %I.%I (id %s PRIMARY KEY, codes bit(%s) NOT NULL,%s document text, metadata jsonb)'
+        'CREATE TABLE %I.%I (id %s PRIMARY KEY, codes bit(%s) NOT NULL,%s%s document text, metadata jsonb)'
         ' WITH (toast_tuple_target = %s)',
-        in_schema, name, id_type, bits, CASE WHEN floats IS NULL THEN '' ELSE format(' embedding %s(%s) NOT NULL,', floats, d) END,
+        in_schema, name, id_type, bits, ' learned bit(' || learned || ') NOT NULL,', CASE WHEN floats IS NULL THEN '' ELSE format(' embedding %s(%s) NOT NULL,', floats, d) END,
         least(greatest(CASE WHEN row_bytes <= page / 2 THEN row_bytes ELSE code_bytes END + 500, 2040), page));
     relation := format('%I.%I', in_schema, name)::regclass;
     EXECUTE format('ALTER TABLE %s ALTER COLUMN codes SET STORAGE %s',
                    relation, CASE WHEN code_bytes <= page / 2 THEN 'PLAIN' ELSE 'EXTERNAL' END);
+    IF learned IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN learned SET STORAGE %s',
+                       relation, CASE WHEN code_bytes <= page / 2 THEN 'PLAIN' ELSE 'EXTERNAL' END);
+    END IF;
     IF floats IS NOT NULL THEN
         EXECUTE format('ALTER TABLE %s ALTER COLUMN embedding SET STORAGE %s',
                        relation, CASE WHEN row_bytes <= page / 2 THEN 'PLAIN' ELSE 'EXTERNAL' END);
@@ -1237,8 +1335,10 @@ BEGIN
     IF floats IS NULL THEN
         RAISE EXCEPTION 'the query is NULL, a vector wanted' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    bits := qvec.quantize(floats, calibration, CASE prefilter WHEN 'ternary' THEN 4 ELSE 1 END);
-    IF prefilter = 'ternary' THEN
+    bits := qvec.quantize(floats, calibration, CASE prefilter WHEN 'learned' THEN 8 WHEN 'ternary' THEN 4 ELSE 1 END);
+    IF prefilter = 'learned' THEN
+        bits := qvec.learned(bits, calibration);
+    ELSIF prefilter = 'ternary' THEN
         bits := qvec.ternary(bits, length(bits) / 4);
     END IF;
     IF planes IS NULL THEN
@@ -1579,7 +1679,12 @@ BEGIN
     IF relation IS NULL THEN
         RAISE EXCEPTION 'the table is NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    chosen := qvec._check_collection(name, calibration, rescore, prefilter, oversampling);
+    chosen := qvec._check_collection(
+        name, calibration, rescore, coalesce(prefilter, CASE WHEN rescore <> 'binary' THEN 'ternary' END), oversampling);
+    IF chosen = 'learned' THEN
+        RAISE EXCEPTION 'prefilter is ''learned'', which an attached table has no column for: expected ternary or binary'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     key := coalesce(id_column, qvec._only_key(relation));
     IF EXISTS (SELECT FROM qvec.collection AS c WHERE c.relation = attach.relation) THEN
         RAISE EXCEPTION 'table % is a collection already', relation USING ERRCODE = 'duplicate_object';

@@ -1,0 +1,179 @@
+"""Learned bits as a prefilter: stored beside the codes, the same from Python and SQL, searched through their index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+import specification
+from click.testing import CliRunner
+
+from qvec import Calibration, connect
+from qvec.adapting.run import AdaptOptions, adapt
+from qvec.cli import main
+from qvec.errors import InputError
+from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.layout import Layout
+
+DIMENSIONS, BITS = 20, 48
+
+
+def vectors(rows: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    askew = np.random.default_rng(99).normal(size=(6, DIMENSIONS))
+    return (random.normal(size=(rows, 6)) @ askew + 0.3 * random.normal(size=(rows, DIMENSIONS))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    rows = vectors(800)
+    return adapt(rows, Calibration.fit(rows), AdaptOptions(BITS, "itq")).calibration
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[PostgresDatabase]:
+    with connect(url) as opened:
+        opened.install()
+        yield opened
+
+
+def bits_of(rows: np.ndarray, calibration: Calibration) -> list[str]:
+    codes = specification.codes(rows, calibration.threshold, calibration.radius, cosine=True)
+    found = specification.learned(codes, calibration.projection, calibration.bias)
+    return ["".join(map(str, line)) for line in np.unpackbits(found, axis=1)]
+
+
+@pytest.mark.parametrize(
+    ("rescore", "column"), [("int8", "learned"), ("int4", "learned"), ("float16", "codes"), ("float32", "codes")]
+)
+def test_bits_are_stored_as_specified(
+    database: PostgresDatabase, calibration: Calibration, rescore: str, column: str
+) -> None:
+    rows = vectors(300)
+    docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
+    assert docs.settings["prefilter"] == "learned"
+    docs.upsert(list(range(300)), rows)
+    with database.connection() as connection:
+        found = connection.execute(f"SELECT {column}::text FROM docs ORDER BY id").fetchall()
+        from_sql = connection.execute(
+            "SELECT qvec.learned(v, %s)::text FROM unnest(%s::vector[]) WITH ORDINALITY AS u (v, i) ORDER BY i",
+            [calibration.id, [str(row.tolist()) for row in rows]],
+        ).fetchall()
+    wanted = bits_of(rows, calibration)
+    assert [row[0] for row in found] == wanted
+    assert [row[0] for row in from_sql] == wanted
+
+
+@pytest.mark.parametrize("rescore", ["int8", "int4", "float16"])
+def test_search_through_the_index(database: PostgresDatabase, calibration: Calibration, rescore: str) -> None:
+    rows, queries = vectors(3000), vectors(20, seed=5)
+    docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
+    docs.upsert(list(range(3000)), rows)
+    docs.build_index()
+    explained = docs.explain(queries[0])
+    assert any("docs_qvec_idx" in line for line in explained.plan)
+    exact = docs.search(queries, exact=True)
+    found = docs.search(queries, oversampling=10)
+    shared = [len({h.id for h in a} & {h.id for h in b}) for a, b in zip(exact, found, strict=True)]
+    assert np.mean(shared) > 8.5
+    scores = {hit.id: hit.score for line in exact[:1] for hit in line}
+    assert all(hit.score == pytest.approx(scores[hit.id]) for hit in found[0] if hit.id in scores)
+    in_sql = docs.search(queries[0], oversampling=10, rescore_in="sql")
+    assert {hit.id for hit in in_sql} == {hit.id for hit in found[0]}
+
+
+def test_without_rescoring_the_learned_bits_rank(database: PostgresDatabase, calibration: Calibration) -> None:
+    rows = vectors(200)
+    docs = database.create_collection("docs", calibration=calibration)
+    docs.upsert(list(range(200)), rows)
+    hits = docs.search(rows[7], k=3, rescore=False)
+    assert (hits[0].id, hits[0].score) == (7, 1)
+    own, other = (bits_of(rows[[id]], calibration)[0] for id in (7, hits[1].id))
+    differing = sum(a != b for a, b in zip(own, other, strict=True))
+    assert hits[1].score == pytest.approx(1 - 2 * differing / BITS)
+
+
+def test_rows_inserted_and_searched_in_sql(database: PostgresDatabase, calibration: Calibration) -> None:
+    rows = vectors(60)
+    with database.connection() as connection:
+        connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
+        connection.execute("SELECT qvec.create_collection('made', %s)", [calibration.id])
+        for id, row in enumerate(rows):
+            connection.execute("INSERT INTO made (id, embedding_in) VALUES (%s, %s)", [id, str(row.tolist())])
+        connection.execute("SELECT qvec.build_index('made')")
+        found = connection.execute("SELECT learned::text FROM made ORDER BY id").fetchall()
+        hits = connection.execute(
+            "SELECT id FROM qvec.search('made', %s::vector, 5)", [str(rows[3].tolist())]
+        ).fetchall()
+    assert [row[0] for row in found] == bits_of(rows, calibration)
+    made = database.collection("made")
+    assert made.settings["prefilter"] == "learned"
+    assert [int(row[0]) for row in hits] == [hit.id for hit in made.search(rows[3], 5)]
+    assert hits[0][0] == "3"
+
+
+def test_the_tables_are_the_same_from_python_and_sql(database: PostgresDatabase, calibration: Calibration) -> None:
+    database.create_collection("python", calibration=calibration)
+    with database.connection() as connection:
+        connection.execute("SELECT qvec.create_collection('made', %s)", [calibration.id])
+        columns = [
+            connection.execute(
+                "SELECT attname, format_type(atttypid, atttypmod), attstorage, attnotnull FROM pg_attribute"
+                " WHERE attrelid = %s::regclass AND attnum > 0 AND attname <> 'embedding_in'",
+                [name],
+            ).fetchall()
+            for name in ("python", "made")
+        ]
+    assert columns[0] == columns[1]
+    assert ("learned", f"bit({BITS})", "p", True) in columns[0]
+
+
+def test_other_prefilters_stay_possible(database: PostgresDatabase, calibration: Calibration) -> None:
+    docs = database.create_collection("docs", calibration=calibration, prefilter="ternary")
+    docs.upsert([1], vectors(1))
+    assert docs.search(vectors(1)[0], 1)[0].id == 1
+    binary = database.create_collection("signs", calibration=calibration, rescore="binary")
+    assert binary.settings["prefilter"] == "binary"
+
+
+def test_refused_without_learned_bits(database: PostgresDatabase) -> None:
+    plain = Calibration.fit(vectors(100))
+    with pytest.raises(InputError, match="'learned', but the calibration has no learned bits: expected 'ternary'"):
+        database.create_collection("docs", calibration=plain, prefilter="learned")
+    with pytest.raises(InputError, match="'learned', but rescore 'binary' keeps one bit"):
+        Layout.of(DIMENSIONS, "bigint", "binary", "learned", BITS)
+
+
+def test_an_attached_table_keeps_ternary_bits(database: PostgresDatabase, calibration: Calibration) -> None:
+    with database.connection() as connection:
+        connection.execute("CREATE TABLE own (id bigint PRIMARY KEY, v vector)")
+        connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
+        connection.execute("SELECT qvec.attach('own', 'v', %s, 'ours')", [calibration.id])
+        found = connection.execute("SELECT prefilter FROM qvec.collection").fetchall()
+        connection.execute("SELECT qvec.detach('ours')")
+        attach = "SELECT qvec.attach('own', 'v', %s, prefilter => 'learned')"
+        with pytest.raises(psycopg.Error, match="an attached table has no column for: expected ternary or binary"):
+            connection.execute(attach, [calibration.id])
+    assert found == [("ternary",)]
+
+
+def test_a_damaged_projection_is_refused_in_sql(database: PostgresDatabase, calibration: Calibration) -> None:
+    content = bytearray(calibration.to_bytes())
+    content[-1] ^= 1
+    with database.connection() as connection, pytest.raises(psycopg.DataError, match="does not hash to its id"):
+        connection.execute("SELECT qvec.import_calibration(%s)", [bytes(content)])
+
+
+def test_from_the_command_line(url: str, tmp_path: Path) -> None:
+    source, output = tmp_path / "v.npy", tmp_path / "cal.safetensors"
+    np.save(source, vectors(900))
+    run = CliRunner()
+    assert run.invoke(main, ["adapt", str(source), "-o", str(output), "--method", "itq"]).exit_code == 0
+    loaded = run.invoke(main, ["ingest", str(source), "-c", "docs", "--db", url, "--calibration", str(output), "-q"])
+    assert loaded.exit_code == 0, loaded.output
+    info = json.loads(run.invoke(main, ["info", "docs", "--db", url, "--json"]).stdout)
+    assert (info["prefilter"], info["calibration"]) == ("learned", Calibration.load(output).id)
