@@ -409,6 +409,7 @@ def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
     assert [one.as_dict() for one in first.trials] == [one.as_dict() for one in again.trials]
     assert [one.as_dict() for one in first.trials] != [one.as_dict() for one in other.trials]
     assert any("300 of 400 rows were drawn uniformly" in note for note in first.notes)
+    assert "40 queries are few: figures and intervals may be off" in first.notes
 
 
 def test_the_recommended_command_makes_the_collection(tmp_path: Path, url: str) -> None:

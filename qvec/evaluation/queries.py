@@ -14,7 +14,7 @@ from qvec.errors import InputError
 from qvec.evaluation.rows import prepared
 from qvec.sources import Source
 
-_FEW = 100
+FEW_QUERIES = 100
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Queries:
         """What a reader has to know of them beside the figures."""
         if self.rows is not None:
             yield "queries are rows themselves, each left out of its own hits; real ones may lie further from the rows"
-        if len(self) < _FEW:
+        if len(self) < FEW_QUERIES:
             yield f"{len(self)} queries are few: figures and intervals may be off"
 
     def take(self, positions: NDArray[np.int64]) -> Queries:

@@ -13,6 +13,7 @@ from qvec.evaluation.drawing import Load
 from qvec.evaluation.intervals import CONFIDENCE
 from qvec.evaluation.material import Array, Material, draw
 from qvec.evaluation.quantized import PRECISIONS, Measured, Quantized
+from qvec.evaluation.queries import FEW_QUERIES
 from qvec.evaluation.resampling import many_intervals
 from qvec.evaluation.results import Result
 from qvec.evaluation.trials import Sweep, Trial, bytes_per_vector
@@ -174,7 +175,9 @@ def _notes(material: Material, source: Source) -> Iterator[str]:
         )
     if material.held_out:
         yield f"the {len(material.queries):,} queries are rows that were held out; queries of another kind may differ"
+    if len(material.queries) < FEW_QUERIES:
+        yield f"{len(material.queries)} queries are few: figures and intervals may be off"
     if material.unusable:
         yield f"{material.unusable:,} rows were left out: they hold NaN, an infinity or nothing but zeros"
     yield "candidates come from a scan of every row; an index (HNSW) loses some of them"
-    yield "tried is what Postgres can hold; Qdrant makes its own codes, which qvec eval --collection measures there"
+    yield "tried is what Postgres can hold; Qdrant makes its own codes: load a collection there and measure that"
