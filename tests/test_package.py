@@ -119,8 +119,8 @@ LAYERS = [
     {"retrieval"},
     {"postgres", "qdrant"},
     {"database"},
-    {"ingest", "integrations"},
-    {"copying", "evaluation"},
+    {"ingest"},
+    {"copying", "evaluation", "integrations"},
     {"adapting", "demo", "recalibration", "training"},
     {"cli"},
 ]

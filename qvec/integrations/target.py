@@ -90,7 +90,9 @@ class Target:
     def _create(self, vectors: ArrayLike) -> Collection:
         calibration = self._calibration or find_calibration(self._model)
         if calibration is None:
-            calibration = calibration_for(as_vectors(vectors, "vectors"), self._metric, self._model)
+            calibration = calibration_for(
+                as_vectors(vectors, "vectors"), self._metric, self._model, self._settings.get("rescore")
+            )
         try:
             self._database.create_collection(self.name, calibration=calibration, model=self._model, **self._settings)
         except CollectionError:  # another process may have been first

@@ -9,7 +9,7 @@ import pytest
 from conftest import realistic
 from numpy.typing import NDArray
 
-from qvec import Calibration, RowError, hamming, quantize, score, ternary
+from qvec import Calibration, RangeMethod, RowError, hamming, quantize, score, ternary
 from qvec.integrations.first_calibration import ENOUGH, TYPICAL, calibration_for
 
 Vectors = NDArray[np.float32]
@@ -53,6 +53,7 @@ def test_one_vector_tells_its_length_alone() -> None:
         assert not calibration.threshold.any()
         np.testing.assert_allclose(calibration.std, length / 10, rtol=1e-6)
         np.testing.assert_allclose(calibration.radius, 3.89 * length / 10, rtol=1e-6)
+        np.testing.assert_allclose(made(one, metric=metric, rescore="int4").radius, 2.58 * length / 10, rtol=1e-6)
 
 
 def test_mean_and_spread_are_drawn_towards_what_is_known_without_them() -> None:
@@ -87,6 +88,8 @@ def test_enough_are_not(vectors: Vectors) -> None:
     assert calibration_for(vectors[:TYPICAL], "cosine", None).description["method"]["name"] == "normal"
     assert len(vectors) == ENOUGH
     assert calibration_for(vectors, "cosine", "m") == Calibration.fit(vectors, model="m")
+    narrow = Calibration.fit(vectors, ranges=RangeMethod(quantile=0.99))
+    assert calibration_for(vectors, "cosine", None, "int4") == narrow
 
 
 def test_a_calibration_of_few_is_saved_as_any(tmp_path) -> None:  # type: ignore[no-untyped-def]

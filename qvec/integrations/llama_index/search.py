@@ -64,10 +64,10 @@ def _ranked(collection: Collection, query: Any, hits: list[Hit], k: int, balance
     if not hits:
         return []
     prepared = collection.calibration.prepared(np.array([query], np.float32))[0]
-    vectors = collection.vectors([hit.id for hit in hits])
+    vectors = collection.calibration.prepared(collection.vectors([hit.id for hit in hits]))
     scores = vectors @ prepared
     if balance is None:
         chosen: Sequence[int] = np.argsort(-scores, kind="stable")[:k].tolist()
     else:
-        chosen = mmr(prepared, collection.calibration.prepared(vectors), k, balance)
+        chosen = mmr(prepared, vectors, k, balance)
     return [replace(hits[position], score=float(scores[position])) for position in chosen]
