@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -16,11 +17,13 @@ from psycopg import sql
 
 import qvec
 from qvec import Calibration
+from qvec.metadata_index import MetadataIndex
 from qvec.postgres import search, statements
 from qvec.postgres.collection import PostgresCollection
 from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.layout import Layout, PgVector, Table
 from qvec.postgres.steps import perform
+from qvec.steps import run
 
 Vectors = NDArray[np.float32]
 
@@ -242,3 +245,37 @@ def test_the_bits_are_a_parameter_in_binary_form(many: PostgresCollection) -> No
     parameters = plan_for(many, 40).parameters(many._queries(realistic(1, 32))[0])
     assert isinstance(parameters["bits"], Bit)
     assert b"%(bits)b" in plan_for(many, 40).statement()
+
+
+def test_several_queries_are_one_round_trip(many: PostgresCollection) -> None:
+    plan, queries = plan_for(many, 40), many._queries(realistic(5, 32, seed=5))
+    asked: list[Any] = []
+
+    def answer(step: Any) -> Any:
+        asked.append(step)
+        with many._database.connection() as connection:
+            return step.perform(connection)
+
+    found = run(search.run(plan, queries), answer)
+    assert found == [run(search.run(plan, query[None]), answer)[0] for query in queries]
+    assert [type(step).__name__ for step in asked[:2]] == ["FetchEach", "Fetch"]
+    assert len(asked[0].parameters) == 5
+    assert len(asked) == 2 + 5 * 2
+
+
+@pytest.mark.parametrize("share", [0.5, 0.01])
+def test_a_filter_is_planned_by_how_many_rows_pass(
+    db: PostgresDatabase, many: PostgresCollection, share: float
+) -> None:
+    docs = db.create_collection(f"numbered {share}", calibration=many.calibration)
+    vectors = realistic(5000, 32)
+    docs.upsert(range(5000), vectors, metadata=[{"n": n / 5000} for n in range(5000)])
+    docs.index_metadata([MetadataIndex("n", "float")])
+    docs.build_index()
+    for _ in range(8):  # a generic plan would be taken from the sixth execution on
+        assert len(docs.search(vectors[0], filter={"n": {"$lt": 0.9}})) == 10
+    plan = "\n".join(docs.explain(vectors[0], filter={"n": {"$lt": share}}).plan)
+    assert (docs.table.index in plan) == (share == 0.5), plan
+    with db.connection() as connection:
+        prepared = connection.execute("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%0.9%'")
+        assert prepared.fetchone() == (0,)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def create(table: Table, index: MetadataIndex) -> list[Composed]:
-    """The statements that create the index where it is missing; run ANALYZE afterwards, or plans are guesses.
+    """The statements that create the index where it is missing, with statistics; run ANALYZE afterwards, or plans are
+    guesses.
 
     Equality of strings and of true and false needs one GIN index, which holds hashes: no value is too long for it. What
     has an order gets a B-tree on the lone values and a GIN index on the arrays, mostly an empty one.
@@ -32,20 +33,30 @@ def create(table: Table, index: MetadataIndex) -> list[Composed]:
     return [
         _create(table, index, "values", SQL("btree ({}) WHERE {}").format(lone, is_type(value, type))),
         _create(table, index, "arrays", arrays),
+        _statistics(table, index, "spread", SQL("({})").format(lone)),
+        _statistics(table, index, "types", SQL("(jsonb_typeof({}))").format(value)),
     ]
 
 
 def drop(table: Table, index: MetadataIndex) -> list[Composed]:
     """The statements that drop the index, whatever part of it is there."""
     return [
-        SQL("DROP INDEX IF EXISTS {}").format(Identifier(table.schema, _name(table, index, part)))
-        for part in ("values", "arrays")
+        SQL("DROP {} IF EXISTS {}").format(kind, Identifier(table.schema, _name(table, index, part)))
+        for kind, parts in ((SQL("INDEX"), ("values", "arrays")), (SQL("STATISTICS"), ("spread", "types")))
+        for part in parts
     ]
 
 
 def _create(table: Table, index: MetadataIndex, part: LiteralString, method: Composable) -> Composed:
     name = Identifier(_name(table, index, part))
     return SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING {}").format(name, table.identifier, method)
+
+
+def _statistics(table: Table, index: MetadataIndex, part: str, expression: Composable) -> Composed:
+    """How an expression is spread, which no statistics of a partial index tell: without it, every filter seems to let
+    few rows pass, and the graph is never searched."""
+    name = Identifier(table.schema, _name(table, index, part))
+    return SQL("CREATE STATISTICS IF NOT EXISTS {} ON {} FROM {}").format(name, expression, table.identifier)
 
 
 def _name(table: Table, index: MetadataIndex, part: str) -> str:

@@ -177,11 +177,15 @@ def run(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
 
 
 def fetch(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[Rows]]:
-    """The rows of the plan's statement for each query, of several in one round trip."""
+    """The rows of the plan's statement for each query, of several in one round trip.
+
+    With a filter it is planned each time: how many rows pass decides which index is best.
+    """
     parameters = [plan.parameters(query) for query in queries]
+    prepare = None if plan.where == EVERY_ROW else False
     if len(parameters) == 1:
-        return [(yield Fetch(plan.statement(), parameters[0], binary=True))]
-    rows: list[Rows] = yield FetchEach(plan.statement(), parameters, binary=True)
+        return [(yield Fetch(plan.statement(), parameters[0], binary=True, prepare=prepare))]
+    rows: list[Rows] = yield FetchEach(plan.statement(), parameters, binary=True, prepare=prepare)
     return rows
 
 

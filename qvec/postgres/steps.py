@@ -59,14 +59,16 @@ class Fetch:
     statement: Statement
     parameters: Any = None
     binary: bool = False
+    prepare: bool | None = None
+    """False where each execution is planned for its own parameters; None leaves it to psycopg."""
 
     def perform(self, connection: Connection) -> Rows:
         with connection.cursor(binary=self.binary) as cursor:
-            return cursor.execute(self.statement, self.parameters).fetchall()
+            return cursor.execute(self.statement, self.parameters, prepare=self.prepare).fetchall()
 
     async def perform_async(self, connection: AsyncConnection) -> Rows:
         async with connection.cursor(binary=self.binary) as cursor:
-            await cursor.execute(self.statement, self.parameters)
+            await cursor.execute(self.statement, self.parameters, prepare=self.prepare)
             return await cursor.fetchall()
 
 
@@ -77,19 +79,20 @@ class FetchEach:
     statement: Statement
     parameters: Sequence[Any]
     binary: bool = False
+    prepare: bool | None = None
 
     def perform(self, connection: Connection) -> list[Rows]:
         with connection.pipeline():
             cursors = [connection.cursor(binary=self.binary) for _ in self.parameters]
             for cursor, parameters in zip(cursors, self.parameters, strict=True):
-                cursor.execute(self.statement, parameters)
+                cursor.execute(self.statement, parameters, prepare=self.prepare)
         return [cursor.fetchall() for cursor in cursors]
 
     async def perform_async(self, connection: AsyncConnection) -> list[Rows]:
         async with connection.pipeline():
             cursors = [connection.cursor(binary=self.binary) for _ in self.parameters]
             for cursor, parameters in zip(cursors, self.parameters, strict=True):
-                await cursor.execute(self.statement, parameters)
+                await cursor.execute(self.statement, parameters, prepare=self.prepare)
         return [await cursor.fetchall() for cursor in cursors]
 
 
