@@ -323,3 +323,24 @@ def test_nothing_is_left_open(docs: PostgresCollection, url: str, admin: psycopg
     while sessions(admin, url) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert sessions(admin, url) == {}
+
+
+def test_the_embedded_server_starts_beside_the_loop(tmp_path: Path) -> None:
+    async def start() -> None:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.02)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        async with await qvec.connect_async(f"postgres:{tmp_path}/data") as db:
+            assert db.name == f"postgres:{tmp_path}/data"
+            assert await db.collections() == []
+        ticking.cancel()
+        assert ticks > 10
+
+    asyncio.run(start())
+    assert embedded.stop(tmp_path / "data")
