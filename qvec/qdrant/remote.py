@@ -154,8 +154,8 @@ class Server:
         found = yield from self.collection_info(name)
         return None if found is None else _held(found, name)
 
-    def engine(self, name: str, layout: Layout, sharding: Sharding) -> ServerEngine:
-        return ServerEngine(name, layout, sharding.shard_key, self._timeout)
+    def engine(self, name: str, layout: Layout, sharding: Sharding) -> ServerEngine:  # noqa: ARG002 - the server's own
+        return ServerEngine(name, sharding.shard_key, self._timeout)
 
     def drop(self, name: str) -> Steps[None]:
         """Forgets the loads first: one that outlived its rows would keep them from being loaded again."""

@@ -15,7 +15,6 @@ from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import full_text, messages, metadata_index
 from qvec.qdrant.engine import Found, IndexState, Record, Request, Sizes
 from qvec.qdrant.ids import PointId
-from qvec.qdrant.layout import Layout
 from qvec.qdrant.points import Points
 from qvec.qdrant.steps import Compute, Pause, Steps, at_once
 from qvec.stores import Progress
@@ -32,10 +31,9 @@ class ServerEngine:
     """The points of one collection on a server. A request that was refused or whose answer was lost is sent again: it
     writes the same once more."""
 
-    def __init__(self, collection: str, layout: Layout, shard_key: str | None, timeout: int) -> None:
+    def __init__(self, collection: str, shard_key: str | None, timeout: int) -> None:
         """`timeout` is how many seconds a request may take."""
         self._collection = collection
-        self._layout = layout
         self._shard_key = shard_key
         self._timeout = timeout
 
