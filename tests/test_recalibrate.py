@@ -19,6 +19,7 @@ import qvec
 from qvec import Calibration, CollectionError, InputError, RangeMethod
 from qvec.ingest import IngestOptions, Reporter, ingest
 from qvec.metadata_index import MetadataIndex
+from qvec.postgres import schema
 from qvec.postgres.collection import PostgresCollection
 from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.rows import stored_codes
@@ -368,6 +369,14 @@ def test_a_collection_takes_its_versions_along(database: PostgresDatabase) -> No
     anew(database)
     database.drop_collection("docs")
     assert database.collections() == []
+    with database.connection() as connection:
+        assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
+
+
+def test_versions_are_uninstalled_with_their_collections(database: PostgresDatabase) -> None:
+    filled(database)
+    anew(database)
+    database.write(lambda: schema.uninstall(with_collections=True))
     with database.connection() as connection:
         assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
 

@@ -68,7 +68,9 @@ def uninstall(*, with_collections: bool = False) -> Steps[None]:
 
 def _uninstall(with_collections: bool) -> Steps[None]:
     yield from _bring_here((yield from installed_version()))
-    found = yield Fetch("SELECT name, attached FROM qvec.collections ORDER BY name")
+    found = yield Fetch(
+        "SELECT name, attached FROM qvec.collections WHERE name NOT IN (SELECT name FROM qvec.version) ORDER BY name"
+    )
     if found and not with_collections:
         names = ", ".join(name for name, _ in found)
         raise CollectionError(f"there are collections: {names}; drop them first, or use --with-collections")

@@ -12,7 +12,7 @@ from psycopg import errors
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from qvec.errors import CollectionError, DatabaseError
-from qvec.postgres import carrying, statements
+from qvec.postgres import carrying, schema, statements
 from qvec.postgres.inserting import merge_rows
 from qvec.postgres.layout import Layout, Table
 from qvec.postgres.rows import id_array, stored_vectors
@@ -49,6 +49,7 @@ class PostgresVersions:
             row = self._connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
             if row and row[0]:
                 self._connection.execute("SET statement_timeout = 0")
+                perform(self._connection, schema.prepare(install=True))
                 return self
             time.sleep(0.5)
         self._opened.close()
