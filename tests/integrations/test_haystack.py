@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from anyio import create_task_group
 from stores import Store
 
 from qvec import Calibration, CollectionError, InputError
@@ -323,6 +325,24 @@ def test_the_first_documents_create_the_collection(made: QvecDocumentStore, url:
     again.close()
 
 
+@pytest.mark.anyio
+async def test_the_database_is_opened_once_by_all_that_wait_for_it(made: QvecDocumentStore) -> None:
+    documents = [Document(content=str(angle), embedding=direction(angle)) for angle in range(0, 360, 3)]
+    with pytest.warns(UserWarning, match="made from the first 20 vectors"):
+        await _write_all(made, [documents[start : start + 20] for start in range(0, 120, 20)])
+    assert made.count_documents() == 120
+
+
+async def _write_all(store: QvecDocumentStore, batches: list[list[Document]]) -> None:
+    async with create_task_group() as group:
+        for documents in batches:
+            group.start_soon(_write, store, documents)
+
+
+async def _write(store: QvecDocumentStore, documents: list[Document]) -> None:
+    assert await store.write_documents_async(documents) == len(documents)
+
+
 def test_documents_without_embeddings_and_a_calibration_from_a_file(url: str, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     calibration = Calibration.fit(np.eye(5))
@@ -343,8 +363,8 @@ def test_a_pipeline_is_written_down_and_read(url: str, monkeypatch: pytest.Monke
         again = Pipeline.loads(pipeline.dumps(), allowed_modules=["qvec"]).get_component("retriever")
         assert again.document_store.to_dict() == written.to_dict()
         assert (again.top_k, again.filters, again.filter_policy.value) == (3, where(1), "replace")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("warnings.warn", lambda *_, **__: None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of few vectors, the first time
             again.document_store.write_documents(
                 [Document(content="x", embedding=direction(100), meta={"quarter": 1})], DuplicatePolicy.OVERWRITE
             )

@@ -6,6 +6,7 @@ which is no nearer to a question than chance, and is marked in its metadata.
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +28,7 @@ def metadata_of(document: Document) -> dict[str, Any]:
     if document.embedding is None:
         rest["unembedded"] = True
     if document.blob is not None:
-        rest["blob"] = document.blob.to_dict()
+        rest["blob"] = _blob_to_json(document.blob)
     if document.sparse_embedding is not None:
         rest["sparse_embedding"] = document.sparse_embedding.to_dict()
     return {**document.meta, _KEY: rest} if rest else document.meta
@@ -44,12 +45,20 @@ def document_of(hit: Hit, vector: NDArray[np.float32] | None = None, score: floa
     return Document(
         id=str(hit.id),
         content=hit.document,
-        blob=ByteStream.from_dict(rest["blob"]) if "blob" in rest else None,
+        blob=_blob_of(rest["blob"]) if "blob" in rest else None,
         meta=meta,
         score=score,
         embedding=vector.tolist() if vector is not None and is_embedded(hit) else None,
         sparse_embedding=SparseEmbedding.from_dict(rest["sparse_embedding"]) if "sparse_embedding" in rest else None,
     )
+
+
+def _blob_to_json(blob: ByteStream) -> dict[str, Any]:
+    return {"data": b64encode(blob.data).decode(), "meta": blob.meta, "mime_type": blob.mime_type}
+
+
+def _blob_of(value: dict[str, Any]) -> ByteStream:
+    return ByteStream(b64decode(value["data"]), meta=value["meta"], mime_type=value["mime_type"])
 
 
 @lru_cache(maxsize=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,7 @@ class QvecDocumentStore:
         self.return_embedding = return_embedding
         self.settings = settings
         self._opened: Target | None = None
+        self._opening = threading.Lock()
 
     def to_dict(self) -> dict[str, Any]:
         """Raises InputError where a password would be written out: give a URL that holds one as a Secret."""
@@ -99,22 +101,27 @@ class QvecDocumentStore:
 
     def close(self) -> None:
         """Closes the database if a URL was given; the next use opens it again."""
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        with self._opening:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
 
     @property
     def _target(self) -> Target:
-        if self._opened is None:
-            self._opened = Target(
-                address.resolved(self.db),
-                self.collection,
-                calibration=Calibration.load(self.calibration) if self.calibration else None,
-                metric=self.metric,
-                model=self.model,
-                **self.settings,
-            )
-        return self._opened
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._new_target()
+            return self._opened
+
+    def _new_target(self) -> Target:
+        return Target(
+            address.resolved(self.db),
+            self.collection,
+            calibration=Calibration.load(self.calibration) if self.calibration else None,
+            metric=self.metric,
+            model=self.model,
+            **self.settings,
+        )
 
     def count_documents(self) -> int:
         found = self._target.found()
