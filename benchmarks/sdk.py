@@ -46,7 +46,7 @@ from qvec.postgres.database import PostgresDatabase
 
 DIMENSIONS, K, CANDIDATES = 1024, 10, 40
 TIMED, ROUNDS, POOL, PER_ROUND = 400, 7, 8, 256
-WARM_UP, CLIENTS = 20, 20
+WARM_UP, CLIENTS = 20, 60
 CALLERS = (1, 8, 64)
 MOST_KB = 2048
 TESTS = Path(__file__).parent.parent / "tests"
