@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PG_CONFIG ?= pg_config
 RUST := rust/Cargo.toml $(wildcard rust/src/*.rs) rust/Cargo.lock
 
-.PHONY: help demo test lint format bench wheel install-extension clean
+.PHONY: help demo test lint format docs bench wheel install-extension clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -30,6 +30,9 @@ format: $(VENV)/.dev  ## format Python and Rust
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@cargo fmt --manifest-path rust/Cargo.toml
+
+docs: $(VENV)/.dev  ## write docs/api.md from signatures and docstrings
+	@$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.dev  ## run the benchmarks (about 45 minutes)
 	@for script in quantize load memory search sql qdrant qdrant_prefilters; do $(BIN)/python benchmarks/$$script.py || exit 1; done
