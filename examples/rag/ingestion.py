@@ -18,10 +18,10 @@ _LOG = logging.getLogger(__name__)
 async def open_library(database: Any, name: str, model: str, passages: Sequence[Passage]) -> Library:
     """The collection of this name, holding these passages and no others; created where it is not there, with a
     calibration that is fitted to them. Raises CollectionError where it was embedded by another model."""
-    embedder = await asyncio.to_thread(load_embedder, model)
     collection = await database.collection(name) if await database.has_collection(name) else None
     if collection is not None:
         _check_model(collection, lasting_name(model))
+    embedder = await asyncio.to_thread(load_embedder, model)
     stored = {hit.id for hit in await collection.matching(texts=False)} if collection else set()
     new = [passage for passage in passages if passage.id not in stored]
     vectors = await asyncio.to_thread(embedder.embed_documents, [passage.document for passage in new])

