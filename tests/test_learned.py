@@ -16,6 +16,8 @@ from qvec import Calibration, connect
 from qvec.adapting.run import AdaptOptions, adapt
 from qvec.cli import main
 from qvec.errors import InputError
+from qvec.evaluation.scan import scan
+from qvec.evaluation.ways import prefilters
 from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.layout import Layout
 
@@ -177,3 +179,28 @@ def test_from_the_command_line(url: str, tmp_path: Path) -> None:
     assert loaded.exit_code == 0, loaded.output
     info = json.loads(run.invoke(main, ["info", "docs", "--db", url, "--json"]).stdout)
     assert (info["prefilter"], info["calibration"]) == ("learned", Calibration.load(output).id)
+    measured = run.invoke(main, ["eval", "-c", "docs", "--db", url, "--json", "-q"])
+    assert measured.exit_code == 0, measured.output
+    found = {
+        (line["prefilter"], line["oversampling"]): line
+        for line in map(json.loads, measured.stdout.splitlines())
+        if line["rescore"] == "int8" and not line["exact"]
+    }
+    assert found["learned", 16]["recall"] > 0.95
+    assert found["learned", 4]["bytes_per_vector"] == 8 * 3 + 2 * 6
+
+
+@pytest.mark.parametrize(
+    ("rescore", "scanned"), [("int8", {"learned", "ternary", "binary"}), ("int4", {"ternary", "binary"})]
+)
+def test_a_scan_computes_learned_bits_where_all_planes_are_kept(
+    database: PostgresDatabase, calibration: Calibration, rescore: str, scanned: set[str]
+) -> None:
+    rows, queries = vectors(300), calibration.prepared(vectors(4, seed=5))
+    docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
+    docs.upsert(list(range(300)), rows)
+    assert set(prefilters(docs)) == scanned
+    found = scan(docs.stored_codes(100), queries, calibration, prefilters(docs), [rescore], 40)
+    if "learned" in scanned:
+        scores = [[hit.score for hit in line] for line in docs.search(queries, 5, rescore=False)]
+        assert 1 - found["learned"].distances[:, :5] * (2 / BITS) == pytest.approx(np.array(scores))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
-from qvec.codes import hamming_top_k, quantize, score, ternary
+from qvec.codes import hamming_top_k, learned, quantize, score, ternary
 from qvec.evaluation.ways import PLANES, Block
 
 Floats = NDArray[np.float32]
@@ -70,7 +70,7 @@ def scan(
     count: int,
 ) -> dict[str, Candidates]:
     """The `count` candidates of each prefilter for prepared queries (m, d), over blocks of stored rows."""
-    codes = quantize(queries, calibration, 4)
+    codes = quantize(queries, calibration)
     bits = {name: _bits(codes, name, calibration) for name in prefilters}
     found: dict[str, Candidates] = {}
     for ids, stored, floats in blocks:
@@ -91,6 +91,8 @@ def candidate_count(k: int, oversampling: float) -> int:
 
 
 def _bits(codes: Codes, prefilter: str, calibration: Calibration) -> Codes:
+    if prefilter == "learned":
+        return learned(codes, calibration)
     width = math.ceil(calibration.dimensions / 8)
     return ternary(codes, calibration) if prefilter == "ternary" else np.ascontiguousarray(codes[:, :width])
 

@@ -64,11 +64,13 @@ def precisions(collection: Collection) -> list[str]:
 
 
 def prefilters(collection: Collection) -> list[str]:
-    """The prefilters that a scan of its codes can be made with: the index's own first."""
+    """The prefilters that a scan of its codes can be made with: the index's own first, unless it is learned bits and
+    the codes are too short to compute them from."""
     own = collection.settings["prefilter"]
     if not isinstance(collection, HoldsCodes) or PLANES.get(collection.settings["rescore"], 0) < 4:
         return [own]
-    return [own, *({"ternary", "binary"} - {own})]
+    computable = own != "learned" or PLANES[collection.settings["rescore"]] == 8
+    return [*([own] if computable else []), *({"ternary", "binary"} - {own})]
 
 
 def bytes_per_vector(collection: Collection, prefilter: str, rescore: str) -> float:
@@ -78,9 +80,11 @@ def bytes_per_vector(collection: Collection, prefilter: str, rescore: str) -> fl
         stored = 0 if rescore == NONE else dimensions * _FLOAT_BYTES.get(rescore, 2)  # signs are kept as float16
         return stored + (0 if prefilter == NONE else dimensions * BITS[prefilter] / 8)
     width = math.ceil(dimensions / 8)
-    bits = {NONE: 0, "binary": width, "ternary": 2 * width}[prefilter]
+    learned = (collection.calibration.learned_bits or 0) // 8
+    bits = {NONE: 0, "binary": width, "ternary": 2 * width, "learned": learned}[prefilter]
     if rescore in PLANES:
-        return PLANES[rescore] * width + bits
+        beside = bits if prefilter == "learned" else 0  # a column of their own
+        return PLANES[rescore] * width + beside + bits
     if rescore == NONE:
         return bits
     return _FLOAT_BYTES[rescore] * dimensions + 2 * bits  # the bits stand in the table as well
