@@ -23,13 +23,17 @@ _WEIGHTS = {"float32": 1.0, "int8": 1.0, "ternary": 0.5, "binary": 0.5}
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train. All are multiple-negatives ranking over the same batches; a plain one quantizes nothing."""
+    """One way to train. All are multiple-negatives ranking over the same batches; a plain one quantizes nothing.
+
+    `threshold` is the share of the mean that is subtracted: 0, as QAT is usually done, or ½ as qvec quantizes others.
+    """
 
     name: str
     quantized: bool = True
     asymmetric: bool = False
     staged: bool = False
     ranges: str = "rolling"
+    threshold: float = 0.0
 
     def loss(self, model: UpperLayers, steps: int) -> QuantizationAwareLoss:
         precisions = tuple(_WEIGHTS) if self.quantized else ("float32",)
@@ -42,6 +46,7 @@ class Recipe:
             schedule=staged(starts) if self.staged else constant(),
             asymmetric=self.asymmetric,
             calibration=RangeMethod(self.ranges),
+            threshold=self.threshold,
         )
 
 
@@ -53,6 +58,7 @@ RECIPES = (
     Recipe("QAT, asymmetric", asymmetric=True),
     Recipe("QAT, symmetric, staged", staged=True),
     Recipe("QAT, symmetric, min/max", ranges="minmax"),
+    Recipe("QAT, symmetric, half the mean", threshold=0.5),
 )
 
 
