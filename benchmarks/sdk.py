@@ -340,9 +340,7 @@ def idle_clients(where: str, url: str, query: Query) -> None:
         with ProcessPoolExecutor(1, get_context("spawn")) as executor:
             taken = executor.submit(measure, url, query).result()
         verdict = "met" if taken <= MOST_KB else "NOT MET"
-        print(
-            f"{where + ': an idle client, ' + how:<66} {taken:11,.0f} kB {'':25} at most {MOST_KB} {verdict}"
-        )
+        print(f"{where + ': an idle client, ' + how:<66} {taken:11,.0f} kB {'':25} at most {MOST_KB} {verdict}")
 
 
 @click.command()

@@ -28,7 +28,8 @@ T = TypeVar("T")
 class AsyncQdrantDatabase(Catalog):
     """Collections in Qdrant, for the tasks of the event loop that opened it, any number at once.
 
-    A server is asked by gRPC without threads; the embedded engine works in threads.
+    A server is asked by gRPC without threads. The embedded engine works in threads; as it keeps the interpreter's lock
+    while it writes, large writes to it hold the event loop up.
     """
 
     def __init__(
