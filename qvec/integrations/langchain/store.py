@@ -30,7 +30,8 @@ class QvecVectorStore(VectorStore):
     every search is in the language of `qvec.filters`, or the database's own; further keywords (`oversampling`, `exact`)
     go to the collection's `search`. Scores are similarities: higher is nearer.
 
-    The async methods are LangChain's own: they run these in threads.
+    Large collections want an index, built once they are filled: `store.collection.build_index()`. The async methods are
+    LangChain's own: they run these in threads.
     """
 
     def __init__(

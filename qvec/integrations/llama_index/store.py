@@ -35,6 +35,7 @@ class QvecVectorStore(BasePydanticVectorStore):
 
     Metadata filters may use every operator and condition, nested. `similarities` are those of the collection's metric:
     higher is nearer. Rows that LlamaIndex did not write, such as those of `qvec ingest`, come back as text nodes.
+    Large collections want an index, built once they are filled: `store.client.build_index()`.
     """
 
     stores_text: bool = True
