@@ -6,7 +6,7 @@ Run by `make docs`; a test tells when the page is out of date.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,9 @@ def _alike(qvec: Any, stores: Stores) -> Iterator[str]:
     classes = {store: qvec[path] for store, path in stores.classes.items()}
     shared = qvec[stores.shared]
     yield _table(classes)
-    yield _attributes(shared)
     methods = {store: _methods(found) for store, found in classes.items()}
     names = dict.fromkeys(name for found in methods.values() for name in found)
+    yield _attributes(shared, names)
     having_each = {name: {store: found[name] for store, found in methods.items() if name in found} for name in names}
     for name, having in sorted(having_each.items(), key=lambda item: -len(item[1])):
         yield f"### `{name}`"
@@ -162,7 +162,8 @@ def _twin(path: str) -> str:
 
 def _variants(having: Mapping[str, Any], alone: bool, shared: Any) -> Iterator[str]:
     """A method of each store, said once where they are alike."""
-    signatures = {store: _signature(method) for store, method in having.items()}
+    # A database of Postgres gives collections of Postgres: their methods are alike.
+    signatures = {store: re.sub(rf"\b{store}(?=[A-Z])", "", _signature(method)) for store, method in having.items()}
     texts = {store: _text(method) or (_text(shared) if shared else "") for store, method in having.items()}
     if alone:
         yield f"{next(iter(having))} alone."
@@ -180,10 +181,14 @@ def _methods(found: Any) -> dict[str, Any]:
     return {name: method for name, method in methods.items() if method.is_function}
 
 
-def _attributes(found: Any) -> str:
-    """Fields and properties that are described, as a list."""
+def _attributes(found: Any, methods: Container[str] = ()) -> str:
+    """Fields and properties that are described, as a list, but for those that are methods in truth."""
     members = {name: _target(member) for name, member in found.all_members.items() if not name.startswith("_")}
-    fields = {name: member for name, member in members.items() if member.is_attribute and member.docstring}
+    fields = {
+        name: member
+        for name, member in members.items()
+        if member.is_attribute and member.docstring and name not in methods
+    }
     return "\n".join(
         f"- `{name}: {member.annotation}`: {' '.join(_text(member).split())}" for name, member in fields.items()
     )
