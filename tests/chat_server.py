@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from listening import listening
 
 
 def event(text: str | None) -> str:
@@ -18,18 +20,19 @@ def event(text: str | None) -> str:
 
 @dataclass
 class ChatServer:
-    """Answers /v1/chat/completions with these lines, and keeps what it was asked."""
+    """Answers /v1/chat/completions with these lines, waiting for an event among them, and keeps what it was asked."""
 
     url: str
-    lines: list[str] = field(default_factory=list)
+    lines: list[str | threading.Event] = field(default_factory=list)
     status: int = 200
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
-    def says(self, *pieces: str) -> None:
+    def says(self, *pieces: str | threading.Event) -> None:
         """The next answers, in pieces, with what surrounds them."""
         self.status = 200
-        self.lines = [": a comment", event(None), *map(event, pieces), 'data: {"choices": []}', "data: [DONE]"]
+        told = [piece if isinstance(piece, threading.Event) else event(piece) for piece in pieces]
+        self.lines = [": a comment", event(None), *told, 'data: {"choices": []}', "data: [DONE]"]
 
     def fails(self, status: int, *lines: str) -> None:
         """The next answers: a refusal, or a stream that is none."""
@@ -48,19 +51,14 @@ def chatting() -> Iterator[ChatServer]:
             self.send_response(server.status if known else 404)
             self.end_headers()
             for line in server.lines if known else ():
-                self.wfile.write(f"{line}\n\n".encode())
-                self.wfile.flush()
+                if isinstance(line, threading.Event):
+                    line.wait(30)
+                else:
+                    self.wfile.write(f"{line}\n\n".encode())
 
         def log_message(self, *_: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = ChatServer(f"http://127.0.0.1:{http.server_port}/v1")
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with listening(Handler) as port:
+        server = ChatServer(f"http://127.0.0.1:{port}/v1")
         yield server
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
