@@ -264,6 +264,6 @@ def test_a_language_model_that_fails(
 
 
 def test_a_language_model_that_is_not_there(service: Service, chat: ChatServer) -> None:
-    answer = asked_of_a_model(service, chat, stream=False, url="http://127.0.0.1:9/v1")
+    answer = asked_of_a_model(service, chat, stream=False, url="http://me:secret@127.0.0.1:9/v1")
     assert answer.status_code == 502
     assert answer.json()["error"].startswith("http://127.0.0.1:9/v1/chat/completions cannot be asked: ")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import json
 import os
 import re
 import shutil
@@ -10,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,6 +189,17 @@ def test_errors_are_shown(open_page: Callable[..., Any], chat: ChatServer) -> No
     page.route("**/ask", lambda route: route.abort())
     page.click("#ask")
     page.wait_for_selector("#error:not([hidden])")
+
+
+def test_pieces_come_as_they_are_written(started: tuple[str, Any], chat: ChatServer) -> None:
+    rest = threading.Event()
+    chat.says("First ", rest, "and last.")
+    asked = {"question": "bees", "stream": True}
+    with httpx.stream("POST", f"{started[0]}/ask", json=asked, timeout=30, trust_env=False) as response:
+        lines = (json.loads(line) for line in response.iter_lines())
+        assert "First " in [line.get("text") for line in itertools.islice(lines, 3)]  # the model still writes
+        rest.set()
+        assert "and last." in [line.get("text") for line in lines]
 
 
 def test_it_stops_at_once_and_says_what_it_wrote(started: tuple[str, subprocess.Popen[str]]) -> None:

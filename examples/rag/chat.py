@@ -24,9 +24,10 @@ class Chat:
     """A model at `url` (http://HOST:PORT/v1), asked through a client that the caller closes."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, model: str, key: str | None = None) -> None:
-        self.name = model or url
         self._client = client
         self._url = f"{url.rstrip('/')}/chat/completions"
+        self._shown = str(httpx.URL(self._url).copy_with(userinfo=b""))  # messages go to whoever asks
+        self.name = model or self._shown
         self._model = {"model": model} if model else {}
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
@@ -41,11 +42,11 @@ class Chat:
                     async for piece in pieces:
                         yield piece
         except httpx.HTTPError as error:
-            raise AnswerError(f"{self._url} cannot be asked: {error or type(error).__name__}") from None
+            raise AnswerError(f"{self._shown} cannot be asked: {error or type(error).__name__}") from None
 
     async def _refusal(self, response: httpx.Response) -> str:
         body = (await response.aread()).decode(errors="replace")
-        return f"{self._url} answered {response.status_code}: {_message(body)[:_LONGEST_MESSAGE]}"
+        return f"{self._shown} answered {response.status_code}: {_message(body)[:_LONGEST_MESSAGE]}"
 
 
 def _messages(question: str, passages: Sequence[Found]) -> list[dict[str, str]]:
