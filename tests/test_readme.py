@@ -52,7 +52,7 @@ def run(command: list[str], folder: Path) -> str:
 
 def test_the_readme_has_examples() -> None:
     assert len(COMMANDS) >= 8
-    assert len(PROGRAMS) == 1
+    assert len(PROGRAMS) == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -69,3 +69,10 @@ def test_commands(command: str, folder: Path) -> None:
 def test_programs(folder: Path) -> None:
     printed = run([sys.executable, "-c", PROGRAMS[0]], folder)
     assert printed.splitlines()[0].split()[0] == "7"
+
+
+@pytest.mark.skipif(not MODELS, reason="needs qvec[demo]")
+def test_the_service(folder: Path) -> None:
+    """On the collection of texts that the commands loaded."""
+    printed = run([sys.executable, "-c", PROGRAMS[1]], folder)
+    assert printed.splitlines()[0] == "handbook-1 Error E4711: the disk is full. {'source': 'handbook'}"
