@@ -5,13 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
+from listening import listening
 
 from qvec.embedding import PACKAGED_MODEL, Embedder, EmbeddingOptions, load_embedder
 from qvec.errors import InputError, MissingExtraError, RowError
@@ -158,11 +158,8 @@ def empty_hub() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), NotFound)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with listening(NotFound) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_a_name_the_hub_does_not_know_is_refused_in_one_line(empty_hub: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from listening import listening
 from loading import run as run_plainly
 from loading import vectors, with_ids, write_lines
 from qdrant_client import QdrantClient, models
@@ -295,16 +296,9 @@ def test_tls(tmp_path: Path, source: Path) -> None:
 
 
 def test_the_port_of_http_is_told_from_that_of_grpc() -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with pytest.raises(DatabaseError, match="this may be the port of HTTP, and gRPC has one of its own: 6334"):
-            qvec.connect(f"qdrant://127.0.0.1:{server.server_port}")
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    wrong = "this may be the port of HTTP, and gRPC has one of its own: 6334"
+    with listening(Silent) as port, pytest.raises(DatabaseError, match=wrong):
+        qvec.connect(f"qdrant://127.0.0.1:{port}")
 
 
 class Silent(BaseHTTPRequestHandler):
