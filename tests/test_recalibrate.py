@@ -53,6 +53,7 @@ def filled(database: PostgresDatabase, rescore: Any = "float32", **settings: Any
     docs = database.create_collection("docs", calibration=POOR, rescore=rescore, **settings)
     docs.upsert(range(ROWS), ROWS_OF, [f"note {n}" for n in range(ROWS)], [{"n": n} for n in range(ROWS)])
     docs.index_metadata([MetadataIndex.parse("n:integer")])
+    docs.index_texts("english")
     docs.build_index()
     return docs
 
@@ -80,8 +81,14 @@ def assert_codes_of(database: PostgresDatabase, vectors: dict[int, Any], name: s
 
 
 def indexes(database: PostgresDatabase, table: str) -> set[str]:
+    """Names of a table's indexes and of its statistics."""
     with database.connection() as connection:
-        return {row[0] for row in connection.execute("SELECT indexname FROM pg_indexes WHERE tablename = %s", [table])}
+        found = connection.execute(
+            "SELECT indexname FROM pg_indexes WHERE tablename = %(table)s"
+            " UNION ALL SELECT statistics_name FROM pg_stats_ext_exprs WHERE tablename = %(table)s",
+            {"table": table},
+        )
+        return {row[0] for row in found}
 
 
 # From the floats that are kept
@@ -104,6 +111,7 @@ def test_rows_are_quantized_anew_from_kept_floats(database: PostgresDatabase) ->
     ]
     assert indexes(database, "docs") == before
     assert docs.info().rows == ROWS
+    assert docs.search_text("notes 7")[0].document == "note 7"
     assert {found.name for found in database.collections()} == {"docs", done.kept}
 
 

@@ -45,6 +45,11 @@ _INDEXES = """
     JOIN pg_namespace n ON n.oid = t.relnamespace WHERE indrelid = %s::regclass ORDER BY c.relname
 """
 
+_STATISTICS = """
+    SELECT stxname, pg_get_statisticsobjdef(s.oid), format('CREATE STATISTICS %%I.%%I', nspname, stxname)
+    FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = stxnamespace WHERE stxrelid = %s::regclass ORDER BY stxname
+"""
+
 _PRIVILEGES = """
     WITH held AS (
         SELECT ''::text AS columns, relacl AS acl, relowner FROM pg_class WHERE oid = %(table)s::regclass
@@ -107,6 +112,17 @@ def carry_indexes(connection: Connection, table: Table, other: Table, version: s
         connection.execute((before + target + method).encode())
 
 
+def carry_statistics(connection: Connection, table: Table, other: Table, version: str) -> None:
+    """Creates those of a table's extended statistics that the other one lacks; ANALYZE fills them."""
+    there = {row[0] for row in _statistics(connection, other)}
+    for name, definition, head in _statistics(connection, table):
+        wanted = named(name, version)
+        if wanted not in there:
+            what = definition.removeprefix(head).rpartition(" FROM ")[0]
+            create = SQL("CREATE STATISTICS {}").format(Identifier(other.schema, wanted)).as_string()
+            connection.execute(f"{create}{what} FROM {_name(other)}".encode())
+
+
 def name_key(connection: Connection, table: Table, other: Table, version: str) -> None:
     """Gives the other table's key the name that belongs to the key of this one."""
     (key,) = (name for name, _, is_key, _ in _indexes(connection, table) if is_key)
@@ -150,8 +166,21 @@ def exchange_names(connection: Connection, table: Table, other: Table, versions:
             _rename_index(connection, other.schema, made, name)
     if table.index not in names and other.index in there:
         _rename_index(connection, other.schema, other.index, table.index)
+    _exchange_statistics(connection, table, other, versions)
     connection.execute(SQL("ALTER TABLE {} RENAME TO {}").format(table.identifier, Identifier(kept.name)))
     connection.execute(SQL("ALTER TABLE {} RENAME TO {}").format(other.identifier, Identifier(table.name)))
+
+
+def _exchange_statistics(connection: Connection, table: Table, other: Table, versions: tuple[str, str]) -> None:
+    own, new = versions
+    names = [name for name, *_ in _statistics(connection, table)]
+    there = {name for name, *_ in _statistics(connection, other)}
+    rename = SQL("ALTER STATISTICS {} RENAME TO {}")
+    for name in names:
+        kept, made = named(name, own), named(name, new)
+        connection.execute(rename.format(Identifier(table.schema, name), Identifier(kept)))
+        if made in there:
+            connection.execute(rename.format(Identifier(other.schema, made), Identifier(name)))
 
 
 def _rename_index(connection: Connection, schema: str, name: str, new: str) -> None:
@@ -162,6 +191,11 @@ def _indexes(connection: Connection, table: Table) -> list[tuple[Any, ...]]:
     """Of each index its name, its definition, whether it is the key, and what of the definition names it and the
     table."""
     return connection.execute(_INDEXES, [_name(table)]).fetchall()
+
+
+def _statistics(connection: Connection, table: Table) -> list[tuple[Any, ...]]:
+    """Of each object of extended statistics its name, its definition, and how that begins."""
+    return connection.execute(_STATISTICS, [_name(table)]).fetchall()
 
 
 def _privileges(connection: Connection, table: Table, other: Table) -> list[tuple[Any, ...]]:

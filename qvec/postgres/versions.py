@@ -147,6 +147,7 @@ class PostgresVersions:
         with self._connection.transaction():
             carrying.carry_columns(self._connection, table, other)
             carrying.carry_indexes(self._connection, table, other, collection.calibration.id)
+            carrying.carry_statistics(self._connection, table, other, collection.calibration.id)
         self._connection.execute(SQL("ANALYZE {}").format(other.identifier))
 
     def _table(self, name: str) -> Table:
@@ -190,6 +191,7 @@ class PostgresVersions:
             raise CollectionError(f"of the rows of collection {self._name!r} {wanting} in version {other.name!r}")
         carrying.carry_columns(connection, used.table, other.table)
         carrying.carry_indexes(connection, used.table, other.table, other.calibration.id)
+        carrying.carry_statistics(connection, used.table, other.table, other.calibration.id)
         carrying.carry_privileges(connection, used.table, other.table)
         lock = SQL("LOCK TABLE {}, {} IN ACCESS EXCLUSIVE MODE")
         connection.execute(lock.format(used.table.identifier, other.table.identifier))
