@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from qvec import Calibration, CollectionError
+from qvec import Calibration, CollectionError, RangeMethod
 from qvec.embedding import Embedder, lasting_name, load_embedder
 from rag.library import Library
 from rag.passages import Passage
@@ -46,9 +46,12 @@ def _check_model(collection: Any, model: str) -> None:
 
 
 async def _create(database: Any, name: str, model: str, embedder: Embedder, vectors: Any) -> Any:
+    # The first files are few, and more will follow: a range of four standard deviations holds those too, where the
+    # quantile that is taken otherwise would be the maximum of these.
+    calibration = Calibration.fit(vectors, model=model, ranges=RangeMethod("rolling"))
     collection = await database.create_collection(
         name,
-        calibration=Calibration.fit(vectors, model=model),
+        calibration=calibration,
         id_type="text",
         model=model,
         embedding=embedder.options.as_json(),
