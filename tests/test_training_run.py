@@ -145,6 +145,14 @@ def test_scored_pairs_and_a_folder_of_judgements_are_evaluated(model: str, pairs
     assert (done.tables[0].measure, done.tables[0].texts) == ("nDCG@10", "half of beir")
 
 
+def test_columns_are_in_the_order_of_the_file_whatever_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    names = [f"{letter}{number}" for number in range(4) for letter in "zmaq"]
+    first = {"id": 1, **{name: f"{name} text" for name in names[:10]}}
+    path.write_text(json.dumps(first) + "\n" + json.dumps(dict.fromkeys(reversed(names[:10]), "text")) + "\n")
+    assert list(read_pairs(path).texts) == names[:10]
+
+
 def test_a_third_column_holds_what_is_no_answer(model: str, pairs: Path, tmp_path: Path) -> None:
     read = read_pairs(pairs)
     wrong = read.documents[7:] + read.documents[:7]
@@ -159,6 +167,13 @@ def test_a_third_column_holds_what_is_no_answer(model: str, pairs: Path, tmp_pat
     assert [each.calibration.description["sample"]["size"] for each in done] == [2 * 8 * 3, 2 * 8 * 2]
     assert done[0].tables[0].before == done[1].tables[0].before
     assert done[0].calibration != done[1].calibration
+
+
+def test_a_threshold_is_trained_with_and_stored(model: str, pairs: Path, tmp_path: Path) -> None:
+    done = train(options(model, pairs, tmp_path / "out", steps=2, threshold=0.5), Reporter())
+    np.testing.assert_allclose(done.calibration.threshold, 0.5 * done.calibration.mean, rtol=1e-5)
+    assert done.calibration.mean.any()
+    assert done.calibration.description["method"]["threshold"] == 0.5
 
 
 def test_another_training_is_not_mixed_into_the_output(model: str, pairs: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def _json_lines(file: Path) -> dict[str, list[Any]]:
             record = dict(json.loads(line))
         except (ValueError, TypeError):
             raise InputError(f"{file}, line {number}: expected a JSON object") from None
-        for name in table.keys() | record.keys():
+        for name in [*table, *(name for name in record if name not in table)]:  # columns keep the file's order
             table.setdefault(name, [None] * rows).append(record.get(name))
         rows += 1
     return table
