@@ -83,6 +83,13 @@ def _starts(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 @click.option("--range", "value", type=float, help="The radius, for fixed.")
 @click.option("--global-range", is_flag=True, help="One range for all dimensions.")
 @click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the mean subtracted; at 0 sign bits are those that other libraries expect.",
+)
+@click.option(
     "--matryoshka",
     callback=_lengths,
     metavar="LENGTHS",

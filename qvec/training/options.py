@@ -18,8 +18,9 @@ class TrainOptions:
     """One training, as `qvec train` runs it.
 
     `starts` holds the first step of each precision for the staged schedule, `warmup_steps` the steps of the linear
-    one. `mini_batch_size` makes batches larger than memory by gradient caching. `matryoshka` holds lengths of prefixes
-    that are trained too, each for codes of its own.
+    one. `mini_batch_size` makes batches larger than memory by gradient caching. `threshold` is the share of the mean
+    that is subtracted before quantizing. `matryoshka` holds lengths of prefixes that are trained too, each for codes of
+    its own.
 
     The table of precisions is measured on a tenth of the pairs, at most 500, which are held out. With `evaluation` (a
     file of pairs, or a folder in BEIR's layout) it is measured on half of its queries, and the other half selects the
@@ -37,6 +38,7 @@ class TrainOptions:
     warmup_steps: int | None = None
     asymmetric: bool = False
     ranges: RangeMethod = field(default_factory=lambda: RangeMethod("rolling"))
+    threshold: float = 0.0
     matryoshka: tuple[int, ...] = ()
     steps: int = 2_000
     batch_size: int = 64

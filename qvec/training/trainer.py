@@ -48,6 +48,7 @@ def loss_of(model: Any, pairs: Pairs, options: TrainOptions) -> QuantizationAwar
         schedule=_schedule(options),
         asymmetric=options.asymmetric,
         calibration=options.ranges,
+        threshold=options.threshold,
     )
 
 
