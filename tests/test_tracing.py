@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
+from numpy.typing import NDArray
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from qdrant_client.http.exceptions import ResponseHandlingException
 from stores import Store
 
-from qvec import Calibration, tracing
+from qvec import Calibration, connect, tracing
+from qvec.qdrant.retries import Retries
 
 
 @pytest.fixture
@@ -84,3 +89,33 @@ def test_nothing_is_logged_to_handlers_of_qvecs_own() -> None:
     )
     program += "assert not any(logger.handlers for logger in [logging.root, *loggers])"
     subprocess.run([sys.executable, "-I", "-c", program], check=True)
+
+
+def test_what_a_service_recovers_from_is_logged(
+    url: str, caplog: pytest.LogCaptureFixture, vectors: NDArray[np.float32], calibration: Calibration
+) -> None:
+    with connect(url) as database, caplog.at_level(logging.INFO, "qvec"):
+        docs = database.create_collection("docs", calibration=calibration)
+        docs.upsert(range(3), vectors[:3])
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert docs.count() == 3
+        logged = [record.getMessage() for record in caplog.records if record.name == "qvec.postgres"]
+        assert logged == [f"a connection to {database.name} was lost; reading again"]
+
+
+def test_a_repeated_request_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    answers = iter([ResponseHandlingException(ConnectionError("refused")), 7])
+
+    def request() -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert Retries(5)(request) == 7
+    assert [record.name for record in caplog.records] == ["qvec.qdrant"]
+    assert caplog.records[0].getMessage().startswith("a request to Qdrant failed and is sent again: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import threading
@@ -24,6 +25,8 @@ from qvec.postgres.errors import NO_URL, check_url, connection_lost, redact
 from qvec.postgres.steps import AsyncConnection, Connection, Work, perform, perform_async
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger("qvec.postgres")
 
 _BIT_OID = 1560
 _BIT_ARRAY_OID = 1561
@@ -123,6 +126,7 @@ class Connections(_Connections):
             except psycopg.Error as error:
                 if not connection_lost(error):
                     raise
+                _LOG.warning("a connection to %s was lost; reading again", self.name)
             self.pool().check()  # what broke one connection may have broken those that wait in the pool
             time.sleep(pause)
         with self.connection() as connection:
@@ -199,6 +203,7 @@ class AsyncConnections(_Connections):
             except psycopg.Error as error:
                 if not connection_lost(error):
                     raise
+                _LOG.warning("a connection to %s was lost; reading again", self.name)
             await (await self.pool()).check()  # what broke one connection may have broken those that wait in the pool
             await asyncio.sleep(pause)
         async with self.connection() as connection:

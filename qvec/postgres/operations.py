@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 Prepared = tuple[Work[Plan], NDArray[np.float32]]
 """What plans a search, and its queries (m, d) as they are compared."""
+
+
+_LOG = logging.getLogger("qvec.postgres")
 
 
 class CollectionOperations:
@@ -167,6 +171,7 @@ class CollectionOperations:
             raise CollectionError(f"collection {self.name!r} was dropped{again} since it was opened; open it again")
         found = yield from self._find(self.name)
         self.table, self.calibration = found.table, found.calibration
+        _LOG.info("collection %r was recalibrated, and is read by calibration %s now", self.name, self.calibration.id)
 
     def _still(self) -> Composed:
         return statements.still(self.name, self.calibration.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
 import time
@@ -11,9 +12,11 @@ from typing import TypeVar
 
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
-from qvec.qdrant.errors import is_transient
+from qvec.qdrant.errors import is_transient, reason
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger("qvec.qdrant")
 
 _RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0)
 _LONGEST_WAIT = 60.0
@@ -37,6 +40,7 @@ class Retries:
                 late = time.monotonic() - began >= self._timeout
                 if late or not is_transient(error) or self._given_up.wait(_wait(error, seconds)):
                     raise
+                _LOG.warning("a request to Qdrant failed and is sent again: %s", reason(error))
         return request()
 
     def give_up(self) -> None:
@@ -61,6 +65,7 @@ class AsyncRetries:
                 if time.monotonic() - began >= self._timeout or not is_transient(error):
                     raise
                 await asyncio.sleep(_wait(error, seconds))
+                _LOG.warning("a request to Qdrant failed and is sent again: %s", reason(error))
         return await request()
 
 
