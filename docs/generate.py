@@ -18,6 +18,7 @@ PAGE = Path(__file__).with_name("api.md")
 
 DATABASES = {"Postgres": "postgres.database.PostgresDatabase", "Qdrant": "qdrant.database.QdrantDatabase"}
 COLLECTIONS = {"Postgres": "postgres.collection.PostgresCollection", "Qdrant": "qdrant.collection.QdrantCollection"}
+RETRIEVAL = "qvec.retrieval.methods.Retrieval"
 GIVEN = ("stores.Info", "stores.Explanation", "stores.StoredRows", "metadata_index.MetadataIndex", "versions.Versions")
 EVALUATION = {
     "evaluate": ("evaluate",),
@@ -138,7 +139,7 @@ def _alike(qvec: Any, stores: Stores) -> Iterator[str]:
     classes = {store: qvec[path] for store, path in stores.classes.items()}
     shared = qvec[stores.shared]
     yield _table(classes)
-    methods = {store: _methods(found) for store, found in classes.items()}
+    methods = {store: _methods_for_users(found) for store, found in classes.items()}
     names = dict.fromkeys(name for found in methods.values() for name in found)
     yield _attributes(shared, names)
     having_each = {name: {store: found[name] for store, found in methods.items() if name in found} for name in names}
@@ -179,6 +180,12 @@ def _methods(found: Any) -> dict[str, Any]:
     members = {**found.members, **found.all_members}
     methods = {name: _target(member) for name, member in members.items() if not name.startswith("_")}
     return {name: method for name, method in methods.items() if method.is_function}
+
+
+def _methods_for_users(found: Any) -> dict[str, Any]:
+    """Without those of the bases that a class shares with its twin: what it is made of, and no way to use it."""
+    own = (found.path, RETRIEVAL)
+    return {name: method for name, method in _methods(found).items() if method.parent.path in own}
 
 
 def _attributes(found: Any, methods: Container[str] = ()) -> str:

@@ -59,10 +59,16 @@ def test_every_exported_name_is_there(name: str) -> None:
     assert entries(name) == set(importlib.import_module(name).__all__)
 
 
+def methods_for_users(kind: type) -> set[str]:
+    """Public methods of a class's own and of retrieval; its other bases are what it shares with its twin."""
+    bases = (base for base in kind.__mro__ if base is kind or base.__module__.startswith("qvec.retrieval"))
+    names = (name for base in bases for name in vars(base) if not name.startswith("_"))
+    return {name for name in names if callable(getattr(kind, name, None))}
+
+
 @pytest.mark.parametrize(("title", "classes"), [("Databases", DATABASES), ("Collections", COLLECTIONS)])
 def test_every_public_method_is_there_and_each_class_with_its_twin(title: str, classes: list[type]) -> None:
-    public = {name for kind in classes for name in dir(kind) if not name.startswith("_")}
-    methods = {name for name in public if any(callable(getattr(kind, name, None)) for kind in classes)}
+    methods = {name for kind in classes for name in methods_for_users(kind)}
     assert entries(title) == methods - {"open"}  # of the twins alone: what the constructor does otherwise
     for kind in classes:
         assert f"`{kind.__module__}.{kind.__name__}`" in chapter(title)
