@@ -98,12 +98,16 @@ def service(
 ) -> Iterator[Service]:
     url = new_database() if request.param == "postgres" else f"qdrant:{tmp_path_factory.mktemp('qdrant')}"
     loop = asyncio.new_event_loop()
-    database = loop.run_until_complete(qvec.connect_async(url))
-    opened = open_library(database, "notes", PACKAGED_MODEL, passages_of(NOTES))
-    yield Service(loop, loop.run_until_complete(opened))
-    loop.run_until_complete(database.close())
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
+    try:
+        database = loop.run_until_complete(qvec.connect_async(url))
+        try:
+            opened = open_library(database, "notes", PACKAGED_MODEL, passages_of(NOTES))
+            yield Service(loop, loop.run_until_complete(opened))
+        finally:
+            loop.run_until_complete(database.close())
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
 
 @pytest.fixture(scope="module")
