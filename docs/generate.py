@@ -64,7 +64,7 @@ class Stores:
 
 def load() -> Any:
     """The package, read and not imported: the page is the same on every Python."""
-    return griffe.load("qvec", search_paths=[PROJECT], resolve_aliases=True)
+    return griffe.load("qvec", search_paths=[PROJECT], try_relative_path=False, resolve_aliases=True)
 
 
 def page(qvec: Any) -> str:
