@@ -52,7 +52,7 @@ def run(command: list[str], folder: Path) -> str:
 
 def test_the_readme_has_examples() -> None:
     assert len(COMMANDS) >= 8
-    assert len(PROGRAMS) == 2
+    assert len(PROGRAMS) == 3
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -76,3 +76,9 @@ def test_the_service(folder: Path) -> None:
     """On the collection of texts that the commands loaded."""
     printed = run([sys.executable, "-c", PROGRAMS[1]], folder)
     assert printed.splitlines()[0] == "handbook-1 Error E4711: the disk is full. {'source': 'handbook'}"
+
+
+@pytest.mark.skipif(not MODELS, reason="needs qvec[demo]")
+def test_the_framework(folder: Path) -> None:
+    printed = run([sys.executable, "-W", "ignore", "-c", PROGRAMS[2]], folder)
+    assert printed == "How to read a CSV file into rows.\n"
