@@ -176,6 +176,35 @@ def test_pages_follow_each_other(docs: Any) -> None:
     assert [hit.score for hit in first.hits + last.hits] == [hit.score for hit in everything]
 
 
+def pages(docs: Any, question: str, k: int) -> list[list[Any]]:
+    """The ids of each page, to the last."""
+    found, cursor = [], None
+    while not found or cursor is not None:
+        page = docs.search_page(question, k, cursor)
+        found.append(ids(page.hits))
+        cursor = page.cursor
+    return found
+
+
+def test_pages_hold_every_row_of_one_score(docs: Any) -> None:
+    copies = [f"copy{n:02}" for n in range(20)]
+    docs.add(["dog"] * 20, ids=copies[::-1])
+    found = pages(docs, "dog", 3)
+    rows = [id for page in found for id in page]
+    assert rows[:20] == copies
+    assert sorted(rows) == sorted([*copies, *"abcdef"])
+    assert all(len(page) == 3 for page in found[:-1])
+
+
+def test_rows_written_before_the_cursor_do_not_end_the_pages(docs: Any) -> None:
+    first = docs.search_page("rain", 2)
+    docs.add(["rain"] * 8)
+    second = docs.search_page("rain", 2, first.cursor)
+    assert len(second.hits) == 2
+    assert second.cursor is not None
+    assert not set(ids(first.hits)) & set(ids(second.hits))
+
+
 # Words
 
 

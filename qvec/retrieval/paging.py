@@ -24,12 +24,25 @@ class Page:
     cursor: str | None
 
 
+_WIDER = 4
+"""How many times more hits are asked for when the page was not certain to be complete."""
+
+
 def page(query: NDArray[np.float32], k: int, after: str | None, options: Mapping[str, Any]) -> Steps[Page]:
-    """The k hits after a cursor. Equal scores go by id, so that pages meet without overlap."""
+    """The k hits after a cursor. Equal scores go by id, so that pages meet without overlap.
+
+    More hits are asked for where rows were written before the cursor since, and until a lower score follows the page:
+    of equal scores a search may have found any.
+    """
     seen, last = _read(after) if after else (0, None)
-    hits = yield Search(query, seen + k + 1, options)
-    ranked = sorted(hits, key=_rank)
-    following = ranked if last is None else [hit for hit in ranked if _rank(hit) > last]
+    limit = seen + k + 1
+    while True:
+        hits = yield Search(query, limit, options)
+        ranked = sorted(hits, key=_rank)
+        following = ranked if last is None else [hit for hit in ranked if _rank(hit) > last]
+        if len(hits) < limit or (len(following) > k and following[-1].score < following[k - 1].score):
+            break
+        limit *= _WIDER
     shown, more = following[:k], len(following) > k
     return Page(shown, _write(seen + len(shown), shown[-1]) if more else None)
 
