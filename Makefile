@@ -34,8 +34,8 @@ format: $(VENV)/.dev  ## format Python and Rust
 docs: $(VENV)/.dev  ## write docs/api.md from signatures and docstrings
 	@$(BIN)/python docs/generate.py
 
-bench: $(VENV)/.dev  ## run the benchmarks (about 45 minutes)
-	@for script in quantize load memory search sql qdrant qdrant_prefilters; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+bench: $(VENV)/.dev  ## run the benchmarks (about an hour)
+	@for script in quantize load memory search sql qdrant qdrant_prefilters filters sdk; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 wheel: $(VENV)/.dev  ## build the wheel into dist/
 	@$(BIN)/maturin build --release --out dist
