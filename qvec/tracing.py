@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry around what a search does, where its API is installed: `qvec.embed`, `qvec.search` and, inside,
+"""Spans of OpenTelemetry around what a search does, where its API is in use: `qvec.embed`, `qvec.search` and, inside,
 `qvec.prefilter`, `qvec.rescore`, `qvec.texts`. Without a tracer provider, or without the package, they cost next to
 nothing."""
 
