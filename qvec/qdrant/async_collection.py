@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -10,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvec.hits import Hit
-from qvec.qdrant.description import Description, Foreign
 from qvec.qdrant.errors import explained
-from qvec.qdrant.operations import CollectionOperations
+from qvec.qdrant.following import FollowingCollection
 from qvec.qdrant.steps import Steps
 from qvec.retrieval.async_methods import AsyncRetrieval
 from qvec.stores import Explanation, Info, Progress, StoredRows
@@ -26,14 +24,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncQdrantCollection(CollectionOperations, AsyncRetrieval):
+class AsyncQdrantCollection(FollowingCollection, AsyncRetrieval):
     """A named set of rows with one calibration. Get one from a database's `collection` or `create_collection`."""
 
-    def __init__(
-        self, database: AsyncQdrantDatabase, name: str, description: Description, foreign: Foreign | None = None
-    ) -> None:
-        """`foreign` is what a collection that qvec did not make holds; it is only read."""
-        super().__init__(database, name, description, foreign)
+    def __init__(self, database: AsyncQdrantDatabase, *opened: Any) -> None:
+        """`opened` is what the database's catalog gives, an `Opened`."""
+        super().__init__(database, *opened)
         self._database = database
 
     async def upsert(
@@ -49,69 +45,74 @@ class AsyncQdrantCollection(CollectionOperations, AsyncRetrieval):
 
         `vectors` has shape (n, d); `metadata` is what JSON can hold. All rows are checked before the first is written.
         """
-        # Thousands of rows take a while to encode.
-        steps = await asyncio.to_thread(self._upserting, ids, vectors, documents, metadata, on_duplicate)
+        steps = self._upserting_by_view(ids, vectors, documents, metadata, on_duplicate)
         return await self._run(f"cannot write to collection {self.name!r}", steps)
 
     async def delete(self, ids: Sequence[int | str]) -> int:
         """Deletes the rows with these ids; returns how many there were."""
-        return await self._run(f"cannot delete from collection {self.name!r}", self._deleting(ids))
+        return await self._run(
+            f"cannot delete from collection {self.name!r}", self._writing(lambda view: view._deleting(ids))
+        )
 
     async def get(self, ids: Sequence[int | str]) -> list[Hit | None]:
         """The rows with these ids, in their order, None for each that is missing; their score is NaN."""
-        return await self._run(self._reading, self._getting(ids))
+        return await self._run(self._reading, self._by_view(lambda view: view._getting(ids)))
 
     async def vectors(self, ids: Sequence[int | str]) -> NDArray[np.float32]:
         """The vectors of the rows with these ids as far as they are kept, float32 (n, d). NaN for a row that is
         missing."""
-        return await self._run(self._reading, self._getting_vectors(ids))
+        return await self._run(self._reading, self._by_view(lambda view: view._getting_vectors(ids)))
 
     async def matching(
         self, filter: FilterLike | None = None, limit: int | None = None, *, texts: bool = True
     ) -> list[Hit]:
         """The rows whose metadata passes `filter`, or all, in the order of their points' ids, no more than `limit` of
         them; their score is NaN. `texts` false leaves documents and metadata out."""
-        return await self._run(self._reading, self._matching(filter, limit, texts))
+        return await self._run(self._reading, self._by_view(lambda view: view._matching(filter, limit, texts)))
 
     async def stored_rows(self, start: int, rows: int) -> AsyncIterator[StoredRows]:
         """Its rows in the order of their points' ids, from the row at this position on, so many at a time."""
-        following = await self._run(self._reading, self._skip(start))
+        view, following = await self._run(self._reading, self._skipping(start))
         while following is not None:
-            found, following = await self._run(self._reading, self._stored_from(following, rows))
+            found, following = await self._run(self._reading, view._stored_from(following, rows))
             if found:
                 yield found
 
     async def count(self) -> int:
         """The number of rows."""
-        return await self._run(self._reading, self._count())
+        return await self._run(self._reading, self._by_view(lambda view: view._count()))
 
     async def info(self) -> Info:
         """What it is and, in a directory, what it takes on disk and in memory."""
-        return await self._run(self._reading, self._info())
+        return await self._run(self._reading, self._by_view(lambda view: view._info()))
 
     async def set_oversampling(self, oversampling: float) -> None:
         """Stores the candidates for each hit, for this and every later search that names none. What has the collection
         open elsewhere goes on with what it read."""
-        steps = self._setting_oversampling(oversampling)
+        steps = self._storing_oversampling(oversampling)
         await self._run(f"cannot set the oversampling of collection {self.name!r}", steps)
 
     async def has_index(self) -> bool:
         """Whether the graph is there for all points; without it a search scans those that it does not hold."""
-        return await self._run(self._reading, self._has_index())
+        return await self._run(self._reading, self._by_view(lambda view: view._has_index()))
 
     async def build_index(self, progress: Progress = lambda *_: None) -> None:
         """Has the engine index all points, and waits for it."""
-        await self._run(f"cannot build the index of collection {self.name!r}", self._building_index(progress))
+        await self._run(
+            f"cannot build the index of collection {self.name!r}",
+            self._writing(lambda view: view._building_index(progress)),
+        )
 
     async def index_metadata(self, indexes: Sequence[MetadataIndex]) -> None:
         """Creates indexes for filters on metadata, where they are not there yet."""
-        steps = self._indexing_metadata(indexes)
+        steps = self._writing(lambda view: view._indexing_metadata(indexes))
         await self._run(f"cannot index the metadata of collection {self.name!r}", steps)
 
     async def index_texts(self, language: str = "english") -> None:
         """Indexes the documents' words for `search_text` and `search_hybrid`, now and as rows are written, unless they
         are. `language` says how words are stemmed, `simple` not at all. A server has to be 1.20 or newer."""
-        await self._run(f"cannot index the texts of collection {self.name!r}", self._indexing_texts(language))
+        steps = self._writing(lambda view: view._indexing_texts(language))
+        await self._run(f"cannot index the texts of collection {self.name!r}", steps)
 
     @overload
     async def search(
@@ -165,7 +166,7 @@ class AsyncQdrantCollection(CollectionOperations, AsyncRetrieval):
         `ef` widens the search of the graph (Qdrant's hnsw_ef), `texts` false leaves documents and metadata out.
         """
         vectors = await self._embedded_async(query)
-        steps = self._searching(vectors, k, oversampling, filter, exact, rescore, ef, texts)
+        steps = self._by_view(lambda view: view._searching(vectors, k, oversampling, filter, exact, rescore, ef, texts))
         found: list[Hit] | list[list[Hit]] = await self._run(self._reading, steps)
         return found
 
@@ -176,7 +177,9 @@ class AsyncQdrantCollection(CollectionOperations, AsyncRetrieval):
 
         Needs `index_texts`. Raises InputError where that was not called.
         """
-        return await self._run(self._reading, self._searching_text(question, k, filter, texts))
+        return await self._run(
+            self._reading, self._by_view(lambda view: view._searching_text(question, k, filter, texts))
+        )
 
     async def explain(
         self,
@@ -188,7 +191,8 @@ class AsyncQdrantCollection(CollectionOperations, AsyncRetrieval):
         exact: bool = False,
     ) -> Explanation:
         """Searches for one query (d,) and tells what the engine was asked, and the time of each step."""
-        steps = self._explaining(await self._embedded_async(query), k, oversampling, filter, exact)
+        vector = await self._embedded_async(query)
+        steps = self._by_view(lambda view: view._explaining(vector, k, oversampling, filter, exact))
         return await self._run(self._reading, steps)
 
     async def _run(self, doing: str, steps: Steps[T]) -> T:

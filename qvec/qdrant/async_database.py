@@ -131,7 +131,7 @@ class AsyncQdrantDatabase(Catalog):
         that calibration (or for x, where its threshold is zero). Of one that qvec made it has to be the same.
         """
         with explained(self._reading):
-            return AsyncQdrantCollection(self, *(await self.run(self._find(name, calibration))))
+            return AsyncQdrantCollection(self, *(await self.run(self.find(name, calibration))))
 
     async def has_collection(self, name: str) -> bool:
         """Whether there is a collection of this name."""

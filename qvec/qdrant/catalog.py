@@ -9,6 +9,7 @@ from typing import NamedTuple
 from qvec.calibration import Calibration
 from qvec.connecting import ConnectOptions
 from qvec.errors import CollectionError, InputError
+from qvec.qdrant import versioning
 from qvec.qdrant.description import Description, Foreign
 from qvec.qdrant.engine import Engine
 from qvec.qdrant.errors import explained
@@ -25,6 +26,10 @@ class Opened(NamedTuple):
     name: str
     description: Description
     foreign: Foreign | None = None
+    points: str | None = None
+    """The engine's collection that has its points, where that is not of its name."""
+    turn: int = 0
+    """How often it was exchanged for another version."""
 
 
 class Catalog:
@@ -80,10 +85,13 @@ class Catalog:
         self._check_open()
         return self.home.engine(name, layout, sharding)
 
-    def describe(self, name: str) -> Steps[Description | None]:
-        """What is written down of a collection; None when there is none, or qvec did not make it."""
+    def opened(self, name: str) -> Steps[Opened | None]:
+        """A collection's version in use; None when there is none, or qvec did not make it."""
         self._check_open()
-        return self.home.describe(name)
+        record = yield from self.home.read_versions(name)
+        points = yield from versioning.points_of(self.home, name, record)
+        found = None if points is None else (yield from self.home.describe(points))
+        return None if found is None else Opened(name, found, None, points, versioning.turn_of(record))
 
     def _creating(self, name: str, description: Description) -> Steps[Opened]:
         check_name(name)
@@ -97,23 +105,25 @@ class Catalog:
         if (yield from self._has(name)):
             raise CollectionError(f"collection {name!r} exists already")
         yield from self.home.create(name, description)
-        return (yield from self._find(name, None))
+        return (yield from self.find(name))
 
-    def _find(self, name: str, calibration: Calibration | None) -> Steps[Opened]:
-        found = yield from self.describe(name)
+    def find(self, name: str, calibration: Calibration | None = None) -> Steps[Opened]:
+        """A collection as it is opened. Raises CollectionError, listing those there are, when it is missing."""
+        found = yield from self.opened(name)
         if found is None:
             return (yield from self._find_foreign(name, calibration))
-        if calibration is not None and calibration != found.calibration:
+        own = found.description.calibration
+        if calibration is not None and calibration != own:
             raise CollectionError(
-                f"collection {name!r} has calibration {found.calibration.id}, not {calibration.id}; codes of two "
-                "calibrations do not compare"
+                f"collection {name!r} has calibration {own.id}, not {calibration.id}; codes of two calibrations do not "
+                "compare"
             )
-        return Opened(name, found)
+        return found
 
     def _find_foreign(self, name: str, calibration: Calibration | None) -> Steps[Opened]:
         found = yield from self.home.foreign(name)
         if found is None:
-            raise self._missing(name, (yield from self.home.names()))
+            raise self._missing(name, (yield from versioning.names(self.home)))
         if calibration is None:
             raise CollectionError(
                 f"collection {name!r} was not made by qvec and has no calibration; give the one of its vectors"
@@ -124,16 +134,16 @@ class Catalog:
         return CollectionError(f"no collection {name!r} in {self.name}; there are: {', '.join(names) or 'none'}")
 
     def _has(self, name: str) -> Steps[bool]:
-        return (yield from self.describe(name)) is not None
+        return (yield from self.opened(name)) is not None
 
     def _all(self) -> Steps[list[Opened]]:
         found = []
-        for name in (yield from self.home.names()):
-            found.append((yield from self._find(name, None)))
+        for name in (yield from versioning.names(self.home)):
+            found.append((yield from self.find(name)))
         return found
 
     def _drop(self, name: str) -> Steps[None]:
-        names = yield from self.home.names()
+        names = yield from versioning.names(self.home)
         if name not in names:
             raise self._missing(name, names)
-        yield from self.home.drop(name)
+        yield from versioning.drop(self.home, name)

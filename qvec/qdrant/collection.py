@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvec.hits import Hit
-from qvec.qdrant.description import Description, Foreign
 from qvec.qdrant.errors import explained
-from qvec.qdrant.operations import CollectionOperations
+from qvec.qdrant.following import FollowingCollection
 from qvec.qdrant.steps import Steps
 from qvec.retrieval.methods import Retrieval
 from qvec.stores import Explanation, Info, Progress, StoredRows
@@ -25,14 +24,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class QdrantCollection(CollectionOperations, Retrieval):
+class QdrantCollection(FollowingCollection, Retrieval):
     """A named set of rows with one calibration. Get one from a database's `collection` or `create_collection`."""
 
-    def __init__(
-        self, database: QdrantDatabase, name: str, description: Description, foreign: Foreign | None = None
-    ) -> None:
-        """`foreign` is what a collection that qvec did not make holds; it is only read."""
-        super().__init__(database, name, description, foreign)
+    def __init__(self, database: QdrantDatabase, *opened: Any) -> None:
+        """`opened` is what the database's catalog gives, an `Opened`."""
+        super().__init__(database, *opened)
         self._database = database
 
     def upsert(
@@ -48,66 +45,72 @@ class QdrantCollection(CollectionOperations, Retrieval):
 
         `vectors` has shape (n, d); `metadata` is what JSON can hold. All rows are checked before the first is written.
         """
-        steps = self._upserting(ids, vectors, documents, metadata, on_duplicate)
+        steps = self._upserting_by_view(ids, vectors, documents, metadata, on_duplicate)
         return self._run(f"cannot write to collection {self.name!r}", steps)
 
     def delete(self, ids: Sequence[int | str]) -> int:
         """Deletes the rows with these ids; returns how many there were."""
-        return self._run(f"cannot delete from collection {self.name!r}", self._deleting(ids))
+        return self._run(
+            f"cannot delete from collection {self.name!r}", self._writing(lambda view: view._deleting(ids))
+        )
 
     def get(self, ids: Sequence[int | str]) -> list[Hit | None]:
         """The rows with these ids, in their order, None for each that is missing; their score is NaN."""
-        return self._run(self._reading, self._getting(ids))
+        return self._run(self._reading, self._by_view(lambda view: view._getting(ids)))
 
     def vectors(self, ids: Sequence[int | str]) -> NDArray[np.float32]:
         """The vectors of the rows with these ids as far as they are kept, float32 (n, d). NaN for a row that is
         missing."""
-        return self._run(self._reading, self._getting_vectors(ids))
+        return self._run(self._reading, self._by_view(lambda view: view._getting_vectors(ids)))
 
     def matching(self, filter: FilterLike | None = None, limit: int | None = None, *, texts: bool = True) -> list[Hit]:
         """The rows whose metadata passes `filter`, or all, in the order of their points' ids, no more than `limit` of
         them; their score is NaN. `texts` false leaves documents and metadata out."""
-        return self._run(self._reading, self._matching(filter, limit, texts))
+        return self._run(self._reading, self._by_view(lambda view: view._matching(filter, limit, texts)))
 
     def stored_rows(self, start: int, rows: int) -> Iterator[StoredRows]:
         """Its rows in the order of their points' ids, from the row at this position on, so many at a time."""
-        following = self._run(self._reading, self._skip(start))
+        view, following = self._run(self._reading, self._skipping(start))
         while following is not None:
-            found, following = self._run(self._reading, self._stored_from(following, rows))
+            found, following = self._run(self._reading, view._stored_from(following, rows))
             if found:
                 yield found
 
     def count(self) -> int:
         """The number of rows."""
-        return self._run(self._reading, self._count())
+        return self._run(self._reading, self._by_view(lambda view: view._count()))
 
     def info(self) -> Info:
         """What it is and, in a directory, what it takes on disk and in memory."""
-        return self._run(self._reading, self._info())
+        return self._run(self._reading, self._by_view(lambda view: view._info()))
 
     def set_oversampling(self, oversampling: float) -> None:
         """Stores the candidates for each hit, for this and every later search that names none. What has the collection
         open elsewhere goes on with what it read."""
-        steps = self._setting_oversampling(oversampling)
+        steps = self._storing_oversampling(oversampling)
         self._run(f"cannot set the oversampling of collection {self.name!r}", steps)
 
     def has_index(self) -> bool:
         """Whether the graph is there for all points; without it a search scans those that it does not hold."""
-        return self._run(self._reading, self._has_index())
+        return self._run(self._reading, self._by_view(lambda view: view._has_index()))
 
     def build_index(self, progress: Progress = lambda *_: None) -> None:
         """Has the engine index all points, and waits for it."""
-        self._run(f"cannot build the index of collection {self.name!r}", self._building_index(progress))
+        self._run(
+            f"cannot build the index of collection {self.name!r}",
+            self._writing(lambda view: view._building_index(progress)),
+        )
 
     def index_metadata(self, indexes: Sequence[MetadataIndex]) -> None:
         """Creates indexes for filters on metadata, where they are not there yet."""
-        steps = self._indexing_metadata(indexes)
+        steps = self._writing(lambda view: view._indexing_metadata(indexes))
         self._run(f"cannot index the metadata of collection {self.name!r}", steps)
 
     def index_texts(self, language: str = "english") -> None:
         """Indexes the documents' words for `search_text` and `search_hybrid`, now and as rows are written, unless they
         are. `language` says how words are stemmed, `simple` not at all. A server has to be 1.20 or newer."""
-        self._run(f"cannot index the texts of collection {self.name!r}", self._indexing_texts(language))
+        steps = self._writing(lambda view: view._indexing_texts(language))
+        self._run(f"cannot index the texts of collection {self.name!r}", steps)
 
     @overload
     def search(
@@ -161,7 +164,7 @@ class QdrantCollection(CollectionOperations, Retrieval):
         `ef` widens the search of the graph (Qdrant's hnsw_ef), `texts` false leaves documents and metadata out.
         """
         vectors = self._embedded(query)
-        steps = self._searching(vectors, k, oversampling, filter, exact, rescore, ef, texts)
+        steps = self._by_view(lambda view: view._searching(vectors, k, oversampling, filter, exact, rescore, ef, texts))
         found: list[Hit] | list[list[Hit]] = self._run(self._reading, steps)
         return found
 
@@ -172,7 +175,7 @@ class QdrantCollection(CollectionOperations, Retrieval):
 
         Needs `index_texts`. Raises InputError where that was not called.
         """
-        return self._run(self._reading, self._searching_text(question, k, filter, texts))
+        return self._run(self._reading, self._by_view(lambda view: view._searching_text(question, k, filter, texts)))
 
     def explain(
         self,
@@ -184,7 +187,8 @@ class QdrantCollection(CollectionOperations, Retrieval):
         exact: bool = False,
     ) -> Explanation:
         """Searches for one query (d,) and tells what the engine was asked, and the time of each step."""
-        steps = self._explaining(self._embedded(query), k, oversampling, filter, exact)
+        vector = self._embedded(query)
+        steps = self._by_view(lambda view: view._explaining(vector, k, oversampling, filter, exact))
         return self._run(self._reading, steps)
 
     def _run(self, doing: str, steps: Steps[T]) -> T:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
 from qvec.connecting import ConnectOptions
-from qvec.errors import InputError
 from qvec.loading import OnDuplicate
 from qvec.qdrant.address import Address
 from qvec.qdrant.catalog import Catalog
@@ -23,7 +22,7 @@ from qvec.qdrant.layout import IdType, Layout, Prefilter, QueryEncoding, Rescore
 from qvec.qdrant.loader import QdrantLoader
 from qvec.qdrant.remote import Server
 from qvec.qdrant.steps import Ask, Steps, perform
-from qvec.versions import Versions
+from qvec.qdrant.versions import QdrantVersions
 
 T = TypeVar("T")
 
@@ -134,7 +133,7 @@ class QdrantDatabase(Catalog):
         that calibration (or for x, where its threshold is zero). Of one that qvec made it has to be the same.
         """
         with explained(self._reading):
-            return QdrantCollection(self, *self.run(self._find(name, calibration)))
+            return QdrantCollection(self, *self.run(self.find(name, calibration)))
 
     def has_collection(self, name: str) -> bool:
         """Whether there is a collection of this name."""
@@ -156,12 +155,9 @@ class QdrantDatabase(Catalog):
         """Nothing has to be installed; returns what a user should know, if anything."""
         return self._warning
 
-    def versions(self, collection: str) -> Versions:
-        """Raises InputError: a server and the embedded engine have nothing that follows the writes to a collection."""
-        raise InputError(
-            f"collection {collection!r} is in {self.name}, and only in Postgres is a collection recalibrated where it "
-            "is; load its source into a new collection, which is calibrated to it, and switch to that"
-        )
+    def versions(self, collection: str) -> QdrantVersions:
+        """The versions of a collection, by two calibrations."""
+        return QdrantVersions(self, collection)
 
     def loader(self, collection: str, source: str, on_duplicate: OnDuplicate, workers: int) -> QdrantLoader:
         """A load of one source into a collection that may not be there yet."""

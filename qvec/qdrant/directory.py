@@ -1,9 +1,9 @@
 """Collections of the embedded engine in a directory, which one process has open at a time.
 
 DIR/qvec.lock is held by that process. Each collection has a folder, named as it is with what file systems may not take
-written as %XX: `collection.json` describes it, `loads.json` tells how far sources have been loaded, `shard` is the
-engine's. A folder without `collection.json` was never finished, and is begun anew; one with anything else in it is not
-qvec's, and stays as it is.
+written as %XX: `collection.json` describes it, `loads.json` tells how far sources have been loaded, `versions.json`
+which folder has the points of the version in use, `shard` is the engine's. A folder without `collection.json` was
+never finished, and is begun anew; one with anything else in it is not qvec's, and stays as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from qvec.errors import CollectionError, DatabaseError, MissingExtraError
 from qvec.qdrant.description import Description, Foreign, not_one_vector
 from qvec.qdrant.layout import Layout, Sharding
 from qvec.qdrant.steps import at_once
+from qvec.qdrant.versioning import Record
 
 if TYPE_CHECKING:
     from qvec.qdrant.edge import EdgeEngine
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _LOCK = "qvec.lock"
 _DESCRIPTION = "collection.json"
 _LOADS = "loads.json"
+_VERSIONS = "versions.json"
 _SHARD = "shard"
 _MADE_WITH = "qvec-calibration.json"
 """Beside the engine's files: the calibration that the vectors were stored with, whatever describes them later."""
@@ -125,6 +127,23 @@ class Directory:
             if not file.exists():
                 raise CollectionError(f"collection {name!r} was dropped")
             _write(file, description.to_json())
+
+    @at_once
+    def read_versions(self, name: str) -> Record | None:
+        """What is written down of a collection's versions; None where it was never recalibrated."""
+        self._check_process()
+        folder = self._folder(name)
+        stored = _read(folder / _VERSIONS, name) if (folder / _DESCRIPTION).exists() else None
+        return None if stored is None else Record.from_json(stored, name)
+
+    @at_once
+    def write_versions(self, name: str, record: Record) -> None:
+        """Writes it down at once. Raises CollectionError when the collection is dropped."""
+        with self._mutex:
+            self._check_process()
+            if not (self._folder(name) / _DESCRIPTION).exists():
+                raise CollectionError(f"collection {name!r} was dropped")
+            _write(self._folder(name) / _VERSIONS, record.to_json())
 
     def _clear(self, folder: Path, name: str) -> None:
         """Removes a collection that was never finished. Raises CollectionError for what is none of qvec's."""
@@ -273,7 +292,8 @@ def _is_absent_or_unfinished(folder: Path) -> bool:
         return True
     except NotADirectoryError:
         return False
-    left = all(file.name in (_SHARD, _LOADS) or file.name.startswith(f".{_DESCRIPTION}.") for file in files)
+    kept = (_SHARD, _LOADS, _VERSIONS)
+    left = all(file.name in kept or file.name.startswith(f".{_DESCRIPTION}.") for file in files)
     shard = folder / _SHARD
     names = {file.name for file in shard.iterdir()} if shard.is_dir() else set()
     return left and {name for name in names if not name.startswith(f".{_MADE_WITH}.")} <= _ENGINE_FILES

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -23,7 +24,7 @@ from qvec.qdrant.engine import IndexState, Record, Request, Sizes
 from qvec.qdrant.ids import PointId
 from qvec.qdrant.layout import Layout
 from qvec.qdrant.points import Points
-from qvec.qdrant.steps import at_once
+from qvec.qdrant.steps import Steps, at_once
 from qvec.stores import Progress
 
 _DATATYPES = {
@@ -162,16 +163,28 @@ class EdgeEngine:
             return int(self._shard.count(edge.CountRequest(exact=True)))
 
     @at_once
-    def index_metadata(self, index: MetadataIndex) -> None:
-        field, schema = metadata_index.create_embedded(index)
+    def clear(self) -> None:
+        with _explained():
+            self._shard.update(edge.UpdateOperation.delete_points_by_filter(edge.Filter()))
+            self._shard.optimize()
+            self._shard.flush()
+
+    @at_once
+    def indexes(self) -> dict[str, Any]:
+        with _explained():
+            found = self._shard.info().payload_schema
+        return {field: index.params or index.data_type for field, index in found.items()}
+
+    @at_once
+    def create_index(self, field: str, schema: Any) -> None:
         with _explained():
             self._shard.update(edge.UpdateOperation.create_field_index(field, schema))
 
-    @at_once
-    def index_texts(self, language: str) -> None:
-        schema = full_text.create_embedded(language)
-        with _explained():
-            self._shard.update(edge.UpdateOperation.create_field_index(full_text.FIELD, schema))
+    def index_metadata(self, index: MetadataIndex) -> Steps[None]:
+        return self.create_index(*metadata_index.create_embedded(index))
+
+    def index_texts(self, language: str) -> Steps[None]:
+        return self.create_index(full_text.FIELD, full_text.create_embedded(language))
 
     @at_once
     def ranks_texts(self) -> bool:

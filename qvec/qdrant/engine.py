@@ -86,6 +86,15 @@ class Engine(Protocol):
 
     def count(self) -> Steps[int]: ...
 
+    def clear(self) -> Steps[None]:
+        """Deletes all points; the space they take is free soon after."""
+
+    def indexes(self) -> Steps[dict[str, Any]]:
+        """The indexes on fields of payloads, by field, as the same kind of engine's `create_index` takes them."""
+
+    def create_index(self, field: str, schema: Any) -> Steps[None]:
+        """Indexes a field of payloads, over another such index."""
+
     def index_metadata(self, index: MetadataIndex) -> Steps[None]: ...
 
     def index_texts(self, language: str) -> Steps[None]:

@@ -9,6 +9,7 @@ from qvec.qdrant.description import Description, Foreign
 from qvec.qdrant.engine import Engine
 from qvec.qdrant.layout import Layout, Sharding
 from qvec.qdrant.steps import Steps
+from qvec.qdrant.versioning import Record
 
 
 class Home(Protocol):
@@ -21,6 +22,10 @@ class Home(Protocol):
     def create(self, name: str, description: Description) -> Steps[None]: ...
 
     def describe_anew(self, name: str, description: Description) -> Steps[None]: ...
+
+    def read_versions(self, name: str) -> Steps[Record | None]: ...
+
+    def write_versions(self, name: str, record: Record) -> Steps[None]: ...
 
     def foreign(self, name: str) -> Steps[Foreign | None]: ...
 

@@ -19,6 +19,7 @@ from qvec.errors import CollectionError, DatabaseError
 from qvec.loading import Checkpoint, ConnectionLostError, EncodedBatch, OnDuplicate, Writing
 from qvec.qdrant.errors import is_transient, reason
 from qvec.qdrant.starts import QdrantStarts, checkpoint_of
+from qvec.qdrant.versioning import turn_of
 
 if TYPE_CHECKING:
     from qvec.qdrant.collection import QdrantCollection
@@ -95,11 +96,21 @@ class QdrantLoader:
         if not batch.count:
             return 0
         assert self._collection is not None
+        self._check_version(self._collection)
         rows = self._new_rows(self._collection, batch)
         count = self._counts.setdefault(batch.start, len(rows))
         if len(rows):
             self._run(self._collection.engine().upsert(rows))
+            self._check_version(self._collection)
         return count
+
+    def _check_version(self, collection: QdrantCollection) -> None:
+        """Raises CollectionError where the collection was exchanged for another version: rows are encoded for one."""
+        if turn_of(self._run(collection.settled())) != collection.turn:
+            raise CollectionError(
+                f"collection {self._name!r} was recalibrated while it was loaded; run the same load again, and it goes "
+                "on where it was"
+            )
 
     def _new_rows(self, collection: QdrantCollection, batch: EncodedBatch) -> Points:
         """The rows of a batch that are to be written. Where an id that is there is an error, it is written down first

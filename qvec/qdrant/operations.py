@@ -19,7 +19,7 @@ from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
 from qvec.errors import CollectionError, InputError
 from qvec.filters import parse
-from qvec.full_text import check_language, no_index
+from qvec.full_text import asked, check_language, no_index
 from qvec.hits import Hit
 from qvec.qdrant import filters, points
 from qvec.qdrant.description import Description, Foreign
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from qvec.filters import FilterLike
     from qvec.loading import OnDuplicate
     from qvec.metadata_index import MetadataIndex
-    from qvec.qdrant.catalog import Catalog
+    from qvec.qdrant.catalog import Catalog, Opened
     from qvec.retrieval.embedders import Embedders
     from qvec.sources import Form, IdType
 
@@ -60,9 +60,20 @@ class CollectionOperations:
     A method that takes arguments checks them when it is called, and gives steps.
     """
 
-    def __init__(self, catalog: Catalog, name: str, description: Description, foreign: Foreign | None) -> None:
-        """`foreign` is what a collection that qvec did not make holds; it is only read."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        name: str,
+        description: Description,
+        foreign: Foreign | None = None,
+        points: str | None = None,
+        turn: int = 0,
+    ) -> None:
+        """`foreign` is what a collection that qvec did not make holds; it is only read. `points` is the engine's
+        collection that has its points, its own by default, and `turn` how often that was exchanged."""
         self.name = name
+        self.points = points or name
+        self.turn = turn
         self.calibration: Calibration = description.calibration
         self.layout = description.layout
         self.oversampling = description.oversampling
@@ -107,9 +118,13 @@ class CollectionOperations:
         """What the vectors of `stored_rows` are."""
         return "centred"
 
+    def description(self) -> Description:
+        """What is written down of it."""
+        return Description(self.calibration, self.layout, self.oversampling, self.model, self.sharding, self.embedding)
+
     def engine(self) -> Engine:
         """The engine that holds its points. Raises CollectionError where it was dropped."""
-        return self._catalog.engine(self.name, self.layout, self.sharding)
+        return self._catalog.engine(self.points, self.layout, self.sharding)
 
     def encode(
         self,
@@ -157,7 +172,6 @@ class CollectionOperations:
         return self._upsert(encoded, on_duplicate)
 
     def _upsert(self, rows: Points, on_duplicate: OnDuplicate) -> Steps[int]:
-        yield from self.check_current()
         written = yield from self.write(rows, on_duplicate)
         yield from self.engine().flush()
         return written
@@ -177,7 +191,7 @@ class CollectionOperations:
         new = _without_repeats(rows, on_duplicate)
         if on_duplicate == "replace" or not len(new):
             return new
-        there = {_plain(record.id) for record in (yield from self.engine().retrieve(new.ids, payload=False))}
+        there = {plain(record.id) for record in (yield from self.engine().retrieve(new.ids, payload=False))}
         if on_duplicate == "skip":
             return new.take([position for position, id in enumerate(new.ids) if id not in there])
         foreign = there.intersection(new.ids[ours:])
@@ -201,7 +215,7 @@ class CollectionOperations:
     def _get(self, ids: Sequence[PointId | None]) -> Steps[list[Hit | None]]:
         possible = [id for id in ids if id is not None]
         fetched = yield from self.engine().retrieve(possible, payload=True)
-        records = {_plain(record.id): record for record in fetched}
+        records = {plain(record.id): record for record in fetched}
         found = (id is not None and records.get(id) for id in ids)
         return [self._hit(record.id, float("nan"), record.payload) if record else None for record in found]
 
@@ -211,7 +225,7 @@ class CollectionOperations:
     def _vectors(self, ids: Sequence[PointId | None]) -> Steps[NDArray[np.float32]]:
         possible = [id for id in ids if id is not None]
         records = yield from self.engine().retrieve(possible, payload=False, vectors=True)
-        found = {_plain(record.id): record.vector for record in records}
+        found = {plain(record.id): record.vector for record in records}
         missing = np.full(self.layout.dimensions, np.nan, np.float32)
         stored = [missing if id is None else found.get(id, missing) for id in ids]
         centred = np.array(stored, np.float32).reshape(len(stored), self.layout.dimensions)
@@ -278,10 +292,11 @@ class CollectionOperations:
                 high = middle
         return low
 
-    def check_current(self) -> Steps[None]:
-        """Raises CollectionError when the collection was dropped, and perhaps made anew, since it was opened."""
-        found = yield from self._catalog.describe(self.name)
-        if found is None or (found.calibration, found.layout) != (self.calibration, self.layout):
+    def check_current(self, found: Opened | None) -> None:
+        """Raises CollectionError when the collection, as it is found now, was dropped, and perhaps made anew, since it
+        was opened."""
+        now = found and found.description
+        if now is None or (now.calibration, now.layout) != (self.calibration, self.layout):
             again = " and made anew" if found else ""
             raise CollectionError(f"collection {self.name!r} was dropped{again} since it was opened; open it again")
 
@@ -322,8 +337,7 @@ class CollectionOperations:
         return self._set_oversampling(oversampling)
 
     def _set_oversampling(self, oversampling: float) -> Steps[None]:
-        changed = Description(self.calibration, self.layout, oversampling, self.model, self.sharding, self.embedding)
-        yield from self._catalog.home.describe_anew(self.name, changed)
+        yield from self._catalog.home.describe_anew(self.points, replace(self.description(), oversampling=oversampling))
         self.oversampling = oversampling
 
     def _building_index(self, progress: Progress) -> Steps[None]:
@@ -360,7 +374,7 @@ class CollectionOperations:
         self._ranks_texts = self._ranks_texts or (yield from self.engine().ranks_texts())
         if not self._ranks_texts:
             raise no_index(self.name)
-        found = yield from self.engine().search_text(question, request)
+        found = yield from self.engine().search_text(asked(question), request)
         hits = [self._hit(point.id, point.score, point.payload) for point in found]
         return hits if texts else [Hit(hit.id, hit.score) for hit in hits]
 
@@ -491,7 +505,7 @@ def _native(filter: FilterLike | None) -> models.Filter | None:
     raise InputError(f"filter is a {type(filter).__name__}; expected a dict, or a Filter of qdrant_client.models")
 
 
-def _plain(id: Any) -> PointId:
+def plain(id: Any) -> PointId:
     return id if isinstance(id, int) else str(id)
 
 

@@ -19,8 +19,10 @@ from qvec.qdrant.layout import Layout, Sharding
 from qvec.qdrant.server import ServerEngine
 from qvec.qdrant.server_loads import LOADS
 from qvec.qdrant.steps import Steps
+from qvec.qdrant.versioning import Record
 
 _METADATA_KEY = "qvec"
+_VERSIONS_KEY = "qvec_versions"
 
 _QUANTIZATION = {
     "binary": models.BinaryQuantizationEncoding.ONE_BIT,
@@ -100,6 +102,16 @@ class Server:
         """Writes another description of a collection."""
         changed = {_METADATA_KEY: description.to_json()}
         yield lambda client: client.update_collection(name, metadata=changed)
+
+    def read_versions(self, name: str) -> Steps[Record | None]:
+        """What is written down of a collection's versions; None where it was never recalibrated."""
+        found = yield from self.collection_info(name)
+        stored = None if found is None else (found.config.metadata or {}).get(_VERSIONS_KEY)
+        return None if stored is None else Record.from_json(stored, name)
+
+    def write_versions(self, name: str, record: Record) -> Steps[None]:
+        """Writes it down at once; metadata of other keys stays."""
+        yield lambda client: client.update_collection(name, metadata={_VERSIONS_KEY: record.to_json()})
 
     def _create(self, name: str, description: Description, quantization: Any) -> Steps[None]:
         sharding = description.sharding

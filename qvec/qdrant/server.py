@@ -74,13 +74,22 @@ class ServerEngine:
         answer = yield lambda client: client.count(self._collection, exact=True)
         return int(answer.count)
 
-    def index_metadata(self, index: MetadataIndex) -> Steps[None]:
-        field, schema = metadata_index.create(index)
+    def clear(self) -> Steps[None]:
+        everything = models.FilterSelector(filter=models.Filter())
+        yield lambda client: client.delete(self._collection, everything, wait=True)
+
+    def indexes(self) -> Steps[dict[str, Any]]:
+        found = (yield from self._info()).payload_schema
+        return {field: index.params or index.data_type for field, index in found.items()}
+
+    def create_index(self, field: str, schema: Any) -> Steps[None]:
         yield lambda client: client.create_payload_index(self._collection, field, schema, wait=True)
 
+    def index_metadata(self, index: MetadataIndex) -> Steps[None]:
+        return self.create_index(*metadata_index.create(index))
+
     def index_texts(self, language: str) -> Steps[None]:
-        schema = full_text.create(language)
-        yield lambda client: client.create_payload_index(self._collection, full_text.FIELD, schema, wait=True)
+        yield from self.create_index(full_text.FIELD, full_text.create(language))
         if not (yield from self.ranks_texts()):
             raise DatabaseError("the server does not rank by words; that needs Qdrant 1.20 or newer")
 

@@ -1,0 +1,144 @@
+"""An open collection across exchanges of its versions: each piece of work is done by one of them alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from numpy.typing import ArrayLike, NDArray
+
+from qvec.errors import CollectionError, DatabaseError
+from qvec.qdrant.description import Description, Foreign
+from qvec.qdrant.errors import is_status
+from qvec.qdrant.ids import PointId
+from qvec.qdrant.operations import CollectionOperations
+from qvec.qdrant.steps import Compute, Pause, Steps
+from qvec.qdrant.versioning import Record, turn_of
+
+if TYPE_CHECKING:
+    from qvec.loading import OnDuplicate
+    from qvec.qdrant.catalog import Catalog, Opened
+
+T = TypeVar("T")
+
+Work = Callable[[CollectionOperations], Steps[T]]
+"""What is asked of one version; called with it, it checks its arguments and gives steps."""
+
+LOOK_SECONDS = 2.0
+"""For how long a collection is read without looking whether another version is in use."""
+_PATIENCE_SECONDS = 60.0
+"""How long a write waits for an exchange."""
+_POLL_SECONDS = 0.1
+
+
+class FollowingCollection(CollectionOperations):
+    """A collection whose work is done by a view of the version in use. A view never changes: what began with one ends
+    with it, and the version is still there."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        name: str,
+        description: Description,
+        foreign: Foreign | None = None,
+        points: str | None = None,
+        turn: int = 0,
+    ) -> None:
+        super().__init__(catalog, name, description, foreign, points, turn)
+        self._view = CollectionOperations(catalog, name, description, foreign, points, turn)
+        self._looked = time.monotonic()
+
+    def _adopt(self, opened: Opened) -> None:
+        CollectionOperations.__init__(self, self._catalog, *opened)
+        self._view = CollectionOperations(self._catalog, *opened)
+
+    def _by_view(self, work: Work[T]) -> Steps[T]:
+        """Reads by the version in use, as it was known at most so many seconds ago."""
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            yield from self._look()
+        view = self._view
+        try:
+            return (yield from work(view))
+        except (CollectionError, grpc.RpcError) as error:
+            if isinstance(error, grpc.RpcError) and not is_status(error, grpc.StatusCode.NOT_FOUND):
+                raise
+            yield from self._look()
+            if self._view is view:
+                raise
+        return (yield from work(self._view))
+
+    def _look(self) -> Steps[None]:
+        """Follows an exchange."""
+        self._looked = time.monotonic()
+        if self._foreign is None and turn_of((yield from self._versions())) > self._view.turn:
+            yield from self._look_closely()
+
+    def _look_closely(self) -> Steps[None]:
+        """The same. Raises CollectionError when the collection was dropped, and perhaps made anew, since it was
+        opened."""
+        found = yield from self._catalog.opened(self.name)
+        if found is not None and found.turn > self._view.turn:
+            self._adopt(found)
+        else:
+            self._view.check_current(found)
+
+    def _versions(self) -> Steps[Record | None]:
+        return self._catalog.home.read_versions(self.name)
+
+    def _skipping(self, start: int) -> Steps[tuple[CollectionOperations, PointId | None]]:
+        """The version in use, and its point at this position."""
+        yield from self._look()
+        view = self._view
+        return view, (yield from view._skip(start))
+
+    def _upserting_by_view(
+        self,
+        ids: Sequence[int | str] | NDArray[Any],
+        vectors: ArrayLike,
+        documents: Sequence[str | None] | None,
+        metadata: Sequence[Mapping[str, Any] | None] | None,
+        on_duplicate: OnDuplicate,
+    ) -> Steps[int]:
+        def work(rule: OnDuplicate, view: CollectionOperations) -> Steps[int]:
+            # Thousands of rows take a while to encode.
+            steps = yield Compute(partial(view._upserting, ids, vectors, documents, metadata, rule))
+            return int((yield from steps))
+
+        again: OnDuplicate = "replace" if on_duplicate == "error" else on_duplicate
+        return self._writing(partial(work, on_duplicate), partial(work, again))
+
+    def _storing_oversampling(self, oversampling: float) -> Steps[None]:
+        yield from self._writing(lambda view: view._setting_oversampling(oversampling))
+        self.oversampling = oversampling
+
+    def _writing(self, work: Work[T], again: Work[T] | None = None) -> Steps[T]:
+        """Writes to the version in use, and once more where it was exchanged meanwhile: it may have been too late for
+        what was brought over then, or not."""
+        self._check_writable()
+        turn = turn_of((yield from self.settled()))
+        yield from self._look_closely()
+        result = yield from work(self._view)
+        while (now := turn_of((yield from self.settled()))) != turn:
+            turn = now
+            yield from self._look_closely()
+            yield from (again or work)(self._view)
+        return result
+
+    def settled(self) -> Steps[Record | None]:
+        """What is written down of its versions, once none is being exchanged.
+
+        Raises DatabaseError where that does not end.
+        """
+        began = time.monotonic()
+        while (record := (yield from self._versions())) is not None and record.is_exchanging:
+            if time.monotonic() - began > _PATIENCE_SECONDS:
+                raise DatabaseError(
+                    f"writes to collection {self.name!r} wait for an exchange of its versions that does not end; if it "
+                    "was interrupted, run the same `qvec recalibrate` again, or drop the other version: qvec "
+                    f"recalibrate --collection {self.name} --drop-old"
+                )
+            yield Pause(_POLL_SECONDS)
+        return record
