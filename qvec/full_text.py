@@ -37,6 +37,15 @@ def check_language(language: str) -> None:
         raise InputError(f"language is {language!r}, expected one of: {', '.join(get_args(Language))}")
 
 
+MOST_ASKED = 10_000
+"""Characters of a question whose words are looked for."""
+
+
+def asked(question: str) -> str:
+    """A question as the databases take it: no longer than they can search for, without halves of surrogate pairs."""
+    return question[:MOST_ASKED].encode("utf-8", "replace").decode()
+
+
 def no_index(collection: str) -> InputError:
     """The error of a collection that is searched for words before they are indexed."""
     return InputError(

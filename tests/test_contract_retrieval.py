@@ -222,6 +222,13 @@ def test_words_are_found_by_stem_and_rarity(docs: Any) -> None:
     assert docs.search_text("cloud", 1, texts=False)[0].document is None
 
 
+def test_questions_of_any_text_and_length_are_answered(docs: Any) -> None:
+    docs.index_texts("english")
+    assert ids(docs.search_text("half a pair \ud83d of a cloud")) == ["d"]
+    assert ids(docs.search_hybrid("half a pair \ud83d of a cloud", 1, vector=np.ones(8), weights=(0, 1))) == ["d"]
+    assert ids(docs.search_text("cloud " * 100_000)) == ["d"]
+
+
 def test_words_are_filtered(docs: Any) -> None:
     docs.index_texts()
     assert ids(docs.search_text("dog river", filter={"kind": "odd"})) != []

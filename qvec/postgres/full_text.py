@@ -10,7 +10,7 @@ import re
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from qvec.full_text import check_language
+from qvec.full_text import asked, check_language
 from qvec.hits import Hit
 from qvec.postgres.layout import Table
 from qvec.postgres.search import EVERY_ROW, Where
@@ -67,7 +67,7 @@ def language(table: Table) -> Steps[str | None]:
 def search(table: Table, language: str, question: str, k: int, where: Where, texts: bool) -> Steps[list[Hit]]:
     """The k rows `where` that hold any of the question's words, by BM25, equal scores by id."""
     statement = _statement(table, language, k, where.composed())
-    parameters = {**where.parameters, "question": question.replace("\0", " ")}
+    parameters = {**where.parameters, "question": asked(question).replace("\0", " ")}
     found = yield Fetch(statement, parameters, prepare=None if where == EVERY_ROW else False)
     return [Hit(*row) if texts else Hit(*row[:2]) for row in found]
 
