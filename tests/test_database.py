@@ -306,7 +306,7 @@ def test_names_that_postgres_has_not(db: PostgresDatabase, calibration: Calibrat
     ("options", "message"),
     [
         ({"rescore": "int2"}, "rescore is 'int2', expected one of: int8, int4, binary, float16, float32"),
-        ({"prefilter": "none"}, "prefilter is 'none', expected one of: ternary, binary"),
+        ({"prefilter": "none"}, "prefilter is 'none', expected one of: ternary, binary, learned"),
         ({"id_type": "uuid"}, "id_type is 'uuid', expected one of: bigint, text"),
         ({"oversampling": 0.5}, "oversampling is 0.5, expected at least 1"),
         ({"oversampling": float("nan")}, "oversampling is nan, expected at least 1"),
