@@ -87,18 +87,23 @@ def test_no_more_connections_than_the_pool_has(docs: PostgresCollection, url: st
 
 @pytest.mark.usefixtures("docs")
 def test_a_pool_that_is_busy_for_too_long_is_told(url: str) -> None:
+    busy = r"^cannot read collection 'docs': all connections are busy .*couldn't get a connection after 0\.30 sec"
     with qvec.connect(url, pool_size=1, timeout=0.3) as db:
         other = db.collection("docs")
-        with db.connection(), pytest.raises(DatabaseError, match=r"couldn't get a connection after 0\.30 sec"):
+        began = time.monotonic()
+        with db.connection(), pytest.raises(DatabaseError, match=busy):
             other.count()
+        assert time.monotonic() - began < 1
         assert other.count() == ROWS
 
     async def wait() -> None:
         async with await qvec.connect_async(url, pool_size=1, timeout=0.3) as db:
             other = await db.collection("docs")
             async with db.connection():
-                with pytest.raises(DatabaseError, match=r"couldn't get a connection after 0\.30 sec"):
+                began = time.monotonic()
+                with pytest.raises(DatabaseError, match=busy):
                     await other.count()
+                assert time.monotonic() - began < 1
             assert await other.count() == ROWS
 
     asyncio.run(wait())
@@ -258,9 +263,9 @@ def test_a_server_that_stays_away_is_told(server: str, tmp_path: Path) -> None:
     with qvec.connect(server, timeout=1) as db:
         docs = filled(db)
         embedded.stop(tmp_path / "data")
-        with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': the connection was lost \("):
+        with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': .* the server is away \("):
             docs.count()
-        with pytest.raises(DatabaseError, match=r"^cannot write to collection 'docs': the connection was lost \("):
+        with pytest.raises(DatabaseError, match=r"^cannot write to collection 'docs': .* the server is away \("):
             docs.upsert([1], realistic(1))
         embedded.start(tmp_path / "data")
 
