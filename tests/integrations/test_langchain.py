@@ -134,6 +134,39 @@ async def test_a_retriever_awaited(circle: QvecVectorStore) -> None:
     assert texts(await circle.as_retriever(search_kwargs={"k": 1}).ainvoke("80")) == ["80"]
 
 
+@pytest.fixture(scope="module")
+def worded(store: Store, circle: QvecVectorStore) -> QvecVectorStore:
+    """Points every 10 degrees, whose words are indexed."""
+    collection = store.create(circle.collection.calibration, id_type="text")
+    collection.index_texts()
+    found = QvecVectorStore(collection, Circle())  # type: ignore[arg-type]
+    angles = range(0, 360, 10)
+    found.add_texts([str(angle) for angle in angles], [{"quarter": angle // 90} for angle in angles])
+    return found
+
+
+@pytest.mark.anyio
+async def test_documents_by_vector_and_words(worded: QvecVectorStore) -> None:
+    assert texts(worded.hybrid_search("200", 1)) == ["200"]
+    assert texts(worded.hybrid_search("41", 1)) == ["40"], "no text has this word"
+    assert texts(worded.hybrid_search("200", 1, {"quarter": 1})) == ["170"]
+    assert set(texts(worded.hybrid_search("200", 3, weights=(1, 0)))) == {"190", "200", "210"}
+    assert texts(await worded.ahybrid_search("200", 1)) == ["200"]
+    options = {"k": 1, "filter": {"quarter": 1}}
+    retriever = worded.as_retriever(search_type="hybrid", search_kwargs=options, tags=["mine"])
+    assert texts(retriever.invoke("80")) == texts(await retriever.ainvoke("80")) == ["90"]
+    assert texts(retriever.invoke("80", filter={})) == ["80"]
+    assert retriever.tags == ["mine"]
+    assert texts(worded.search("41", "similarity", k=1)) == texts(await worded.asearch("41", "mmr", k=1)) == ["40"]
+
+
+def test_words_that_are_not_indexed(circle: QvecVectorStore) -> None:
+    with pytest.raises(InputError, match="index_texts"):
+        circle.as_retriever(search_type="hybrid").invoke("80")
+    with pytest.raises(ValueError, match="search_type of words not allowed"):
+        circle.as_retriever(search_type="words")
+
+
 def test_integer_ids_are_text_to_langchain(store: Store, calibration: Calibration) -> None:
     model = DeterministicFakeEmbedding(size=6)
     found = QvecVectorStore(store.create(calibration), model)

@@ -15,7 +15,9 @@ from qvec.calibration import Calibration, Metric
 from qvec.database import DEFAULT_URL
 from qvec.errors import InputError
 from qvec.integrations.ids import row_ids
+from qvec.integrations.langchain.retriever import QvecRetriever
 from qvec.integrations.target import Target
+from qvec.integrations.threads import in_thread
 
 if TYPE_CHECKING:
     from qvec.filters import FilterLike
@@ -30,8 +32,10 @@ class QvecVectorStore(VectorStore):
     every search is in the language of `qvec.filters`, or the database's own; further keywords (`oversampling`, `exact`)
     go to the collection's `search`. Scores are similarities: higher is nearer.
 
-    Large collections want an index, built once they are filled: `store.collection.build_index()`. The async methods are
-    LangChain's own: they run these in threads.
+    Large collections want an index, built once they are filled: `store.collection.build_index()`. Hybrid search wants
+    the words indexed, best before there are many texts: `store.collection.index_texts()`.
+
+    The async methods run these in threads, as LangChain's own do.
     """
 
     def __init__(
@@ -181,6 +185,38 @@ class QvecVectorStore(VectorStore):
             embedding, k, among=max(k, fetch_k), balance=lambda_mult, filter=filter, **kwargs
         )
         return [_document(hit) for hit in hits]
+
+    def hybrid_search(self, query: str, k: int = 4, filter: FilterLike | None = None, **kwargs: Any) -> list[Document]:
+        """The k documents that are best by vector and words together; the collection's texts have to be indexed.
+
+        Further keywords (`weights`, `fusion`, `among`, `reranker`) go to the collection's `search_hybrid`. Raises
+        InputError where the texts are not indexed.
+        """
+        vector = self._embedding.embed_query(query)
+        hits = self.collection.search_hybrid(query, k, vector=vector, filter=filter, **kwargs)
+        return [_document(hit) for hit in hits]
+
+    async def ahybrid_search(
+        self, query: str, k: int = 4, filter: FilterLike | None = None, **kwargs: Any
+    ) -> list[Document]:
+        return await in_thread(self.hybrid_search, query, k, filter, **kwargs)
+
+    def search(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
+        """LangChain's own, with the search type `hybrid` beside its three."""
+        if search_type == "hybrid":
+            return self.hybrid_search(query, **kwargs)
+        return super().search(query, search_type, **kwargs)
+
+    async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
+        """LangChain's own, with the search type `hybrid` beside its three."""
+        if search_type == "hybrid":
+            return await self.ahybrid_search(query, **kwargs)
+        return await super().asearch(query, search_type, **kwargs)
+
+    def as_retriever(self, **kwargs: Any) -> QvecRetriever:
+        """LangChain's own, with the search type `hybrid` beside its three."""
+        tags = kwargs.pop("tags", None) or self._get_retriever_tags()
+        return QvecRetriever(vectorstore=self, tags=tags, **kwargs)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         if self._relevance_score_fn is not None:
