@@ -185,9 +185,10 @@ def test_diverse_nodes(circle: QvecVectorStore) -> None:
 
 
 def test_what_cannot_be_asked(circle: QvecVectorStore) -> None:
-    for mode in set(VectorStoreQueryMode) - {VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR}:
+    supported = {"default", "mmr", "hybrid", "text_search"}
+    for mode in set(VectorStoreQueryMode) - set(map(VectorStoreQueryMode, supported)):
         with pytest.raises(
-            InputError, match=rf"^query mode '{mode.value}' is not supported; expected one of: default, mmr$"
+            InputError, match=rf"^query mode '{mode.value}' is not supported; expected one of: default, mmr, "
         ):
             circle.query(query(0, mode=mode))
     with pytest.raises(InputError, match=r"^the query has no query_embedding"):
@@ -296,6 +297,87 @@ def test_nested_fields_and_databases_agree(circle: QvecVectorStore) -> None:
 def test_values_that_an_operator_cannot_have(circle: QvecVectorStore, filter: MetadataFilters, message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         circle.query(query(0, filters=filter))
+
+
+# Words
+
+
+@pytest.fixture(scope="module")
+def worded(store: Store, calibration: Calibration) -> QvecVectorStore:
+    """Nodes every 10 degrees, whose words are indexed."""
+    collection = store.create(calibration, id_type="text")
+    collection.index_texts()
+    found = QvecVectorStore(collection)  # type: ignore[arg-type]
+    found.add([node(angle) for angle in range(0, 360, 10)])
+    return found
+
+
+HYBRID, TEXT_SEARCH = VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.TEXT_SEARCH
+
+
+def test_words_alone(worded: QvecVectorStore) -> None:
+    asked = VectorStoreQuery(query_str="200 or 40", similarity_top_k=5, mode=TEXT_SEARCH)
+    found = worded.query(asked)
+    assert set(found.ids or []) == {"n200", "n40"}
+    assert all(score > 0 for score in found.similarities or [])
+    asked.filters = where("angle", 90, ">")
+    assert worded.query(asked).ids == ["n200"]
+    asked.doc_ids = ["quarter 0"]
+    assert worded.query(asked).ids == []
+    few = VectorStoreQuery(query_str="200 or 40", similarity_top_k=5, sparse_top_k=1, mode=TEXT_SEARCH)
+    assert len(worded.query(few).ids or []) == 1
+
+
+def test_vector_and_words(worded: QvecVectorStore) -> None:
+    def found(k: int = 2, **options: Any) -> list[str]:
+        return worded.query(query(41, k, mode=HYBRID, query_str="200", **options)).ids or []
+
+    assert found() == ["n200", "n40"]
+    assert found(hybrid_top_k=1) == ["n200"]
+    assert found(alpha=1) == ["n40", "n50"]
+    assert found(1, alpha=0) == ["n200"]
+    assert found(filters=where("angle", 90, "<")) == ["n40", "n50"]
+    by_scores = worded.query(query(41, 2, mode=HYBRID, query_str="200"), fusion="scores", weights=(2, 1))
+    assert by_scores.ids == ["n40", "n50"], "keywords go to the collection's search"
+
+
+@pytest.mark.anyio
+async def test_retrievers_by_words(worded: QvecVectorStore) -> None:
+    index = VectorStoreIndex.from_vector_store(worded, embed_model=Angles())
+    both = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=1)
+    words = index.as_retriever(vector_store_query_mode="text_search", similarity_top_k=3)
+    assert [found.node.node_id for found in both.retrieve("200")] == ["n200"]
+    assert [found.node.node_id for found in await both.aretrieve("200")] == ["n200"]
+    assert [found.node.node_id for found in await words.aretrieve("where is 200")] == ["n200"]
+
+
+def test_words_that_are_not_indexed(circle: QvecVectorStore) -> None:
+    for mode in (HYBRID, TEXT_SEARCH):
+        with pytest.raises(InputError, match="index_texts"):
+            circle.query(query(0, mode=mode, query_str="200"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"mode": HYBRID, "query_str": "200"}, "the query has no query_embedding; give the vector of its text"),
+        (
+            {"mode": TEXT_SEARCH},
+            "the query has no query_str, whose words the mode text_search looks for; give its text",
+        ),
+        (
+            {"mode": TEXT_SEARCH, "query_str": "200", "node_ids": ["n200"]},
+            "the mode text_search takes no node_ids; keep to nodes by filters, or use the mode default",
+        ),
+        (
+            {"mode": HYBRID, "query_str": "200", "query_embedding": direction(0), "alpha": 1.5},
+            r"alpha is 1\.5, expected 0 \(words alone decide\) to 1 \(the vector alone\)",
+        ),
+    ],
+)
+def test_what_a_search_by_words_needs(worded: QvecVectorStore, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        worded.query(VectorStoreQuery(**asked))
 
 
 # Creating

@@ -19,37 +19,69 @@ from qvec.retrieval import mmr
 if TYPE_CHECKING:
     from qvec.integrations.target import Collection
 
-_MODES = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR)
+_BY_VECTOR = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR, VectorStoreQueryMode.HYBRID)
+_BY_WORDS = (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.TEXT_SEARCH)
+_MODES = (*_BY_VECTOR, VectorStoreQueryMode.TEXT_SEARCH)
 _AMONG = 4
 """Of so many times as many nodes as are wanted MMR chooses, unless told."""
 
 
 def check(query: VectorStoreQuery) -> None:
-    """Raises InputError for a query without a vector, or of another mode than default and mmr."""
-    if query.mode not in _MODES:
+    """Raises InputError for a query of a mode that is not supported, or without what its mode needs."""
+    mode = query.mode
+    if mode not in _MODES:
         supported = ", ".join(mode.value for mode in _MODES)
-        raise InputError(f"query mode {query.mode.value!r} is not supported; expected one of: {supported}")
-    if query.query_embedding is None:
+        raise InputError(f"query mode {mode.value!r} is not supported; expected one of: {supported}")
+    if mode in _BY_VECTOR and query.query_embedding is None:
         raise InputError("the query has no query_embedding; give the vector of its text")
+    if mode in _BY_WORDS and query.query_str is None:
+        raise InputError(f"the query has no query_str, whose words the mode {mode.value} looks for; give its text")
+    if mode in _BY_WORDS and query.node_ids:
+        raise InputError(f"the mode {mode.value} takes no node_ids; keep to nodes by filters, or use the mode default")
+    if query.alpha is not None and not 0 <= query.alpha <= 1:
+        raise InputError(f"alpha is {query.alpha}, expected 0 (words alone decide) to 1 (the vector alone)")
 
 
 def search(collection: Collection, query: VectorStoreQuery, options: Mapping[str, Any]) -> list[Hit]:
-    """The hits of a query; `options` are `mmr_threshold`, `mmr_prefetch_k`, and keywords of the collection's search."""
-    options = dict(options)
+    """The hits of a query; `options` are keywords of the collection's search of that mode, and in the mode mmr
+    `mmr_threshold` and `mmr_prefetch_k`."""
+    k = query.similarity_top_k
+    filter = filters.both(filters.compiled(query.filters), filters.of_documents(query.doc_ids))
+    if query.mode is VectorStoreQueryMode.TEXT_SEARCH:
+        return collection.search_text(query.query_str or "", query.sparse_top_k or k, filter=filter, **options)
+    if query.mode is VectorStoreQueryMode.HYBRID:
+        return _hybrid(collection, query, filter, options)
+    if query.mode is VectorStoreQueryMode.MMR:
+        return _diverse(collection, query, filter, dict(options))
+    vector = query.query_embedding or []
+    if query.node_ids:  # an index that keeps no list of its nodes asks for none
+        return _ranked(collection, vector, with_ids(collection, query.node_ids, filter), k, None)
+    return collection.search(vector, k, filter=filter, **options)
+
+
+def _hybrid(
+    collection: Collection, query: VectorStoreQuery, filter: Mapping[str, Any], options: Mapping[str, Any]
+) -> list[Hit]:
+    weights = (1.0, 1.0) if query.alpha is None else (query.alpha, 1 - query.alpha)
+    return collection.search_hybrid(
+        query.query_str or "",
+        query.hybrid_top_k or query.similarity_top_k,
+        vector=query.query_embedding,
+        filter=filter,
+        **{"weights": weights, **options},
+    )
+
+
+def _diverse(
+    collection: Collection, query: VectorStoreQuery, filter: Mapping[str, Any], options: dict[str, Any]
+) -> list[Hit]:
     threshold = options.pop("mmr_threshold", query.mmr_threshold)
     balance = 0.5 if threshold is None else threshold
-    k = query.similarity_top_k
+    k, vector = query.similarity_top_k, query.query_embedding or []
     among = max(k, options.pop("mmr_prefetch_k", _AMONG * k))
-    diverse = query.mode is VectorStoreQueryMode.MMR
-    filter = filters.both(filters.compiled(query.filters), filters.of_documents(query.doc_ids))
-    if query.node_ids:  # an index that keeps no list of its nodes asks for none
-        hits = with_ids(collection, query.node_ids, filter)
-        return _ranked(collection, query.query_embedding, hits, k, balance if diverse else None)
-    if diverse:
-        return collection.search_diverse(
-            query.query_embedding or [], k, among=among, balance=balance, filter=filter, **options
-        )
-    return collection.search(query.query_embedding or [], k, filter=filter, **options)
+    if query.node_ids:
+        return _ranked(collection, vector, with_ids(collection, query.node_ids, filter), k, balance)
+    return collection.search_diverse(vector, k, among=among, balance=balance, filter=filter, **options)
 
 
 def with_ids(collection: Collection, node_ids: Sequence[str], filter: Mapping[str, Any]) -> list[Hit]:

@@ -35,7 +35,9 @@ class QvecVectorStore(BasePydanticVectorStore):
 
     Metadata filters may use every operator and condition, nested. `similarities` are those of the collection's metric:
     higher is nearer. Rows that LlamaIndex did not write, such as those of `qvec ingest`, come back as text nodes.
-    Large collections want an index, built once they are filled: `store.client.build_index()`.
+    Large collections want an index, built once they are filled: `store.client.build_index()`. The modes hybrid and
+    text_search want the words indexed, best before there are many nodes: `store.client.index_texts()`. The async
+    methods run the others in threads.
     """
 
     stores_text: bool = True
@@ -139,10 +141,13 @@ class QvecVectorStore(BasePydanticVectorStore):
         return [node_of(hit) for hit in hits]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """The nodes nearest to a vector or, in the mode mmr, near it and unlike each other.
+        """The nodes nearest to a vector or, in the mode mmr, near it and unlike each other; in the mode text_search
+        those that match the words best, in the mode hybrid those that are best by vector and words together.
 
-        In that mode `mmr_threshold` (0.5 unless told) goes from 0, novelty, to 1, relevance, and `mmr_prefetch_k` says
-        of how many nearest nodes they are chosen. Other keywords go to the collection's search.
+        In the mode mmr `mmr_threshold` (0.5 unless told) goes from 0, novelty, to 1, relevance, and `mmr_prefetch_k`
+        says of how many nearest nodes they are chosen. In the mode hybrid `alpha` goes from 0, words, to 1, vector;
+        both count alike unless told. Other keywords go to the collection's search of that mode. Raises InputError for
+        other modes, and where a mode by words finds the texts not indexed.
         """
         check(query)
         collection = self.client
