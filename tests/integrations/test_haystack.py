@@ -42,7 +42,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvec.filters import matches, parse
-from qvec.integrations.haystack import QvecDocumentStore, QvecEmbeddingRetriever
+from qvec.integrations.haystack import QvecDocumentStore, QvecEmbeddingRetriever, QvecHybridRetriever
 from qvec.integrations.haystack.filters import compiled
 
 
@@ -226,6 +226,58 @@ def test_scores_of_inner_products_on_a_scale(store: Store) -> None:
     found.write_documents([Document(content="x", embedding=[20.0] * 8)])
     (document,) = found.embedding_retrieval([1.0] * 8, scale_score=True)
     assert document.score == pytest.approx(1 / (1 + np.exp(-1.6)), abs=0.02)
+
+
+# Words
+
+
+@pytest.fixture(scope="module")
+def worded(store: Store, circle: QvecDocumentStore) -> QvecDocumentStore:
+    """Documents every 10 degrees whose words are indexed, and one of a word alone."""
+    assert circle.client is not None
+    collection = store.create(circle.client.calibration, id_type="text")
+    collection.index_texts()
+    found = QvecDocumentStore(store.database, collection.name)  # type: ignore[arg-type]
+    angles = range(0, 360, 10)
+    found.write_documents([Document(content=f"{a}", embedding=direction(a), meta={"quarter": a // 90}) for a in angles])
+    found.write_documents([Document(content="cosine")])
+    return found
+
+
+@pytest.mark.anyio
+async def test_a_retriever_by_vector_and_words(worded: QvecDocumentStore) -> None:
+    retriever = QvecHybridRetriever(document_store=worded, top_k=2)
+    assert contents(retriever.run("200", direction(41))["documents"]) == ["200", "40"]
+    assert contents(retriever.run("200", direction(41), alpha=1)["documents"]) == ["40", "50"]
+    assert contents(retriever.run("200", direction(41), top_k=1, alpha=0)["documents"]) == ["200"]
+    assert contents(retriever.run("200", direction(41), filters=where(0))["documents"]) == ["40", "50"]
+    assert contents(retriever.run("cosine", direction(41))["documents"]) == ["40", "cosine"], "it has no embedding"
+    assert contents((await retriever.run_async("200", direction(41)))["documents"]) == ["200", "40"]
+    (best,) = await worded.hybrid_retrieval_async("200", direction(200), top_k=1, return_embedding=True)
+    assert best.score == pytest.approx(1 / 61)
+    assert best.embedding == pytest.approx(direction(200), abs=0.01)
+
+
+def test_what_a_search_by_words_needs(worded: QvecDocumentStore, circle: QvecDocumentStore, url: str) -> None:
+    with pytest.raises(InputError, match="index_texts"):
+        circle.hybrid_retrieval("200", direction(0))
+    with pytest.raises(
+        InputError, match=r"^alpha is 2, expected 0 \(words alone decide\) to 1 \(the embedding alone\)$"
+    ):
+        worded.hybrid_retrieval("200", direction(0), alpha=2)
+    nothing = QvecDocumentStore(url, "not there")
+    assert nothing.client is None
+    assert nothing.hybrid_retrieval("200", direction(0)) == []
+    nothing.close()
+
+
+def test_a_hybrid_retriever_is_written_down_and_read(url: str) -> None:
+    pipeline = Pipeline()
+    written = QvecHybridRetriever(document_store=QvecDocumentStore(url, "x"), top_k=3, filters=where(1), alpha=0.3)
+    pipeline.add_component("retriever", written)
+    again = Pipeline.loads(pipeline.dumps(), allowed_modules=["qvec"]).get_component("retriever")
+    assert again.to_dict() == written.to_dict()
+    assert (again.top_k, again.filters, again.alpha, again.filter_policy.value) == (3, where(1), 0.3, "replace")
 
 
 # Filters

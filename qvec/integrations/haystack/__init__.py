@@ -1,4 +1,4 @@
-"""Haystack: `QvecDocumentStore` and `QvecEmbeddingRetriever`. Needs the extra haystack.
+"""Haystack: `QvecDocumentStore`, `QvecEmbeddingRetriever`, `QvecHybridRetriever`. Needs the extra haystack.
 
 Haystack loads a pipeline only where it trusts the modules: `Pipeline.loads(text, allowed_modules=["qvec"])`.
 """
@@ -6,7 +6,7 @@ Haystack loads a pipeline only where it trusts the modules: `Pipeline.loads(text
 from qvec.integrations.extras import extra
 
 with extra("haystack", "haystack", "haystack-ai"):
-    from qvec.integrations.haystack.retriever import QvecEmbeddingRetriever
+    from qvec.integrations.haystack.retriever import QvecEmbeddingRetriever, QvecHybridRetriever
     from qvec.integrations.haystack.store import QvecDocumentStore
 
-__all__ = ["QvecDocumentStore", "QvecEmbeddingRetriever"]
+__all__ = ["QvecDocumentStore", "QvecEmbeddingRetriever", "QvecHybridRetriever"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from qvec.integrations.ids import row_ids
 from qvec.integrations.rows import delete_matching
 from qvec.integrations.target import Target
 from qvec.integrations.threads import in_thread
+from qvec.retrieval import reciprocal_rank
+from qvec.retrieval.hybrid import LEAST_AMONG
 
 if TYPE_CHECKING:
     from qvec.hits import Hit
@@ -44,7 +46,9 @@ class QvecDocumentStore:
 
     The collection is created by the first documents that are written, where it is not there. Filters are Haystack's, on
     `meta` fields. Embeddings come back as precisely as the collection keeps them. Documents without an embedding are
-    kept and filtered, and are never found by a vector.
+    kept and filtered, and are never found by a vector. The async methods run the others in threads.
+
+    Large collections want an index, built once they are filled: `store.client.build_index()`.
     """
 
     def __init__(
@@ -105,6 +109,11 @@ class QvecDocumentStore:
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
+
+    @property
+    def client(self) -> Collection | None:
+        """The collection; None while it is not there."""
+        return self._target.found()
 
     @property
     def _target(self) -> Target:
@@ -208,12 +217,37 @@ class QvecDocumentStore:
         found = self._target.found()
         if found is None:
             return []
-        hits = found.search(query_embedding, top_k, filter=filter)
-        if not all(map(is_embedded, hits)):
-            hits = found.search(query_embedding, top_k, filter={"$and": [filter, EMBEDDED]})
+        hits = _nearest(found, query_embedding, top_k, filter)
         scores = [_scaled(hit.score, found.calibration.metric) if scale_score else hit.score for hit in hits]
         embeddings = self.return_embedding if return_embedding is None else return_embedding
         return _documents(found, hits, embeddings, scores)
+
+    def hybrid_retrieval(
+        self,
+        query: str,
+        query_embedding: list[float],
+        *,
+        filters: dict[str, Any] | None = None,
+        top_k: int = 10,
+        alpha: float = 0.5,
+        return_embedding: bool | None = None,
+    ) -> list[Document]:
+        """The documents that are best by vector and words together, with the score of reciprocal rank fusion.
+
+        `alpha` goes from 0, words, to 1, vector. Documents without an embedding are found by their words. Raises
+        InputError where the words are not indexed: `store.client.index_texts()`.
+        """
+        if not 0 <= alpha <= 1:
+            raise InputError(f"alpha is {alpha}, expected 0 (words alone decide) to 1 (the embedding alone)")
+        filter = compiled(filters)
+        found = self._target.found()
+        if found is None:
+            return []
+        among = max(top_k, LEAST_AMONG)
+        near, worded = _nearest(found, query_embedding, among, filter), found.search_text(query, among, filter=filter)
+        hits = reciprocal_rank([near, worded], [alpha, 1 - alpha])[:top_k]
+        embeddings = self.return_embedding if return_embedding is None else return_embedding
+        return _documents(found, hits, embeddings, [hit.score for hit in hits])
 
     async def count_documents_async(self) -> int:
         return await in_thread(self.count_documents)
@@ -255,6 +289,34 @@ class QvecDocumentStore:
             scale_score=scale_score,
             return_embedding=return_embedding,
         )
+
+    async def hybrid_retrieval_async(
+        self,
+        query: str,
+        query_embedding: list[float],
+        *,
+        filters: dict[str, Any] | None = None,
+        top_k: int = 10,
+        alpha: float = 0.5,
+        return_embedding: bool | None = None,
+    ) -> list[Document]:
+        return await in_thread(
+            self.hybrid_retrieval,
+            query,
+            query_embedding,
+            filters=filters,
+            top_k=top_k,
+            alpha=alpha,
+            return_embedding=return_embedding,
+        )
+
+
+def _nearest(collection: Collection, vector: list[float], k: int, filter: Mapping[str, Any]) -> list[Hit]:
+    """The k rows nearest to a vector, of those that have an embedding."""
+    hits = collection.search(vector, k, filter=filter)
+    if all(map(is_embedded, hits)):
+        return hits
+    return collection.search(vector, k, filter={"$and": [filter, EMBEDDED]})
 
 
 def _vectors(documents: Sequence[Document], dimensions: int) -> NDArray[Any]:
