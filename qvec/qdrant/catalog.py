@@ -122,7 +122,7 @@ class Catalog:
 
     def _find_foreign(self, name: str, calibration: Calibration | None) -> Steps[Opened]:
         found = yield from self.home.foreign(name)
-        if found is None:
+        if found is None or (yield from self.home.describe(name)) is not None:  # a version in use, by its own name
             raise self._missing(name, (yield from versioning.names(self.home)))
         if calibration is None:
             raise CollectionError(
