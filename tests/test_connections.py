@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 import qvec
 from qvec import Calibration, DatabaseError, InputError
+from qvec.metadata_index import MetadataIndex
 from qvec.postgres import connections, embedded, statements
 from qvec.postgres.collection import PostgresCollection
 
@@ -126,6 +128,42 @@ def test_statements_have_a_time_limit_but_not_index_builds(url: str, monkeypatch
                 await other.count()
 
     asyncio.run(count())
+
+
+@pytest.mark.usefixtures("docs")
+def test_indexes_of_words_and_metadata_have_no_time_limit(url: str) -> None:
+    """Each waits for a lock here, instead of reading a large table, for longer than a statement may take."""
+    by_kind = [MetadataIndex("kind", "keyword")]
+    with qvec.connect(url, statement_timeout=0.2) as db:
+        other = db.collection("docs")
+        for build in (other.index_texts, lambda: other.index_metadata(by_kind)):
+            with locked(url):
+                build()
+
+    async def build_all() -> None:
+        async with await qvec.connect_async(url, statement_timeout=0.2) as db:
+            other = await db.collection("docs")
+            with locked(url):
+                await other.index_texts()
+            with locked(url):
+                await other.index_metadata(by_kind)
+            with locked(url), pytest.raises(DatabaseError, match="statement timeout"):
+                await other.delete([1])
+
+    asyncio.run(build_all())
+
+
+@contextlib.contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Others cannot use the table of docs for the first 0.6 seconds."""
+    with psycopg.connect(url) as connection:
+        connection.execute("LOCK TABLE docs IN ACCESS EXCLUSIVE MODE")
+        timer = threading.Timer(0.6, connection.rollback)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.join()
 
 
 # Cancellation

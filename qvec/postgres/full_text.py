@@ -14,7 +14,7 @@ from qvec.full_text import asked, check_language
 from qvec.hits import Hit
 from qvec.postgres.layout import Table
 from qvec.postgres.search import EVERY_ROW, Where
-from qvec.postgres.steps import Execute, Fetch, Steps
+from qvec.postgres.steps import Fetch, Steps, without_limit
 
 _COLUMN = Identifier("lexemes")
 _MOST_CHARACTERS = 100_000
@@ -28,7 +28,7 @@ _LEAST_PICKED = 200
 def create(table: Table, language: str) -> Steps[None]:
     """Indexes the documents, unless they are. Adding the column rewrites the table; a language once chosen stays."""
     check_language(language)
-    yield Execute(
+    yield from without_limit(
         SQL(
             "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} tsvector"
             " GENERATED ALWAYS AS (to_tsvector({language}::regconfig, left(document, {most}))) STORED"
@@ -39,12 +39,12 @@ def create(table: Table, language: str) -> Steps[None]:
             most=Literal(_MOST_CHARACTERS),
         )
     )
-    yield Execute(
+    yield from without_limit(
         SQL("CREATE INDEX IF NOT EXISTS {index} ON {table} USING gin ({column})").format(
             index=Identifier(index(table)), table=table.identifier, column=_COLUMN
         )
     )
-    yield Execute(SQL("ANALYZE {}").format(table.identifier))
+    yield from without_limit(SQL("ANALYZE {}").format(table.identifier))
 
 
 def index(table: Table) -> str:

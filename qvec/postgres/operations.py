@@ -25,7 +25,7 @@ from qvec.postgres.explain import explain
 from qvec.postgres.indexing import Machine
 from qvec.postgres.layout import Table
 from qvec.postgres.search import Plan, RescoreIn, Where
-from qvec.postgres.steps import Execute, Fetch, Rows, Steps, Transaction, Work
+from qvec.postgres.steps import Execute, Fetch, Rows, Steps, Transaction, Work, without_limit
 from qvec.stores import Explanation, Info, StoredRows, check_limit, check_oversampling, check_search, check_upsert
 from qvec.texts import document_array, metadata_array
 from qvec.tracing import span
@@ -306,8 +306,8 @@ class CollectionOperations:
     def _index_metadata(self, indexes: Sequence[MetadataIndex]) -> Steps[None]:
         for index in indexes:
             for statement in metadata_index.create(self.table, index):
-                yield Execute(statement)
-        yield Execute(SQL("ANALYZE {}").format(self.table.identifier))
+                yield from without_limit(statement)
+        yield from without_limit(SQL("ANALYZE {}").format(self.table.identifier))
 
     def _build_index(self, machine: Steps[Machine]) -> Steps[None]:
         yield from indexing.build(self.table, (yield from machine))

@@ -165,6 +165,16 @@ class Transaction(Generic[T]):
             return await perform_async(connection, self.steps)
 
 
+def without_limit(statement: Statement) -> Steps[None]:
+    """Executes a statement that reads or writes a whole table, whatever limit the session has for others."""
+    yield Transaction(_without_limit(statement))
+
+
+def _without_limit(statement: Statement) -> Steps[None]:
+    yield Execute("SET LOCAL statement_timeout = 0")
+    yield Execute(statement)
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """What the connection knows of its server and user: psycopg's `ConnectionInfo`."""
