@@ -35,7 +35,9 @@ class QvecVectorStore(VectorStore):
     Large collections want an index, built once they are filled: `store.collection.build_index()`. Hybrid search wants
     the words indexed, best before there are many texts: `store.collection.index_texts()`.
 
-    The async methods run these in threads, as LangChain's own do.
+    The async methods run these in threads, as LangChain's own do. 64 callers at once, on 20,000 rows of 384 dimensions
+    and 2 cores, made 1,300 to 1,500 searches a second in embedded Postgres and 2,200 in embedded Qdrant; an awaited
+    collection without LangChain 1,000 to 1,300 and 2,100 to 3,500.
     """
 
     def __init__(
