@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qvec.errors import CollectionError, InputError
 from qvec.hits import Hit
-from qvec.loading import Loader, OnDuplicate
+from qvec.loading import Checkpoint, Loader, OnDuplicate
 
 if TYPE_CHECKING:
     from qvec.calibration import Calibration
@@ -265,6 +265,9 @@ class Database(Protocol):
 
     def install(self) -> str | None:
         """Prepares the database for collections; returns what a user should know, if anything."""
+
+    def loads(self, collection: str) -> Mapping[str, Checkpoint]:
+        """How far sources were loaded into a collection, by their locations."""
 
     def loader(self, collection: str, source: str, on_duplicate: OnDuplicate, workers: int) -> Loader: ...
 

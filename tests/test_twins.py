@@ -29,6 +29,7 @@ TWINS = [
 ]
 WITHOUT = {
     "loader": "loads run in threads of their own: `ingest` takes a database of `connect`",
+    "loads": "and what they wrote down is read by `evaluate`, which runs in threads too",
     "versions": "so does `recalibrate`",
     "break_off": "of loads",
     "open": "what the constructor does where nothing is awaited",

@@ -41,8 +41,9 @@ def evaluate(
 ) -> None:
     """Measure a collection: recall, latency and bytes of every way to search it; or, offline, what to load vectors as.
 
-    Recall is against exact float32 search of --truth, or else of what the collection keeps. Each configuration is
-    searched as a user does, one query at a time; what is lost is told apart for index, prefilter and rescoring.
+    Recall is against exact float32 search of --truth, else of the floats that the collection keeps, else of the file of
+    vectors it was loaded from, and where that is gone or changed of its own codes. Each configuration is searched as a
+    user does, one query at a time; what is lost is told apart for index, prefilter and rescoring.
 
     With --sweep every calibration (threshold, ranges, Matryoshka dimensions) and precision that Postgres can hold is
     tried on a sample of SOURCE without a database, and the one to use is told with the command that loads it. Codes of

@@ -45,7 +45,10 @@ def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "them rows serve as queries, each left out of its own hits.",
             ),
             click.option(
-                "--truth", metavar="SOURCE", help="What the collection was loaded from: recall is against its vectors."
+                "--truth",
+                metavar="SOURCE",
+                help="What the collection was loaded from: recall is against its vectors. A file of vectors is found "
+                "by itself, as long as neither it nor the collection has changed.",
             ),
             click.option(
                 "--id-start", type=click.IntRange(0), default=0, show_default=True, help="Of a SOURCE without ids."
@@ -90,6 +93,7 @@ def material(
     **options: Any,
 ) -> Iterator[tuple[Collection, Queries, Rows | None, ConsoleReporter]]:
     """The collection, its queries, and the rows that recall is against."""
+    from qvec.evaluation.origin import origin
     from qvec.evaluation.queries import Queries, read_queries
     from qvec.evaluation.rows import rows_of_collection, rows_of_source
 
@@ -101,14 +105,17 @@ def material(
         if queries is not None:
             with open_source(queries, columns=columns) as source:
                 given = _drawn(read_queries(source, collection.calibration, embedder), limit, seed)
-        if truth is None:
-            rows = None
-        else:
+        width = given.vectors.shape[1] if given else None
+        rows = None
+        if truth is not None:
             opened = opening.enter_context(open_source(truth, columns=columns))
             _check_ids(collection, opened.id_type, truth)
-            width = given.vectors.shape[1] if given else opened.dimensions
             needed = embedder() if opened.dimensions is None else None
-            rows = rows_of_source(opened, collection.calibration, needed, id_start, width)
+            rows = rows_of_source(opened, collection.calibration, needed, id_start, width or opened.dimensions)
+        elif found := origin(database, collection, columns, width):
+            source, rows = found
+            opening.enter_context(source)
+            reporter.say(f"recall is against the vectors of {source.name}, which the collection was loaded from")
         if given is None:
             known = rows or rows_of_collection(collection)
             ids, vectors = known.sample(min(limit, _ROWS_AS_QUERIES), seed)

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
 from qvec.connecting import ConnectOptions
-from qvec.loading import OnDuplicate
+from qvec.loading import Checkpoint, OnDuplicate
+from qvec.postgres import loading
 from qvec.postgres.catalog import Catalog
 from qvec.postgres.collection import PostgresCollection
 from qvec.postgres.connections import Connections
@@ -115,6 +116,11 @@ class PostgresDatabase(Catalog):
         """A load of one source into a collection that may not be there yet."""
         self.check_writable()
         return PostgresLoader(self, collection, source, on_duplicate, workers)
+
+    def loads(self, collection: str) -> dict[str, Checkpoint]:
+        """How far sources were loaded into a collection, by their locations."""
+        with explained(f"cannot read the loads of collection {collection!r}"), self.connection() as connection:
+            return loading.read_checkpoints(connection, collection)
 
     def versions(self, collection: str) -> PostgresVersions:
         """The versions of a collection, by two calibrations."""

@@ -16,6 +16,16 @@ def read_checkpoint(connection: Connection, collection: str, source: str) -> Che
     return Checkpoint(*row) if row else None
 
 
+def read_checkpoints(connection: Connection, collection: str) -> dict[str, Checkpoint]:
+    """The checkpoints of all sources that were loaded, by their locations."""
+    rows = connection.execute(
+        "SELECT source, fingerprint, first_id, position, rejected, rejects_size, finished FROM qvec.ingest"
+        " WHERE collection = %s",
+        [collection],
+    ).fetchall()
+    return {source: Checkpoint(*row) for source, *row in rows}
+
+
 def numbered_and_unfinished(connection: Connection, collection: str, but: str) -> str | None:
     """Another source whose rows get numbers for ids and are not all there yet."""
     row = connection.execute(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
 from qvec.connecting import ConnectOptions
-from qvec.loading import OnDuplicate
+from qvec.loading import Checkpoint, OnDuplicate
 from qvec.qdrant.address import Address
 from qvec.qdrant.catalog import Catalog
 from qvec.qdrant.clients import ServerClient
@@ -21,6 +21,7 @@ from qvec.qdrant.home import Home
 from qvec.qdrant.layout import IdType, Layout, Prefilter, QueryEncoding, Rescore, Sharding
 from qvec.qdrant.loader import QdrantLoader
 from qvec.qdrant.remote import Server
+from qvec.qdrant.starts import checkpoint_of
 from qvec.qdrant.steps import Ask, Steps, perform
 from qvec.qdrant.versions import QdrantVersions
 
@@ -158,6 +159,12 @@ class QdrantDatabase(Catalog):
     def versions(self, collection: str) -> QdrantVersions:
         """The versions of a collection, by two calibrations."""
         return QdrantVersions(self, collection)
+
+    def loads(self, collection: str) -> dict[str, Checkpoint]:
+        """How far sources were loaded into a collection, by their locations."""
+        with explained(f"cannot read the loads of collection {collection!r}"):
+            found = self.run(self.home.read_loads(collection))
+        return {source: checkpoint_of(load) for source, load in found.items()}
 
     def loader(self, collection: str, source: str, on_duplicate: OnDuplicate, workers: int) -> QdrantLoader:
         """A load of one source into a collection that may not be there yet."""
