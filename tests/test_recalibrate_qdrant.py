@@ -42,7 +42,7 @@ HALF = Refit(threshold=0.5, ranges=RangeMethod())
 
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvec.qdrant.following.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("qvec.qdrant.versioning.LOOK_SECONDS", 0.05)
     monkeypatch.setattr("qvec.qdrant.server._POLL_SECONDS", 0.02)
 
 
@@ -302,6 +302,33 @@ def test_versions_are_dropped_one_after_another(database: QdrantDatabase) -> Non
     assert database.run(database.home.names()) == []
     with pytest.raises(CollectionError, match="was dropped"):
         docs.upsert([1], ROWS_OF[:1])
+
+
+def test_rows_of_a_version_that_is_dropped_meanwhile_do_not_just_end(database: QdrantDatabase) -> None:
+    pages = filled(database).stored_rows(0, 100)
+    next(pages)
+    anew(database)
+    assert len(next(pages).ids) == 100
+    drop_old(database, "docs")
+    with pytest.raises(CollectionError, match=f"its version {ZERO.id} dropped, while its rows were read; read them a"):
+        next(pages)
+
+
+def test_a_search_that_outlasts_its_version_is_made_again(
+    database: QdrantDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = filled(database)
+    engine = type(docs.engine())
+    search = engine.search
+
+    def late(self: Any, queries: Any, request: Any) -> Any:
+        monkeypatch.setattr(engine, "search", search)
+        anew(database)
+        drop_old(database, "docs")
+        return search(self, queries, request)
+
+    monkeypatch.setattr(engine, "search", late)
+    assert docs.search(ROWS_OF[5], 1)[0].id == 5
 
 
 def test_a_version_is_dropped_by_its_name(database: QdrantDatabase) -> None:

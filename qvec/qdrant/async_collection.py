@@ -74,7 +74,7 @@ class AsyncQdrantCollection(FollowingCollection, AsyncRetrieval):
         """Its rows in the order of their points' ids, from the row at this position on, so many at a time."""
         view, following = await self._run(self._reading, self._skipping(start))
         while following is not None:
-            found, following = await self._run(self._reading, view._stored_from(following, rows))
+            found, following = await self._run(self._reading, self._page(view, following, rows))
             if found:
                 yield found
 

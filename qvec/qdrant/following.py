@@ -11,12 +11,14 @@ import grpc
 from numpy.typing import ArrayLike, NDArray
 
 from qvec.errors import CollectionError, DatabaseError
+from qvec.qdrant import versioning
 from qvec.qdrant.description import Description, Foreign
 from qvec.qdrant.errors import is_status
 from qvec.qdrant.ids import PointId
 from qvec.qdrant.operations import CollectionOperations
 from qvec.qdrant.steps import Compute, Pause, Steps
 from qvec.qdrant.versioning import Record, turn_of
+from qvec.stores import StoredRows
 
 if TYPE_CHECKING:
     from qvec.loading import OnDuplicate
@@ -27,8 +29,6 @@ T = TypeVar("T")
 Work = Callable[[CollectionOperations], Steps[T]]
 """What is asked of one version; called with it, it checks its arguments and gives steps."""
 
-LOOK_SECONDS = 2.0
-"""For how long a collection is read without looking whether another version is in use."""
 _PATIENCE_SECONDS = 60.0
 """How long a write waits for an exchange."""
 _POLL_SECONDS = 0.1
@@ -57,11 +57,15 @@ class FollowingCollection(CollectionOperations):
 
     def _by_view(self, work: Work[T]) -> Steps[T]:
         """Reads by the version in use, as it was known at most so many seconds ago."""
-        if time.monotonic() - self._looked > LOOK_SECONDS:
+        if time.monotonic() - self._looked > versioning.LOOK_SECONDS:
             yield from self._look()
-        view = self._view
+        view, began = self._view, time.monotonic()
         try:
-            return (yield from work(view))
+            result = yield from work(view)
+            took_long = time.monotonic() - began > versioning.LOOK_SECONDS / 4
+            if not took_long or (yield from self._is_kept(view)):
+                return result
+            yield from self._look()
         except (CollectionError, grpc.RpcError) as error:
             if isinstance(error, grpc.RpcError) and not is_status(error, grpc.StatusCode.NOT_FOUND):
                 raise
@@ -69,6 +73,23 @@ class FollowingCollection(CollectionOperations):
             if self._view is view:
                 raise
         return (yield from work(self._view))
+
+    def _is_kept(self, view: CollectionOperations) -> Steps[bool]:
+        """Whether what was read of a version was there to its end."""
+        record = yield from self._versions()
+        return view.turn == 0 if record is None else record.keeps(view.points)
+
+    def _page(
+        self, view: CollectionOperations, start: PointId, rows: int
+    ) -> Steps[tuple[StoredRows | None, PointId | None]]:
+        """Rows of a version, from a point on. Raises CollectionError where it was dropped meanwhile."""
+        found = yield from view._stored_from(start, rows)
+        if self._foreign is None and not (yield from self._is_kept(view)):
+            raise CollectionError(
+                f"collection {self.name!r} was recalibrated, and its version {view.calibration.id} dropped, while its "
+                "rows were read; read them again"
+            )
+        return found
 
     def _look(self) -> Steps[None]:
         """Follows an exchange."""

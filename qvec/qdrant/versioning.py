@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from qvec.errors import CollectionError
-from qvec.qdrant.steps import Steps
+from qvec.qdrant.steps import Pause, Steps
 
 if TYPE_CHECKING:
     from qvec.qdrant.home import Home
+
+LOOK_SECONDS = 2.0
+"""For how long a collection is read without looking whether another version is in use."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Record:
 
     used: str
     other: str | None = None
-    kind: Literal["new", "old"] = "new"
-    """Of the other version: not used yet, or used before."""
+    kind: Literal["new", "old", "dropped"] = "new"
+    """Of the other version: not used yet, used before, or about to lose its points."""
     calibration: str = ""
     """The id of the other version's."""
     is_exchanging: bool = False
@@ -42,6 +45,10 @@ class Record:
             return cls(**{**stored, "turn": int(stored["turn"])})
         except (KeyError, TypeError, ValueError) as error:
             raise CollectionError(f"the versions of collection {name!r} are damaged: {error}") from None
+
+    def keeps(self, points: str) -> bool:
+        """Whether an engine's collection still has the points of a version."""
+        return points == self.used or (points == self.other and self.kind != "dropped")
 
     def other_name(self, name: str) -> str | None:
         """What the other version of the collection `name` is called."""
@@ -99,8 +106,12 @@ def drop(home: Home, name: str) -> Steps[None]:
 
 
 def drop_other(home: Home, name: str, record: Record) -> Steps[None]:
-    """Drops the version of the collection `name` that is not in use. Interrupted, it can be done again."""
+    """Drops the version of the collection `name` that is not in use. Where it was in use once, it waits until all who have
+    the collection open have looked since. Interrupted, it can be done again."""
     assert record.other is not None
+    yield from home.write_versions(name, replace(record, kind="dropped"))
+    if record.turn:
+        yield Pause(1.5 * LOOK_SECONDS)
     described = yield from home.describe(record.other)
     if record.other == name:
         assert described is not None

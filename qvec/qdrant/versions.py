@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from qvec.errors import CollectionError, DatabaseError
-from qvec.qdrant import following, versioning
+from qvec.qdrant import versioning
 from qvec.qdrant.bringing import Bringing
 from qvec.qdrant.operations import CollectionOperations
 from qvec.qdrant.starts import checkpoint_of
@@ -58,7 +57,11 @@ class QdrantVersions:
         record = self._record()
         if record is None or record.other is None or self._run(self._home.describe(record.other)) is None:
             return None
-        return Version(versioning.version_name(self._name, record.calibration), record.kind, record.calibration)
+        return Version(
+            versioning.version_name(self._name, record.calibration),
+            "new" if record.kind == "new" else "old",
+            record.calibration,
+        )
 
     def begin(self, calibration: Calibration) -> Version:
         """What is written meanwhile is found by comparing, which needs floats."""
@@ -121,13 +124,10 @@ class QdrantVersions:
         return wanting
 
     def drop(self) -> None:
-        """Where it was in use once, it waits until all who have the collection open have looked since."""
         record = self._record()
         if record is None or record.other is None:
             return
         self._database.check_writable()
-        if record.turn:
-            time.sleep(1.5 * following.LOOK_SECONDS)
         self._run(versioning.drop_other(self._home, self._name, record))
 
 
