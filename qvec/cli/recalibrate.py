@@ -75,7 +75,7 @@ def recalibrate(
     The version before is kept until --drop-old, and follows what is written: --rollback loses nothing. Interrupted, the
     same command goes on where it was. What no option says is fitted as it was before.
 
-    For collections in Postgres. Writes go on meanwhile, and come along.
+    Writes go on meanwhile, and come along. In Qdrant the collection has to keep float16 or float32.
 
     \b
     Examples:
