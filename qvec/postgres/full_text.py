@@ -76,14 +76,16 @@ def _statement(table: Table, language: str, k: int, where: Composable) -> Compos
     """A question's lexemes with how rare each is; the rows that hold any, cut to the best by ts_rank; their BM25.
 
     The share of rows that hold a lexeme comes from the statistics of ANALYZE where the lexeme is common, and is counted
-    by the index where it is not, so neither reads much. The average length is that of the rows ranked.
+    by the index where it is not, so neither reads much; rows are counted as long as ANALYZE has seen none. The average
+    length is that of the rows ranked.
     """
     return SQL(
         """
         WITH question AS MATERIALIZED (
             SELECT replace(plainto_tsquery({language}, %(question)s)::text, ' & ', ' | ')::tsquery AS words),
         size AS MATERIALIZED (
-            SELECT greatest(reltuples, 1)::float8 AS rows FROM pg_class WHERE oid = {relation}::regclass),
+            SELECT CASE WHEN reltuples > 0 THEN reltuples::float8 ELSE (SELECT count(*) FROM {table}) END AS rows
+            FROM pg_class WHERE oid = {relation}::regclass),
         common AS (
             SELECT lexeme, share FROM pg_stats,
                 unnest(most_common_elems::text::text[], most_common_elem_freqs) AS held (lexeme, share)
