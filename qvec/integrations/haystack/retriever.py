@@ -10,7 +10,6 @@ from haystack.document_stores.types import FilterPolicy
 from haystack.document_stores.types.filter_policy import apply_filter_policy
 
 from qvec.integrations.haystack.store import QvecDocumentStore
-from qvec.integrations.threads import in_thread
 
 R = TypeVar("R", bound="_Retriever")
 
@@ -50,11 +49,12 @@ class _Retriever:
         parameters["document_store"] = QvecDocumentStore.from_dict(parameters["document_store"])
         return default_from_dict(cls, {**data, "init_parameters": parameters})
 
-    def _asked(self, filters: dict[str, Any] | None, top_k: int | None) -> dict[str, Any]:
-        """What holds in a run that is given these."""
+    def _asked(self, filters: dict[str, Any] | None, top_k: int | None, **own: Any) -> dict[str, Any]:
+        """What the store is asked with in a run that is given these."""
         return {
             "filters": apply_filter_policy(self.filter_policy, self.filters, filters),
             "top_k": self.top_k if top_k is None else top_k,
+            **own,
         }
 
 
@@ -87,9 +87,8 @@ class QvecEmbeddingRetriever(_Retriever):
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """The nearest documents, best first, as `documents`."""
-        asked = self._asked(filters, top_k)
-        found = self.document_store.embedding_retrieval(query_embedding, **asked, scale_score=self.scale_score)
-        return {"documents": found}
+        options = self._asked(filters, top_k, scale_score=self.scale_score)
+        return {"documents": self.document_store.embedding_retrieval(query_embedding, **options)}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -99,7 +98,8 @@ class QvecEmbeddingRetriever(_Retriever):
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """As `run`, awaited."""
-        return await in_thread(self.run, query_embedding, filters, top_k)
+        options = self._asked(filters, top_k, scale_score=self.scale_score)
+        return {"documents": await self.document_store.embedding_retrieval_async(query_embedding, **options)}
 
 
 @component
@@ -136,9 +136,8 @@ class QvecHybridRetriever(_Retriever):
         alpha: float | None = None,
     ) -> dict[str, list[Document]]:
         """The best documents, best first, as `documents`. Raises InputError where the words are not indexed."""
-        asked = self._asked(filters, top_k)
-        weight = self.alpha if alpha is None else alpha
-        return {"documents": self.document_store.hybrid_retrieval(query, query_embedding, **asked, alpha=weight)}
+        options = self._asked(filters, top_k, alpha=self.alpha if alpha is None else alpha)
+        return {"documents": self.document_store.hybrid_retrieval(query, query_embedding, **options)}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -150,4 +149,5 @@ class QvecHybridRetriever(_Retriever):
         alpha: float | None = None,
     ) -> dict[str, list[Document]]:
         """As `run`, awaited."""
-        return await in_thread(self.run, query, query_embedding, filters, top_k, alpha)
+        options = self._asked(filters, top_k, alpha=self.alpha if alpha is None else alpha)
+        return {"documents": await self.document_store.hybrid_retrieval_async(query, query_embedding, **options)}
