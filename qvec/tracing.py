@@ -26,7 +26,7 @@ _NONE = nullcontext(_NoSpan())
 
 def span(name: str, **attributes: Any) -> AbstractContextManager[Span]:
     """A span `qvec.name` with attributes `qvec.…`, those that are None left out."""
-    if "opentelemetry" not in sys.modules:  # who records spans has imported it
+    if "opentelemetry.trace" not in sys.modules:  # who records spans has imported it
         return _NONE
     given = {f"qvec.{key}": value for key, value in attributes.items() if value is not None}
     started: AbstractContextManager[Span] = _tracer().start_as_current_span(f"qvec.{name}", attributes=given)

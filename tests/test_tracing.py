@@ -82,6 +82,12 @@ def test_without_opentelemetry_nothing_is_imported() -> None:
     subprocess.run([sys.executable, "-I", "-c", program], check=True)
 
 
+def test_a_package_that_shares_opentelemetrys_name_is_not_its_api() -> None:
+    program = "import sys, types; sys.modules['opentelemetry'] = types.ModuleType('opentelemetry')\n"
+    program += "from qvec.tracing import span\nwith span('search', k=1) as s: s.set_attribute('a', 1)"
+    subprocess.run([sys.executable, "-I", "-c", program], check=True)
+
+
 def test_nothing_is_logged_to_handlers_of_qvecs_own() -> None:
     program = "import logging, qvec; qvec.connect\n"
     program += (
