@@ -106,8 +106,8 @@ def drop(home: Home, name: str) -> Steps[None]:
 
 
 def drop_other(home: Home, name: str, record: Record) -> Steps[None]:
-    """Drops the version of the collection `name` that is not in use. Where it was in use once, it waits until all who have
-    the collection open have looked since. Interrupted, it can be done again."""
+    """Drops the version of the collection `name` that is not in use. Where it was once, it waits until all who have the
+    collection open have looked since. Interrupted, it can be done again."""
     assert record.other is not None
     yield from home.write_versions(name, replace(record, kind="dropped"))
     if record.turn:
