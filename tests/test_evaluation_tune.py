@@ -300,13 +300,13 @@ def test_eval_prints_a_line_for_each_configuration(loaded: str, source: Path, qu
     assert {("ternary", "int8", 16), ("ternary", "none", None), ("none", "int4", None)} <= steps
 
 
-def test_eval_with_judgements_and_a_comparison(loaded: str, query_file: Path, tmp_path: Path) -> None:
+def test_eval_with_judgements_and_a_comparison(loaded: str, source: Path, query_file: Path, tmp_path: Path) -> None:
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n0\t1\t1\n7\t5\t2\n")
     arguments = ("eval", "--db", loaded, "-c", "docs", "--queries", query_file, "--qrels", tmp_path / "qrels.tsv")
     told = invoke(*arguments, "--compare", "ternary/int8/1", "ternary/int8/16")
     assert told.exit_code == 0
     assert "nDCG@10" in told.stdout
-    assert "int8 vectors, which stand in for the floats that it does not keep" in told.stdout
+    assert f"Recall is against exact search of {source} in float32" in told.stdout
     assert "Note: nDCG is over the 2 queries that have a relevant document." in told.stdout
     assert "ternary/int8/1 − ternary/int8/16: recall@10 −" in told.stdout
     assert "ternary/int8/1 − ternary/int8/16: nDCG@10 " in told.stdout
