@@ -31,6 +31,8 @@ class Embedders:
                 f"collection {collection.name!r} was loaded as vectors and names no model; set its `embedder`, e.g. "
                 "collection.embedder = qvec.embedding.load_embedder(MODEL), or give vectors"
             )
+        if wanted in self._loaded:  # without the lock, which is held as long as another model loads
+            return self._loaded[wanted]
         with self._lock:
             if wanted not in self._loaded:
                 self._loaded[wanted] = load_embedder(wanted)

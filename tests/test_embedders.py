@@ -1,0 +1,45 @@
+"""The models of a database's collections, loaded once, by threads that do not wait for each other's."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import qvec.embedding
+from qvec import Calibration
+from qvec.retrieval.embedders import Embedders
+
+
+def test_a_model_that_loads_does_not_hold_up_one_that_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, calibration: Calibration
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def load(options: Any) -> Any:
+        if options.model == "slow":
+            began.set()
+            go_on.wait(10)
+        return options.model
+
+    monkeypatch.setattr(qvec.embedding, "load_embedder", load)
+    embedders, found = Embedders(), []
+
+    def ask(model: str) -> None:
+        collection: Any = SimpleNamespace(name="docs", model=model, embedding=None)
+        found.append(embedders.of(collection, calibration))
+
+    ask("fast")
+    threads = [threading.Thread(target=ask, args=[model]) for model in ("slow", "fast")]
+    threads[0].start()
+    assert began.wait(10)
+    threads[1].start()
+    threads[1].join(5)
+    asked_meanwhile = list(found)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert asked_meanwhile == ["fast", "fast"]
+    assert found == ["fast", "fast", "slow"]
