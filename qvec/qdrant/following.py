@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from qvec.errors import CollectionError, DatabaseError
 from qvec.qdrant import versioning
-from qvec.qdrant.description import Description, Foreign
 from qvec.qdrant.errors import is_status
 from qvec.qdrant.ids import PointId
 from qvec.qdrant.operations import CollectionOperations
@@ -38,17 +37,10 @@ class FollowingCollection(CollectionOperations):
     """A collection whose work is done by a view of the version in use. A view never changes: what began with one ends
     with it, and the version is still there."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        name: str,
-        description: Description,
-        foreign: Foreign | None = None,
-        points: str | None = None,
-        turn: int = 0,
-    ) -> None:
-        super().__init__(catalog, name, description, foreign, points, turn)
-        self._view = CollectionOperations(catalog, name, description, foreign, points, turn)
+    def __init__(self, catalog: Catalog, *opened: Any) -> None:
+        """`opened` is what the catalog gives, an `Opened`."""
+        super().__init__(catalog, *opened)
+        self._view = CollectionOperations(catalog, *opened)
         self._looked = time.monotonic()
 
     def _adopt(self, opened: Opened) -> None:

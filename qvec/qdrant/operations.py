@@ -295,8 +295,8 @@ class CollectionOperations:
     def check_current(self, found: Opened | None) -> None:
         """Raises CollectionError when the collection, as it is found now, was dropped, and perhaps made anew, since it
         was opened."""
-        now = found and found.description
-        if now is None or (now.calibration, now.layout) != (self.calibration, self.layout):
+        here = self.points, self.calibration, self.layout
+        if found is None or (found.points, found.description.calibration, found.description.layout) != here:
             again = " and made anew" if found else ""
             raise CollectionError(f"collection {self.name!r} was dropped{again} since it was opened; open it again")
 
