@@ -194,6 +194,11 @@ def test_a_source_gives_vectors_and_the_collection_its_texts(database: PostgresD
     assert (done.surplus, done.wanting) == (0, done.wanting.__class__(0, 0))
 
 
+def test_rows_that_the_collection_lacks_are_counted_once(database: PostgresDatabase, source: Path) -> None:
+    filled(database, "int8").delete([5, 6, 7])
+    assert anew(database, source).surplus == 3
+
+
 def test_a_source_without_ids_has_the_ids_it_was_loaded_with(database: PostgresDatabase, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", ROWS_OF)
     with open_source(tmp_path / "rows.npy") as opened:

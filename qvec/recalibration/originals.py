@@ -85,6 +85,7 @@ class MatchedSource(Source):
         self.codec = source.codec
         self.surplus = 0
         """Rows of the source that the collection does not have, of those read."""
+        self._counted = 0
         self._source = source
         self._versions = versions
         self._first_id = versions.first_id(source.path) or 0
@@ -106,7 +107,8 @@ class MatchedSource(Source):
         ids = self.ids(batch)
         texts = self._versions.texts(ids)
         there = np.array([id in texts for id in ids], bool)
-        self.surplus += int((~there).sum())
+        self.surplus += int((~there & (batch.rows >= self._counted)).sum())  # the first rows are read twice
+        self._counted = max(self._counted, batch.stop)
         kept = [id for id in ids if id in texts]
         return Batch(
             batch.start,
