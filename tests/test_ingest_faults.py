@@ -262,7 +262,7 @@ class Watching(Reporter):
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """No long waits between tries."""
-    monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.05,) * 20)
+    monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.05,) * 400)  # a server may take a while to recover
 
 
 def terminate_all(url: str) -> int:
