@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,3 +269,23 @@ def test_parent_and_forked_child_both_go_on(docs: PostgresCollection, vectors: V
     assert os.waitstatus_to_exitcode(status) == 0
     assert found == list(range(20))
     assert docs.search(vectors[2], k=1)[0].id == 2
+
+
+def test_a_search_is_prepared_by_one_calibration(
+    db: PostgresDatabase, name: str, vectors: Vectors, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may renew the collection's while it is prepared."""
+    docs = db.create_collection(name, calibration=calibration)
+    renewed = Calibration.fit(vectors[:100], threshold=0)
+    planning, seen = docs._planning, []
+
+    def planned(*arguments: Any) -> Any:
+        work = planning(*arguments)
+        docs.calibration = renewed
+        seen.append(work.args[0].calibration)
+        return work
+
+    monkeypatch.setattr(docs, "_planning", planned)
+    prepared = docs._searching(vectors[0], 10, None, None, False, True, "client", None, True)
+    assert seen == [calibration, renewed]
+    assert prepared.args[0][0].args[0].calibration == renewed

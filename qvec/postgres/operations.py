@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from qvec.retrieval.embedders import Embedders
     from qvec.sources import Form, IdType
 
+
+T = TypeVar("T")
 
 Prepared = tuple[Work[Plan], NDArray[np.float32]]
 """What plans a search, and its queries (m, d) as they are compared."""
@@ -333,7 +335,8 @@ class CollectionOperations:
             planning = self._planning(k, oversampling, where, exact, rescore, rescore_in, texts, planes)
             return planning, self._queries(vectors)
 
-        return partial(self._search, prepare(), prepare, np.ndim(vectors) == 2)
+        preparing = partial(self._of_one_calibration, prepare)
+        return partial(self._search, preparing(), preparing, np.ndim(vectors) == 2)
 
     def _search(self, prepared: Prepared, prepare: Callable[[], Prepared], several: bool) -> Steps[Any]:
         """A statement of a collection that was recalibrated since finds nothing: then all of it is done anew."""
@@ -364,8 +367,9 @@ class CollectionOperations:
             planning = self._planning(k, oversampling, where, exact, True, rescore_in, True, None)
             return (planning, queries), (time.perf_counter() - started) * 1e3
 
-        prepare()  # what is wrong with the arguments is told at once
-        return partial(self._explain, prepare)
+        preparing = partial(self._of_one_calibration, prepare)
+        preparing()  # what is wrong with the arguments is told at once
+        return partial(self._explain, preparing)
 
     def _explain(self, prepare: Callable[[], tuple[Prepared, float]]) -> Steps[Explanation]:
         while True:
@@ -375,6 +379,19 @@ class CollectionOperations:
             if explained.hits or (yield from self._is_current(plan.calibration)):
                 return explained
             yield from self._renew()
+
+    def _of_one_calibration(self, prepare: Callable[[], T]) -> T:
+        """What is prepared of table and calibration, again where another thread renewed them meanwhile."""
+        while True:
+            calibration = self.calibration
+            try:
+                prepared = prepare()
+            except InputError:
+                if self.calibration is calibration:
+                    raise
+            else:
+                if self.calibration is calibration:
+                    return prepared
 
     def _queries(self, query: ArrayLike) -> NDArray[np.float32]:
         """Queries as they are compared: cut to the collection's dimensions, at unit length under cosine."""
