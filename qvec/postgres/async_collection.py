@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -75,8 +76,9 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
         statement = statements.stored_rows(self.table, start, self._still()).as_bytes(None)
         with explained(self._reading):
             async with self._database.connection() as connection:
-                async for found in chunks_async(connection, statement, {}, rows):
-                    yield self._stored(found)
+                async with aclosing(chunks_async(connection, statement, {}, rows)) as parts:
+                    async for found in parts:
+                        yield self._stored(found)
                 if found is None:
                     await perform_async(connection, self._check_unchanged(calibration))
 
@@ -90,8 +92,9 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
         statement = statements.stored_codes(self.table, self._still()).as_bytes(None)
         with explained(self._reading):
             async with self._database.connection() as connection:
-                async for found in chunks_async(connection, statement, {}, rows):
-                    yield self._stored_codes(found)
+                async with aclosing(chunks_async(connection, statement, {}, rows)) as parts:
+                    async for found in parts:
+                        yield self._stored_codes(found)
                 if found is None:
                     await perform_async(connection, self._check_unchanged(calibration))
 

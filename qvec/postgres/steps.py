@@ -8,7 +8,8 @@ a step is raised in the generator, at the step.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -142,12 +143,14 @@ class Scan:
     each: Callable[[Rows], None]
 
     def perform(self, connection: Connection) -> None:
-        for rows in chunks(connection, self.statement, self.parameters, self.size):
-            self.each(rows)
+        with closing(chunks(connection, self.statement, self.parameters, self.size)) as found:
+            for rows in found:
+                self.each(rows)
 
     async def perform_async(self, connection: AsyncConnection) -> None:
-        async for rows in chunks_async(connection, self.statement, self.parameters, self.size):
-            await asyncio.to_thread(self.each, rows)  # ranking thousands of rows would hold up the loop
+        async with aclosing(chunks_async(connection, self.statement, self.parameters, self.size)) as found:
+            async for rows in found:
+                await asyncio.to_thread(self.each, rows)  # ranking thousands of rows would hold up the loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +193,10 @@ _SCAN = "qvec_scan"
 """Name of the cursor that a scan holds."""
 
 
-def chunks(connection: Connection, statement: Statement, parameters: Mapping[str, Any], size: int) -> Iterator[Rows]:
-    """The rows of a statement, so many at a time."""
+def chunks(
+    connection: Connection, statement: Statement, parameters: Mapping[str, Any], size: int
+) -> Generator[Rows, None, None]:
+    """The rows of a statement, so many at a time; closed by who may not read them all, for it holds a transaction."""
     with connection.transaction(), connection.cursor(_SCAN, binary=True) as cursor:
         cursor.execute(statement, parameters)
         while rows := cursor.fetchmany(size):
@@ -200,9 +205,15 @@ def chunks(connection: Connection, statement: Statement, parameters: Mapping[str
 
 async def chunks_async(
     connection: AsyncConnection, statement: Statement, parameters: Mapping[str, Any], size: int
-) -> AsyncIterator[Rows]:
-    """The rows of a statement, so many at a time."""
-    async with connection.transaction(), connection.cursor(_SCAN, binary=True) as cursor:
-        await cursor.execute(statement, parameters)
-        while rows := await cursor.fetchmany(size):
-            yield rows
+) -> AsyncGenerator[Rows, None]:
+    """As `chunks`."""
+    async with connection.transaction():
+        cursor = connection.cursor(_SCAN, binary=True)
+        try:
+            await cursor.execute(statement, parameters)
+            while rows := await cursor.fetchmany(size):
+                yield rows
+            await cursor.close()
+        except BaseException:  # cancelled, or closed early: the rollback closes it on the server
+            await psycopg.AsyncCursor.close(cursor)
+            raise
