@@ -160,20 +160,25 @@ def run(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
     with span("prefilter" if plan.in_client else "prefilter and rescore", candidates=plan.candidates) as fetching:
         rows = yield from fetch(plan, queries)
         fetching.set_attribute("qvec.rows", sum(map(len, rows)))
+    filtered = plan.where != EVERY_ROW and plan.candidates is not None
+    wanted = (plan.candidates or 0) if plan.in_client else plan.k
+    enough = np.array([not filtered or len(found) >= wanted for found in rows], bool)
+    if enough.all():
+        return (yield from _hits(plan, rows, queries))
+    whole = [found for found, is_enough in zip(rows, enough, strict=True) if is_enough]
+    hits = iter((yield from _hits(plan, whole, queries[enough])))
+    again = iter((yield from run(plan.of_all_rows(), queries[~enough])))
+    return [next(hits if is_enough else again) for is_enough in enough]
+
+
+def _hits(plan: Plan, rows: list[Rows], queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
+    """The hits among the rows that the plan's statement gave for each query."""
     if not plan.in_client:
-        hits = [[Hit(*row) if plan.texts else Hit(*row[:2]) for row in found] for found in rows]
-        short = [len(found) < plan.k for found in hits]
-    else:
-        with span("rescore"):
-            best = [best_of(plan, found, query[None])[0] for found, query in zip(rows, queries, strict=True)]
-        with span("texts"):
-            hits = yield from with_texts(plan, best)
-        short = [len(found) < (plan.candidates or 0) for found in rows]
-    if plan.where != EVERY_ROW and plan.candidates is not None and any(short):
-        again = yield from run(plan.of_all_rows(), queries[short])
-        for position, found in zip(np.flatnonzero(short), again, strict=True):
-            hits[position] = found
-    return hits
+        return [[Hit(*row) if plan.texts else Hit(*row[:2]) for row in found] for found in rows]
+    with span("rescore"):
+        best = [best_of(plan, found, query[None])[0] for found, query in zip(rows, queries, strict=True)]
+    with span("texts"):
+        return (yield from with_texts(plan, best))
 
 
 def fetch(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[Rows]]:
@@ -226,7 +231,7 @@ def _scan(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
 def with_texts(plan: Plan, best: Iterable[list[tuple[float, Any]]]) -> Steps[list[list[Hit]]]:
     """Hits of (score, id) pairs, with the rows' documents and metadata where the plan asks for them."""
     best = list(best)
-    if not plan.texts:
+    if not plan.texts or not any(best):
         return [[Hit(id, score) for score, id in pairs] for pairs in best]
     wanted = list({id for pairs in best for _, id in pairs})
     rows = yield Fetch(_texts_statement(plan.table), [wanted], binary=True)
