@@ -61,10 +61,7 @@ class _Connections:
 
     def _settings(self) -> list[str]:
         """What a session is set to."""
-        settings = []
-        if self.options.read_only:
-            settings.append("SET default_transaction_read_only = on")
-        return settings
+        return ["SET default_transaction_read_only = on"] if self.options.read_only else []
 
     def _pool_settings(self) -> list[str]:
         """What a session of the pool is set to: statements have a time limit there, not in loads and index builds."""
