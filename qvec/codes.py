@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Codes = NDArray[np.uint8]
 
+PLANES = {"int8": 8, "int4": 4, "binary": 1}
+"""How many planes the precisions take that are kept as codes alone."""
+
 
 def quantize(vectors: ArrayLike, calibration: Calibration, planes: int = 8) -> Codes:
     """The codes of `vectors`, shape (n, planes * w).

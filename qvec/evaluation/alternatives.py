@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qvec.codes import quantize
+from qvec.codes import PLANES, quantize
 from qvec.evaluation.intervals import lower_bound
 from qvec.evaluation.quantized import RESCORES
 from qvec.evaluation.queries import Queries
@@ -15,7 +15,7 @@ from qvec.evaluation.rows import Rows, rows_of_collection
 from qvec.evaluation.scan import Candidates, candidate_count, scan
 from qvec.evaluation.trials import bytes_per_vector
 from qvec.evaluation.truth import Truth
-from qvec.evaluation.ways import PLANES, Block, HoldsCodes
+from qvec.evaluation.ways import Block, HoldsCodes
 from qvec.ingest.options import Reporter
 from qvec.stores import Collection
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qvec.codes import dequantize, quantize
+from qvec.codes import PLANES, dequantize, quantize
 from qvec.errors import QvecError
 from qvec.evaluation.rows import Rows, rows_of_source
 from qvec.sources import Columns, Source, open_source
@@ -15,7 +15,6 @@ from qvec.stores import Collection, Database
 
 _CHECKED = 500
 """Rows whose codes are compared with those of the file."""
-_PLANES = {"int8": 8, "int4": 4, "binary": 1}
 
 
 def origin(
@@ -54,6 +53,6 @@ def _is_of_kind(source: Source, collection: Collection) -> bool:
 def _holds(collection: Collection, rows: Rows) -> bool:
     """Whether some rows of the source, drawn uniformly, are what the collection has by their ids."""
     ids, vectors = rows.sample(_CHECKED, seed=0)
-    codes = quantize(vectors, collection.calibration, _PLANES[collection.settings["rescore"]])
+    codes = quantize(vectors, collection.calibration, PLANES[collection.settings["rescore"]])
     wanted = dequantize(codes, collection.calibration)
     return bool(np.allclose(collection.vectors(ids), wanted, atol=1e-6 * float(np.abs(wanted).max(initial=1))))

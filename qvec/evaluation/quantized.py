@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
-from qvec.codes import Codes, code_bytes, hamming_top_k, quantize, score, ternary
+from qvec.codes import PLANES, Codes, code_bytes, hamming_top_k, quantize, score, ternary
 from qvec.evaluation.material import Array, Material
 from qvec.evaluation.results import NONE
-from qvec.evaluation.trials import PLANES
 from qvec.evaluation.truth_table import Recalls, Rows, TruthTable
 
 OVERSAMPLING = (1, 2, 4, 8, 16)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
-from qvec.codes import hamming_top_k, learned, quantize, score, ternary
-from qvec.evaluation.ways import PLANES, Block
+from qvec.codes import PLANES, hamming_top_k, learned, quantize, score, ternary
+from qvec.evaluation.ways import Block
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvec.calibration import Calibration
+from qvec.codes import PLANES
 from qvec.drift import Drift
 from qvec.evaluation.results import NONE, Interval, Result
 from qvec.ingest.options import FitOptions
 
-PLANES = {"int8": 8, "int4": 4, "binary": 1, NONE: 0}
 _PREFILTER_PLANES = {"ternary": 2, "binary": 1, NONE: 0}
 _VALUE_BYTES = {"float16": 2, "float32": 4}
 DEFAULT_OVERSAMPLING = 4
@@ -97,4 +97,5 @@ def bytes_per_vector(dimensions: int, prefilter: str, rescore: str) -> int:
     bits = _PREFILTER_PLANES[prefilter] * width
     if rescore in _VALUE_BYTES:
         return _VALUE_BYTES[rescore] * dimensions + 2 * bits
-    return PLANES[rescore] * width + bits
+    planes = 0 if rescore == NONE else PLANES[rescore]
+    return planes * width + bits

@@ -10,14 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from qvec.codes import PLANES
 from qvec.evaluation.results import NONE
 from qvec.qdrant.layout import BITS
 from qvec.stores import Collection
 
 OVERSAMPLINGS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
-PLANES = {"int8": 8, "int4": 4, "binary": 1}
-"""Planes of the precisions that are prefixes of one another."""
 _FLOAT_BYTES = {"float16": 2, "float32": 4, "turbo16": 2, "turbo8": 1}
 _WIDE_SEARCH = 10_000
 

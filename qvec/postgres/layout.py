@@ -9,6 +9,7 @@ from typing import Literal as OneOf
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
+from qvec.codes import PLANES
 from qvec.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ IdType = OneOf["bigint", "text"]
 Rescore = OneOf["int8", "int4", "binary", "float16", "float32"]
 Prefilter = OneOf["ternary", "binary", "learned"]
 
-_PLANES: dict[str, int] = {"int8": 8, "int4": 4, "binary": 1}
 _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
 
 
@@ -87,7 +87,7 @@ class Layout:
     @property
     def planes(self) -> int | None:
         """Planes that rescoring reads; None when it reads floats."""
-        return _PLANES.get(self.rescore)
+        return PLANES.get(self.rescore)
 
     @property
     def code_bits(self) -> int:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from qvec.calibration import UNIT_LENGTH_TOLERANCE, Calibration, Metric
+from qvec.codes import PLANES
 from qvec.errors import InputError
 
-PLANES = {"int8": 8, "int4": 4, "binary": 1}
-"""Planes that each of these precisions keeps; ternary is read from four."""
 PRECISIONS = ("float32", "int8", "int4", "ternary", "binary")
 _TERNARY_PLANES = 4
 # As in the native quantizer: below it the quotient 128 / radius could overflow.

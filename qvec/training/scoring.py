@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from qvec.calibration import Calibration
-from qvec.codes import score
+from qvec.codes import PLANES, score
 from qvec.training.quantizers import (
-    PLANES,
     Scale,
     dequantize_embeddings,
     prepared,
