@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -12,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from psycopg import sql
 from stores import STORES, Store, opened
+from tiny_models import tiny_model, write_pairs
 
 import qvec
 from qvec import Calibration
@@ -114,3 +116,31 @@ def store(
     """Each kind of database that is here, for the tests of one module."""
     with opened(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
         yield found
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread: the small models of tests gain nothing from more, and wait for them on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a model that trains in milliseconds."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model(folder)
+    return str(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of queries and documents to train on."""
+    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,15 +29,9 @@ from qvec.training import (  # noqa: E402
 from qvec.training.quantizers import PRECISIONS, Scale  # noqa: E402
 from qvec.training.ranges import TrainingRanges  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Grads = list[Any]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

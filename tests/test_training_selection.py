@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from test_training_run import Interrupting, options, weights
-from tiny_models import tiny_model, write_pairs
 
 import qvec
 from qvec import Calibration, InputError
@@ -29,27 +28,10 @@ from qvec.training.pairs import Pairs, read_pairs  # noqa: E402
 from qvec.training.retrieval import Retrieval, retrieval_of_pairs  # noqa: E402
 from qvec.training.selection import comparison_of, halved  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny_model(folder)
-    return str(folder / "model")
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning"),
+]
 
 
 def selecting(pairs: Path) -> Retrieval:
