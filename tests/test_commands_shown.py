@@ -58,8 +58,8 @@ def test_there_are_some() -> None:
     assert len(SHOWN) > 60
 
 
-@pytest.mark.parametrize(("where", "command"), SHOWN)
-def test_it_is_read(where: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", [pytest.param(command, id=f"{where}: {command}") for where, command in SHOWN])
+def test_it_is_read(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in re.findall(FILES, command):
         Path(name).touch()
