@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from conftest import realistic
 from loading import run, with_ids, write_lines
 from numpy.typing import NDArray
+from writing import writing_meanwhile
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RangeMethod
@@ -264,33 +264,10 @@ def test_what_is_written_meanwhile_comes_along(database: PostgresDatabase, stage
 
 
 def test_a_writer_that_never_rests_loses_nothing(database: PostgresDatabase) -> None:
-    docs = filled(database)
-    written: dict[int, Vectors] = {}
-    stop, faults = threading.Event(), []
-
-    def write() -> None:
-        turn = 0
-        try:
-            while not stop.is_set():
-                turn += 1
-                ids = [turn % ROWS, 10_000 + turn]
-                rows = ROWS_OF[[(7 * turn) % ROWS, (3 * turn) % ROWS]]
-                docs.upsert(ids, rows)
-                written.update(zip(ids, rows, strict=True))
-        except Exception as error:
-            faults.append(error)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
+    with writing_meanwhile(filled(database), ROWS_OF) as written:
         anew(database)
         roll_back(database, "docs")
         anew(database)
-    finally:
-        stop.set()
-        thread.join()
-    assert faults == []
-    assert len(written) > 20
     found = codes(database)
     expected = dict(enumerate(ROWS_OF)) | written
     assert found.keys() == expected.keys()

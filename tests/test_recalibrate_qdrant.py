@@ -18,6 +18,7 @@ from loading import with_ids, write_lines
 from numpy.typing import NDArray
 from qdrant_loading import assert_holds, found_rows, run
 from qdrant_wire import WireServer
+from writing import writing_meanwhile
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, RangeMethod
@@ -172,33 +173,10 @@ def test_what_is_written_meanwhile_comes_along(
 
 
 def test_a_writer_that_never_rests_loses_nothing(database: QdrantDatabase) -> None:
-    docs = filled(database)
-    written: dict[int, Vectors] = {}
-    stop, faults = threading.Event(), []
-
-    def write() -> None:
-        turn = 0
-        try:
-            while not stop.is_set():
-                turn += 1
-                ids = [turn % ROWS, 10_000 + turn]
-                rows = ROWS_OF[[(7 * turn) % ROWS, (3 * turn) % ROWS]]
-                docs.upsert(ids, rows)
-                written.update(zip(ids, rows, strict=True))
-        except Exception as error:
-            faults.append(error)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
+    with writing_meanwhile(filled(database), ROWS_OF) as written:
         anew(database)
         roll_back(database, "docs")
         anew(database)
-    finally:
-        stop.set()
-        thread.join()
-    assert faults == []
-    assert len(written) > 20
     assert_same_rows(database, dict(enumerate(ROWS_OF)) | written)
 
 
