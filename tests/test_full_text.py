@@ -1,12 +1,14 @@
-"""Words in Postgres: what a ranking rests on besides the documents."""
+"""Words: what a ranking by BM25 has to be, on each database, and in Postgres what it rests on besides the documents."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
-import psycopg
-from stores import ids
+import pytest
+from psycopg.sql import SQL
+from stores import Store, ids
 
 from qvec import Calibration
 from qvec.postgres.database import PostgresDatabase
@@ -15,24 +17,85 @@ ROWS = 1000
 
 
 def texts(random: np.random.Generator, rows: int) -> list[str]:
-    """Forty words each, of two hundred, the n-th of which is n times rarer than the first."""
+    """Four to forty words each, of two hundred, the n-th of which is n times rarer than the first."""
     share = 1 / np.arange(1, 201)
     words = random.choice(200, (rows, 40), p=share / share.sum())
-    return [" ".join(f"w{word}" for word in row) for row in words]
+    lengths = random.integers(4, 41, rows)
+    return [" ".join(f"w{word}" for word in row[:length]) for row, length in zip(words, lengths, strict=True)]
 
 
-def test_rankings_are_the_same_before_analyze_has_seen_the_rows(
-    db: PostgresDatabase, name: str, calibration: Calibration, vectors: Any
-) -> None:
-    random = np.random.default_rng(0)
-    documents = texts(random, ROWS)
+DOCUMENTS = texts(np.random.default_rng(0), ROWS)
+QUESTIONS = [" ".join(f"w{word}" for word in words) for words in np.random.default_rng(1).integers(0, 200, (20, 3))]
+
+
+def bm25(documents: list[str], question: str, distinct: bool) -> dict[int, float]:
+    """Scores of the documents that hold a word of the question, in Lucene's form with k1 = 1.2 and b = 0.75.
+
+    A document is as long as it has words, set beside the average of all. With `distinct` it is as long as it has
+    distinct words, set beside the average of those that hold a word of the question.
+    """
+    words = [document.split() for document in documents]
+    asked = set(question.split())
+    sizes = [len(set(row)) if distinct else len(row) for row in words]
+    matching = [position for position, row in enumerate(words) if asked & set(row)]
+    average = np.mean([sizes[position] for position in matching] if distinct else sizes)
+    holding = {word: sum(word in row for row in words) for word in asked}
+    rarity = {word: np.log(1 + (len(words) - found + 0.5) / (found + 0.5)) for word, found in holding.items()}
+    scores = {}
+    for position in matching:
+        times, length = Counter(words[position]), 1.2 * (0.25 + 0.75 * sizes[position] / average)
+        scores[position] = sum(rarity[word] * times[word] * 2.2 / (times[word] + length) for word in asked)
+    return scores
+
+
+def check_ranking(docs: Any, distinct: bool) -> None:
+    """With as many hits asked for as there are rows, every row that holds a word is ranked by its whole score."""
+    for question in QUESTIONS:
+        expected = bm25(DOCUMENTS, question, distinct)
+        found = docs.search_text(question, ROWS)
+        assert {hit.id for hit in found} == set(expected)
+        np.testing.assert_allclose([hit.score for hit in found], [expected[hit.id] for hit in found], rtol=1e-6)
+        np.testing.assert_allclose([hit.score for hit in found], sorted(expected.values(), reverse=True), rtol=1e-6)
+
+
+def analyze(db: PostgresDatabase, docs: Any) -> None:
+    with db.connect() as connection:
+        connection.execute(SQL("ANALYZE {}").format(docs.table.identifier))
+
+
+def test_words_rank_by_bm25(store: Store, calibration: Calibration, vectors: Any) -> None:
+    docs: Any = store.create(calibration)
+    docs.index_texts("simple")
+    docs.upsert(np.arange(ROWS), vectors, DOCUMENTS)
+    check_ranking(docs, distinct=store.is_postgres)
+
+
+@pytest.fixture
+def docs(db: PostgresDatabase, name: str, calibration: Calibration, vectors: Any) -> Any:
+    """The documents, in a table that ANALYZE has seen empty."""
     docs: Any = db.create_collection(name, calibration=calibration)
     docs.index_texts("simple")
-    docs.upsert(np.arange(ROWS), vectors, documents)
-    questions = [" ".join(f"w{word}" for word in random.choice(200, 5)) for _ in range(50)]
-    before = [ids(docs.search_text(question)) for question in questions]
-    with db.connect() as connection:
-        connection.execute(psycopg.sql.SQL("ANALYZE {}").format(docs.table.identifier))
-    after = [ids(docs.search_text(question)) for question in questions]
-    shared = [len({*one} & {*other}) / len(other) for one, other in zip(before, after, strict=True)]
-    assert np.mean(shared) > 0.97
+    docs.upsert(np.arange(ROWS), vectors, DOCUMENTS)
+    return docs
+
+
+def test_statistics_of_all_rows_rank_by_bm25_too(db: PostgresDatabase, docs: Any) -> None:
+    analyze(db, docs)
+    check_ranking(docs, distinct=True)
+
+
+def test_rankings_are_the_same_before_analyze_has_seen_the_rows(db: PostgresDatabase, docs: Any) -> None:
+    before = [docs.search_text(question) for question in QUESTIONS]
+    analyze(db, docs)
+    after = [docs.search_text(question) for question in QUESTIONS]
+    assert [ids(hits) for hits in before] == [ids(hits) for hits in after]
+
+
+def test_rows_that_are_picked_for_a_ranking_hold_the_best(docs: Any) -> None:
+    """Common words match more rows than are ranked."""
+    shared = []
+    for question in ("w0 w1 w2", "w0 w3 w150", "w1 w2 w80 w90"):
+        best, found = docs.search_text(question, ROWS), docs.search_text(question, 10)
+        assert len(best) > 400
+        shared.append(len({*ids(best[:10])} & {*ids(found)}) / 10)
+    assert np.mean(shared) > 0.85

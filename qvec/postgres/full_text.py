@@ -76,8 +76,8 @@ def _statement(table: Table, language: str, k: int, where: Composable) -> Compos
     """A question's lexemes with how rare each is; the rows that hold any, cut to the best by ts_rank; their BM25.
 
     The share of rows that hold a lexeme comes from the statistics of ANALYZE where the lexeme is common, and is counted
-    by the index where it is not, so neither reads much; rows are counted as long as ANALYZE has seen none. The average
-    length is that of the rows ranked.
+    by the index where it is not, so neither reads much; rows are counted as long as ANALYZE has seen none. A row is as
+    long as it has distinct lexemes, set beside the average of the rows ranked.
     """
     return SQL(
         """
