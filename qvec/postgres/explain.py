@@ -29,10 +29,14 @@ def explain(plan: Plan, query: NDArray[np.float32], prepare_ms: float) -> Steps[
     if plan.in_client and plan.candidates is not None:
         with _timed(steps, "prefilter"):
             (rows,) = yield from search.fetch(plan, query[None])
-        with _timed(steps, "rescore"):
-            best = search.best_of(plan, rows, query[None])
-        with _timed(steps, "texts"):
-            hits = (yield from search.with_texts(plan, best))[0]
+        if search.found_enough(plan, rows):
+            with _timed(steps, "rescore"):
+                best = search.best_of(plan, rows, query[None])
+            with _timed(steps, "texts"):
+                hits = (yield from search.with_texts(plan, best))[0]
+        else:
+            with _timed(steps, "all rows that pass"):
+                hits = (yield from search.run(plan.of_all_rows(), query[None]))[0]
     else:
         with _timed(steps, "search"):
             hits = (yield from search.run(plan, query[None]))[0]

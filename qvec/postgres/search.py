@@ -160,15 +160,20 @@ def run(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
     with span("prefilter" if plan.in_client else "prefilter and rescore", candidates=plan.candidates) as fetching:
         rows = yield from fetch(plan, queries)
         fetching.set_attribute("qvec.rows", sum(map(len, rows)))
-    filtered = plan.where != EVERY_ROW and plan.candidates is not None
-    wanted = (plan.candidates or 0) if plan.in_client else plan.k
-    enough = np.array([not filtered or len(found) >= wanted for found in rows], bool)
+    enough = np.array([found_enough(plan, found) for found in rows], bool)
     if enough.all():
         return (yield from _hits(plan, rows, queries))
     whole = [found for found, is_enough in zip(rows, enough, strict=True) if is_enough]
     hits = iter((yield from _hits(plan, whole, queries[enough])))
     again = iter((yield from run(plan.of_all_rows(), queries[~enough])))
     return [next(hits if is_enough else again) for is_enough in enough]
+
+
+def found_enough(plan: Plan, rows: Rows) -> bool:
+    """Whether the plan's statement gave one query as many rows as it was to find, where a filter may leave it fewer."""
+    filtered = plan.where != EVERY_ROW and plan.candidates is not None
+    wanted = (plan.candidates or 0) if plan.in_client else plan.k
+    return not filtered or len(rows) >= wanted
 
 
 def _hits(plan: Plan, rows: list[Rows], queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:

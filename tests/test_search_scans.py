@@ -1,0 +1,101 @@
+"""Searches in Postgres whose index scan ends before it has found its candidates, as it does for a rare filter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from conftest import realistic
+from numpy.typing import NDArray
+from pgvector import Bit
+from stores import ids
+
+import qvec
+from qvec import Calibration
+from qvec.postgres import search, statements
+from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.rows import prefilter_bits
+
+Vectors = NDArray[np.float32]
+
+ROWS = 3000
+RARE = {"rare": True}
+PASSING = set(range(7, ROWS, 300))
+SHORT_SCANS = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_sort": "off", "hnsw.max_scan_tuples": "1"}
+"""The index is used, and looks no further than it did to begin with."""
+K = 12
+
+
+@pytest.fixture(scope="module")
+def short_url(new_database: Callable[..., str]) -> str:
+    """An empty database whose index scans end at once."""
+    settings = " ".join(f"-c {name}={value}" for name, value in SHORT_SCANS.items())
+    return f"{new_database()}&options={quote(settings)}"
+
+
+@pytest.fixture(scope="module")
+def short(short_url: str) -> Iterator[PostgresDatabase]:
+    with qvec.connect(short_url) as database:
+        assert isinstance(database, PostgresDatabase)
+        yield database
+
+
+@pytest.fixture(scope="module", params=["int8", "binary", "float16"])
+def docs(request: pytest.FixtureRequest, short: PostgresDatabase) -> Any:
+    vectors = realistic(ROWS)
+    docs: Any = short.create_collection(request.param, calibration=Calibration.fit(vectors), rescore=request.param)
+    docs.upsert(np.arange(ROWS), vectors, metadata=[{"rare": row in PASSING} for row in range(ROWS)])
+    docs.build_index()
+    return docs
+
+
+def found_by_index(docs: Any, query: Vectors, candidates: int) -> int:
+    """How many of so many candidates that pass the index gives."""
+    where = search.where(RARE)
+    statement = statements.candidates(docs.table, ("id",), candidates, where.composed())
+    bits = prefilter_bits(docs.calibration.prepared(query[None]), docs.calibration, docs.table.layout)
+    with docs._database.connection() as connection:
+        rows = connection.execute(statement, {**where.parameters, "bits": Bit(bits.tobytes())}).fetchall()
+    return len(rows)
+
+
+@pytest.mark.parametrize("rescore_in", ["client", "sql"])
+def test_all_rows_that_pass_are_ranked(docs: Any, short_url: str, queries: Vectors, rescore_in: str) -> None:
+    assert all(found_by_index(docs, query, K) < len(PASSING) for query in queries[:5])
+    options: dict[str, Any] = {"k": K, "filter": RARE, "rescore_in": rescore_in}
+
+    async def awaited(query: Vectors) -> Any:
+        async with await qvec.connect_async(short_url) as database:
+            return await (await database.collection(docs.name)).search(query, **options)
+
+    exact = docs.search(queries[:5], **options, exact=True)
+    for found in (docs.search(queries[:5], **options), asyncio.run(awaited(queries[:5]))):
+        assert found == exact
+    for found in (docs.search(queries[0], **options), asyncio.run(awaited(queries[0]))):
+        assert found == exact[0]
+        assert set(ids(found)) == PASSING
+
+
+def test_queries_that_found_enough_stand_beside_such_that_did_not(docs: Any) -> None:
+    passing = sorted(PASSING)[:3]
+    mixed = realistic(ROWS)[[*range(10), *passing, *range(10, 20)]]
+    assert {found_by_index(docs, query, 1) for query in mixed} == {0, 1}
+    options: dict[str, Any] = {"k": 1, "oversampling": 1, "filter": RARE}
+    found = docs.search(mixed, **options)
+    assert found == [docs.search(query, **options) for query in mixed]
+    assert all(len(hits) == 1 for hits in found)
+    assert [ids(hits) for hits in found[10:13]] == [[id] for id in passing]
+
+
+@pytest.mark.parametrize("rescore_in", ["client", "sql"])
+def test_explanations_have_the_rows_that_a_search_finds(docs: Any, queries: Vectors, rescore_in: str) -> None:
+    options: dict[str, Any] = {"k": K, "filter": RARE, "rescore_in": rescore_in}
+    explained = docs.explain(queries[0], **options)
+    assert explained.hits == docs.search(queries[0], **options)
+    assert any(docs.table.index in line for line in explained.plan)
+    if rescore_in == "client" and docs.table.layout.planes:
+        assert set(explained.milliseconds) == {"prepare", "prefilter", "all rows that pass"}
