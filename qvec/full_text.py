@@ -46,6 +46,15 @@ def asked(question: str) -> str:
     return question[:MOST_ASKED].encode("utf-8", "replace").decode()
 
 
+def check_indexed_language(collection: str, found: str, wanted: str) -> None:
+    """Raises InputError where the texts of a collection are indexed in another language than is wanted."""
+    if found != wanted:
+        raise InputError(
+            f"the texts of collection {collection!r} are indexed in {found!r} already, not in {wanted!r}; "
+            f"go on with {found!r}, or load them into another collection"
+        )
+
+
 def no_index(collection: str) -> InputError:
     """The error of a collection that is searched for words before they are indexed."""
     return InputError(

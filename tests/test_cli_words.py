@@ -58,4 +58,8 @@ def test_words_are_indexed_later(url: str, tmp_path: Path) -> None:
     assert "are not indexed; run: qvec index --collection later --texts english" in invoke(*asked).output
     succeed("index", "--db", url, "-c", "later", "--texts", "english")
     assert [hit["id"] for hit in json.loads(succeed(*asked).output)["hits"]] == ["a"]
+    for command in (("index", "--texts"), ("ingest", source, "--index-texts")):
+        result = invoke(*command, "german", "--db", url, "-c", "later")
+        assert result.exit_code == 1
+        assert "are indexed in 'english' already, not in 'german'" in result.output
     succeed("drop", "later", "--db", url, "--yes")

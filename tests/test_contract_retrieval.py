@@ -251,6 +251,17 @@ def test_words_need_their_index(docs: Any) -> None:
         docs.index_texts("klingon")
 
 
+@pytest.mark.parametrize(("first", "second"), [("english", "german"), ("simple", "english"), ("tamil", "simple")])
+def test_a_language_once_chosen_stays(docs: Any, first: str, second: str) -> None:
+    docs.index_texts(first)
+    docs.index_texts(first)
+    with pytest.raises(
+        InputError, match=f"texts of collection {docs.name!r} are indexed in {first!r} already, not in {second!r}"
+    ):
+        docs.index_texts(second)
+    assert ids(docs.search_text("cloud")) == ["d"]
+
+
 def test_a_language_that_is_not_stemmed(docs: Any) -> None:
     docs.index_texts("simple")
     assert ids(docs.search_text("foxes")) == ["c"]

@@ -144,12 +144,13 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
 
     async def index_texts(self, language: str = "english") -> None:
         """Indexes the documents' words for `search_text` and `search_hybrid`, now and as rows are written, unless they
-        are. `language` says how words are stemmed, `simple` not at all.
+        are. `language` says how words are stemmed, `simple` not at all. Raises InputError where they are indexed in
+        another one.
 
         The table gets a column of lexemes, for which it is written anew: best before the rows.
         """
         doing = f"cannot index the texts of collection {self.name!r}"
-        await self._write(doing, partial(full_text.create, self.table, language))
+        await self._write(doing, partial(full_text.create, self.table, self.name, language))
 
     async def build_index(self, progress: Progress = lambda *_: None) -> None:
         """Builds the prefilter's HNSW index, unless it is there. Searches go on meanwhile, writes wait."""

@@ -10,7 +10,7 @@ import re
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from qvec.full_text import asked, check_language
+from qvec.full_text import asked, check_indexed_language, check_language
 from qvec.hits import Hit
 from qvec.postgres.layout import Table
 from qvec.postgres.search import EVERY_ROW, Where
@@ -25,9 +25,26 @@ _LEAST_PICKED = 200
 """how many at least."""
 
 
-def create(table: Table, language: str) -> Steps[None]:
-    """Indexes the documents, unless they are. Adding the column rewrites the table; a language once chosen stays."""
-    check_language(language)
+def create(table: Table, collection: str, wanted: str) -> Steps[None]:
+    """Indexes a collection's documents, unless they are. Adding the column rewrites the table.
+
+    Raises InputError where they are indexed in another language.
+    """
+    check_language(wanted)
+    found = yield from language(table)
+    if found is None:
+        yield from _add_column(table, wanted)
+        found = yield from language(table)  # another may have been first
+    check_indexed_language(collection, found or wanted, wanted)
+    yield from without_limit(
+        SQL("CREATE INDEX IF NOT EXISTS {index} ON {table} USING gin ({column})").format(
+            index=Identifier(index(table)), table=table.identifier, column=_COLUMN
+        )
+    )
+    yield from without_limit(SQL("ANALYZE {}").format(table.identifier))
+
+
+def _add_column(table: Table, language: str) -> Steps[None]:
     yield from without_limit(
         SQL(
             "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} tsvector"
@@ -39,12 +56,6 @@ def create(table: Table, language: str) -> Steps[None]:
             most=Literal(_MOST_CHARACTERS),
         )
     )
-    yield from without_limit(
-        SQL("CREATE INDEX IF NOT EXISTS {index} ON {table} USING gin ({column})").format(
-            index=Identifier(index(table)), table=table.identifier, column=_COLUMN
-        )
-    )
-    yield from without_limit(SQL("ANALYZE {}").format(table.identifier))
 
 
 def index(table: Table) -> str:

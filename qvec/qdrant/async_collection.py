@@ -110,7 +110,8 @@ class AsyncQdrantCollection(FollowingCollection, AsyncRetrieval):
 
     async def index_texts(self, language: str = "english") -> None:
         """Indexes the documents' words for `search_text` and `search_hybrid`, now and as rows are written, unless they
-        are. `language` says how words are stemmed, `simple` not at all. A server has to be 1.20 or newer."""
+        are. `language` says how words are stemmed, `simple` not at all. Raises InputError where they are indexed in
+        another one. A server has to be 1.20 or newer."""
         steps = self._writing(lambda view: view._indexing_texts(language))
         await self._run(f"cannot index the texts of collection {self.name!r}", steps)
 

@@ -187,10 +187,10 @@ class EdgeEngine:
         return self.create_index(full_text.FIELD, full_text.create_embedded(language))
 
     @at_once
-    def ranks_texts(self) -> bool:
+    def texts_language(self) -> str | None:
         with _explained():
             index = self._shard.info().payload_schema.get(full_text.FIELD)
-        return bool(index and getattr(index.params, "scoring", None))
+        return full_text.language(index and index.params)
 
     @at_once
     def search_text(self, question: str, request: Request) -> list[edge.ScoredPoint]:

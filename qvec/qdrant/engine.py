@@ -100,8 +100,8 @@ class Engine(Protocol):
     def index_texts(self, language: str) -> Steps[None]:
         """Indexes the words of the documents, stemmed as the language is, over another such index."""
 
-    def ranks_texts(self) -> Steps[bool]:
-        """Whether there is such an index."""
+    def texts_language(self) -> Steps[str | None]:
+        """The language of such an index; None where there is none."""
 
     def search_text(self, question: str, request: Request) -> Steps[Sequence[Any]]:
         """The points that hold any of the question's words, by BM25, best first."""

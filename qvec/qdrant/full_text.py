@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qdrant_client import models
 
@@ -43,3 +43,10 @@ def create_embedded(language: str) -> qdrant_edge.TextIndexParams:
         stopwords=getattr(edge.Language, name) if language in _WITH_STOPWORDS else None,
         scoring=True,
     )
+
+
+def language(index: Any) -> str | None:
+    """The language of an index of either kind; None for one that does not rank."""
+    if not getattr(index, "scoring", None):
+        return None
+    return str(index.stemmer.language).rpartition(".")[2].lower() if index.stemmer else "simple"

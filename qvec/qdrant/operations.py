@@ -19,7 +19,7 @@ from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
 from qvec.errors import CollectionError, InputError
 from qvec.filters import parse
-from qvec.full_text import asked, check_language, no_index
+from qvec.full_text import asked, check_indexed_language, check_language, no_index
 from qvec.hits import Hit
 from qvec.qdrant import filters, points
 from qvec.qdrant.description import Description, Foreign
@@ -363,15 +363,18 @@ class CollectionOperations:
         return self._index_texts(language)
 
     def _index_texts(self, language: str) -> Steps[None]:
-        if not (yield from self.engine().ranks_texts()):
+        found = yield from self.engine().texts_language()
+        if found is None:
             yield from self.engine().index_texts(language)
+        else:
+            check_indexed_language(self.name, found, language)
 
     def _searching_text(self, question: str, k: int, filter: FilterLike | None, texts: bool) -> Steps[list[Hit]]:
         check_search(k, None)
         return self._search_text(question, Request(k, 1, filter=_native(filter)), texts)
 
     def _search_text(self, question: str, request: Request, texts: bool) -> Steps[list[Hit]]:
-        self._ranks_texts = self._ranks_texts or (yield from self.engine().ranks_texts())
+        self._ranks_texts = self._ranks_texts or (yield from self.engine().texts_language()) is not None
         if not self._ranks_texts:
             raise no_index(self.name)
         found = yield from self.engine().search_text(asked(question), request)

@@ -90,12 +90,12 @@ class ServerEngine:
 
     def index_texts(self, language: str) -> Steps[None]:
         yield from self.create_index(full_text.FIELD, full_text.create(language))
-        if not (yield from self.ranks_texts()):
+        if (yield from self.texts_language()) is None:
             raise DatabaseError("the server does not rank by words; that needs Qdrant 1.20 or newer")
 
-    def ranks_texts(self) -> Steps[bool]:
+    def texts_language(self) -> Steps[str | None]:
         index = (yield from self._info()).payload_schema.get(full_text.FIELD)
-        return bool(index and getattr(index.params, "scoring", None))
+        return full_text.language(index and index.params)
 
     def search_text(self, question: str, request: Request) -> Steps[list[Found]]:
         wanted = messages.text_query(self._collection, question, request, self._timeout)
