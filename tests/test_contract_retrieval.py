@@ -205,6 +205,27 @@ def test_rows_written_before_the_cursor_do_not_end_the_pages(docs: Any) -> None:
     assert not set(ids(first.hits)) & set(ids(second.hits))
 
 
+def test_a_cursor_is_of_one_search(store: Store, docs: Any, embedder: WordEmbedder) -> None:
+    cursor = docs.search_page("dog rain", 2, filter={"kind": "odd", "n": {"$lt": 6}}).cursor
+    same = docs.search_page("dog rain", 1, cursor, filter={"n": {"$lt": 6}, "kind": "odd"})
+    assert len(same.hits) == 1
+    other: Any = store.create(docs.calibration, id_type="text")
+    other.embedder = embedder
+    vector = embedder.embed_queries(["dog rain"])[0]
+    by_vector = docs.search_page(vector, 2)
+    assert docs.search_page(vector.tolist(), 2, by_vector.cursor).hits
+    searches: list[tuple[Any, Any, str | None, Any]] = [
+        (docs, "dog cloud", cursor, {"kind": "odd", "n": {"$lt": 6}}),
+        (docs, "dog rain", cursor, {"kind": "even", "n": {"$lt": 6}}),
+        (docs, "dog rain", cursor, None),
+        (docs, vector + 1, by_vector.cursor, None),
+        (other, vector, by_vector.cursor, None),
+    ]
+    for collection, query, of_another, filter in searches:
+        with pytest.raises(InputError, match="the cursor is of another search; expected one of the same collection"):
+            collection.search_page(query, 2, of_another, filter=filter)
+
+
 # Words
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -10,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from psycopg.sql import SQL, Literal
+from qdrant_client import models
 
 from qvec import Hit, InputError
 from qvec.retrieval import group, mmr, reciprocal_rank, rerank, weighted_scores
-from qvec.retrieval.paging import page
+from qvec.retrieval.paging import page, search_mark
 from qvec.retrieval.steps import run
 
 
@@ -113,7 +118,7 @@ def test_pages_hold_every_row_once_in_order(scores: list[float], k: int) -> None
     collection = Ranked([Hit(id, score) for id, score in enumerate(scores)])
     shown, cursor, pages = [], None, 0
     while pages == 0 or cursor is not None:
-        found = run(collection, page(np.zeros(2, np.float32), k, cursor, {}))
+        found = run(collection, page(np.zeros(2, np.float32), k, cursor, "", {}))
         assert len(found.hits) == k or found.cursor is None
         shown += found.hits
         cursor, pages = found.cursor, pages + 1
@@ -122,16 +127,49 @@ def test_pages_hold_every_row_once_in_order(scores: list[float], k: int) -> None
 
 def test_a_row_written_between_pages_repeats_none() -> None:
     collection = Ranked(hits("a", "b", "c", "d", scores=[0.9, 0.8, 0.7, 0.6]))
-    first = run(collection, page(np.zeros(2, np.float32), 2, None, {}))
+    first = run(collection, page(np.zeros(2, np.float32), 2, None, "", {}))
     collection.found.append(Hit("new", 0.95))
-    second = run(collection, page(np.zeros(2, np.float32), 2, first.cursor, {}))
+    second = run(collection, page(np.zeros(2, np.float32), 2, first.cursor, "", {}))
     assert [hit.id for hit in second.hits] == ["c", "d"]
 
 
-@pytest.mark.parametrize("cursor", ["x", "bnVsbA==", "WzEsMl0=", "W251bGwsMS4wLDFd"])
+def cursor_of(*parts: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["x", "bnVsbA==", "WzEsMl0=", cursor_of("", None, 1.0, 1), cursor_of("", 1, "1", 1), cursor_of("", 1, 1.0, None)],
+)
 def test_what_is_no_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(InputError, match="is no cursor; expected the one of the page before"):
-        run(Ranked([]), page(np.zeros(2, np.float32), 2, cursor, {}))
+        run(Ranked([]), page(np.zeros(2, np.float32), 2, cursor, "", {}))
+
+
+def test_a_search_is_known_by_collection_query_and_filter() -> None:
+    searches: list[tuple[str, Any, Any]] = [
+        ("docs", "fox", None),
+        ("other", "fox", None),
+        ("docs", "dog", None),
+        ("docs", [1.0, 2.0], None),
+        ("docs", [2.0, 1.0], None),
+        ("docs", "fox", {"a": 1, "b": 2}),
+        ("docs", "fox", {"a": 2, "b": 1}),
+        ("docs", "fox", {"a": "1", "b": 2}),
+        ("docs", "fox", {"a": {"$in": [1, 2]}}),
+        ("docs", "fox", {"a": {"$in": [2, 1]}}),
+        ("docs", "fox", {"day": {"$gte": date(2020, 1, 1)}}),
+        ("docs", "fox", {"day": {"$gte": date(2021, 1, 1)}}),
+        ("docs", "fox", SQL("a = {}").format(Literal(1))),
+        ("docs", "fox", SQL("a = {}").format(Literal(2))),
+        ("docs", "fox", models.Filter(must=[models.HasIdCondition(has_id=[1])])),
+        ("docs", "fox", models.Filter(must=[models.HasIdCondition(has_id=[2])])),
+    ]
+    assert len({search_mark(*search) for search in searches}) == len(searches)
+    assert search_mark("docs", "fox", {}) == search_mark("docs", "fox", None)
+    assert search_mark("docs", "fox", {"b": 2, "a": 1}) == search_mark("docs", "fox", {"a": 1, "b": 2})
+    assert search_mark("docs", [1, 2], None) == search_mark("docs", np.array([1.0, 2.0]), None)
+    assert len(search_mark("docs", "half a pair \ud83d", None)) == 16
 
 
 # Fusion

@@ -11,7 +11,7 @@ from qvec.hits import Hit
 from qvec.retrieval.diversity import diverse
 from qvec.retrieval.grouping import Group, grouped
 from qvec.retrieval.hybrid import Fusion, hybrid
-from qvec.retrieval.paging import Page, page
+from qvec.retrieval.paging import Page, page, search_mark
 from qvec.retrieval.reranking import Reranker
 from qvec.retrieval.steps import run_async, single
 from qvec.retrieval.texts import OfTexts, are_texts, check_texts, new_ids
@@ -139,9 +139,12 @@ class AsyncRetrieval(OfTexts, ABC):
 
         A cursor says by score and id where the page ended, so no row comes twice, also when rows are written between.
         Equal scores go by id. Each page searches for those before it as well: for the first hundreds, not for all.
+
+        Raises InputError for a cursor of another collection, query or filter. A question is the same by its text.
         """
+        mark = search_mark(self.name, query, filter)
         options = {"filter": filter, "oversampling": oversampling}
-        return await run_async(self, page(await self._one(query), k, after, options))
+        return await run_async(self, page(await self._one(query), k, after, mark, options))
 
     async def _one(self, query: ArrayLike | str) -> NDArray[np.float32]:
         return single(await self._embedded_async(query))

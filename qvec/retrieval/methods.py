@@ -10,7 +10,7 @@ from qvec.hits import Hit
 from qvec.retrieval.diversity import diverse
 from qvec.retrieval.grouping import Group, grouped
 from qvec.retrieval.hybrid import Fusion, hybrid
-from qvec.retrieval.paging import Page, page
+from qvec.retrieval.paging import Page, page, search_mark
 from qvec.retrieval.reranking import Reranker
 from qvec.retrieval.steps import run, single
 from qvec.retrieval.texts import OfTexts, check_texts, new_ids
@@ -136,9 +136,12 @@ class Retrieval(OfTexts, ABC):
 
         A cursor says by score and id where the page ended, so no row comes twice, also when rows are written between.
         Equal scores go by id. Each page searches for those before it as well: for the first hundreds, not for all.
+
+        Raises InputError for a cursor of another collection, query or filter. A question is the same by its text.
         """
+        mark = search_mark(self.name, query, filter)
         options = {"filter": filter, "oversampling": oversampling}
-        return run(self, page(self._one(query), k, after, options))
+        return run(self, page(self._one(query), k, after, mark, options))
 
     def _one(self, query: ArrayLike | str) -> NDArray[np.float32]:
         return single(self._embedded(query))

@@ -1,15 +1,16 @@
-"""Hits page by page. A cursor tells where a page ended by score and id, so no row is shown twice."""
+"""Hits page by page. A cursor tells where a page ended by score and id, so no row is shown twice, and in which search."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from qvec.errors import InputError
 from qvec.hits import Hit
@@ -28,13 +29,30 @@ _WIDER = 4
 """How many times more hits are asked for when the page was not certain to be complete."""
 
 
-def page(query: NDArray[np.float32], k: int, after: str | None, options: Mapping[str, Any]) -> Steps[Page]:
-    """The k hits after a cursor. Equal scores go by id, so that pages meet without overlap.
+def search_mark(collection: str, query: ArrayLike | str, filter: Any) -> str:
+    """What the cursors of one search have in common: a hash of what was asked of which collection, 16 hex digits.
+
+    A question counts as its text: a server of embeddings need not give the same vector twice.
+    """
+    asked = query if isinstance(query, str) else np.asarray(query, np.float32).tobytes()
+    search = repr((collection, asked, _in_order(filter or None)))
+    return hashlib.sha256(search.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _in_order(filter: Any) -> Any:
+    """A filter that is the same however its fields are ordered; of a database's own kind it stands as it is."""
+    if isinstance(filter, Mapping):
+        return sorted((repr(name), _in_order(value)) for name, value in filter.items())
+    return [_in_order(one) for one in filter] if isinstance(filter, (list, tuple)) else repr(filter)
+
+
+def page(query: NDArray[np.float32], k: int, after: str | None, mark: str, options: Mapping[str, Any]) -> Steps[Page]:
+    """The k hits after a cursor of the same `mark`. Equal scores go by id, so that pages meet without overlap.
 
     More hits are asked for where rows were written before the cursor since, and until a lower score follows the page:
     of equal scores a search may have found any.
     """
-    seen, last = _read(after) if after else (0, None)
+    seen, last = _read(after, mark) if after else (0, None)
     limit = seen + k + 1
     while True:
         hits = yield Search(query, limit, options)
@@ -44,23 +62,29 @@ def page(query: NDArray[np.float32], k: int, after: str | None, options: Mapping
             break
         limit *= _WIDER
     shown, more = following[:k], len(following) > k
-    return Page(shown, _write(seen + len(shown), shown[-1]) if more else None)
+    return Page(shown, _write(mark, seen + len(shown), shown[-1]) if more else None)
 
 
 def _rank(hit: Hit) -> tuple[float, int | str]:
     return -hit.score, hit.id
 
 
-def _write(seen: int, last: Hit) -> str:
-    return base64.urlsafe_b64encode(json.dumps([seen, last.score, last.id]).encode()).decode()
+def _write(mark: str, seen: int, last: Hit) -> str:
+    return base64.urlsafe_b64encode(json.dumps([mark, seen, last.score, last.id]).encode()).decode()
 
 
-def _read(cursor: str) -> tuple[int, tuple[float, int | str]]:
-    """How many rows were seen, and the rank of the last one. Raises InputError for what `page` did not write."""
+def _read(cursor: str, mark: str) -> tuple[int, tuple[float, int | str]]:
+    """How many rows were seen, and the rank of the last one. Raises InputError for what `page` did not write, or wrote
+    for another search."""
     try:
-        seen, score, id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        of, seen, score, id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
     except (ValueError, TypeError):
         raise InputError(f"{cursor!r} is no cursor; expected the one of the page before") from None
     if not (isinstance(seen, int) and isinstance(score, float) and isinstance(id, (int, str))):
         raise InputError(f"{cursor!r} is no cursor; expected the one of the page before")
+    if of != mark:
+        raise InputError(
+            "the cursor is of another search; expected one of the same collection, query and filter: "
+            "search as for the page before, or begin without a cursor"
+        )
     return seen, (-score, id)
