@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -119,6 +120,28 @@ class Calibration:
         The rows are fit to be quantized: `check` has found nothing in them, or `quantize` has taken them.
         """
         return _prepare(vectors, self.dimensions, self.metric)
+
+    def for_prefilter(self, queries: Array) -> Array:
+        """Prepared queries (m, d) as their prefilter bits are made of them, float32.
+
+        Under ip a query's length does not change which rows are best, but the bits of a short one are those of zero. So
+        every query is brought to twice the rows' root mean square length, where the prefilter finds most if their
+        lengths differ: with a spread of 5%, 40 ternary candidates hold 87.8% of the 10 best, 84.6% at once that length;
+        with none 95.4 and 95.8 (20,000 × 384, `benchmarks/realistic.py`).
+        """
+        if self.metric != "ip" or not self._row_length:
+            return queries
+        one = np.float32(1)
+        zero = np.all(queries == 0, axis=1, keepdims=True)
+        directions = _native.normalize(np.where(zero, one, queries), self.dimensions)
+        # Rounded to multiples of 2^-24, so that no product is too small for Postgres.
+        return np.where(zero, queries, ((directions + one) - one) * np.float32(2 * self._row_length))
+
+    @cached_property
+    def _row_length(self) -> float:
+        """The root mean square of the lengths of the vectors that it was fitted to."""
+        squares = self.mean.astype(np.float64) ** 2 + self.std.astype(np.float64) ** 2
+        return math.sqrt(np.cumsum(squares)[-1])  # one after the other, as SQL adds
 
     def check(self, vectors: Vectors, where: str = "") -> None:
         """Raises RowError for the first row with NaN, an infinity or, under cosine, nothing but zeros."""

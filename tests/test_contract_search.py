@@ -88,6 +88,19 @@ def test_inner_products_of_vectors_of_any_length(store: Store) -> None:
     assert [hit.score for hit in docs.search(np.zeros(40), k=3)] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("exponent", [-40, -1, 2, 40])
+def test_the_length_of_a_query_changes_scores_alone(store: Store, exponent: int) -> None:
+    vectors = realistic(1000) * np.random.default_rng(2).lognormal(0, 0.1, (1000, 1)).astype(np.float32)
+    docs = store.create(Calibration.fit(vectors, metric="ip"))
+    docs.upsert(np.arange(1000), vectors)
+    docs.build_index()
+    queries = realistic(20, seed=3)
+    for hits, others in zip(docs.search(queries), docs.search(np.ldexp(queries, exponent)), strict=True):
+        assert ids(others) == ids(hits)
+        scores = np.ldexp([hit.score for hit in others], -exponent)
+        np.testing.assert_allclose(scores, [hit.score for hit in hits], rtol=1e-5, atol=1e-6)
+
+
 def test_a_cut_calibration_takes_whole_and_cut_vectors(store: Store, vectors: Vectors) -> None:
     docs = store.create(Calibration.fit(vectors, dimensions=32), rescore="float16")
     docs.upsert(np.arange(100), vectors[:100])

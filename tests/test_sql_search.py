@@ -12,12 +12,14 @@ import pytest
 from conftest import realistic, unit
 from numpy.typing import NDArray
 from psycopg import sql as composing
-from sqlside import installed, stored, text, value
+from sqlside import from_bits, installed, stored, text, value
 
 import qvec
 from qvec import Calibration
 from qvec.postgres import sql_script
 from qvec.postgres.database import PostgresDatabase
+from qvec.postgres.layout import Layout
+from qvec.postgres.rows import query_bits
 
 Connection = psycopg.Connection[Any]
 Vectors = NDArray[np.float32]
@@ -127,6 +129,26 @@ def test_scores_estimate_the_metric(
         tolerance = 2 * TOLERANCE * float(np.linalg.norm(prepared) * np.linalg.norm(decoded, axis=1).max())
         for id, score, *_ in found:
             assert score == pytest.approx(expected[int(id)], abs=max(tolerance, 1e-30))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("prefilter", ["ternary", "binary"])
+def test_bits_of_queries_are_those_of_the_sdk(sql: Connection, metric: Any, prefilter: Any) -> None:
+    """Of any length; under ip they are the same for all lengths, but none."""
+    calibration = Calibration.fit(3 * realistic(200, 13), metric=metric)
+    id = stored(sql, calibration)
+    for query in realistic(20, 13, seed=4) * np.float32([[0.1], [1], [7], [100]]).repeat(5, axis=0):
+        found = set()
+        for length in (1, 2**-60, 2**60):
+            given = np.float32(length) * query
+            bits = value(sql, "SELECT (qvec._query(%s::vector, %s, %s, 8)).bits::text", text(given), id, prefilter)
+            expected = query_bits(calibration.prepared(given[None]), calibration, Layout(13, prefilter=prefilter))
+            assert from_bits(bits).tobytes() == expected.tobytes()
+            found.add(bits)
+        assert len(found) == 1
+    if metric == "ip":
+        zero = np.zeros(13, np.float32)
+        assert value(sql, "SELECT (qvec._query(%s::vector, %s, %s, 8)).bits", text(zero), id, prefilter)
 
 
 def test_rows_whose_codes_stand_for_nothing_score_zero(sql: Connection, shop: PostgresDatabase, name: str) -> None:

@@ -43,8 +43,8 @@ class Quantized:
         self._calibration = calibration
         self._documents = material.documents
         self._codes = quantize(material.documents, calibration)
-        self._asked = quantize(material.queries, calibration)
         self._queries = calibration.prepared(material.queries)
+        self._asked = quantize(calibration.for_prefilter(self._queries), calibration)
 
     def every_way(self, truth: TruthTable) -> Iterator[Measured]:
         """Each prefilter alone, and at every oversampling before each precision."""

@@ -39,6 +39,11 @@ def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: Layo
     return ternary(quantize(vectors, calibration, 4), calibration)
 
 
+def query_bits(queries: NDArray[np.float32], calibration: Calibration, layout: Layout) -> NDArray[np.uint8]:
+    """The bits of prepared queries (m, d) that are compared with the prefilter's of rows, as `qvec._query` in SQL."""
+    return prefilter_bits(calibration.for_prefilter(queries), calibration, layout)
+
+
 def _stored_bits(
     vectors: NDArray[Any], calibration: Calibration, layout: Layout
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:

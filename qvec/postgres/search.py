@@ -20,7 +20,7 @@ from qvec.filters import parse
 from qvec.hits import Hit
 from qvec.postgres import filters, statements
 from qvec.postgres.layout import Table
-from qvec.postgres.rows import prefilter_bits
+from qvec.postgres.rows import query_bits
 from qvec.postgres.scoring import QUERY_PLANES, SlicedQuery
 from qvec.postgres.steps import Fetch, FetchEach, Rows, Scan, Steps
 from qvec.tracing import span
@@ -123,7 +123,7 @@ class Plan:
         parameters: dict[str, Any] = dict(self.where.parameters)
         layout = self.table.layout
         if self.candidates is not None:
-            parameters["bits"] = Bit(prefilter_bits(query[None], self.calibration, layout).tobytes())
+            parameters["bits"] = Bit(query_bits(query[None], self.calibration, layout).tobytes())
         if self.in_client:
             return parameters
         if not layout.planes:
@@ -215,7 +215,7 @@ def _scores(plan: Plan, codes: NDArray[np.uint8], queries: NDArray[np.float32]) 
     if plan.rescore:
         return score(codes, queries, plan.calibration, plan.planes or layout.planes)
     bits = ternary(codes, plan.calibration) if layout.planes and layout.prefilter == "ternary" else codes
-    distances = hamming(bits, prefilter_bits(queries, plan.calibration, layout))
+    distances = hamming(bits, query_bits(queries, plan.calibration, layout))
     return (1 - distances * (2 / layout.prefilter_bits)).astype(np.float32)
 
 

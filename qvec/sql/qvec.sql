@@ -1321,6 +1321,25 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION qvec._digits(vector) IS 'Numbers as 16 planes of signed digits, lowest first, and what the lowest stands for';
 
+-- Under ip a query's length does not change which rows are best, but the bits of a short one are those of zero. At
+-- twice the rows' length the prefilter finds most where lengths differ.
+CREATE OR REPLACE FUNCTION qvec._at_row_length(x vector, calibration text) RETURNS vector
+    LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    one vector := array_fill(1::real, ARRAY[vector_dims(x)])::vector;
+    wanted real;
+BEGIN
+    SELECT 2 * sqrt(sum(m::float8 * m + s::float8 * s)) INTO wanted
+        FROM qvec.calibration AS stored, unnest(stored.mean::real[], stored.std::real[]) AS u (m, s)
+        WHERE stored.id = calibration AND metadata ->> 'metric' = 'ip';
+    IF wanted > 0 AND qvec._squared_norm(x) > 0 THEN
+        -- Rounded to multiples of 2^-24, so that no product is too small for float32.
+        RETURN ((qvec._unit(x) + one) - one) * array_fill(wanted, ARRAY[vector_dims(x)])::vector;
+    END IF;
+    RETURN x;
+END $$;
+COMMENT ON FUNCTION qvec._at_row_length(vector, text) IS 'Under ip, the query as its prefilter bits are made of it: at twice the length of rows';
+
 CREATE OR REPLACE FUNCTION qvec._query(
     query vector, calibration text, prefilter text, planes integer,
     OUT bits bit varying, OUT floats vector, OUT base float8, OUT scale float8, OUT digits bit varying)
@@ -1335,7 +1354,7 @@ BEGIN
     IF floats IS NULL THEN
         RAISE EXCEPTION 'the query is NULL, a vector wanted' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    bits := qvec.quantize(floats, calibration, CASE prefilter WHEN 'learned' THEN 8 WHEN 'ternary' THEN 4 ELSE 1 END);
+    bits := qvec.quantize(qvec._at_row_length(floats, calibration), calibration, CASE prefilter WHEN 'learned' THEN 8 WHEN 'ternary' THEN 4 ELSE 1 END);
     IF prefilter = 'learned' THEN
         bits := qvec.learned(bits, calibration);
     ELSIF prefilter = 'ternary' THEN
