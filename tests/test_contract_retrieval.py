@@ -140,6 +140,7 @@ def test_diverse_hits_leave_repetition_for_last(docs: Any) -> None:
     near = ids(docs.search("fox dog", 2))
     assert set(near) <= {"a", "c", "copy"}
     diverse = docs.search_diverse("fox dog river", 3, balance=0.3)
+    assert all(hit.document in TEXTS for hit in diverse)
     assert "b" in ids(diverse) or "f" in ids(diverse)
     assert not {"a", "copy"} <= set(ids(diverse))
     relevant = [hit.score for hit in docs.search("dog rain", 3)]
@@ -240,7 +241,8 @@ def test_words_are_found_by_stem_and_rarity(docs: Any) -> None:
     hit = docs.search_text("cloud", 1)[0]
     assert (hit.id, hit.document, hit.metadata) == ("d", TEXTS[3], {"n": 3, "kind": "odd"})
     assert hit.score > 0
-    assert docs.search_text("cloud", 1, texts=False)[0].document is None
+    bare = docs.search_text("cloud", 1, texts=False)[0]
+    assert (bare.id, bare.score, bare.document, bare.metadata) == ("d", hit.score, None, None)
 
 
 def test_questions_of_any_text_and_length_are_answered(docs: Any) -> None:
@@ -296,6 +298,8 @@ def test_hybrid_joins_near_and_worded(docs: Any, fusion: str) -> None:
     assert set(ids(worded)) == {"a", "e"}
     found = docs.search_hybrid("cat quick", fusion=fusion)
     assert ids(found)[0] == "e"
+    assert [hit.document for hit in found] == [TEXTS["abcdef".index(hit.id)] for hit in found]
+    assert [hit.metadata["n"] for hit in found] == ["abcdef".index(hit.id) for hit in found]
     assert set(ids(found)) == set("abcdef")
     assert ids(docs.search_hybrid("cat quick", 1, fusion=fusion, weights=(1, 0))) == ids(near)[:1]
     assert ids(docs.search_hybrid("cat quick", 1, fusion=fusion, weights=(0, 1))) == ids(worded)[:1]

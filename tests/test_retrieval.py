@@ -18,6 +18,8 @@ from qdrant_client import models
 
 from qvec import Hit, InputError
 from qvec.retrieval import group, mmr, reciprocal_rank, rerank, weighted_scores
+from qvec.retrieval.diversity import diverse
+from qvec.retrieval.hybrid import hybrid
 from qvec.retrieval.paging import page, search_mark
 from qvec.retrieval.steps import run
 
@@ -170,6 +172,69 @@ def test_a_search_is_known_by_collection_query_and_filter() -> None:
     assert search_mark("docs", "fox", {"b": 2, "a": 1}) == search_mark("docs", "fox", {"a": 1, "b": 2})
     assert search_mark("docs", [1, 2], None) == search_mark("docs", np.array([1.0, 2.0]), None)
     assert len(search_mark("docs", "half a pair \ud83d", None)) == 16
+
+
+# Texts
+
+
+class Rows:
+    """A collection of rows 0 to 99, nearest first; every other one holds the words. It tells which texts it gave."""
+
+    def __init__(self) -> None:
+        self.texts: list[int] = []
+        self.gone: set[int] = set()
+
+    def search(self, query: Any, k: int, *, texts: bool, **options: Any) -> list[Hit]:  # noqa: ARG002
+        return self._given([Hit(id, 1 - id / 100) for id in range(100)][:k], texts)
+
+    def search_text(self, question: str, k: int, *, texts: bool, **options: Any) -> list[Hit]:  # noqa: ARG002
+        return self._given([Hit(id, 9 - id / 100) for id in range(0, 100, 2)][:k], texts)
+
+    def get(self, ids: Sequence[int]) -> list[Hit | None]:
+        self.texts += ids
+        return [None if id in self.gone else Hit(id, float("nan"), f"text {id}", {"n": id}) for id in ids]
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        return np.eye(100, dtype=np.float32)[list(ids)]
+
+    def _given(self, found: list[Hit], texts: bool) -> list[Hit]:
+        self.texts += [hit.id for hit in found if texts and isinstance(hit.id, int)]
+        return found
+
+
+QUERY = np.ones(100, np.float32)
+
+
+def test_texts_of_fused_rows_are_fetched_when_they_are_returned() -> None:
+    rows = Rows()
+    found = run(rows, hybrid("words", QUERY, 3, None, "ranks", (1, 1), None, {}))
+    assert [(hit.id, hit.document, hit.metadata) for hit in found] == [(n, f"text {n}", {"n": n}) for n in (0, 2, 4)]
+    assert rows.texts == [0, 2, 4]
+    rows.gone = {2}
+    left = run(rows, hybrid("words", QUERY, 3, None, "ranks", (1, 1), None, {}))
+    assert [(hit.id, hit.document, hit.score) for hit in left] == [
+        (hit.id, None if hit.id == 2 else hit.document, hit.score) for hit in found
+    ]
+
+
+def test_texts_of_fused_rows_are_fetched_when_they_are_reranked() -> None:
+    rows, judged = Rows(), []
+
+    def judge(question: str, texts: Sequence[str]) -> list[float]:
+        judged.append((question, list(texts)))
+        return [float(text.split()[1]) for text in texts]
+
+    found = run(rows, hybrid("words", QUERY, 2, 5, "ranks", (1, 1), judge, {}))
+    assert len(rows.texts) == 5
+    assert judged == [("words", [f"text {id}" for id in rows.texts])]
+    assert [hit.id for hit in found] == sorted(rows.texts)[:-3:-1]
+
+
+def test_texts_of_diverse_rows_are_fetched_when_they_are_returned() -> None:
+    rows = Rows()
+    found = run(rows, diverse(QUERY, 3, 20, 0.5, "ip", {}))
+    assert [hit.document for hit in found] == ["text 0", "text 1", "text 2"]
+    assert rows.texts == [0, 1, 2]
 
 
 # Fusion

@@ -371,15 +371,15 @@ class CollectionOperations:
 
     def _searching_text(self, question: str, k: int, filter: FilterLike | None, texts: bool) -> Steps[list[Hit]]:
         check_search(k, None)
-        return self._search_text(question, Request(k, 1, filter=_native(filter)), texts)
+        payload = texts or (self._foreign is None and [ID])
+        return self._search_text(question, Request(k, 1, payload=payload, filter=_native(filter)))
 
-    def _search_text(self, question: str, request: Request, texts: bool) -> Steps[list[Hit]]:
+    def _search_text(self, question: str, request: Request) -> Steps[list[Hit]]:
         self._ranks_texts = self._ranks_texts or (yield from self.engine().texts_language()) is not None
         if not self._ranks_texts:
             raise no_index(self.name)
         found = yield from self.engine().search_text(asked(question), request)
-        hits = [self._hit(point.id, point.score, point.payload) for point in found]
-        return hits if texts else [Hit(hit.id, hit.score) for hit in hits]
+        return self._hits(found, request, 1.0, 0.0)
 
     # Searches
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qvec.errors import InputError
 from qvec.hits import Hit
-from qvec.retrieval.steps import Search, Steps, Vectors
+from qvec.retrieval.steps import Search, Steps, Vectors, with_texts
 
 
 def mmr(query: ArrayLike, vectors: ArrayLike, k: int, balance: float = 0.5) -> list[int]:
@@ -48,11 +48,11 @@ def diverse(
     """The k of the `among` nearest rows that `mmr` chooses, by their vectors as the collection holds them."""
     if among < k:
         raise InputError(f"among is {among}, expected at least k, {k}")
-    hits = yield Search(query, among, options)
+    hits = yield Search(query, among, {**options, "texts": False})
     vectors = yield Vectors([hit.id for hit in hits])
     if metric == "cosine":
         query, vectors = _at_unit_length(query), _at_unit_length(vectors)
-    return [hits[position] for position in mmr(query, vectors, k, balance)]
+    return (yield from with_texts([hits[position] for position in mmr(query, vectors, k, balance)]))
 
 
 def _at_unit_length(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from qvec.errors import InputError
 from qvec.hits import Hit
 from qvec.retrieval.fusion import reciprocal_rank, weighted_scores
 from qvec.retrieval.reranking import Reranker, rerank
-from qvec.retrieval.steps import Compute, Search, Steps, Words
+from qvec.retrieval.steps import Compute, Search, Steps, Words, with_texts
 
 Fusion = Literal["ranks", "scores"]
 _FUSIONS: dict[Fusion, Callable[[Sequence[Sequence[Hit]], Sequence[float]], list[Hit]]] = {
@@ -34,16 +34,20 @@ def hybrid(
     reranker: Reranker | None,
     options: Mapping[str, Any],
 ) -> Steps[list[Hit]]:
-    """The k best of the `among` nearest rows and the `among` that match the words best, fused and perhaps reranked."""
+    """The k best of the `among` nearest rows and the `among` that match the words best, fused and perhaps reranked.
+
+    Only texts that are returned or reranked are fetched.
+    """
     if fusion not in get_args(Fusion):
         raise InputError(f"fusion is {fusion!r}, expected one of: {', '.join(get_args(Fusion))}")
     wanted = max(k, LEAST_AMONG) if among is None else among
     if wanted < k:
         raise InputError(f"among is {among}, expected at least k, {k}")
-    near = yield Search(vector, wanted, options)
-    worded = yield Words(question, wanted, {"filter": options.get("filter")})
+    near = yield Search(vector, wanted, {**options, "texts": False})
+    worded = yield Words(question, wanted, {"filter": options.get("filter"), "texts": False})
     fused = _FUSIONS[fusion]([near, worded], weights)
     if reranker is None:
-        return fused[:k]
-    ranked: list[Hit] = yield Compute(partial(rerank, question, fused[:wanted], reranker))
+        return (yield from with_texts(fused[:k]))
+    judged = yield from with_texts(fused[:wanted])
+    ranked: list[Hit] = yield Compute(partial(rerank, question, judged, reranker))
     return ranked[:k]

@@ -1,4 +1,5 @@
-"""Hits page by page. A cursor tells where a page ended by score and id, so no row is shown twice, and in which search."""
+"""Hits page by page. A cursor tells of which search it is, and where a page ended by score and id: no row is shown
+twice."""
 
 from __future__ import annotations
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import qvec.steps
+from qvec.hits import Hit
 
 T = TypeVar("T")
 
@@ -49,6 +50,16 @@ class Vectors:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows by id, answered by a hit for each, None for a row that is not there."""
+
+    ids: Sequence[int | str]
+
+    def ask(self, collection: Any) -> Any:
+        return collection.get(self.ids)
+
+
+@dataclass(frozen=True)
 class Words:
     """The k rows that hold words of a question, by how well they match; answered by hits."""
 
@@ -69,6 +80,15 @@ class Compute:
 
 
 Steps = Generator[Request | Compute, Any, T]
+
+
+def with_texts(hits: Sequence[Hit]) -> Steps[list[Hit]]:
+    """Hits with the documents and metadata that they were found without; one whose row is gone stays without."""
+    rows: list[Hit | None] = (yield Rows([hit.id for hit in hits])) if hits else []
+    return [
+        replace(hit, document=row.document, metadata=row.metadata) if row else hit
+        for hit, row in zip(hits, rows, strict=True)
+    ]
 
 
 def run(collection: Any, steps: Steps[T]) -> T:
