@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import numpy as np
 import psycopg
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 import qvec
-from qvec import Calibration, CollectionError, DatabaseError, QvecError
+from qvec import Calibration, CollectionError, DatabaseError, InputError, QvecError
 from qvec.postgres import schema, sql_script
 from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.layout import PgVector
@@ -123,6 +124,28 @@ def test_a_search_path_of_ones_own(
     with qvec.connect(url) as db:
         load_and_search(db, calibration, vectors, "float16")
         assert db.collection("docs").table.schema == "mine"
+
+
+def test_names_that_look_like_placeholders_are_refused(url: str, calibration: Calibration) -> None:
+    """One after the other; a list of what there is goes on."""
+    expected = r"is called '100%s'; expected a name without %: rename it"
+    run(url, 'CREATE SCHEMA "100%s"', "CREATE EXTENSION vector")
+    with qvec.connect(f"{url}&options={quote('-c search_path=100%s')}") as db:
+        with pytest.raises(InputError, match=f"^the schema of collection 'docs' {expected}"):
+            db.create_collection("docs", calibration=calibration)
+        assert db.collections() == []
+    with qvec.connect(url) as db:
+        db.create_collection("docs", calibration=calibration)
+        run(url, 'ALTER TABLE docs RENAME TO "100%s"')
+        with pytest.raises(InputError, match=f"^the table of collection 'docs' {expected}"):
+            db.collection("docs")
+        run(url, 'ALTER TABLE "100%s" RENAME TO docs', 'ALTER TABLE docs SET SCHEMA "100%s"')
+        with pytest.raises(InputError, match=f"^the schema of collection 'docs' {expected}"):
+            db.collection("docs")
+        assert [found.name for found in db.collections()] == ["docs"]
+        run(url, 'ALTER EXTENSION vector SET SCHEMA "100%s"')
+    with qvec.connect(url) as db, pytest.raises(InputError, match=f"^the schema of pgvector {expected}"):
+        db.create_collection("more", calibration=calibration)
 
 
 def test_no_schema_to_create_in(url: str, admin: psycopg.Connection, calibration: Calibration) -> None:

@@ -133,6 +133,7 @@ class Catalog:
         ((in_schema,),) = yield Fetch("SELECT current_schema()")
         if in_schema is None:
             raise DatabaseError(f"{self.name} has no schema on its search_path to create the table {name!r} in")
+        schema.check_identifier(f"schema of collection {name!r}", in_schema)
         table = Table(in_schema, name, layout, vector)
         try:
             yield Execute(statements.create_table(table))
@@ -146,6 +147,8 @@ class Catalog:
         """What is read of a collection. Raises CollectionError, listing those there are, when it is missing."""
         found = yield from self._opened(sql.SQL(_OPEN + " AND c.name = %s"), [name])
         if found:
+            schema.check_identifier(f"schema of collection {name!r}", found[0].table.schema)
+            schema.check_identifier(f"table of collection {name!r}", found[0].table.name)
             return found[0]
         if (yield from self._has(name)):
             raise CollectionError(

@@ -7,7 +7,7 @@ import re
 import psycopg
 from psycopg import sql
 
-from qvec.errors import CollectionError, DatabaseError
+from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.postgres import sql_script
 from qvec.postgres.layout import PgVector
 from qvec.postgres.steps import Execute, Fetch, Server, Steps, Transaction
@@ -107,7 +107,14 @@ def _find_pgvector() -> Steps[PgVector | None]:
             f"pgvector is {dotted}; qvec needs {_dotted(OLDEST_PGVECTOR)} or newer, for its HNSW index on bits "
             f"({_dotted(SOUND_PGVECTOR)} or newer is free of known HNSW bugs): ALTER EXTENSION vector UPDATE"
         )
+    check_identifier("schema of pgvector", in_schema)
     return PgVector(in_schema, version)
+
+
+def check_identifier(what: str, name: str) -> None:
+    """Raises InputError for a name that psycopg would take for a placeholder in statements with parameters."""
+    if "%" in name:
+        raise InputError(f"the {what} is called {name!r}; expected a name without %: rename it (ALTER … RENAME TO …)")
 
 
 def _create_pgvector() -> Steps[PgVector]:
