@@ -168,6 +168,24 @@ def test_a_group_far_down_is_found(docs: Any) -> None:
     assert all(len(group.hits) == 2 for group in groups)
 
 
+def test_a_field_of_few_values_is_not_read_to_its_end(docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs.add(["dog"] * 300, [{"kind": ["many", True, 1, 2.5][n % 4], "n": n} for n in range(300)])
+    docs.add(["rain"] * 8, [{"kind": "few"}] * 8)
+    everything, search, given = docs.search("dog", 400), docs.search, []
+
+    def counting(*arguments: Any, **options: Any) -> list[Any]:
+        given.append(len(found := search(*arguments, **options)))
+        return found
+
+    monkeypatch.setattr(docs, "search", counting)
+    groups = docs.search_groups("dog", "kind", 9)
+    assert sum(given) < 60
+    best = {repr(hit.metadata["kind"]): hit.score for hit in reversed(everything)}
+    assert {repr(group.value): group.score for group in groups} == best
+    assert [group.score for group in groups] == sorted(best.values(), reverse=True)
+    assert len(groups) == 7
+
+
 def test_pages_follow_each_other(docs: Any) -> None:
     everything = docs.search("dog rain", 6)
     first = docs.search_page("dog rain", 4)

@@ -17,8 +17,10 @@ from psycopg.sql import SQL, Literal
 from qdrant_client import models
 
 from qvec import Hit, InputError
+from qvec.filters import matches, parse
 from qvec.retrieval import group, mmr, reciprocal_rank, rerank, weighted_scores
 from qvec.retrieval.diversity import diverse
+from qvec.retrieval.grouping import grouped
 from qvec.retrieval.hybrid import hybrid
 from qvec.retrieval.paging import page, search_mark
 from qvec.retrieval.steps import run
@@ -100,6 +102,67 @@ def test_hits_are_grouped_in_the_order_of_their_best() -> None:
 def test_one_and_true_are_different_groups() -> None:
     found = [Hit(1, 0.9, None, {"v": 1}), Hit(2, 0.8, None, {"v": True}), Hit(3, 0.7, None, {"v": [1]})]
     assert [one.value for one in group(found, "v")] == [1, True, [1]]
+
+
+def test_numbers_that_are_equal_are_one_group() -> None:
+    found = [Hit(1, 0.9, None, {"v": 1}), Hit(2, 0.8, None, {"v": 1.0}), Hit(3, 0.7, None, {"v": "1"})]
+    assert [[hit.id for hit in one.hits] for one in group(found, "v")] == [[1, 2], [3]]
+
+
+class Filtered:
+    """A collection of rows 0, 1, … with the values given, in this order; it counts the hits that it gave.
+
+    A filter of the database's own kind is a function of a row.
+    """
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self.rows = [
+            Hit(id, -id, None, None if value is None else {"a": {"b": value}}) for id, value in enumerate(values)
+        ]
+        self.given = 0
+
+    def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:  # noqa: ARG002
+        passes = filter if callable(filter) else lambda row: matches(parse(filter or {}), row.metadata)
+        found = [row for row in self.rows if passes(row)][:k]
+        self.given += len(found)
+        return found
+
+
+def groups_of(collection: Filtered, k: int, per_group: int = 1, filter: Any = None) -> list[tuple[Any, list[Any]]]:
+    found = run(collection, grouped(np.zeros(2, np.float32), k, "a.b", per_group, {"filter": filter}))
+    return [(one.value, [hit.id for hit in one.hits]) for one in found]
+
+
+SCALARS = st.sampled_from([None, "x", "y", "1", 1, 1.0, 2.5, True, False])
+LISTS = st.sampled_from([None, ["x"], ["x", "y"], [1], {"c": 1}])
+
+
+@given(
+    st.lists(SCALARS, max_size=60) | st.lists(LISTS, max_size=60),
+    st.integers(1, 8),
+    st.integers(1, 3),
+    st.sampled_from([None, {"a.b": {"$ne": "x"}}, lambda row: row.id % 3 > 0]),
+)
+def test_groups_are_those_of_all_rows(values: list[Any], k: int, per_group: int, filter: Any) -> None:
+    if callable(filter) or any(isinstance(value, (list, dict)) for value in values):
+        per_group = 1
+    everything = group(Filtered(values).search(None, len(values), filter=filter), "a.b")
+    expected = [(one.value, [hit.id for hit in one.hits[:per_group]]) for one in everything[:k]]
+    assert groups_of(Filtered(values), k, per_group, filter) == expected
+
+
+def test_groups_of_few_values_do_not_read_all_rows() -> None:
+    few = Filtered([row % 3 for row in range(10_000)])
+    assert [value for value, _ in groups_of(few, 10)] == [0, 1, 2]
+    assert few.given == 2 * 10
+    unlike = Filtered(["many"] * 5000 + [str(n // 100) for n in range(1000)])
+    assert [value for value, _ in groups_of(unlike, 5, 2)] == ["many", "0", "1", "2", "3"]
+    assert unlike.given == 5 * 2 * 5 * 2
+
+
+def test_rows_of_a_group_are_looked_for_past_lists_that_hold_its_value() -> None:
+    values = ["x", *[["x", str(n)] for n in range(50)], "x", "x"]
+    assert groups_of(Filtered(values), 1, 3) == [("x", [0, 51, 52])]
 
 
 # Pages

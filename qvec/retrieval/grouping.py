@@ -34,34 +34,84 @@ def grouped(
 ) -> Steps[list[Group]]:
     """The k groups with the best rows, each with its `per_group` best, best group first.
 
-    Hits are asked for until they are of k groups or there are no more. Rows without the field are of no group.
+    Hits are asked for until they are of k groups or there are no more: hits of other groups than those found or, where
+    no filter tells them apart, more hits. Rows without the field are of no group. Where a field holds now scalars and
+    now lists, lists that hold a scalar of a group found before are passed over, as filters take them for its rows.
     """
     if k < 1 or per_group < 1:
         raise InputError(f"k is {k} and per_group {per_group}, expected at least 1")
     limit = 2 * k * per_group
-    while True:
-        hits = yield Search(query, limit, options)
-        groups = group(hits, by)[:k]
-        if len(groups) == k or len(hits) < limit:
-            break
-        limit *= _WIDER
-    complete = len(hits) < limit
+    hits = yield Search(query, limit, options)
+    found = _Found(hits, by, limit)
+    while len(found.groups) < k and len(hits) == limit:
+        try:
+            hits = yield Search(query, limit, _within(options, {by: {"$exists": True, "$nin": found.values}}))
+            is_told_apart = found.add(hits, by, limit)
+        except InputError:  # a group of a list, or a filter of the database's own
+            is_told_apart = False
+        if not is_told_apart:
+            limit *= _WIDER
+            hits = yield Search(query, limit, options)
+            found = _Found(hits, by, limit)
+    best = sorted(found.groups.items(), key=lambda pair: -pair[1].score)[:k]
     filled = []
-    for found in groups:
-        if len(found.hits) < per_group and not complete:
-            found = Group(found.value, (yield Search(query, per_group, _within(options, by, found.value))))
-        filled.append(Group(found.value, found.hits[:per_group]))
+    for key, one in best:
+        rows = one.hits
+        if len(rows) < per_group and key not in found.whole:
+            rows = yield from _rows_of(query, one.value, by, per_group, options)
+        filled.append(Group(one.value, rows[:per_group]))
     return filled
+
+
+class _Found:
+    """Groups by what tells them apart, and which of them have all their rows."""
+
+    def __init__(self, hits: list[Hit], by: str, limit: int) -> None:
+        self.groups: dict[Any, Group] = {}
+        self.whole: set[Any] = set()
+        self.add(hits, by, limit)
+
+    @property
+    def values(self) -> list[Any]:
+        return [one.value for one in self.groups.values()]
+
+    def add(self, hits: list[Hit], by: str, limit: int) -> bool:
+        """Takes the groups of a search for `limit` hits; returns False where they are not others than those here."""
+        new = {_key(one.value): one for one in group(hits, by)}
+        if new.keys() & self.groups.keys() or (hits and not new):
+            return False
+        self.groups |= new
+        if len(hits) < limit:
+            self.whole |= new.keys()
+        return True
+
+
+def _rows_of(
+    query: NDArray[np.float32], value: Any, by: str, count: int, options: Mapping[str, Any]
+) -> Steps[list[Hit]]:
+    """The best rows of one group, so many or all. A filter lets lists that hold the value pass as well."""
+    limit = count
+    while True:
+        hits = yield Search(query, limit, _within(options, {by: {"$eq": value}}))
+        rows = [hit for hit in hits if _key(_field(hit.metadata, by)) == _key(value)]
+        if len(rows) >= count or len(hits) < limit:
+            return rows
+        limit *= _WIDER
 
 
 def group(hits: list[Hit], by: str) -> list[Group]:
     """Hits by the value of a field, the groups in the order of their first hit; `by` names nested fields by dots."""
-    groups: dict[str, Group] = {}
+    groups: dict[Any, Group] = {}
     for hit in hits:
         value = _field(hit.metadata, by)
         if value is not None:
-            groups.setdefault(repr(value), Group(value, [])).hits.append(hit)
+            groups.setdefault(_key(value), Group(value, [])).hits.append(hit)
     return list(groups.values())
+
+
+def _key(value: Any) -> Any:
+    """What tells groups apart as filters do: 1 is 1.0 and not true."""
+    return (isinstance(value, bool), value) if isinstance(value, (str, int, float)) else repr(value)
 
 
 def _field(metadata: Any, path: str) -> Any:
@@ -70,9 +120,9 @@ def _field(metadata: Any, path: str) -> Any:
     return metadata
 
 
-def _within(options: Mapping[str, Any], by: str, value: Any) -> dict[str, Any]:
-    """Options that keep to one group, whatever filter there is already."""
-    own, given = {by: {"$eq": value}}, options.get("filter")
+def _within(options: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Options that keep to a filter, whatever filter there is already."""
+    given = options.get("filter")
     if given and not isinstance(given, Mapping):
         raise InputError("per_group above 1 needs a filter in qvec's own language, or none")
     return {**options, "filter": {"$and": [given, own]} if given else own}
