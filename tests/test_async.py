@@ -142,6 +142,35 @@ def test_questions_are_embedded_beside_the_loop(store: Store, docs: Collection) 
     on(store, ask)
 
 
+def test_what_is_built_on_search_is_as_by_the_twin(store: Store, docs: Collection) -> None:
+    """By every option, and by what they are without."""
+    query: Any = realistic(1, seed=7)[0]
+    even, words = {"row": {"$lt": 100}}, "text 12 13 14 99"
+    docs.index_texts("simple")
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        ("search_diverse", (query, 4), {}),
+        ("search_diverse", (query, 4), {"among": 9, "balance": 0.2, "filter": even, "oversampling": 2}),
+        ("search_text", (words, 3), {"filter": even, "texts": False}),
+        ("search_hybrid", (words,), {"vector": query}),
+        ("search_hybrid", (words, 4), {"vector": query, "among": 6, "weights": (1, 3), "fusion": "scores"}),
+        ("search_hybrid", (words, 4), {"vector": query, "filter": even, "oversampling": 2}),
+        ("search_hybrid", (words, 4), {"vector": query, "reranker": lambda _, texts: [len(text) for text in texts]}),
+        ("search_groups", (query, "row", 3), {}),
+        ("search_groups", (query, "row", 3), {"per_group": 2, "filter": even, "oversampling": 2}),
+        ("search_page", (query, 3), {}),
+        ("search_page", (query, 3), {"filter": even, "oversampling": 2}),
+    ]
+
+    async def ask(db: Any) -> list[Any]:
+        other = await db.collection(docs.name)
+        return [await getattr(other, name)(*given, **options) for name, given, options in calls]
+
+    expected = [getattr(docs, name)(*given, **options) for name, given, options in calls]
+    for call, ours, theirs in zip(calls, on(store, ask), expected, strict=True):
+        assert ours == theirs, call
+    assert ids(expected[0]) != ids(docs.search(query, 4))
+
+
 def test_faults_of_a_request_are_told_as_by_the_twin(store: Store, docs: Collection, vectors: Vectors) -> None:
     async def ask(db: Any) -> None:
         other = await db.collection(docs.name)

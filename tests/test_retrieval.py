@@ -300,6 +300,19 @@ def test_texts_of_diverse_rows_are_fetched_when_they_are_returned() -> None:
     assert rows.texts == [0, 1, 2]
 
 
+def test_lengths_count_for_diversity_only_under_inner_product() -> None:
+    class Long(Rows):
+        """The first row is the longest and points away."""
+
+        def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+            return np.array([[9, 12], [1, 0], [0.8, 0.6]], np.float32)[list(ids)]
+
+    query = np.array([2, 0], np.float32)
+    found = {metric: run(Long(), diverse(query, 2, 3, 0.9, metric, {})) for metric in ("cosine", "ip")}
+    assert [hit.id for hit in found["cosine"]] == [1, 2]
+    assert [hit.id for hit in found["ip"]] == [0, 1]
+
+
 # Fusion
 
 
