@@ -133,22 +133,42 @@ def groups_of(collection: Filtered, k: int, per_group: int = 1, filter: Any = No
     return [(one.value, [hit.id for hit in one.hits]) for one in found]
 
 
-SCALARS = st.sampled_from([None, "x", "y", "1", 1, 1.0, 2.5, True, False])
-LISTS = st.sampled_from([None, ["x"], ["x", "y"], [1], {"c": 1}])
+KINDS: list[list[Any]] = [
+    [None, "x", "y", "1", 1, 1.0, 2.5, True, False],
+    [None, ["x"], ["x", "y"], [1], {"c": 1}],
+]
+FILTERS: list[Any] = [None, {"a.b": {"$ne": "x"}}, lambda row: row.id % 3 > 0]
 
 
 @given(
-    st.lists(SCALARS, max_size=60) | st.lists(LISTS, max_size=60),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(KINDS),
+    st.integers(0, 60),
     st.integers(1, 8),
     st.integers(1, 3),
-    st.sampled_from([None, {"a.b": {"$ne": "x"}}, lambda row: row.id % 3 > 0]),
+    st.sampled_from(FILTERS),
 )
-def test_groups_are_those_of_all_rows(values: list[Any], k: int, per_group: int, filter: Any) -> None:
-    if callable(filter) or any(isinstance(value, (list, dict)) for value in values):
+def test_groups_are_those_of_all_rows(
+    seed: int, kinds: list[Any], rows: int, k: int, per_group: int, filter: Any
+) -> None:
+    """Some values are common, so that a first search meets few."""
+    random = np.random.default_rng(seed)
+    values = [kinds[min(place, len(kinds) - 1)] for place in random.geometric(0.4, rows) - 1]
+    if callable(filter) or kinds is not KINDS[0]:
         per_group = 1
-    everything = group(Filtered(values).search(None, len(values), filter=filter), "a.b")
+    everything = group(Filtered(values).search(None, rows, filter=filter), "a.b")
     expected = [(one.value, [hit.id for hit in one.hits[:per_group]]) for one in everything[:k]]
     assert groups_of(Filtered(values), k, per_group, filter) == expected
+
+
+def test_groups_end_where_a_filter_does_not_tell_them_apart() -> None:
+    class Unfiltered(Filtered):
+        def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:  # noqa: ARG002
+            return super().search(query, k)
+
+    values = ["x"] * 50 + ["y", "z"]
+    assert [value for value, _ in groups_of(Unfiltered(values), 4)] == ["x", "y", "z"]
+    assert [value for value, _ in groups_of(Unfiltered(values), 2)] == ["x", "y"]
 
 
 def test_groups_of_few_values_do_not_read_all_rows() -> None:
@@ -158,6 +178,18 @@ def test_groups_of_few_values_do_not_read_all_rows() -> None:
     unlike = Filtered(["many"] * 5000 + [str(n // 100) for n in range(1000)])
     assert [value for value, _ in groups_of(unlike, 5, 2)] == ["many", "0", "1", "2", "3"]
     assert unlike.given == 5 * 2 * 5 * 2
+    whole = Filtered([row % 3 for row in range(10)])
+    assert groups_of(whole, 3, 4) == [(0, [0, 3, 6, 9]), (1, [1, 4, 7]), (2, [2, 5, 8])]
+    assert whole.given == 10
+
+
+def test_a_group_that_was_overlooked_at_first_takes_its_place() -> None:
+    class Approximate(Filtered):
+        def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:
+            found = super().search(query, k + 1, filter=filter)
+            return found[:k] if filter else found[1:]
+
+    assert groups_of(Approximate(["best"] + ["many"] * 50), 3) == [("best", [0]), ("many", [1])]
 
 
 def test_rows_of_a_group_are_looked_for_past_lists_that_hold_its_value() -> None:
