@@ -74,6 +74,15 @@ def test_long_sections_are_split_between_blocks_and_lines_and_nothing_is_lost() 
     assert lines == [line for line in "\n".join([*paragraphs, code]).splitlines() if line]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\f"])
+def test_lines_are_those_of_markdown(mark: str) -> None:
+    """A mark that Python takes for the end of a line shifts no passage, and stays in its text."""
+    text = f"One{mark}two.\r\nthree.\n\n# Second\n\nIts text.\n"
+    assert [passage.text for passage in split("marks.md", text)] == [f"One{mark}two.\nthree.", "Its text."]
+    long = "\n".join(f"Line {number}{mark}of a long block." for number in range(200))
+    assert "\n".join(passage.text for passage in split("long.md", long)) == long
+
+
 def test_an_id_tells_the_text() -> None:
     passage = Passage("a.md", "A", "A", 0, "text")
     assert passage.id == Passage("a.md", "A", "A", 0, "text").id
@@ -96,6 +105,17 @@ def test_folders_and_files_are_read(tmp_path: Path) -> None:
     ]
     with pytest.raises(InputError, match=r"no Markdown file \(.md\) in .*c.txt"):
         read_passages([tmp_path / "notes" / "c.txt"])
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \n\t\n", "---\ndraft: true\n---\n", "[name]: https://example.org\n", "# Only a title"]
+)
+def test_files_without_text_have_no_passages(text: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.md").write_text(text)
+    with pytest.raises(InputError, match=r"there is no text in the Markdown files of .*"):
+        read_passages([tmp_path])
+    (tmp_path / "full.md").write_text("Text.")
+    assert [(one.path, one.text) for one in read_passages([tmp_path])] == [(f"{tmp_path.name}/full.md", "Text.")]
 
 
 def test_sentences() -> None:

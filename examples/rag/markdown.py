@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 _PARSER = MarkdownIt().enable("table")
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+_LINE_END = re.compile(r"\r\n?|\n")  # the parser's own: str.splitlines knows more of them, and counts other lines
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)\s+")
 
 
@@ -25,9 +27,9 @@ class Section:
 def sections(text: str) -> list[Section]:
     """The sections of a document in their order, the first one without a heading; each block as it was written."""
     text = _FRONT_MATTER.sub("", text)
-    lines, found, trail = text.splitlines(), [Section(())], dict[int, str]()
+    lines, found, trail = _LINE_END.split(text), [Section(())], dict[int, str]()
     tokens = _PARSER.parse(text)
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+    for token, following in zip_longest(tokens, tokens[1:]):
         if token.level or token.map is None:
             continue
         if token.type == "heading_open" and following:

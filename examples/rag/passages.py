@@ -43,14 +43,18 @@ class Passage:
 
 
 def read_passages(sources: Sequence[Path]) -> list[Passage]:
-    """The passages of Markdown files and of all those in folders. Raises InputError where there are none."""
+    """The passages of Markdown files and of all those in folders. Raises InputError where there are no
+    files, or no text in them."""
     files = sorted({file.resolve() for source in sources for file in _files(source)})
     if not files:
         raise InputError(f"there is no Markdown file (.md) in {', '.join(map(str, sources))}")
     top = os.path.commonpath([source.resolve().parent for source in sources])
-    return [
+    found = [
         passage for file in files for passage in split(os.path.relpath(file, top), file.read_text("utf-8", "replace"))
     ]
+    if not found:
+        raise InputError(f"there is no text in the Markdown files of {', '.join(map(str, sources))}")
+    return found
 
 
 def split(path: str, text: str) -> Iterator[Passage]:
@@ -76,7 +80,7 @@ def _texts(section: Section) -> Iterator[str]:
 
 def _parts(block: str) -> Iterable[str]:
     """A long block in pieces of whole lines; code stays together."""
-    return [block] if block.startswith(("```", "~~~")) else _packed(block.splitlines(), "\n")
+    return [block] if block.startswith(("```", "~~~")) else _packed(block.split("\n"), "\n")
 
 
 def _packed(parts: Iterable[str], joint: str) -> Iterator[str]:
