@@ -63,7 +63,7 @@ def embedded(folder: Path) -> tuple[Floats, Floats]:
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 Found = tuple[str, int, tuple[float, float]]

@@ -15,7 +15,8 @@ from listening import listening
 
 def event(text: str | None) -> str:
     """One piece of an answer, as it stands in the stream."""
-    return "data: " + json.dumps({"choices": [{"index": 0, "delta": {"role": "assistant", "content": text}}]})
+    choices = [{"index": 0, "delta": {"role": "assistant", "content": text}}]
+    return "data: " + json.dumps({"choices": choices}, ensure_ascii=False)
 
 
 @dataclass

@@ -86,6 +86,11 @@ def test_judgements_in_beirs_form_and_trecs(tmp_path: Path, content: str) -> Non
     assert read_qrels(written(tmp_path, content)) == {"q1": {"d 1": 2, "d2": 0}, "q2": {"d2": 1}}
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_a_line_ends_at_a_newline_alone(tmp_path: Path, mark: str) -> None:
+    assert read_qrels(written(tmp_path, f"q1\ta{mark}b\t1\n")) == {"q1": {f"a{mark}b": 1}}
+
+
 def test_trec_separates_by_blanks(tmp_path: Path) -> None:
     assert read_qrels(written(tmp_path, "7 0  12 1\n7 0 13 0\n")) == {"7": {"12": 1, "13": 0}}
 

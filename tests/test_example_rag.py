@@ -246,6 +246,12 @@ def test_a_language_model_answers_from_the_passages(service: Service, chat: Chat
     assert lines[-1] == {"cited": [2, 1]}
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_an_answer_may_hold_any_line_end(service: Service, chat: ChatServer, mark: str) -> None:
+    chat.says(f"Honey,{mark}", "and\nwax.")
+    assert asked_of_a_model(service, chat, stream=False).json()["answer"] == f"Honey,{mark}and\nwax."
+
+
 @pytest.mark.parametrize(
     ("status", "lines", "message"),
     [

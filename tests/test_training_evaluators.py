@@ -179,6 +179,15 @@ def test_judgements_may_lie_beside_the_corpus(tmp_path: Path) -> None:
     assert read_retrieval(folder) == nested
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_a_text_may_hold_any_line_end_but_a_newline(tmp_path: Path, mark: str) -> None:
+    folder = write_beir(tmp_path)
+    odd = f"a{mark}b"
+    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as corpus:
+        corpus.write(json.dumps({"_id": "odd", "text": odd}, ensure_ascii=False) + "\n\n")
+    assert read_retrieval(folder).corpus == {name: text.strip() for name, text in CORPUS.items()} | {"odd": odd}
+
+
 def test_a_text_in_several_pairs_is_one_query_or_one_document() -> None:
     found = retrieval_of_pairs(["a", "a", "b"], ["x", "y", "x"])
     assert found.queries == {"q0": "a", "q1": "b"}

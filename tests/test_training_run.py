@@ -135,6 +135,14 @@ def test_columns_are_in_the_order_of_the_file_whatever_their_names(tmp_path: Pat
     assert list(read_pairs(path).texts) == names[:10]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_a_text_may_hold_any_line_end_but_a_newline(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    row = {"query": f"a{mark}b", "document": f"{mark}c"}
+    path.write_text(f"{json.dumps(row, ensure_ascii=False)}\r\n\n{json.dumps(row, ensure_ascii=False)}\n", "utf-8")
+    assert read_pairs(path).texts == {"query": [f"a{mark}b"] * 2, "document": [f"{mark}c"] * 2}
+
+
 def test_a_third_column_holds_what_is_no_answer(model: str, pairs: Path, tmp_path: Path) -> None:
     read = read_pairs(pairs)
     wrong = read.documents[7:] + read.documents[:7]

@@ -59,7 +59,7 @@ def _messages(question: str, passages: Sequence[Found]) -> list[dict[str, str]]:
 
 async def _pieces(response: httpx.Response) -> AsyncGenerator[str, None]:
     """The texts of a stream of server-sent events. Raises AnswerError for what is none, or ends before its end."""
-    async for line in response.aiter_lines():
+    async for line in _lines(response):
         data = line.removeprefix("data:").strip()
         if not line.startswith("data:"):
             continue
@@ -67,6 +67,16 @@ async def _pieces(response: httpx.Response) -> AsyncGenerator[str, None]:
             return
         yield _text(data)
     raise AnswerError("the answer broke off: the server closed the stream before its end")
+
+
+async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
+    """What stands between newlines; httpx's own lines end at U+2028 as well, which may stand within an event."""
+    held = ""
+    async for text in response.aiter_text():
+        *lines, held = (held + text).split("\n")
+        for line in lines:
+            yield line
+    yield held
 
 
 def _text(data: str) -> str:

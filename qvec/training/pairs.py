@@ -77,7 +77,8 @@ def read_pairs(path: str | Path, columns: Sequence[str] | None = None) -> Pairs:
 def _json_lines(file: Path) -> dict[str, list[Any]]:
     table: dict[str, list[Any]] = {}
     rows = 0
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+    # Not splitlines, which ends lines at U+2028, U+2029 and U+0085 as well: JSON has them in its strings as they are.
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -70,11 +70,13 @@ def _judgements(folder: Path) -> Path:
 
 def _texts(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     texts = {}
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
             texts[str(record["_id"])] = f"{record.get('title') or ''} {record['text']}".strip()
