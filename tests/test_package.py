@@ -121,7 +121,8 @@ LAYERS = [
     {"database"},
     {"ingest"},
     {"copying", "evaluation", "integrations"},
-    {"adapting", "demo", "recalibration", "training"},
+    {"demo", "recalibration", "training"},
+    {"adapting"},
     {"cli"},
 ]
 ALONE = {
@@ -140,7 +141,17 @@ ALONE = {
     "tracing": set(),
     "passages": {"errors"},
 }
-MAY_USE_SOURCES = {"retrieval", "ingest", "copying", "evaluation", "recalibration", "training", "demo", "cli"}
+MAY_USE_SOURCES = {
+    "retrieval",
+    "ingest",
+    "copying",
+    "evaluation",
+    "recalibration",
+    "training",
+    "adapting",
+    "demo",
+    "cli",
+}
 
 
 def parts() -> set[str]:

@@ -35,8 +35,9 @@ class HeldOut:
 
     def __init__(self, rows: NDArray[np.float32], queries: NDArray[np.float32], calibration: Calibration) -> None:
         self._rows = quantize(rows, calibration)
-        self._queries = quantize(queries, calibration)
-        similar = calibration.prepared(queries) @ calibration.prepared(rows).T
+        asked = calibration.prepared(queries)
+        self._queries = quantize(calibration.for_prefilter(asked), calibration)
+        similar = asked @ calibration.prepared(rows).T
         self._exact = np.argpartition(-similar, K, axis=1)[:, :K]
 
     def recall(self, bits: Bits) -> Recall:

