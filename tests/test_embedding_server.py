@@ -371,6 +371,31 @@ def test_the_key_is_sent_and_never_told(server: EmbeddingServer, monkeypatch: py
         embedder(server)
 
 
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 500, 503])
+@pytest.mark.parametrize("before", ["your key is ", "x" * 190 + " "], ids=["first", "where it is cut off"])
+def test_a_refusal_that_repeats_the_key_is_told_without_it(
+    server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch, status: int, before: str
+) -> None:
+    monkeypatch.setenv("QVEC_EMBEDDING_API_KEY", "sk-secret-123")
+    model = faulty(server, lambda exchange: exchange.refuse(status, f"{before}sk-secret-123, bearer another's"))
+    with pytest.raises((EmbeddingError, RowError), match=rf"{before}\[redac") as caught:
+        model.embed_documents(["text"])
+    assert "sk-secret" not in str(caught.value)
+    assert "another" not in str(caught.value)
+
+
+def test_whatever_else_repeats_the_key_is_told_without_it(
+    server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QVEC_EMBEDDING_API_KEY", "sk-secret-123")
+    model = faulty(server, lambda exchange: exchange.answer["data"][0].update(index="Bearer sk-secret-123"))
+    with pytest.raises(EmbeddingError, match=r"whose index is Bearer \[redacted\], expected each of 0 to 0"):
+        model.embed_documents(["text"])
+    server.models = ("small", "sk-secret-123")
+    with pytest.raises(InputError, match=r"has several models \(small, \[redacted\]\)"):
+        embedder(server)
+
+
 def test_a_key_does_not_follow_a_redirect(server: EmbeddingServer) -> None:
     model = faulty(server, lambda exchange: exchange.refuse(307, "", Location="http://127.0.0.1:9/v1/embeddings"))
     with pytest.raises(EmbeddingError, match="status 307: it is elsewhere"):

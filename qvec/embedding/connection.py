@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 
 import httpx
 
 from qvec.embedding.address import KEY, key_for
 from qvec.errors import EmbeddingError
+from qvec.forking import OwnValue
 
 _OVERLOADED = (408, 409, 425, 429)
 _NOT_THESE_TEXTS = (400, 413, 422)
+_MOST_SHOWN = 200
+_REDACTED = "[redacted]"
+_BEARER = re.compile(r"(\bBearer\s+)[^\s\"',;]+", re.IGNORECASE)
 _TOO_LONG = ("too large", "too long", "context size", "context length", "maximum context")
 
 
@@ -42,18 +48,22 @@ class RefusedError(Exception):
 
 
 class Connection:
-    """Sends requests to one server, from several threads at once."""
+    """Sends requests to one server, from several threads at once, and from forked processes."""
 
     def __init__(self, url: str, patience: Patience | None = None, environment: Mapping[str, str] = os.environ) -> None:
         self.url = url.rstrip("/")
         self._patience = patience or Patience()
         self._answered = False
-        key = key_for(url, environment)
-        self._client = httpx.Client(
-            headers={"User-Agent": "qvec"} | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=httpx.Timeout(self._patience.answer, connect=self._patience.connect),
+        self._key = key_for(url, environment)
+        # Over one socket, processes would take each other's answers.
+        self._client = OwnValue(
+            partial(
+                httpx.Client,
+                headers={"User-Agent": "qvec"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+                timeout=httpx.Timeout(self._patience.answer, connect=self._patience.connect),
+            )
         )
-        weakref.finalize(self, self._client.close)
+        weakref.finalize(self, _close, self._client)
 
     def get(self, path: str) -> Any:
         """The JSON of a page; None where the server has no such page."""
@@ -67,17 +77,22 @@ class Connection:
         """
         return self._json(self._send("POST", path, body, stopped))
 
+    def redacted(self, said: str) -> str:
+        """What a server says, without the API key that it may repeat."""
+        known = said.replace(self._key, _REDACTED) if self._key else said
+        return _BEARER.sub(rf"\1{_REDACTED}", known)
+
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None, stopped: threading.Event) -> httpx.Response:
         """The first answer that is not worth another attempt, or the last."""
         for attempt in range(1, self._patience.attempts + 1):
             last = attempt == self._patience.attempts
             try:
-                response = self._client.request(method, f"{self.url}/{path}", json=body)
+                response = self._client().request(method, f"{self.url}/{path}", json=body)
             except httpx.TransportError as error:
                 # A server that never answered is more likely misspelt than restarting.
                 unknown = isinstance(error, httpx.ConnectError) and not self._answered
                 if last or unknown or stopped.wait(self._pause(attempt)):
-                    raise self._unreachable(error, attempt) from error
+                    raise self._unreachable(error, attempt) from None
                 continue
             self._answered = True
             if last or not _passes(response) or stopped.wait(self._asked_pause(response, attempt)):
@@ -110,11 +125,10 @@ class Connection:
 
     def _refusal(self, response: httpx.Response) -> Exception:
         status = response.status_code
-        if status in (401, 403):  # what it says may repeat the key
-            sent = "Authorization" in self._client.headers
-            what = "refuses the API key" if sent else "wants an API key"
+        if status in (401, 403):
+            what = "refuses the API key" if self._key else "wants an API key"
             return EmbeddingError(f"embedding server {self.url} {what} (status {status}); put it into {KEY}")
-        said = _said(response)
+        said = self.redacted(_said(response))[:_MOST_SHOWN]
         if status in _NOT_THESE_TEXTS or _is_too_long(response):
             return RefusedError(said)
         if response.is_redirect:
@@ -122,9 +136,15 @@ class Connection:
         return EmbeddingError(f"embedding server {self.url} answers with status {status}: {said}")
 
     def _unreachable(self, error: httpx.TransportError, attempts: int) -> EmbeddingError:
-        reason = str(error) or type(error).__name__
+        reason = self.redacted(str(error)) or type(error).__name__
         tries = f", {attempts} times" if attempts > 1 else ""
         return EmbeddingError(f"embedding server {self.url} does not answer{tries}: {reason}")
+
+
+def _close(client: OwnValue[httpx.Client]) -> None:
+    made = client.if_made()
+    if made is not None:
+        made.close()
 
 
 def retry_after(header: str | None, now: float) -> float | None:
@@ -161,4 +181,4 @@ def _said(response: httpx.Response) -> str:
     except ValueError:
         text = response.text
     line = " ".join(text.split())
-    return "".join(filter(str.isprintable, line))[:200] or response.reason_phrase
+    return "".join(filter(str.isprintable, line)) or response.reason_phrase

@@ -58,7 +58,7 @@ class ServerEmbedder:
         data = listed.get("data") if isinstance(listed, dict) else None
         names = [item["id"] for item in data or [] if isinstance(item, dict) and isinstance(item.get("id"), str)]
         if len(names) > 1:
-            some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+            some = self._connection.redacted(", ".join(names[:5])) + (", …" if len(names) > 5 else "")
             url = self._connection.url
             raise InputError(f"embedding server {url} has several models ({some}); name one: --model-name NAME")
         return names[0] if names else None
@@ -115,7 +115,8 @@ class ServerEmbedder:
             answer = self._answer(texts, stopped)
             return read_answer(answer, len(texts), dimensions, normalized=self._normalized)
         except WrongAnswerError as error:
-            raise EmbeddingError(f"the answer of embedding server {self._connection.url} {error}") from None
+            wrong = self._connection.redacted(str(error))
+            raise EmbeddingError(f"the answer of embedding server {self._connection.url} {wrong}") from None
 
     def _answer(self, texts: list[str], stopped: threading.Event) -> Any:
         """The answer in base64, a quarter of the bytes, or as numbers from a server that has no base64."""
