@@ -125,6 +125,22 @@ def test_a_server_is_not_asked_before_it_said(server: EmbeddingServer) -> None:
     assert 1 <= time.monotonic() - began < 1.9
 
 
+@pytest.mark.parametrize("asked", ["0", "0.01", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_server_that_says_at_once_is_given_our_own_pauses(server: EmbeddingServer, asked: str) -> None:
+    patience = Patience(attempts=4, first_pause=0.2, longest_pause=0.8)
+    model = ServerEmbedder(EmbeddingOptions(server.url), patience)
+    asked_at: list[float] = []
+
+    def busy(exchange: Exchange) -> None:
+        asked_at.append(time.monotonic())
+        exchange.refuse(429, "busy", Retry_After=asked)
+
+    server.fault = busy
+    with pytest.raises(EmbeddingError, match="status 429: busy"):
+        model.embed_documents(["text"])
+    assert (np.diff(asked_at) >= [0.1, 0.2, 0.4]).all()  # at least half of each pause
+
+
 def test_a_server_that_says_much_later_is_not_waited_for(server: EmbeddingServer) -> None:
     model = faulty(server, refusal(429, Retry_After="3600"))
     with pytest.raises(EmbeddingError, match=r"asks to come back in 3,600 s \(status 429\)"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 import weakref
@@ -21,6 +22,9 @@ from qvec.forking import OwnValue
 
 _OVERLOADED = (408, 409, 425, 429)
 _NOT_THESE_TEXTS = (400, 413, 422)
+_MOST_SHOWN = 200
+_REDACTED = "[redacted]"
+_BEARER = re.compile(r"(\bBearer\s+)[^\s\"',;]+", re.IGNORECASE)
 _TOO_LONG = ("too large", "too long", "context size", "context length", "maximum context")
 
 
@@ -50,12 +54,12 @@ class Connection:
         self.url = url.rstrip("/")
         self._patience = patience or Patience()
         self._answered = False
-        key = key_for(url, environment)
+        self._key = key_for(url, environment)
         # Over one socket, processes would take each other's answers.
         self._client = OwnValue(
             partial(
                 httpx.Client,
-                headers={"User-Agent": "qvec"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+                headers={"User-Agent": "qvec"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
                 timeout=httpx.Timeout(self._patience.answer, connect=self._patience.connect),
             )
         )
@@ -73,6 +77,11 @@ class Connection:
         """
         return self._json(self._send("POST", path, body, stopped))
 
+    def redacted(self, said: str) -> str:
+        """What a server says, without the API key that it may repeat."""
+        known = said.replace(self._key, _REDACTED) if self._key else said
+        return _BEARER.sub(rf"\1{_REDACTED}", known)
+
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None, stopped: threading.Event) -> httpx.Response:
         """The first answer that is not worth another attempt, or the last."""
         for attempt in range(1, self._patience.attempts + 1):
@@ -83,7 +92,7 @@ class Connection:
                 # A server that never answered is more likely misspelt than restarting.
                 unknown = isinstance(error, httpx.ConnectError) and not self._answered
                 if last or unknown or stopped.wait(self._pause(attempt)):
-                    raise self._unreachable(error, attempt) from error
+                    raise self._unreachable(error, attempt) from None
                 continue
             self._answered = True
             if last or not _passes(response) or stopped.wait(self._asked_pause(response, attempt)):
@@ -96,15 +105,14 @@ class Connection:
         return pause * random.uniform(0.5, 1)
 
     def _asked_pause(self, response: httpx.Response, attempt: int) -> float:
-        asked = retry_after(response.headers.get("Retry-After"), time.time())
-        if asked is None:
-            return self._pause(attempt)
+        """What the server asks for, but no less than our own: many servers ask for 0 s whatever the load."""
+        asked = retry_after(response.headers.get("Retry-After"), time.time()) or 0
         if asked > self._patience.longest_asked:
             raise EmbeddingError(
                 f"embedding server {self.url} asks to come back in {asked:,.0f} s (status {response.status_code}); "
                 "run again then"
             )
-        return asked
+        return max(asked, self._pause(attempt))
 
     def _json(self, response: httpx.Response) -> Any:
         if response.status_code != 200:
@@ -116,11 +124,10 @@ class Connection:
 
     def _refusal(self, response: httpx.Response) -> Exception:
         status = response.status_code
-        if status in (401, 403):  # what it says may repeat the key
-            sent = "Authorization" in self._client().headers
-            what = "refuses the API key" if sent else "wants an API key"
+        if status in (401, 403):
+            what = "refuses the API key" if self._key else "wants an API key"
             return EmbeddingError(f"embedding server {self.url} {what} (status {status}); put it into {KEY}")
-        said = _said(response)
+        said = self.redacted(_said(response))[:_MOST_SHOWN]
         if status in _NOT_THESE_TEXTS or _is_too_long(response):
             return RefusedError(said)
         if response.is_redirect:
@@ -128,7 +135,7 @@ class Connection:
         return EmbeddingError(f"embedding server {self.url} answers with status {status}: {said}")
 
     def _unreachable(self, error: httpx.TransportError, attempts: int) -> EmbeddingError:
-        reason = str(error) or type(error).__name__
+        reason = self.redacted(str(error)) or type(error).__name__
         tries = f", {attempts} times" if attempts > 1 else ""
         return EmbeddingError(f"embedding server {self.url} does not answer{tries}: {reason}")
 
@@ -173,4 +180,4 @@ def _said(response: httpx.Response) -> str:
     except ValueError:
         text = response.text
     line = " ".join(text.split())
-    return "".join(filter(str.isprintable, line))[:200] or response.reason_phrase
+    return "".join(filter(str.isprintable, line)) or response.reason_phrase
