@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qvec.embedding import TextEmbedder
     from qvec.filters import FilterLike
     from qvec.metadata_index import MetadataIndex
+    from qvec.queries import OfUnknownRank, OneQuery, SeveralQueries
     from qvec.sources import Form, IdType
     from qvec.versions import Versions
 
@@ -204,7 +205,19 @@ class Collection(Protocol):
     @overload
     def search(
         self,
-        query: Sequence[float] | str,
+        query: OfUnknownRank,
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        filter: FilterLike | None = ...,
+        exact: bool = ...,
+        rescore: bool = ...,
+        texts: bool = ...,
+    ) -> Any: ...
+    @overload
+    def search(  # type: ignore[overload-overlap]
+        self,
+        query: OneQuery,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -216,7 +229,7 @@ class Collection(Protocol):
     @overload
     def search(
         self,
-        query: NDArray[Any] | Sequence[Sequence[float]] | Sequence[str],
+        query: SeveralQueries,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -224,7 +237,7 @@ class Collection(Protocol):
         exact: bool = ...,
         rescore: bool = ...,
         texts: bool = ...,
-    ) -> Any: ...
+    ) -> list[list[Hit]]: ...
 
     def explain(
         self,

@@ -109,6 +109,7 @@ LAYERS = [
         "metadata_index",
         "texts",
         "full_text",
+        "queries",
         "tracing",
     },
     {"arrays", "drift", "projection", "ranges"},
@@ -140,6 +141,7 @@ ALONE = {
     "forking": set(),
     "connecting": {"errors"},
     "steps": set(),
+    "queries": set(),
     "tracing": set(),
     "passages": {"errors"},
 }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qvec.filters import FilterLike
     from qvec.metadata_index import MetadataIndex
     from qvec.postgres.async_database import AsyncPostgresDatabase
+    from qvec.queries import OfUnknownRank, OneQuery, SeveralQueries
 
 T = TypeVar("T")
 
@@ -166,7 +167,21 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
     @overload
     async def search(
         self,
-        query: Sequence[float] | str,
+        query: OfUnknownRank,
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        filter: FilterLike | None = ...,
+        exact: bool = ...,
+        rescore: bool = ...,
+        rescore_in: RescoreIn = ...,
+        planes: int | None = ...,
+        texts: bool = ...,
+    ) -> Any: ...
+    @overload
+    async def search(  # type: ignore[overload-overlap]
+        self,
+        query: OneQuery,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -180,7 +195,7 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
     @overload
     async def search(
         self,
-        query: NDArray[Any] | Sequence[Sequence[float]] | Sequence[str],
+        query: SeveralQueries,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -190,7 +205,7 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
         rescore_in: RescoreIn = ...,
         planes: int | None = ...,
         texts: bool = ...,
-    ) -> Any: ...
+    ) -> list[list[Hit]]: ...
     async def search(
         self,
         query: ArrayLike | str | Sequence[str],

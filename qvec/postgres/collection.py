@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qvec.filters import FilterLike
     from qvec.metadata_index import MetadataIndex
     from qvec.postgres.database import PostgresDatabase
+    from qvec.queries import OfUnknownRank, OneQuery, SeveralQueries
 
 T = TypeVar("T")
 
@@ -153,7 +154,21 @@ class PostgresCollection(CollectionOperations, Retrieval):
     @overload
     def search(
         self,
-        query: Sequence[float] | str,
+        query: OfUnknownRank,
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        filter: FilterLike | None = ...,
+        exact: bool = ...,
+        rescore: bool = ...,
+        rescore_in: RescoreIn = ...,
+        planes: int | None = ...,
+        texts: bool = ...,
+    ) -> Any: ...
+    @overload
+    def search(  # type: ignore[overload-overlap]
+        self,
+        query: OneQuery,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -167,7 +182,7 @@ class PostgresCollection(CollectionOperations, Retrieval):
     @overload
     def search(
         self,
-        query: NDArray[Any] | Sequence[Sequence[float]] | Sequence[str],
+        query: SeveralQueries,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -177,7 +192,7 @@ class PostgresCollection(CollectionOperations, Retrieval):
         rescore_in: RescoreIn = ...,
         planes: int | None = ...,
         texts: bool = ...,
-    ) -> Any: ...
+    ) -> list[list[Hit]]: ...
     def search(
         self,
         query: ArrayLike | str | Sequence[str],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qvec.loading import OnDuplicate
     from qvec.metadata_index import MetadataIndex
     from qvec.qdrant.async_database import AsyncQdrantDatabase
+    from qvec.queries import OfUnknownRank, OneQuery, SeveralQueries
 
 T = TypeVar("T")
 
@@ -118,7 +119,20 @@ class AsyncQdrantCollection(FollowingCollection, AsyncRetrieval):
     @overload
     async def search(
         self,
-        query: Sequence[float] | str,
+        query: OfUnknownRank,
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        filter: FilterLike | None = ...,
+        exact: bool = ...,
+        rescore: bool = ...,
+        ef: int | None = ...,
+        texts: bool = ...,
+    ) -> Any: ...
+    @overload
+    async def search(  # type: ignore[overload-overlap]
+        self,
+        query: OneQuery,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -131,7 +145,7 @@ class AsyncQdrantCollection(FollowingCollection, AsyncRetrieval):
     @overload
     async def search(
         self,
-        query: NDArray[Any] | Sequence[Sequence[float]] | Sequence[str],
+        query: SeveralQueries,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -140,7 +154,7 @@ class AsyncQdrantCollection(FollowingCollection, AsyncRetrieval):
         rescore: bool = ...,
         ef: int | None = ...,
         texts: bool = ...,
-    ) -> Any: ...
+    ) -> list[list[Hit]]: ...
     async def search(
         self,
         query: ArrayLike | str | Sequence[str],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qvec.loading import OnDuplicate
     from qvec.metadata_index import MetadataIndex
     from qvec.qdrant.database import QdrantDatabase
+    from qvec.queries import OfUnknownRank, OneQuery, SeveralQueries
 
 T = TypeVar("T")
 
@@ -116,7 +117,20 @@ class QdrantCollection(FollowingCollection, Retrieval):
     @overload
     def search(
         self,
-        query: Sequence[float] | str,
+        query: OfUnknownRank,
+        k: int = ...,
+        oversampling: float | None = ...,
+        *,
+        filter: FilterLike | None = ...,
+        exact: bool = ...,
+        rescore: bool = ...,
+        ef: int | None = ...,
+        texts: bool = ...,
+    ) -> Any: ...
+    @overload
+    def search(  # type: ignore[overload-overlap]
+        self,
+        query: OneQuery,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -129,7 +143,7 @@ class QdrantCollection(FollowingCollection, Retrieval):
     @overload
     def search(
         self,
-        query: NDArray[Any] | Sequence[Sequence[float]] | Sequence[str],
+        query: SeveralQueries,
         k: int = ...,
         oversampling: float | None = ...,
         *,
@@ -138,7 +152,7 @@ class QdrantCollection(FollowingCollection, Retrieval):
         rescore: bool = ...,
         ef: int | None = ...,
         texts: bool = ...,
-    ) -> Any: ...
+    ) -> list[list[Hit]]: ...
     def search(
         self,
         query: ArrayLike | str | Sequence[str],

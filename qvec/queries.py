@@ -1,0 +1,29 @@
+"""What a search takes, for type checkers: one query, which has a list of hits, or several, which have a list for each.
+
+Of the overloads that use them each stands before those that it would be taken for: an array of unknown rank fits a type
+of any rank, and a string is a sequence of strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Dtype: TypeAlias = np.dtype[Any]
+
+OfUnknownRank: TypeAlias = np.ndarray[tuple[int, int, int], _Dtype]
+"""An array that may be one query or several, such as an `NDArray[np.float32]`. Arrays of known rank, 1 or 2, do not fit
+it; NumPy has no type that says so."""
+OneQuery: TypeAlias = str | Sequence[float] | Sequence[np.floating[Any]] | np.ndarray[tuple[int], _Dtype]
+"""A question, or a vector (d,)."""
+SeveralQueries: TypeAlias = (
+    Sequence[str]
+    | Sequence[Sequence[float]]
+    | Sequence[Sequence[np.floating[Any]]]
+    | Sequence[NDArray[Any]]
+    | np.ndarray[tuple[int, int], _Dtype]
+)
+"""Questions, or vectors (m, d)."""
