@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,15 @@ import pytest
 from embedding_server import EmbeddingServer, serving
 from numpy.typing import NDArray
 
-from qvec.embedding import load_embedder
+import qvec
+import qvec.embedding
+from qvec import Calibration, DatabaseError
+from qvec.embedding import CachedQueries, load_embedder
 from qvec.forking import Lock, OwnValue
+from qvec.integrations.target import Target
+from qvec.qdrant import directory
+from qvec.qdrant.directory import Directory
+from qvec.retrieval.embedders import Embedders
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -121,6 +130,75 @@ def test_a_value_is_made_once_in_each_process() -> None:
     assert made == [os.getpid()]
     assert value() == value.if_made() == os.getpid()
     assert Child(lambda: (value.if_made(), value() == os.getpid(), len(made))).answer() == (None, True, 2)
+
+
+class Ones:
+    """Embeds all texts alike."""
+
+    def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.ones((len(texts), 2), np.float32)
+
+    embed_queries = embed_documents
+
+
+def test_a_model_loads_in_a_child_while_it_loads_here(
+    monkeypatch: pytest.MonkeyPatch, calibration: Calibration
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    def load(_: Any) -> Ones:
+        if os.getpid() == parent:
+            began.set()
+            go_on.wait(SECONDS)
+        return Ones()
+
+    monkeypatch.setattr(qvec.embedding, "load_embedder", load)
+    embedders = Embedders()
+    collection: Any = SimpleNamespace(name="docs", model="m", embedding=None)
+    loading = threading.Thread(target=embedders.of, args=(collection, calibration))
+    loading.start()
+    began.wait()
+    assert Child(lambda: len(embedders.of(collection, calibration).embed_queries(["a", "b"]))).answer() == 2
+    go_on.set()
+    loading.join()
+
+
+def test_cached_questions_are_answered_in_a_child() -> None:
+    cached = CachedQueries(Ones())
+    with held(cached._lock):
+        assert Child(lambda: cached.embed_queries(["a"]).tolist()).answer() == [[1, 1]]
+
+
+def test_a_database_is_used_in_a_child(url: str, calibration: Calibration) -> None:
+    with qvec.connect(url) as db:
+        db.create_collection("docs", calibration=calibration)
+        target = Target(db, "docs")
+        with held(db._connections._lock), held(target._lock):  # type: ignore[union-attr]
+            assert Child(lambda: target.found().count()).answer() == 0  # type: ignore[union-attr]
+        assert db.collection("docs").count() == 0
+
+
+def test_a_directory_of_another_process_is_refused_in_a_child(tmp_path: Path, calibration: Calibration) -> None:
+    with qvec.connect(f"qdrant:{tmp_path}") as db:
+
+        def told(work: Callable[[], Any]) -> str:
+            with pytest.raises(DatabaseError) as caught:
+                work()
+            return str(caught.value)
+
+        def refusals() -> list[str]:
+            return [
+                told(lambda: qvec.connect(f"qdrant:{tmp_path}")),
+                told(lambda: db.create_collection("docs", calibration=calibration)),
+            ]
+
+        home: Any = db.home
+        assert isinstance(home, Directory)
+        with held(directory._opening), held(home._mutex):
+            opened_again, written = Child(refusals).answer()
+        assert " is open in another process (pid " in opened_again
+        assert " was opened before this process was forked; connect again" in written
 
 
 def test_workers_of_one_embedder_get_the_vectors_of_their_own_texts() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from qvec.embedding.protocol import TextEmbedder
 from qvec.errors import InputError
+from qvec.forking import Lock
 
 
 class CachedQueries:
@@ -26,7 +26,7 @@ class CachedQueries:
         self._embedder = embedder
         self._size = size
         self._vectors: OrderedDict[str, NDArray[Any]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def embed_documents(self, texts: Sequence[str]) -> NDArray[Any]:
         """As the embedder does; nothing is remembered."""

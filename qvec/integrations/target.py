@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import ArrayLike
@@ -11,6 +10,7 @@ from qvec.arrays import as_vectors
 from qvec.calibration import Calibration, Metric
 from qvec.database import connect
 from qvec.errors import CollectionError
+from qvec.forking import Lock
 from qvec.integrations.first_calibration import calibration_for
 from qvec.model_folder import find_calibration
 
@@ -51,7 +51,7 @@ class Target:
         self._settings = {"id_type": "text", **settings}
         self._opened: Database | None = None
         self._collection: Collection | None = None
-        self._lock = threading.RLock()
+        self._lock = Lock()
 
     @classmethod
     def of(cls, collection: Collection) -> Target:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import math
 import os
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from qvec.connecting import ConnectOptions, LoopOwner
 from qvec.errors import DatabaseError
+from qvec.forking import Lock
 from qvec.postgres.errors import NO_URL, check_url, connection_lost, redact
 from qvec.postgres.steps import AsyncConnection, Connection, Work, perform, perform_async
 
@@ -83,7 +83,7 @@ class Connections(_Connections):
 
     def __init__(self, url: str, name: str | None, options: ConnectOptions) -> None:
         super().__init__(url, name, options)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._pool: ConnectionPool[Connection] | None = None
         self._pool_process = os.getpid()
 

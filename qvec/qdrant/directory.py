@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from qvec.errors import CollectionError, DatabaseError, MissingExtraError
+from qvec.forking import Lock
 from qvec.qdrant.description import Description, Foreign, not_one_vector
 from qvec.qdrant.layout import Layout, Sharding
 from qvec.qdrant.steps import at_once
@@ -38,7 +38,7 @@ _ENGINE_CONFIG = "edge_config.json"
 _ENGINE_FILES = {_ENGINE_CONFIG, _MADE_WITH, "segments", "wal"}
 
 _open: dict[Path, Directory] = {}
-_opening = threading.Lock()
+_opening = Lock()
 
 
 class Directory:
@@ -51,7 +51,7 @@ class Directory:
         self._lock = _take_lock(path)
         self._engines: dict[str, EdgeEngine] = {}
         self._loading: set[tuple[str, str]] = set()
-        self._mutex = threading.RLock()
+        self._mutex = Lock()
 
     @classmethod
     def open(cls, path: Path) -> Directory:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from qvec.errors import InputError
+from qvec.forking import Lock
 
 if TYPE_CHECKING:
     from qvec.calibration import Calibration
@@ -18,7 +18,7 @@ class Embedders:
 
     def __init__(self) -> None:
         self._loaded: dict[EmbeddingOptions, TextEmbedder] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def of(self, collection: Embedded, calibration: Calibration) -> TextEmbedder:
         """The embedder of a collection's texts. Raises InputError where none is known."""

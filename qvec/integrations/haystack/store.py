@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from qvec.arrays import as_vectors
 from qvec.calibration import Calibration, Metric
 from qvec.database import DEFAULT_URL
 from qvec.errors import CollectionError, InputError
+from qvec.forking import Lock
 from qvec.integrations.haystack import address
 from qvec.integrations.haystack.documents import EMBEDDED, document_of, is_embedded, metadata_of, nowhere
 from qvec.integrations.haystack.filters import compiled
@@ -80,7 +80,7 @@ class QvecDocumentStore:
         self.return_embedding = return_embedding
         self.settings = settings
         self._opened: Target | None = None
-        self._opening = threading.Lock()
+        self._opening = Lock()
 
     def to_dict(self) -> dict[str, Any]:
         """Raises InputError where a password would be written out: give a URL that holds one as a Secret."""
