@@ -130,9 +130,10 @@ def train(
     """Train an embedding model for its codes, so that quantizing it costs less.
 
     The first column of text holds queries, the second their documents, further ones documents that are no answer; a
-    column `score` or `label` makes scored pairs. Interrupted, the same command goes on from the last checkpoint. The
-    folder gets the model, its calibration, which `qvec ingest --model FOLDER` uses, and a card with the measured cost
-    of every precision before and after.
+    column `score` or `label` makes scored pairs, both of whose texts are documents. Queries and documents get the
+    prompts that the model has for them. Interrupted, the same command goes on from the last checkpoint. The folder gets
+    the model, its calibration, which `qvec ingest --model FOLDER` uses, and a card with the measured cost of every
+    precision before and after.
 
     \b
     Examples:

@@ -93,7 +93,10 @@ class QuantizedTripletEvaluator(BaseEvaluator):  # type: ignore[misc]
 
 
 class QuantizedSimilarityEvaluator(BaseEvaluator):  # type: ignore[misc]
-    """Spearman's and Pearson's correlation of given scores with the similarity of two texts, the first a query."""
+    """Spearman's and Pearson's correlation of given scores with the similarity of two texts.
+
+    Both are embedded as documents, which is what is stored; `query_precision` is that of the first.
+    """
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class QuantizedSimilarityEvaluator(BaseEvaluator):  # type: ignore[misc]
     ) -> dict[str, float]:
         from scipy.stats import pearsonr, spearmanr
 
-        left, right = (_embed(model.encode, texts, self.batch_size) for texts in self.texts)
+        left, right = (_embed(model.encode_document, texts, self.batch_size) for texts in self.texts)
         found = self.comparison.pairwise(left, right, _now(self.calibration)).cpu().numpy()
         metrics = {
             f"{self.comparison.name}_spearman": spearmanr(self.scores, found).statistic,

@@ -42,15 +42,15 @@ def batch_size_of(model: Any) -> int:
 
 
 def embed(model: Any, data: Retrieval | Pairs) -> Embedded:
-    """Embeds queries and documents, each with the model's own prompt for them."""
+    """Embeds queries and documents, each with the model's own prompt for them; scored pairs both as documents."""
+    encode = model.encode_query
     if isinstance(data, Pairs):
         queries, documents = data.queries, data.documents
+        encode = model.encode_document
     else:
         queries, documents = list(data.queries.values()), list(data.corpus.values())
     options = {"batch_size": batch_size_of(model), "convert_to_tensor": True, "show_progress_bar": False}
-    return Embedded(
-        model.encode_query(queries, **options).cpu().float(), model.encode_document(documents, **options).cpu().float()
-    )
+    return Embedded(encode(queries, **options).cpu().float(), model.encode_document(documents, **options).cpu().float())
 
 
 def measured(embedded: Embedded, data: Retrieval | Pairs, calibration: Calibration) -> list[float]:

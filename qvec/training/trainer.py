@@ -15,7 +15,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from qvec.embedding.hub import quiet
 from qvec.ingest.options import Reporter
-from qvec.training import checkpoints
+from qvec.training import checkpoints, prompts
 from qvec.training.callback import QuantizationCallback, restore_state
 from qvec.training.loss import QuantizationAwareLoss
 from qvec.training.material import Material
@@ -130,6 +130,7 @@ def _arguments(model: Any, material: Material, folder: Path, options: TrainOptio
         disable_tqdm=True,
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=model.device.type == "cuda",
+        **prompts.trainer_arguments(model, material.pairs),
         **(material.selection.trainer_arguments(options.save_every) if material.selection else {}),
     )
 

@@ -1,0 +1,124 @@
+"""What is trained and measured is the text that is stored and searched: prompts, and modules by kind of text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_training_run import options
+from tiny_models import tiny_model
+
+from qvec.ingest.options import Reporter
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sentence_transformers")
+pytest.importorskip("datasets")
+pytest.importorskip("accelerate")
+
+from sentence_transformers import SentenceTransformer  # noqa: E402
+from sentence_transformers.sentence_transformer.modules import Router, Transformer  # noqa: E402
+
+from qvec.embedding.options import EmbeddingOptions  # noqa: E402
+from qvec.embedding.sentence_transformer import SentenceTransformerEmbedder  # noqa: E402
+from qvec.training import train  # noqa: E402
+from qvec.training.pairs import read_pairs  # noqa: E402
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning"),
+]
+
+
+class Seen:
+    """The texts that models embed, as their tokens say: those of training, and the others."""
+
+    def __init__(self) -> None:
+        self.texts: dict[bool, set[str]] = {True: set(), False: set()}
+
+    def take(self, training: bool) -> set[str]:
+        """The texts since this was last asked; the libraries probe models with shorter ones."""
+        taken, self.texts[training] = self.texts[training], set()
+        return {text for text in taken if len(text.split()) > 2}
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    found = Seen()
+    forward = Transformer.forward
+
+    def listening(self: Any, features: Any, **others: Any) -> Any:
+        found.texts[self.training].update(
+            self.tokenizer.decode(row, skip_special_tokens=True) for row in features["input_ids"]
+        )
+        return forward(self, features, **others)
+
+    monkeypatch.setattr(Transformer, "forward", listening)
+    return found
+
+
+def scored(pairs: Path, folder: Path) -> Path:
+    path = folder / "scored.jsonl"
+    read = read_pairs(pairs)
+    rows = [
+        {"a": a, "b": b, "score": float(len(set(a.split()) & set(b.split())))}
+        for a, b in zip(read.queries, read.documents, strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("prompts", "with_scores"),
+    [
+        ({"query": "river river ", "document": "house "}, False),
+        ({"query": "river river ", "document": "house "}, True),
+        ({"query": "river ", "passage": "house "}, False),
+    ],
+)
+def test_texts_are_trained_and_measured_as_they_are_stored(
+    prompts: dict[str, str], with_scores: bool, pairs: Path, tmp_path: Path, seen: Seen
+) -> None:
+    model = tiny_model(tmp_path)
+    model.prompts = prompts
+    model.save(str(tmp_path / "prompted"))
+    data = scored(pairs, tmp_path) if with_scores else pairs
+    read = read_pairs(data)
+    embedder = SentenceTransformerEmbedder(EmbeddingOptions(model=str(tmp_path / "prompted")))
+    (embedder.embed_documents if with_scores else embedder.embed_queries)(read.queries)
+    embedder.embed_documents(read.documents)
+    stored = seen.take(training=False)
+    if "document" in prompts:
+        before = "house " if with_scores else "river river "
+        assert stored == {before + text for text in read.queries} | {"house " + text for text in read.documents}
+
+    chosen = options(str(tmp_path / "prompted"), data, tmp_path / "out", steps=10, evaluation=data)
+    train(chosen, Reporter())
+    assert seen.take(training=True) == stored
+    assert seen.take(training=False) >= stored  # and what the model's card shows
+
+
+def routed(folder: Path) -> Path:
+    """A model with modules of their own for queries and for documents."""
+    query, document = (tiny_model(folder / name, seed=seed) for seed, name in enumerate(("query", "document")))
+    model = SentenceTransformer(modules=[Router.for_query_document(list(query), list(document))], device="cpu")
+    model.save(str(folder / "routed"))
+    return folder / "routed"
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    loaded = SentenceTransformer(str(folder), device="cpu")
+    return {name: value.clone() for name, value in loaded.state_dict().items()}
+
+
+@pytest.mark.parametrize("settings", [{}, {"mini_batch_size": 3}, {"matryoshka": (12,)}])
+def test_a_router_trains_the_modules_of_both_kinds(settings: dict[str, Any], pairs: Path, tmp_path: Path) -> None:
+    model = routed(tmp_path)
+    done = train(options(str(model), pairs, tmp_path / "out", steps=2, **settings), Reporter())
+    before, after = weights(model), weights(tmp_path / "out")
+    moved = {name.split(".")[2] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"query", "document"}
+    found = SentenceTransformerEmbedder(EmbeddingOptions(model=str(tmp_path / "out")))
+    vectors = found.embed_documents(read_pairs(pairs).documents)
+    assert done.calibration.dimensions == vectors.shape[1]
