@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from stores import STORES, VARIABLES, Store, ids, opened
 
+import qvec
 from qvec import Calibration, CollectionError, InputError, QvecError, RowError
 from qvec.stores import Collection
 
@@ -78,6 +80,53 @@ def test_a_handle_to_a_collection_that_was_made_anew_writes_nothing(
         old.upsert([1], vectors[:1])
     assert anew.count() == 0
     assert anew.upsert([1], vectors[:1]) == 1
+
+
+def test_a_handle_to_a_collection_that_was_made_anew_reads_nothing(
+    store: Store, calibration: Calibration, vectors: Vectors
+) -> None:
+    """Its calibration is not that of the new rows."""
+    name, db = store.new_name(), store.database
+    old: Any = db.create_collection(name, calibration=calibration)
+    old.upsert(range(50), vectors[:50])
+    assert len(old.search(vectors[0], 5)) == 5
+    db.drop_collection(name)
+    anew = db.create_collection(name, calibration=Calibration.fit(vectors, threshold=0))
+    anew.upsert(range(50), vectors[:50])
+    for read in (
+        lambda: old.search(vectors[0], 5),
+        lambda: old.search(vectors[:2], 5, exact=True),
+        lambda: old.vectors([1]),
+        lambda: next(old.stored_rows(0, 10)),
+        lambda: old.explain(vectors[0]),
+    ):
+        with pytest.raises(CollectionError, match="was dropped and made anew since it was opened; open it again"):
+            read()
+    assert ids(db.collection(name).search(vectors[3], 1)) == [3]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_awaited_handle_to_a_collection_that_was_made_anew_reads_nothing(
+    store: Store, calibration: Calibration, vectors: Vectors, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made it anew: a handle looks every few seconds."""
+    monkeypatch.setattr("qvec.qdrant.versioning.LOOK_SECONDS", 0.0)
+    name, db = store.new_name(), store.database
+    db.create_collection(name, calibration=calibration).upsert(range(50), vectors[:50])
+
+    async def read() -> None:
+        async with await qvec.connect_async(store.url) as other:
+            old = await other.collection(name)
+            assert len(await old.search(vectors[0], 5)) == 5
+            db.drop_collection(name)
+            if again:
+                anew = Calibration.fit(vectors, threshold=0)
+                db.create_collection(name, calibration=anew).upsert(range(50), vectors[:50])
+            for _ in range(2):
+                with pytest.raises(CollectionError, match="dropped and made anew" if again else "was dropped"):
+                    await old.search(vectors[0], 5)
+
+    asyncio.run(read())
 
 
 def test_missing_collections_are_named_beside_those_there_are(store: Store, docs: Collection) -> None:

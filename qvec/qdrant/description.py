@@ -15,6 +15,11 @@ from qvec.qdrant.layout import Layout, Sharding
 
 FORMAT = 1
 
+Mark = tuple[Any, ...]
+"""What tells apart two collections that had one name, one after the other: the calibration's id, and how vectors are
+stored."""
+_MARKING = ("id_type", "rescore", "prefilter", "query_encoding")
+
 
 @dataclass(frozen=True)
 class Description:
@@ -26,6 +31,10 @@ class Description:
     model: str | None = None
     sharding: Sharding = field(default_factory=Sharding)
     embedding: Mapping[str, Any] | None = None
+
+    @property
+    def mark(self) -> Mark:
+        return self.calibration.id, *(getattr(self.layout, key) for key in _MARKING)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values, the calibration's file in base64."""
@@ -59,7 +68,7 @@ class Description:
             )
         try:
             calibration = _calibration(stored, name)
-            settings = {key: stored[key] for key in ("id_type", "rescore", "prefilter", "query_encoding")}
+            settings = {key: stored[key] for key in _MARKING}
             sharding = {key: _whole(value) for key, value in stored["sharding"].items()}
             return cls(
                 calibration,
@@ -82,6 +91,11 @@ class Description:
                 f"collection {name!r} holds {held or 'nothing'}, but its description is of {wanted}; bring back the "
                 "description and the calibration that it was made with"
             )
+
+
+def mark_of(stored: Mapping[str, Any] | None) -> Mark | None:
+    """The mark of what to_json wrote, without reading the rest of it."""
+    return None if stored is None else tuple(stored.get(key) for key in ("calibration", *_MARKING))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 
 from qvec.errors import CollectionError, DatabaseError, MissingExtraError
 from qvec.forking import Lock
-from qvec.qdrant.description import Description, Foreign, not_one_vector
+from qvec.qdrant.description import Description, Foreign, Mark, mark_of, not_one_vector
 from qvec.qdrant.layout import Layout, Sharding
 from qvec.qdrant.steps import at_once
 from qvec.qdrant.versioning import Record
@@ -47,6 +47,7 @@ class Directory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.users = 0
+        self.changes = 0
         self._process = os.getpid()
         self._lock = _take_lock(path)
         self._engines: dict[str, EdgeEngine] = {}
@@ -117,6 +118,7 @@ class Directory:
             self._engine(name, description.layout)
             _write(folder / _SHARD / _MADE_WITH, {"calibration": description.calibration.id})
             _write(folder / _DESCRIPTION, description.to_json())
+            self.changes += 1
 
     @at_once
     def describe_anew(self, name: str, description: Description) -> None:
@@ -135,6 +137,15 @@ class Directory:
         folder = self._folder(name)
         stored = _read(folder / _VERSIONS, name) if (folder / _DESCRIPTION).exists() else None
         return None if stored is None else Record.from_json(stored, name)
+
+    @at_once
+    def glance(self, name: str) -> tuple[Record | None, Mark | None]:
+        """Its versions, and the mark of its description; None for what is not there."""
+        self._check_process()
+        folder = self._folder(name)
+        described = _read(folder / _DESCRIPTION, name)
+        stored = None if described is None else _read(folder / _VERSIONS, name)
+        return None if stored is None else Record.from_json(stored, name), mark_of(described)
 
     @at_once
     def write_versions(self, name: str, record: Record) -> None:
@@ -198,6 +209,7 @@ class Directory:
     def drop(self, name: str) -> None:
         with self._mutex:
             self._check_process()
+            self.changes += 1
             engine = self._engines.pop(name, None)
             if engine:
                 engine.close()

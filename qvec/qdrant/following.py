@@ -42,14 +42,16 @@ class FollowingCollection(CollectionOperations):
         super().__init__(catalog, *opened)
         self._view = CollectionOperations(catalog, *opened)
         self._looked = time.monotonic()
+        self._changes = catalog.home.changes
 
     def _adopt(self, opened: Opened) -> None:
         CollectionOperations.__init__(self, self._catalog, *opened)
         self._view = CollectionOperations(self._catalog, *opened)
 
     def _by_view(self, work: Work[T]) -> Steps[T]:
-        """Reads by the version in use, as it was known at most so many seconds ago."""
-        if time.monotonic() - self._looked > versioning.LOOK_SECONDS:
+        """Reads by the version in use, as it was known at most so many seconds ago, and since collections were last
+        created or dropped here."""
+        if time.monotonic() - self._looked > versioning.LOOK_SECONDS or self._changes != self._catalog.home.changes:
             yield from self._look()
         view, began = self._view, time.monotonic()
         try:
@@ -68,15 +70,19 @@ class FollowingCollection(CollectionOperations):
 
     def _is_kept(self, view: CollectionOperations) -> Steps[bool]:
         """Whether what was read of a version was there to its end."""
-        record = yield from self._versions()
-        return view.turn == 0 if record is None else record.keeps(view.points)
+        if self._foreign is not None:
+            return True
+        record, mark = yield from self._catalog.home.glance(self.name)
+        kept = view.turn == 0 if record is None else record.keeps(view.points)
+        return kept and (view.points != self.name or view.description().mark == mark)
 
     def _page(
         self, view: CollectionOperations, start: PointId, rows: int
     ) -> Steps[tuple[StoredRows | None, PointId | None]]:
         """Rows of a version, from a point on. Raises CollectionError where it was dropped meanwhile."""
         found = yield from view._stored_from(start, rows)
-        if self._foreign is None and not (yield from self._is_kept(view)):
+        if not (yield from self._is_kept(view)):
+            yield from self._look()
             raise CollectionError(
                 f"collection {self.name!r} was recalibrated, and its version {view.calibration.id} dropped, while its "
                 "rows were read; read them again"
@@ -84,14 +90,23 @@ class FollowingCollection(CollectionOperations):
         return found
 
     def _look(self) -> Steps[None]:
-        """Follows an exchange."""
-        self._looked = time.monotonic()
-        if self._foreign is None and turn_of((yield from self._versions())) > self._view.turn:
+        """Follows an exchange. Raises CollectionError when the collection was dropped, and perhaps made anew, since it
+        was opened."""
+        began, changes = time.monotonic(), self._catalog.home.changes
+        if self._foreign is None and not (yield from self._is_current()):
             yield from self._look_closely()
+        self._looked, self._changes = began, changes
+
+    def _is_current(self) -> Steps[bool]:
+        """Whether the view is of the version in use, as far as one request tells."""
+        view = self._view
+        record, mark = yield from self._catalog.home.glance(self.name)
+        used = self.name if record is None else record.used
+        same = (turn_of(record), used) == (view.turn, view.points)
+        return same and (used != self.name or view.description().mark == mark)
 
     def _look_closely(self) -> Steps[None]:
-        """The same. Raises CollectionError when the collection was dropped, and perhaps made anew, since it was
-        opened."""
+        """As `_look`, at all that is written down."""
         found = yield from self._catalog.opened(self.name)
         if found is not None and found.turn > self._view.turn:
             self._adopt(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from qvec.qdrant.description import Description, Foreign
+from qvec.qdrant.description import Description, Foreign, Mark
 from qvec.qdrant.engine import Engine
 from qvec.qdrant.layout import Layout, Sharding
 from qvec.qdrant.steps import Steps
@@ -14,6 +14,9 @@ from qvec.qdrant.versioning import Record
 
 class Home(Protocol):
     """Collections, their descriptions and the state of their loads."""
+
+    changes: int
+    """How often a collection was created or dropped by this one."""
 
     def names(self) -> Steps[list[str]]: ...
 
@@ -24,6 +27,10 @@ class Home(Protocol):
     def describe_anew(self, name: str, description: Description) -> Steps[None]: ...
 
     def read_versions(self, name: str) -> Steps[Record | None]: ...
+
+    def glance(self, name: str) -> Steps[tuple[Record | None, Mark | None]]:
+        """What tells whether a collection is still the one that was opened: its versions, and the mark of what is
+        written down under its name; None when there is none."""
 
     def write_versions(self, name: str, record: Record) -> Steps[None]: ...
 

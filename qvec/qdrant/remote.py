@@ -13,7 +13,7 @@ from qdrant_client import models
 from qvec.errors import CollectionError, DatabaseError
 from qvec.qdrant import server_loads
 from qvec.qdrant.address import API_KEY, Address
-from qvec.qdrant.description import Description, Foreign, not_one_vector
+from qvec.qdrant.description import Description, Foreign, Mark, mark_of, not_one_vector
 from qvec.qdrant.errors import is_status, reason
 from qvec.qdrant.layout import Layout, Sharding
 from qvec.qdrant.server import ServerEngine
@@ -44,6 +44,7 @@ class Server:
         self.name = address.name
         self.warning = _key_warning(address)
         self.version = ""
+        self.changes = 0
         self._timeout = address.timeout
 
     def check(self) -> Steps[None]:
@@ -97,6 +98,7 @@ class Server:
         except BaseException:
             yield lambda client: client.delete_collection(name)
             raise
+        self.changes += 1
 
     def describe_anew(self, name: str, description: Description) -> Steps[None]:
         """Writes another description of a collection."""
@@ -105,9 +107,12 @@ class Server:
 
     def read_versions(self, name: str) -> Steps[Record | None]:
         """What is written down of a collection's versions; None where it was never recalibrated."""
+        return _versions((yield from self.collection_info(name)), name)
+
+    def glance(self, name: str) -> Steps[tuple[Record | None, Mark | None]]:
+        """Its versions, and the mark of its description; None for what is not there."""
         found = yield from self.collection_info(name)
-        stored = None if found is None else (found.config.metadata or {}).get(_VERSIONS_KEY)
-        return None if stored is None else Record.from_json(stored, name)
+        return _versions(found, name), mark_of(_stored(found))
 
     def write_versions(self, name: str, record: Record) -> Steps[None]:
         """Writes it down at once; metadata of other keys stays."""
@@ -173,6 +178,7 @@ class Server:
         """Forgets the loads first: one that outlived its rows would keep them from being loaded again."""
         yield from self._forget_loads(name)
         yield lambda client: client.delete_collection(name)
+        self.changes += 1
 
     def _forget_loads(self, name: str) -> Steps[None]:
         for source in (yield from self.read_loads(name)):
@@ -218,6 +224,11 @@ def _create_shard_key(name: str, shard_key: str) -> Steps[None]:
 def _stored(found: models.CollectionInfo | None) -> Any:
     """What qvec wrote down of a collection, in its metadata; None when that is not there."""
     return None if found is None else (found.config.metadata or {}).get(_METADATA_KEY)
+
+
+def _versions(found: models.CollectionInfo | None, name: str) -> Record | None:
+    stored = None if found is None else (found.config.metadata or {}).get(_VERSIONS_KEY)
+    return None if stored is None else Record.from_json(stored, name)
 
 
 def _held(found: models.CollectionInfo, name: str) -> Foreign:
