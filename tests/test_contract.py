@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stores import STORES, VARIABLES, Store, ids, opened
 
 import qvec
-from qvec import Calibration, CollectionError, InputError, QvecError, RowError
+from qvec import Calibration, CollectionError, InputError, RowError
 from qvec.stores import Collection
 
 Vectors = NDArray[np.float32]
@@ -59,8 +59,9 @@ def test_a_collection_is_created_found_and_dropped(store: Store, calibration: Ca
     db.drop_collection(name)
     assert not db.has_collection(name)
     assert name not in [found.name for found in db.collections()]
-    with pytest.raises(QvecError, match=name):
-        made.count()
+    for use in (made.count, made.info, made.matching, lambda: made.delete(["1"]), lambda: made.get(["1"])):
+        with pytest.raises(CollectionError, match=f"^collection '{name}' was dropped since it was opened; open it ag"):
+            use()
     again = db.create_collection(name, calibration=Calibration.fit(vectors, dimensions=32))
     assert (again.count(), again.id_type) == (0, "bigint")
     again.upsert([1], vectors[:1])

@@ -264,8 +264,8 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
 
     async def _read(self, work: Work[T]) -> T:
         with explained(self._reading):
-            return await self._database.read(work)
+            return await self._database.read(partial(self._on_table, work))
 
     async def _write(self, doing: str, work: Work[T]) -> T:
         with explained(doing):
-            return await self._database.write(work)
+            return await self._database.write(partial(self._on_table, work))

@@ -249,8 +249,8 @@ class PostgresCollection(CollectionOperations, Retrieval):
 
     def _read(self, work: Work[T]) -> T:
         with explained(self._reading):
-            return self._database.read(work)
+            return self._database.read(partial(self._on_table, work))
 
     def _write(self, doing: str, work: Work[T]) -> T:
         with explained(doing):
-            return self._database.write(work)
+            return self._database.write(partial(self._on_table, work))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
+from psycopg import errors
 from psycopg.sql import SQL, Composed
 
 from qvec.arrays import as_vectors
@@ -167,13 +168,25 @@ class CollectionOperations:
     def _renew(self) -> Steps[None]:
         """Takes over what a recalibration changed. Raises CollectionError when the collection was dropped, and perhaps
         made anew."""
+        yield from self._check_there()
+        found = yield from self._find(self.name)
+        self.table, self.calibration = found.table, found.calibration
+        _LOG.info("collection %r was recalibrated, and is read by calibration %s now", self.name, self.calibration.id)
+
+    def _on_table(self, work: Work[T]) -> Steps[T]:
+        """Does work. Raises CollectionError where that finds no table, since the collection was dropped."""
+        try:
+            return (yield from work())
+        except errors.UndefinedTable:
+            yield from self._check_there()
+            raise
+
+    def _check_there(self) -> Steps[None]:
+        """Raises CollectionError when the collection was dropped, and perhaps made anew, since it was opened."""
         there = yield Fetch("SELECT created_at FROM qvec.collection WHERE name = %s", [self.name])
         if not there or there[0][0] != self._created_at:
             again = " and made anew" if there else ""
             raise CollectionError(f"collection {self.name!r} was dropped{again} since it was opened; open it again")
-        found = yield from self._find(self.name)
-        self.table, self.calibration = found.table, found.calibration
-        _LOG.info("collection %r was recalibrated, and is read by calibration %s now", self.name, self.calibration.id)
 
     def _still(self) -> Composed:
         return statements.still(self.name, self.calibration.id)
