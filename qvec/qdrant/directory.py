@@ -209,12 +209,12 @@ class Directory:
     def drop(self, name: str) -> None:
         with self._mutex:
             self._check_process()
-            self.changes += 1
             engine = self._engines.pop(name, None)
             if engine:
                 engine.close()
             folder = self._folder(name)
             (folder / _DESCRIPTION).unlink()
+            self.changes += 1
             shutil.rmtree(folder)
 
     @at_once
