@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from psycopg.sql import SQL
+from qdrant_client import models
 from stores import Store, ids
 
 from qvec import Calibration, CollectionError, InputError
@@ -184,6 +186,34 @@ def test_a_field_of_few_values_is_not_read_to_its_end(docs: Any, monkeypatch: py
     assert {repr(group.value): group.score for group in groups} == best
     assert [group.score for group in groups] == sorted(best.values(), reverse=True)
     assert len(groups) == 7
+
+
+@pytest.mark.parametrize("by", ["", "kind.", 5])
+def test_groups_by_no_field_are_refused(docs: Any, by: Any) -> None:
+    with pytest.raises(InputError, match=f"^(field {by!r}: an empty name found|by is {by!r}, expected the name)"):
+        docs.search_groups("dog", by)
+
+
+def test_groups_keep_to_a_filter_of_the_databases_own(docs: Any, store: Store) -> None:
+    docs.add(["dog"] * 40, [{"kind": "many", "n": n} for n in range(40)])
+    docs.add(["rain"] * 4, [{"kind": kind, "n": 50} for kind in ["odd", "few"] * 2])
+    few: Any = models.Filter(must=[models.FieldCondition(key="metadata.n", range=models.Range(gte=3))])
+    if store.is_postgres:
+        few = SQL("(metadata ->> 'n')::int % 100 >= 3")
+    groups = docs.search_groups("dog", "kind", 5, per_group=2, filter=few)
+    alike = docs.search_groups("dog", "kind", 5, per_group=2, filter={"n": {"$gte": 3}})
+    assert groups == alike
+    assert {group.value: len(group.hits) for group in groups} == {"many": 2, "odd": 2, "few": 2, "even": 1}
+    assert all(hit.metadata["n"] >= 3 for group in groups for hit in group.hits)
+
+
+@pytest.mark.parametrize("values", [[["a"], ["a", "b"], [1]], [{"x": 1}, {"x": 2}, {"y": [1]}]])
+def test_groups_by_lists_and_objects_are_filled(docs: Any, values: list[Any]) -> None:
+    docs.add(["dog"] * 30, [{"of": values[0]}] * 30)
+    docs.add(["dog cat rain"] * 6, [{"of": value} for value in values[1:] * 3])
+    groups = docs.search_groups("dog", "of", 3, per_group=3)
+    assert sorted((repr(group.value), len(group.hits)) for group in groups) == sorted((repr(v), 3) for v in values)
+    assert all(hit.metadata["of"] == group.value for group in groups for hit in group.hits)
 
 
 def test_pages_follow_each_other(docs: Any) -> None:

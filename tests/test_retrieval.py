@@ -17,7 +17,7 @@ from psycopg.sql import SQL, Literal
 from qdrant_client import models
 
 from qvec import Hit, InputError
-from qvec.filters import matches, parse
+from qvec.filters import Both, matches, parse
 from qvec.retrieval import group, mmr, reciprocal_rank, rerank, weighted_scores
 from qvec.retrieval.diversity import diverse
 from qvec.retrieval.grouping import grouped
@@ -122,10 +122,15 @@ class Filtered:
         self.given = 0
 
     def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:  # noqa: ARG002
-        passes = filter if callable(filter) else lambda row: matches(parse(filter or {}), row.metadata)
-        found = [row for row in self.rows if passes(row)][:k]
+        found = [row for row in self.rows if passes(row, filter)][:k]
         self.given += len(found)
         return found
+
+
+def passes(row: Hit, filter: Any) -> bool:
+    if isinstance(filter, Both):
+        return passes(row, filter.native) and passes(row, filter.conditions)
+    return bool(filter(row)) if callable(filter) else matches(parse(filter or {}), row.metadata)
 
 
 def groups_of(collection: Filtered, k: int, per_group: int = 1, filter: Any = None) -> list[tuple[Any, list[Any]]]:
@@ -135,7 +140,7 @@ def groups_of(collection: Filtered, k: int, per_group: int = 1, filter: Any = No
 
 KINDS: list[list[Any]] = [
     [None, "x", "y", "1", 1, 1.0, 2.5, True, False],
-    [None, ["x"], ["x", "y"], [1], {"c": 1}],
+    [None, ["x"], ["x", "y"], [1], {"c": 1}, [["x"]], []],
 ]
 FILTERS: list[Any] = [None, {"a.b": {"$ne": "x"}}, lambda row: row.id % 3 > 0]
 
@@ -154,9 +159,8 @@ def test_groups_are_those_of_all_rows(
     """Some values are common, so that a first search meets few."""
     random = np.random.default_rng(seed)
     values = [kinds[min(place, len(kinds) - 1)] for place in random.geometric(0.4, rows) - 1]
-    if callable(filter) or kinds is not KINDS[0]:
-        per_group = 1
     everything = group(Filtered(values).search(None, rows, filter=filter), "a.b")
+    assert all(one.value != [] for one in everything)
     expected = [(one.value, [hit.id for hit in one.hits[:per_group]]) for one in everything[:k]]
     assert groups_of(Filtered(values), k, per_group, filter) == expected
 
@@ -181,6 +185,49 @@ def test_groups_of_few_values_do_not_read_all_rows() -> None:
     whole = Filtered([row % 3 for row in range(10)])
     assert groups_of(whole, 3, 4) == [(0, [0, 3, 6, 9]), (1, [1, 4, 7]), (2, [2, 5, 8])]
     assert whole.given == 10
+
+
+def test_a_field_that_no_row_has_is_not_looked_for_in_all_rows() -> None:
+    misspelt = Filtered([None] * 10_000)
+    assert groups_of(misspelt, 8, 2) == []
+    assert misspelt.given == 2 * 8 * 2
+
+
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [
+        ("", "field '': an empty name found"),
+        ("a.", r"field 'a\.': an empty name found"),
+        (".", r"field '\.': an empty name found"),
+        ("$a", r"'\$a' is no operator"),
+        (None, "by is None, expected the name of a metadata field"),
+        (["a"], r"by is \['a'\], expected the name"),
+    ],
+)
+def test_what_is_no_field_groups_nothing(by: Any, message: str) -> None:
+    collection = Filtered(["x"] * 30)
+    with pytest.raises(InputError, match=message):
+        run(collection, grouped(np.zeros(2, np.float32), 2, by, 1, {}))
+    assert collection.given == 0
+
+
+def test_values_that_no_filter_is_for_are_read_until_their_groups_are_full() -> None:
+    class Unfilterable(Filtered):
+        def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:
+            if filter:
+                raise InputError("there is no filter for such names")
+            return super().search(query, k)
+
+    values = ["x"] * 50 + ["y"] * 3
+    assert groups_of(Unfilterable(values), 2, 2) == [("x", [0, 1]), ("y", [50, 51])]
+    assert groups_of(Unfilterable(["x", *["y"] * 50, "x"]), 2, 2) == [("x", [0, 51]), ("y", [1, 2])]
+
+    class Broken(Filtered):
+        def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:  # noqa: ARG002
+            raise InputError("query: NaN found")
+
+    with pytest.raises(InputError, match="query: NaN found"):
+        groups_of(Broken(values), 2)
 
 
 def test_a_group_that_was_overlooked_at_first_takes_its_place() -> None:

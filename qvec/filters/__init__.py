@@ -32,6 +32,7 @@ Every entry must hold. Fields are nested by dots; a field that is not an object 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qvec.filters.matching import matches
@@ -46,3 +47,11 @@ __all__ = ["And", "Exists", "Filter", "FilterLike", "Like", "Not", "OneOf", "Or"
 
 FilterLike: TypeAlias = "Mapping[str, Any] | QdrantFilter | Composable"
 """What a search takes: the language, or the database's own (models.Filter on Qdrant, psycopg's SQL on Postgres)."""
+
+
+@dataclass(frozen=True)
+class Both:
+    """A filter of a search that keeps to a database's own filter and to one in the language."""
+
+    native: QdrantFilter | Composable
+    conditions: Mapping[str, Any]

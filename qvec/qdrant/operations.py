@@ -18,7 +18,7 @@ from qdrant_client import models
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
 from qvec.errors import CollectionError, InputError
-from qvec.filters import parse
+from qvec.filters import Both, parse
 from qvec.full_text import asked, check_indexed_language, check_language, no_index
 from qvec.hits import Hit
 from qvec.qdrant import filters, points
@@ -74,6 +74,7 @@ class CollectionOperations:
         self.name = name
         self.points = points or name
         self.turn = turn
+        self.was_dropped = False
         self.calibration: Calibration = description.calibration
         self.layout = description.layout
         self.oversampling = description.oversampling
@@ -498,9 +499,12 @@ def _all_integers(found: Sequence[Sequence[Any]]) -> bool:
     return all(isinstance(point.id, int) for batch in found for point in batch)
 
 
-def _native(filter: FilterLike | None) -> models.Filter | None:
+def _native(filter: FilterLike | Both | None) -> models.Filter | None:
     if not filter:
         return None
+    if isinstance(filter, Both):
+        parts = _native(filter.native), _native(filter.conditions)
+        return models.Filter(must=[part for part in parts if part])
     if isinstance(filter, models.Filter):
         return filter
     if isinstance(filter, Mapping):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.errors import InputError
+from qvec.filters import Both, parse
 from qvec.hits import Hit
 from qvec.retrieval.steps import Search, Steps
 
@@ -38,8 +39,7 @@ def grouped(
     no filter tells them apart, more hits. Rows without the field are of no group. Where a field holds now scalars and
     now lists, lists that hold a scalar of a group found before are passed over, as filters take them for its rows.
     """
-    if k < 1 or per_group < 1:
-        raise InputError(f"k is {k} and per_group {per_group}, expected at least 1")
+    _check(k, by, per_group)
     limit = 2 * k * per_group
     hits = yield Search(query, limit, options)
     found = _Found(hits, by, limit)
@@ -47,7 +47,7 @@ def grouped(
         try:
             hits = yield Search(query, limit, _within(options, {by: {"$exists": True, "$nin": found.values}}))
             is_told_apart = found.add(hits, by, limit)
-        except InputError:  # a group of a list, or a filter of the database's own
+        except InputError:  # a value that no filter of this database is for, such as a list
             is_told_apart = False
         if not is_told_apart:
             limit *= _WIDER
@@ -61,6 +61,14 @@ def grouped(
             rows = yield from _rows_of(query, one.value, by, per_group, options)
         filled.append(Group(one.value, rows[:per_group]))
     return filled
+
+
+def _check(k: int, by: str, per_group: int) -> None:
+    if k < 1 or per_group < 1:
+        raise InputError(f"k is {k} and per_group {per_group}, expected at least 1")
+    if not isinstance(by, str):
+        raise InputError(f"by is {by!r}, expected the name of a metadata field")
+    parse({by: {"$exists": True}})  # a name that no filter takes is of no field
 
 
 class _Found:
@@ -89,14 +97,30 @@ class _Found:
 def _rows_of(
     query: NDArray[np.float32], value: Any, by: str, count: int, options: Mapping[str, Any]
 ) -> Steps[list[Hit]]:
-    """The best rows of one group, so many or all. A filter lets lists that hold the value pass as well."""
+    """The best rows of one group, so many or all. What keeps to them lets others pass: lists that hold the value, or
+    every row where the database has no filter for it."""
     limit = count
+    kept: Mapping[str, Any] = _within(options, {by: _passing(value)})
     while True:
-        hits = yield Search(query, limit, _within(options, {by: {"$eq": value}}))
+        try:
+            hits = yield Search(query, limit, kept)
+        except InputError:
+            if kept is options:
+                raise
+            kept = options
+            continue
         rows = [hit for hit in hits if _key(_field(hit.metadata, by)) == _key(value)]
         if len(rows) >= count or len(hits) < limit:
             return rows
         limit *= _WIDER
+
+
+def _passing(value: Any) -> dict[str, Any]:
+    """A condition of a field that holds this value. Filters know scalars, and lists by the scalars that they hold."""
+    if not isinstance(value, (list, Mapping)):
+        return {"$eq": value}
+    scalars = [one for one in value if isinstance(one, (str, int, float))] if isinstance(value, list) else []
+    return {"$contains": scalars} if scalars else {"$exists": True}
 
 
 def group(hits: list[Hit], by: str) -> list[Group]:
@@ -104,7 +128,7 @@ def group(hits: list[Hit], by: str) -> list[Group]:
     groups: dict[Any, Group] = {}
     for hit in hits:
         value = _field(hit.metadata, by)
-        if value is not None:
+        if value not in (None, []):  # which are no value for filters either
             groups.setdefault(_key(value), Group(value, [])).hits.append(hit)
     return list(groups.values())
 
@@ -123,6 +147,6 @@ def _field(metadata: Any, path: str) -> Any:
 def _within(options: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Options that keep to a filter, whatever filter there is already."""
     given = options.get("filter")
-    if given and not isinstance(given, Mapping):
-        raise InputError("per_group above 1 needs a filter in qvec's own language, or none")
-    return {**options, "filter": {"$and": [given, own]} if given else own}
+    if not given:
+        return {**options, "filter": own}
+    return {**options, "filter": {"$and": [given, own]} if isinstance(given, Mapping) else Both(given, own)}
