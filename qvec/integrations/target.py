@@ -44,7 +44,7 @@ class Target:
         already, a calibration or a setting has to be the same.
         """
         self.name = name
-        self._db = db
+        self._db: str | Database | None = db
         self._calibration = calibration
         self._metric: Metric = metric
         self._model = model
@@ -57,12 +57,18 @@ class Target:
     def of(cls, collection: Collection) -> Target:
         """A collection that is open already; whoever opened its database closes it."""
         target = cls("", collection.name)
+        target._db = None
         target._collection = collection
         return target
 
     def found(self) -> Collection | None:
-        """The collection; None while it is not there. Raises CollectionError where it is another than was asked for."""
+        """The collection; None while it is not there. Raises CollectionError where it is another than was asked for.
+
+        One that turned out to be dropped, which is an error of what found that, is looked for anew.
+        """
         with self._lock:
+            if self._collection is not None and self._collection.was_dropped and self._db is not None:
+                self._collection = None
             if self._collection is None and self._database.has_collection(self.name):
                 self._collection = self._checked(self._database.collection(self.name))
             return self._collection
@@ -81,6 +87,7 @@ class Target:
 
     @property
     def _database(self) -> Database:
+        assert self._db is not None
         if not isinstance(self._db, str):
             return self._db
         if self._opened is None:

@@ -74,6 +74,7 @@ class CollectionOperations:
         self.embedding = embedding
         self._created_at = created_at
         self._embedders = embedders
+        self.was_dropped = False
         self._find = find
         self._rows_seen = 0
         self._language: str | None = None
@@ -177,7 +178,7 @@ class CollectionOperations:
         """Does work. Raises CollectionError where that finds no table, since the collection was dropped."""
         try:
             return (yield from work())
-        except errors.UndefinedTable:
+        except (errors.UndefinedTable, CollectionError):
             yield from self._check_there()
             raise
 
@@ -185,6 +186,7 @@ class CollectionOperations:
         """Raises CollectionError when the collection was dropped, and perhaps made anew, since it was opened."""
         there = yield Fetch("SELECT created_at FROM qvec.collection WHERE name = %s", [self.name])
         if not there or there[0][0] != self._created_at:
+            self.was_dropped = True
             again = " and made anew" if there else ""
             raise CollectionError(f"collection {self.name!r} was dropped{again} since it was opened; open it again")
 

@@ -110,8 +110,12 @@ class FollowingCollection(CollectionOperations):
         found = yield from self._catalog.opened(self.name)
         if found is not None and found.turn > self._view.turn:
             self._adopt(found)
-        else:
+            return
+        try:
             self._view.check_current(found)
+        except CollectionError:
+            self.was_dropped = True
+            raise
 
     def _versions(self) -> Steps[Record | None]:
         return self._catalog.home.read_versions(self.name)

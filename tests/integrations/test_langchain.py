@@ -245,6 +245,20 @@ def test_from_texts_in_an_open_database_leaves_it_open(store: Store, calibration
             QvecVectorStore.from_texts(["y"], MODEL, db=store.database, collection=name, **settings)
 
 
+def test_a_collection_that_was_made_anew_is_opened_again(store: Store, calibration: Calibration) -> None:
+    """A service's store outlives its collection: once it is told, it goes on with the new one."""
+    name, db, model = store.new_name(), store.database, DeterministicFakeEmbedding(size=6)
+    with pytest.warns(UserWarning, match="first 1 vectors"):
+        found = QvecVectorStore.from_texts(["old"], model, db=db, collection=name)
+    db.drop_collection(name)
+    with pytest.raises(CollectionError, match="was dropped since it was opened"):
+        found.similarity_search("old")
+    with pytest.raises(CollectionError, match="was dropped; make it anew with from_texts"):
+        found.similarity_search("old")
+    QvecVectorStore.from_texts(["new"], model, db=db, collection=name, calibration=calibration)
+    assert texts(found.similarity_search("old")) == ["new"]
+
+
 def test_from_no_texts(store: Store) -> None:
     with pytest.warns(UserWarning, match="made from the first 1 vectors"):
         empty = QvecVectorStore.from_texts([], MODEL, db=store.database, collection=store.new_name())

@@ -80,3 +80,24 @@ def test_rows_are_deleted_by_filter(store: Store, monkeypatch: pytest.MonkeyPatc
     assert collection.count() == 100
     assert delete_matching(collection) == 100
     assert delete_matching(collection) == 0
+
+
+def test_a_collection_that_was_made_anew_is_opened_again(store: Store) -> None:
+    """Once a call has told so; one that was given open is its giver's."""
+    target = Target(store.database, store.new_name())  # type: ignore[arg-type]
+    old = target.for_vectors(VECTORS)
+    old.upsert(["a"], VECTORS[:1])
+    given = Target.of(old)
+    for anew in (None, Calibration.fit(3 * VECTORS - 1)):
+        held = target.for_vectors(VECTORS)
+        store.database.drop_collection(target.name)
+        if anew is not None:
+            store.database.create_collection(target.name, calibration=anew, id_type="text")
+        assert target.found() is held
+        with pytest.raises(CollectionError, match="was dropped and made anew" if anew else "was dropped since it was"):
+            held.search(VECTORS[0])
+        found = target.found()
+        assert (found and found.calibration) == anew
+    with pytest.raises(CollectionError, match="open it again"):
+        given.for_vectors(VECTORS).upsert(["a"], VECTORS[:1])
+    assert given.found() is old

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qvec.calibration import Calibration, Metric
 from qvec.database import DEFAULT_URL
-from qvec.errors import InputError
+from qvec.errors import CollectionError, InputError
 from qvec.integrations.ids import row_ids
 from qvec.integrations.langchain.retriever import QvecRetriever
 from qvec.integrations.target import Target
@@ -48,10 +48,9 @@ class QvecVectorStore(VectorStore):
         relevance_score_fn: Callable[[float], float] | None = None,
     ) -> None:
         """`relevance_score_fn` brings a score to 0 (unlike) to 1 (alike); under cosine it is (score + 1) / 2."""
-        self.collection = collection
+        self._target = Target.of(collection)
         self._embedding = embedding
         self._relevance_score_fn = relevance_score_fn
-        self._target: Target | None = None
 
     @classmethod
     def from_texts(
@@ -89,8 +88,15 @@ class QvecVectorStore(VectorStore):
 
     def close(self) -> None:
         """Closes the database if `from_texts` opened it."""
-        if self._target is not None:
-            self._target.close()
+        self._target.close()
+
+    @property
+    def collection(self) -> Collection:
+        """The collection. Raises CollectionError where it was dropped, and not made anew."""
+        found = self._target.found()
+        if found is None:
+            raise CollectionError(f"collection {self._target.name!r} was dropped; make it anew with from_texts")
+        return found
 
     @property
     def embeddings(self) -> Embeddings:
