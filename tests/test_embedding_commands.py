@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from embedding_server import EmbeddingServer, Exchange, serving
-from loading import write_lines
+from loading import start, write_lines
 from numpy.typing import NDArray
 from test_cli import invoke, succeed
 
@@ -194,6 +197,38 @@ def test_a_load_goes_on_where_its_server_failed(db_url: str, source: Path, serve
     assert summary["resumed_at"] > 0
     assert len(server.texts) - asked < 2_600
     assert found_ids(db_url, "text about number 2599")[0] == 2599
+
+
+@pytest.mark.parametrize("stage", ["sampling", "loading", "loading, twice"])
+def test_ctrl_c_does_not_wait_for_requests_on_their_way(tmp_path: Path, server: EmbeddingServer, stage: str) -> None:
+    """The server takes a minute for an answer."""
+    source = write_lines(tmp_path / "many.jsonl", [{"id": row, "text": f"text {row}"} for row in range(600)])
+    asked, answered = threading.Event(), threading.Event()
+
+    def slow(exchange: Exchange) -> None:
+        if exchange.number > 5:
+            asked.set()
+            answered.wait(60)
+
+    server.fault = slow
+    options: list[str | Path] = []
+    if stage != "sampling":
+        qvec.Calibration.fit(by_words(["a few", "other words"])).save(tmp_path / "cal.safetensors")
+        options = ["--calibration", tmp_path / "cal.safetensors"]
+    process = start("ingest", source, "--db", f"qdrant:{tmp_path / 'q'}", "-c", "docs", "--model", server.url, *options)
+    try:
+        assert asked.wait(60)
+        process.send_signal(signal.SIGINT)
+        if stage == "loading, twice":
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        answered.set()
+    assert process.returncode == 130, err
+    assert "run the same command again" in err
+    assert "Traceback" not in err
 
 
 def test_an_address_with_a_password_is_neither_stored_nor_shown(db_url: str, source: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from qvec.embedding.answers import WrongAnswerError, read_answer
 from qvec.embedding.batching import joined_batches
 from qvec.embedding.cards import card_of, completed
 from qvec.embedding.connection import Connection, Patience, RefusedError
+from qvec.embedding.in_flight import InFlight
 from qvec.embedding.options import EmbeddingOptions
 from qvec.embedding.protocol import Embeddings, Progress, require_texts
 from qvec.errors import EmbeddingError, InputError, RowError
@@ -76,18 +76,16 @@ class ServerEmbedder:
         sent = [f"{prefix or ''}{text}" for text in texts]
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         batches = list(joined_batches(sent, self._most_texts, _CHARACTERS))
-        stopped = threading.Event()
-        with ThreadPoolExecutor(_IN_FLIGHT, "qvec-embedding") as pool:
-            answers = [pool.submit(self._request, sent[start:end], start, stopped) for start, end in batches]
-            try:
-                for (start, end), answer in zip(batches, answers, strict=True):
-                    vectors[start:end] = answer.result()
-                    if progress is not None:
-                        progress(end)
-            except BaseException:
-                stopped.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+
+        def request(batch: tuple[int, int], stopped: threading.Event) -> Embeddings:
+            start, end = batch
+            return self._request(sent[start:end], start, stopped)
+
+        with InFlight(request, batches, _IN_FLIGHT) as answers:
+            for (start, end), answer in zip(batches, answers, strict=True):
+                vectors[start:end] = answer
+                if progress is not None:
+                    progress(end)
         return vectors
 
     def _request(self, texts: list[str], first: int, stopped: threading.Event) -> Embeddings:

@@ -73,7 +73,10 @@ class Pipeline:
             self._loader.disconnect()
 
     def _load_from(self, position: int, batches: Callable[[int], Iterator[EncodedBatch]]) -> None:
-        with ReadAhead(lambda: batches(position)) as ahead, ThreadPoolExecutor(self._loader.width) as executor:
+        with (
+            ReadAhead(lambda: batches(position), self._stop) as ahead,
+            ThreadPoolExecutor(self._loader.width) as executor,
+        ):
             self._load(ahead, executor)
 
     def _load(self, batches: ReadAhead[EncodedBatch], executor: ThreadPoolExecutor) -> None:
@@ -96,7 +99,7 @@ class Pipeline:
     def _fill(self, writings: deque[Writing], batches: ReadAhead[EncodedBatch], executor: ThreadPoolExecutor) -> bool:
         """Starts as many batches as fit. False when none is left, or none is to be begun after a stop."""
         while len(writings) < self._loader.width:
-            batch = batches.take(only_put_back=self._stop.is_set())
+            batch = batches.take()
             if batch is None:
                 break
             writings.append(self._loader.write(batch, writings, executor))

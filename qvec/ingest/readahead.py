@@ -12,32 +12,38 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _ITEMS = 2
+_POLL_SECONDS = 0.1
+_LAST_ITEM_SECONDS = 2
+"""For an item that nobody waits for any more: enough to read it, where to embed it may take minutes."""
 
 
 class ReadAhead(Generic[T]):
     """Takes items from an iterator that runs in a thread. Items can be put back; what the iterator raises is kept in
-    `error` until those before it are done with."""
+    `error` until those before it are done with. Once `stop` is set there are no further ones."""
 
-    def __init__(self, items: Callable[[], Iterator[T]]) -> None:
+    def __init__(self, items: Callable[[], Iterator[T]], stop: threading.Event) -> None:
         self.exhausted = False
         self.error: BaseException | None = None
         self._items = items
+        self._stop = stop
         self._back: deque[T] = deque()
         self._queue: queue.Queue[T | BaseException | None] = queue.Queue(_ITEMS)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def take(self, *, only_put_back: bool = False) -> T | None:
-        """The next item, or None when there is none."""
+    def take(self) -> T | None:
+        """The next item, or None when there is none, or none is made before a stop."""
         if self._back:
             return self._back.popleft()
-        if self.exhausted or only_put_back:
-            return None
-        item = self._queue.get()
-        if item is None or isinstance(item, BaseException):
+        while not (self.exhausted or self._stop.is_set()):
+            try:
+                item = self._queue.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if item is not None and not isinstance(item, BaseException):
+                return item
             self.exhausted, self.error = True, item
-            return None
-        return item
+        return None
 
     def put_back(self, items: Iterable[T]) -> None:
         """Items that `take` returns first, in this order."""
@@ -48,10 +54,10 @@ class ReadAhead(Generic[T]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Waits for the item in work, which may take a model seconds, unless the user wants to be gone at once."""
+        """Waits for the item in work; after a stop a little, and not at all where the user wants to be gone at once."""
         self._closed.set()
         if not isinstance(error, KeyboardInterrupt):
-            self._thread.join()
+            self._thread.join(_LAST_ITEM_SECONDS if self._stop.is_set() else None)
 
     def _run(self) -> None:
         try:
@@ -65,7 +71,7 @@ class ReadAhead(Generic[T]):
     def _put(self, item: T | BaseException | None) -> bool:
         while not self._closed.is_set():
             try:
-                self._queue.put(item, timeout=0.1)
+                self._queue.put(item, timeout=_POLL_SECONDS)
                 return True
             except queue.Full:
                 continue
