@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import qvec.embedding
 from qvec import Calibration
+from qvec.retrieval import embedders
 from qvec.retrieval.embedders import Embedders
 
 
@@ -24,12 +24,12 @@ def test_a_model_that_loads_does_not_hold_up_one_that_is_loaded(
             go_on.wait(10)
         return options.model
 
-    monkeypatch.setattr(qvec.embedding, "load_embedder", load)
-    embedders, found = Embedders(), []
+    monkeypatch.setattr(embedders, "load_embedder", load)
+    of_database, found = Embedders(), []
 
     def ask(model: str) -> None:
         collection: Any = SimpleNamespace(name="docs", model=model, embedding=None)
-        found.append(embedders.of(collection, calibration))
+        found.append(of_database.of(collection, calibration))
 
     ask("fast")
     threads = [threading.Thread(target=ask, args=[model]) for model in ("slow", "fast")]

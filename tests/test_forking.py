@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import threading
@@ -18,13 +19,13 @@ from embedding_server import EmbeddingServer, serving
 from numpy.typing import NDArray
 
 import qvec
-import qvec.embedding
 from qvec import Calibration, DatabaseError
-from qvec.embedding import CachedQueries, load_embedder
+from qvec.embedding import CachedQueries, awaiting, load_embedder
 from qvec.forking import Lock, OwnValue
 from qvec.integrations.target import Target
 from qvec.qdrant import directory
 from qvec.qdrant.directory import Directory
+from qvec.retrieval import embedders
 from qvec.retrieval.embedders import Embedders
 
 pytestmark = [
@@ -153,13 +154,13 @@ def test_a_model_loads_in_a_child_while_it_loads_here(
             go_on.wait(SECONDS)
         return Ones()
 
-    monkeypatch.setattr(qvec.embedding, "load_embedder", load)
-    embedders = Embedders()
+    monkeypatch.setattr(embedders, "load_embedder", load)
+    of_database = Embedders()
     collection: Any = SimpleNamespace(name="docs", model="m", embedding=None)
-    loading = threading.Thread(target=embedders.of, args=(collection, calibration))
+    loading = threading.Thread(target=of_database.of, args=(collection, calibration))
     loading.start()
     began.wait()
-    assert Child(lambda: len(embedders.of(collection, calibration).embed_queries(["a", "b"]))).answer() == 2
+    assert Child(lambda: len(of_database.of(collection, calibration).embed_queries(["a", "b"]))).answer() == 2
     go_on.set()
     loading.join()
 
@@ -168,6 +169,33 @@ def test_cached_questions_are_answered_in_a_child() -> None:
     cached = CachedQueries(Ones())
     with held(cached._lock):
         assert Child(lambda: cached.embed_queries(["a"]).tolist()).answer() == [[1, 1]]
+
+
+def test_a_question_that_is_being_asked_here_is_asked_in_a_child() -> None:
+    began, go_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    class Slow(Ones):
+        def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            if os.getpid() == parent:
+                began.set()
+                go_on.wait(SECONDS)
+            return super().embed_queries(texts)
+
+    cached = CachedQueries(Slow())
+    asking = threading.Thread(target=cached.embed_queries, args=[["a"]])
+    asking.start()
+    began.wait()
+    assert Child(lambda: cached.embed_queries(["a"]).tolist()).answer() == [[1, 1]]
+    go_on.set()
+    asking.join()
+
+
+def test_a_child_embeds_in_threads_of_its_own() -> None:
+    def embed() -> Any:
+        return asyncio.run(awaiting.embed_queries(Ones(), ["a"])).tolist()
+
+    assert embed() == Child(embed).answer() == [[1, 1]]
 
 
 def test_a_database_is_used_in_a_child(url: str, calibration: Calibration) -> None:

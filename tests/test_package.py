@@ -130,7 +130,7 @@ LAYERS = [
 ALONE = {
     "sources": {"errors", "sampling", "codecs"},
     "codecs": {"errors"},
-    "embedding": {"errors", "forking"},
+    "embedding": {"errors", "forking", "steps"},
     "filters": {"errors"},
     "metadata_index": {"errors"},
     "texts": {"errors"},

@@ -8,12 +8,13 @@ from qvec.embedding.cards import TASKS, check_cut
 from qvec.embedding.hub import PACKAGED_MODEL
 from qvec.embedding.loading import lasting_name, load_embedder
 from qvec.embedding.options import EmbeddingOptions
-from qvec.embedding.protocol import Embedder, Embeddings, Progress, TextEmbedder
+from qvec.embedding.protocol import AsyncEmbedder, Embedder, Embeddings, Progress, TextEmbedder
 from qvec.embedding.sentence_transformer import SentenceTransformerEmbedder
 
 __all__ = [
     "PACKAGED_MODEL",
     "TASKS",
+    "AsyncEmbedder",
     "CachedQueries",
     "Embedder",
     "EmbeddingOptions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,17 @@ class TextEmbedder(Protocol):
         """Vectors of texts, shape (len(texts), dimensions)."""
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[Any]:
+        """Vectors of questions, shape (len(texts), dimensions)."""
+
+
+@runtime_checkable
+class AsyncEmbedder(TextEmbedder, Protocol):
+    """A `TextEmbedder` that collections of `connect_async` await, instead of having it work in a thread."""
+
+    async def embed_documents_async(self, texts: Sequence[str]) -> NDArray[Any]:
+        """Vectors of texts, shape (len(texts), dimensions)."""
+
+    async def embed_queries_async(self, texts: Sequence[str]) -> NDArray[Any]:
         """Vectors of questions, shape (len(texts), dimensions)."""
 
 

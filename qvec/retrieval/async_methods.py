@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qvec.embedding import awaiting
 from qvec.hits import Hit
 from qvec.retrieval.diversity import diverse
 from qvec.retrieval.grouping import Group, grouped
@@ -15,11 +15,13 @@ from qvec.retrieval.paging import Page, page, search_mark
 from qvec.retrieval.reranking import Reranker
 from qvec.retrieval.steps import run_async, single
 from qvec.retrieval.texts import OfTexts, are_texts, check_texts, new_ids
+from qvec.tracing import span
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
+    from qvec.embedding import TextEmbedder
     from qvec.filters import FilterLike
     from qvec.loading import OnDuplicate
     from qvec.sources import IdType
@@ -59,7 +61,7 @@ class AsyncRetrieval(OfTexts, ABC):
         documents = check_texts(texts)
         written = list(ids) if ids is not None else new_ids(len(documents), self.id_type)
         if documents:
-            vectors = await asyncio.to_thread(self._embed_documents, documents)
+            vectors = await awaiting.embed_documents(await self._loaded_embedder(), documents)
             rule = on_duplicate or ("error" if ids is None else "replace")
             await self.upsert(written, vectors, documents, metadata, on_duplicate=rule)
         return written
@@ -150,11 +152,16 @@ class AsyncRetrieval(OfTexts, ABC):
         return single(await self._embedded_async(query))
 
     async def _embedded_async(self, query: ArrayLike | str | Sequence[str]) -> ArrayLike:
-        """As `_embedded`, in a thread where there is something to embed."""
-        if isinstance(query, str) or are_texts(query):
-            return await asyncio.to_thread(self._embedded, query)
-        return query
+        """As `_embedded`."""
+        if isinstance(query, str):
+            vector: NDArray[Any] = (await self._embed_queries_async([query]))[0]
+            return vector
+        return await self._embed_queries_async(query) if are_texts(query) else query
 
-    def _embed_documents(self, texts: list[str]) -> NDArray[Any]:
-        """The embedder itself may have to be loaded first, which takes seconds."""
-        return self.embedder.embed_documents(texts)
+    async def _embed_queries_async(self, texts: Sequence[str]) -> NDArray[Any]:
+        with span("embed", collection=self.name, texts=len(texts)):
+            return await awaiting.embed_queries(await self._loaded_embedder(), texts)
+
+    async def _loaded_embedder(self) -> TextEmbedder:
+        """The `embedder`, which takes seconds to load."""
+        return self._embedder or await self._embedders.of_async(self, self.calibration)

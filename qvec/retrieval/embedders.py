@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qvec.embedding import EmbeddingOptions, load_embedder
+from qvec.embedding.awaiting import in_thread
+from qvec.embedding.stored import wanted_embedding
 from qvec.errors import InputError
 from qvec.forking import Lock
 
 if TYPE_CHECKING:
     from qvec.calibration import Calibration
-    from qvec.embedding import EmbeddingOptions, TextEmbedder
+    from qvec.embedding import TextEmbedder
     from qvec.embedding.stored import Embedded
 
 
@@ -22,18 +25,28 @@ class Embedders:
 
     def of(self, collection: Embedded, calibration: Calibration) -> TextEmbedder:
         """The embedder of a collection's texts. Raises InputError where none is known."""
-        from qvec.embedding import EmbeddingOptions, load_embedder
-        from qvec.embedding.stored import wanted_embedding
+        return self._load(_wanted(collection, calibration))
 
-        wanted = wanted_embedding(EmbeddingOptions(), collection, calibration)
-        if wanted.model is None:
-            raise InputError(
-                f"collection {collection.name!r} was loaded as vectors and names no model; set its `embedder`, e.g. "
-                "collection.embedder = qvec.embedding.load_embedder(MODEL), or give vectors"
-            )
+    async def of_async(self, collection: Embedded, calibration: Calibration) -> TextEmbedder:
+        """As `of`."""
+        wanted = _wanted(collection, calibration)
+        return self._loaded[wanted] if wanted in self._loaded else await in_thread(self._load, wanted)
+
+    def _load(self, wanted: EmbeddingOptions) -> TextEmbedder:
         if wanted in self._loaded:  # without the lock, which is held as long as another model loads
             return self._loaded[wanted]
         with self._lock:
             if wanted not in self._loaded:
                 self._loaded[wanted] = load_embedder(wanted)
             return self._loaded[wanted]
+
+
+def _wanted(collection: Embedded, calibration: Calibration) -> EmbeddingOptions:
+    """What a collection's embedder is loaded by."""
+    wanted = wanted_embedding(EmbeddingOptions(), collection, calibration)
+    if wanted.model is None:
+        raise InputError(
+            f"collection {collection.name!r} was loaded as vectors and names no model; set its `embedder`, e.g. "
+            "collection.embedder = qvec.embedding.load_embedder(MODEL), or give vectors"
+        )
+    return wanted
