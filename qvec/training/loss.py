@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from qvec.calibration import Calibration, Metric
 from qvec.errors import InputError
+from qvec.model_folder import save_calibration
 from qvec.ranges import RangeMethod
 from qvec.training.forwards import cached_loss, check_wrapped, embedded_once, pass_on, served
 from qvec.training.quantizers import Scale, quantizable, quantize_ste
@@ -136,6 +138,16 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
             raise InputError(f"no embeddings of {wanted} dimensions have been trained on")
         return of_prefix(self.ranges[wanted].calibration(), self.dimensions)
 
+    def save_calibrations(self, folder: str | Path) -> None:
+        """Writes the calibrations as they stand into the folder that the model is saved in, for `qvec ingest` to find.
+
+        That of whole embeddings is qvec.safetensors, that of a Matryoshka prefix qvec-LENGTH.safetensors.
+        """
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        trained = [width for width, ranges in self.ranges.items() if ranges.batches]
+        for width in [self.fixed.dimensions] if self.fixed else trained:
+            save_calibration(self.to_calibration(width), Path(folder))
+
     def get_config_dict(self) -> dict[str, Any]:
         """What a model card says of the loss."""
         return {
@@ -168,7 +180,8 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
         return {first: carrier, **{name: self._components[name] for name in others}}
 
     def _note(self, losses: Mapping[str, Tensor]) -> None:
-        for name, value in losses.items() if self.training else ():
+        trains = self.training and torch.is_grad_enabled()  # the trainer sets the model to evaluate, not its losses
+        for name, value in losses.items() if trains else ():
             self._noted[name] = self._noted.get(name, 0) + value.detach()
 
     def _begin(self, width: int, columns: list[Tensor], training: bool) -> tuple[dict[str, float], Scale]:

@@ -15,7 +15,6 @@ from qvec.calibration import Calibration
 from qvec.embedding.hub import load, quiet
 from qvec.errors import InputError
 from qvec.ingest.options import Reporter
-from qvec.model_folder import save_calibration
 from qvec.training import checkpoints
 from qvec.training.card import Table, write_card
 from qvec.training.loss import metric_of
@@ -59,8 +58,7 @@ def train(options: TrainOptions, reporter: Reporter) -> Trained:
     )
     with quiet():
         model.save_pretrained(str(options.output))
-    for calibration in calibrations.values():
-        save_calibration(calibration, options.output)
+    loss.save_calibrations(options.output)
     whole = calibrations[loss.dimensions]
     write_card(options.output, options, tables, whole, material.chosen(done.selected))
     return Trained(options.output, whole, tables, done.resumed_at, done.selected)

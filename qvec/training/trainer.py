@@ -16,7 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 from qvec.embedding.hub import quiet
 from qvec.ingest.options import Reporter
 from qvec.training import checkpoints, prompts
-from qvec.training.callback import QuantizationCallback, restore_state
+from qvec.training.callback import QuantizationCallback
 from qvec.training.loss import QuantizationAwareLoss
 from qvec.training.material import Material
 from qvec.training.measure import batch_size_of
@@ -76,16 +76,12 @@ def run_trainer(
     With a selection the model, and the loss's ranges, end as they were in the checkpoint that was selected.
     """
     last = checkpoints.latest(folder)
-    if last is not None:
-        restore_state(loss, last)
     with quiet():
         trainer = _trainer(model, loss, material, folder, options)
         trainer.add_callback(_Progress(reporter, options.steps))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.eval()
     best = trainer.state.best_model_checkpoint
-    if best is not None:
-        restore_state(loss, Path(best))
     return Done(_step(last) if last else 0, _step(Path(best)) if best else None)
 
 
