@@ -55,8 +55,22 @@ class TrainOptions:
             raise InputError("the staged schedule needs the first step of a precision: --start int8=200")
         if self.schedule != "staged" and self.starts:
             raise InputError(f"first steps are given, but the schedule is {self.schedule}; add --schedule staged")
+        for precision, start in self.starts.items():
+            self._check_start(precision, start)
         if self.select is not None and self.evaluation is None:
             raise InputError(f"checkpoints are to be selected by {self.select}, but on what? Add --eval PATH")
+
+    def _check_start(self, precision: str, start: int) -> None:
+        if precision not in self.precisions:
+            raise InputError(
+                f"the start of {precision!r} is given, but trained are {', '.join(self.precisions)}; correct --start or "
+                "add it to --precisions"
+            )
+        if not 0 <= start < self.steps:
+            raise InputError(
+                f"{precision} starts at step {start:,}, but the training has the steps 0 to {self.steps - 1:,}; give an "
+                "earlier --start or more --steps"
+            )
 
     def settings(self) -> dict[str, Any]:
         """What has to stay as it is for a training to go on from its checkpoint."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from qvec.errors import InputError
+from qvec.training.quantizers import quantizable
 
 Schedule = Callable[[str, int], float]
 """Takes a precision and a step (from 0); gives the share of the precision's weight that counts, 0 to 1."""
@@ -26,8 +27,12 @@ def linear(steps: int) -> Schedule:
 
 
 def staged(starts: Mapping[str, int] = BEST_REPORTED) -> Schedule:
-    """Each precision counts fully from its start step, and not at all before; those not named, from the first step."""
+    """Each precision counts fully from its start step, and not at all before; those not named, from the first step.
+
+    Raises InputError for a precision that is unknown and for a start before step 0.
+    """
     for precision, start in starts.items():
+        quantizable(precision)
         if start < 0:
             raise InputError(f"the start of {precision} is {start}, expected at least 0")
     return lambda precision, step: float(step >= starts.get(precision, 0))
