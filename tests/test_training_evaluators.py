@@ -140,7 +140,7 @@ def write_beir(folder: Path, *, graded: str = "d0") -> Path:
     rows = [f"q{number}\td{number}\t1\n" for number in range(1, len(QUERIES))]
     header = "query-id\tcorpus-id\tscore\n"
     (folder / "qrels" / "test.tsv").write_text(header + f"q0\t{graded}\t2\nq0\td3\t0\n" + "".join(rows))
-    (folder / "qrels" / "dev.tsv").write_text(header)
+    (folder / "qrels" / "dev.tsv").write_text(f"{header}q4\td4\t1\nq5\td5\t1\n")
     return folder
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("datasets")
 pytest.importorskip("accelerate")
 
-from qvec.training import staged  # noqa: E402
+from qvec.training import staged
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,10 @@ from qvec.training import staged  # noqa: E402
             {"schedule": "staged", "starts": {"int8": 1, "binary": 3_000}, "steps": 3_000},
             "binary starts at step 3,000, but the training has the steps 0 to 2,999; give an earlier --start or more",
         ),
-        ({"schedule": "staged", "starts": {"int8": -1}}, "int8 starts at step -1, but the training has the steps 0 to 5"),
+        (
+            {"schedule": "staged", "starts": {"int8": -1}},
+            "int8 starts at step -1, but the training has the steps 0 to 5",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:

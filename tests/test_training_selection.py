@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from test_training_evaluators import write_beir
 from test_training_run import Interrupting, options, weights
 
 import qvec
@@ -24,6 +25,7 @@ pytest.importorskip("accelerate")
 
 from qvec.embedding.hub import load  # noqa: E402
 from qvec.training import QuantizedInformationRetrievalEvaluator, train  # noqa: E402
+from qvec.training.material import read_material  # noqa: E402
 from qvec.training.pairs import Pairs, read_pairs  # noqa: E402
 from qvec.training.retrieval import Retrieval, retrieval_of_pairs  # noqa: E402
 from qvec.training.selection import comparison_of, halved  # noqa: E402
@@ -102,6 +104,28 @@ def test_halves_share_the_corpus_and_no_query() -> None:
     assert [len(part) for part in halved(scored, 0)] == [2, 2]
     with pytest.raises(InputError, match="3 queries to evaluate on found, at least 4 wanted"):
         halved(retrieval_of_pairs("abc", "def"), 0)
+
+
+def test_dev_queries_select_and_test_queries_are_measured(model: str, pairs: Path, tmp_path: Path) -> None:
+    folder = write_beir(tmp_path / "beir")
+    chosen = options(model, pairs, tmp_path / "out", evaluation=folder, steps=2)
+    material = read_material(chosen)
+    assert isinstance(material.evaluation, Retrieval)
+    assert material.selection is not None
+    assert isinstance(material.selection.data, Retrieval)
+    assert sorted(material.selection.data.queries) == ["q4", "q5"]
+    assert sorted(material.evaluation.queries) == ["q0", "q1", "q2", "q3", "q4", "q5"]
+    done = train(chosen, Reporter())
+    assert done.tables[0].texts == "beir/qrels/test.tsv"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "with the best nDCG@10 over beir/qrels/dev.tsv when stored and searched as binary" in card
+    assert "nDCG@10 in percent, beir/qrels/test.tsv:" in card
+
+    (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "dev.tsv")  # alone they are halved as any others are
+    material = read_material(chosen)
+    assert isinstance(material.evaluation, Retrieval)
+    assert len(material.evaluation.queries) == 3
+    assert material.described == "half of beir"
 
 
 def test_scored_pairs_select_by_their_correlation(model: str, pairs: Path, tmp_path: Path) -> None:

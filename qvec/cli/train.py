@@ -105,8 +105,9 @@ def _starts(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
     "evaluation",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Pairs, or a folder in BEIR's layout: half of its queries select the best checkpoint, half are measured "
-    "(default: the last checkpoint is kept, and a tenth of the pairs held out is measured).",
+    help="Pairs, or a folder in BEIR's layout: its dev queries select the best checkpoint and its test queries are "
+    "measured, half and half where there is no qrels/dev.tsv (default: the last checkpoint is kept, and a tenth of the "
+    "pairs held out is measured).",
 )
 @click.option(
     "--select",

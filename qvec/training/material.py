@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from qvec.errors import InputError
 from qvec.training.options import TrainOptions
 from qvec.training.pairs import Pairs, read_pairs
-from qvec.training.retrieval import Retrieval, read_retrieval, retrieval_of_pairs
+from qvec.training.retrieval import (
+    Retrieval,
+    dev_judgements,
+    judgements_of,
+    read_retrieval,
+    retrieval_of_pairs,
+)
 from qvec.training.selection import Selection, comparison_of, halved
 
 _HELD_OUT_SHARE = 10
@@ -33,8 +40,8 @@ class Material:
         if self.selection is None or step is None:
             return None
         return (
-            f"the checkpoint of step {step:,}, with the best {self.measure} over the other half when stored and "
-            f"searched as {self.selection.comparison.name.replace('_', ', ')}"
+            f"the checkpoint of step {step:,}, with the best {self.measure} over {self.selection.described} when "
+            f"stored and searched as {self.selection.comparison.name.replace('_', ', ')}"
         )
 
 
@@ -45,16 +52,27 @@ def read_material(options: TrainOptions) -> Material:
         pairs, held_out = pairs.split(min(len(pairs) // _HELD_OUT_SHARE, _HELD_OUT_MOST), options.seed)
         _check(pairs, held_out, options)
         return Material(pairs, _judged(held_out), f"{len(held_out):,} pairs held out")
-    if options.evaluation.is_dir():
-        given: Retrieval | Pairs = read_retrieval(options.evaluation)
-        described = options.evaluation.name
-    else:
-        held_out = read_pairs(options.evaluation, options.columns)
-        given, described = _judged(held_out), f"{len(held_out):,} pairs in {options.evaluation.name}"
     _check(pairs, None, options)
-    selecting, evaluation = halved(given, options.seed)
-    selection = Selection(comparison_of(options.select, options.precisions), selecting)
-    return Material(pairs, evaluation, f"half of {described}", selection)
+    measured, described, selecting, selected = _parted(options, options.evaluation)
+    selection = Selection(comparison_of(options.select, options.precisions), selecting, selected)
+    return Material(pairs, measured, described, selection)
+
+
+def _parted(options: TrainOptions, path: Path) -> tuple[Retrieval | Pairs, str, Retrieval | Pairs, str]:
+    """What is measured and what selects, each with its name: a folder's own parts or, where it has one, its halves."""
+    dev = dev_judgements(path) if path.is_dir() else None
+    if dev is not None:
+        test = judgements_of(path)
+        names = [f"{path.name}/{judgements.relative_to(path).as_posix()}" for judgements in (test, dev)]
+        return read_retrieval(path, test), names[0], read_retrieval(path, dev), names[1]
+    if path.is_dir():
+        given: Retrieval | Pairs = read_retrieval(path)
+        name = path.name
+    else:
+        held_out = read_pairs(path, options.columns)
+        given, name = _judged(held_out), f"{len(held_out):,} pairs in {path.name}"
+    selecting, measured = halved(given, options.seed)
+    return measured, f"half of {name}", selecting, "the other half"
 
 
 def _judged(pairs: Pairs) -> Retrieval | Pairs:

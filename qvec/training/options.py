@@ -24,7 +24,8 @@ class TrainOptions:
 
     The table of precisions is measured on a tenth of the pairs, at most 500, which are held out. With `evaluation` (a
     file of pairs, or a folder in BEIR's layout) it is measured on half of its queries, and the other half selects the
-    best checkpoint, by the precision `select` or else the coarsest that is trained; without, the last one is kept.
+    best checkpoint, by the precision `select` or else the coarsest that is trained; without, the last one is kept. A
+    folder that has qrels/dev.tsv is not halved: those queries select, and its test queries are measured.
     """
 
     model: str
@@ -63,13 +64,13 @@ class TrainOptions:
     def _check_start(self, precision: str, start: int) -> None:
         if precision not in self.precisions:
             raise InputError(
-                f"the start of {precision!r} is given, but trained are {', '.join(self.precisions)}; correct --start or "
-                "add it to --precisions"
+                f"the start of {precision!r} is given, but trained are {', '.join(self.precisions)}; correct --start "
+                "or add it to --precisions"
             )
         if not 0 <= start < self.steps:
             raise InputError(
-                f"{precision} starts at step {start:,}, but the training has the steps 0 to {self.steps - 1:,}; give an "
-                "earlier --start or more --steps"
+                f"{precision} starts at step {start:,}, but the training has the steps 0 to {self.steps - 1:,}; "
+                "give an earlier --start or more --steps"
             )
 
     def settings(self) -> dict[str, Any]:

@@ -20,14 +20,14 @@ class Retrieval:
     relevant: dict[str, set[str]]
 
 
-def read_retrieval(folder: Path) -> Retrieval:
-    """Reads a folder in BEIR's layout: corpus.jsonl (title and text are joined), queries.jsonl, and qrels.tsv or a
-    folder qrels with one .tsv, or test.tsv among several.
+def read_retrieval(folder: Path, judgements: Path | None = None) -> Retrieval:
+    """Reads a folder in BEIR's layout: corpus.jsonl (title and text are joined), queries.jsonl, and `judgements`, or
+    else those of `judgements_of`.
 
     Queries without a document above grade 0 are left out. Raises InputError for what is missing or does not fit.
     """
     corpus, queries = _texts(folder / "corpus.jsonl"), _texts(folder / "queries.jsonl")
-    judgements = _judgements(folder)
+    judgements = judgements or judgements_of(folder)
     graded = read_qrels(judgements)
     relevant = {query: {name for name, grade in grades.items() if grade > 0} for query, grades in graded.items()}
     relevant = {query: names for query, names in relevant.items() if names and query in queries}
@@ -56,7 +56,11 @@ def retrieval_of_pairs(queries: Sequence[str], documents: Sequence[str]) -> Retr
     )
 
 
-def _judgements(folder: Path) -> Path:
+def judgements_of(folder: Path) -> Path:
+    """The judgements to measure by: qrels.tsv, or in the folder qrels the one .tsv, or test.tsv among several.
+
+    Raises InputError where it is not clear which.
+    """
     if (folder / "qrels.tsv").is_file():
         return folder / "qrels.tsv"
     found = sorted((folder / "qrels").glob("*.tsv"))
@@ -66,6 +70,12 @@ def _judgements(folder: Path) -> Path:
     if len(found) != 1:
         raise InputError(f"{folder} has no qrels.tsv, and {len(found)} .tsv files in qrels; one or test.tsv is wanted")
     return found[0]
+
+
+def dev_judgements(folder: Path) -> Path | None:
+    """The judgements to select by, qrels/dev.tsv, where there are others to measure by."""
+    dev = folder / "qrels" / "dev.tsv"
+    return dev if dev.is_file() and judgements_of(folder) != dev else None
 
 
 def _texts(path: Path) -> dict[str, str]:

@@ -25,10 +25,11 @@ _NAME = "dev"
 
 @dataclass(frozen=True)
 class Selection:
-    """Checkpoints are compared over `data`, stored and searched in one way."""
+    """Checkpoints are compared over `data`, which `described` names, stored and searched in one way."""
 
     comparison: Comparison
     data: Retrieval | Pairs
+    described: str
 
     def evaluator(self, calibration: Calibrated, batch_size: int) -> Any:
         """An evaluator of sentence-transformers, whose primary metric decides: nDCG@10, or Spearman's correlation."""
