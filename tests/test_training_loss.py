@@ -171,6 +171,30 @@ def test_asymmetric_leaves_the_query_as_it_is(model: Any, calibration: Calibrati
     close(gradient(model, found), gradient(model, wanted))
 
 
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_a_calibration_for_fewer_dimensions_cuts_every_precision(model: Any, asymmetric: bool, cached: bool) -> None:
+    fewer = Calibration.fit(model.encode(QUERIES + ANSWERS + WRONG), threshold=0, dimensions=12)
+    queries, answers = (torch.nn.functional.normalize(each[:, :12]) for each in embedded(model, QUERIES, ANSWERS))
+    wanted = {}
+    for precision in PRECISIONS:
+        asked = queries if asymmetric else quantize_ste(queries, fewer, precision)
+        wanted[precision] = ranking_loss(asked, quantize_ste(answers, fewer, precision))
+    loss = QuantizationAwareLoss(
+        model,
+        losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=4)
+        if cached
+        else losses.MultipleNegativesRankingLoss(model),
+        PRECISIONS,
+        asymmetric=asymmetric,
+        calibration=fewer,
+    )
+    found = loss(columns(model, QUERIES, ANSWERS), None)
+    for precision in PRECISIONS:
+        close(found[precision].detach(), wanted[precision].detach())
+    close(gradient(model, found), gradient(model, wanted))
+
+
 CACHED = {
     "ranking": lambda model: losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=4),
     "guided": lambda model: losses.CachedGISTEmbedLoss(model, model, mini_batch_size=4),

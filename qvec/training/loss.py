@@ -15,7 +15,7 @@ from qvec.errors import InputError
 from qvec.model_folder import save_calibration
 from qvec.ranges import RangeMethod
 from qvec.training.forwards import cached_loss, check_wrapped, embedded_once, pass_on, served
-from qvec.training.quantizers import Scale, quantizable, quantize_ste
+from qvec.training.quantizers import Scale, prepared, quantizable, quantize_ste
 from qvec.training.ranges import TrainingRanges, of_prefix
 from qvec.training.schedules import Schedule, constant
 
@@ -33,8 +33,9 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
 
     precisions: of float32, int8, int4, ternary, binary. weights: one for each (default 1). schedule: the share of its
     weight that a precision has at a step (default: all of it). asymmetric: leave the first column, the query, as it
-    is. calibration: a fixed `Calibration`, or the `RangeMethod` by which ranges are tracked while training (rolling,
-    the default, minmax or fixed); `threshold` is the share of the mean subtracted, 0 for models trained for sign bits.
+    is. calibration: a fixed `Calibration`, to whose dimensions all embeddings are cut, or the `RangeMethod` by which
+    ranges are tracked while training (rolling, the default, minmax or fixed); `threshold` is the share of the mean
+    subtracted, 0 for models trained for sign bits.
 
     Steps are batches, unless a `QuantizationCallback` tells the trainer's. In several processes each tracks its own
     batches, and the first one's ranges are stored.
@@ -210,8 +211,13 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
         return self.ranges[width]
 
     def _quantized(self, embeddings: Tensor, place: int, scale: Scale, precision: str) -> Tensor:
-        """A copy of its own for every precision: no loss that changes what it is given reaches another's."""
+        """A copy of its own for every precision: no loss that changes what it is given reaches another's.
+
+        By a calibration for fewer dimensions every precision is cut, float32 and queries too.
+        """
         query = self.asymmetric and place == 0
+        if embeddings.shape[1] > len(scale.threshold):
+            embeddings = prepared(embeddings, scale)
         return quantize_ste(embeddings, scale, "float32" if query else precision)
 
 
