@@ -110,6 +110,16 @@ def test_held_out_recall_counts_the_exact_nearest() -> None:
         assert share == pytest.approx(wanted)
 
 
+def test_under_the_inner_product_the_length_of_queries_changes_nothing() -> None:
+    """As in a search: the bits of short queries are not those of zero."""
+    rows = uneven(600)
+    fitted = Calibration.fit(rows[:500], metric="ip")
+    whole, short = (HeldOut(rows[:500], rows[500:] * np.float32(length), fitted) for length in (1, 2**-8))
+    found = [held_out.recall(lambda codes: ternary(codes, fitted)) for held_out in (whole, short)]
+    assert found[0] == found[1]
+    assert found[0].mean > 0.5
+
+
 def test_training_learns_from_real_queries_too(sample: np.ndarray, fitted: Calibration) -> None:
     done = adapt(sample, fitted, AdaptOptions(steps=20), queries=uneven(30, seed=5))
     assert (done.queries, done.rows) == (10, 1500)
