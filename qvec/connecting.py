@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from qvec.errors import DatabaseError, InputError
+
+_MOST_SECONDS = (2**31 - 1) // 1000
+"""Postgres counts milliseconds in 32 bits; some 24 days."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +23,25 @@ class ConnectOptions:
     read_only: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pool_size, int):
+            raise InputError(f"pool_size is {self.pool_size!r}, expected a whole number of at least 1")
         if self.pool_size < 1:
             raise InputError(f"pool_size is {self.pool_size}, expected at least 1")
-        for name, seconds in (("timeout", self.timeout), ("statement_timeout", self.statement_timeout)):
-            if seconds is not None and not 0 < seconds < math.inf:
-                raise InputError(f"{name} is {seconds}, expected a number of seconds above 0")
+        _check_seconds("timeout", self.timeout)
+        if self.statement_timeout is not None:
+            _check_seconds("statement_timeout", self.statement_timeout)
 
     def check_writable(self, database: str) -> None:
         """Raises DatabaseError where the database is opened to be read."""
         if self.read_only:
             raise DatabaseError(f"{database} is opened read-only; to write to it, connect without read_only")
+
+
+def _check_seconds(name: str, seconds: Any) -> None:
+    if not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise InputError(f"{name} is {seconds!r}, expected a number of seconds above 0")
+    if seconds > _MOST_SECONDS:
+        raise InputError(f"{name} is {seconds!r}, expected at most {_MOST_SECONDS} seconds")
 
 
 class LoopOwner:

@@ -42,7 +42,12 @@ MOST_ASKED = 10_000
 
 
 def asked(question: str) -> str:
-    """A question as the databases take it: no longer than they can search for, without halves of surrogate pairs."""
+    """A question as the databases take it: no longer than they can search for, without halves of surrogate pairs.
+
+    Raises InputError for what is no string.
+    """
+    if not isinstance(question, str):
+        raise InputError(f"the question is {question!r}, expected a string")
     return question[:MOST_ASKED].encode("utf-8", "replace").decode()
 
 

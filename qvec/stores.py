@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, overload
 
@@ -107,24 +108,37 @@ def check_name(name: str) -> None:
         raise CollectionError(f"collection name {name!r} holds % or a character that cannot be printed")
 
 
+MOST_ROWS = 2**31 - 1
+"""That one search may be asked for: more than any collection has, and a number in every database."""
+
+
+def check_count(name: str, count: Any, instead: str = "") -> None:
+    """Raises InputError for what is no whole number of at least 1; `instead` is what the message adds to that."""
+    if not isinstance(count, (int, np.integer)):
+        raise InputError(f"{name} is {count!r}, expected a whole number of at least 1{instead}")
+    if count < 1:
+        raise InputError(f"{name} is {count}, expected at least 1{instead}")
+    if count > MOST_ROWS:
+        raise InputError(f"{name} is {count}, expected at most {MOST_ROWS}{instead}")
+
+
 def check_search(k: int, oversampling: float | None) -> None:
     """Raises InputError for a k or an oversampling that no search can have."""
-    if k < 1:
-        raise InputError(f"k is {k}, expected at least 1")
+    check_count("k", k)
     if oversampling is not None:
         check_oversampling(oversampling)
 
 
 def check_limit(limit: int | None) -> None:
     """Raises InputError for a limit that no list of rows can have."""
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}, expected at least 1, or None for all")
+    if limit is not None:
+        check_count("limit", limit, ", or None for all")
 
 
 def check_oversampling(oversampling: float) -> None:
     """Raises InputError for what is no factor of at least 1."""
-    if not 1 <= oversampling < math.inf:
-        raise InputError(f"oversampling is {oversampling}, expected at least 1")
+    if not isinstance(oversampling, Real) or not 1 <= oversampling < math.inf:
+        raise InputError(f"oversampling is {oversampling!r}, expected at least 1")
 
 
 class Collection(Protocol):

@@ -63,6 +63,13 @@ def sessions(admin: psycopg.Connection, url: str) -> dict[str, int]:
         ({"timeout": 0}, "timeout is 0, expected a number of seconds above 0"),
         ({"statement_timeout": -1}, "statement_timeout is -1, expected a number of seconds above 0"),
         ({"timeout": float("nan")}, "timeout is nan, expected a number of seconds above 0"),
+        ({"pool_size": "3"}, "pool_size is '3', expected a whole number of at least 1"),
+        ({"pool_size": 2.5}, "pool_size is 2.5, expected a whole number of at least 1"),
+        ({"timeout": None}, "timeout is None, expected a number of seconds above 0"),
+        ({"timeout": "3"}, "timeout is '3', expected a number of seconds above 0"),
+        ({"timeout": 1e300}, "timeout is 1e+300, expected at most 2147483 seconds"),
+        ({"statement_timeout": 1e12}, "statement_timeout is 1000000000000.0, expected at most 2147483 seconds"),
+        ({"statement_timeout": float("inf")}, "statement_timeout is inf, expected at most 2147483 seconds"),
     ],
 )
 def test_options_that_make_no_sense(url: str, options: dict[str, Any], message: str) -> None:
@@ -72,6 +79,11 @@ def test_options_that_make_no_sense(url: str, options: dict[str, Any], message: 
     with pytest.raises(InputError) as caught:
         asyncio.run(qvec.connect_async(url, **options))
     assert str(caught.value) == message
+
+
+def test_the_longest_times_are_taken(url: str) -> None:
+    with qvec.connect(url, timeout=2_147_483, statement_timeout=2_147_483) as db:
+        assert not db.has_collection("nothing")
 
 
 def test_no_more_connections_than_the_pool_has(docs: PostgresCollection, url: str, admin: psycopg.Connection) -> None:

@@ -60,3 +60,5 @@ def test_the_databases_own_filter(store: Store, docs: Collection) -> None:
 def test_a_limit_that_is_none(docs: Collection) -> None:
     with pytest.raises(InputError, match=r"^limit is 0, expected at least 1, or None for all$"):
         docs.matching(limit=0)
+    with pytest.raises(InputError, match=r"^limit is 2\.5, expected a whole number of at least 1, or None for all$"):
+        docs.matching(limit=2.5)  # type: ignore[arg-type]

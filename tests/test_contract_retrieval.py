@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -275,6 +277,54 @@ def test_a_cursor_is_of_one_search(store: Store, docs: Any, embedder: WordEmbedd
             collection.search_page(query, 2, of_another, filter=filter)
 
 
+@pytest.mark.parametrize("seen", [0, -1, 10**8, 10**22, 2**31])
+def test_a_cursor_behind_more_rows_than_there_are_is_refused(docs: Any, seen: int) -> None:
+    cursor = docs.search_page("dog rain", 2).cursor
+    mark, shown, *last = json.loads(base64.urlsafe_b64decode(cursor))
+    assert shown == 2
+    forged = base64.urlsafe_b64encode(json.dumps([mark, seen, *last]).encode()).decode()
+    with pytest.raises(
+        InputError, match=r"is no cursor; expected|stands behind 100000000 rows, but there are 6; begin"
+    ):
+        docs.search_page("dog rain", 2, forged)
+
+
+@pytest.mark.parametrize(
+    ("k", "message"),
+    [
+        (0, "k is 0, expected at least 1"),
+        (-1, "k is -1, expected at least 1"),
+        (2.5, "k is 2.5, expected a whole number of at least 1"),
+        (None, "k is None, expected a whole number of at least 1"),
+        (10**20, "k is 100000000000000000000, expected at most 2147483647"),
+    ],
+)
+def test_every_search_refuses_a_k_that_makes_no_sense(docs: Any, k: Any, message: str) -> None:
+    docs.index_texts()
+    searches = {
+        "search": lambda: docs.search("dog", k),
+        "text": lambda: docs.search_text("dog", k),
+        "hybrid": lambda: docs.search_hybrid("dog", k),
+        "diverse": lambda: docs.search_diverse("dog", k),
+        "groups": lambda: docs.search_groups("dog", "kind", k),
+        "page": lambda: docs.search_page("dog", k),
+        "explain": lambda: docs.explain("dog", k),
+    }
+    for search in searches.values():
+        with pytest.raises(InputError) as refused:
+            search()
+        assert str(refused.value) == message
+
+
+def test_counts_beside_k_are_checked(docs: Any) -> None:
+    with pytest.raises(InputError, match=r"^per_group is 0, expected at least 1$"):
+        docs.search_groups("dog", "kind", 2, per_group=0)
+    with pytest.raises(InputError, match=r"^among is 2\.5, expected a whole number of at least 1$"):
+        docs.search_diverse("dog", 2, among=2.5)
+    with pytest.raises(InputError, match=r"^balance is '1', expected 0 \(novelty\) to 1 \(relevance\)$"):
+        docs.search_diverse("dog", 2, balance="1")
+
+
 # Words
 
 
@@ -298,6 +348,15 @@ def test_questions_of_any_text_and_length_are_answered(docs: Any) -> None:
     assert ids(docs.search_text("half a pair \ud83d of a cloud")) == ["d"]
     assert ids(docs.search_hybrid("half a pair \ud83d of a cloud", 1, vector=np.ones(8), weights=(0, 1))) == ["d"]
     assert ids(docs.search_text("cloud " * 100_000)) == ["d"]
+
+
+@pytest.mark.parametrize("question", [5, None, ["cloud"], b"cloud"])
+def test_words_are_asked_for_by_a_string(docs: Any, question: Any) -> None:
+    docs.index_texts()
+    with pytest.raises(InputError, match=r"^the question is .*, expected a string$"):
+        docs.search_text(question)
+    with pytest.raises(InputError, match=r"^the question is .*, expected a string$"):
+        docs.search_hybrid(question, vector=np.ones(8))
 
 
 def test_words_are_filtered(docs: Any) -> None:

@@ -159,6 +159,11 @@ def test_one_query_and_many(filled: Collection, queries: Vectors) -> None:
     ("options", "message"),
     [
         ({"k": 0}, "k is 0, expected at least 1"),
+        ({"k": -1}, "k is -1, expected at least 1"),
+        ({"k": 2.5}, "k is 2.5, expected a whole number of at least 1"),
+        ({"k": "3"}, "k is '3', expected a whole number of at least 1"),
+        ({"k": 10**20}, "k is 100000000000000000000, expected at most 2147483647"),
+        ({"oversampling": "4"}, "oversampling is '4', expected at least 1"),
         ({"oversampling": 0.5}, "oversampling is 0.5, expected at least 1"),
         ({"oversampling": float("nan")}, "oversampling is nan"),
         ({"oversampling": float("inf")}, "oversampling is inf"),
@@ -172,6 +177,12 @@ def test_searches_that_make_no_sense(
     with pytest.raises(InputError) as caught:
         filled.search(queries[0], **options)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"k": 2**31 - 1}, {"k": np.int64(2000)}, {"oversampling": 1e300}])
+def test_searches_for_more_than_there_is(filled: Collection, queries: Vectors, options: dict[str, Any]) -> None:
+    expected = filled.search(queries[0], 2000, exact=True)
+    assert ids(filled.search(queries[0], **{"k": 2000, **options})) == ids(expected)
 
 
 def test_queries_that_cannot_be_compared(filled: Collection, queries: Vectors) -> None:

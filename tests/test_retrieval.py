@@ -269,6 +269,13 @@ def test_pages_hold_every_row_once_in_order(scores: list[float], k: int) -> None
     assert shown == sorted(collection.found, key=lambda hit: (-hit.score, hit.id))
 
 
+def test_pages_hold_ids_of_both_kinds() -> None:
+    collection = Ranked(hits("a", 1, "b", 2, scores=[0.5] * 4))
+    first = run(collection, page(np.zeros(2, np.float32), 2, None, "", {}))
+    second = run(collection, page(np.zeros(2, np.float32), 2, first.cursor, "", {}))
+    assert [hit.id for hit in first.hits + second.hits] == [1, 2, "a", "b"]
+
+
 def test_a_row_written_between_pages_repeats_none() -> None:
     collection = Ranked(hits("a", "b", "c", "d", scores=[0.9, 0.8, 0.7, 0.6]))
     first = run(collection, page(np.zeros(2, np.float32), 2, None, "", {}))
@@ -283,9 +290,21 @@ def cursor_of(*parts: Any) -> str:
 
 @pytest.mark.parametrize(
     "cursor",
-    ["x", "bnVsbA==", "WzEsMl0=", cursor_of("", None, 1.0, 1), cursor_of("", 1, "1", 1), cursor_of("", 1, 1.0, None)],
+    [
+        "x",
+        "é",
+        5,
+        "bnVsbA==",
+        "WzEsMl0=",
+        cursor_of("", None, 1.0, 1),
+        cursor_of("", 1, "1", 1),
+        cursor_of("", 1, 1.0, None),
+        cursor_of("", 1, float("nan"), 1),
+        cursor_of("", -5, 1.0, 1),
+        base64.urlsafe_b64encode(b"[" * 100_000).decode(),
+    ],
 )
-def test_what_is_no_cursor_is_refused(cursor: str) -> None:
+def test_what_is_no_cursor_is_refused(cursor: Any) -> None:
     with pytest.raises(InputError, match="is no cursor; expected the one of the page before"):
         run(Ranked([]), page(np.zeros(2, np.float32), 2, cursor, "", {}))
 
@@ -421,7 +440,7 @@ def test_equal_scores_count_as_the_best() -> None:
     assert weighted_scores([[], []]) == []
 
 
-@pytest.mark.parametrize("weights", [[1.0], [1, -1], [1, float("nan")]])
+@pytest.mark.parametrize("weights", [[1.0], [1, -1], [1, float("nan")], [1, float("inf")]])
 def test_weights_are_checked(weights: list[float]) -> None:
     with pytest.raises(InputError, match="expected 2 numbers of at least 0"):
         reciprocal_rank([hits(1), hits(2)], weights)
@@ -444,3 +463,23 @@ def test_reranking_orders_by_the_second_judge() -> None:
 def test_a_reranker_that_gives_too_few_scores_is_named() -> None:
     with pytest.raises(InputError, match="the reranker gave 1 scores for 2 texts"):
         rerank("q", [Hit(1, 1.0, "a"), Hit(2, 1.0, "b")], lambda *_: [1.0])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([1.0, float("nan")], "the reranker gave NaN for text 1, expected a number"),
+        (np.array([np.nan, 1]), "the reranker gave NaN for text 0, expected a number"),
+        (None, "the reranker gave None, expected a number for each text"),
+        (["high", "low"], r"the reranker gave \['high', 'low'\], expected a number for each text"),
+        (np.ones((2, 3)), r"the reranker gave array\(\[\[1"),
+    ],
+)
+def test_a_reranker_that_gives_no_numbers_is_named(given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rerank("q", [Hit(1, 1.0, "a"), Hit(2, 1.0, "b")], lambda *_: given)
+
+
+def test_a_reranker_may_rule_texts_out() -> None:
+    found = rerank("q", [Hit(1, 1.0, "a"), Hit(2, 1.0, "b")], lambda *_: [float("-inf"), 0.0])
+    assert [hit.id for hit in found] == [2, 1]

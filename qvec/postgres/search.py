@@ -23,6 +23,7 @@ from qvec.postgres.layout import Table
 from qvec.postgres.rows import query_bits
 from qvec.postgres.scoring import QUERY_PLANES, SlicedQuery
 from qvec.postgres.steps import Fetch, FetchEach, Rows, Scan, Steps
+from qvec.stores import MOST_ROWS
 from qvec.tracing import span
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _texts_statement(table: Table) -> bytes:
 
 
 def candidate_count(k: int, oversampling: float) -> int:
-    return max(k, math.ceil(k * oversampling))
+    return max(k, math.ceil(min(k * oversampling, MOST_ROWS)))
 
 
 def run(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:

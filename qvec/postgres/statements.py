@@ -276,8 +276,8 @@ def count(table: Table) -> Composed:
 
 
 def holds_more_than(table: Table, rows: int) -> Composed:
-    return SQL("SELECT count(*) > {0} FROM (SELECT FROM {1} LIMIT {0} + 1) AS first_rows").format(
-        sql.Literal(rows), table.identifier
+    return SQL("SELECT count(*) > {} FROM (SELECT FROM {} LIMIT {}) AS first_rows").format(
+        sql.Literal(rows), table.identifier, sql.Literal(rows + 1)
     )
 
 

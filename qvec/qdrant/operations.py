@@ -32,6 +32,7 @@ from qvec.stores import (
     Info,
     Progress,
     StoredRows,
+    check_count,
     check_limit,
     check_oversampling,
     check_search,
@@ -440,8 +441,8 @@ class CollectionOperations:
     ) -> tuple[NDArray[np.float32], Request]:
         """Queries as they are compared, and what to ask of the engine."""
         check_search(k, oversampling)
-        if ef is not None and ef < 1:
-            raise InputError(f"ef is {ef}, expected at least 1")
+        if ef is not None:
+            check_count("ef", ef, ", or None for the engine's own")
         array = as_vectors(query, "query", self.calibration.accepted_dimensions)
         self.calibration.check(array, "query")
         request = Request(

@@ -82,9 +82,8 @@ class AsyncRetrieval(OfTexts, ABC):
         goes from 0, novelty, to 1, relevance. Scores are those of `search`.
         """
         options = {"filter": filter, "oversampling": oversampling}
-        wanted = 5 * k if among is None else among
         return await run_async(
-            self, diverse(await self._one(query), k, wanted, balance, self.calibration.metric, options)
+            self, diverse(await self._one(query), k, among, balance, self.calibration.metric, options)
         )
 
     async def search_hybrid(

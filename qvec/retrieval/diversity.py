@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from qvec.errors import InputError
 from qvec.hits import Hit
-from qvec.retrieval.steps import Search, Steps, Vectors, with_texts
+from qvec.retrieval.steps import Search, Steps, Vectors, considered, with_texts
+from qvec.stores import check_count
 
 
 def mmr(query: ArrayLike, vectors: ArrayLike, k: int, balance: float = 0.5) -> list[int]:
@@ -22,10 +24,7 @@ def mmr(query: ArrayLike, vectors: ArrayLike, k: int, balance: float = 0.5) -> l
 
     Raises InputError for a k below 1 or a balance outside 0 to 1.
     """
-    if k < 1:
-        raise InputError(f"k is {k}, expected at least 1")
-    if not 0 <= balance <= 1:
-        raise InputError(f"balance is {balance}, expected 0 (novelty) to 1 (relevance)")
+    _check(k, balance)
     rows = np.asarray(vectors, np.float32)
     if not len(rows):
         return []
@@ -42,13 +41,19 @@ def mmr(query: ArrayLike, vectors: ArrayLike, k: int, balance: float = 0.5) -> l
     return chosen
 
 
+def _check(k: int, balance: float) -> None:
+    check_count("k", k)
+    if not isinstance(balance, Real) or not 0 <= balance <= 1:
+        raise InputError(f"balance is {balance!r}, expected 0 (novelty) to 1 (relevance)")
+
+
 def diverse(
-    query: NDArray[np.float32], k: int, among: int, balance: float, metric: str, options: Mapping[str, Any]
+    query: NDArray[np.float32], k: int, among: int | None, balance: float, metric: str, options: Mapping[str, Any]
 ) -> Steps[list[Hit]]:
     """The k of the `among` nearest rows that `mmr` chooses, by their vectors as the collection holds them."""
-    if among < k:
-        raise InputError(f"among is {among}, expected at least k, {k}")
-    hits = yield Search(query, among, {**options, "texts": False})
+    _check(k, balance)
+    wanted = considered(among, k, 5 * k)
+    hits = yield Search(query, wanted, {**options, "texts": False})
     vectors = yield Vectors([hit.id for hit in hits])
     if metric == "cosine":
         query, vectors = _at_unit_length(query), _at_unit_length(vectors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -34,7 +35,7 @@ def _summed(
 ) -> list[Hit]:
     """Rows by their summed shares, ties in the order in which they were first met."""
     factors = [1.0] * len(rankings) if weights is None else list(weights)
-    if len(factors) != len(rankings) or any(not factor >= 0 for factor in factors):
+    if len(factors) != len(rankings) or any(not 0 <= factor < math.inf for factor in factors):
         raise InputError(f"weights are {weights}, expected {len(rankings)} numbers of at least 0")
     rows: dict[int | str, Hit] = {}
     sums: dict[int | str, float] = {}

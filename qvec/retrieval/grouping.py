@@ -13,6 +13,7 @@ from qvec.errors import InputError
 from qvec.filters import Both, parse
 from qvec.hits import Hit
 from qvec.retrieval.steps import Search, Steps
+from qvec.stores import check_count
 
 _WIDER = 4
 """How many times more hits are asked for when they were of too few groups."""
@@ -64,8 +65,8 @@ def grouped(
 
 
 def _check(k: int, by: str, per_group: int) -> None:
-    if k < 1 or per_group < 1:
-        raise InputError(f"k is {k} and per_group {per_group}, expected at least 1")
+    check_count("k", k)
+    check_count("per_group", per_group)
     if not isinstance(by, str):
         raise InputError(f"by is {by!r}, expected the name of a metadata field")
     parse({by: {"$exists": True}})  # a name that no filter takes is of no field

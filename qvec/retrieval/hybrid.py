@@ -13,7 +13,8 @@ from qvec.errors import InputError
 from qvec.hits import Hit
 from qvec.retrieval.fusion import reciprocal_rank, weighted_scores
 from qvec.retrieval.reranking import Reranker, rerank
-from qvec.retrieval.steps import Compute, Search, Steps, Words, with_texts
+from qvec.retrieval.steps import Compute, Search, Steps, Words, considered, with_texts
+from qvec.stores import check_count
 
 Fusion = Literal["ranks", "scores"]
 _FUSIONS: dict[Fusion, Callable[[Sequence[Sequence[Hit]], Sequence[float]], list[Hit]]] = {
@@ -40,9 +41,8 @@ def hybrid(
     """
     if fusion not in get_args(Fusion):
         raise InputError(f"fusion is {fusion!r}, expected one of: {', '.join(get_args(Fusion))}")
-    wanted = max(k, LEAST_AMONG) if among is None else among
-    if wanted < k:
-        raise InputError(f"among is {among}, expected at least k, {k}")
+    check_count("k", k)
+    wanted = considered(among, k, max(k, LEAST_AMONG))
     near = yield Search(vector, wanted, {**options, "texts": False})
     worded = yield Words(question, wanted, {"filter": options.get("filter"), "texts": False})
     fused = _FUSIONS[fusion]([near, worded], weights)

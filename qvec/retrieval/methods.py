@@ -79,8 +79,7 @@ class Retrieval(OfTexts, ABC):
         goes from 0, novelty, to 1, relevance. Scores are those of `search`.
         """
         options = {"filter": filter, "oversampling": oversampling}
-        wanted = 5 * k if among is None else among
-        return run(self, diverse(self._one(query), k, wanted, balance, self.calibration.metric, options))
+        return run(self, diverse(self._one(query), k, among, balance, self.calibration.metric, options))
 
     def search_hybrid(
         self,

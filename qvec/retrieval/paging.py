@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from qvec.errors import InputError
 from qvec.hits import Hit
-from qvec.retrieval.steps import Search, Steps
+from qvec.retrieval.steps import Count, Search, Steps
+from qvec.stores import MOST_ROWS, check_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Page:
 
 _WIDER = 4
 """How many times more hits are asked for when the page was not certain to be complete."""
+_COUNTED_FROM = 10_000
+"""Rows before a page from which on a cursor is held against the collection: anyone may have written it."""
 
 
 def search_mark(collection: str, query: ArrayLike | str, filter: Any) -> str:
@@ -53,7 +57,10 @@ def page(query: NDArray[np.float32], k: int, after: str | None, mark: str, optio
     More hits are asked for where rows were written before the cursor since, and until a lower score follows the page:
     of equal scores a search may have found any.
     """
+    check_count("k", k)
     seen, last = _read(after, mark) if after else (0, None)
+    if seen >= _COUNTED_FROM and seen > (rows := (yield Count())):
+        raise InputError(f"the cursor stands behind {seen} rows, but there are {rows}; begin without a cursor")
     limit = seen + k + 1
     while True:
         hits = yield Search(query, limit, options)
@@ -66,26 +73,35 @@ def page(query: NDArray[np.float32], k: int, after: str | None, mark: str, optio
     return Page(shown, _write(mark, seen + len(shown), shown[-1]) if more else None)
 
 
-def _rank(hit: Hit) -> tuple[float, int | str]:
-    return -hit.score, hit.id
+_Rank = tuple[float, bool, Any]
+
+
+def _rank(hit: Hit) -> _Rank:
+    return _rank_of(hit.score, hit.id)
+
+
+def _rank_of(score: float, id: int | str) -> _Rank:
+    """Best first, then by id; some databases have both kinds in one collection."""
+    return -score, isinstance(id, str), id
 
 
 def _write(mark: str, seen: int, last: Hit) -> str:
     return base64.urlsafe_b64encode(json.dumps([mark, seen, last.score, last.id]).encode()).decode()
 
 
-def _read(cursor: str, mark: str) -> tuple[int, tuple[float, int | str]]:
+def _read(cursor: str, mark: str) -> tuple[int, _Rank]:
     """How many rows were seen, and the rank of the last one. Raises InputError for what `page` did not write, or wrote
     for another search."""
     try:
         of, seen, score, id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{cursor!r} is no cursor; expected the one of the page before") from None
-    if not (isinstance(seen, int) and isinstance(score, float) and isinstance(id, (int, str))):
+    is_place = isinstance(seen, int) and isinstance(score, float) and isinstance(id, (int, str))
+    if not is_place or not 0 < seen <= MOST_ROWS or not math.isfinite(score):
         raise InputError(f"{cursor!r} is no cursor; expected the one of the page before")
     if of != mark:
         raise InputError(
             "the cursor is of another search; expected one of the same collection, query and filter: "
             "search as for the page before, or begin without a cursor"
         )
-    return seen, (-score, id)
+    return seen, _rank_of(score, id)

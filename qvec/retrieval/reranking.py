@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from qvec.errors import InputError
 from qvec.hits import Hit
@@ -17,11 +19,27 @@ def rerank(question: str, hits: Sequence[Hit], reranker: Reranker) -> list[Hit]:
     """Hits by the scores that `reranker` gives their documents, best first; those without a document come last, in
     the order they had.
 
-    Raises InputError where it does not give one score for each text.
+    Raises InputError where it does not give one number for each text.
     """
     judged = [hit for hit in hits if hit.document is not None]
-    scores = [float(score) for score in reranker(question, [hit.document or "" for hit in judged])]
+    scores = _numbers(reranker(question, [hit.document or "" for hit in judged]))
     if len(scores) != len(judged):
         raise InputError(f"the reranker gave {len(scores)} scores for {len(judged)} texts")
     ordered = sorted(zip(judged, scores, strict=True), key=lambda pair: -pair[1])
     return [replace(hit, score=score) for hit, score in ordered] + [hit for hit in hits if hit.document is None]
+
+
+def _numbers(given: Iterable[Any]) -> list[float]:
+    try:
+        scores = [float(score) for score in given]
+    except (TypeError, ValueError):
+        raise InputError(f"the reranker gave {_shown(given)}, expected a number for each text") from None
+    for position, score in enumerate(scores):
+        if math.isnan(score):
+            raise InputError(f"the reranker gave NaN for text {position}, expected a number")
+    return scores
+
+
+def _shown(given: object) -> str:
+    text = repr(given)
+    return text if len(text) <= 60 else text[:60] + "…"

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qvec.steps
+from qvec.errors import InputError
 from qvec.hits import Hit
+from qvec.stores import check_count
 
 T = TypeVar("T")
 
@@ -60,6 +62,14 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Count:
+    """How many rows there are."""
+
+    def ask(self, collection: Any) -> Any:
+        return collection.count()
+
+
+@dataclass(frozen=True)
 class Words:
     """The k rows that hold words of a question, by how well they match; answered by hits."""
 
@@ -80,6 +90,16 @@ class Compute:
 
 
 Steps = Generator[Request | Compute, Any, T]
+
+
+def considered(among: int | None, k: int, default: int) -> int:
+    """Of how many rows k are chosen. Raises InputError for fewer."""
+    if among is None:
+        return default
+    check_count("among", among)
+    if among < k:
+        raise InputError(f"among is {among}, expected at least k, {k}")
+    return among
 
 
 def with_texts(hits: Sequence[Hit]) -> Steps[list[Hit]]:
