@@ -136,20 +136,22 @@ def wrapped_losses(model: Any) -> dict[str, tuple[Any, list[list[str]], Any]]:
         "triplets": (losses.TripletLoss(model), [QUERIES, ANSWERS, WRONG], None),
         "scored, CoSENT": (losses.CoSENTLoss(model), [QUERIES, ANSWERS], scores),
         "scored, cosine": (losses.CosineSimilarityLoss(model), [QUERIES, ANSWERS], scores),
+        "in parts": (losses.GlobalOrthogonalRegularizationLoss(model), [QUERIES, ANSWERS], None),
         "by label": (losses.BatchAllTripletLoss(model), [QUERIES], torch.tensor([0, 0, 1, 1, 2, 2])),
     }
 
 
-KINDS = ["pairs", "triplets in a batch", "triplets", "scored, CoSENT", "scored, cosine", "by label"]
+KINDS = ["pairs", "triplets in a batch", "triplets", "scored, CoSENT", "scored, cosine", "in parts", "by label"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_alone_is_the_wrapped_loss_itself(model: Any, kind: str) -> None:
     wrapped, texts, labels = wrapped_losses(model)[kind]
     plain = wrapped(columns(model, *texts), labels)
+    total = sum(plain.values()) if isinstance(plain, dict) else plain
     found = QuantizationAwareLoss(model, wrapped, ["float32"])(columns(model, *texts), labels)
-    close(found["float32"], plain)
-    close(gradient(model, found), gradient(model, wrapped(columns(model, *texts), labels)))
+    close(found["float32"], total)
+    close(gradient(model, found), gradient(model, plain))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -357,10 +359,14 @@ def test_the_trainers_last_tenth_is_frozen_and_its_steps_are_the_schedules(model
 
 def test_a_batch_that_overflows_does_not_stay_in_the_ranges() -> None:
     ranges = TrainingRanges(RangeMethod("rolling"), 0.0, "ip")
-    ranges.update(torch.ones(4, 3))
-    ranges.update(torch.full((4, 3), float("inf")))
+    unit = torch.nn.functional.one_hot(torch.arange(3)).float()
+    ranges.update(unit)
+    alone = ranges.calibration()
+    for value in ("inf", "nan"):
+        ranges.update(torch.full((4, 3), float(value)))
     assert ranges.batches == 1
-    assert ranges.calibration().mean.tolist() == [1, 1, 1]
+    assert ranges.calibration() == alone
+    assert alone.description["normalized"] is True
 
 
 def test_an_unnormalized_model_of_cosine_is_quantized_at_unit_length(tmp_path: Any) -> None:

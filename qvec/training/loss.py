@@ -170,7 +170,7 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
                 for place, (output, rep) in enumerate(zip(outputs, embeddings, strict=True))
             ]
             with served(self.model, features, quantized, self.loss):
-                losses[precision] = weight * self.loss(features, labels)
+                losses[precision] = weight * _summed(self.loss(features, labels))
         return losses
 
     def _forward_cached(self, features: list[Features], labels: Tensor | None) -> dict[str, Tensor]:
@@ -224,6 +224,11 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
 def metric_of(model: Any) -> Metric:
     """The metric of a calibration for a model: ip for one that compares by dot product, cosine for any other."""
     return "ip" if model.similarity_fn_name == "dot" else "cosine"
+
+
+def _summed(loss: Tensor | dict[str, Tensor]) -> Tensor:
+    """One number where a loss gives its parts, as the trainer adds them up."""
+    return torch.stack(list(loss.values())).sum() if isinstance(loss, dict) else loss
 
 
 def _checked_precisions(precisions: Sequence[str]) -> tuple[str, ...]:

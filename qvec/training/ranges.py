@@ -39,11 +39,11 @@ class TrainingRanges:
 
     def update(self, embeddings: Tensor) -> None:
         """Takes a batch of embeddings (n, d) as the model gives them into the averages."""
-        squared = embeddings.detach().double().square().sum(1)
-        self.unit_length &= bool(((squared - 1).abs() <= UNIT_LENGTH_TOLERANCE).all())
         batch = self._statistics(embeddings)
         if not all(bool(value.isfinite().all()) for value in batch.values()):
             return  # one batch that overflowed would stay in the averages
+        squared = embeddings.detach().double().square().sum(1)
+        self.unit_length &= bool(((squared - 1).abs() <= UNIT_LENGTH_TOLERANCE).all())
         for name, value in batch.items():
             kept = self.averages.get(name, value).to(value.device)
             self.averages[name] = self.method.momentum * kept + (1 - self.method.momentum) * value
