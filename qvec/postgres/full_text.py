@@ -14,7 +14,7 @@ from qvec.full_text import asked, check_indexed_language, check_language
 from qvec.hits import Hit
 from qvec.postgres.layout import Table
 from qvec.postgres.search import EVERY_ROW, Where
-from qvec.postgres.steps import Fetch, Steps, without_limit
+from qvec.postgres.steps import Fetch, Steps, unlimited, without_limit
 
 _COLUMN = Identifier("lexemes")
 _MOST_CHARACTERS = 100_000
@@ -31,10 +31,10 @@ def create(table: Table, collection: str, wanted: str) -> Steps[None]:
     Raises InputError where they are indexed in another language.
     """
     check_language(wanted)
-    found = yield from language(table)
+    found = yield from unlimited(language(table))
     if found is None:
         yield from _add_column(table, wanted)
-        found = yield from language(table)  # another may have been first
+        found = yield from unlimited(language(table))  # another may have been first
     check_indexed_language(collection, found or wanted, wanted)
     yield from without_limit(
         SQL("CREATE INDEX IF NOT EXISTS {index} ON {table} USING gin ({column})").format(

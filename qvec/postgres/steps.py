@@ -170,11 +170,21 @@ class Transaction(Generic[T]):
 
 def without_limit(statement: Statement) -> Steps[None]:
     """Executes a statement that reads or writes a whole table, whatever limit the session has for others."""
-    yield Transaction(_without_limit(statement))
+    yield from unlimited(_execute(statement))
 
 
-def _without_limit(statement: Statement) -> Steps[None]:
+def unlimited(steps: Steps[T]) -> Steps[T]:
+    """Steps that may wait for those of others on a whole table, whatever limit the session has for statements."""
+    result: T = yield Transaction(_unlimited(steps))
+    return result
+
+
+def _unlimited(steps: Steps[T]) -> Steps[T]:
     yield Execute("SET LOCAL statement_timeout = 0")
+    return (yield from steps)
+
+
+def _execute(statement: Statement) -> Steps[None]:
     yield Execute(statement)
 
 
