@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from test_training_evaluators import write_beir
-from test_training_run import Interrupting, options, weights
+from test_training_run import Interrupting, Listening, options, weights
 
 import qvec
 from qvec import Calibration, InputError
@@ -74,6 +75,34 @@ def test_a_selection_goes_on_after_an_interruption(model: str, pairs: Path, tmp_
         train(options(model, pairs, tmp_path / "parts", **settings), Interrupting(5))
     parts = train(options(model, pairs, tmp_path / "parts", **settings), Reporter())
     assert (parts.resumed_at, parts.selected, parts.tables) == (4, whole.selected, whole.tables)
+
+
+@pytest.mark.parametrize("with_selection", [False, True])
+def test_a_finished_training_is_written_again_as_it_was(
+    model: str, pairs: Path, tmp_path: Path, with_selection: bool
+) -> None:
+    chosen = options(
+        model, pairs, tmp_path / "out", learning_rate=0.03, evaluation=pairs if with_selection else None, steps=7
+    )
+    first = train(chosen, Reporter())
+    trained = weights(tmp_path / "out")
+    for file in ("model.safetensors", "qvec.safetensors", "README.md"):
+        (tmp_path / "out" / file).unlink()
+    reporter = Listening()
+    again = train(chosen, reporter)
+    assert "the training was finished at step 7; its folder is written anew" in reporter.said
+    assert again == replace(first, resumed_at=7)
+    written = weights(tmp_path / "out")
+    assert all(np.array_equal(written[name], trained[name]) for name in trained)
+    assert find_calibration(str(tmp_path / "out")) == first.calibration
+    assert (tmp_path / "out" / "README.md").read_text().count("## Quantization") == 1
+    assert not (tmp_path / "out" / "checkpoints" / "checkpoint-8").exists()
+
+
+def test_other_settings_may_follow_a_training_that_left_no_checkpoint(model: str, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'int3' is unknown"):
+        train(options(model, pairs, tmp_path / "out", precisions=("int3",)), Reporter())
+    train(options(model, pairs, tmp_path / "out", steps=2), Reporter())
 
 
 def test_ranges_are_tracked_in_training_and_not_while_evaluating(model: str, pairs: Path, tmp_path: Path) -> None:

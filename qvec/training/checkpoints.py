@@ -25,7 +25,8 @@ def prepare(options: TrainOptions) -> Path:
     if options.restart:
         shutil.rmtree(folder, ignore_errors=True)
     elif (folder / _SETTINGS).exists():
-        _check_same(settings, json.loads((folder / _SETTINGS).read_text(encoding="utf-8")), options.output)
+        if latest(folder) is not None:  # otherwise there is nothing that other settings could be mixed with
+            _check_same(settings, json.loads((folder / _SETTINGS).read_text(encoding="utf-8")), options.output)
     elif options.output.exists() and any(options.output.iterdir()):
         raise InputError(f"{options.output} is not empty and holds no training of qvec; give another --output")
     try:
@@ -39,7 +40,19 @@ def prepare(options: TrainOptions) -> Path:
 def latest(folder: Path) -> Path | None:
     """The last checkpoint that is whole: the ranges are what is written last."""
     whole = [found for found in folder.glob("checkpoint-*") if (found / STATE_FILE).exists()]
-    return max(whole, key=lambda found: int(found.name.rpartition("-")[2]), default=None)
+    return max(whole, key=step_of, default=None)
+
+
+def best(checkpoint: Path) -> Path | None:
+    """The best checkpoint up to this one, which lies beside it; None where none is selected."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    found = state["best_model_checkpoint"]
+    return None if found is None else checkpoint.with_name(Path(found).name)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The steps that were done when it was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _check_same(settings: dict[str, object], there: dict[str, object], output: Path) -> None:

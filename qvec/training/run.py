@@ -21,7 +21,7 @@ from qvec.training.loss import metric_of
 from qvec.training.material import Material, read_material
 from qvec.training.measure import embed, fitted, measured
 from qvec.training.options import TrainOptions
-from qvec.training.trainer import loss_of, run_trainer
+from qvec.training.trainer import finished, loss_of, run_trainer
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Trained:
 def train(options: TrainOptions, reporter: Reporter) -> Trained:
     """Trains, or goes on from the last checkpoint, and saves model, calibrations and card in `options.output`.
 
+    A training that is finished is only measured and saved again.
+
     Raises InputError where the data or the settings do not fit.
     """
     disable_progress_bar()
@@ -50,7 +52,12 @@ def train(options: TrainOptions, reporter: Reporter) -> Trained:
     loss = loss_of(model, material.pairs, options)
     widths = [loss.dimensions, *_prefixes(options, loss.dimensions)]
     before = _measured(model, material, dict.fromkeys(widths), options, reporter)
-    done = run_trainer(model, loss, material, folder, options, reporter)
+    ended = finished(loss, folder, options)
+    if ended is not None:
+        model, done = ended
+        reporter.say(f"the training was finished at step {options.steps:,}; its folder is written anew")
+    else:
+        done = run_trainer(model, loss, material, folder, options, reporter)
     calibrations = {width: loss.to_calibration(width) for width in widths}
     after = _measured(model, material, calibrations, options, reporter)
     tables = tuple(

@@ -13,10 +13,10 @@ from sentence_transformers.sentence_transformer.training_args import BatchSample
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
-from qvec.embedding.hub import quiet
+from qvec.embedding.hub import load, quiet
 from qvec.ingest.options import Reporter
 from qvec.training import checkpoints, prompts
-from qvec.training.callback import QuantizationCallback
+from qvec.training.callback import QuantizationCallback, restore_state
 from qvec.training.loss import QuantizationAwareLoss
 from qvec.training.material import Material
 from qvec.training.measure import batch_size_of
@@ -68,6 +68,17 @@ def _schedule(options: TrainOptions) -> Schedule:
     return constant()
 
 
+def finished(loss: QuantizationAwareLoss, folder: Path, options: TrainOptions) -> tuple[Any, Done] | None:
+    """The model of a training that has done all of its steps, with the loss's ranges as they ended; else None."""
+    last = checkpoints.latest(folder)
+    if last is None or checkpoints.step_of(last) < options.steps:
+        return None
+    best = checkpoints.best(last)
+    restore_state(loss, best or last)
+    done = Done(checkpoints.step_of(last), checkpoints.step_of(best) if best else None)
+    return load(str(best or last)), done
+
+
 def run_trainer(
     model: Any, loss: QuantizationAwareLoss, material: Material, folder: Path, options: TrainOptions, reporter: Reporter
 ) -> Done:
@@ -82,7 +93,7 @@ def run_trainer(
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.eval()
     best = trainer.state.best_model_checkpoint
-    return Done(_step(last) if last else 0, _step(Path(best)) if best else None)
+    return Done(checkpoints.step_of(last) if last else 0, checkpoints.step_of(Path(best)) if best else None)
 
 
 def _trainer(model: Any, loss: QuantizationAwareLoss, material: Material, folder: Path, options: TrainOptions) -> Any:
@@ -101,10 +112,6 @@ def _trainer(model: Any, loss: QuantizationAwareLoss, material: Material, folder
     )
     trainer.remove_callback(PrinterCallback)  # it prints to standard output
     return trainer
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _arguments(model: Any, material: Material, folder: Path, options: TrainOptions) -> Any:
