@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.qdrant.engine import Record
-from qvec.qdrant.operations import CollectionOperations, plain
+from qvec.qdrant.ids import plain
+from qvec.qdrant.operations import CollectionOperations
 from qvec.qdrant.points import Points, stored_vectors
 from qvec.qdrant.steps import Steps
 from qvec.versions import Wanting, cut

@@ -174,8 +174,9 @@ class QdrantCollection(FollowingCollection, Retrieval):
         precision that is stored: the engine rounds the query to it as well.
 
         `filter` keeps to rows whose metadata passes, in the language of `qvec.filters` or as Qdrant's own
-        `models.Filter`. Without `rescore` hits are ranked by the quantized vectors alone: by turbo codes a score is a
-        rough estimate of the metric, by binary ones the engine's count of equal bits less that of different ones.
+        `models.Filter`; `$ilike`, the order of strings and most patterns of `$like` take a scan. Without `rescore` hits
+        are ranked by the quantized vectors alone: by turbo codes a score is a rough estimate of the metric, by binary
+        ones the engine's count of equal bits less that of different ones.
         `ef` widens the search of the graph (Qdrant's hnsw_ef), `texts` false leaves documents and metadata out.
         """
         vectors = self._embedded(query)

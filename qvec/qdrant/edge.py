@@ -145,10 +145,18 @@ class EdgeEngine:
 
     @at_once
     def scroll(
-        self, start: PointId | None, limit: int, *, vectors: bool, filter: models.Filter | None = None
+        self,
+        start: PointId | None,
+        limit: int,
+        *,
+        vectors: bool,
+        filter: models.Filter | None = None,
+        payload: bool | list[str] = True,
     ) -> tuple[list[Record], PointId | None]:
         native = None if filter is None else convert(filter)
-        request = edge.ScrollRequest(offset=start, limit=limit, filter=native, with_payload=True, with_vector=vectors)
+        request = edge.ScrollRequest(
+            offset=start, limit=limit, filter=native, with_payload=payload, with_vector=vectors
+        )
         with _explained():
             found, following = self._shard.scroll(request)
         records = [_record(record, vectors) for record in found]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qdrant_client import models
 
 from qvec.metadata_index import MetadataIndex
+from qvec.qdrant.filters import Rest
 from qvec.qdrant.ids import PointId
 from qvec.qdrant.points import Payload, Points
 from qvec.qdrant.steps import Steps
@@ -32,6 +33,10 @@ class Request:
     payload: bool | list[str] = True
     """Whether payloads are returned, or the keys of them that are."""
     filter: models.Filter | None = None
+    rest: Rest | None = None
+    """Of the filter, what the engine cannot test: `finishing` takes care of it before the engine is asked."""
+    named: int = 0
+    """How many points the filter names, where it does."""
     ef: int | None = None
     """How many points the graph is searched for at least; None: as many as it was built with, or the candidates."""
 
@@ -80,9 +85,16 @@ class Engine(Protocol):
         """The points found for each query (m, d), best first, with the attributes of `Found`."""
 
     def scroll(
-        self, start: PointId | None, limit: int, *, vectors: bool, filter: models.Filter | None = None
+        self,
+        start: PointId | None,
+        limit: int,
+        *,
+        vectors: bool,
+        filter: models.Filter | None = None,
+        payload: bool | list[str] = True,
     ) -> Steps[tuple[list[Record], PointId | None]]:
-        """Points in the order of their ids, from one on, and where the next ones begin."""
+        """Points in the order of their ids, from one on, and where the next ones begin; of their payloads all, nothing,
+        or fields."""
 
     def count(self) -> Steps[int]: ...
 

@@ -1,21 +1,24 @@
 """Filters as Qdrant's: conditions on the payload, which is {"document": …, "metadata": {…}, "id": …}.
 
 Qdrant's own rules are the language's: a condition on an array holds where it does for an element, and negation is of
-the whole. What it has no condition for is refused, never approximated. It reads stored fractions of 17 digits to within
-one unit of the last: let filters leave some room around such.
+the whole. What it has no condition for is never approximated: there it lets more rows pass, and `finishing` tests what
+they hold. It reads stored fractions of 17 digits to within one unit of the last: let filters leave some room around
+such.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from qdrant_client import models
 
 from qvec.errors import InputError
-from qvec.filters import And, Exists, Filter, Like, Not, OneOf, Or, Range, patterns
+from qvec.filters import And, Both, Exists, Filter, FilterLike, Like, Not, OneOf, Or, Range, parse, patterns
 from qvec.filters.nodes import Field, Scalar
+from qvec.filters.patterns import Wild
 
 _EXACT = 2**53
 """Qdrant compares numbers as float64, which tells whole numbers apart up to here."""
@@ -23,10 +26,50 @@ _INTEGERS = range(-(2**63), 2**63)
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def compile(parsed: Filter) -> models.Filter:  # noqa: A001 - as re.compile
-    """The filter as Qdrant's. InputError for what Qdrant cannot express; it says what to do instead."""
-    condition = _condition(parsed)
-    return condition if isinstance(condition, models.Filter) else models.Filter(must=[condition])
+@dataclass(frozen=True)
+class Rest:
+    """A filter of which Qdrant has no condition for some parts, which are named as messages name them."""
+
+    parsed: Filter
+    unknown: tuple[str, ...]
+
+
+class Compiled(NamedTuple):
+    """A filter as Qdrant's, None for every row. Where there is a rest it lets more rows pass than the filter."""
+
+    native: models.Filter | None
+    rest: Rest | None = None
+
+
+class _Condition(NamedTuple):
+    """A condition, and what is unknown to Qdrant of what it stands for: then it holds for more."""
+
+    native: models.Condition
+    unknown: tuple[str, ...] = ()
+
+
+def asked(filter: FilterLike | Both | None) -> Compiled:
+    """What a search takes, in the language or as Qdrant's own. Raises InputError for a filter of neither kind."""
+    if not filter:
+        return Compiled(None)
+    if isinstance(filter, Both):
+        native, (other, rest) = asked(filter.native).native, asked(filter.conditions)
+        return Compiled(models.Filter(must=[part for part in (native, other) if part]), rest)
+    if isinstance(filter, models.Filter):
+        return Compiled(filter)
+    if isinstance(filter, Mapping):
+        return compile(parse(filter))
+    raise InputError(f"filter is a {type(filter).__name__}; expected a dict, or a Filter of qdrant_client.models")
+
+
+def compile(parsed: Filter) -> Compiled:  # noqa: A001 - as re.compile
+    """The filter as Qdrant's. InputError for numbers and fields that Qdrant cannot tell apart; it says what to do
+    instead."""
+    native, unknown = _condition(parsed)
+    return Compiled(
+        native if isinstance(native, models.Filter) else models.Filter(must=[native]),
+        Rest(parsed, tuple(dict.fromkeys(unknown))) if unknown else None,
+    )
 
 
 def payload_key(field: Field) -> str:
@@ -44,21 +87,28 @@ def _quoted(key: str) -> str:
     return f'"{key}"'
 
 
-def _condition(node: Filter) -> models.Condition:
-    if isinstance(node, And):
-        return models.Filter(must=[_condition(part) for part in node.parts] or None)
-    if isinstance(node, Or):
-        return _any_of(_condition(part) for part in node.parts)
+def _condition(node: Filter) -> _Condition:
+    if isinstance(node, (And, Or)):
+        parts = [_condition(part) for part in node.parts]
+        natives = [part.native for part in parts]
+        both = models.Filter(must=natives or None) if isinstance(node, And) else _any_of(natives)
+        return _Condition(both, tuple(name for part in parts for name in part.unknown))
     if isinstance(node, Not):
-        return models.Filter(must_not=[_condition(node.part)])
+        part = _condition(node.part)
+        # Where more rows pass than should, the others are too few to keep to.
+        return _Condition(models.Filter() if part.unknown else models.Filter(must_not=[part.native]), part.unknown)
     key = payload_key(node.field)
     if isinstance(node, Exists):
-        return models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key))])
+        return _Condition(_exists(key))
     if isinstance(node, Like):
-        return models.FieldCondition(key=key, match=_like(node))
+        return _like(node, key)
     if isinstance(node, Range):
-        return models.FieldCondition(key=key, range=_range(node))
-    return _one_of(node, key)
+        return _range(node, key)
+    return _Condition(_one_of(node, key))
+
+
+def _exists(key: str) -> models.Filter:
+    return models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key))])
 
 
 def _any_of(conditions: Iterable[models.Condition]) -> models.Condition:
@@ -87,19 +137,17 @@ def _equals(node: OneOf, key: str, value: Any) -> models.FieldCondition:
     return models.FieldCondition(key=key, match=models.MatchValue(value=value))
 
 
-def _range(node: Range) -> models.Range | models.DatetimeRange:
+def _range(node: Range, key: str) -> _Condition:
+    """Qdrant orders numbers and instants."""
     bounds: dict[str, Any] = {"lt": node.lt, "lte": node.lte, "gt": node.gt, "gte": node.gte}
-    if node.kind == "instant":
-        return models.DatetimeRange(**bounds)
     if node.kind == "string":
-        raise InputError(
-            f"field {'.'.join(node.field)!r}: Qdrant cannot order strings; "
-            "compare numbers or dates (datetime, or '2024-01-31' as ISO 8601 writes it), or use $in"
-        )
+        return _Condition(_exists(key), (f"the order of strings in field {'.'.join(node.field)!r}",))
+    if node.kind == "instant":
+        return _Condition(models.FieldCondition(key=key, range=models.DatetimeRange(**bounds)))
     for bound in bounds.values():
         if bound is not None and abs(bound) >= _EXACT:
             raise _too_large(node.field, bound)
-    return models.Range(**bounds)
+    return _Condition(models.FieldCondition(key=key, range=models.Range(**bounds)))
 
 
 def _too_large(field: Field, value: Scalar) -> InputError:
@@ -109,29 +157,23 @@ def _too_large(field: Field, value: Scalar) -> InputError:
     )
 
 
-def _like(node: Like) -> Any:
-    """Qdrant finds a beginning, a middle and a whole."""
-    operator = "$ilike" if node.ignore_case else "$like"
-    parts = patterns.parts(node.pattern)
-    texts = [part for part in parts if isinstance(part, str)]
-    shape = ["text" if isinstance(part, str) else part for part in parts]
-    if not node.ignore_case:
-        if shape in ([], ["text"]):
-            return models.MatchValue(value="".join(texts))
-        if shape == ["text", patterns.Wild.MANY]:
-            return _newer_match("MatchPrefix", prefix=texts[0])
-        if shape == [patterns.Wild.MANY, "text", patterns.Wild.MANY]:
-            return _newer_match("MatchSubstring", substring=texts[0])
-    raise InputError(
-        f"field {'.'.join(node.field)!r}: {operator} {node.pattern!r}: Qdrant has only $like 'beginning%' "
-        "and '%middle%'; use these, or a native models.Filter with MatchText on a field with a text index"
-    )
+def _like(node: Like, key: str) -> _Condition:
+    """Qdrant finds a whole, a beginning and a middle; of another pattern its beginning narrows what is tested."""
+    unknown = (f"{'$ilike' if node.ignore_case else '$like'} {node.pattern!r} in field {'.'.join(node.field)!r}",)
+    finds_parts = hasattr(models, "MatchPrefix")  # qdrant-client 1.20 or newer
+    match [node.ignore_case, *patterns.parts(node.pattern)]:
+        case [False]:
+            return _Condition(_matched(key, models.MatchValue(value="")))
+        case [False, str(text)]:
+            return _Condition(_matched(key, models.MatchValue(value=text)))
+        case [False, str(text), Wild.MANY] if finds_parts:
+            return _Condition(_matched(key, models.MatchPrefix(prefix=text)))
+        case [False, Wild.MANY, str(text), Wild.MANY] if finds_parts:
+            return _Condition(_matched(key, models.MatchSubstring(substring=text)))
+        case [False, str(text), *_] if finds_parts:
+            return _Condition(_matched(key, models.MatchPrefix(prefix=text)), unknown)
+    return _Condition(_exists(key), unknown)
 
 
-def _newer_match(name: str, **text: str) -> Any:
-    kind = getattr(models, name, None)
-    if kind is None:
-        raise InputError(
-            f"$like needs qdrant-client 1.20 or newer; this one has no {name}: pip install -U qdrant-client"
-        )
-    return kind(**text)
+def _matched(key: str, match: models.Match) -> models.FieldCondition:
+    return models.FieldCondition(key=key, match=match)

@@ -39,6 +39,11 @@ def foreign_point_id(id: int | str) -> PointId | None:
         return None
 
 
+def plain(id: Any) -> PointId:
+    """A point's id as an engine gives it: the embedded one gives UUIDs."""
+    return id if isinstance(id, int) else str(id)
+
+
 def is_kept(id: int | str) -> bool:
     """Whether the point's id is the row's own, so that the payload need not hold it."""
     return point_id(id) == id

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
-from qdrant_client import models
 
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
-from qvec.errors import CollectionError, InputError
-from qvec.filters import Both, parse
+from qvec.errors import CollectionError
 from qvec.full_text import asked, check_indexed_language, check_language, no_index
 from qvec.hits import Hit
-from qvec.qdrant import filters, points
+from qvec.qdrant import filters, finishing, points
 from qvec.qdrant.description import Description, Foreign
 from qvec.qdrant.engine import Engine, Record, Request
-from qvec.qdrant.ids import PointId, foreign_point_id, point_id, row_id, row_ids
+from qvec.qdrant.filters import Compiled
+from qvec.qdrant.ids import PointId, foreign_point_id, plain, point_id, row_id, row_ids
 from qvec.qdrant.points import ID, Points
 from qvec.qdrant.steps import Steps
 from qvec.stores import (
+    MOST_ROWS,
     Explanation,
     Info,
     Progress,
@@ -235,16 +235,17 @@ class CollectionOperations:
 
     def _matching(self, filter: FilterLike | None, limit: int | None, texts: bool) -> Steps[list[Hit]]:
         check_limit(limit)
-        return self._match(_native(filter), limit, texts)
+        return self._match(filters.asked(filter), limit, texts)
 
-    def _match(self, filter: models.Filter | None, limit: int | None, texts: bool) -> Steps[list[Hit]]:
+    def _match(self, filter: Compiled, limit: int | None, texts: bool) -> Steps[list[Hit]]:
         found: list[Hit] = []
         following: PointId | None = 0
         while following is not None and (limit is None or len(found) < limit):
-            page = _PAGE if limit is None else min(_PAGE, limit - len(found))
-            records, following = yield from self.engine().scroll(following, page, vectors=False, filter=filter)
-            found += (self._hit(record.id, float("nan"), record.payload) for record in records)
-        return found if texts else [Hit(hit.id, hit.score) for hit in found]
+            page = _PAGE if limit is None or filter.rest else min(_PAGE, limit - len(found))
+            records, following = yield from self.engine().scroll(following, page, vectors=False, filter=filter.native)
+            passing = (record for record in records if finishing.passes(filter.rest, record))
+            found += (self._hit(record.id, float("nan"), record.payload) for record in passing)
+        return [hit if texts else Hit(hit.id, hit.score) for hit in found[:limit]]
 
     def _decoded(self, centred: NDArray[np.float32]) -> NDArray[np.float32]:
         """Stored vectors minus the threshold; of signs alone, each as far from it as it is on average."""
@@ -374,13 +375,17 @@ class CollectionOperations:
     def _searching_text(self, question: str, k: int, filter: FilterLike | None, texts: bool) -> Steps[list[Hit]]:
         check_search(k, None)
         payload = texts or (self._foreign is None and [ID])
-        return self._search_text(question, Request(k, 1, payload=payload, filter=_native(filter)))
+        native, rest = filters.asked(filter)
+        return self._search_text(question, Request(k, 1, payload=payload, filter=native, rest=rest))
 
     def _search_text(self, question: str, request: Request) -> Steps[list[Hit]]:
         self._ranks_texts = self._ranks_texts or (yield from self.engine().texts_language()) is not None
         if not self._ranks_texts:
             raise no_index(self.name)
-        found = yield from self.engine().search_text(asked(question), request)
+        request = yield from finishing.finished(self.engine(), request)
+        with span("search_text", database="Qdrant", collection=self.name, k=request.limit) as searching:
+            found = yield from self.engine().search_text(asked(question), request)
+            searching.set_attribute("qvec.rows", len(found))
         return self._hits(found, request, 1.0, 0.0)
 
     # Searches
@@ -401,7 +406,8 @@ class CollectionOperations:
         return self._search(queries, request, np.ndim(vectors) == 2)
 
     def _search(self, queries: NDArray[np.float32], request: Request, several: bool) -> Steps[Any]:
-        with span("search", database="Qdrant", collection=self.name, queries=len(queries), k=request.limit):
+        asked = {"queries": len(queries), "k": request.limit, "candidates": _candidates(request)}
+        with span("search", database="Qdrant", collection=self.name, **asked):
             found = yield from self._hits_of(queries, request)
         return found if several else found[0]
 
@@ -419,11 +425,15 @@ class CollectionOperations:
         searched = time.perf_counter()
         hits = (yield from self._hits_of(prepared, request))[0]
         ended = time.perf_counter()
-        asked = {**asdict(request), "filter": request.filter and request.filter.model_dump(exclude_none=True)}
+        asked = {
+            **asdict(request),
+            "filter": request.filter and request.filter.model_dump(exclude_none=True),
+            "rest": request.rest and request.rest.unknown,
+        }
         return Explanation(
             statement=json.dumps(asked, indent=2, default=str),
             plan=(),
-            candidates=None if request.exact else math.ceil(request.limit * request.oversampling),
+            candidates=_candidates(request),
             milliseconds={"prepare": (searched - started) * 1e3, "search": (ended - searched) * 1e3},
             hits=hits,
         )
@@ -445,13 +455,15 @@ class CollectionOperations:
             check_count("ef", ef, ", or None for the engine's own")
         array = as_vectors(query, "query", self.calibration.accepted_dimensions)
         self.calibration.check(array, "query")
+        native, rest = filters.asked(filter)
         request = Request(
             limit=k,
             oversampling=self.oversampling if oversampling is None else oversampling,
             exact=exact,
             rescore=rescore or exact,
             payload=texts or (self._foreign is None and self.id_type == "text" and [ID]),
-            filter=_native(filter),
+            filter=native,
+            rest=rest,
             ef=ef,
         )
         return self.calibration.prepared(array), request
@@ -459,10 +471,11 @@ class CollectionOperations:
     def _hits_of(self, queries: NDArray[np.float32], request: Request) -> Steps[list[list[Hit]]]:
         """Hits of prepared queries (m, d): the engine scores <q, x - threshold>, and <q, threshold> is added."""
         sent, scales = self._scaled(queries)
-        found = yield from self.engine().search(sent, request)
+        request = yield from finishing.finished(self.engine(), request)
+        found = yield from self._found(sent, request)
         if not request.payload and self._foreign is None and not _all_integers(found):
             request = replace(request, payload=[ID])  # of negative ids, which points cannot have
-            found = yield from self.engine().search(sent, request)
+            found = yield from self._found(sent, request)
         if self._scores_metric(request):
             constants = (queries @ self._threshold).tolist()
         else:
@@ -471,6 +484,12 @@ class CollectionOperations:
             self._hits(batch, request, scale, constant)
             for batch, scale, constant in zip(found, scales, constants, strict=True)
         ]
+
+    def _found(self, queries: NDArray[np.float32], request: Request) -> Steps[list[Sequence[Any]]]:
+        found: list[Sequence[Any]] = []
+        for batch in finishing.batches(request, queries):
+            found += yield from self.engine().search(batch, request)
+        return found
 
     def _hits(self, found: Sequence[Any], request: Request, scale: float, constant: float) -> list[Hit]:
         """Hits of points; a payload is not looked at unless it was asked for."""
@@ -496,25 +515,13 @@ class CollectionOperations:
         return request.rescore or (self._foreign is None and self.layout.prefilter.startswith("turbo"))
 
 
+def _candidates(request: Request) -> int | None:
+    """How many rows the engine rescores; None: all."""
+    return None if request.exact else math.ceil(min(request.limit * request.oversampling, MOST_ROWS))
+
+
 def _all_integers(found: Sequence[Sequence[Any]]) -> bool:
     return all(isinstance(point.id, int) for batch in found for point in batch)
-
-
-def _native(filter: FilterLike | Both | None) -> models.Filter | None:
-    if not filter:
-        return None
-    if isinstance(filter, Both):
-        parts = _native(filter.native), _native(filter.conditions)
-        return models.Filter(must=[part for part in parts if part])
-    if isinstance(filter, models.Filter):
-        return filter
-    if isinstance(filter, Mapping):
-        return filters.compile(parse(filter))
-    raise InputError(f"filter is a {type(filter).__name__}; expected a dict, or a Filter of qdrant_client.models")
-
-
-def plain(id: Any) -> PointId:
-    return id if isinstance(id, int) else str(id)
 
 
 def _without_repeats(rows: Points, on_duplicate: OnDuplicate) -> Points:

@@ -58,14 +58,20 @@ class ServerEngine:
         return [[messages.found(point) for point in batch.result] for batch in answer.result]
 
     def scroll(
-        self, start: PointId | None, limit: int, *, vectors: bool, filter: models.Filter | None = None
+        self,
+        start: PointId | None,
+        limit: int,
+        *,
+        vectors: bool,
+        filter: models.Filter | None = None,
+        payload: bool | list[str] = True,
     ) -> Steps[tuple[list[Record], PointId | None]]:
         found, following = yield lambda client: client.scroll(
             self._collection,
             scroll_filter=filter,
             limit=limit,
             offset=start,
-            with_payload=True,
+            with_payload=payload,
             with_vectors=vectors,
         )
         return [_record(record, vectors) for record in found], following

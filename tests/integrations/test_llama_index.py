@@ -73,7 +73,8 @@ def empty(store: Store, calibration: Calibration) -> QvecVectorStore:
 def circle(store: Store, calibration: Calibration) -> QvecVectorStore:
     """Nodes every 10 degrees."""
     found = QvecVectorStore(store.create(calibration, id_type="text"))
-    found.add([node(angle, tags=["even"] if angle % 20 == 0 else ["odd", "rare"]) for angle in range(0, 360, 10)])
+    tags = [["even"] if angle % 20 == 0 else ["odd", "rare"] for angle in range(0, 360, 10)]
+    found.add([node(10 * row, tags=tags[row], name=f"Angle {10 * row}") for row in range(36)])
     return found
 
 
@@ -284,6 +285,21 @@ def test_nested_fields_and_databases_agree(circle: QvecVectorStore) -> None:
     )
     assert sorted(n.node_id for n in circle.get_nodes(filters=filters)) == ["n0", "n180"]
     assert circle.get_nodes(["n10", "n180"], filters)[0].node_id == "n180"
+
+
+OF_LISTS = ("any", "all", "contains")
+"""Operators for fields that hold lists."""
+
+
+@pytest.mark.parametrize("operator", [operator for operator in FilterOperator if operator.value not in OF_LISTS])
+def test_operators_take_texts_on_every_database(circle: QvecVectorStore, operator: FilterOperator) -> None:
+    """As LlamaIndex's own store does."""
+    listed = operator in (FilterOperator.IN, FilterOperator.NIN)
+    filter = where("name", ["Angle 20"] if listed else "ANGLE 2" if "text" in operator.value else "Angle 20", operator)
+    found = circle.query(query(0, k=36, filters=filter)).nodes or []
+    expected = [angle for angle in range(0, 360, 10) if holds(filter, {"name": f"Angle {angle}"})]
+    assert sorted(one.metadata["angle"] for one in found) == expected
+    assert len(circle.get_nodes(filters=filter)) == len(expected)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Every operator of the filter language in every kind of search, alike in every store: also those that Qdrant has no
+conditions for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import realistic
+from numpy.typing import NDArray
+from stores import Store, ids
+
+import qvec
+from qvec import Calibration, InputError
+from qvec.filters import matches, parse
+from qvec.integrations.rows import delete_matching
+from qvec.qdrant import finishing
+
+Vectors = NDArray[np.float32]
+
+ROWS = 1200
+"""More than are read of a server at once."""
+NAMES = ["Anna", "anna", "Bob", "Ärger", "50% off", None]
+
+
+def metadata(row: int) -> dict[str, Any] | None:
+    named = {"name": NAMES[row % 6], "tags": [f"t{row % 4}", "all"]}
+    return None if row % 100 == 0 else {"source": named, "n": row, "code": f"c{row:04}"}
+
+
+FILTERS: list[dict[str, Any]] = [
+    {"source.name": {"$ilike": "ANN%"}},
+    {"source.name": {"$like": "_n%a"}},
+    {"source.name": {"$gte": "B"}},
+    {"code": {"$between": ["c0100", "c0119"]}},
+    {"source.tags": {"$ilike": "T1"}},
+    {"$not": {"source.name": {"$ilike": "%N%"}}},
+    {"$or": [{"source.name": {"$ilike": "bob"}}, {"n": {"$lt": 20}}]},
+    {"n": {"$lt": 600}, "source.name": {"$ilike": "bob"}},
+    {"code": {"$ilike": "no such"}},
+]
+
+
+def passing(filter: dict[str, Any]) -> list[int]:
+    return [row for row in range(ROWS) if matches(parse(filter), metadata(row))]
+
+
+@pytest.fixture(scope="module", params=["bigint", "text"])
+def docs(store: Store, request: pytest.FixtureRequest) -> Any:
+    vectors = realistic(ROWS, 16)
+    made: Any = store.create(Calibration.fit(vectors), id_type=request.param, rescore="float16")
+    rows = [row if request.param == "bigint" else f"{row:04}" for row in range(ROWS)]
+    texts = ["the fox" if row % 2 else "a hen" for row in range(ROWS)]
+    made.upsert(rows, vectors, texts, [metadata(row) for row in range(ROWS)])
+    made.index_texts("simple")
+    return made
+
+
+def found_in(hits: list[Any]) -> list[int]:
+    return sorted(int(hit.id) for hit in hits)
+
+
+@pytest.mark.parametrize("filter", FILTERS, ids=str)
+def test_searches_find_the_rows_of_the_specification(docs: Any, filter: dict[str, Any]) -> None:
+    expected = passing(filter)
+    query = realistic(3, 16, seed=1)
+    for options in ({}, {"exact": True}, {"texts": False}):
+        assert found_in(docs.search(query[0], ROWS, filter=filter, **options)) == expected
+    assert [found_in(hits) for hits in docs.search(query, ROWS, filter=filter)] == [expected] * 3
+    explained = docs.explain(query[0], 5, filter=filter)
+    assert ids(explained.hits) == ids(docs.search(query[0], 5, filter=filter))
+    odd = [row for row in expected if row % 2]
+    assert found_in(docs.search_text("fox", ROWS, filter=filter)) == odd
+    assert found_in(docs.search_hybrid("fox", ROWS, vector=query[0], filter=filter)) == expected
+
+
+@pytest.mark.parametrize("filter", FILTERS, ids=str)
+def test_rows_that_pass_are_those_of_the_specification(docs: Any, filter: dict[str, Any]) -> None:
+    found = docs.matching(filter)
+    assert found_in(found) == passing(filter)
+    assert [hit.metadata for hit in found] == [metadata(int(hit.id)) for hit in found]
+    for limit in (1, 7, 1000):
+        assert ids(docs.matching(filter, limit)) == ids(found)[:limit]
+
+
+def test_other_searches_keep_to_the_filter(docs: Any) -> None:
+    query, filter = realistic(1, 16, seed=1)[0], {"source.name": {"$ilike": "ann%"}}
+    expected = set(passing(filter))
+    assert set(found_in(docs.search_diverse(query, 20, filter=filter))) <= expected
+    groups = docs.search_groups(query, "source.name", 5, per_group=3, filter=filter)
+    assert {group.value for group in groups} == {"Anna", "anna"}
+    assert [len(group.hits) for group in groups] == [3, 3]
+    first = docs.search_page(query, 10, filter=filter)
+    second = docs.search_page(query, 10, after=first.cursor, filter=filter)
+    assert ids(first.hits + second.hits) == ids(docs.search(query, 20, filter=filter))
+
+
+@pytest.mark.parametrize("filter", FILTERS[:4], ids=str)
+def test_awaited_searches_find_the_same(store: Store, docs: Any, filter: dict[str, Any]) -> None:
+    query = realistic(2, 16, seed=1)
+
+    async def ask() -> None:
+        async with await qvec.connect_async(store.url) as db:
+            other: Any = await db.collection(docs.name)
+            assert await other.search(query, 9, filter=filter) == docs.search(query, 9, filter=filter)
+            assert await other.search_text("fox", 9, filter=filter) == docs.search_text("fox", 9, filter=filter)
+            assert ids(await other.matching(filter, 9)) == ids(docs.matching(filter, 9))
+
+    asyncio.run(ask())
+
+
+def test_a_filter_beside_the_databases_own(store: Store, docs: Any) -> None:
+    query = realistic(1, 16, seed=1)[0]
+    groups = docs.search_groups(query, "code", 3, per_group=2, filter=store.native_filter("code", "c0007"))
+    assert [group.value for group in groups] == ["c0007"]
+
+
+def test_rows_are_deleted_by_any_filter(store: Store) -> None:
+    vectors = realistic(ROWS, 16)
+    docs: Any = store.create(Calibration.fit(vectors))
+    docs.upsert(range(ROWS), vectors, None, [metadata(row) for row in range(ROWS)])
+    assert delete_matching(docs, {"source.name": {"$ilike": "ANNA"}}) == len(
+        passing({"source.name": {"$ilike": "anna"}})
+    )
+    assert docs.matching({"source.name": {"$ilike": "ANNA"}}) == []
+
+
+# What Qdrant finds by ids
+
+
+def test_too_many_rows_to_be_named(store: Store, docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finishing, "MOST_IDS", 100)
+    query, many, few = realistic(1, 16)[0], {"code": {"$ilike": "C%"}}, {"code": {"$ilike": "C000_"}}
+    refused: list[Callable[[], Any]] = [
+        lambda: docs.search(query, filter=many),
+        lambda: docs.search_text("fox", filter=many),
+    ]
+    for search in refused:
+        if store.is_postgres:
+            assert len(search()) == 10
+        else:
+            with pytest.raises(InputError, match=r"more than 100 rows pass, .* no condition for \$ilike 'C%' in field"):
+                search()
+    assert len(docs.matching(many)) == len(passing(many))
+    assert len(docs.search(query, filter={**many, "n": {"$lt": 50}})) == 10
+    assert [len(hits) for hits in docs.search(realistic(40, 16), 50, filter=few)] == [9] * 40
