@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from qvec.sources.sampling import draw_rows, sample_rows
+from qvec.sources.sampling import Screen, draw_rows, sample_rows
 
 # 99.99% point of chi-square with 99 degrees of freedom; draws without replacement spread less than that.
 LIMIT = 161.3
@@ -28,7 +28,7 @@ def test_replacements_of_bad_rows_leave_the_good_ones_equally_likely():
     matrix = np.where(good, np.arange(100), np.nan)[:, None]
     counts = np.zeros(100)
     for seed in range(2000):
-        counts[sample_rows(100, 30, seed, lambda rows: matrix[rows])[:, 0].astype(int)] += 1
+        counts[sample_rows(100, 30, seed, lambda rows: matrix[rows], Screen())[:, 0].astype(int)] += 1
     assert not counts[~good].any()
     assert chi_square(counts[good], counts.sum() / good.sum()) < LIMIT
     assert counts.sum() == 2000 * 30

@@ -17,11 +17,13 @@ from qvec.cli.options import (
     fit_of,
     fit_options,
     json_option,
+    on_error_option,
     quiet_option,
     reading_of,
     source_options,
 )
 from qvec.errors import InputError
+from qvec.ingest.options import OnError
 from qvec.ingest.plan import fit_source, load_embedder_for
 from qvec.sources import open_source
 
@@ -31,6 +33,7 @@ from qvec.sources import open_source
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where to write it, e.g. cal.safetensors.")
 @click.option("--import-ranges", metavar="FILE", help="Take sentence-transformers' ranges (2, d) from a .npy file.")
 @click.option("--midpoint", is_flag=True, help="With --import-ranges: put the threshold amid the range, not at 0.")
+@on_error_option
 @embedding_options
 @source_options
 @fit_options
@@ -41,6 +44,7 @@ def calibrate(
     output: str,
     import_ranges: str | None,
     midpoint: bool,
+    on_error: OnError,
     as_json: bool,
     quiet: bool,
     **others: Any,
@@ -66,7 +70,7 @@ def calibrate(
         assert source is not None
         with ConsoleReporter(quiet=quiet) as reporter, open_source(source, **reading) as opened:
             embedder = load_embedder_for(opened, embedding)
-            calibration, _ = fit_source(opened, embedder, options, embedding.model, reporter)
+            calibration, _ = fit_source(opened, embedder, options, embedding.model, reporter, on_error)
     calibration.save(output)
     if as_json:
         click.echo(json.dumps({"id": calibration.id, "file": output, **calibration.metadata()}))

@@ -18,6 +18,7 @@ from qvec.cli.options import (
     fit_of,
     fit_options,
     json_option,
+    on_error_option,
     open_database,
     quiet_option,
     reading_of,
@@ -69,9 +70,7 @@ def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     show_default=True,
     help="At an id that is there.",
 )
-@click.option(
-    "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="At a bad row."
-)
+@on_error_option
 @click.option("--rejects", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Where bad rows go.")
 @click.option(
     "--id-start",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
@@ -13,7 +13,7 @@ from qvec.codecs import FLOAT, PRESETS, preset
 from qvec.database import DEFAULT_URL, connect
 from qvec.embedding import TASKS, EmbeddingOptions, lasting_name
 from qvec.errors import InputError
-from qvec.ingest.options import FitOptions, default_ranges
+from qvec.ingest.options import FitOptions, OnError, default_ranges
 from qvec.ranges import METHODS, RangeMethod
 from qvec.sources import Columns
 
@@ -40,6 +40,9 @@ db_option = click.option(
 collection_option = click.option("--collection", "-c", required=True, metavar="NAME", help="Name of the collection.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines on standard output.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no messages, only errors.")
+on_error_option = click.option(
+    "--on-error", type=click.Choice(get_args(OnError)), default="stop", show_default=True, help="At a bad row."
+)
 workers_option = click.option(
     "--workers", type=click.IntRange(1, 32), default=2, show_default=True, help="Connections that load."
 )

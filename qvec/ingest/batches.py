@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qvec import _native
 from qvec.embedding import Embedder
 from qvec.errors import InputError, RowError
-from qvec.ingest.embedding import TEXT_ROWS, embed_texts
+from qvec.ingest.embedding import NO_TEXT, TEXT_ROWS, embed_texts
 from qvec.loading import EncodedBatch
 from qvec.sources import Batch, RejectedRow, Source
 from qvec.stores import Collection
@@ -86,7 +86,7 @@ def _with_vectors(batch: Batch, encoder: Encoder) -> Batch:
     if encoder.embedder is None or batch.documents is None:
         raise InputError(f"{encoder.source.name} has no vectors; name a model that embeds its text: --model NAME")
     missing = np.flatnonzero(batch.documents.is_null().to_numpy(zero_copy_only=False))
-    batch = _reject(batch, {int(row): "has no text to embed" for row in missing}, encoder.source.where)
+    batch = _reject(batch, {int(row): NO_TEXT for row in missing}, encoder.source.where)
     assert batch.documents is not None
     vectors, reasons = embed(encoder.embedder, batch, encoder.embedded)
     encoder.progress(batch.stop)

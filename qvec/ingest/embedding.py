@@ -13,6 +13,7 @@ from qvec.errors import RowError
 
 TEXT_ROWS = 256
 """Texts that a model embeds in a few seconds."""
+NO_TEXT = "has no text to embed"
 
 
 def embed_texts(

@@ -16,6 +16,9 @@ from qvec.ranges import RangeMethod
 if TYPE_CHECKING:
     from qvec.metadata_index import MetadataIndex
 
+OnError = Literal["stop", "skip"]
+"""What happens at a row that cannot be used."""
+
 
 def default_ranges(rescore: str | None) -> RangeMethod:
     """The ranges that serve a precision best.
@@ -56,7 +59,7 @@ class IngestOptions:
     index_texts: str | None = None
     """The language in which the documents' words are indexed; None: they are not."""
     on_duplicate: OnDuplicate = "replace"
-    on_error: Literal["stop", "skip"] = "stop"
+    on_error: OnError = "stop"
     rejects: Path | None = None
     id_start: int | Literal["auto"] | None = None
     restart: bool = False

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qvec import _native
 from qvec.arrays import Vectors
 from qvec.calibration import Calibration
 from qvec.embedding import Embedder, EmbeddingOptions, check_cut, load_embedder
 from qvec.embedding.stored import check_embedding, described, wanted_embedding
 from qvec.errors import CalibrationError, CollectionError, InputError
-from qvec.ingest.embedding import embed_texts
-from qvec.ingest.options import FitOptions, IngestOptions, Reporter
+from qvec.ingest.embedding import NO_TEXT, embed_texts
+from qvec.ingest.options import FitOptions, IngestOptions, OnError, Reporter
 from qvec.ingest.quantized import check_threshold, fit_for, settings_for
+from qvec.ingest.screening import FitScreen
 from qvec.loading import Checkpoint, Loader, Starts
 from qvec.model_folder import find_calibration
 from qvec.sources import Source
+from qvec.sources.sampling import Screen
 from qvec.stores import Collection, Database
 
 _MAX_BIGINT = 2**63 - 1
@@ -152,29 +153,40 @@ def load_embedder_for(source: Source, embedding: EmbeddingOptions) -> Embedder |
 
 
 def fit_source(
-    source: Source, embedder: Embedder | None, fit: FitOptions, model: str | None, reporter: Reporter
+    source: Source,
+    embedder: Embedder | None,
+    fit: FitOptions,
+    model: str | None,
+    reporter: Reporter,
+    on_error: OnError = "skip",
 ) -> tuple[Calibration, dict[int, NDArray[np.float32]]]:
-    """A calibration from a uniform sample of the whole source, and what was embedded for it by source row."""
+    """A calibration from a uniform sample of the whole source, and what was embedded for it by source row.
+
+    Raises InputError at the first row that cannot be used, unless those are skipped, and where there is no other.
+    """
     fit = fit_for(source.codec, fit)
-    usable, embedded = sample_source(source, embedder, fit, reporter)
+    usable, embedded = sample_source(source, embedder, fit, reporter, on_error)
     calibration = fit_sample(usable, fit, model, reporter)
     return calibration, embedded
 
 
 def sample_source(
-    source: Source, embedder: Embedder | None, fit: FitOptions, reporter: Reporter
+    source: Source, embedder: Embedder | None, fit: FitOptions, reporter: Reporter, on_error: OnError = "skip"
 ) -> tuple[Vectors, dict[int, NDArray[np.float32]]]:
-    """Usable rows of a uniform sample of the whole source, and what was embedded for them by source row."""
+    """Usable rows of a uniform sample of the whole source, and what was embedded for them by source row; of the others
+    as `fit_source`."""
+    screen = FitScreen(source, fit, stop=on_error == "stop")
     embedded: dict[int, NDArray[np.float32]] = {}
     if embedder is None:
-        sample = _sample_vectors(source, fit, reporter)
+        usable = _sample_vectors(source, fit, reporter, screen)
     else:
         check_cut(embedder.options, fit.dimensions)
-        embedded = _sample_texts(source, embedder, fit, reporter)
-        sample = np.array(list(embedded.values()), np.float32)
-    usable = _usable(sample, fit) if len(sample) else sample
+        usable, embedded = _sample_texts(source, embedder, fit, reporter, screen)
     if not len(usable):
-        raise InputError(f"{source.name} has no usable rows to calibrate on")
+        first = f"; the first is not: {screen.first}" if screen.count else ""
+        raise InputError(f"{source.name} has no usable rows to calibrate on{first}")
+    if screen.count:
+        reporter.say(f"unusable rows left out: {screen.count:,}, the first of them {screen.first}")
     return usable, embedded
 
 
@@ -199,42 +211,38 @@ def fit_sample(usable: Vectors, fit: FitOptions, model: str | None, reporter: Re
     return calibration
 
 
-def _usable(sample: Vectors, fit: FitOptions) -> Vectors:
-    """The rows that can be quantized; the load itself says what is wrong with the others."""
-    cut, width = fit.dimensions, sample.shape[1]
-    dimensions = cut if cut and 0 < cut < width else width
-    bad = [row for row, _ in _native.bad_rows(sample, dimensions, fit.metric == "cosine")]
-    return np.delete(sample, bad, axis=0) if bad else sample
-
-
-def _sample_vectors(source: Source, fit: FitOptions, reporter: Reporter) -> Vectors:
+def _sample_vectors(source: Source, fit: FitOptions, reporter: Reporter, screen: Screen) -> Vectors:
     reporter.stage("sampling", source.rows)
-    sample = source.sample(fit.sample_size, fit.seed, lambda done: reporter.advance("sampling", done))
+    sample = source.sample(fit.sample_size, fit.seed, lambda done: reporter.advance("sampling", done), screen)
     reporter.finish("sampling")
     assert sample is not None
     return sample
 
 
 def _sample_texts(
-    source: Source, embedder: Embedder, fit: FitOptions, reporter: Reporter
-) -> dict[int, NDArray[np.float32]]:
-    """Vectors of a uniform sample of the source's texts, by source row; the load itself says which have none."""
+    source: Source, embedder: Embedder, fit: FitOptions, reporter: Reporter, screen: Screen
+) -> tuple[NDArray[np.float32], dict[int, NDArray[np.float32]]]:
+    """Usable vectors (n, d) of a uniform sample of the source's texts, and all that were embedded, by source row."""
     generator = random.Random(fit.seed)
     size = min(fit.sample_size, TEXT_SAMPLE)
-    drawn = heapq.nsmallest(size, ((generator.random(), row, text) for row, text in _texts(source)))
-    rows = sorted((row, text) for _, row, text in drawn)
-    reporter.stage("sampling", len(rows))
-    texts = [text for _, text in rows]
-    vectors, reasons = embed_texts(embedder, texts, lambda done: reporter.advance("sampling", done))
+    drawn = heapq.nsmallest(size, ((generator.random(), row, text) for row, text in _texts(source, screen)))
+    texts = dict(sorted((row, text) for _, row, text in drawn))
+    reporter.stage("sampling", len(texts))
+    vectors, reasons = embed_texts(embedder, list(texts.values()), lambda done: reporter.advance("sampling", done))
     reporter.finish("sampling")
-    return {row: vectors[index] for index, (row, _) in enumerate(rows) if index not in reasons}
+    rows = np.array(list(texts), np.int64)
+    found = np.setdiff1d(np.arange(len(rows)), list(reasons))
+    unembedded = {int(rows[position]): reason for position, reason in reasons.items()}
+    usable = screen.kept(vectors[found], rows[found], unembedded)
+    return usable, {int(rows[position]): vectors[position] for position in found}
 
 
-def _texts(source: Source) -> Iterator[tuple[int, str]]:
+def _texts(source: Source, screen: Screen) -> Iterator[tuple[int, str]]:
     for batch in source.batches():
-        if batch.documents is not None:
-            texts = batch.documents.to_pylist()
-            yield from ((int(row), text) for row, text in zip(batch.rows, texts, strict=True) if text is not None)
+        documents = [None] * len(batch.rows) if batch.documents is None else batch.documents.to_pylist()
+        texts = dict(zip(batch.rows.tolist(), documents, strict=True))
+        screen.leave_out({**batch.reasons, **{row: NO_TEXT for row, text in texts.items() if text is None}})
+        yield from ((row, text) for row, text in texts.items() if text is not None)
 
 
 def _check_dimensions(calibration: Calibration, collection: str, source: Source, embedder: Embedder | None) -> None:

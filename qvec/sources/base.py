@@ -17,7 +17,7 @@ from qvec.codecs import FLOAT, Codec
 from qvec.errors import InputError
 from qvec.sampling import Reservoir
 from qvec.sources.fingerprint import fingerprint_files
-from qvec.sources.sampling import finite_rows
+from qvec.sources.sampling import Screen
 
 Vectors = NDArray[np.float32] | NDArray[np.float16]
 IdType = Literal["bigint", "text"]
@@ -71,6 +71,11 @@ class Batch:
     metadata: Any | None
     rejected: tuple[RejectedRow, ...]
 
+    @property
+    def reasons(self) -> dict[int, str]:
+        """By source row why it was rejected."""
+        return {rejected.row: rejected.reason for rejected in self.rejected}
+
 
 class Source(ABC):
     """Rows that can be read in order from any row on, and sampled. Use as a context manager.
@@ -103,14 +108,21 @@ class Source(ABC):
             raise InputError(f"start is {start} and batch_rows {batch_rows}; expected at least 0 and 1")
         return self._batches(start, batch_rows)
 
-    def sample(self, size: int, seed: int, progress: Progress | None = None) -> Vectors | None:
-        """At most `size` vectors (n, d), uniform without replacement over all good rows with finite values.
+    def sample(
+        self, size: int, seed: int, progress: Progress | None = None, screen: Screen | None = None
+    ) -> Vectors | None:
+        """At most `size` vectors (n, d), uniform without replacement over all good rows that `screen` takes: without
+        one all with finite values.
 
         `progress` is called with the number of source rows passed so far. None when the source has no vectors.
         """
         if size < 1:
             raise InputError(f"the sample size is {size}; expected at least 1")
-        return None if self.dimensions is None else self._sample(size, seed, progress or (lambda _: None))
+        return (
+            None
+            if self.dimensions is None
+            else self._sample(size, seed, progress or (lambda _: None), screen or Screen())
+        )
 
     def where(self, row: int) -> str:
         """The place of a source row for people, as in "vectors.npy, row 17" (rows count from 0)."""
@@ -139,10 +151,10 @@ class Source(ABC):
         its text or metadata may be in the sample."""
         return self._batches(0, BATCH_ROWS)
 
-    def _sample(self, size: int, seed: int, progress: Progress) -> Vectors:
+    def _sample(self, size: int, seed: int, progress: Progress, screen: Screen) -> Vectors:
         reservoir = Reservoir(size, seed)
         for batch in self._vector_batches():
             if batch.vectors is not None:
-                reservoir.add(finite_rows(batch.vectors))
+                reservoir.add(screen.kept(batch.vectors, batch.rows, batch.reasons))
             progress(batch.stop)
         return reservoir.rows(self.dimensions or 0)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qvec.codecs import FLOAT, Codec, decode_rows
 from qvec.errors import InputError, RowError
 from qvec.sources.base import Batch, Progress, Source, Vectors
-from qvec.sources.sampling import Rows, sample_rows
+from qvec.sources.sampling import Rows, Screen, sample_rows
 
 TAKE_ROWS = 8192
 
@@ -55,8 +55,8 @@ class MatrixSource(Source):
             raise RowError(int(rows[position]), reason, self.name)
         return vectors
 
-    def _sample(self, size: int, seed: int, progress: Progress) -> Vectors:
-        sample = sample_rows(self.rows, size, seed, lambda rows: self._take(rows, progress))
+    def _sample(self, size: int, seed: int, progress: Progress, screen: Screen) -> Vectors:
+        sample = sample_rows(self.rows, size, seed, lambda rows: self._take(rows, progress), screen)
         progress(self.rows)
         return sample
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,22 +30,39 @@ def draw_rows(population: int, size: int, rng: np.random.Generator, drawn: Rows 
     return np.setdiff1d(chosen, drawn, assume_unique=True)
 
 
-def sample_rows(population: int, size: int, seed: int, take: Callable[[Rows], Matrix]) -> Matrix:
-    """At most `size` finite rows of a matrix of `population` rows; `take` reads the rows of given numbers.
+class Screen:
+    """Decides which rows a sample takes: here all that are finite."""
 
-    Rows with a value that is not finite are replaced by others as long as there are any.
+    def faults(self, vectors: Matrix) -> dict[int, str]:
+        """By position in `vectors` (n, d) why a row is left out."""
+        finite = np.isfinite(vectors).all(axis=1)
+        return {} if finite.all() else dict.fromkeys(np.flatnonzero(~finite).tolist(), "is not finite")
+
+    def left_out(self, row: int, reason: str) -> None:
+        """Hears of each source row that is left out."""
+
+    def leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Leaves out rows, by source row with the reason."""
+        for row, reason in sorted(reasons.items()):
+            self.left_out(row, reason)
+
+    def kept(self, vectors: Matrix, rows: Rows, others: Mapping[int, str] = MappingProxyType({})) -> Matrix:
+        """The vectors (n, d) of source rows (n,) without those that are left out, as are `others` that have none."""
+        faults = self.faults(vectors)
+        self.leave_out({**others, **{int(rows[position]): reason for position, reason in faults.items()}})
+        return np.delete(vectors, list(faults), axis=0) if faults else vectors
+
+
+def sample_rows(population: int, size: int, seed: int, take: Callable[[Rows], Matrix], screen: Screen) -> Matrix:
+    """At most `size` rows of a matrix of `population` rows; `take` reads the rows of given numbers.
+
+    Rows that the screen leaves out are replaced by others as long as there are any.
     """
     rng = np.random.default_rng(seed)
     drawn = draw_rows(population, min(size, population), rng)
-    found = finite_rows(take(drawn))
+    found = screen.kept(take(drawn), drawn)
     while len(found) < size and len(drawn) < population:
         more = draw_rows(population, min(size - len(found), population - len(drawn)), rng, drawn)
         drawn = np.union1d(drawn, more)
-        found = np.concatenate([found, finite_rows(take(more))])
+        found = np.concatenate([found, screen.kept(take(more), more)])
     return found
-
-
-def finite_rows(matrix: Matrix) -> Matrix:
-    """The rows of `matrix` (n, d) that hold neither NaN nor infinity."""
-    finite = np.isfinite(matrix).all(axis=1)
-    return matrix if finite.all() else matrix[finite]
