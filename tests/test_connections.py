@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +340,111 @@ def test_waiting_clients_are_served_after_the_pool_gave_up(
         assert docs.count() == ROWS
         assert 3 < time.monotonic() - began < 12
         later.join()
+
+
+# Closing
+
+CLOSED = r"^cannot read collection 'docs': the database is closed, which it was not when this began$"
+
+
+def no_sessions(admin: psycopg.Connection, url: str) -> bool:
+    """Whether all are gone, which takes the server a moment, and stay away."""
+    deadline = time.monotonic() + 5
+    while sessions(admin, url) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.1)
+    return not sessions(admin, url)
+
+
+def test_a_search_that_a_close_overtakes_opens_nothing_again(
+    docs: PostgresCollection, url: str, admin: psycopg.Connection
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def embed_queries(self, texts: Any) -> Vectors:
+            began.set()
+            go_on.wait(10)
+            return realistic(1000)[: len(texts)]
+
+        embed_documents = embed_queries
+
+    def in_flight(search: Any) -> str:
+        began.clear()
+        go_on.clear()
+        with ThreadPoolExecutor(1) as pool:
+            searching = pool.submit(search)
+            began.wait(10)
+            docs._database.close()
+            go_on.set()
+            return str(searching.exception(10))
+
+    docs.index_texts()
+    docs.embedder = Slow()
+    searches = [
+        lambda: docs.search("question"),
+        lambda: docs.explain("question"),
+        lambda: docs.search_hybrid("question"),
+        lambda: docs.search_diverse("question"),
+        lambda: docs.search_page("question"),
+        lambda: docs.search_groups("question", "field"),
+    ]
+    for search in searches:
+        assert re.match(CLOSED, in_flight(search))
+    assert in_flight(lambda: docs.add(["text"], ids=[1])).endswith(
+        "the database is closed, which it was not when this began"
+    )
+    assert no_sessions(admin, url)
+    assert docs.count() == ROWS
+
+
+def test_awaited_searches_that_a_close_overtakes_open_nothing_again(
+    docs: PostgresCollection, url: str, admin: psycopg.Connection
+) -> None:
+    """Whether they embed their questions, wait for a connection, or are at work, which they finish."""
+    docs._database.close()
+    vectors = realistic(1000)
+
+    async def use() -> None:
+        async with await qvec.connect_async(url, pool_size=2) as db:
+            other = await db.collection("docs")
+            go_on = asyncio.Event()
+
+            class Slow:
+                async def embed_queries_async(self, texts: Any) -> Vectors:
+                    await go_on.wait()
+                    return vectors[: len(texts)]
+
+                embed_documents_async = embed_documents = embed_queries = embed_queries_async
+
+            other.embedder = Slow()
+            works = [other.search("question") for _ in range(20)] + [other.search_hybrid("question") for _ in range(20)]
+            works += [other.search(vectors[0], 1, exact=True) for _ in range(40)]
+            tasks = [asyncio.create_task(work) for work in works]
+            await asyncio.sleep(0.03)
+            await db.close()
+            go_on.set()
+            found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+            assert all(re.match(CLOSED, str(error)) for error in found[:40])
+            assert {type(one) for one in found[40:]} <= {list, DatabaseError}
+            assert all(re.match(CLOSED, str(one)) for one in found[40:] if not isinstance(one, list))
+            assert await asyncio.to_thread(no_sessions, admin, url)
+            assert await other.count() == ROWS
+
+    asyncio.run(use())
+
+
+def test_work_that_has_begun_is_finished(
+    docs: PostgresCollection, url: str, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "count", lambda _: b"SELECT 7 FROM pg_sleep(0.5)")
+    with ThreadPoolExecutor(1) as pool:
+        counting = pool.submit(docs.count)
+        while "active" not in sessions(admin, url):
+            time.sleep(0.01)
+        docs._database.close()
+        assert counting.result(10) == 7
+    assert no_sessions(admin, url)
 
 
 # Forks

@@ -99,6 +99,7 @@ LAYERS = [
     {
         "errors",
         "_native",
+        "calls",
         "connecting",
         "forking",
         "steps",
@@ -139,6 +140,7 @@ ALONE = {
     "sampling": set(),
     "errors": set(),
     "forking": set(),
+    "calls": set(),
     "connecting": {"errors"},
     "steps": set(),
     "queries": set(),

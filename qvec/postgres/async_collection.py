@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvec.calibration import Calibration
+from qvec.calls import one_call_async
 from qvec.hits import Hit
 from qvec.loading import OnDuplicate
 from qvec.postgres import full_text, statements
@@ -206,6 +207,7 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
         planes: int | None = ...,
         texts: bool = ...,
     ) -> list[list[Hit]]: ...
+    @one_call_async()
     async def search(
         self,
         query: ArrayLike | str | Sequence[str],
@@ -247,6 +249,7 @@ class AsyncPostgresCollection(CollectionOperations, AsyncRetrieval):
         """
         return await self._read(self._searching_text(question, k, filter, texts))
 
+    @one_call_async()
     async def explain(
         self,
         query: ArrayLike | str,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvec.calibration import Calibration
+from qvec.calls import one_call
 from qvec.hits import Hit
 from qvec.loading import OnDuplicate
 from qvec.postgres import full_text, statements
@@ -193,6 +194,7 @@ class PostgresCollection(CollectionOperations, Retrieval):
         planes: int | None = ...,
         texts: bool = ...,
     ) -> list[list[Hit]]: ...
+    @one_call()
     def search(
         self,
         query: ArrayLike | str | Sequence[str],
@@ -234,6 +236,7 @@ class PostgresCollection(CollectionOperations, Retrieval):
         """
         return self._read(self._searching_text(question, k, filter, texts))
 
+    @one_call()
     def explain(
         self,
         query: ArrayLike | str,

@@ -16,8 +16,9 @@ from pgvector.psycopg.bit import register_bit_info
 from psycopg.adapt import Loader
 from psycopg.pq import Format
 from psycopg.types import TypeInfo
-from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed
 
+from qvec.calls import began, one_call, one_call_async
 from qvec.connecting import ConnectOptions, LoopOwner
 from qvec.errors import DatabaseError
 from qvec.forking import Lock
@@ -46,6 +47,7 @@ class _Connections:
         self.url = url
         self.name = name or redact(url)
         self.options = options
+        self._closed_at = -math.inf
         self._arguments = {
             "autocommit": True,
             "connect_timeout": math.ceil(min(max(options.timeout, 1), _CONNECT_SECONDS)),
@@ -58,6 +60,11 @@ class _Connections:
             "reconnect_timeout": _RECONNECT_SECONDS,
             "kwargs": self._arguments,
         }
+
+    def _check_not_closed_since(self, call: float) -> None:
+        """Raises PoolClosed in a call that began before the last close: it opens nothing again."""
+        if call <= self._closed_at:
+            raise PoolClosed("closed while the call was under way")
 
     def _settings(self) -> list[str]:
         """What a session is set to."""
@@ -105,15 +112,17 @@ class Connections(_Connections):
     @contextlib.contextmanager
     def live_connection(self) -> Iterator[Connection]:
         """A connection of the pool that has just answered, for work that cannot simply be done a second time."""
-        for _ in _PAUSES:
+        with one_call():
+            for _ in _PAUSES:
+                with self.connection() as connection:
+                    if _answers(connection):
+                        yield connection
+                        return
+                self.pool().check()
             with self.connection() as connection:
-                if _answers(connection):
-                    yield connection
-                    return
-            self.pool().check()
-        with self.connection() as connection:
-            yield connection
+                yield connection
 
+    @one_call()
     def read(self, work: Work[T]) -> T:
         """Does work that only reads, again when the connection turns out to be broken."""
         for pause in _PAUSES:
@@ -135,8 +144,10 @@ class Connections(_Connections):
             return perform(connection, work())
 
     def pool(self) -> ConnectionPool[Connection]:
-        """The pool of this process, opened when it is first needed."""
+        """The pool of this process, opened when it is first needed. Raises PoolClosed in a call that began before the
+        last `close`."""
         with self._lock:
+            self._check_not_closed_since(began())
             if self._pool is None or self._pool_process != os.getpid():
                 self._pool_process = os.getpid()
                 self._pool = ConnectionPool(
@@ -150,10 +161,12 @@ class Connections(_Connections):
             connection.execute(setting.encode())
 
     def close(self) -> None:
-        """Closes the pool; it opens again when it is needed."""
-        if self._pool is not None and self._pool_process == os.getpid():
-            self._pool.close()
-        self._pool = None
+        """Closes the pool; later calls open it again."""
+        with self._lock:
+            self._closed_at = time.monotonic()
+            pool, self._pool = self._pool, None
+        if pool is not None and self._pool_process == os.getpid():
+            pool.close()
 
 
 class AsyncConnections(_Connections):
@@ -182,15 +195,17 @@ class AsyncConnections(_Connections):
     @contextlib.asynccontextmanager
     async def live_connection(self) -> AsyncIterator[AsyncConnection]:
         """A connection of the pool that has just answered, for work that cannot simply be done a second time."""
-        for _ in _PAUSES:
+        with one_call():
+            for _ in _PAUSES:
+                async with self.connection() as connection:
+                    if await _answers_async(connection):
+                        yield connection
+                        return
+                await (await self.pool()).check()
             async with self.connection() as connection:
-                if await _answers_async(connection):
-                    yield connection
-                    return
-            await (await self.pool()).check()
-        async with self.connection() as connection:
-            yield connection
+                yield connection
 
+    @one_call_async()
     async def read(self, work: Work[T]) -> T:
         """Does work that only reads, again when the connection turns out to be broken."""
         for pause in _PAUSES:
@@ -213,8 +228,9 @@ class AsyncConnections(_Connections):
 
     async def pool(self) -> AsyncConnectionPool[AsyncConnection]:
         """The pool, opened when it is first needed. Raises InputError in another event loop or process than the one it
-        was made in: neither can use its sockets."""
+        was made in: neither can use its sockets. Raises PoolClosed in a call that began before the last `close`."""
         self._owner.check(self.name)
+        self._check_not_closed_since(began())
         if self._pool is None:
             self._pool = AsyncConnectionPool(
                 self.url,
@@ -234,7 +250,8 @@ class AsyncConnections(_Connections):
             await connection.execute(setting.encode())
 
     async def close(self) -> None:
-        """Closes the pool; it opens again when it is needed."""
+        """Closes the pool; later calls open it again."""
+        self._closed_at = time.monotonic()
         pool, self._pool = self._pool, None
         if pool is not None and self._owner.is_here():
             await pool.close()

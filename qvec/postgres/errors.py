@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import psycopg
 from psycopg import errors
-from psycopg_pool import PoolTimeout
+from psycopg_pool import PoolClosed, PoolTimeout
 
 from qvec.errors import DatabaseError
 
@@ -55,7 +55,7 @@ def connection_lost(error: BaseException) -> bool:
     return isinstance(error, gone) or (
         isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
         and getattr(error, "sqlstate", None) is None
-        and not isinstance(error, (psycopg.errors.QueryCanceled, PoolTimeout))
+        and not isinstance(error, (psycopg.errors.QueryCanceled, PoolClosed, PoolTimeout))
     )
 
 
@@ -72,6 +72,8 @@ def explained(doing: str) -> Iterator[None]:
         raise DatabaseError(f"{doing}: {_first_line(error)}; ask the owner to grant it") from error
     except errors.UntranslatableCharacter as error:
         raise DatabaseError(f"{doing}: {_first_line(error)}; qvec needs a database with encoding UTF8") from error
+    except PoolClosed as error:
+        raise DatabaseError(f"{doing}: the database is closed, which it was not when this began") from error
     except PoolTimeout as error:
         raise DatabaseError(
             f"{doing}: all connections are busy or the server is away ({_first_line(error)}); raise pool_size or "

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qvec.calls import one_call_async
 from qvec.embedding import awaiting
 from qvec.hits import Hit
 from qvec.retrieval.diversity import diverse
@@ -45,6 +46,7 @@ class AsyncRetrieval(OfTexts, ABC):
         on_duplicate: OnDuplicate = ...,
     ) -> int: ...
 
+    @one_call_async()
     async def add(
         self,
         texts: Sequence[str],
@@ -66,6 +68,7 @@ class AsyncRetrieval(OfTexts, ABC):
             await self.upsert(written, vectors, documents, metadata, on_duplicate=rule)
         return written
 
+    @one_call_async()
     async def search_diverse(
         self,
         query: ArrayLike | str,
@@ -86,6 +89,7 @@ class AsyncRetrieval(OfTexts, ABC):
             self, diverse(await self._one(query), k, among, balance, self.calibration.metric, options)
         )
 
+    @one_call_async()
     async def search_hybrid(
         self,
         question: str,
@@ -110,6 +114,7 @@ class AsyncRetrieval(OfTexts, ABC):
         query = await self._one(question if vector is None else vector)
         return await run_async(self, hybrid(question, query, k, among, fusion, weights, reranker, options))
 
+    @one_call_async()
     async def search_groups(
         self,
         query: ArrayLike | str,
@@ -127,6 +132,7 @@ class AsyncRetrieval(OfTexts, ABC):
         options = {"filter": filter, "oversampling": oversampling}
         return await run_async(self, grouped(await self._one(query), k, by, per_group, options))
 
+    @one_call_async()
     async def search_page(
         self,
         query: ArrayLike | str,

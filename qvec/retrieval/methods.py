@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qvec.calls import one_call
 from qvec.hits import Hit
 from qvec.retrieval.diversity import diverse
 from qvec.retrieval.grouping import Group, grouped
@@ -42,6 +43,7 @@ class Retrieval(OfTexts, ABC):
         on_duplicate: OnDuplicate = ...,
     ) -> int: ...
 
+    @one_call()
     def add(
         self,
         texts: Sequence[str],
@@ -63,6 +65,7 @@ class Retrieval(OfTexts, ABC):
             self.upsert(written, vectors, documents, metadata, on_duplicate=rule)
         return written
 
+    @one_call()
     def search_diverse(
         self,
         query: ArrayLike | str,
@@ -81,6 +84,7 @@ class Retrieval(OfTexts, ABC):
         options = {"filter": filter, "oversampling": oversampling}
         return run(self, diverse(self._one(query), k, among, balance, self.calibration.metric, options))
 
+    @one_call()
     def search_hybrid(
         self,
         question: str,
@@ -105,6 +109,7 @@ class Retrieval(OfTexts, ABC):
         query = self._one(question if vector is None else vector)
         return run(self, hybrid(question, query, k, among, fusion, weights, reranker, options))
 
+    @one_call()
     def search_groups(
         self,
         query: ArrayLike | str,
@@ -122,6 +127,7 @@ class Retrieval(OfTexts, ABC):
         options = {"filter": filter, "oversampling": oversampling}
         return run(self, grouped(self._one(query), k, by, per_group, options))
 
+    @one_call()
     def search_page(
         self,
         query: ArrayLike | str,
