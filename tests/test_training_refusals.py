@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from test_training_run import options
+from tiny_models import tiny_model
 
 from qvec import InputError
+from qvec.cli import main
+from qvec.ingest.options import Reporter
 
 pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("datasets")
 pytest.importorskip("accelerate")
 
-from qvec.training import staged
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from qvec.training import staged, train
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning"),
+]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +51,11 @@ from qvec.training import staged
             {"schedule": "staged", "starts": {"int8": -1}},
             "int8 starts at step -1, but the training has the steps 0 to 5",
         ),
+        ({"warmup_steps": 3}, "3 steps to warm up are given, but the schedule is constant; add --schedule linear"),
+        ({"learning_rate": float("nan")}, "the learning rate is nan, expected a finite number above 0"),
+        ({"learning_rate": float("inf")}, "the learning rate is inf, expected"),
+        ({"learning_rate": -1.0}, "the learning rate is -1.0, expected"),
+        ({"matryoshka": (12, 8, 12)}, "Matryoshka prefixes of (12, 8, 12) dimensions are given, expected different"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -52,3 +70,43 @@ def test_the_last_step_may_be_a_start(tmp_path: Path) -> None:
 def test_a_stage_of_an_unknown_precision_is_refused() -> None:
     with pytest.raises(InputError, match="precision 'bianry' is unknown; known: float32, int8, int4, ternary, binary"):
         staged({"bianry": 3})
+
+
+def test_scored_pairs_are_not_trained_by_gradient_caching(model: str, tmp_path: Path) -> None:
+    data = tmp_path / "scored.jsonl"
+    data.write_text("".join(json.dumps({"a": f"cat {n}", "b": f"dog {n}", "score": n}) + "\n" for n in range(20)))
+    with pytest.raises(InputError, match="scored pairs are not trained by gradient caching; leave out --mini-batch"):
+        train(options(model, data, tmp_path / "out", mini_batch_size=4), Reporter())
+
+
+def test_a_model_whose_inputs_are_no_batches_is_trained_but_not_by_gradient_caching(
+    pairs: Path, tmp_path: Path
+) -> None:
+    tokenizer = tiny_model(tmp_path).tokenizer
+    static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=20)], device="cpu")
+    static.save(str(tmp_path / "static"))
+    with pytest.raises(
+        InputError, match=r"cannot be trained by gradient caching .*StaticEmbedding.*leave out --mini-b"
+    ):
+        train(options(str(tmp_path / "static"), pairs, tmp_path / "out", mini_batch_size=4), Reporter())
+    done = train(options(str(tmp_path / "static"), pairs, tmp_path / "out"), Reporter())
+    assert done.calibration.dimensions == 20
+
+
+@pytest.mark.parametrize("with_selection", [False, True])
+def test_a_training_that_diverged_is_said_and_not_saved(
+    model: str, pairs: Path, tmp_path: Path, with_selection: bool
+) -> None:
+    settings: dict[str, Any] = {"learning_rate": 1e20, "evaluation": pairs if with_selection else None}
+    with pytest.raises(
+        InputError,
+        match=r"diverged: after step 2 .*; begin anew with a lower --learning-rate than 1e\+20, and with --restart",
+    ):
+        train(options(model, pairs, tmp_path / "out", **settings), Reporter())
+    assert not list((tmp_path / "out" / "checkpoints").glob("checkpoint-*"))
+
+
+def test_nothing_is_shown_where_that_was_asked(model: str, pairs: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--model", model, "--data", str(pairs), "--output", str(tmp_path / "out"), "--steps", "2"]
+    result = CliRunner().invoke(main, [*arguments, "--batch-size", "8", "-q"])
+    assert (result.exit_code, result.output) == (0, "")

@@ -185,9 +185,20 @@ def test_data_that_does_not_fit_is_named(model: str, pairs: Path, tmp_path: Path
     bad = tmp_path / "bad.jsonl"
     for text, kind, message in (
         ('{"query": "a"}\n', InputError, "1 columns of text, expected rows of two or more"),
-        ('{"query": "a", "document": "b"}\n{"query": "c"}\n', RowError, "column document: row 1: None found, a text"),
-        ('{"query": "a", "document": ""}\n', RowError, "row 0: '' found, a text wanted"),
+        (
+            '{"query": "a", "document": "b"}\n{"query": "c"}\n',
+            RowError,
+            "column document: row 1: None found, a text in Unicode",
+        ),
+        ('{"query": "a", "document": ""}\n', RowError, "row 0: '' found, a text in Unicode wanted"),
+        ('{"query": "a", "document": "b\\ud800"}\n', RowError, r"column document: row 0: 'b\\ud800' found, a text in"),
         ('{"query": "a", "document": "b", "score": "x"}\n', RowError, "column of scores: row 0: 'x' found"),
+        (
+            '{"query": "a", "document": "b", "score": NaN}\n',
+            RowError,
+            "column of scores: row 0: nan found, a finite num",
+        ),
+        ('{"query": "a", "document": "b", "label": true}\n', RowError, "column of scores: row 0: True found, a finite"),
         ("[1]\n", InputError, "line 1: expected a JSON object"),
     ):
         bad.write_text(text)

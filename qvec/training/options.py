@@ -58,6 +58,15 @@ class TrainOptions:
             raise InputError(f"first steps are given, but the schedule is {self.schedule}; add --schedule staged")
         for precision, start in self.starts.items():
             self._check_start(precision, start)
+        if self.schedule != "linear" and self.warmup_steps is not None:
+            raise InputError(
+                f"{self.warmup_steps:,} steps to warm up are given, but the schedule is {self.schedule}; "
+                "add --schedule linear"
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise InputError(f"the learning rate is {self.learning_rate}, expected a finite number above 0")
+        if len(set(self.matryoshka)) != len(self.matryoshka):
+            raise InputError(f"Matryoshka prefixes of {self.matryoshka} dimensions are given, expected different ones")
         if self.select is not None and self.evaluation is None:
             raise InputError(f"checkpoints are to be selected by {self.select}, but on what? Add --eval PATH")
 

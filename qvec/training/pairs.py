@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import pyarrow.parquet as pq
 from qvec.errors import InputError, RowError
 
 SCORES = ("score", "label")
+
+_HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,9 @@ def read_pairs(path: str | Path, columns: Sequence[str] | None = None) -> Pairs:
         )
     scores = next((table[name] for name in SCORES if name in table and name not in names), None)
     for name in names:
-        _check(table[name], str, f"{path}, column {name}", "a text")
+        _check(table[name], _is_text, f"{path}, column {name}", "a text in Unicode")
     if scores is not None:
-        _check(scores, (int, float), f"{path}, column of scores", "a number")
+        _check(scores, _is_number, f"{path}, column of scores", "a finite number")
     return Pairs({name: table[name] for name in names}, scores)
 
 
@@ -95,7 +99,16 @@ def _holds_text(name: str, values: list[Any]) -> bool:
     return name not in ("id", "_id") and any(isinstance(value, str) for value in values)
 
 
-def _check(values: list[Any], kind: Any, where: str, wanted: str) -> None:
+def _is_text(value: Any) -> bool:
+    """Whether it is text that is not empty; JSON can escape half of a surrogate pair, which no encoding takes."""
+    return isinstance(value, str) and value != "" and not _HALF_OF_A_PAIR.search(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check(values: list[Any], fits: Callable[[Any], bool], where: str, wanted: str) -> None:
     for row, value in enumerate(values):
-        if not isinstance(value, kind) or value == "":
+        if not fits(value):
             raise RowError(row, f"{value!r} found, {wanted} wanted", where)

@@ -89,7 +89,9 @@ def _texts(path: Path) -> dict[str, str]:
             continue
         try:
             record = json.loads(line)
-            texts[str(record["_id"])] = f"{record.get('title') or ''} {record['text']}".strip()
+            text = f"{record.get('title') or ''} {record['text']}".strip()
+            text.encode()  # JSON can escape half of a surrogate pair
+            texts[str(record["_id"])] = text
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}, line {number}: expected a JSON object with _id and text") from None
     return texts

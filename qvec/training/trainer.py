@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
 from qvec.embedding.hub import load, quiet
+from qvec.errors import InputError
 from qvec.ingest.options import Reporter
 from qvec.training import checkpoints, prompts
 from qvec.training.callback import QuantizationCallback, restore_state
@@ -53,11 +56,20 @@ def loss_of(model: Any, pairs: Pairs, options: TrainOptions) -> QuantizationAwar
 
 
 def _wrapped_loss(model: Any, pairs: Pairs, options: TrainOptions) -> nn.Module:
-    if pairs.scores is not None:
-        return losses.CoSENTLoss(model)
     if options.mini_batch_size:
-        return losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=options.mini_batch_size)
-    return losses.MultipleNegativesRankingLoss(model)
+        return _cached_loss(model, pairs, options.mini_batch_size)
+    return losses.CoSENTLoss(model) if pairs.scores is not None else losses.MultipleNegativesRankingLoss(model)
+
+
+def _cached_loss(model: Any, pairs: Pairs, mini_batch_size: int) -> nn.Module:
+    if pairs.scores is not None:
+        raise InputError("scored pairs are not trained by gradient caching; leave out --mini-batch-size")
+    try:
+        return losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=mini_batch_size)
+    except ValueError as error:  # a model whose inputs are no batches, as one of static embeddings
+        raise InputError(
+            f"the model cannot be trained by gradient caching ({error}); leave out --mini-batch-size"
+        ) from None
 
 
 def _schedule(options: TrainOptions) -> Schedule:
@@ -102,14 +114,19 @@ def _trainer(model: Any, loss: QuantizationAwareLoss, material: Material, folder
     if pairs.scores is not None:
         columns["label"] = pairs.scores
     around = losses.MatryoshkaLoss(model, loss, [loss.dimensions, *options.matryoshka]) if options.matryoshka else loss
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        args=_arguments(model, material, folder, options),
-        train_dataset=Dataset.from_dict(columns),
-        loss=around,
-        evaluator=selection.evaluator(loss.to_calibration, batch_size_of(model)) if selection else None,
-        callbacks=[QuantizationCallback(loss), *([EvaluateLast()] if selection else [])],
-    )
+    with redirect_stderr(StringIO()):  # it shows a bar over what it takes for the model's card
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=_arguments(model, material, folder, options),
+            train_dataset=Dataset.from_dict(columns),
+            loss=around,
+            evaluator=selection.evaluator(loss.to_calibration, batch_size_of(model)) if selection else None,
+            callbacks=[
+                *([EvaluateLast()] if selection else []),
+                _Diverging(model, pairs, options),
+                QuantizationCallback(loss),
+            ],
+        )
     trainer.remove_callback(PrinterCallback)  # it prints to standard output
     return trainer
 
@@ -136,6 +153,28 @@ def _arguments(model: Any, material: Material, folder: Path, options: TrainOptio
         **prompts.trainer_arguments(model, material.pairs),
         **(material.selection.trainer_arguments(options.save_every) if material.selection else {}),
     )
+
+
+class _Diverging(TrainerCallback):  # type: ignore[misc]
+    """Ends a training with an InputError, before a checkpoint is evaluated or saved that embeds a text as NaN."""
+
+    def __init__(self, model: Any, pairs: Pairs, options: TrainOptions) -> None:
+        self._model = model
+        self._text = pairs.documents[0]
+        self._learning_rate = options.learning_rate
+
+    def on_step_end(self, _args: Any, state: Any, control: Any, **_others: Any) -> None:
+        last = state.global_step >= state.max_steps
+        if (control.should_evaluate or control.should_save or last) and not self._embeds():
+            raise InputError(
+                f"the training diverged: after step {state.global_step:,} the model's embeddings hold NaN or infinity; "
+                f"begin anew with a lower --learning-rate than {self._learning_rate:g}, and with --restart"
+            )
+
+    def _embeds(self) -> bool:
+        embedding = self._model.encode_document(self._text, convert_to_tensor=True, show_progress_bar=False)
+        self._model.train()
+        return bool(embedding.isfinite().all())
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
