@@ -92,6 +92,7 @@ def _chapters(qvec: Any) -> Iterator[Chapter | Stores]:
     yield Chapter("What collections give", "", GIVEN)
     for name in ("filters", "retrieval", "embedding"):
         yield Chapter(f"qvec.{name}", _text(qvec[name]), [f"{name}.{export}" for export in _exported(qvec[name])])
+    yield Chapter("qvec.tracing", _text(qvec["tracing"]), [])
     evaluation = [f"evaluation.{module}.{name}" for module, names in EVALUATION.items() for name in names]
     yield Chapter("qvec.evaluation", _text(qvec["evaluation"]), evaluation)
     training = qvec["training"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from qdrant_client.http.exceptions import ResponseHandlingException
 from stores import Store
 
-from qvec import Calibration, connect, tracing
+from qvec import Calibration, connect, connect_async, tracing
 from qvec.qdrant.retries import Retries
 
 
@@ -62,6 +64,7 @@ def test_a_search_is_a_span_with_its_steps(store: Store, recorded: InMemorySpanE
         "collection": docs.name,
         "queries": 1,
         "k": 5,
+        "candidates": 15,
     }
     assert attributes(spans["qvec.embed"]) == {"collection": docs.name, "texts": 1}
     if not store.is_postgres:
@@ -69,11 +72,112 @@ def test_a_search_is_a_span_with_its_steps(store: Store, recorded: InMemorySpanE
         return
     assert set(spans) == {"qvec.embed", "qvec.search", "qvec.prefilter", "qvec.rescore", "qvec.texts"}
     assert attributes(spans["qvec.prefilter"]) == {"candidates": 15, "rows": 15}
+    assert attributes(spans["qvec.rescore"]) == {"rows": 15}
+    assert attributes(spans["qvec.texts"]) == {"rows": 5}
     for step in ("qvec.prefilter", "qvec.rescore", "qvec.texts"):
-        parent, context = spans[step].parent, search.get_span_context()
-        assert parent is not None
-        assert context is not None
-        assert parent.span_id == context.span_id
+        assert is_inside(spans[step], search)
+
+
+def is_inside(step: ReadableSpan, whole: ReadableSpan) -> bool:
+    parent, context = step.parent, whole.get_span_context()
+    return parent is not None and context is not None and parent.span_id == context.span_id
+
+
+def named(recorded: InMemorySpanExporter) -> list[tuple[str, dict[str, Any]]]:
+    """Names and numbers of the spans since the last call, inner ones first; those of all are left out."""
+    spans = recorded.get_finished_spans()
+    recorded.clear()
+    common = ("database", "collection")
+    return [(span.name, {key: value for key, value in attributes(span).items() if key not in common}) for span in spans]
+
+
+@pytest.fixture
+def docs(store: Store, recorded: InMemorySpanExporter) -> Any:
+    """300 texts of one to eight letters."""
+    collection: Any = store.create(Calibration.fit(np.random.default_rng(0).standard_normal((300, 8), np.float32)))
+    collection.embedder = Embedder()
+    collection.index_texts()
+    collection.add(["a" * (n % 8 + 1) for n in range(300)], [{"n": n} for n in range(300)])
+    assert recorded.get_finished_spans()[0].name == "qvec.embed"
+    assert named(recorded)[0] == ("qvec.embed", {"texts": 300})
+    return collection
+
+
+def test_scans_have_a_span(store: Store, docs: Any, recorded: InMemorySpanExporter) -> None:
+    scan = [("qvec.scan", {"rows": 300}), ("qvec.texts", {"rows": 2})] if store.is_postgres else []
+    vectors = np.eye(8, dtype=np.float32)[:2]
+    docs.search(vectors[0], 2, exact=True)
+    assert named(recorded) == [*scan, ("qvec.search", {"queries": 1, "k": 2})]
+    docs.search(vectors, 2, exact=True, texts=False)
+    assert named(recorded) == [*scan[:1], ("qvec.search", {"queries": 2, "k": 2})]
+    docs.search(vectors[0], 2, 2, filter={"n": {"$lt": 3}})
+    if store.is_postgres:
+        assert [name for name, _ in named(recorded)] == [
+            "qvec.prefilter",
+            "qvec.scan",
+            "qvec.texts",
+            "qvec.search",
+        ]
+
+
+def test_a_statement_that_does_both_has_one_span(store: Store, docs: Any, recorded: InMemorySpanExporter) -> None:
+    if not store.is_postgres:
+        pytest.skip("Qdrant's engine always does both")
+    docs.search(np.ones(8), 2, 5, rescore_in="sql")
+    both = ("qvec.prefilter_rescore", {"candidates": 10, "rows": 2})
+    assert named(recorded) == [both, ("qvec.search", {"queries": 1, "k": 2, "candidates": 10})]
+    docs.search(np.ones(8), 2, exact=True, rescore_in="sql")
+    assert named(recorded) == [("qvec.scan", {"rows": 2}), ("qvec.search", {"queries": 1, "k": 2})]
+
+
+def test_words_and_rerankers_have_spans(docs: Any, recorded: InMemorySpanExporter) -> None:
+    docs.search_text("aaa", 4)
+    assert named(recorded) == [("qvec.search_text", {"k": 4, "rows": 4})]
+    docs.search_hybrid("aaa", 2, among=3, reranker=lambda _, texts: [len(text) for text in texts])
+    found = dict(named(recorded))
+    assert found["qvec.search"]["k"] == found["qvec.search_text"]["k"] == 3
+    assert found["qvec.texts"] == {"rows": 3}
+    assert found["qvec.rerank"] == {"texts": 3}
+
+
+def test_awaited_searches_have_the_same_spans(docs: Any, store: Store, recorded: InMemorySpanExporter) -> None:
+    def search(of: Any) -> list[Any]:
+        options = {"reranker": lambda _, texts: [len(text) for text in texts]}
+        return [
+            of.add(["aaa"]),
+            of.search("aaa", 3),
+            of.search("aaa", 3, exact=True),
+            of.search_hybrid("aa", **options),
+        ]
+
+    async def search_async() -> None:
+        async with await connect_async(store.url) as database:
+            twin: Any = await database.collection(docs.name)
+            twin.embedder = Embedder()
+            await twin.search_text("aaa", 1)  # looks for the language of its words first
+            recorded.clear()
+            for awaited in search(twin):
+                await awaited
+
+    docs.search_text("aaa", 1)
+    recorded.clear()
+    search(docs)
+    expected = named(recorded)
+    asyncio.run(search_async())
+    assert [name for name, _ in named(recorded)] == [name for name, _ in expected]
+
+
+def test_what_is_recorded_is_described(docs: Any, store: Store, recorded: InMemorySpanExporter) -> None:
+    table = re.findall(r"^\| `qvec\.(\w+)` \|[^|]*\| (.*) \|$", tracing.__doc__ or "", re.MULTILINE)
+    described = {f"qvec.{name}": set(re.findall(r"`(\w+)`", given)) for name, given in table}
+    docs.search("aaa", 2)
+    docs.search("aaa", 2, exact=True)
+    docs.search_hybrid("aaa", reranker=lambda _, texts: [len(text) for text in texts])
+    if store.is_postgres:
+        docs.search("aaa", 2, rescore_in="sql")
+    spans = recorded.get_finished_spans()
+    assert all(attributes(span).keys() <= described[span.name] for span in spans)
+    assert {span.name for span in spans} == described.keys() or not store.is_postgres
 
 
 def test_without_opentelemetry_nothing_is_imported() -> None:

@@ -305,7 +305,9 @@ class CollectionOperations:
             self._language = yield from full_text.language(self.table)
         if self._language is None:
             raise no_index(self.name)
-        found = yield from full_text.search(self.table, self._language, question, k, where, texts)
+        with span("search_text", database="Postgres", collection=self.name, k=k) as searching:
+            found = yield from full_text.search(self.table, self._language, question, k, where, texts)
+            searching.set_attribute("qvec.rows", len(found))
         return found
 
     # Settings and indexes
@@ -358,7 +360,8 @@ class CollectionOperations:
         while True:
             planning, queries = prepared
             plan = yield from planning()
-            with span("search", database="Postgres", collection=self.name, queries=len(queries), k=plan.k):
+            asked = {"queries": len(queries), "k": plan.k, "candidates": plan.candidates}
+            with span("search", database="Postgres", collection=self.name, **asked):
                 found = yield from search.run(plan, queries)
             if all(found) or (yield from self._is_current(plan.calibration)):
                 return found if several else found[0]

@@ -16,7 +16,7 @@ from psycopg.sql import SQL, Composable, Composed
 from qvec.calibration import Calibration
 from qvec.codes import by_length, hamming, score, ternary
 from qvec.errors import InputError
-from qvec.filters import Both, parse
+from qvec.filters import Both, is_none, parse
 from qvec.hits import Hit
 from qvec.postgres import filters, statements
 from qvec.postgres.layout import Table
@@ -52,7 +52,7 @@ def where(filter: FilterLike | Both | None) -> Where:
 
     Raises InputError for a filter of neither kind.
     """
-    if not filter:
+    if is_none(filter):
         return EVERY_ROW
     if isinstance(filter, Both):
         native, conditions = where(filter.native), where(filter.conditions)
@@ -161,7 +161,7 @@ def run(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
     """
     if plan.in_client and plan.candidates is None:
         return (yield from _scan(plan, queries))
-    with span("prefilter" if plan.in_client else "prefilter and rescore", candidates=plan.candidates) as fetching:
+    with span(_statement_span(plan), candidates=plan.candidates) as fetching:
         rows = yield from fetch(plan, queries)
         fetching.set_attribute("qvec.rows", sum(map(len, rows)))
     enough = np.array([found_enough(plan, found) for found in rows], bool)
@@ -171,6 +171,13 @@ def run(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
     hits = iter((yield from _hits(plan, whole, queries[enough])))
     again = iter((yield from run(plan.of_all_rows(), queries[~enough])))
     return [next(hits if is_enough else again) for is_enough in enough]
+
+
+def _statement_span(plan: Plan) -> str:
+    """What the plan's statement does, as its span is named."""
+    if plan.candidates is None:
+        return "scan"
+    return "prefilter" if plan.in_client else "prefilter_rescore"
 
 
 def found_enough(plan: Plan, rows: Rows) -> bool:
@@ -184,10 +191,11 @@ def _hits(plan: Plan, rows: list[Rows], queries: NDArray[np.float32]) -> Steps[l
     """The hits among the rows that the plan's statement gave for each query."""
     if not plan.in_client:
         return [[Hit(*row) if plan.texts else Hit(*row[:2]) for row in found] for found in rows]
-    with span("rescore"):
+    if not rows:
+        return []
+    with span("rescore", rows=sum(map(len, rows))):
         best = [best_of(plan, found, query[None])[0] for found, query in zip(rows, queries, strict=True)]
-    with span("texts"):
-        return (yield from with_texts(plan, best))
+    return (yield from with_texts(plan, best))
 
 
 def fetch(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[Rows]]:
@@ -226,14 +234,19 @@ def _scores(plan: Plan, codes: NDArray[np.uint8], queries: NDArray[np.float32]) 
 def _scan(plan: Plan, queries: NDArray[np.float32]) -> Steps[list[list[Hit]]]:
     """Scores every row for all queries in one pass, holding one chunk of rows at a time."""
     best: list[list[tuple[float, Any]]] = [[] for _ in queries]
+    scored = 0
 
     def rank(rows: Rows) -> None:
+        nonlocal scored
+        scored += len(rows)
         for kept, found in zip(best, best_of(plan, rows, queries), strict=True):
             kept += found
             kept.sort(key=lambda pair: -pair[0])
             del kept[plan.k :]
 
-    yield Scan(plan.statement(), plan.where.parameters, _CHUNK, rank)
+    with span("scan") as scanning:
+        yield Scan(plan.statement(), plan.where.parameters, _CHUNK, rank)
+        scanning.set_attribute("qvec.rows", scored)
     return (yield from with_texts(plan, best))
 
 
@@ -247,6 +260,7 @@ def with_texts(plan: Plan, best: Iterable[list[tuple[float, Any]]]) -> Steps[lis
     if not plan.texts or not any(best):
         return [[Hit(id, score) for score, id in pairs] for pairs in best]
     wanted = list({id for pairs in best for _, id in pairs})
-    rows = yield Fetch(_texts_statement(plan.table), [wanted], binary=True)
+    with span("texts", rows=len(wanted)):
+        rows = yield Fetch(_texts_statement(plan.table), [wanted], binary=True)
     texts = {id: rest for id, *rest in rows}
     return [[Hit(id, score, *texts.get(id, (None, None))) for score, id in pairs] for pairs in best]

@@ -63,7 +63,8 @@ class AsyncRetrieval(OfTexts, ABC):
         documents = check_texts(texts)
         written = list(ids) if ids is not None else new_ids(len(documents), self.id_type)
         if documents:
-            vectors = await awaiting.embed_documents(await self._loaded_embedder(), documents)
+            with span("embed", collection=self.name, texts=len(documents)):
+                vectors = await awaiting.embed_documents(await self._loaded_embedder(), documents)
             rule = on_duplicate or ("error" if ids is None else "replace")
             await self.upsert(written, vectors, documents, metadata, on_duplicate=rule)
         return written

@@ -15,6 +15,7 @@ from qvec.retrieval.fusion import reciprocal_rank, weighted_scores
 from qvec.retrieval.reranking import Reranker, rerank
 from qvec.retrieval.steps import Compute, Search, Steps, Words, considered, with_texts
 from qvec.stores import check_count
+from qvec.tracing import span
 
 Fusion = Literal["ranks", "scores"]
 _FUSIONS: dict[Fusion, Callable[[Sequence[Sequence[Hit]], Sequence[float]], list[Hit]]] = {
@@ -49,5 +50,6 @@ def hybrid(
     if reranker is None:
         return (yield from with_texts(fused[:k]))
     judged = yield from with_texts(fused[:wanted])
-    ranked: list[Hit] = yield Compute(partial(rerank, question, judged, reranker))
+    with span("rerank", texts=len(judged)):
+        ranked: list[Hit] = yield Compute(partial(rerank, question, judged, reranker))
     return ranked[:k]

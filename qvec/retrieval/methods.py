@@ -15,6 +15,7 @@ from qvec.retrieval.paging import Page, page, search_mark
 from qvec.retrieval.reranking import Reranker
 from qvec.retrieval.steps import run, single
 from qvec.retrieval.texts import OfTexts, check_texts, new_ids
+from qvec.tracing import span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +61,8 @@ class Retrieval(OfTexts, ABC):
         documents = check_texts(texts)
         written = list(ids) if ids is not None else new_ids(len(documents), self.id_type)
         if documents:
-            vectors = self.embedder.embed_documents(documents)
+            with span("embed", collection=self.name, texts=len(documents)):
+                vectors = self.embedder.embed_documents(documents)
             rule = on_duplicate or ("error" if ids is None else "replace")
             self.upsert(written, vectors, documents, metadata, on_duplicate=rule)
         return written

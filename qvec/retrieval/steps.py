@@ -17,6 +17,7 @@ import qvec.steps
 from qvec.errors import InputError
 from qvec.hits import Hit
 from qvec.stores import check_count
+from qvec.tracing import span
 
 T = TypeVar("T")
 
@@ -104,7 +105,10 @@ def considered(among: int | None, k: int, default: int) -> int:
 
 def with_texts(hits: Sequence[Hit]) -> Steps[list[Hit]]:
     """Hits with the documents and metadata that they were found without; one whose row is gone stays without."""
-    rows: list[Hit | None] = (yield Rows([hit.id for hit in hits])) if hits else []
+    if not hits:
+        return []
+    with span("texts", rows=len(hits)):
+        rows: list[Hit | None] = yield Rows([hit.id for hit in hits])
     return [
         replace(hit, document=row.document, metadata=row.metadata) if row else hit
         for hit, row in zip(hits, rows, strict=True)
