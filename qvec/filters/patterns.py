@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from enum import Enum
+from functools import lru_cache
 
 
 class Wild(Enum):
@@ -37,10 +38,15 @@ def parts(pattern: str) -> list[str | Wild]:
 
 def matches(pattern: str, ignore_case: bool, text: str) -> bool:
     """Whether the whole text is of the pattern; letter case is that of ASCII."""
+    return _expression(pattern, ignore_case).fullmatch(text) is not None
+
+
+@lru_cache(maxsize=256)
+def _expression(pattern: str, ignore_case: bool) -> re.Pattern[str]:
     expressions = {Wild.ONE: ".", Wild.MANY: ".*"}
     expression = "".join(re.escape(part) if isinstance(part, str) else expressions[part] for part in parts(pattern))
     flags = re.DOTALL | re.ASCII | (re.IGNORECASE if ignore_case else 0)
-    return re.fullmatch(expression, text, flags) is not None
+    return re.compile(expression, flags)
 
 
 def literal_prefix(pattern: str) -> str:

@@ -1,6 +1,6 @@
 """Filters that Qdrant has no conditions for, finished here: what rows hold is read and tested, and those that pass are
 searched by their ids. So a search takes as long as it takes to read a field of all rows that Qdrant lets pass: of
-200,000 in a directory half a second."""
+200,000 in a directory a second or two."""
 
 from __future__ import annotations
 
