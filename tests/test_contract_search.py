@@ -168,6 +168,10 @@ def test_one_query_and_many(filled: Collection, queries: Vectors) -> None:
         ({"oversampling": float("nan")}, "oversampling is nan"),
         ({"oversampling": float("inf")}, "oversampling is inf"),
         ({"filter": "row = 1"}, "filter is a str; expected a dict, or a"),
+        ({"filter": []}, "filter is a list; expected a dict, or a"),
+        ({"filter": ""}, "filter is a str; expected a dict, or a"),
+        ({"filter": 0}, "filter is a int; expected a dict, or a"),
+        ({"filter": False}, "filter is a bool; expected a dict, or a"),
         ({"filter": {"row": {"$near": 1}}}, "$near"),
     ],
 )

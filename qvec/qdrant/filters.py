@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from qdrant_client import models
 
 from qvec.errors import InputError
-from qvec.filters import And, Both, Exists, Filter, FilterLike, Like, Not, OneOf, Or, Range, parse, patterns
+from qvec.filters import And, Both, Exists, Filter, FilterLike, Like, Not, OneOf, Or, Range, is_none, parse, patterns
 from qvec.filters.nodes import Field, Scalar
 from qvec.filters.patterns import Wild
 
@@ -50,7 +50,7 @@ class _Condition(NamedTuple):
 
 def asked(filter: FilterLike | Both | None) -> Compiled:
     """What a search takes, in the language or as Qdrant's own. Raises InputError for a filter of neither kind."""
-    if not filter:
+    if is_none(filter):
         return Compiled(None)
     if isinstance(filter, Both):
         native, (other, rest) = asked(filter.native).native, asked(filter.conditions)
