@@ -32,6 +32,7 @@ EVALUATION = {
     "report": ("write_report",),
 }
 """What is used of the evaluation without its command."""
+FRAMEWORKS = ("langchain", "llama_index", "haystack")
 
 _LEAD = """# The public API
 
@@ -95,8 +96,8 @@ def _chapters(qvec: Any) -> Iterator[Chapter | Stores]:
     yield Chapter("qvec.tracing", _text(qvec["tracing"]), [])
     evaluation = [f"evaluation.{module}.{name}" for module, names in EVALUATION.items() for name in names]
     yield Chapter("qvec.evaluation", _text(qvec["evaluation"]), evaluation)
-    training = qvec["training"]
-    yield Chapter("qvec.training", _text(training), [f"training.{name}" for name in _exported(training)])
+    for name in ("training", *(f"integrations.{framework}" for framework in FRAMEWORKS)):
+        yield Chapter(f"qvec.{name}", _text(qvec[name]), [f"{name}.{export}" for export in _exported(qvec[name])])
 
 
 def _exported(module: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import importlib.util
@@ -57,6 +58,15 @@ def test_the_page_is_as_the_source(generate: ModuleType) -> None:
 @pytest.mark.parametrize("name", ["qvec", "qvec.filters", "qvec.retrieval", "qvec.embedding", "qvec.training"])
 def test_every_exported_name_is_there(name: str) -> None:
     assert entries(name) == set(importlib.import_module(name).__all__)
+
+
+@pytest.mark.parametrize("framework", ["langchain", "llama_index", "haystack"])
+def test_the_stores_of_frameworks_are_there(framework: str) -> None:
+    """Read and not imported: none of them has to be installed."""
+    source = (DOCS.parent / "qvec" / "integrations" / framework / "__init__.py").read_text("utf-8")
+    exported = re.search(r"^__all__ = (\[.*\])$", source, re.MULTILINE)
+    assert exported
+    assert entries(f"qvec.integrations.{framework}") == set(ast.literal_eval(exported[1]))
 
 
 def methods_for_users(kind: type) -> set[str]:
