@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ def connect(
 
     if directory is None:
         return PostgresDatabase(url, options=options)
-    return PostgresDatabase(embedded.start(directory), name=url, embedded=True, options=options)
+    join = partial(embedded.start, directory)
+    return PostgresDatabase(join(), name=url, embedded=True, options=options, join=join)
 
 
 async def connect_async(

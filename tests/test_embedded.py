@@ -139,6 +139,44 @@ def test_a_process_killed_while_another_goes_on(directory: Path, user: Callable[
     assert stopped(directory)
 
 
+FORKED = """
+import os, time, warnings, qvec
+warnings.simplefilter("ignore")
+db = qvec.connect(f"postgres:{d}")
+parent, (used, use) = os.getpid(), os.pipe()
+child = os.fork()
+if child == 0:
+    print(db.collections(), flush=True)
+    os.write(use, b".")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_server_goes_on_for_a_forked_process_that_uses_it(directory: Path) -> None:
+    """As of a program that becomes a daemon."""
+    program = """
+    while os.getppid() == parent:
+        time.sleep(0.05)
+    print(embedded.running(d), db.collections(), flush=True)
+else:
+    os.read(used, 1)
+"""
+    assert run(FORKED + program, directory).stdout == "[]\nTrue []\n"
+    assert stopped(directory)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("options", ["os.WEXITED", "os.WEXITED | os.WNOWAIT"])
+def test_the_server_stops_after_workers_that_ended_at_once(directory: Path, options: str) -> None:
+    """And after those whose parent has not been told yet."""
+    program = f"""
+    os._exit(0)
+os.waitid(os.P_PID, child, {options})
+"""
+    assert run(FORKED + program, directory).stdout == "[]\n"
+    assert stopped(directory)
+
+
 def test_a_killed_server_starts_again_with_its_data(directory: Path, user: Callable[[], subprocess.Popen[str]]) -> None:
     process = user()
     url_of(process)

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
 import psycopg
@@ -88,8 +88,12 @@ class _Connections:
 class Connections(_Connections):
     """Connections for threads. Safe across them, and in a process forked from the one that made it."""
 
-    def __init__(self, url: str, name: str | None, options: ConnectOptions) -> None:
+    def __init__(
+        self, url: str, name: str | None, options: ConnectOptions, join: Callable[[], object] = lambda: None
+    ) -> None:
+        """`join` is called in a forked process before its first connection of the pool."""
         super().__init__(url, name, options)
+        self._join = join
         self._lock = Lock()
         self._pool: ConnectionPool[Connection] | None = None
         self._pool_process = os.getpid()
@@ -148,8 +152,10 @@ class Connections(_Connections):
         last `close`."""
         with self._lock:
             self._check_not_closed_since(began())
-            if self._pool is None or self._pool_process != os.getpid():
-                self._pool_process = os.getpid()
+            if self._pool_process != os.getpid():
+                self._join()
+                self._pool, self._pool_process = None, os.getpid()
+            if self._pool is None:
                 self._pool = ConnectionPool(
                     self.url, configure=self._configure, reconnect_failed=_try_again, open=True, **self._pool_arguments
                 )

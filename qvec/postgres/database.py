@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
@@ -28,13 +28,20 @@ class PostgresDatabase(Catalog):
     """A database with pgvector. Safe across threads, and in a process forked from the one that opened it."""
 
     def __init__(
-        self, url: str, *, name: str | None = None, embedded: bool = False, options: ConnectOptions | None = None
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        embedded: bool = False,
+        options: ConnectOptions | None = None,
+        join: Callable[[], object] = lambda: None,
     ) -> None:
         """Connects once, to see that `url` works; raises DatabaseError when it does not.
 
-        `name` stands for the database in messages, `embedded` says that it runs on this machine.
+        `name` stands for the database in messages, `embedded` says that it runs on this machine. A forked
+        process calls `join` before it uses the database.
         """
-        self._connections = Connections(url, name, options or ConnectOptions())
+        self._connections = Connections(url, name, options or ConnectOptions(), join)
         super().__init__(self._connections.name, embedded, self._connections.options)
         self.connect().close()
 

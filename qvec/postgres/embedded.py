@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import logging
@@ -29,7 +30,8 @@ wal_init_zero = off
 def start(directory: str | os.PathLike[str]) -> str:
     """Starts the server of `directory`, creating it when new, unless it runs; returns its connection URL.
 
-    It stops with the last process that uses it, unless `keep` was called.
+    It stops with the last process that uses it, unless `keep` was called. A forked process uses it by itself once it
+    has called this as well.
     """
     server = _server(Path(directory))
     logged = server.log.stat().st_size if server.log.exists() else 0
@@ -43,6 +45,7 @@ def start(directory: str | os.PathLike[str]) -> str:
             _forget_dead_users(server)
             _forget_dead_server(server)
         server.start()
+        atexit.register(_forget_dead_users_at_exit, server)  # before the package looks whether it is the last one
     except Exception as error:
         raise DatabaseError(
             f"cannot start the embedded database in {directory}: {_reason(server.log, logged, error)}"
@@ -127,11 +130,24 @@ def _plainly_named(path: Path) -> Path:
 
 def _forget_dead_users(server: Any) -> None:
     """Drops processes that were killed from the server's list of users, or it would never stop."""
+    users = server.global_process_id_list
+    users.put([pid for pid in users._get() if _lives(pid)])
+
+
+def _forget_dead_users_at_exit(server: Any) -> None:
+    """Workers of multiprocessing end without telling."""
+    with server._lock:
+        if server.pgdata.exists():
+            _forget_dead_users(server)
+
+
+def _lives(pid: int) -> bool:
     import psutil
 
-    users = server.global_process_id_list
-    alive = [pid for pid in users._get() if psutil.pid_exists(pid)]
-    users.put(alive)
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _forget_dead_server(server: Any) -> None:
