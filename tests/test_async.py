@@ -159,6 +159,7 @@ def test_what_is_built_on_search_is_as_by_the_twin(store: Store, docs: Collectio
         ("search_groups", (query, "row", 3), {"per_group": 2, "filter": even, "oversampling": 2}),
         ("search_page", (query, 3), {}),
         ("search_page", (query, 3), {"filter": even, "oversampling": 2}),
+        ("search_page", (query, 3), {"exact": True}),
     ]
 
     async def ask(db: Any) -> list[Any]:

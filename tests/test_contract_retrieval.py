@@ -247,6 +247,30 @@ def test_pages_hold_every_row_of_one_score(docs: Any) -> None:
     assert all(len(page) == 3 for page in found[:-1])
 
 
+def test_exact_pages_to_the_last_are_every_row_that_passes(store: Store) -> None:
+    vectors = np.random.default_rng(7).standard_normal((900, 16)).astype(np.float32)
+    vectors[300:340] = vectors[300]
+    rows: Any = store.create(Calibration.fit(vectors))
+    rows.upsert(range(900), vectors, None, [{"third": n % 3} for n in range(900)])
+    query = vectors[5] + vectors[300]
+
+    def shown(**options: Any) -> list[int]:
+        page = rows.search_page(query, 120, oversampling=1, **options)
+        found = ids(page.hits)
+        while page.cursor is not None:
+            page = rows.search_page(query, 120, page.cursor, oversampling=1, **options)
+            found += ids(page.hits)
+        return found
+
+    for filter, expected in ((None, range(900)), ({"third": 1}, range(1, 900, 3))):
+        found = shown(filter=filter, exact=True)
+        assert sorted(found) == list(expected)
+        scores = {hit.id: hit.score for hit in rows.search(query, 900, filter=filter, exact=True)}
+        assert found == sorted(found, key=lambda id: (-scores[id], id))
+    if store.is_postgres:
+        assert len(shown()) < 900  # the prefilter alone overlooks some
+
+
 def test_rows_written_before_the_cursor_do_not_end_the_pages(docs: Any) -> None:
     first = docs.search_page("rain", 2)
     docs.add(["rain"] * 8)
