@@ -210,7 +210,8 @@ class PostgresCollection(CollectionOperations, Retrieval):
     ) -> list[Hit] | list[list[Hit]]:
         """The k rows nearest to a query (d,), best first, or a list of them for each query of (m, d).
 
-        A question in place of a vector, or several, is embedded by the collection's `embedder`.
+        A question in place of a vector, or several, is embedded by the collection's `embedder`. Several queries are one
+        round trip, and the texts of all their hits a second; with `rescore_in` "sql", or `texts` false, one is all.
 
         The prefilter finds k × `oversampling` candidates (the collection's own when not given) by their bits; the
         query in float32 rescores them on codes or floats, in this process or, by `rescore_in`, in Postgres. `exact`

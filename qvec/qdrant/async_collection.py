@@ -169,7 +169,8 @@ class AsyncQdrantCollection(FollowingCollection, AsyncRetrieval):
     ) -> list[Hit] | list[list[Hit]]:
         """The k rows nearest to a query (d,), best first, or a list of them for each query of (m, d).
 
-        A question in place of a vector, or several, is embedded by the collection's `embedder`.
+        A question in place of a vector, or several, is embedded by the collection's `embedder`. Several queries are one
+        request, texts included.
 
         The engine finds k × `oversampling` candidates (the collection's own when not given) by its quantized vectors
         and rescores them on the stored ones; `exact` scores every stored one instead. Scores are the true metric to the
