@@ -9,6 +9,7 @@ from qvec.ingest.options import FitOptions, IngestOptions, Reporter, Stop, Summa
 from qvec.ingest.pipeline import LoadStoppedError, Pipeline
 from qvec.ingest.plan import Plan, make_plan
 from qvec.ingest.rejects import RejectsFile
+from qvec.ingest.unused import dropped_if_unused
 from qvec.loading import Loader
 from qvec.sources import Source
 from qvec.stores import Collection, Database
@@ -23,7 +24,7 @@ def ingest(
     reporter: Reporter | None = None,
     stop: Stop | None = None,
 ) -> Summary:
-    """Loads a source into a collection, which is created and calibrated when it is new.
+    """Loads a source into a collection, which is created and calibrated when it is new, and stays once it has a row.
 
     A load that was interrupted goes on at its checkpoint when it is called again with the same source. Setting `stop`
     ends it after the batch in hand with LoadStoppedError.
@@ -32,6 +33,7 @@ def ingest(
     started = time.perf_counter()
     with (
         database.explained(f"cannot load {source.name} into collection {options.collection!r}"),
+        dropped_if_unused(database, options.collection),
         database.loader(options.collection, source.path, options.on_duplicate, options.workers) as loader,
     ):
         plan = make_plan(database, loader, source, options, reporter)
