@@ -207,6 +207,14 @@ def test_a_database_is_used_in_a_child(url: str, calibration: Calibration) -> No
         assert db.collection("docs").count() == 0
 
 
+def test_a_document_store_is_opened_in_a_child(url: str) -> None:
+    haystack = pytest.importorskip("qvec.integrations.haystack")
+    store = haystack.QvecDocumentStore(url, "docs")
+    with held(store._opening):
+        assert Child(store.count_documents).answer() == 0
+    store.close()
+
+
 def test_a_directory_of_another_process_is_refused_in_a_child(tmp_path: Path, calibration: Calibration) -> None:
     with qvec.connect(f"qdrant:{tmp_path}") as db:
 
