@@ -229,8 +229,8 @@ SIXTEEN = [1.0] * 16
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"q": "a", "d": "b"}, {"q": "a"}], "column d: row 1: None found, a text wanted"),
-        ([{"q": "a", "d": "b"}, {"q": "", "d": "c"}], "column q: row 1: '' found, a text wanted"),
+        ([{"q": "a", "d": "b"}, {"q": "a"}], "column d: row 1: None found, a text"),
+        ([{"q": "a", "d": "b"}, {"q": "", "d": "c"}], "column q: row 1: '' found, a text"),
         ([{"q": "a"}], "1 columns of text, expected rows of two or more"),
         ([{"q": "a", "d": "b", "label": 0}], "has a column label, but a pair here is a query and a document that"),
         ([{"q": SIXTEEN, "d": SIXTEEN, "score": 1.0}], "has a column score"),
