@@ -128,7 +128,9 @@ class AsyncRetrieval(OfTexts, ABC):
     ) -> list[Group]:
         """The k best groups of rows with one value of the metadata field `by`, each with its `per_group` best rows.
 
-        A group ranks by its best row; `by` names nested fields by dots. Rows without the field are of no group.
+        A group ranks by its best row; `by` names nested fields by dots. Rows without the field are of no group. Groups
+        of strings, numbers, true and false are found by filters; lists and objects are told apart by reading more rows,
+        all of them where there are fewer than k groups.
         """
         options = {"filter": filter, "oversampling": oversampling}
         return await run_async(self, grouped(await self._one(query), k, by, per_group, options))
