@@ -72,7 +72,7 @@ def read_pairs(path: str | Path, columns: Sequence[str] | None = None) -> Pairs:
         )
     scores = next((table[name] for name in SCORES if name in table and name not in names), None)
     for name in names:
-        _check(table[name], _is_text, f"{path}, column {name}", "a text in Unicode")
+        _check(table[name], _is_text, f"{path}, column {name}", "a text")
     if scores is not None:
         _check(scores, _is_number, f"{path}, column of scores", "a finite number")
     return Pairs({name: table[name] for name in names}, scores)
@@ -100,7 +100,7 @@ def _holds_text(name: str, values: list[Any]) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is text that is not empty; JSON can escape half of a surrogate pair, which no encoding takes."""
+    """Whether it is text that is not empty; half of a surrogate pair, which JSON can escape, is none."""
     return isinstance(value, str) and value != "" and not _HALF_OF_A_PAIR.search(value)
 
 
