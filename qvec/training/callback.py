@@ -100,7 +100,7 @@ def save_state(loss: QuantizationAwareLoss, folder: Path) -> None:
 def restore_state(loss: QuantizationAwareLoss, folder: Path) -> None:
     """Takes up the ranges that `save_state` wrote. Raises InputError where there are none."""
     try:
-        state = torch.load(folder / STATE_FILE, weights_only=True)
+        state = torch.load(folder / STATE_FILE, weights_only=True, map_location="cpu")  # written on any device
     except FileNotFoundError:
         raise InputError(
             f"{folder} has no {STATE_FILE}; its training had no QuantizationCallback, or it was not written whole"
