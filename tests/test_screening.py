@@ -84,6 +84,37 @@ def test_a_wrong_encoding_is_named(tmp_path: Path) -> None:
         assert (f"unusable rows left out: 297, the first of them {wrong}" if fitting else none_left) in skipped
 
 
+WHOLE = [
+    (npy, GOOD.round(), True),
+    (parquet, (100 * GOOD).round().clip(0, 255), True),
+    (json_lines, np.sign(GOOD), True),
+    (json_lines, (100 * GOOD).round().clip(-1, 255), False),
+    (json_lines, GOOD, False),
+    (npy, np.where(np.eye(ROWS, DIMENSIONS) == 1, np.float32(0.5), GOOD.round()), False),
+]
+
+
+@pytest.mark.parametrize(("write", "vectors", "warned"), WHOLE)
+def test_whole_numbers_that_are_read_as_floats_are_told_of_once(
+    tmp_path: Path, write: Callable[..., Path], vectors: NDArray[np.float32], warned: bool
+) -> None:
+    source, url = write(tmp_path, vectors), f"qdrant:{tmp_path / 'qdrant'}"
+    warning = f"Warning: all values of {source} are whole numbers of 8 bits, read as floats"
+    for command in (
+        ["calibrate", source, "-o", tmp_path / "cal.safetensors"],
+        ["ingest", source, "--db", url, "-c", "docs"],
+    ):
+        done = succeed(*command, "--on-error", "skip", "--json")
+        assert done.stderr.count(warning) == warned
+        assert json.loads(done.stdout)
+
+
+def test_whole_numbers_of_a_known_encoding_are_not_told_of(tmp_path: Path) -> None:
+    source = json_lines(tmp_path, GOOD.round().astype(int))
+    done = succeed("calibrate", source, "-o", tmp_path / "cal.safetensors", "--encoding", "int8")
+    assert "Warning" not in done.output
+
+
 class FussyEmbedder:
     """Embeds no text that holds "long", and as zeros one that holds "void"."""
 

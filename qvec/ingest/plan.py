@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from qvec.arrays import Vectors
 from qvec.calibration import Calibration
+from qvec.codecs import FLOAT
 from qvec.embedding import Embedder, EmbeddingOptions, check_cut, load_embedder
 from qvec.embedding.stored import check_embedding, described, wanted_embedding
 from qvec.errors import CalibrationError, CollectionError, InputError
 from qvec.ingest.embedding import NO_TEXT, embed_texts
 from qvec.ingest.options import FitOptions, IngestOptions, OnError, Reporter
-from qvec.ingest.quantized import check_threshold, fit_for, settings_for
+from qvec.ingest.quantized import check_threshold, fit_for, look_quantized, settings_for
 from qvec.ingest.screening import FitScreen
 from qvec.loading import Checkpoint, Loader, Starts
 from qvec.model_folder import find_calibration
@@ -179,6 +180,11 @@ def sample_source(
     embedded: dict[int, NDArray[np.float32]] = {}
     if embedder is None:
         usable = _sample_vectors(source, fit, reporter, screen)
+        if source.codec == FLOAT and look_quantized(usable):
+            reporter.say(
+                f"Warning: all values of {source.name} are whole numbers of 8 bits, read as floats; if they were "
+                "quantized, name how: --encoding int8, uint8, ubinary, binary, …"
+            )
     else:
         check_cut(embedder.options, fit.dimensions)
         usable, embedded = _sample_texts(source, embedder, fit, reporter, screen)

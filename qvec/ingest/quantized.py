@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from qvec.arrays import Vectors
 from qvec.calibration import Calibration
 from qvec.codecs import Codec
 from qvec.errors import CalibrationError
@@ -29,6 +32,15 @@ def fit_for(codec: Codec, fit: FitOptions) -> FitOptions:
 def settings_for(codec: Codec) -> dict[str, Any]:
     """Settings of a new collection, where none are asked for: of bits there is nothing to keep but the bits."""
     return {"rescore": "binary"} if codec.bits else {}
+
+
+def look_quantized(vectors: Vectors) -> bool:
+    """Whether all values of some floats (n, d) are such as int8 or uint8 hold, as no model gives them."""
+    if not vectors.size:
+        return False
+    low, high = vectors.min(), vectors.max()
+    of_8_bits = -128 <= low <= high <= 127 or 0 <= low <= high <= 255
+    return of_8_bits and bool((vectors == np.rint(vectors)).all())
 
 
 def check_threshold(calibration: Calibration, codec: Codec, name: str) -> None:
