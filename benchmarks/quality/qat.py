@@ -32,7 +32,7 @@ Searched = dict[str, tuple[States, States]]
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--layers", default=2, show_default=True, help="Of MiniLM's six, the last ones, that are trained.")
 @click.option("--steps", default=100, show_default=True, help="Batches of 32 pairs.")
-@click.option("--seeds", default=3, show_default=True, help="Runs of each kind.")
+@click.option("--seeds", default=2, show_default=True, help="Runs of each kind.")
 @click.option("--tokens", default=128, show_default=True, help="Where texts end; in training at half of it.")
 @click.option("--runs", "folder", type=click.Path(path_type=Path), metavar="RUNS", help="Keeps what is trained.")
 @click.option("--json", "as_json", is_flag=True, help="One line a cell of the tables.")

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 # The event loop's own threads are for the embedded engine, and are few: four more than processors. An embedder mostly
 # waits for a server; a model on 2 processors answers as many questions a second from 32 threads as from 6 (within 5%).
-_threads = OwnValue(partial(ThreadPoolExecutor, 32, "qvec-embedding"))
+_threads = OwnValue(partial(ThreadPoolExecutor, 32, "qvec-awaited"))
 
 
 async def in_thread(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,29 +13,25 @@ from numpy.typing import ArrayLike, NDArray
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
 from qvec.errors import CollectionError
-from qvec.full_text import asked, check_indexed_language, check_language, no_index
+from qvec.full_text import check_indexed_language, check_language
 from qvec.hits import Hit
 from qvec.qdrant import filters, finishing, points
 from qvec.qdrant.description import Description, Foreign
-from qvec.qdrant.engine import Engine, Record, Request
+from qvec.qdrant.engine import Engine, Record
 from qvec.qdrant.filters import Compiled
 from qvec.qdrant.ids import PointId, foreign_point_id, plain, point_id, row_id, row_ids
 from qvec.qdrant.points import ID, Points
+from qvec.qdrant.searching import SearchOperations
 from qvec.qdrant.steps import Steps
 from qvec.stores import (
-    MOST_ROWS,
-    Explanation,
     Info,
     Progress,
     StoredRows,
-    check_count,
     check_limit,
     check_oversampling,
-    check_search,
     check_upsert,
 )
 from qvec.texts import document_array, metadata_array
-from qvec.tracing import span
 
 if TYPE_CHECKING:
     from qvec.filters import FilterLike
@@ -47,7 +39,7 @@ if TYPE_CHECKING:
     from qvec.metadata_index import MetadataIndex
     from qvec.qdrant.catalog import Catalog, Opened
     from qvec.retrieval.embedders import Embedders
-    from qvec.sources import Form, IdType
+    from qvec.sources import Form
 
 
 _SKIPPED_AT_ONCE = 10_000
@@ -55,7 +47,7 @@ _PAGE = 1_000
 """How many points with their payloads are asked for at once."""
 
 
-class CollectionOperations:
+class CollectionOperations(SearchOperations):
     """The part of a collection that is the same whether its methods wait or are awaited.
 
     A method that takes arguments checks them when it is called, and gives steps.
@@ -86,7 +78,6 @@ class CollectionOperations:
         self._embedders: Embedders = catalog.embedders
         self._foreign = foreign
         self._threshold = self.calibration.threshold.astype(np.float64)
-        self._ranks_texts = False
 
     def __repr__(self) -> str:
         layout = self.layout
@@ -94,10 +85,6 @@ class CollectionOperations:
             f"{type(self).__name__}({self.name!r}, dimensions={layout.dimensions}, rescore={layout.rescore!r}, "
             f"prefilter={layout.prefilter!r}, calibration={self.calibration.id!r})"
         )
-
-    @property
-    def id_type(self) -> IdType:
-        return self.layout.id_type
 
     @property
     def keeps_floats(self) -> bool:
@@ -251,9 +238,6 @@ class CollectionOperations:
         """Stored vectors minus the threshold; of signs alone, each as far from it as it is on average."""
         return centred * self.calibration.deviation if self.layout.signs_only else centred
 
-    def _hit(self, point: Any, score: float, payload: points.Payload | None) -> Hit:
-        return (points.hit if self._foreign is None else points.foreign_hit)(point, score, payload)
-
     def _point_ids(self, ids: Sequence[int | str]) -> Sequence[PointId | None]:
         """The points' ids; None for one that no point of another's making can have."""
         if self._foreign is not None:
@@ -358,8 +342,6 @@ class CollectionOperations:
         for index in indexes:
             yield from self.engine().index_metadata(index)
 
-    # Words
-
     def _indexing_texts(self, language: str) -> Steps[None]:
         check_language(language)
         self._check_writable()
@@ -371,157 +353,6 @@ class CollectionOperations:
             yield from self.engine().index_texts(language)
         else:
             check_indexed_language(self.name, found, language)
-
-    def _searching_text(self, question: str, k: int, filter: FilterLike | None, texts: bool) -> Steps[list[Hit]]:
-        check_search(k, None)
-        payload = texts or (self._foreign is None and [ID])
-        native, rest = filters.asked(filter)
-        return self._search_text(question, Request(k, 1, payload=payload, filter=native, rest=rest))
-
-    def _search_text(self, question: str, request: Request) -> Steps[list[Hit]]:
-        self._ranks_texts = self._ranks_texts or (yield from self.engine().texts_language()) is not None
-        if not self._ranks_texts:
-            raise no_index(self.name)
-        request = yield from finishing.finished(self.engine(), request)
-        with span("search_text", database="Qdrant", collection=self.name, k=request.limit) as searching:
-            found = yield from self.engine().search_text(asked(question), request)
-            searching.set_attribute("qvec.rows", len(found))
-        return self._hits(found, request, 1.0, 0.0)
-
-    # Searches
-
-    def _searching(
-        self,
-        vectors: ArrayLike,
-        k: int,
-        oversampling: float | None,
-        filter: FilterLike | None,
-        exact: bool,
-        rescore: bool,
-        ef: int | None,
-        texts: bool,
-    ) -> Steps[Any]:
-        """Hits of a vector (d,), or a list of them for each of (m, d)."""
-        queries, request = self._prepared(vectors, k, oversampling, filter, exact, rescore, texts, ef)
-        return self._search(queries, request, np.ndim(vectors) == 2)
-
-    def _search(self, queries: NDArray[np.float32], request: Request, several: bool) -> Steps[Any]:
-        asked = {"queries": len(queries), "k": request.limit, "candidates": _candidates(request)}
-        with span("search", database="Qdrant", collection=self.name, **asked):
-            found = yield from self._hits_of(queries, request)
-        return found if several else found[0]
-
-    def _explaining(
-        self, vector: ArrayLike, k: int, oversampling: float | None, filter: FilterLike | None, exact: bool
-    ) -> Steps[Explanation]:
-        prepare = partial(self._prepared, vector, k, oversampling, filter, exact)
-        prepare()
-        return self._explain(prepare)
-
-    def _explain(self, prepare: partial[tuple[NDArray[np.float32], Request]]) -> Steps[Explanation]:
-        yield from self._hits_of(*prepare())  # opens what is not open yet
-        started = time.perf_counter()
-        prepared, request = prepare()
-        searched = time.perf_counter()
-        hits = (yield from self._hits_of(prepared, request))[0]
-        ended = time.perf_counter()
-        asked = {
-            **asdict(request),
-            "filter": request.filter and request.filter.model_dump(exclude_none=True),
-            "rest": request.rest and request.rest.unknown,
-        }
-        return Explanation(
-            statement=json.dumps(asked, indent=2, default=str),
-            plan=(),
-            candidates=_candidates(request),
-            milliseconds={"prepare": (searched - started) * 1e3, "search": (ended - searched) * 1e3},
-            hits=hits,
-        )
-
-    def _prepared(
-        self,
-        query: ArrayLike,
-        k: int,
-        oversampling: float | None,
-        filter: FilterLike | None,
-        exact: bool,
-        rescore: bool = True,
-        texts: bool = True,
-        ef: int | None = None,
-    ) -> tuple[NDArray[np.float32], Request]:
-        """Queries as they are compared, and what to ask of the engine."""
-        check_search(k, oversampling)
-        if ef is not None:
-            check_count("ef", ef, ", or None for the engine's own")
-        array = as_vectors(query, "query", self.calibration.accepted_dimensions)
-        self.calibration.check(array, "query")
-        native, rest = filters.asked(filter)
-        request = Request(
-            limit=k,
-            oversampling=self.oversampling if oversampling is None else oversampling,
-            exact=exact,
-            rescore=rescore or exact,
-            payload=texts or (self._foreign is None and self.id_type == "text" and [ID]),
-            filter=native,
-            rest=rest,
-            ef=ef,
-        )
-        return self.calibration.prepared(array), request
-
-    def _hits_of(self, queries: NDArray[np.float32], request: Request) -> Steps[list[list[Hit]]]:
-        """Hits of prepared queries (m, d): the engine scores <q, x - threshold>, and <q, threshold> is added."""
-        sent, scales = self._scaled(queries)
-        request = yield from finishing.finished(self.engine(), request)
-        found = yield from self._found(sent, request)
-        if not request.payload and self._foreign is None and not _all_integers(found):
-            request = replace(request, payload=[ID])  # of negative ids, which points cannot have
-            found = yield from self._found(sent, request)
-        if self._scores_metric(request):
-            constants = (queries @ self._threshold).tolist()
-        else:
-            scales, constants = [1.0] * len(queries), [0.0] * len(queries)
-        return [
-            self._hits(batch, request, scale, constant)
-            for batch, scale, constant in zip(found, scales, constants, strict=True)
-        ]
-
-    def _found(self, queries: NDArray[np.float32], request: Request) -> Steps[list[Sequence[Any]]]:
-        found: list[Sequence[Any]] = []
-        for batch in finishing.batches(request, queries):
-            found += yield from self.engine().search(batch, request)
-        return found
-
-    def _hits(self, found: Sequence[Any], request: Request, scale: float, constant: float) -> list[Hit]:
-        """Hits of points; a payload is not looked at unless it was asked for."""
-        if not request.payload:
-            return [Hit(row_id(point.id, None), point.score * scale + constant) for point in found]
-        return [self._hit(point.id, point.score * scale + constant, point.payload) for point in found]
-
-    def _scaled(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[float]]:
-        """Queries as they are sent, and what their scores are multiplied with.
-
-        The engine rounds queries to float16 and to whole levels, which loses small ones and cannot hold large ones. So
-        each is brought to a largest component between 1/2 and 1, which is exact, unless it is at unit length.
-        """
-        if self.layout.signs_only:
-            queries = queries * self.calibration.deviation
-        elif self.calibration.metric == "cosine" or (self._foreign and self._foreign.distance == "cosine"):
-            return queries, [1.0] * len(queries)
-        _, exponents = np.frexp(np.abs(queries).max(axis=1, initial=0))
-        return np.ldexp(queries, -exponents[:, None]), np.ldexp(1.0, exponents).tolist()
-
-    def _scores_metric(self, request: Request) -> bool:
-        """Whether the engine estimates <q, x - threshold>, as its turbo codes do too, or counts equal bits."""
-        return request.rescore or (self._foreign is None and self.layout.prefilter.startswith("turbo"))
-
-
-def _candidates(request: Request) -> int | None:
-    """How many rows the engine rescores; None: all."""
-    return None if request.exact else math.ceil(min(request.limit * request.oversampling, MOST_ROWS))
-
-
-def _all_integers(found: Sequence[Sequence[Any]]) -> bool:
-    return all(isinstance(point.id, int) for batch in found for point in batch)
 
 
 def _without_repeats(rows: Points, on_duplicate: OnDuplicate) -> Points:
