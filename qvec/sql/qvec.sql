@@ -1326,14 +1326,18 @@ COMMENT ON FUNCTION qvec._digits(vector) IS 'Numbers as 16 planes of signed digi
 CREATE OR REPLACE FUNCTION qvec._at_row_length(x vector, calibration text) RETURNS vector
     LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
-    one vector := array_fill(1::real, ARRAY[vector_dims(x)])::vector;
+    k record;
+    one vector;
     wanted real;
 BEGIN
-    SELECT 2 * sqrt(sum(m::float8 * m + s::float8 * s)) INTO wanted
-        FROM qvec.calibration AS stored, unnest(stored.mean::real[], stored.std::real[]) AS u (m, s)
-        WHERE stored.id = calibration AND metadata ->> 'metric' = 'ip';
+    SELECT metadata ->> 'metric' AS metric, mean, std INTO k FROM qvec.calibration AS stored WHERE stored.id = calibration;
+    IF k.metric <> 'ip' THEN
+        RETURN x;
+    END IF;
+    wanted := (SELECT 2 * sqrt(sum(m::float8 * m + s::float8 * s)) FROM unnest(k.mean::real[], k.std::real[]) AS u (m, s));
     IF wanted > 0 AND qvec._squared_norm(x) > 0 THEN
         -- Rounded to multiples of 2^-24, so that no product is too small for float32.
+        one := array_fill(1::real, ARRAY[vector_dims(x)])::vector;
         RETURN ((qvec._unit(x) + one) - one) * array_fill(wanted, ARRAY[vector_dims(x)])::vector;
     END IF;
     RETURN x;
