@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qvec.errors import CollectionError, DatabaseError
 from qvec.qdrant import versioning
+from qvec.qdrant.description import Mark
 from qvec.qdrant.errors import is_status
 from qvec.qdrant.ids import PointId
 from qvec.qdrant.operations import CollectionOperations
@@ -74,7 +75,7 @@ class FollowingCollection(CollectionOperations):
             return True
         record, mark = yield from self._catalog.home.glance(self.name)
         kept = view.turn == 0 if record is None else record.keeps(view.points)
-        return kept and (view.points != self.name or view.description().mark == mark)
+        return kept and self._is_described(view, mark)
 
     def _page(
         self, view: CollectionOperations, start: PointId, rows: int
@@ -102,8 +103,11 @@ class FollowingCollection(CollectionOperations):
         view = self._view
         record, mark = yield from self._catalog.home.glance(self.name)
         used = self.name if record is None else record.used
-        same = (turn_of(record), used) == (view.turn, view.points)
-        return same and (used != self.name or view.description().mark == mark)
+        return (turn_of(record), used) == (view.turn, view.points) and self._is_described(view, mark)
+
+    def _is_described(self, view: CollectionOperations, mark: Mark | None) -> bool:
+        """Whether a version is the one that is written down under the collection's name, if that is its place."""
+        return view.points != self.name or view.description().mark == mark
 
     def _look_closely(self) -> Steps[None]:
         """As `_look`, at all that is written down."""
