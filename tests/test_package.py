@@ -101,6 +101,7 @@ LAYERS = [
         "_native",
         "calls",
         "connecting",
+        "defaults",
         "forking",
         "steps",
         "sampling",

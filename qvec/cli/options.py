@@ -11,6 +11,7 @@ import click
 
 from qvec.codecs import FLOAT, PRESETS, preset
 from qvec.database import DEFAULT_URL, connect
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.embedding import TASKS, EmbeddingOptions, lasting_name
 from qvec.errors import InputError
 from qvec.ingest.options import FitOptions, OnError, default_ranges
@@ -139,7 +140,11 @@ def settings_options(command: F) -> F:
                 type=click.Choice(["scalar8bits", "scalar4bits", "binary"]),
                 help="How exactly a binary prefilter of Qdrant sees the query (default: scalar8bits).",
             ),
-            _option("--oversampling", type=click.FloatRange(1), help="Candidates for each hit (default: 4)."),
+            _option(
+                "--oversampling",
+                type=click.FloatRange(1),
+                help=f"Candidates for each hit (default: {DEFAULT_OVERSAMPLING}).",
+            ),
             _option("--shards", type=click.IntRange(1), help="Shards, in a Qdrant cluster."),
             _option("--replication-factor", type=click.IntRange(1), help="Copies of each shard, in a Qdrant cluster."),
             _option(

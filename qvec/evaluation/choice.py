@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.intervals import CONFIDENCE, compare, interval, lower_bound
-from qvec.evaluation.trials import DEFAULT_OVERSAMPLING, Recommendation, Trial
+from qvec.evaluation.trials import Recommendation, Trial
 from qvec.ingest.options import FitOptions, default_ranges
 
 _BUDGETS = (DEFAULT_OVERSAMPLING, 8, 16)

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from qvec.calibration import Calibration
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.drift import Drift
 from qvec.evaluation.charts import Axis, Chart, Point, Series, around
 from qvec.evaluation.results import NONE, Evaluation, Result
-from qvec.evaluation.trials import DEFAULT_OVERSAMPLING, Sweep, Trial
+from qvec.evaluation.trials import Sweep, Trial
 
 _STRETCHED = "The scale is stretched towards 100%."
 _BALANCE_BINS = 40

@@ -8,6 +8,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.drift import Drift
 from qvec.errors import InputError
 from qvec.evaluation import pictures, tables
@@ -17,7 +18,7 @@ from qvec.evaluation.pictures import name_of, percent
 from qvec.evaluation.results import Evaluation
 from qvec.evaluation.svg import COLOURS, draw, marker
 from qvec.evaluation.tables import Table
-from qvec.evaluation.trials import DEFAULT_OVERSAMPLING, Sweep
+from qvec.evaluation.trials import Sweep
 
 
 def write_report(

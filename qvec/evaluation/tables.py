@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from qvec.calibration import Calibration
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.drift import Drift
 from qvec.evaluation.pictures import percent
 from qvec.evaluation.results import NONE, Evaluation, Interval, Result
-from qvec.evaluation.trials import DEFAULT_OVERSAMPLING, Sweep, Trial
+from qvec.evaluation.trials import Sweep, Trial
 
 _BLANK = "–"
 

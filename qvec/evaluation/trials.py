@@ -13,7 +13,6 @@ from qvec.ingest.options import FitOptions
 
 _PREFILTER_PLANES = {"ternary": 2, "binary": 1, NONE: 0}
 _VALUE_BYTES = {"float16": 2, "float32": 4}
-DEFAULT_OVERSAMPLING = 4
 
 
 @dataclass(frozen=True)

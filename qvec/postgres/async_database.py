@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
 from qvec.connecting import ConnectOptions
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.postgres.async_collection import AsyncPostgresCollection
 from qvec.postgres.catalog import Catalog
 from qvec.postgres.connections import AsyncConnections
@@ -82,7 +83,7 @@ class AsyncPostgresDatabase(Catalog):
         id_type: IdType = "bigint",
         rescore: Rescore = "int8",
         prefilter: Prefilter | None = None,
-        oversampling: float = 4,
+        oversampling: float = DEFAULT_OVERSAMPLING,
         model: str | None = None,
         embedding: Mapping[str, Any] | None = None,
     ) -> AsyncPostgresCollection:

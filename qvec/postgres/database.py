@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
 from qvec.connecting import ConnectOptions
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.loading import Checkpoint, OnDuplicate
 from qvec.postgres import loading
 from qvec.postgres.catalog import Catalog
@@ -85,7 +86,7 @@ class PostgresDatabase(Catalog):
         id_type: IdType = "bigint",
         rescore: Rescore = "int8",
         prefilter: Prefilter | None = None,
-        oversampling: float = 4,
+        oversampling: float = DEFAULT_OVERSAMPLING,
         model: str | None = None,
         embedding: Mapping[str, Any] | None = None,
     ) -> PostgresCollection:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors, sql
 
+from qvec.defaults import HNSW_M
 from qvec.postgres import statements
 from qvec.postgres.layout import Table
 from qvec.postgres.steps import AsyncConnection, Connection, Execute, Fetch, Steps, Transaction, perform, perform_async
@@ -20,8 +21,9 @@ Progress = Callable[[int, int], None]
 """Called with blocks of the table done and their total; pgvector tells no total of rows."""
 
 _POLL_SECONDS = 0.5
-_GRAPH_BYTES = 700
-"""Of one HNSW element beside its bits: pgvector's neighbours and bookkeeping at m = 16, with room to spare."""
+_GRAPH_BYTES = 700 * HNSW_M // 16
+"""Memory of one HNSW element beside its bits while the index is built: pgvector's links and bookkeeping take somewhat
+less than 700 bytes at m = 16."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from psycopg import sql
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
+from qvec.defaults import HNSW_EF_CONSTRUCTION, HNSW_M
 from qvec.loading import OnDuplicate
 from qvec.postgres import lengths
 from qvec.postgres.layout import Table
@@ -76,11 +77,13 @@ def prefilter(table: Table) -> Composed:
 
 
 def create_index(table: Table) -> Composed:
-    return SQL("CREATE INDEX {} ON {} USING hnsw ({} {})").format(
+    return SQL("CREATE INDEX {} ON {} USING hnsw ({} {}) WITH (m = {}, ef_construction = {})").format(
         Identifier(table.index),
         table.identifier,
         prefilter(table),
         Identifier(table.vector.schema, "bit_hamming_ops"),
+        sql.Literal(HNSW_M),
+        sql.Literal(HNSW_EF_CONSTRUCTION),
     )
 
 

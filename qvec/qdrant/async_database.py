@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
 from qvec.connecting import ConnectOptions
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.qdrant.address import Address
 from qvec.qdrant.async_collection import AsyncQdrantCollection
 from qvec.qdrant.catalog import Catalog
@@ -103,7 +104,7 @@ class AsyncQdrantDatabase(Catalog):
         rescore: Rescore = "float16",
         prefilter: Prefilter | None = None,
         query_encoding: QueryEncoding = "scalar8bits",
-        oversampling: float = 4,
+        oversampling: float = DEFAULT_OVERSAMPLING,
         model: str | None = None,
         embedding: Mapping[str, Any] | None = None,
         shards: int | None = None,

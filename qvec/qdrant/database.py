@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from qvec.calibration import Calibration
 from qvec.connecting import ConnectOptions
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.loading import Checkpoint, OnDuplicate
 from qvec.qdrant.address import Address
 from qvec.qdrant.catalog import Catalog
@@ -106,7 +107,7 @@ class QdrantDatabase(Catalog):
         rescore: Rescore = "float16",
         prefilter: Prefilter | None = None,
         query_encoding: QueryEncoding = "scalar8bits",
-        oversampling: float = 4,
+        oversampling: float = DEFAULT_OVERSAMPLING,
         model: str | None = None,
         embedding: Mapping[str, Any] | None = None,
         shards: int | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qvec.calibration import Calibration
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.errors import CalibrationError, CollectionError, InputError
 from qvec.qdrant.layout import Layout, Sharding
 
@@ -27,7 +28,7 @@ class Description:
 
     calibration: Calibration
     layout: Layout
-    oversampling: float = 4
+    oversampling: float = DEFAULT_OVERSAMPLING
     model: str | None = None
     sharding: Sharding = field(default_factory=Sharding)
     embedding: Mapping[str, Any] | None = None
