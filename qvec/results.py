@@ -1,0 +1,83 @@
+"""What the methods of a collection return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Progress = Callable[[int, int | None], None]
+"""Called with the amount done and the total, None where the total is unknown."""
+IndexState = Literal["built", "building", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One row found. `score` estimates the true metric (cosine similarity or inner product), so it compares across
+    queries. `document` and `metadata` are None where the row has none, or where the search did not ask for them."""
+
+    id: int | str
+    score: float
+    document: str | None = None
+    metadata: Any = None
+
+
+@dataclass(frozen=True)
+class Info:
+    """The settings of a collection and its size. Sizes in bytes are None where the store does not report them."""
+
+    name: str
+    rows: int
+    dimensions: int
+    metric: str
+    id_type: str
+    rescore: str
+    prefilter: str
+    oversampling: float
+    model: str | None
+    calibration: str
+    index: IndexState
+    table_bytes: int | None
+    """On disk: rows with their keys, vectors and texts."""
+    index_bytes: int | None
+    """On disk: the data that the prefilter reads beside the rows."""
+    ram_bytes: int | None
+    """Held in memory at all times."""
+    embedding: Mapping[str, Any] | None = None
+    """How texts were embedded beyond the model's name: server, task, prefixes."""
+
+    def bytes_per_vector(self) -> dict[str, float | None]:
+        """Return bytes per row of table, index and memory."""
+        parts = {"table": self.table_bytes, "index": self.index_bytes, "ram": self.ram_bytes}
+        return {name: None if size is None else round(size / max(self.rows, 1), 1) for name, size in parts.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "bytes_per_vector": self.bytes_per_vector()}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a search was done: the statement or request, the database's plan if it has one, and the time of each step.
+
+    `candidates` is None where all rows were ranked.
+    """
+
+    statement: str
+    plan: tuple[str, ...]
+    candidates: int | None
+    milliseconds: dict[str, float]
+    hits: list[Hit]
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows as they are stored: ids (int64 or large_string), vectors float32 (n, d) in the collection's form, documents
+    and metadata (JSON) as large_string."""
+
+    ids: Any
+    vectors: NDArray[np.float32]
+    documents: Any
+    metadata: Any

@@ -1,0 +1,160 @@
+# Generated from qvec/store/_async/interface.py by tools/async_to_sync.py: edit that file, then run `make sync`.
+"""The methods of a store: of the database that holds collections, and of one collection in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvec.calibration import Calibration
+from qvec.metadata_index import MetadataIndex
+from qvec.results import Explanation, Hit, Info, Progress, StoredRows
+from qvec.sources import Form, IdType
+from qvec.store.options import ConnectOptions
+from qvec.store.requests import NewCollection, OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest
+
+StoredCodes = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32] | None]
+"""Ids (n,), the codes as stored (n, bytes), and the vectors (n, d) where the collection keeps floats."""
+
+
+class StoreCollection(Protocol):
+    """One collection in a store. It follows a recalibration by itself: its calibration may change between calls."""
+
+    name: str
+    was_dropped: bool
+    """Whether a call found that the collection was dropped since it was opened."""
+    accepts_any_id: bool
+    """Whether ids of either type may be asked for: in a collection that qvec did not make."""
+
+    @property
+    def calibration(self) -> Calibration: ...
+
+    @property
+    def id_type(self) -> IdType: ...
+
+    @property
+    def oversampling(self) -> float: ...
+
+    @property
+    def model(self) -> str | None: ...
+
+    @property
+    def embedding(self) -> Mapping[str, Any] | None: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that it was created with, by name, `oversampling` among them."""
+
+    @property
+    def keeps_floats(self) -> bool:
+        """Whether it holds vectors as floats, and not as codes alone."""
+
+    @property
+    def form(self) -> Form:
+        """The form of the vectors that `iter_rows` gives."""
+
+    def search(self, queries: NDArray[Any], request: SearchRequest) -> list[list[Hit]]:
+        """Return the hits of each raw query (m, D), best first."""
+
+    def search_text(self, request: TextRequest) -> list[Hit]:
+        """Return the rows whose documents match the words best, by BM25.
+
+        Raise InputError where the texts are not indexed.
+        """
+
+    def explain(self, query: NDArray[Any], request: SearchRequest) -> Explanation:
+        """Search for one raw query (1, D) and return how that was done."""
+
+    def upsert(self, rows: RowColumns, on_duplicate: OnDuplicate) -> int:
+        """Write rows, durably; return how many were written."""
+
+    def delete(self, ids: list[int | str]) -> int:
+        """Delete rows by id; return how many existed."""
+
+    def get(self, ids: list[int | str]) -> list[Hit | None]:
+        """Return the row of each id with score NaN, None for a missing one."""
+
+    def vectors(self, ids: list[int | str]) -> NDArray[np.float32]:
+        """Return the vector of each id as stored, float32 (n, d), NaN for a missing row."""
+
+    def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
+        """Return the first rows that pass in the order of their ids, with score NaN."""
+
+    def iter_rows(self, start: int, batch_rows: int) -> Iterator[StoredRows]:
+        """Yield all rows from position `start` on in the order of their ids, at most `batch_rows` at a time."""
+
+    def iter_codes(self, batch_rows: int) -> Iterator[StoredCodes]:
+        """Yield the stored codes of all rows. Raise InputError where the store does not expose them."""
+
+    def count(self) -> int: ...
+
+    def info(self) -> Info: ...
+
+    def has_index(self) -> bool: ...
+
+    def set_oversampling(self, oversampling: float) -> None: ...
+
+    def build_index(self, progress: Progress) -> None:
+        """Build the prefilter's index unless it exists; return when it is complete."""
+
+    def index_metadata(self, indexes: Sequence[MetadataIndex]) -> None:
+        """Create indexes on metadata fields where they are missing."""
+
+    def index_texts(self, language: str) -> None:
+        """Index the words of the documents. Raise InputError where they are indexed in another language."""
+
+    def encode(self, rows: RowColumns) -> Any:
+        """Return rows as this collection's loader writes them. Raise RowError for a row that cannot be stored."""
+
+
+class Store(Protocol):
+    """A database that holds collections."""
+
+    kind: str
+    """The name of the product, for messages: Postgres or Qdrant."""
+    name: str
+    """The database's URL without secrets, for messages."""
+    embedded: bool
+    """Whether it runs on this machine for this program."""
+    options: ConnectOptions
+    settings: frozenset[str]
+    """Names of the settings that `create` takes beside those of `NewCollection`."""
+    search_options: frozenset[str]
+    """Names of the fields of `SearchRequest` that only this store has."""
+    native_filter: str
+    """The database's own kind of filter, for messages."""
+    indexes_metadata_first: bool
+    """Whether indexes on metadata should be created before rows are loaded."""
+
+    def wrap_errors(self, doing: str) -> AbstractContextManager[None]:
+        """Raise DatabaseError for what the driver raises inside: what was done, why it failed, what to do."""
+
+    def check_open(self) -> None:
+        """Raise InputError where the database is closed and does not open again by itself."""
+
+    def is_native_filter(self, filter: object) -> bool: ...
+
+    def install(self) -> str | None:
+        """Prepare the database for collections; return a warning for the user, if any."""
+
+    def create(self, new: NewCollection) -> StoreCollection:
+        """Create a collection. Raise CollectionError where the name is taken, InputError for impossible settings."""
+
+    def open(self, name: str, calibration: Calibration | None) -> StoreCollection:
+        """Open a collection; with `calibration` also one that qvec did not make, where the store can read such.
+
+        Raise CollectionError, which lists the existing collections, where it is missing.
+        """
+
+    def has(self, name: str) -> bool: ...
+
+    def all(self) -> Sequence[StoreCollection]:
+        """Return all collections that qvec made, by name."""
+
+    def drop(self, name: str) -> None: ...
+
+    def close(self) -> None: ...
