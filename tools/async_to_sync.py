@@ -6,7 +6,7 @@
 Code that waits for a database is written once, asynchronous, in `_async/`; its twin in `_sync/` is generated and checked
 in, as psycopg does. The rules, on tokens:
 
-- `async` and `await` go, with the parentheses around an awaited expression; `Awaitable[X]` becomes `X`;
+- `async` and `await` go, with the parentheses around an awaited expression; `Awaitable[X]` becomes `X`, `AsyncGenerator[X, Y]` `Generator[X, Y, None]`;
 - `AsyncName` becomes `Name`, `name_async` becomes `name`, `_async` becomes `_sync`;
 - the names in `NAMES` become their synchronous twins.
 
@@ -71,6 +71,10 @@ def _edits(tokens: list[tokenize.TokenInfo]) -> Iterator[Edit]:
             closing = tokens[_closing(tokens, index + 1)]
             yield token.start, following.end, ""
             yield closing.start, closing.end, ""
+        elif token.string == "AsyncGenerator" and following.string == "[":
+            closing = tokens[_closing(tokens, index + 1)]
+            yield token.start, token.end, "Generator"
+            yield closing.start, closing.start, ", None"
         elif (name := sync_name(token.string)) != token.string:
             yield token.start, token.end, name
 

@@ -1,4 +1,4 @@
-"""Turns what Postgres and its driver raise into one clear line."""
+"""Errors of Postgres and psycopg, turned into one clear line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from qvec.errors import DatabaseError
+from qvec.errors import CollectionError, DatabaseError
 
-NO_URL = (
-    "is no connection URL; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with / as %2F, @ as %40 and % as "
+EXPECTED_URL = (
+    "is not a connection URL; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with / as %2F, @ as %40 and % as "
     "%25 in user and password"
 )
 
 
 def redact(url: str) -> str:
-    """A connection URL without its password, for messages. Whatever stands before the last @ may be one."""
+    """Return a connection URL without its password, for messages. Anything before the last @ may be one."""
     scheme, _, rest = url.partition("://")
     credentials, at, place = rest.rpartition("@")
     place, _, query = place.partition("?")
@@ -29,22 +29,22 @@ def redact(url: str) -> str:
 
 
 def check_url(url: str) -> None:
-    """Raises DatabaseError for a URL of which the driver would take a part of the password for a host or a port."""
+    """Raise DatabaseError for a URL in which the driver would take part of the password for a host or a port."""
     hosts, _, path = _after_credentials(url).partition("?")[0].partition("/")
     ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
     if "@" in hosts + path or not all(port.isdecimal() for port in ports if port):
-        raise DatabaseError(f"{redact(url)} {NO_URL}")
+        raise DatabaseError(f"{redact(url)} {EXPECTED_URL}")
 
 
 def _after_credentials(url: str) -> str:
-    """Host, path and query as libpq sees them: credentials end at the first @, unless a slash comes before it."""
+    """Return host, path and query as libpq sees them: credentials end at the first @ unless a slash precedes it."""
     rest = url.partition("://")[2]
     before, at, after = rest.partition("@")
     return after if at and "/" not in before else rest
 
 
 def connection_lost(error: BaseException) -> bool:
-    """Whether the connection broke, or the server went away, so that trying again makes sense."""
+    """Return whether the connection broke or the server went away, so that trying again makes sense."""
     gone = (
         errors.AdminShutdown,
         errors.CrashShutdown,
@@ -59,9 +59,33 @@ def connection_lost(error: BaseException) -> bool:
     )
 
 
+class RecalibratedError(CollectionError):
+    """A collection has another calibration than the codes that are about to be read or written."""
+
+    def __init__(self, collection: str) -> None:
+        super().__init__(f"collection {collection!r} was recalibrated since it was opened; open it again")
+
+
 @contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Raises DatabaseError for what the database raises inside: what was being done, why it failed, what to do."""
+def wrap_connect_errors(database: str) -> Iterator[None]:
+    """Raise DatabaseError where a connection is refused; `database` stands for the URL in messages."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise DatabaseError(f"cannot connect to {database}: {_connect_reason(error)}") from error
+    except psycopg.ProgrammingError:  # its message may hold the password
+        raise DatabaseError(f"{database} {EXPECTED_URL}") from None
+
+
+def _connect_reason(error: psycopg.OperationalError) -> str:
+    """Return the line of the last attempt; lines that begin with a tab only ask whether a server runs there."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+@contextmanager
+def wrap_errors(doing: str) -> Iterator[None]:
+    """Raise DatabaseError for what the database raises inside: what was done, why it failed, what to do."""
     try:
         yield
     except errors.DiskFull as error:

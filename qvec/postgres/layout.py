@@ -1,4 +1,4 @@
-"""What a collection's table holds, derived from its few settings."""
+"""The table of a collection, derived from its few settings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The table of a collection.
+class TableLayout:
+    """The columns of a collection's table.
 
-    One that rescores by codes stores all their planes, and its prefilter reads them from there; learned bits have a
-    column of their own. One that rescores by floats stores only the prefilter's bits as codes, and the floats beside
-    them.
+    A collection that rescores by codes stores all their planes, and its prefilter reads them from there; learned bits
+    have a separate column. One that rescores by floats stores the floats, and only the prefilter's bits as codes.
     """
 
     dimensions: int
@@ -36,7 +35,7 @@ class Layout:
     rescore: Rescore = "int8"
     prefilter: Prefilter = "ternary"
     learned_bits: int | None = None
-    """How many the calibration has."""
+    """The number that the calibration has."""
 
     @classmethod
     def of(
@@ -46,8 +45,8 @@ class Layout:
         rescore: Rescore,
         prefilter: Prefilter | None,
         learned_bits: int | None = None,
-    ) -> Layout:
-        """A layout with the prefilter that is best for its precision and calibration, unless one is named."""
+    ) -> TableLayout:
+        """Return a layout; without `prefilter` with the one that is best for the precision and calibration."""
         best: Prefilter = "binary" if rescore == "binary" else "learned" if learned_bits else "ternary"
         return cls(dimensions, id_type, rescore, prefilter or best, learned_bits)
 
@@ -74,19 +73,19 @@ class Layout:
 
     @property
     def prefilter_bits(self) -> int:
-        """Bits that the prefilter compares."""
+        """Bits of a row that the prefilter compares."""
         if self.prefilter == "learned":
             return self.learned_bits or 0
         return (2 if self.prefilter == "ternary" else 1) * self.plane_bits
 
     @property
     def has_learned_column(self) -> bool:
-        """Whether learned bits stand beside the codes."""
+        """Whether learned bits have a column beside the codes."""
         return self.prefilter == "learned" and self.planes is not None
 
     @property
     def planes(self) -> int | None:
-        """Planes that rescoring reads; None when it reads floats."""
+        """Planes that rescoring reads; None where it reads floats."""
         return PLANES.get(self.rescore)
 
     @property
@@ -96,7 +95,7 @@ class Layout:
 
     @property
     def code_bytes(self) -> int:
-        """Bytes of a row without floats and texts, about."""
+        """Approximate bytes of a row without floats and texts."""
         return 64 + (self.code_bits + (self.prefilter_bits if self.has_learned_column else 0)) // 8
 
     @property
@@ -106,20 +105,20 @@ class Layout:
 
     @property
     def float_type(self) -> str | None:
-        """pgvector's type of the embedding column; None when the collection keeps no floats."""
+        """pgvector's type of the embedding column; None where the collection keeps no floats."""
         return _FLOAT_TYPES.get(self.rescore)
 
 
 @dataclass(frozen=True)
 class PgVector:
-    """Where pgvector is installed in a database, and which version."""
+    """The schema and the version of pgvector in a database."""
 
     schema: str
     version: tuple[int, ...]
 
     @property
     def iterative_scan(self) -> bool:
-        """Whether HNSW scans can go on past ef_search."""
+        """Whether HNSW scans can continue past ef_search."""
         return self.version >= (0, 8, 0)
 
 
@@ -129,7 +128,7 @@ class Table:
 
     schema: str
     name: str
-    layout: Layout
+    layout: TableLayout
     vector: PgVector
 
     @property
@@ -138,7 +137,7 @@ class Table:
 
     @property
     def index(self) -> str:
-        """Name of the prefilter's index, 63 bytes at most: of a longer table name, its beginning and a hash."""
+        """Name of the prefilter's index, at most 63 bytes: a long table name is cut and gets a hash."""
         name = self.name.encode()
         if len(name) > 54:
             name = name[:45] + b"_" + hashlib.sha256(name).hexdigest()[:8].encode()
@@ -151,9 +150,9 @@ class Table:
         return ("id", "codes", *learned, *floats, "document", "metadata")
 
     def vector_type(self, name: str) -> Composed:
-        """pgvector's type `name` of the collection's dimensions."""
+        """Return pgvector's type `name` with the collection's dimensions."""
         return SQL("{}({})").format(Identifier(self.vector.schema, name), Literal(self.layout.dimensions))
 
     def operator(self, symbol: LiteralString) -> Composed:
-        """pgvector's operator, wherever pgvector is installed."""
+        """Return pgvector's operator, qualified by its schema."""
         return SQL("OPERATOR({}.{})").format(Identifier(self.vector.schema), SQL(symbol))

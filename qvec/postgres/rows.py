@@ -1,9 +1,9 @@
-"""Rows on their way into a table: from vectors, texts and metadata to the bytes that COPY reads."""
+"""Rows as a table stores them: from vectors, texts and metadata to the bytes that COPY reads, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,25 +13,23 @@ from numpy.typing import NDArray
 from qvec import _native
 from qvec.calibration import Calibration
 from qvec.codes import code_bytes, dequantize, learned, quantize, ternary
-from qvec.errors import InputError, RowError
-from qvec.postgres.layout import Layout
-
-if TYPE_CHECKING:
-    from qvec.sources import Form
+from qvec.errors import RowError
+from qvec.postgres.layout import TableLayout
+from qvec.store.requests import RowColumns
 
 HEADER: bytes = _native.COPY_HEADER
 TRAILER: bytes = _native.COPY_TRAILER
 
 
-def stored_codes(vectors: NDArray[Any], calibration: Calibration, layout: Layout) -> NDArray[np.uint8]:
-    """What the codes column holds for vectors (n, D): all planes, or the prefilter's bits where floats are kept."""
+def stored_codes(vectors: NDArray[Any], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:
+    """Return the codes column of vectors (n, D): all planes, or the prefilter's bits where floats are kept."""
     if layout.planes:
         return quantize(vectors, calibration, layout.planes)
     return prefilter_bits(vectors, calibration, layout)
 
 
-def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: Layout) -> NDArray[np.uint8]:
-    """The bits that the prefilter compares, shape (n, prefilter_bits / 8)."""
+def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:
+    """Return the bits that the prefilter compares, shape (n, prefilter_bits / 8)."""
     if layout.prefilter == "binary":
         return quantize(vectors, calibration, 1)
     if layout.prefilter == "learned":
@@ -39,15 +37,15 @@ def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: Layo
     return ternary(quantize(vectors, calibration, 4), calibration)
 
 
-def query_bits(queries: NDArray[np.float32], calibration: Calibration, layout: Layout) -> NDArray[np.uint8]:
-    """The bits of prepared queries (m, d) that are compared with the prefilter's of rows, as `qvec._query` in SQL."""
+def query_bits(queries: NDArray[np.float32], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:
+    """Return the bits of prepared queries (m, d) that the prefilter compares with those of rows, as `qvec._query` does."""
     return prefilter_bits(calibration.for_prefilter(queries), calibration, layout)
 
 
 def _stored_bits(
-    vectors: NDArray[Any], calibration: Calibration, layout: Layout
+    vectors: NDArray[Any], calibration: Calibration, layout: TableLayout
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """What the codes column holds for vectors (n, D), and the column of learned bits where there is one."""
+    """Return the codes column of vectors (n, D), and the column of learned bits where the table has one."""
     if not layout.has_learned_column:
         return stored_codes(vectors, calibration, layout), None
     assert layout.planes
@@ -56,19 +54,19 @@ def _stored_bits(
     return kept, learned(codes, calibration)
 
 
-def stored_vectors(values: Sequence[bytes], calibration: Calibration, layout: Layout) -> NDArray[np.float32]:
-    """Vectors (n, d) of what a table holds: its floats, sent by pgvector, or its codes decoded minus the threshold."""
+def stored_vectors(values: Sequence[bytes], calibration: Calibration, layout: TableLayout) -> NDArray[np.float32]:
+    """Return vectors (n, d) from stored values: floats as pgvector sends them, or codes decoded minus the threshold."""
     if layout.float_type:
         floats = np.frombuffer(b"".join(values), ">f4").reshape(len(values), -1)
-        return floats[:, 1:].astype(np.float32)  # before them stand the dimensions
+        return floats[:, 1:].astype(np.float32)  # the first element holds the dimensions
     codes = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
     return dequantize(codes, calibration.for_form("centred"), layout.planes)
 
 
 def vectors_of(
-    ids: Sequence[int | str], values: Mapping[int | str, bytes], calibration: Calibration, layout: Layout
+    ids: Sequence[int | str], values: Mapping[int | str, bytes], calibration: Calibration, layout: TableLayout
 ) -> NDArray[np.float32]:
-    """Vectors (n, d) of rows by id, from what a table holds of those that it has; NaN for the others."""
+    """Return the vectors (n, d) of rows by id from the stored values of those that exist; NaN for the others."""
     vectors = np.full((len(ids), layout.dimensions), np.nan, np.float32)
     found = [position for position, id in enumerate(ids) if id in values]
     if found:
@@ -77,37 +75,26 @@ def vectors_of(
     return vectors
 
 
-def encode(
-    ids: pa.Array | NDArray[np.int64],
-    vectors: NDArray[Any],
-    documents: pa.Array | None,
-    metadata: pa.Array | None,
-    *,
-    calibration: Calibration,
-    layout: Layout,
-    form: Form = "raw",
-) -> bytes:
-    """The rows in the form of COPY BINARY, without header and trailer.
+def encode_rows(rows: RowColumns, calibration: Calibration, layout: TableLayout) -> bytes:
+    """Return rows in the format of COPY BINARY, without header and trailer.
 
-    `ids` is int64 or large_string to match the layout, `documents` and `metadata` (JSON) are large_string.
-    Vectors have the given form. Raises RowError with the position in the batch for a vector or text that cannot be
-    stored.
+    Raise RowError with the position in the batch for a vector or text that cannot be stored.
     """
-    applied = calibration.for_form(form)
-    codes, bits = _stored_bits(vectors, applied, layout)
+    applied = calibration.for_form(rows.form)
+    codes, bits = _stored_bits(rows.vectors, applied, layout)
     embedding = None
     try:
         if layout.float_type:
-            embedding = applied.prepared(vectors)
-            if form == "centred":
+            embedding = applied.prepared(rows.vectors)
+            if rows.form == "centred":
                 embedding = embedding + calibration.threshold
         return _native.encode_copy(
-            _id_buffers(ids),
+            _id_buffers(rows.ids),
             codes,
             embedding,
             layout.float_type == "halfvec",
-            None if documents is None else text_buffers(documents),
-            None if metadata is None else text_buffers(metadata),
+            None if rows.documents is None else text_buffers(rows.documents),
+            None if rows.metadata is None else text_buffers(rows.metadata),
             bits,
         )
     except _native.BadRow as error:
@@ -123,7 +110,7 @@ def _id_buffers(ids: pa.Array | NDArray[np.int64]) -> NDArray[np.int64] | _nativ
 
 
 def text_buffers(texts: pa.Array) -> _native.Text:
-    """The offsets, bytes and validity of a large_string array, without copying the text."""
+    """Return offsets, bytes and validity of a large_string array, without copying the text."""
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
     content = np.empty(0, np.uint8) if data is None else np.frombuffer(data, dtype=np.uint8)
@@ -131,40 +118,11 @@ def text_buffers(texts: pa.Array) -> _native.Text:
     return np.ascontiguousarray(bounds), content, valid
 
 
-def id_array(ids: Sequence[int | str] | NDArray[Any] | pa.Array, layout: Layout) -> pa.Array | NDArray[np.int64]:
-    """Ids as the layout's type. Raises InputError when they are of the other type."""
-    wanted = pa.int64() if layout.id_type == "bigint" else pa.large_string()
-    try:
-        array = pa.array(ids.tolist() if isinstance(ids, np.ndarray) else ids)
-    except OverflowError:
-        raise InputError("an id is beyond bigint") from None
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
-        raise InputError(f"ids must be all integers or all text: {error}") from None
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    if array.null_count:
-        raise InputError("an id is missing (null)")
-    fits = pa.types.is_integer(array.type) if layout.id_type == "bigint" else _is_text(array.type)
-    if len(array) and not fits:
-        raise InputError(
-            f"ids are {array.type}, but this collection's ids are {layout.id_type}, as id_type was when it was created"
-        )
-    try:
-        return array.cast(wanted)
-    except pa.ArrowInvalid:
-        raise InputError("an id is beyond bigint") from None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def check_metadata(metadata: pa.Array | None) -> pa.Array | None:
-    """The metadata as it is. Raises RowError for an escaped NUL, the one character of JSON that jsonb cannot hold."""
+def check_metadata(metadata: pa.Array | None) -> None:
+    """Raise RowError for an escaped NUL, the one character of JSON that jsonb cannot hold."""
     if metadata is None or not pc.any(pc.match_substring(metadata, "\\u0000")).as_py():
-        return metadata
+        return
     # Not behind a backslash that is itself escaped: then it is a backslash and the text u0000.
     found = pc.match_substring_regex(metadata, r"(^|[^\\])(\\\\)*\\u0000").to_pylist()
     if True in found:
         raise RowError(found.index(True), "metadata holds a NUL character, which Postgres cannot store")
-    return metadata

@@ -10,9 +10,9 @@ from psycopg import sql
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from qvec.defaults import HNSW_EF_CONSTRUCTION, HNSW_M
-from qvec.loading import OnDuplicate
 from qvec.postgres import lengths
 from qvec.postgres.layout import Table
+from qvec.store.requests import OnDuplicate
 
 MAX_EF_SEARCH = 1000
 """pgvector's limit of hnsw.ef_search; more candidates than that come from its iterative scan."""
@@ -124,11 +124,11 @@ def _overwrite(table: Table) -> Composed:
     return SQL("UPDATE SET {}").format(SQL(", ").join(assignments))
 
 
-def still(collection: str, calibration: str) -> Composed:
-    """Whether a collection still has this calibration, at the moment that a statement sees.
+def unchanged(collection: str, calibration: str) -> Composed:
+    """Return the condition that a collection still has this calibration, in the snapshot of the statement.
 
-    The table of a statement is found, and kept from being exchanged for another version, before that moment: so rows
-    that a statement with this condition gives are codes of this calibration.
+    Postgres resolves and locks the table of a statement before it takes the snapshot, so no version switch comes between:
+    rows of a statement with this condition are codes of this calibration.
     """
     return SQL("EXISTS (SELECT FROM qvec.collection WHERE name = {} AND calibration = {})").format(
         sql.Literal(collection), sql.Literal(calibration)
@@ -188,7 +188,7 @@ def all_rows(table: Table, columns: tuple[str, ...], where: Composable = EVERY_R
     return SQL("SELECT {} FROM {} WHERE {}").format(SQL(", ").join(map(Identifier, columns)), table.identifier, where)
 
 
-def matching(table: Table, columns: tuple[str, ...], where: Composable, limit: int | None) -> Composed:
+def first_rows(table: Table, columns: tuple[str, ...], where: Composable, limit: int | None) -> Composed:
     """The first rows `where` by id; without a limit, all of them."""
     return SQL("{} ORDER BY id LIMIT {}").format(all_rows(table, columns, where), sql.Literal(limit))
 

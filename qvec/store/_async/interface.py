@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from qvec.calibration import Calibration
 from qvec.metadata_index import MetadataIndex
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
 from qvec.sources import Form, IdType
-from qvec.store.options import ConnectOptions
+from qvec.store.connect_options import ConnectOptions
 from qvec.store.requests import NewCollection, OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest
 
 StoredCodes = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32] | None]
@@ -83,10 +83,10 @@ class AsyncStoreCollection(Protocol):
     async def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
         """Return the first rows that pass in the order of their ids, with score NaN."""
 
-    def iter_rows(self, start: int, batch_rows: int) -> AsyncIterator[StoredRows]:
+    def iter_rows(self, start: int, batch_rows: int) -> AsyncGenerator[StoredRows, None]:
         """Yield all rows from position `start` on in the order of their ids, at most `batch_rows` at a time."""
 
-    def iter_codes(self, batch_rows: int) -> AsyncIterator[StoredCodes]:
+    def iter_codes(self, batch_rows: int) -> AsyncGenerator[StoredCodes, None]:
         """Yield the stored codes of all rows. Raise InputError where the store does not expose them."""
 
     async def count(self) -> int: ...

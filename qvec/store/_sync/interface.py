@@ -14,7 +14,7 @@ from qvec.calibration import Calibration
 from qvec.metadata_index import MetadataIndex
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
 from qvec.sources import Form, IdType
-from qvec.store.options import ConnectOptions
+from qvec.store.connect_options import ConnectOptions
 from qvec.store.requests import NewCollection, OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest
 
 StoredCodes = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32] | None]

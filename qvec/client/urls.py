@@ -1,0 +1,38 @@
+"""The URLs of databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qvec.errors import DatabaseError, InputError
+from qvec.postgres.errors import redact
+
+DEFAULT_URL = "postgres:./qvec-data"
+EXPECTED = "postgres:DIR, postgresql://USER@HOST/DATABASE, qdrant:DIR, qdrant://HOST:6334 or qdrants://HOST:6334"
+
+
+def embedded_directory(url: str) -> str | None:
+    """Return the directory in an embedded database's URL; None for a server's. Raise InputError for other URLs."""
+    if url.startswith(("postgresql://", "postgres://", "qdrant://", "qdrants://")):
+        return None
+    for scheme in ("postgres:", "qdrant:"):
+        if url.startswith(scheme) and len(url) > len(scheme):
+            return url.removeprefix(scheme)
+    shown = redact(url) if "://" in url else url
+    raise InputError(f"{shown!r} is not a database URL; expected {EXPECTED}")
+
+
+def usable_directory(url: str, create: bool) -> str | None:
+    """Return the directory in an embedded database's URL; None for a server's.
+
+    Raise DatabaseError where it holds no database, unless one may be created.
+    """
+    directory = embedded_directory(url)
+    if directory is not None and not create and not (Path(directory) / _marker(url)).exists():
+        raise DatabaseError(f"there is no database in {directory} yet; load one: qvec ingest SOURCE --collection NAME")
+    return directory
+
+
+def _marker(url: str) -> str:
+    """Return the file that exists in the directory of every embedded database of this kind."""
+    return "qvec.lock" if url.startswith("qdrant:") else "PG_VERSION"

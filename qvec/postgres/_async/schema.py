@@ -1,0 +1,157 @@
+"""What qvec needs of a database, checked and installed: its version and encoding, pgvector, and the schema qvec."""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+from psycopg import sql
+
+from qvec.errors import CollectionError, DatabaseError
+from qvec.postgres import sql_script
+from qvec.postgres._async.execute import execute, fetch
+from qvec.postgres.layout import PgVector
+from qvec.postgres.pools import AsyncConnection
+from qvec.postgres.requirements import OLDEST_PGVECTOR, OLDEST_POSTGRES, SOUND_PGVECTOR, check_identifier, dotted
+
+
+async def prepare(connection: AsyncConnection, *, install: bool) -> PgVector:
+    """Check the server; install what is missing and upgrade an older schema, or without `install` change nothing.
+
+    An older schema suffices for reading. Raise DatabaseError for a missing one unless `install`.
+    """
+    _check_postgres(connection.info)
+    async with connection.transaction():
+        return await _prepare(connection, install)
+
+
+async def _prepare(connection: AsyncConnection, install: bool) -> PgVector:
+    if install:
+        # One client at a time: two that create the same object at once fail with errors about system catalogs.
+        await execute(connection, "SELECT pg_advisory_xact_lock(hashtextextended('qvec.install', 0))")
+    vector = await _find_pgvector(connection) or await _create_pgvector(connection)
+    found = await installed_version(connection)
+    if found is None and not install:
+        raise DatabaseError(
+            "this database holds no qvec collections: load one with: qvec ingest SOURCE --collection NAME"
+        )
+    if install:
+        await _install_or_upgrade(connection, found)
+    return vector
+
+
+async def uninstall(connection: AsyncConnection, *, with_collections: bool = False) -> None:
+    """Drop the schema qvec. Raise CollectionError while there are collections, unless `with_collections`.
+
+    Attached tables stay, without their codes; pgvector stays.
+    """
+    if not await installed(connection):
+        raise DatabaseError("the schema qvec is not installed in this database")
+    async with connection.transaction():
+        await _uninstall(connection, with_collections)
+
+
+async def _uninstall(connection: AsyncConnection, with_collections: bool) -> None:
+    await _install_or_upgrade(connection, await installed_version(connection))
+    found = await fetch(
+        connection,
+        "SELECT name, attached FROM qvec.collections WHERE name NOT IN (SELECT name FROM qvec.version) ORDER BY name",
+    )
+    if found and not with_collections:
+        names = ", ".join(name for name, _ in found)
+        raise CollectionError(f"there are collections: {names}; drop them first, or use --with-collections")
+    for name, attached in found:
+        await execute(connection, "SELECT qvec.detach(%s)" if attached else "SELECT qvec.drop_collection(%s)", [name])
+    extension = await _is_extension(connection)
+    await execute(connection, "DROP EXTENSION qvec" if extension else "DROP SCHEMA qvec CASCADE")
+
+
+def _check_postgres(server: psycopg.ConnectionInfo) -> None:
+    major = server.server_version // 10_000
+    if major < OLDEST_POSTGRES:
+        raise DatabaseError(f"the server is PostgreSQL {major}; qvec needs {OLDEST_POSTGRES} or newer")
+    encoding = server.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise DatabaseError(
+            f"database {server.dbname!r} has encoding {encoding}; qvec needs UTF8 "
+            "(createdb --encoding UTF8 --template template0 NAME)"
+        )
+
+
+async def _find_pgvector(connection: AsyncConnection) -> PgVector | None:
+    found = await fetch(
+        connection,
+        "SELECT nspname, extversion FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
+        " WHERE extname = 'vector'",
+    )
+    if not found:
+        return None
+    ((schema, text),) = found
+    version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+    if version < OLDEST_PGVECTOR:
+        raise DatabaseError(
+            f"pgvector is {text}; qvec needs {dotted(OLDEST_PGVECTOR)} or newer, for its HNSW index on bits "
+            f"({dotted(SOUND_PGVECTOR)} or newer is free of known HNSW bugs): ALTER EXTENSION vector UPDATE"
+        )
+    check_identifier("schema of pgvector", schema)
+    return PgVector(schema, version)
+
+
+async def _create_pgvector(connection: AsyncConnection) -> PgVector:
+    if not await fetch(connection, "SELECT FROM pg_available_extensions WHERE name = 'vector'"):
+        raise DatabaseError(
+            "the server has no pgvector; install it (Debian: apt install postgresql-NN-pgvector; "
+            "container: pgvector/pgvector; managed servers: allow the extension `vector`)"
+        )
+    try:
+        async with connection.transaction():
+            await execute(connection, "CREATE EXTENSION IF NOT EXISTS vector")
+    except psycopg.errors.InsufficientPrivilege:
+        server = connection.info
+        raise DatabaseError(
+            f"user {server.user!r} may not create the extension vector in database "
+            f"{server.dbname!r}; let its owner run: CREATE EXTENSION vector"
+        ) from None
+    vector = await _find_pgvector(connection)
+    assert vector is not None
+    return vector
+
+
+async def installed(connection: AsyncConnection) -> bool:
+    """Return whether the schema exists, in any version."""
+    return await installed_version(connection) is not None
+
+
+async def installed_version(connection: AsyncConnection) -> str | None:
+    """Return the version of the schema; None where it does not exist."""
+    ((exists,),) = await fetch(connection, "SELECT to_regprocedure('qvec.version()') IS NOT NULL")
+    if not exists:
+        return None
+    ((version,),) = await fetch(connection, "SELECT qvec.version()")
+    return str(version)
+
+
+async def _install_or_upgrade(connection: AsyncConnection, found: str | None) -> None:
+    """Install the schema, or upgrade the version found. One that is newer than this package stays as it is."""
+    if found is None:
+        await _run_as_owner(connection, sql_script.full(), "create the schema qvec")
+    elif sql_script.knows(found):
+        if await _is_extension(connection):
+            await _run_as_owner(connection, "ALTER EXTENSION qvec UPDATE", "update the extension qvec")
+        else:
+            await _run_as_owner(connection, sql_script.upgrade_from(found), f"upgrade the schema qvec from {found}")
+
+
+async def _is_extension(connection: AsyncConnection) -> bool:
+    return bool(await fetch(connection, "SELECT FROM pg_extension WHERE extname = 'qvec'"))
+
+
+async def _run_as_owner(connection: AsyncConnection, script: str, what: str) -> None:
+    try:
+        async with connection.transaction():
+            await execute(connection, script.encode())
+    except psycopg.errors.InsufficientPrivilege:
+        user, database = connection.info.user, connection.info.dbname
+        grant = sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(database), sql.Identifier(user))
+        owner = f"let its owner run: {grant.as_string()}" if "create" in what else "let the schema's owner do it"
+        raise DatabaseError(f"user {user!r} may not {what} in database {database!r}; {owner}") from None

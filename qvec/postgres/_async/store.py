@@ -1,0 +1,123 @@
+"""A Postgres database as a store: its connections, and the collections that the schema qvec lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TypeVar
+
+from psycopg.sql import Composable
+
+from qvec.calibration import Calibration
+from qvec.postgres._async.catalog import AsyncCatalog, CatalogEntry
+from qvec.postgres._async.collection import AsyncPostgresCollection
+from qvec.postgres._async.connections import AsyncConnections, Work
+from qvec.postgres.errors import wrap_errors
+from qvec.postgres.layout import TableLayout
+from qvec.postgres.pools import AsyncConnection
+from qvec.postgres.requirements import hnsw_warning
+from qvec.store.connect_options import ConnectOptions
+from qvec.store.requests import NewCollection
+
+T = TypeVar("T")
+
+class AsyncPostgresStore:
+    """A database with pgvector."""
+
+    kind = "Postgres"
+    settings = frozenset({"rescore", "prefilter"})
+    search_options = frozenset({"rescore_in", "planes"})
+    native_filter = "a condition of psycopg.sql"
+    indexes_metadata_first = False
+
+    def __init__(self, connections: AsyncConnections, embedded: bool) -> None:
+        """Use `connect`."""
+        self.name = connections.name
+        self.embedded = embedded
+        self.options = connections.options
+        self._connections = connections
+        self._catalog = AsyncCatalog(connections.name)
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        name: str | None = None,
+        embedded: bool = False,
+        options: ConnectOptions | None = None,
+        join: Callable[[], object] = lambda: None,
+    ) -> AsyncPostgresStore:
+        """Connect once, to verify that `url` works. Raise DatabaseError where it does not.
+
+        `name` stands for the database in messages, `embedded` says that the server runs on this machine for this program,
+        `join` is called in a forked process before it uses the database.
+        """
+        store = cls(AsyncConnections(url, name, options or ConnectOptions(), join), embedded)
+        await (await store.direct_connection()).close()
+        return store
+
+    async def direct_connection(self) -> AsyncConnection:
+        """Open a connection outside the pool, in autocommit; the caller closes it."""
+        return await self._connections.connect()
+
+    def connection(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Lend a connection of the pool for one piece of work."""
+        return self._connections.connection()
+
+    async def read(self, work: Work[T]) -> T:
+        """Do work that only reads, once more on a new connection where the connection breaks."""
+        return await self._connections.read(work)
+
+    async def write(self, work: Work[T]) -> T:
+        """Do work once, on a connection that has just answered."""
+        return await self._connections.write(work)
+
+    def wrap_errors(self, doing: str) -> AbstractContextManager[None]:
+        """Raise DatabaseError for what psycopg raises inside: what was done, why it failed, what to do."""
+        return wrap_errors(doing)
+
+    def check_open(self) -> None:
+        """Do nothing: a closed pool opens again for the next call."""
+
+    def is_native_filter(self, filter: object) -> bool:
+        return isinstance(filter, Composable)
+
+    async def close(self) -> None:
+        """Close the pool. The embedded server stops with the last process that uses it."""
+        await self._connections.close()
+
+    async def install(self) -> str | None:
+        """Install pgvector and the schema qvec where they are missing; return a warning for the user, if any."""
+        return hnsw_warning(await self.write(lambda connection: self._catalog.prepare(connection, install=True)))
+
+    # Collections
+
+    async def create(self, new: NewCollection) -> AsyncPostgresCollection:
+        """Create the table of a collection, with its calibration."""
+        layout = TableLayout.of(
+            new.calibration.dimensions,
+            new.id_type,
+            new.settings.get("rescore") or "int8",
+            new.settings.get("prefilter"),
+            new.calibration.learned_bits,
+        )
+        return self._opened(await self.write(lambda connection: self._catalog.create(connection, new, layout)))
+
+    async def open(self, name: str, calibration: Calibration | None = None) -> AsyncPostgresCollection:  # noqa: ARG002
+        """Open a collection; the client compares `calibration` with its own."""
+        return self._opened(await self.read(lambda connection: self._catalog.find(connection, name)))
+
+    async def has(self, name: str) -> bool:
+        return await self.read(lambda connection: self._catalog.has(connection, name))
+
+    async def all(self) -> list[AsyncPostgresCollection]:
+        """Return all collections that have a table to themselves, by name."""
+        return [self._opened(entry) for entry in await self.read(self._catalog.entries)]
+
+    async def drop(self, name: str) -> None:
+        """Drop a collection with all its rows; its calibration goes with the last collection that uses it."""
+        await self.write(lambda connection: self._catalog.drop(connection, name))
+
+    def _opened(self, entry: CatalogEntry) -> AsyncPostgresCollection:
+        return AsyncPostgresCollection(self._connections, self._catalog, entry, self.embedded)

@@ -1,0 +1,74 @@
+"""What an index build may use of the server's machine, and its progress as the server reports it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+
+import psycopg
+
+from qvec.postgres.pools import AsyncConnection, Connection
+from qvec.results import Progress
+
+_POLL_SECONDS = 0.5
+_PROGRESS = (
+    b"SELECT blocks_done, blocks_total FROM pg_stat_progress_create_index WHERE pid = %s AND blocks_total > 0"
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Bytes of memory, and parallel workers beside the leader."""
+
+    memory: int
+    workers: int
+
+    @classmethod
+    def local(cls) -> Machine:
+        """Return a quarter of this machine's memory, and its cores."""
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return cls(memory // 4, max((os.cpu_count() or 1) - 1, 0))
+
+
+@contextmanager
+def watching(watcher: Connection, backend: int, progress: Progress) -> Iterator[None]:
+    """Report the progress of a server process's build in blocks of the table, read over a second connection."""
+    done = threading.Event()
+
+    def watch() -> None:
+        with suppress(psycopg.Error):  # the build itself reports what is wrong
+            while not done.wait(_POLL_SECONDS):
+                if found := watcher.execute(_PROGRESS, [backend]).fetchone():
+                    progress(*found)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@asynccontextmanager
+async def watching_async(watcher: AsyncConnection, backend: int, progress: Progress) -> AsyncIterator[None]:
+    """Report the progress of a server process's build in blocks of the table, read over a second connection."""
+
+    async def watch() -> None:
+        with suppress(psycopg.Error):  # the build itself reports what is wrong
+            while True:
+                await asyncio.sleep(_POLL_SECONDS)
+                if found := await (await watcher.execute(_PROGRESS, [backend])).fetchone():
+                    progress(*found)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

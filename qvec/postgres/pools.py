@@ -1,0 +1,154 @@
+"""The pool of connections of one process or event loop: opened when first needed, never again by a call that began
+before `close`."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed
+
+from qvec.forking import Lock
+from qvec.store.connect_options import ConnectOptions, LoopOwner
+from qvec.store.scope import operation_began
+
+Connection = psycopg.Connection[Any]
+AsyncConnection = psycopg.AsyncConnection[Any]
+
+_CONNECT_SECONDS = 10
+_RECONNECT_SECONDS = 5.0
+"""How long the pool tries to replace a lost connection, at growing intervals, before it gives up."""
+
+
+def connect_arguments(options: ConnectOptions) -> dict[str, Any]:
+    """Return the arguments of psycopg's `connect` beside the URL."""
+    return {
+        "autocommit": True,
+        "connect_timeout": math.ceil(min(max(options.timeout, 1), _CONNECT_SECONDS)),
+        "application_name": "qvec",
+    }
+
+
+def _pool_arguments(options: ConnectOptions) -> dict[str, Any]:
+    return {
+        "min_size": 0,
+        "max_size": options.pool_size,
+        "timeout": options.timeout,
+        "reconnect_timeout": _RECONNECT_SECONDS,
+        "kwargs": connect_arguments(options),
+    }
+
+
+def _check_began_after(closed_at: float) -> None:
+    if operation_began() <= closed_at:
+        raise PoolClosed("closed while the call was under way")
+
+
+class Pool:
+    """The pool of a process. Safe across threads; a forked process opens its own, and calls `join` first."""
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        options: ConnectOptions,
+        configure: Callable[[Connection], None],
+        join: Callable[[], object],
+    ) -> None:
+        """`name` stands for the database in messages; `configure` prepares each new connection."""
+        self.name = name
+        self._url = url
+        self._options = options
+        self._configure = configure
+        self._join = join
+        self._lock = Lock()
+        self._pool: ConnectionPool[Connection] | None = None
+        self._process = os.getpid()
+        self._closed_at = -math.inf
+
+    def get(self) -> ConnectionPool[Connection]:
+        """Return the open pool. Raise PoolClosed in a call that began before the last `close`."""
+        with self._lock:
+            _check_began_after(self._closed_at)
+            if self._process != os.getpid():
+                self._join()
+                self._pool, self._process = None, os.getpid()
+            if self._pool is None:
+                self._pool = ConnectionPool(
+                    self._url,
+                    configure=self._configure,
+                    reconnect_failed=_retry_for_waiting,
+                    open=True,
+                    **_pool_arguments(self._options),
+                )
+            return self._pool
+
+    def close(self) -> None:
+        """Close the pool; later calls open it again."""
+        with self._lock:
+            self._closed_at = time.monotonic()
+            pool, self._pool = self._pool, None
+        if pool is not None and self._process == os.getpid():
+            pool.close()
+
+
+class AsyncPool:
+    """The pool of an event loop."""
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        options: ConnectOptions,
+        configure: Callable[[AsyncConnection], Awaitable[None]],
+        join: Callable[[], object],  # noqa: ARG002 - a forked process cannot use it
+    ) -> None:
+        """`name` stands for the database in messages; `configure` prepares each new connection."""
+        self.name = name
+        self._url = url
+        self._options = options
+        self._configure = configure
+        self._pool: AsyncConnectionPool[AsyncConnection] | None = None
+        self._owner = LoopOwner()
+        self._closed_at = -math.inf
+
+    async def get(self) -> AsyncConnectionPool[AsyncConnection]:
+        """Return the open pool. Raise PoolClosed in a call that began before the last `close`, InputError in another
+        event loop or process, which cannot use its sockets."""
+        self._owner.check(self.name)
+        _check_began_after(self._closed_at)
+        if self._pool is None:
+            self._pool = AsyncConnectionPool(
+                self._url,
+                configure=self._configure,
+                reconnect_failed=_retry_for_waiting_async,
+                open=False,
+                **_pool_arguments(self._options),
+            )
+        pool = self._pool
+        if pool.closed:
+            await pool.open()
+        return pool
+
+    async def close(self) -> None:
+        """Close the pool; later calls open it again."""
+        self._closed_at = time.monotonic()
+        pool, self._pool = self._pool, None
+        if pool is not None and self._owner.is_here():
+            await pool.close()
+
+
+def _retry_for_waiting(pool: ConnectionPool[Any]) -> None:
+    """Try again while callers wait: the pool would leave them to their time-outs once it has given up."""
+    if pool.get_stats().get("requests_waiting"):
+        pool.check()
+
+
+async def _retry_for_waiting_async(pool: AsyncConnectionPool[Any]) -> None:
+    """Try again while callers wait: the pool would leave them to their time-outs once it has given up."""
+    if pool.get_stats().get("requests_waiting"):
+        await pool.check()
