@@ -10,7 +10,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qvec.arrays import as_vectors, document_array, metadata_array
+from qvec.arrays import as_vectors
+from qvec.texts import document_array, metadata_array
 from qvec.calibration import Calibration
 from qvec.client import arguments, pages
 from qvec.client._async.grouping import search_groups

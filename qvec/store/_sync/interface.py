@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -84,10 +84,10 @@ class StoreCollection(Protocol):
     def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
         """Return the first rows that pass in the order of their ids, with score NaN."""
 
-    def iter_rows(self, start: int, batch_rows: int) -> Iterator[StoredRows]:
+    def iter_rows(self, start: int, batch_rows: int) -> Generator[StoredRows, None, None]:
         """Yield all rows from position `start` on in the order of their ids, at most `batch_rows` at a time."""
 
-    def iter_codes(self, batch_rows: int) -> Iterator[StoredCodes]:
+    def iter_codes(self, batch_rows: int) -> Generator[StoredCodes, None, None]:
         """Yield the stored codes of all rows. Raise InputError where the store does not expose them."""
 
     def count(self) -> int: ...

@@ -1,0 +1,395 @@
+# Generated from qvec/postgres/_async/collection.py by tools/async_to_sync.py: edit that file, then run `make sync`.
+"""A collection in Postgres: one table, read and written by the calibration that the collection has at the moment."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from psycopg import errors
+from psycopg.sql import Composed
+
+from qvec.calibration import Calibration
+from qvec.errors import CollectionError
+from qvec.full_text import asked, no_index
+from qvec.metadata_index import MetadataIndex
+from qvec.postgres import statements, text_index
+from qvec.postgres._sync import indexes
+from qvec.postgres._sync.catalog import Catalog, CatalogEntry
+from qvec.postgres._sync.connections import Connections, Work
+from qvec.postgres._sync.execute import Rows, chunks, execute, fetch
+from qvec.postgres._sync.search import explain, search
+from qvec.postgres._sync.writing import check_calibration, merge_rows
+from qvec.postgres.errors import RecalibratedError
+from qvec.postgres.layout import Table
+from qvec.postgres.machine import Machine, watching
+from qvec.postgres.pools import Connection
+from qvec.postgres.rows import check_metadata, encode_rows, stored_vectors, vectors_of
+from qvec.postgres.search_plan import EVERY_ROW, SearchPlan, Where
+from qvec.results import Explanation, Hit, Info, Progress, StoredRows
+from qvec.sources import Form, IdType
+from qvec.store._sync.interface import StoredCodes
+from qvec.store.requests import OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest, candidate_count
+from qvec.tracing import span
+from qvec.waiting import in_thread
+
+T = TypeVar("T")
+
+_LOG = logging.getLogger("qvec.postgres")
+
+
+class CodedTable(NamedTuple):
+    """A table and the calibration of its codes; a recalibration replaces both at once."""
+
+    table: Table
+    calibration: Calibration
+
+
+class PostgresCollection:
+    """A collection's table. A statement that reads codes finds nothing once the collection has another calibration;
+    then the new table and calibration are read, and the work is done again."""
+
+    accepts_any_id = False
+
+    def __init__(self, connections: Connections, catalog: Catalog, entry: CatalogEntry, embedded: bool) -> None:
+        """`embedded` says that the server runs on this machine for this program."""
+        self.name = entry.name
+        self.oversampling = entry.oversampling
+        self.model = entry.model
+        self.embedding = entry.embedding
+        self.was_dropped = False
+        self._connections = connections
+        self._catalog = catalog
+        self._embedded = embedded
+        self._coded = CodedTable(entry.table, entry.calibration)
+        self._created_at = entry.created_at
+        self._min_rows = 0
+        """The collection has been seen to have at least so many rows."""
+        self._language: str | None = None
+
+    @property
+    def table(self) -> Table:
+        return self._coded.table
+
+    @property
+    def calibration(self) -> Calibration:
+        return self._coded.calibration
+
+    @property
+    def id_type(self) -> IdType:
+        return self.table.layout.id_type
+
+    @property
+    def keeps_floats(self) -> bool:
+        """Whether it holds vectors as floats, and not as codes alone."""
+        return self.table.layout.float_type is not None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        layout = self.table.layout
+        return {"rescore": layout.rescore, "prefilter": layout.prefilter, "oversampling": self.oversampling}
+
+    @property
+    def form(self) -> Form:
+        return "prepared" if self.keeps_floats else "centred"
+
+    # Searches
+
+    def search(self, queries: NDArray[Any], request: SearchRequest) -> list[list[Hit]]:
+        coded, where = self._coded, Where.of(request.filter)
+        prepared = coded.calibration.prepared(queries)
+
+        def work(connection: Connection) -> list[list[Hit]]:
+            nonlocal coded, prepared
+            while True:
+                plan = self._plan(connection, coded, request, where)
+                attributes = {"queries": len(prepared), "k": plan.k, "candidates": plan.candidates}
+                with span("search", database="Postgres", collection=self.name, **attributes):
+                    found = search(connection, plan, prepared)
+                if all(found) or self._has_calibration(connection, coded.calibration):
+                    return found
+                coded = self._refresh(connection)
+                prepared = coded.calibration.prepared(queries)
+
+        return self._read(work)
+
+    def explain(self, query: NDArray[Any], request: SearchRequest) -> Explanation:
+        where = Where.of(request.filter)
+
+        def work(connection: Connection) -> Explanation:
+            coded = self._coded
+            while True:
+                started = time.perf_counter()
+                prepared = coded.calibration.prepared(query)[0]
+                milliseconds = (time.perf_counter() - started) * 1e3
+                plan = self._plan(connection, coded, request, where)
+                explanation = explain(connection, plan, prepared, milliseconds)
+                if explanation.hits or self._has_calibration(connection, coded.calibration):
+                    return explanation
+                coded = self._refresh(connection)
+
+        return self._read(work)
+
+    def _plan(self, connection: Connection, coded: CodedTable, request: SearchRequest, where: Where) -> SearchPlan:
+        """Return the plan, without the prefilter where every row has to be ranked."""
+        factor = self.oversampling if request.oversampling is None else request.oversampling
+        candidates = candidate_count(request.k, factor) if request.rescore else request.k
+        plan = SearchPlan(
+            coded.table,
+            coded.calibration,
+            request.k,
+            candidates,
+            request.rescore_in or "client",
+            request.texts,
+            request.rescore,
+            where,
+            request.planes,
+            self.name,
+        )
+        every_row = request.exact or self._is_small(connection, coded.table, candidates)
+        return plan.of_all_rows() if every_row else plan
+
+    def _is_small(self, connection: Connection, table: Table, candidates: int) -> bool:
+        """Return whether the collection has no more rows than candidates; ask until it is seen to have more."""
+        reachable = table.vector.iterative_scan or candidates <= statements.MAX_EF_SEARCH
+        if candidates >= self._min_rows:
+            ((more,),) = fetch(connection, statements.holds_more_than(table, candidates))
+            if more:
+                self._min_rows = candidates + 1
+        return candidates >= self._min_rows or not reachable
+
+    def search_text(self, request: TextRequest) -> list[Hit]:
+        where = Where.of(request.filter)
+
+        def work(connection: Connection) -> list[Hit]:
+            if self._language is None:
+                self._language = indexes.text_language(connection, self.table)
+            if self._language is None:
+                raise no_index(self.name)
+            statement = text_index.search(self.table, self._language, request.k, where.composed())
+            question = asked(request.question).replace("\0", " ")
+            parameters = {**where.parameters, "question": question}
+            with span("search_text", database="Postgres", collection=self.name, k=request.k) as searching:
+                prepare = None if where == EVERY_ROW else False
+                found = fetch(connection, statement, parameters, prepare=prepare)
+                searching.set_attribute("qvec.rows", len(found))
+            return [Hit(*row) if request.texts else Hit(*row[:2]) for row in found]
+
+        return self._read(work)
+
+    # Rows
+
+    def encode(self, rows: RowColumns) -> bytes:
+        """Return rows in the format of COPY BINARY. Raise RowError for a row that cannot be stored."""
+        return encode_rows(rows, self._coded.calibration, self._coded.table.layout)
+
+    def upsert(self, rows: RowColumns, on_duplicate: OnDuplicate) -> int:
+        check_metadata(rows.metadata)
+        coded = self._coded
+        # Thousands of rows take a while to quantize.
+        encoded = in_thread(encode_rows, rows, coded.calibration, coded.table.layout)
+
+        def work(connection: Connection) -> int:
+            nonlocal coded, encoded
+            while True:
+                try:
+                    with connection.transaction():
+                        check_calibration(connection, self.name, coded.calibration.id, coded.table)
+                        return merge_rows(connection, coded.table, encoded, on_duplicate)
+                except RecalibratedError:
+                    coded = self._refresh(connection)
+                    encoded = in_thread(encode_rows, rows, coded.calibration, coded.table.layout)
+
+        return self._write(work)
+
+    def delete(self, ids: list[int | str]) -> int:
+        self._min_rows = 0
+        return self._write(lambda connection: execute(connection, statements.delete(self.table), [ids]))
+
+    def get(self, ids: list[int | str]) -> list[Hit | None]:
+        def work(connection: Connection) -> list[Hit | None]:
+            statement = statements.by_ids(self.table, ("id", "document", "metadata"))
+            found = {row[0]: row for row in fetch(connection, statement, [ids])}
+            return [Hit(id, float("nan"), *found[id][1:]) if id in found else None for id in ids]
+
+        return self._read(work)
+
+    def vectors(self, ids: list[int | str]) -> NDArray[np.float32]:
+        def work(connection: Connection) -> NDArray[np.float32]:
+            coded = self._coded
+            while True:
+                statement = statements.vectors(coded.table, self._unchanged(coded))
+                fetched = fetch(connection, statement.as_bytes(None), [ids], binary=True)
+                if fetched or self._has_calibration(connection, coded.calibration):
+                    return vectors_of(ids, dict(fetched), coded.calibration, coded.table.layout)
+                coded = self._refresh(connection)
+
+        return self._read(work)
+
+    def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
+        where = Where.of(filter)
+        columns = ("id", "document", "metadata") if texts else ("id",)
+
+        def work(connection: Connection) -> list[Hit]:
+            statement = statements.first_rows(self.table, columns, where.composed(), limit)
+            found = fetch(connection, statement, where.parameters)
+            return [Hit(row[0], float("nan"), *row[1:]) for row in found]
+
+        return self._read(work)
+
+    def iter_rows(self, start: int, batch_rows: int) -> Generator[StoredRows, None, None]:
+        coded = self._read(self._current)
+        statement = statements.stored_rows(coded.table, start, self._unchanged(coded)).as_bytes(None)
+        with closing(self._stream(coded, statement, batch_rows)) as found:
+            for batch in found:
+                yield _stored_rows(batch, coded)
+
+    def iter_codes(self, batch_rows: int) -> Generator[StoredCodes, None, None]:
+        coded = self._read(self._current)
+        statement = statements.stored_codes(coded.table, self._unchanged(coded)).as_bytes(None)
+        with closing(self._stream(coded, statement, batch_rows)) as found:
+            for batch in found:
+                yield _stored_codes(batch, coded)
+
+    def _stream(self, coded: CodedTable, statement: bytes, batch_rows: int) -> Generator[Rows, None, None]:
+        """Yield the rows of a statement that finds nothing once the collection has another calibration."""
+        found = None
+        with self._connections.connection() as connection:
+            with closing(chunks(connection, statement, {}, batch_rows)) as parts:
+                for found in parts:
+                    yield found
+            if found is None and not self._has_calibration(connection, coded.calibration):
+                raise RecalibratedError(self.name)
+
+    def count(self) -> int:
+        return self._read(self._count)
+
+    def _count(self, connection: Connection) -> int:
+        ((count,),) = fetch(connection, statements.count(self.table))
+        return int(count)
+
+    # Settings and indexes
+
+    def info(self) -> Info:
+        def work(connection: Connection) -> Info:
+            table, calibration = self._coded
+            ((table_bytes, index_bytes),) = fetch(connection, statements.sizes(table))
+            return Info(
+                name=self.name,
+                rows=self._count(connection),
+                dimensions=calibration.dimensions,
+                metric=calibration.metric,
+                id_type=table.layout.id_type,
+                rescore=table.layout.rescore,
+                prefilter=table.layout.prefilter,
+                oversampling=self.oversampling,
+                model=self.model,
+                calibration=calibration.id,
+                index="built" if indexes.exists(connection, table) else "none",
+                table_bytes=table_bytes,
+                index_bytes=index_bytes,
+                ram_bytes=None,
+                embedding=self.embedding,
+            )
+
+        return self._read(work)
+
+    def has_index(self) -> bool:
+        return self._read(lambda connection: indexes.exists(connection, self.table))
+
+    def set_oversampling(self, oversampling: float) -> None:
+        def work(connection: Connection) -> None:
+            statement = "UPDATE qvec.collection SET oversampling = %s WHERE name = %s"
+            if not execute(connection, statement, [oversampling, self.name]):
+                raise CollectionError(f"collection {self.name!r} was dropped")
+
+        self._write(work)
+        self.oversampling = oversampling
+
+    def build_index(self, progress: Progress) -> None:
+        """Build the HNSW index over direct connections: a build may take longer than the pool's statements. Searches
+        continue meanwhile, writes wait."""
+        builder = self._connections.connect()
+        watcher = self._connections.connect()
+        with builder, watcher, watching(watcher, builder.info.backend_pid, progress):
+            machine = Machine.local() if self._embedded else indexes.remote_machine(builder)
+            indexes.build(builder, self.table, machine)
+
+    def index_metadata(self, wanted: Sequence[MetadataIndex]) -> None:
+        self._write(lambda connection: indexes.index_metadata(connection, self.table, wanted))
+
+    def index_texts(self, language: str) -> None:
+        self._write(lambda connection: indexes.index_texts(connection, self.table, self.name, language))
+
+    # Recalibrations and drops
+
+    def _read(self, work: Work[T]) -> T:
+        return self._connections.read(lambda connection: self._on_table(connection, work))
+
+    def _write(self, work: Work[T]) -> T:
+        return self._connections.write(lambda connection: self._on_table(connection, work))
+
+    def _on_table(self, connection: Connection, work: Work[T]) -> T:
+        """Do work. Raise CollectionError where it finds no table because the collection was dropped."""
+        try:
+            return work(connection)
+        except (errors.UndefinedTable, CollectionError):
+            self._check_exists(connection)
+            raise
+
+    def _check_exists(self, connection: Connection) -> None:
+        """Raise CollectionError where the collection was dropped since it was opened, even if it was created again."""
+        found = fetch(connection, "SELECT created_at FROM qvec.collection WHERE name = %s", [self.name])
+        if not found or found[0][0] != self._created_at:
+            self.was_dropped = True
+            again = " and created again" if found else ""
+            raise CollectionError(f"collection {self.name!r} was dropped{again} since it was opened; open it again")
+
+    def _has_calibration(self, connection: Connection, calibration: Calibration) -> bool:
+        """Return whether the collection still has this calibration."""
+        found = fetch(connection, "SELECT calibration FROM qvec.collection WHERE name = %s", [self.name])
+        return bool(found) and found[0][0] == calibration.id
+
+    def _current(self, connection: Connection) -> CodedTable:
+        """Return the table and calibration as they are now, before rows are streamed."""
+        if self._has_calibration(connection, self.calibration):
+            return self._coded
+        return self._refresh(connection)
+
+    def _refresh(self, connection: Connection) -> CodedTable:
+        """Read what a recalibration changed. Raise CollectionError where the collection was dropped."""
+        self._check_exists(connection)
+        entry = self._catalog.find(connection, self.name)
+        self._coded = CodedTable(entry.table, entry.calibration)
+        _LOG.info("collection %r was recalibrated; it now has calibration %s", self.name, self.calibration.id)
+        return self._coded
+
+    def _unchanged(self, coded: CodedTable) -> Composed:
+        return statements.unchanged(self.name, coded.calibration.id)
+
+
+def _stored_rows(found: Rows, coded: CodedTable) -> StoredRows:
+    ids, vectors, documents, metadata = zip(*found, strict=True)
+    layout = coded.table.layout
+    return StoredRows(
+        ids=pa.array(ids, pa.int64() if layout.id_type == "bigint" else pa.large_string()),
+        vectors=stored_vectors(vectors, coded.calibration, layout),
+        documents=pa.array(documents, pa.large_string()),
+        metadata=pa.array(metadata, pa.large_string()),
+    )
+
+
+def _stored_codes(found: Rows, coded: CodedTable) -> StoredCodes:
+    ids, codes, floats = zip(*found, strict=True)
+    layout = coded.table.layout
+    return (
+        np.array(ids, np.int64 if layout.id_type == "bigint" else object),
+        np.frombuffer(b"".join(codes), np.uint8).reshape(len(ids), -1),
+        stored_vectors(floats, coded.calibration, layout) if layout.float_type else None,
+    )

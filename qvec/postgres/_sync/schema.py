@@ -1,0 +1,158 @@
+# Generated from qvec/postgres/_async/schema.py by tools/async_to_sync.py: edit that file, then run `make sync`.
+"""What qvec needs of a database, checked and installed: its version and encoding, pgvector, and the schema qvec."""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+from psycopg import sql
+
+from qvec.errors import CollectionError, DatabaseError
+from qvec.postgres import sql_script
+from qvec.postgres._sync.execute import execute, fetch
+from qvec.postgres.layout import PgVector
+from qvec.postgres.pools import Connection
+from qvec.postgres.requirements import OLDEST_PGVECTOR, OLDEST_POSTGRES, SOUND_PGVECTOR, check_identifier, dotted
+
+
+def prepare(connection: Connection, *, install: bool) -> PgVector:
+    """Check the server; install what is missing and upgrade an older schema, or without `install` change nothing.
+
+    An older schema suffices for reading. Raise DatabaseError for a missing one unless `install`.
+    """
+    _check_postgres(connection.info)
+    with connection.transaction():
+        return _prepare(connection, install)
+
+
+def _prepare(connection: Connection, install: bool) -> PgVector:
+    if install:
+        # One client at a time: two that create the same object at once fail with errors about system catalogs.
+        execute(connection, "SELECT pg_advisory_xact_lock(hashtextextended('qvec.install', 0))")
+    vector = _find_pgvector(connection) or _create_pgvector(connection)
+    found = installed_version(connection)
+    if found is None and not install:
+        raise DatabaseError(
+            "this database holds no qvec collections: load one with: qvec ingest SOURCE --collection NAME"
+        )
+    if install:
+        _install_or_upgrade(connection, found)
+    return vector
+
+
+def uninstall(connection: Connection, *, with_collections: bool = False) -> None:
+    """Drop the schema qvec. Raise CollectionError while there are collections, unless `with_collections`.
+
+    Attached tables stay, without their codes; pgvector stays.
+    """
+    if not installed(connection):
+        raise DatabaseError("the schema qvec is not installed in this database")
+    with connection.transaction():
+        _uninstall(connection, with_collections)
+
+
+def _uninstall(connection: Connection, with_collections: bool) -> None:
+    _install_or_upgrade(connection, installed_version(connection))
+    found = fetch(
+        connection,
+        "SELECT name, attached FROM qvec.collections WHERE name NOT IN (SELECT name FROM qvec.version) ORDER BY name",
+    )
+    if found and not with_collections:
+        names = ", ".join(name for name, _ in found)
+        raise CollectionError(f"there are collections: {names}; drop them first, or use --with-collections")
+    for name, attached in found:
+        execute(connection, "SELECT qvec.detach(%s)" if attached else "SELECT qvec.drop_collection(%s)", [name])
+    extension = _is_extension(connection)
+    execute(connection, "DROP EXTENSION qvec" if extension else "DROP SCHEMA qvec CASCADE")
+
+
+def _check_postgres(server: psycopg.ConnectionInfo) -> None:
+    major = server.server_version // 10_000
+    if major < OLDEST_POSTGRES:
+        raise DatabaseError(f"the server is PostgreSQL {major}; qvec needs {OLDEST_POSTGRES} or newer")
+    encoding = server.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise DatabaseError(
+            f"database {server.dbname!r} has encoding {encoding}; qvec needs UTF8 "
+            "(createdb --encoding UTF8 --template template0 NAME)"
+        )
+
+
+def _find_pgvector(connection: Connection) -> PgVector | None:
+    found = fetch(
+        connection,
+        "SELECT nspname, extversion FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
+        " WHERE extname = 'vector'",
+    )
+    if not found:
+        return None
+    ((schema, text),) = found
+    version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+    if version < OLDEST_PGVECTOR:
+        raise DatabaseError(
+            f"pgvector is {text}; qvec needs {dotted(OLDEST_PGVECTOR)} or newer, for its HNSW index on bits "
+            f"({dotted(SOUND_PGVECTOR)} or newer is free of known HNSW bugs): ALTER EXTENSION vector UPDATE"
+        )
+    check_identifier("schema of pgvector", schema)
+    return PgVector(schema, version)
+
+
+def _create_pgvector(connection: Connection) -> PgVector:
+    if not fetch(connection, "SELECT FROM pg_available_extensions WHERE name = 'vector'"):
+        raise DatabaseError(
+            "the server has no pgvector; install it (Debian: apt install postgresql-NN-pgvector; "
+            "container: pgvector/pgvector; managed servers: allow the extension `vector`)"
+        )
+    try:
+        with connection.transaction():
+            execute(connection, "CREATE EXTENSION IF NOT EXISTS vector")
+    except psycopg.errors.InsufficientPrivilege:
+        server = connection.info
+        raise DatabaseError(
+            f"user {server.user!r} may not create the extension vector in database "
+            f"{server.dbname!r}; let its owner run: CREATE EXTENSION vector"
+        ) from None
+    vector = _find_pgvector(connection)
+    assert vector is not None
+    return vector
+
+
+def installed(connection: Connection) -> bool:
+    """Return whether the schema exists, in any version."""
+    return installed_version(connection) is not None
+
+
+def installed_version(connection: Connection) -> str | None:
+    """Return the version of the schema; None where it does not exist."""
+    ((exists,),) = fetch(connection, "SELECT to_regprocedure('qvec.version()') IS NOT NULL")
+    if not exists:
+        return None
+    ((version,),) = fetch(connection, "SELECT qvec.version()")
+    return str(version)
+
+
+def _install_or_upgrade(connection: Connection, found: str | None) -> None:
+    """Install the schema, or upgrade the version found. One that is newer than this package stays as it is."""
+    if found is None:
+        _run_as_owner(connection, sql_script.full(), "create the schema qvec")
+    elif sql_script.knows(found):
+        if _is_extension(connection):
+            _run_as_owner(connection, "ALTER EXTENSION qvec UPDATE", "update the extension qvec")
+        else:
+            _run_as_owner(connection, sql_script.upgrade_from(found), f"upgrade the schema qvec from {found}")
+
+
+def _is_extension(connection: Connection) -> bool:
+    return bool(fetch(connection, "SELECT FROM pg_extension WHERE extname = 'qvec'"))
+
+
+def _run_as_owner(connection: Connection, script: str, what: str) -> None:
+    try:
+        with connection.transaction():
+            execute(connection, script.encode())
+    except psycopg.errors.InsufficientPrivilege:
+        user, database = connection.info.user, connection.info.dbname
+        grant = sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(database), sql.Identifier(user))
+        owner = f"let its owner run: {grant.as_string()}" if "create" in what else "let the schema's owner do it"
+        raise DatabaseError(f"user {user!r} may not {what} in database {database!r}; {owner}") from None
