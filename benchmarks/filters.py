@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from realistic import realistic_queries, realistic_vectors
 
 from qvec.calibration import Calibration
-from qvec.database import connect
+from qvec.client import connect
 from qvec.metadata_index import MetadataIndex
 
 DIMENSIONS, QUERIES, K, BATCH = 384, 200, 10, 10_000

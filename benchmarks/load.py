@@ -19,17 +19,17 @@ from pgvector import Bit, HalfVector
 from realistic import realistic_vectors
 
 from qvec.calibration import Calibration
+from qvec.client import Database
 from qvec.ingest import IngestOptions, ingest
 from qvec.ingest.batches import Encoder, batch_rows
 from qvec.postgres import loading, statements
-from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.rows import HEADER, TRAILER
 from qvec.sources import open_source
 
 ROWS, DIMENSIONS, REPETITIONS = 100_000, 1024, 5
 
 
-def load_qvec(database: PostgresDatabase, path: Path, calibration: Calibration, rescore: str) -> None:
+def load_qvec(database: Database, path: Path, calibration: Calibration, rescore: str) -> None:
     _drop(database, "loaded")
     with open_source(path) as source:
         options = IngestOptions("loaded", calibration=calibration, rescore=rescore, index=False)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ def load_by_rows(connection: psycopg.Connection, vectors: NDArray[np.float32]) -
             copy.write_row([row, Bit(vector > 0), HalfVector(vector)])
 
 
-def prepare(database: PostgresDatabase, path: Path, calibration: Calibration, rescore: str) -> list[bytes]:
+def prepare(database: Database, path: Path, calibration: Calibration, rescore: str) -> list[bytes]:
     """The bytes of each batch that ingest would send."""
     _drop(database, "prepared")
     collection = database.create_collection("prepared", calibration=calibration, rescore=rescore)  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def prepare(database: PostgresDatabase, path: Path, calibration: Calibration, re
         return [batch.rows for batch in encoder.batches(0, batch_rows(source))]
 
 
-def load_prepared(database: PostgresDatabase, batches: list[bytes]) -> None:
+def load_prepared(database: Database, batches: list[bytes]) -> None:
     table = database.collection("prepared").table
     with database.connect() as connection:
         loading.settings_for_loading(connection)
@@ -70,7 +70,7 @@ def load_prepared(database: PostgresDatabase, batches: list[bytes]) -> None:
             copy.write(TRAILER)
 
 
-def _drop(database: PostgresDatabase, name: str) -> None:
+def _drop(database: Database, name: str) -> None:
     if database.has_collection(name):
         database.drop_collection(name)
 

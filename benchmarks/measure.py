@@ -11,8 +11,7 @@ from contextlib import contextmanager
 import psycopg
 from pgvector.psycopg import register_vector
 
-from qvec.database import connect
-from qvec.postgres.database import PostgresDatabase
+from qvec.client import Database, connect
 
 
 def alternate(works: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
@@ -27,7 +26,7 @@ def alternate(works: dict[str, Callable[[], object]], repetitions: int) -> dict[
 
 
 @contextmanager
-def scratch_database() -> Iterator[PostgresDatabase]:
+def scratch_database() -> Iterator[Database]:
     """A new embedded Postgres that is gone afterwards."""
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory,
@@ -37,7 +36,7 @@ def scratch_database() -> Iterator[PostgresDatabase]:
         yield database
 
 
-def plain_connection(database: PostgresDatabase) -> psycopg.Connection:
+def plain_connection(database: Database) -> psycopg.Connection:
     """A connection as a user of pgvector-python opens it."""
     connection = database.connect()
     register_vector(connection)

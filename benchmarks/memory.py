@@ -17,7 +17,7 @@ from realistic import write_npy
 ROWS, DIMENSIONS = 1_000_000, 384
 LOAD = """
 import sys
-from qvec.database import connect
+from qvec.client import connect
 from qvec.ingest import IngestOptions, ingest
 from qvec.sources import open_source
 

@@ -26,12 +26,11 @@ from realistic import realistic_queries, realistic_vectors
 
 import qvec
 from qvec.calibration import Calibration
+from qvec.client import Collection, Database
 from qvec.ingest import IngestOptions, ingest
-from qvec.qdrant.collection import QdrantCollection
 from qvec.qdrant.edge import configuration
 from qvec.qdrant.layout import Layout
 from qvec.sources import open_source
-from qvec.stores import Database
 
 DIMENSIONS, K, REPETITIONS = 1024, 10, 5
 QUERIES = 200
@@ -107,7 +106,7 @@ def compare_searches(folder: Path) -> None:
     queries = realistic_queries(QUERIES, DIMENSIONS)
     with qvec.connect(f"qdrant:{folder / 'qvec'}") as database:
         collection = database.collection("loaded")
-        assert isinstance(collection, QdrantCollection)
+        assert isinstance(collection, Collection)
         collection.build_index()
         shard = collection.engine()._shard  # type: ignore[attr-defined]
         params = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=True, oversampling=4.0))

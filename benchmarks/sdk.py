@@ -40,9 +40,8 @@ from realistic import realistic_queries, realistic_vectors
 
 import qvec
 from qvec import Calibration, Hit
+from qvec.client import Collection, Database
 from qvec.postgres import statements
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
 
 DIMENSIONS, K, CANDIDATES = 1024, 10, 40
 TIMED, ROUNDS, POOL, PER_ROUND = 400, 7, 8, 256
@@ -59,7 +58,7 @@ AsyncSearch = Callable[[Query], Awaitable[Any]]
 class ByHand:
     """The two steps on psycopg's connections, as one writes them with pgvector and qvec's functions."""
 
-    def __init__(self, docs: PostgresCollection) -> None:
+    def __init__(self, docs: Collection) -> None:
         self.calibration = docs.calibration
         self.prefilter = statements.candidates(docs.table, ("id", "codes"), CANDIDATES).as_bytes(None)
         self.texts = b"SELECT id, document, metadata FROM docs WHERE id = ANY(%s)"
@@ -181,7 +180,7 @@ async def throughput(where: str, ours: AsyncSearch, theirs: AsyncSearch, queries
 # Postgres
 
 
-def postgres(database: PostgresDatabase, queries: Query) -> None:
+def postgres(database: Database, queries: Query) -> None:
     docs = database.collection("docs")
     by_hand, url = ByHand(docs), database._connections.url
     with psycopg.connect(url, autocommit=True) as connection:

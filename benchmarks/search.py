@@ -24,8 +24,7 @@ from psycopg import sql
 from realistic import realistic_queries, realistic_vectors
 
 from qvec.calibration import Calibration
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
+from qvec.client import Collection, Database
 
 ROWS, DIMENSIONS, QUERIES, K, REPETITIONS = 100_000, 1024, 400, 10, 7
 EF = [10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 600]
@@ -45,7 +44,7 @@ class Way:
     bytes_total: int
 
 
-def qvec_way(database: PostgresDatabase, vectors: NDArray[np.float32]) -> Way:
+def qvec_way(database: Database, vectors: NDArray[np.float32]) -> Way:
     collection = database.create_collection("qvec_codes", calibration=Calibration.fit(vectors))
     for start in range(0, ROWS, 10_000):
         collection.upsert(np.arange(start, start + 10_000), vectors[start : start + 10_000])
@@ -55,7 +54,7 @@ def qvec_way(database: PostgresDatabase, vectors: NDArray[np.float32]) -> Way:
     return Way("qvec int8, ternary", OVERSAMPLING, lambda setting: _qvec_search(collection, setting), seconds, size)
 
 
-def _qvec_search(collection: PostgresCollection, oversampling: float) -> Search:
+def _qvec_search(collection: Collection, oversampling: float) -> Search:
     return lambda query: [hit.id for hit in collection.search(query, K, oversampling, texts=False)]
 
 

@@ -23,14 +23,14 @@ from realistic import realistic_queries, realistic_vectors
 from search import Way, halfvec_way, handwritten_way, nearest_ids, recall, smallest_setting
 
 from qvec.calibration import Calibration
-from qvec.postgres.database import PostgresDatabase
+from qvec.client import Database
 
 DIMENSIONS, QUERIES, K, REPETITIONS, INSERTED = 1024, 400, 10, 7, 5_000
 Vectors = NDArray[np.float32]
 Search = Callable[[Vectors], list[int]]
 
 
-def sql_way(database: PostgresDatabase, connection: psycopg.Connection, vectors: Vectors) -> Way:
+def sql_way(database: Database, connection: psycopg.Connection, vectors: Vectors) -> Way:
     collection = database.create_collection("docs", calibration=Calibration.fit(vectors))
     for start in range(0, len(vectors), 10_000):
         part = vectors[start : start + 10_000]

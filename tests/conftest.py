@@ -17,8 +17,8 @@ from tiny_models import tiny_model, write_pairs
 
 import qvec
 from qvec import Calibration
+from qvec.client import Database
 from qvec.postgres import embedded
-from qvec.postgres.database import PostgresDatabase
 
 Vectors = NDArray[np.float32]
 _numbers = itertools.count()
@@ -62,7 +62,7 @@ def url(new_database: Callable[..., str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def db(new_database: Callable[..., str]) -> Iterator[PostgresDatabase]:
+def db(new_database: Callable[..., str]) -> Iterator[Database]:
     """A database for the tests of one module."""
     with qvec.connect(new_database()) as database:
         yield database

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvec.client import Collection, Database
 from qvec.ingest import IngestOptions, Reporter, Summary, ingest
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.rows import stored_codes
 from qvec.sources import open_source
 
@@ -48,14 +47,14 @@ def with_ids(array: NDArray[np.float32], ids: Sequence[int | str] | None = None)
     return [{"id": id, "vector": vector} for id, vector in zip(ids, array.tolist(), strict=True)]
 
 
-def load(database: PostgresDatabase, path: Path, reporter: Reporter | None = None, **options: Any) -> Summary:
+def load(database: Database, path: Path, reporter: Reporter | None = None, **options: Any) -> Summary:
     """One load in this process, without an index unless asked for."""
     options = {"collection": "docs", "index": False} | options
     with open_source(path) as source:
         return ingest(database, source, IngestOptions(**options), reporter)
 
 
-def codes_by_id(database: PostgresDatabase, name: str = "docs") -> dict[int | str, bytes]:
+def codes_by_id(database: Database, name: str = "docs") -> dict[int | str, bytes]:
     """What the table holds; an id that is there twice would be refused by its key."""
     table = database.collection(name).table
     with database.connection() as connection, connection.cursor(binary=True) as cursor:
@@ -63,7 +62,7 @@ def codes_by_id(database: PostgresDatabase, name: str = "docs") -> dict[int | st
 
 
 def expected_codes(
-    collection: PostgresCollection, array: NDArray[np.float32], ids: Sequence[int | str] | None = None
+    collection: Collection, array: NDArray[np.float32], ids: Sequence[int | str] | None = None
 ) -> dict[int | str, bytes]:
     """What the table has to hold when the rows of `array` were loaded exactly once each."""
     codes = stored_codes(array, collection.calibration, collection.table.layout)
@@ -72,7 +71,7 @@ def expected_codes(
 
 
 def assert_holds(
-    database: PostgresDatabase, array: NDArray[np.float32], ids: Sequence[int | str] | None = None, name: str = "docs"
+    database: Database, array: NDArray[np.float32], ids: Sequence[int | str] | None = None, name: str = "docs"
 ) -> None:
     found = codes_by_id(database, name)
     expected = expected_codes(database.collection(name), array, ids)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvec.client import Database
 from qvec.ingest import IngestOptions, Reporter, Stop, Summary, ingest
-from qvec.qdrant.database import QdrantDatabase
 from qvec.qdrant.points import stored_vectors
 from qvec.sources import open_source
 
@@ -83,7 +83,7 @@ def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def load(
-    database: QdrantDatabase, path: Path, reporter: Reporter | None = None, stop: Stop | None = None, **options: Any
+    database: Database, path: Path, reporter: Reporter | None = None, stop: Stop | None = None, **options: Any
 ) -> Summary:
     """One load in this process, without an index unless asked for."""
     options = {"collection": "docs", "index": False} | options
@@ -91,7 +91,7 @@ def load(
         return ingest(database, source, IngestOptions(**options), reporter, stop)
 
 
-def found_rows(database: QdrantDatabase, name: str = "docs") -> dict[int | str, bytes]:
+def found_rows(database: Database, name: str = "docs") -> dict[int | str, bytes]:
     """The vectors that a collection holds, by the ids of their rows."""
     collection = database.collection(name)
     found: dict[int | str, bytes] = {}
@@ -106,7 +106,7 @@ def found_rows(database: QdrantDatabase, name: str = "docs") -> dict[int | str, 
 
 
 def expected_rows(
-    database: QdrantDatabase, array: NDArray[np.float32], ids: Sequence[int | str] | None = None, name: str = "docs"
+    database: Database, array: NDArray[np.float32], ids: Sequence[int | str] | None = None, name: str = "docs"
 ) -> dict[int | str, bytes]:
     """The vectors that a collection has to hold when the rows of `array` were loaded exactly once each."""
     collection = database.collection(name)
@@ -115,14 +115,14 @@ def expected_rows(
 
 
 def assert_holds(
-    database: QdrantDatabase, array: NDArray[np.float32], ids: Sequence[int | str] | None = None, name: str = "docs"
+    database: Database, array: NDArray[np.float32], ids: Sequence[int | str] | None = None, name: str = "docs"
 ) -> None:
     found, expected = found_rows(database, name), expected_rows(database, array, ids, name)
     assert found.keys() == expected.keys()
     assert found == expected
 
 
-def position(database: QdrantDatabase, path: Path, name: str = "docs") -> int:
+def position(database: Database, path: Path, name: str = "docs") -> int:
     """The checkpoint of a source; -1 before its load began."""
     load = database.run(database.home.read_load(name, str(path)))
     return -1 if load is None else load["position"]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
+from qvec.postgres.steps import perform
 
 from qvec import Calibration
 from qvec.postgres import schema
-from qvec.postgres.steps import perform
 
 Vectors = NDArray[np.float32]
 

@@ -17,7 +17,7 @@ from psycopg import sql
 
 import qvec
 from qvec import Calibration, CollectionError, Hit
-from qvec.stores import Collection, Database
+from qvec.client import Collection, Database
 
 Floats = NDArray[np.float32]
 

@@ -16,8 +16,8 @@ from stores import Store, ids
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RowError
+from qvec.client import Collection
 from qvec.metadata_index import MetadataIndex
-from qvec.stores import Collection
 
 Vectors = NDArray[np.float32]
 T = TypeVar("T")

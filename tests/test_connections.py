@@ -22,24 +22,24 @@ from numpy.typing import NDArray
 
 import qvec
 from qvec import Calibration, DatabaseError, InputError
+from qvec.client import Collection
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import connections, embedded, statements
-from qvec.postgres.collection import PostgresCollection
 
 Vectors = NDArray[np.float32]
 ROWS = 300
 
 
 @pytest.fixture
-def docs(url: str) -> Iterator[PostgresCollection]:
+def docs(url: str) -> Iterator[Collection]:
     """A collection in a database of its own, in which `qvec.connect(url)` finds it."""
     with qvec.connect(url) as db:
         yield filled(db)
 
 
-def filled(db: Any) -> PostgresCollection:
+def filled(db: Any) -> Collection:
     vectors = realistic(1000)
-    docs: PostgresCollection = db.create_collection("docs", calibration=Calibration.fit(vectors))
+    docs: Collection = db.create_collection("docs", calibration=Calibration.fit(vectors))
     docs.upsert(np.arange(ROWS), vectors[:ROWS])
     return docs
 
@@ -88,7 +88,7 @@ def test_the_longest_times_are_taken(url: str) -> None:
         assert not db.has_collection("nothing")
 
 
-def test_no_more_connections_than_the_pool_has(docs: PostgresCollection, url: str, admin: psycopg.Connection) -> None:
+def test_no_more_connections_than_the_pool_has(docs: Collection, url: str, admin: psycopg.Connection) -> None:
     docs._database.close()
     vectors = realistic(1000)
 
@@ -184,7 +184,7 @@ def locked(url: str) -> Iterator[None]:
 
 
 def test_cancelled_work_leaves_no_transaction_open(
-    docs: PostgresCollection, url: str, admin: psycopg.Connection
+    docs: Collection, url: str, admin: psycopg.Connection
 ) -> None:
     """Scans hold a cursor in a transaction, upserts one with a COPY."""
     docs._database.close()
@@ -357,7 +357,7 @@ def no_sessions(admin: psycopg.Connection, url: str) -> bool:
 
 
 def test_a_search_that_a_close_overtakes_opens_nothing_again(
-    docs: PostgresCollection, url: str, admin: psycopg.Connection
+    docs: Collection, url: str, admin: psycopg.Connection
 ) -> None:
     began, go_on = threading.Event(), threading.Event()
 
@@ -399,7 +399,7 @@ def test_a_search_that_a_close_overtakes_opens_nothing_again(
 
 
 def test_awaited_searches_that_a_close_overtakes_open_nothing_again(
-    docs: PostgresCollection, url: str, admin: psycopg.Connection
+    docs: Collection, url: str, admin: psycopg.Connection
 ) -> None:
     """Whether they embed their questions, wait for a connection, or are at work, which they finish."""
     docs._database.close()
@@ -435,7 +435,7 @@ def test_awaited_searches_that_a_close_overtakes_open_nothing_again(
 
 
 def test_work_that_has_begun_is_finished(
-    docs: PostgresCollection, url: str, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+    docs: Collection, url: str, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statements, "count", lambda _: b"SELECT 7 FROM pg_sleep(0.5)")
     with ThreadPoolExecutor(1) as pool:
@@ -476,7 +476,7 @@ def test_a_server_that_is_not_there_is_told_to_those_who_await() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_nothing_is_left_open(docs: PostgresCollection, url: str, admin: psycopg.Connection) -> None:
+def test_nothing_is_left_open(docs: Collection, url: str, admin: psycopg.Connection) -> None:
     docs._database.close()
 
     async def use() -> None:

@@ -15,7 +15,7 @@ from stores import STORES, VARIABLES, Store, ids, opened
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RowError
-from qvec.stores import Collection
+from qvec.client import Collection
 
 Vectors = NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stores import Store, ids
 
 from qvec import Calibration, InputError
-from qvec.stores import Collection
+from qvec.client import Collection
 
 ROWS = 2500
 """More than are asked of a server at once."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from stores import Store, ids
 
 from qvec import Calibration, InputError, RowError
+from qvec.client import Collection
 from qvec.metadata_index import MetadataIndex
-from qvec.stores import Collection
 
 Vectors = NDArray[np.float32]
 

@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 import qvec
 from qvec import Calibration
 from qvec.cli import main
+from qvec.client import Collection, Database
 from qvec.copying import CollectionSource, copy_options
 from qvec.errors import CollectionError, InputError
 from qvec.ingest import LoadStoppedError, Reporter, Stop, ingest
-from qvec.postgres.database import PostgresDatabase
-from qvec.qdrant.database import QdrantDatabase
-from qvec.stores import Collection, Database
 
 ROWS = 300
 IDS: dict[str, list[Any]] = {
@@ -34,13 +32,13 @@ METADATA = [None if number % 5 == 0 else {"n": number, "deep": {"list": [1, "a",
 
 
 @pytest.fixture
-def postgres(url: str) -> Iterator[PostgresDatabase]:
+def postgres(url: str) -> Iterator[Database]:
     with qvec.connect(url) as database:
         yield database  # type: ignore[misc]
 
 
 @pytest.fixture
-def qdrant(tmp_path: Path) -> Iterator[QdrantDatabase]:
+def qdrant(tmp_path: Path) -> Iterator[Database]:
     with qvec.connect(f"qdrant:{tmp_path / 'qdrant'}") as database:
         yield database  # type: ignore[misc]
 
@@ -87,7 +85,7 @@ def assert_same(one: Collection, other: Collection, tolerance: float = 0.0) -> N
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary"])
 @pytest.mark.parametrize("id_type", ["bigint", "text"])
 def test_codes_come_back_bit_for_bit(
-    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration, rescore: str, id_type: str
+    postgres: Database, qdrant: Database, fitted: Calibration, rescore: str, id_type: str
 ) -> None:
     original = filled(postgres, fitted, id_type, rescore=rescore, oversampling=3, model="some-model")
     there = copied(postgres, qdrant)
@@ -99,7 +97,7 @@ def test_codes_come_back_bit_for_bit(
 
 @pytest.mark.parametrize(("rescore", "tolerance"), [("float32", 2**-22), ("float16", 2**-10)])
 def test_floats_come_back_to_their_precision(
-    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration, rescore: str, tolerance: float
+    postgres: Database, qdrant: Database, fitted: Calibration, rescore: str, tolerance: float
 ) -> None:
     original = filled(postgres, fitted, rescore=rescore)
     there = copied(postgres, qdrant)
@@ -110,19 +108,19 @@ def test_floats_come_back_to_their_precision(
 
 
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float16", "float32"])
-def test_a_copy_within_postgres_is_exact(postgres: PostgresDatabase, fitted: Calibration, rescore: str) -> None:
+def test_a_copy_within_postgres_is_exact(postgres: Database, fitted: Calibration, rescore: str) -> None:
     original = filled(postgres, fitted, rescore=rescore)
     assert_same(original, copied(postgres, postgres, to="copy"))
 
 
 @pytest.mark.parametrize("rescore", ["binary", "float16", "float32"])
-def test_a_copy_within_qdrant_is_exact(qdrant: QdrantDatabase, fitted: Calibration, rescore: str) -> None:
+def test_a_copy_within_qdrant_is_exact(qdrant: Database, fitted: Calibration, rescore: str) -> None:
     original = filled(qdrant, fitted, "text", rescore=rescore)
     assert_same(original, copied(qdrant, qdrant, to="copy"))
 
 
 def test_a_copy_finds_the_same_with_the_same_scores(
-    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration
+    postgres: Database, qdrant: Database, fitted: Calibration
 ) -> None:
     original = filled(postgres, fitted)
     there = copied(postgres, qdrant)
@@ -146,7 +144,7 @@ class StoppedAt(Reporter):
 
 @pytest.mark.parametrize("to_qdrant", [True, False])
 def test_an_interrupted_copy_goes_on(
-    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration, to_qdrant: bool
+    postgres: Database, qdrant: Database, fitted: Calibration, to_qdrant: bool
 ) -> None:
     source, target = (postgres, qdrant) if to_qdrant else (qdrant, postgres)
     original = filled(source, fitted)
@@ -162,7 +160,7 @@ def test_an_interrupted_copy_goes_on(
 
 
 def test_a_source_that_changed_meanwhile_is_refused(
-    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration
+    postgres: Database, qdrant: Database, fitted: Calibration
 ) -> None:
     original = filled(postgres, fitted)
     options = copy_options(qdrant, original, "docs", index=False, workers=1, batch_rows=20)
@@ -175,7 +173,7 @@ def test_a_source_that_changed_meanwhile_is_refused(
 
 
 def test_another_calibration_is_refused(
-    postgres: PostgresDatabase, qdrant: QdrantDatabase, fitted: Calibration
+    postgres: Database, qdrant: Database, fitted: Calibration
 ) -> None:
     filled(postgres, fitted)
     other = Calibration.fit(realistic(ROWS, seed=5), metric=fitted.metric)

@@ -15,20 +15,19 @@ from numpy.typing import NDArray
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, Hit, InputError, QvecError, RowError
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
+from qvec.client import Collection, Database
 from qvec.postgres.errors import redact
 
 Vectors = NDArray[np.float32]
 
 
 @pytest.fixture
-def docs(db: PostgresDatabase, calibration: Calibration, name: str) -> PostgresCollection:
+def docs(db: Database, calibration: Calibration, name: str) -> Collection:
     return db.create_collection(name, calibration=calibration)
 
 
 @pytest.fixture
-def texts(db: PostgresDatabase, calibration: Calibration, name: str) -> PostgresCollection:
+def texts(db: Database, calibration: Calibration, name: str) -> Collection:
     """A collection whose ids are text."""
     return db.create_collection(name, calibration=calibration, id_type="text")
 
@@ -36,7 +35,7 @@ def texts(db: PostgresDatabase, calibration: Calibration, name: str) -> Postgres
 # Rows
 
 
-def test_upsert_replaces_rows_and_adds_new_ones(docs: PostgresCollection, vectors: Vectors) -> None:
+def test_upsert_replaces_rows_and_adds_new_ones(docs: Collection, vectors: Vectors) -> None:
     assert docs.upsert([1, 2, 3], vectors[:3], ["a", "b", "c"]) == 3
     assert docs.upsert([3, 4], vectors[10:12], ["C", "D"], [{"new": True}, None]) == 2
     assert docs.count() == 4
@@ -50,7 +49,7 @@ def test_upsert_replaces_rows_and_adds_new_ones(docs: PostgresCollection, vector
     assert docs.search(vectors[2], k=1)[0].score < 0.999
 
 
-def test_upsert_can_skip_and_refuse(docs: PostgresCollection, vectors: Vectors) -> None:
+def test_upsert_can_skip_and_refuse(docs: Collection, vectors: Vectors) -> None:
     docs.upsert([1, 2], vectors[:2], ["a", "b"])
     assert docs.upsert([2, 3], vectors[2:4], ["B", "C"], on_duplicate="skip") == 1
     with pytest.raises(CollectionError, match=r"\(id\)=\(3\) is there already"):
@@ -62,7 +61,7 @@ def test_upsert_can_skip_and_refuse(docs: PostgresCollection, vectors: Vectors) 
 
 
 @pytest.mark.parametrize(("on_duplicate", "stays"), [("replace", "last"), ("skip", "first")])
-def test_duplicates_inside_one_call(docs: PostgresCollection, vectors: Vectors, on_duplicate: str, stays: str) -> None:
+def test_duplicates_inside_one_call(docs: Collection, vectors: Vectors, on_duplicate: str, stays: str) -> None:
     ids = [7, 8, 7, 7, 9]
     documents = ["first", "x", "middle", "last", "y"]
     assert docs.upsert(ids, vectors[:5], documents, on_duplicate=on_duplicate) == 3  # type: ignore[arg-type]
@@ -71,7 +70,7 @@ def test_duplicates_inside_one_call(docs: PostgresCollection, vectors: Vectors, 
         docs.upsert([20, 20], vectors[:2], on_duplicate="error")
 
 
-def test_a_failed_upsert_writes_nothing(docs: PostgresCollection, vectors: Vectors) -> None:
+def test_a_failed_upsert_writes_nothing(docs: Collection, vectors: Vectors) -> None:
     bad = vectors[:3].copy()
     bad[2, 0] = np.inf
     with pytest.raises(RowError, match=r"^vectors: row 2: infinity at dimension 0$"):
@@ -79,14 +78,14 @@ def test_a_failed_upsert_writes_nothing(docs: PostgresCollection, vectors: Vecto
     assert docs.count() == 0
 
 
-def test_no_rows_are_written_and_read(docs: PostgresCollection) -> None:
+def test_no_rows_are_written_and_read(docs: Collection) -> None:
     assert docs.upsert([], np.empty((0, 64), np.float32), [], []) == 0
     assert docs.get([]) == []
     assert docs.delete([]) == 0
     assert docs.count() == 0
 
 
-def test_get_keeps_the_order_and_marks_what_is_missing(docs: PostgresCollection, vectors: Vectors) -> None:
+def test_get_keeps_the_order_and_marks_what_is_missing(docs: Collection, vectors: Vectors) -> None:
     docs.upsert([-5, 0, 2**63 - 1, -(2**63)], vectors[:4], ["a", "b", "c", "d"])
     found = docs.get([2**63 - 1, 77, -5, -5, -(2**63)])
     assert [hit and (hit.id, hit.document) for hit in found] == [
@@ -100,7 +99,7 @@ def test_get_keeps_the_order_and_marks_what_is_missing(docs: PostgresCollection,
     assert math.isnan(found[0].score)
 
 
-def test_delete_counts_what_was_there(docs: PostgresCollection, vectors: Vectors) -> None:
+def test_delete_counts_what_was_there(docs: Collection, vectors: Vectors) -> None:
     docs.upsert(range(10), vectors[:10])  # type: ignore[arg-type]
     assert docs.delete([3, 4, 4, 99]) == 2
     assert docs.delete([3]) == 0
@@ -108,7 +107,7 @@ def test_delete_counts_what_was_there(docs: PostgresCollection, vectors: Vectors
     assert 3 not in {hit.id for hit in docs.search(vectors[3], k=10)}
 
 
-def test_text_ids(texts: PostgresCollection, vectors: Vectors) -> None:
+def test_text_ids(texts: Collection, vectors: Vectors) -> None:
     ids = ["doc:1", "", "ü/'\"\\", "1", "zażółć 名前 🎉", " 1"]
     assert texts.upsert(ids, vectors[:6]) == 6
     assert [hit and hit.id for hit in texts.get(ids)] == ids
@@ -132,21 +131,21 @@ def test_text_ids(texts: PostgresCollection, vectors: Vectors) -> None:
     ],
 )
 def test_ids_of_another_kind_are_refused(
-    docs: PostgresCollection, vectors: Vectors, ids: list[int | str], message: str
+    docs: Collection, vectors: Vectors, ids: list[int | str], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         docs.upsert(ids, vectors[:1])
     assert message in str(caught.value)
 
 
-def test_ids_of_two_kinds_are_refused(docs: PostgresCollection, vectors: Vectors) -> None:
+def test_ids_of_two_kinds_are_refused(docs: Collection, vectors: Vectors) -> None:
     with pytest.raises(InputError, match=r"^ids must be all integers or all text"):
         docs.upsert([1, "a"], vectors[:2])
     with pytest.raises(InputError, match=r"^an id is beyond bigint$"):
         docs.upsert(np.array([2**64 - 1], np.uint64), vectors[:1])
 
 
-def test_integers_are_no_text_ids(texts: PostgresCollection, vectors: Vectors) -> None:
+def test_integers_are_no_text_ids(texts: Collection, vectors: Vectors) -> None:
     with pytest.raises(InputError, match="ids are int64, but this collection's ids are text"):
         texts.upsert([1], vectors[:1])
     with pytest.raises(InputError, match="ids are int64, but this collection's ids are text"):
@@ -157,7 +156,7 @@ def test_integers_are_no_text_ids(texts: PostgresCollection, vectors: Vectors) -
         texts.upsert(["\ud800"], vectors[:1])
 
 
-def test_documents_and_metadata_come_back_as_they_were(docs: PostgresCollection, vectors: Vectors) -> None:
+def test_documents_and_metadata_come_back_as_they_were(docs: Collection, vectors: Vectors) -> None:
     documents = ["", 'it\'s "quoted" \\ \n\t\r', "zażółć 名前 🎉 \u202e", None, "x" * 300_000, "\\x00 %s {} $1"]
     metadata = [
         {},
@@ -199,7 +198,7 @@ def test_documents_and_metadata_come_back_as_they_were(docs: PostgresCollection,
     ],
 )
 def test_texts_that_postgres_cannot_hold_name_their_row(
-    docs: PostgresCollection, vectors: Vectors, texts: dict[str, list[object]], message: str
+    docs: Collection, vectors: Vectors, texts: dict[str, list[object]], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         docs.upsert([1, 2], vectors[:2], **texts)  # type: ignore[arg-type]
@@ -209,7 +208,7 @@ def test_texts_that_postgres_cannot_hold_name_their_row(
 
 @pytest.mark.parametrize(("rescore", "dtype"), [("float16", np.float16), ("float32", np.float32)])
 def test_kept_floats_are_the_normalized_vectors(
-    db: PostgresDatabase, calibration: Calibration, vectors: Vectors, name: str, rescore: str, dtype: type
+    db: Database, calibration: Calibration, vectors: Vectors, name: str, rescore: str, dtype: type
 ) -> None:
     docs = db.create_collection(name, calibration=calibration, rescore=rescore)  # type: ignore[arg-type]
     docs.upsert([0], vectors[:1])
@@ -220,7 +219,7 @@ def test_kept_floats_are_the_normalized_vectors(
     np.testing.assert_allclose(np.array(json.loads(row[0])), wanted, rtol=1e-5)
 
 
-def test_a_vector_beyond_float16_names_its_row(db: PostgresDatabase, name: str) -> None:
+def test_a_vector_beyond_float16_names_its_row(db: Database, name: str) -> None:
     vectors = realistic(10, 8)
     docs = db.create_collection(name, calibration=Calibration.fit(vectors, metric="ip"), rescore="float16")
     vectors[4, 2] = 70_000
@@ -272,7 +271,7 @@ def test_a_collection_of_any_name(url: str, calibration: Calibration, vectors: V
 
 
 def test_long_names_with_one_beginning_have_indexes_of_their_own(
-    db: PostgresDatabase, calibration: Calibration, vectors: Vectors
+    db: Database, calibration: Calibration, vectors: Vectors
 ) -> None:
     one, other = (db.create_collection("n" * 60 + end, calibration=calibration) for end in ("aaa", "bbb"))
     for docs in (one, other):
@@ -296,7 +295,7 @@ def test_long_names_with_one_beginning_have_indexes_of_their_own(
         ("50%", "holds % or a character that cannot be printed"),
     ],
 )
-def test_names_that_postgres_has_not(db: PostgresDatabase, calibration: Calibration, bad: str, message: str) -> None:
+def test_names_that_postgres_has_not(db: Database, calibration: Calibration, bad: str, message: str) -> None:
     with pytest.raises(CollectionError) as caught:
         db.create_collection(bad, calibration=calibration)
     assert message in str(caught.value)
@@ -313,7 +312,7 @@ def test_names_that_postgres_has_not(db: PostgresDatabase, calibration: Calibrat
     ],
 )
 def test_options_that_make_no_sense(
-    db: PostgresDatabase, calibration: Calibration, name: str, options: dict[str, object], message: str
+    db: Database, calibration: Calibration, name: str, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         db.create_collection(name, calibration=calibration, **options)  # type: ignore[arg-type]
@@ -321,7 +320,7 @@ def test_options_that_make_no_sense(
     assert not db.has_collection(name)
 
 
-def test_a_collection_keeps_its_settings(db: PostgresDatabase, calibration: Calibration, name: str) -> None:
+def test_a_collection_keeps_its_settings(db: Database, calibration: Calibration, name: str) -> None:
     db.create_collection(
         name, calibration=calibration, id_type="text", rescore="int4", prefilter="binary", oversampling=2.5, model="m"
     )
@@ -330,7 +329,7 @@ def test_a_collection_keeps_its_settings(db: PostgresDatabase, calibration: Cali
     assert (layout.id_type, layout.rescore, layout.prefilter) == ("text", "int4", "binary")
     assert (docs.oversampling, docs.model, docs.calibration) == (2.5, "m", calibration)
     assert repr(docs) == (
-        f"PostgresCollection({name!r}, dimensions=64, rescore='int4', prefilter='binary', "
+        f"Collection({name!r}, dimensions=64, rescore='int4', prefilter='binary', "
         f"calibration={calibration.id!r})"
     )
 
@@ -352,7 +351,7 @@ def test_names_that_are_taken_or_missing(url: str, calibration: Calibration) -> 
 
 
 def test_a_calibration_goes_with_the_last_collection_that_uses_it(url: str, calibration: Calibration) -> None:
-    def stored(db: PostgresDatabase) -> list[tuple[str, bytes]]:
+    def stored(db: Database) -> list[tuple[str, bytes]]:
         with db.connection() as connection:
             return connection.execute("SELECT id, content FROM qvec.calibration").fetchall()
 
@@ -378,7 +377,7 @@ def test_a_damaged_calibration_in_the_database_is_noticed(url: str, calibration:
         db.collection("a")
 
 
-def test_a_table_dropped_behind_our_back_is_one_clear_line(docs: PostgresCollection, db: PostgresDatabase) -> None:
+def test_a_table_dropped_behind_our_back_is_one_clear_line(docs: Collection, db: Database) -> None:
     with db.connection() as connection:
         connection.execute(f"DROP TABLE {docs.name}")
     with pytest.raises(DatabaseError, match=f"^cannot read collection '{docs.name}': relation .* does not exist$"):
@@ -397,7 +396,7 @@ def terminate_all(url: str, admin: psycopg.Connection) -> int:
     return len(gone)
 
 
-def occupy(db: PostgresDatabase, connections: int) -> None:
+def occupy(db: Database, connections: int) -> None:
     """Leaves that many idle connections in the pool."""
     pool = db._connections.pool()
     taken = [pool.getconn() for _ in range(connections)]
@@ -424,7 +423,7 @@ def test_terminated_connections_are_survived(
     admin: psycopg.Connection,
     calibration: Calibration,
     vectors: Vectors,
-    call: Callable[[PostgresCollection, Vectors], object],
+    call: Callable[[Collection, Vectors], object],
     wanted: object,
     connections: int,
 ) -> None:

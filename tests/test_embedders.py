@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from qvec.retrieval import embedders
 
 from qvec import Calibration
-from qvec.retrieval import embedders
-from qvec.retrieval.embedders import Embedders
+from qvec.client.embedders import Embedders
 
 
 def test_a_model_that_loads_does_not_hold_up_one_that_is_loaded(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stores import STORES, Store, opened
 
 from qvec import Calibration, InputError
+from qvec.client import Collection, Database
 from qvec.evaluation.alternatives import alternatives
 from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.queries import Queries, read_queries
@@ -28,8 +29,6 @@ from qvec.evaluation.scan import candidate_count
 from qvec.evaluation.searches import beside_itself
 from qvec.evaluation.ways import bytes_per_vector
 from qvec.ingest import Reporter
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
 from qvec.sources import open_source
 
 Floats = NDArray[np.float32]
@@ -41,7 +40,7 @@ PLANES = {"int8": 8, "int4": 4, "binary": 1}
 
 
 @pytest.fixture(scope="module")
-def collection(db: PostgresDatabase, calibration: Calibration, vectors: Floats) -> PostgresCollection:
+def collection(db: Database, calibration: Calibration, vectors: Floats) -> Collection:
     """A thousand rows of int8 codes with an index; ids are the rows' numbers."""
     made = db.create_collection("evaluated", calibration=calibration)
     made.upsert(range(len(vectors)), vectors)
@@ -66,7 +65,7 @@ def rows_of(path: Path, calibration: Calibration, first_id: int = 0) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def evaluation(collection: PostgresCollection, queries: Floats, source: Path, calibration: Calibration) -> Evaluation:
+def evaluation(collection: Collection, queries: Floats, source: Path, calibration: Calibration) -> Evaluation:
     return evaluate(collection, asked(queries), rows_of(source, calibration))
 
 
@@ -136,7 +135,7 @@ def test_a_scan_has_the_recall_of_its_candidates(
 
 
 def test_a_scan_in_blocks_is_one_scan(
-    collection: PostgresCollection,
+    collection: Collection,
     evaluation: Evaluation,
     queries: Floats,
     source: Path,
@@ -161,7 +160,7 @@ def test_each_query_has_its_own_recall(
 
 
 def test_alternatives_have_the_recall_of_a_search_in_plain_numpy(
-    collection: PostgresCollection, vectors: Floats, queries: Floats, source: Path, calibration: Calibration
+    collection: Collection, vectors: Floats, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     truth = true_nearest(vectors, queries)
     nearest = find_truth(collection, asked(queries), rows_of(source, calibration), K, Reporter())
@@ -179,9 +178,9 @@ def test_alternatives_have_the_recall_of_a_search_in_plain_numpy(
 
 
 def test_alternatives_of_codes_alone_are_no_more_precise(
-    db: PostgresDatabase, collection: PostgresCollection, calibration: Calibration, vectors: Floats, queries: Floats
+    db: Database, collection: Collection, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
-    def others(of: PostgresCollection) -> set[tuple[str, str]]:
+    def others(of: Collection) -> set[tuple[str, str]]:
         nearest = find_truth(of, asked(queries), None, K, Reporter())
         found = alternatives(of, asked(queries), None, nearest, 0.95, Reporter())
         return {(each.prefilter, each.rescore) for each in found}
@@ -222,7 +221,7 @@ def test_what_is_lost_and_what_is_found_make_the_whole(evaluation: Evaluation) -
 class Losing:
     """A collection whose searches through the index lose the best hit, as a bad graph does."""
 
-    def __init__(self, collection: PostgresCollection) -> None:
+    def __init__(self, collection: Collection) -> None:
         self._collection = collection
 
     def __getattr__(self, name: str) -> Any:
@@ -234,7 +233,7 @@ class Losing:
 
 
 def test_a_loss_of_the_index_is_told_from_one_of_quantization(
-    collection: PostgresCollection, evaluation: Evaluation, queries: Floats, source: Path, calibration: Calibration
+    collection: Collection, evaluation: Evaluation, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     lossy = evaluate(Losing(collection), asked(queries), rows_of(source, calibration), oversamplings=[4])  # type: ignore[arg-type]
     before, after = named(evaluation)["ternary/int8/4"], named(lossy)["ternary/int8/4"]
@@ -246,7 +245,7 @@ def test_a_loss_of_the_index_is_told_from_one_of_quantization(
     assert after.loss.rescore == pytest.approx(before.loss.rescore)
 
 
-def test_without_its_source_a_collection_stands_in_for_itself(collection: PostgresCollection, queries: Floats) -> None:
+def test_without_its_source_a_collection_stands_in_for_itself(collection: Collection, queries: Floats) -> None:
     found = evaluate(collection, asked(queries), oversamplings=[4])
     assert named(found)["none/int8"].recall.value == 1
     assert "none/float32" not in named(found)
@@ -257,7 +256,7 @@ def test_without_its_source_a_collection_stands_in_for_itself(collection: Postgr
 
 
 def test_kept_floats_are_the_truth(
-    db: PostgresDatabase, calibration: Calibration, vectors: Floats, queries: Floats
+    db: Database, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
     made = db.create_collection("floats", calibration=calibration, rescore="float16", prefilter="binary")
     made.upsert(range(len(vectors)), vectors)
@@ -276,7 +275,7 @@ def test_kept_floats_are_the_truth(
 
 
 def test_rows_as_queries_are_left_out(
-    collection: PostgresCollection, vectors: Floats, source: Path, calibration: Calibration
+    collection: Collection, vectors: Floats, source: Path, calibration: Calibration
 ) -> None:
     """Against the same without the row: k of the others, and no more candidates among them than otherwise."""
     ids, drawn = rows_of(source, calibration).sample(40, 1)
@@ -312,14 +311,14 @@ def test_rows_are_drawn_uniformly_and_once(source: Path, calibration: Calibratio
 
 
 def test_rows_of_a_collection_are_queries_as_they_were_before_they_were_centred(
-    collection: PostgresCollection, vectors: Floats
+    collection: Collection, vectors: Floats
 ) -> None:
     ids, drawn = rows_of_collection(collection).sample(50, 0)
     assert np.allclose(drawn, unit(vectors)[ids], atol=0.02)
 
 
 def test_ndcg_is_trec_evals_over_the_judged(
-    collection: PostgresCollection, queries: Floats, source: Path, calibration: Calibration
+    collection: Collection, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     rng = np.random.default_rng(5)
     names = [f"q{number}" for number in range(len(queries))]
@@ -351,7 +350,7 @@ def test_ndcg_is_trec_evals_over_the_judged(
     ]  # fmt: skip
 
 
-def test_judgements_of_other_queries_are_refused(collection: PostgresCollection, queries: Floats) -> None:
+def test_judgements_of_other_queries_are_refused(collection: Collection, queries: Floats) -> None:
     with pytest.raises(InputError) as raised:
         evaluate(collection, asked(queries), qrels={"q1": {"1": 1}, "7": {"1": 0}})
     assert str(raised.value) == (
@@ -360,7 +359,7 @@ def test_judgements_of_other_queries_are_refused(collection: PostgresCollection,
 
 
 def test_a_truth_of_other_rows_is_refused(
-    collection: PostgresCollection, vectors: Floats, queries: Floats, calibration: Calibration, tmp_path: Path
+    collection: Collection, vectors: Floats, queries: Floats, calibration: Calibration, tmp_path: Path
 ) -> None:
     fewer, more = tmp_path / "fewer.npy", tmp_path / "more.npy"
     np.save(fewer, vectors[:900])
@@ -378,7 +377,7 @@ def test_a_truth_of_other_rows_is_refused(
 
 
 def test_a_truth_of_other_vectors_is_noticed(
-    collection: PostgresCollection, queries: Floats, calibration: Calibration, tmp_path: Path
+    collection: Collection, queries: Floats, calibration: Calibration, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "other.npy", realistic(1000, seed=9))
     found = evaluate(collection, asked(queries), rows_of(tmp_path / "other.npy", calibration), oversamplings=[4])
@@ -386,7 +385,7 @@ def test_a_truth_of_other_vectors_is_noticed(
 
 
 def test_a_truth_leaves_out_what_a_load_leaves_out(
-    collection: PostgresCollection, vectors: Floats, queries: Floats, calibration: Calibration, tmp_path: Path
+    collection: Collection, vectors: Floats, queries: Floats, calibration: Calibration, tmp_path: Path
 ) -> None:
     damaged = np.concatenate(
         [vectors, np.full((1, DIMENSIONS), np.nan, np.float32), np.zeros((1, DIMENSIONS), np.float32)]
@@ -397,7 +396,7 @@ def test_a_truth_leaves_out_what_a_load_leaves_out(
 
 
 def test_all_dimensions_are_the_truth_where_a_prefix_is_kept(
-    db: PostgresDatabase, vectors: Floats, queries: Floats, source: Path
+    db: Database, vectors: Floats, queries: Floats, source: Path
 ) -> None:
     """What the cut loses is a loss, too."""
     cut = Calibration.fit(vectors, dimensions=16)
@@ -429,7 +428,7 @@ def decoded_scores_of_prefix(vectors: Floats, queries: Floats, cut: Calibration)
     ],
 )
 def test_bytes_are_those_of_vector_data(
-    db: PostgresDatabase, name: str, settings: dict[str, Any], prefilter: str, rescore: str, size: float
+    db: Database, name: str, settings: dict[str, Any], prefilter: str, rescore: str, size: float
 ) -> None:
     made = db.create_collection(name, calibration=Calibration.fit(realistic(100, 70)), **settings)
     assert bytes_per_vector(made, prefilter, rescore) == size

@@ -20,15 +20,14 @@ from stores import STORES, Store, ids, opened
 import qvec
 from qvec import Calibration, CollectionError, InputError
 from qvec.cli import main
+from qvec.client import Collection, Database
 from qvec.evaluation.advice import advise
 from qvec.evaluation.alternatives import Alternative
 from qvec.evaluation.queries import Queries
 from qvec.evaluation.results import Interval
 from qvec.evaluation.rows import Rows, rows_of_source
 from qvec.evaluation.tune import Attempt, Tuning, tune
-from qvec.postgres.database import PostgresDatabase
 from qvec.sources import open_source
-from qvec.stores import Collection
 
 Floats = NDArray[np.float32]
 
@@ -149,7 +148,7 @@ def test_a_graph_is_searched_as_wide_as_asked(store: Store, made: Collection, as
 
 
 @pytest.fixture(scope="module")
-def codes(db: PostgresDatabase, calibration: Calibration, vectors: Floats) -> Any:
+def codes(db: Database, calibration: Calibration, vectors: Floats) -> Any:
     found = db.create_collection("tuned", calibration=calibration)
     found.upsert(range(len(vectors)), vectors)
     found.build_index()
@@ -164,7 +163,7 @@ def advised(tuning: Tuning) -> dict[str, str]:
 
 
 def test_a_precision_that_cannot_meet_the_target(
-    db: PostgresDatabase, codes: Any, asked: Queries, source: Path, calibration: Calibration, vectors: Floats
+    db: Database, codes: Any, asked: Queries, source: Path, calibration: Calibration, vectors: Floats
 ) -> None:
     """What is advised is loaded, and finds what was told."""
     tuning = tune(codes, asked, truth(source, calibration), recall=0.995)
@@ -222,7 +221,7 @@ def test_too_few_queries_to_be_sure(codes: Any, asked: Queries, source: Path, ca
     assert tuning.advice.endswith(f"more queries are needed to be sure of {exact.recall.value:.2%}")
 
 
-def test_a_search_in_sql_uses_what_is_stored(db: PostgresDatabase, codes: Any, asked: Queries) -> None:
+def test_a_search_in_sql_uses_what_is_stored(db: Database, codes: Any, asked: Queries) -> None:
     codes.set_oversampling(1)
     few = sql_hits(db, asked.vectors[:20])
     codes.set_oversampling(16)
@@ -233,14 +232,14 @@ def test_a_search_in_sql_uses_what_is_stored(db: PostgresDatabase, codes: Any, a
     codes.set_oversampling(4)
 
 
-def sql_hits(db: PostgresDatabase, queries: Floats) -> list[list[int]]:
+def sql_hits(db: Database, queries: Floats) -> list[list[int]]:
     statement = sql.SQL("SELECT id::bigint FROM qvec.search('tuned', %s::vector, 10)")
     with db.connect() as connection:
         return [[row[0] for row in connection.execute(statement, [str(query.tolist())])] for query in queries]
 
 
 def test_fewer_planes_rescore_as_a_collection_of_them_does(
-    db: PostgresDatabase, codes: Any, calibration: Calibration, vectors: Floats, queries: Floats
+    db: Database, codes: Any, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
     for rescore, planes in (("int4", 4), ("binary", 1)):
         other = db.create_collection(f"of_{rescore}", calibration=calibration, rescore=rescore)

@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from embedding_server import EmbeddingServer, serving
 from numpy.typing import NDArray
+from qvec.retrieval import embedders
 
 import qvec
 from qvec import Calibration, DatabaseError
+from qvec.client.embedders import Embedders
 from qvec.embedding import CachedQueries, awaiting, load_embedder
 from qvec.forking import Lock, OwnValue
 from qvec.integrations.target import Target
 from qvec.qdrant import directory
 from qvec.qdrant.directory import Directory
-from qvec.retrieval import embedders
-from qvec.retrieval.embedders import Embedders
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),

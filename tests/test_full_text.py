@@ -11,7 +11,7 @@ from psycopg.sql import SQL
 from stores import Store, ids
 
 from qvec import Calibration
-from qvec.postgres.database import PostgresDatabase
+from qvec.client import Database
 
 ROWS = 1000
 
@@ -58,7 +58,7 @@ def check_ranking(docs: Any, distinct: bool) -> None:
         np.testing.assert_allclose([hit.score for hit in found], sorted(expected.values(), reverse=True), rtol=1e-6)
 
 
-def analyze(db: PostgresDatabase, docs: Any) -> None:
+def analyze(db: Database, docs: Any) -> None:
     with db.connect() as connection:
         connection.execute(SQL("ANALYZE {}").format(docs.table.identifier))
 
@@ -71,7 +71,7 @@ def test_words_rank_by_bm25(store: Store, calibration: Calibration, vectors: Any
 
 
 @pytest.fixture
-def docs(db: PostgresDatabase, name: str, calibration: Calibration, vectors: Any) -> Any:
+def docs(db: Database, name: str, calibration: Calibration, vectors: Any) -> Any:
     """The documents, in a table that ANALYZE has seen empty."""
     docs: Any = db.create_collection(name, calibration=calibration)
     docs.index_texts("simple")
@@ -79,12 +79,12 @@ def docs(db: PostgresDatabase, name: str, calibration: Calibration, vectors: Any
     return docs
 
 
-def test_statistics_of_all_rows_rank_by_bm25_too(db: PostgresDatabase, docs: Any) -> None:
+def test_statistics_of_all_rows_rank_by_bm25_too(db: Database, docs: Any) -> None:
     analyze(db, docs)
     check_ranking(docs, distinct=True)
 
 
-def test_rankings_are_the_same_before_analyze_has_seen_the_rows(db: PostgresDatabase, docs: Any) -> None:
+def test_rankings_are_the_same_before_analyze_has_seen_the_rows(db: Database, docs: Any) -> None:
     before = [docs.search_text(question) for question in QUESTIONS]
     analyze(db, docs)
     after = [docs.search_text(question) for question in QUESTIONS]

@@ -8,17 +8,17 @@ import psycopg
 import pytest
 from loading import vectors
 from psycopg import errors
-
-import qvec
-from qvec import Calibration
-from qvec.postgres import indexing
-from qvec.postgres.collection import PostgresCollection
 from qvec.postgres.indexing import Machine
 from qvec.postgres.steps import Steps, perform
 
+import qvec
+from qvec import Calibration
+from qvec.client import Collection
+from qvec.postgres import indexing
+
 
 @pytest.fixture
-def collection(url: str) -> Iterator[PostgresCollection]:
+def collection(url: str) -> Iterator[Collection]:
     with qvec.connect(url) as database:
         array = vectors(3000)
         collection = database.create_collection("docs", calibration=Calibration.fit(array))
@@ -27,7 +27,7 @@ def collection(url: str) -> Iterator[PostgresCollection]:
 
 
 def test_progress_is_told_and_the_index_is_there(
-    collection: PostgresCollection, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexing, "_POLL_SECONDS", 0.005)
     told: list[tuple[int, int]] = []
@@ -42,7 +42,7 @@ def test_progress_is_told_and_the_index_is_there(
 
 
 def test_without_shared_memory_the_build_is_serial(
-    collection: PostgresCollection, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create, tried = indexing._create, []
 
@@ -64,7 +64,7 @@ def test_without_shared_memory_the_build_is_serial(
 
 
 def test_memory_and_workers_are_set_for_the_build_alone(
-    collection: PostgresCollection, url: str, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("maintenance_work_mem", "max_parallel_maintenance_workers", "statement_timeout")
     seen: list[tuple[str, ...]] = []
@@ -82,7 +82,7 @@ def test_memory_and_workers_are_set_for_the_build_alone(
         assert builder.execute("SHOW statement_timeout").fetchone() == ("5s",)
 
 
-def test_two_builds_at_once_end_with_one_index(collection: PostgresCollection) -> None:
+def test_two_builds_at_once_end_with_one_index(collection: Collection) -> None:
     failures: list[BaseException] = []
 
     def build() -> None:

@@ -12,15 +12,15 @@ from loading import assert_holds, load, vectors, with_ids, write_lines
 
 import qvec
 from qvec import Calibration, RangeMethod
+from qvec.client import Database
 from qvec.errors import CalibrationError, CollectionError, DatabaseError, InputError
 from qvec.ingest import FitOptions, Reporter
 from qvec.ingest.batches import Encoder
 from qvec.postgres import loader, loading
-from qvec.postgres.database import PostgresDatabase
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[PostgresDatabase]:
+def database(url: str) -> Iterator[Database]:
     with qvec.connect(url) as database:
         yield database
 
@@ -54,7 +54,7 @@ class Told(Reporter):
 
 @pytest.mark.parametrize("rescore", ["int8", "int4", "float16", "float32"])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_load_writes_every_row_once(database: PostgresDatabase, tmp_path: Path, rescore: str, workers: int) -> None:
+def test_a_load_writes_every_row_once(database: Database, tmp_path: Path, rescore: str, workers: int) -> None:
     array = vectors(1003)
     told = Told()
     summary = load(database, npy(tmp_path / "a.npy", array), told, rescore=rescore, workers=workers, batch_rows=100)
@@ -70,7 +70,7 @@ def test_a_load_writes_every_row_once(database: PostgresDatabase, tmp_path: Path
 
 @pytest.mark.parametrize(("rescore", "quantile"), [("int8", 0.9999), ("int4", 0.99), ("float16", 0.9999)])
 def test_the_ranges_are_those_that_serve_the_precision(
-    database: PostgresDatabase, tmp_path: Path, rescore: str, quantile: float
+    database: Database, tmp_path: Path, rescore: str, quantile: float
 ) -> None:
     array = vectors(500)
     load(database, npy(tmp_path / "a.npy", array), rescore=rescore)
@@ -80,7 +80,7 @@ def test_the_ranges_are_those_that_serve_the_precision(
     np.testing.assert_array_equal(found.radius, wanted.radius)
 
 
-def test_bytes_per_vector_are_those_of_the_database(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_bytes_per_vector_are_those_of_the_database(database: Database, tmp_path: Path) -> None:
     summary = load(database, npy(tmp_path / "a.npy", vectors(500)), index=True)
     info = database.collection("docs").info()
     assert info.index_bytes
@@ -92,7 +92,7 @@ def test_bytes_per_vector_are_those_of_the_database(database: PostgresDatabase, 
     }
 
 
-def test_a_finished_source_is_not_loaded_again(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_finished_source_is_not_loaded_again(database: Database, tmp_path: Path) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
     load(database, path)
     database.collection("docs").delete([7])
@@ -104,7 +104,7 @@ def test_a_finished_source_is_not_loaded_again(database: PostgresDatabase, tmp_p
     assert_holds(database, vectors(50))
 
 
-def test_an_index_that_is_missing_is_built_by_another_run(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_an_index_that_is_missing_is_built_by_another_run(database: Database, tmp_path: Path) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
     load(database, path, index=False)
     assert not database.collection("docs").has_index()
@@ -112,7 +112,7 @@ def test_an_index_that_is_missing_is_built_by_another_run(database: PostgresData
     assert database.collection("docs").has_index()
 
 
-def test_a_changed_source_with_ids_replaces_its_rows(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_changed_source_with_ids_replaces_its_rows(database: Database, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(50)))
     load(database, path)
     write_lines(path, with_ids(vectors(60, seed=1)))
@@ -123,7 +123,7 @@ def test_a_changed_source_with_ids_replaces_its_rows(database: PostgresDatabase,
 
 
 def test_a_changed_source_without_ids_needs_to_be_told_where_they_begin(
-    database: PostgresDatabase, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
     load(database, path)
@@ -140,7 +140,7 @@ class BrokenReaderError(Exception):
     """Ends a load after some batches, as a fault of the reader would."""
 
 
-def interrupt(database: PostgresDatabase, path: Path, monkeypatch: pytest.MonkeyPatch, at: int, **options: Any) -> None:
+def interrupt(database: Database, path: Path, monkeypatch: pytest.MonkeyPatch, at: int, **options: Any) -> None:
     """A load that ends before source row `at`."""
     complete = Encoder.batches
 
@@ -158,7 +158,7 @@ def interrupt(database: PostgresDatabase, path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_interrupted_load_goes_on_where_it_was(
-    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     path = npy(tmp_path / "a.npy", vectors(100))
     interrupt(database, path, monkeypatch, at=40, workers=workers)
@@ -171,7 +171,7 @@ def test_an_interrupted_load_goes_on_where_it_was(
 
 
 def test_a_source_that_changed_while_it_was_interrupted_is_refused(
-    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = npy(tmp_path / "a.npy", vectors(100))
     interrupt(database, path, monkeypatch, at=40)
@@ -184,7 +184,7 @@ def test_a_source_that_changed_while_it_was_interrupted_is_refused(
 
 
 def test_a_source_that_changed_before_its_first_row_was_loaded_is_simply_loaded(
-    database: PostgresDatabase, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
     rows = with_ids(vectors(20))
     path = write_lines(tmp_path / "a.jsonl", [*rows, "{"])
@@ -194,14 +194,14 @@ def test_a_source_that_changed_before_its_first_row_was_loaded_is_simply_loaded(
     assert_holds(database, vectors(20))
 
 
-def test_a_second_source_adds(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_second_source_adds(database: Database, tmp_path: Path) -> None:
     both = vectors(80)
     load(database, write_lines(tmp_path / "a.jsonl", with_ids(both[:50])))
     load(database, write_lines(tmp_path / "b.jsonl", with_ids(both[50:], range(50, 80))))
     assert_holds(database, both)
 
 
-def test_a_second_source_without_ids_overwrites_nothing_unasked(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_second_source_without_ids_overwrites_nothing_unasked(database: Database, tmp_path: Path) -> None:
     both = vectors(80)
     load(database, npy(tmp_path / "a.npy", both[:50]))
     second = npy(tmp_path / "b.npy", both[50:])
@@ -215,7 +215,7 @@ def test_a_second_source_without_ids_overwrites_nothing_unasked(database: Postgr
 
 
 def test_ids_are_not_given_out_while_another_load_may_still_need_them(
-    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = vectors(130)
     first, second = npy(tmp_path / "a.npy", both[:100]), npy(tmp_path / "b.npy", both[100:])
@@ -228,7 +228,7 @@ def test_ids_are_not_given_out_while_another_load_may_still_need_them(
 
 
 def test_two_loads_that_begin_at_once_do_not_take_the_same_ids(
-    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(database, npy(tmp_path / "a.npy", vectors(10)))
     unhurried = loading.numbered_and_unfinished
@@ -247,7 +247,7 @@ def test_two_loads_that_begin_at_once_do_not_take_the_same_ids(
     assert database.collection("docs").count() == 10 + 40 * (2 - len(errors))
 
 
-def test_duplicates_across_sources(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_duplicates_across_sources(database: Database, tmp_path: Path) -> None:
     old, new = vectors(50), vectors(50, seed=1)
     load(database, write_lines(tmp_path / "a.jsonl", with_ids(old)))
     second = write_lines(tmp_path / "b.jsonl", with_ids(new, range(40, 90)))
@@ -264,7 +264,7 @@ def test_duplicates_across_sources(database: PostgresDatabase, tmp_path: Path) -
 @pytest.mark.parametrize("distance", [1, 7, 35, 90], ids=["same batch", "near", "next batches", "far"])
 @pytest.mark.parametrize("on_duplicate", ["replace", "skip"])
 def test_duplicates_inside_a_source(
-    database: PostgresDatabase, tmp_path: Path, on_duplicate: str, distance: int, workers: int
+    database: Database, tmp_path: Path, on_duplicate: str, distance: int, workers: int
 ) -> None:
     array = vectors(200)
     ids = list(range(200))
@@ -281,7 +281,7 @@ def test_duplicates_inside_a_source(
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_duplicate_that_is_an_error_leaves_the_batches_before_it(
-    database: PostgresDatabase, tmp_path: Path, workers: int
+    database: Database, tmp_path: Path, workers: int
 ) -> None:
     array, ids = vectors(100), [*range(55), 3, *range(56, 100)]
     path = write_lines(tmp_path / "a.jsonl", with_ids(array, ids))
@@ -304,7 +304,7 @@ def test_a_duplicate_that_is_an_error_leaves_the_batches_before_it(
     ],
 )
 def test_settings_that_a_collection_does_not_have_are_refused(
-    database: PostgresDatabase, tmp_path: Path, options: dict[str, Any], reason: str
+    database: Database, tmp_path: Path, options: dict[str, Any], reason: str
 ) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
     load(database, path, model="mine")
@@ -324,7 +324,7 @@ def test_settings_that_a_collection_does_not_have_are_refused(
     ],
 )
 def test_a_calibration_is_not_fitted_again(
-    database: PostgresDatabase, tmp_path: Path, fit: FitOptions, reason: str
+    database: Database, tmp_path: Path, fit: FitOptions, reason: str
 ) -> None:
     as_fitted = FitOptions(threshold=1, ranges=RangeMethod("rolling"), dimensions=4)
     load(database, npy(tmp_path / "a.npy", vectors(50)), fit=as_fitted)
@@ -336,7 +336,7 @@ def test_a_calibration_is_not_fitted_again(
         assert load(database, second, fit=as_fitted, **options).rows == 20
 
 
-def test_ids_of_another_type_are_refused(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_ids_of_another_type_are_refused(database: Database, tmp_path: Path) -> None:
     load(database, write_lines(tmp_path / "a.jsonl", with_ids(vectors(3), ["a", "b", "ö"])))
     assert_holds(database, vectors(3), ["a", "b", "ö"])
     with pytest.raises(CollectionError, match=r"has text ids, but .*b\.jsonl has bigint ids"):
@@ -345,7 +345,7 @@ def test_ids_of_another_type_are_refused(database: PostgresDatabase, tmp_path: P
         load(database, npy(tmp_path / "c.npy", vectors(3)))
 
 
-def test_wrong_dimensions_are_refused_before_anything_is_written(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_wrong_dimensions_are_refused_before_anything_is_written(database: Database, tmp_path: Path) -> None:
     calibration = Calibration.fit(vectors(50))
     wide = npy(tmp_path / "wide.npy", vectors(50, dimensions=12))
     with pytest.raises(InputError, match=r"wide\.npy has 12 dimensions, but collection 'docs' takes 8"):
@@ -358,7 +358,7 @@ def test_wrong_dimensions_are_refused_before_anything_is_written(database: Postg
 
 
 def test_a_source_is_loaded_by_one_process_at_a_time(
-    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "_SECONDS_BETWEEN_TRIES", 0.01)
     path, other = npy(tmp_path / "a.npy", vectors(50)), npy(tmp_path / "b.npy", vectors(50))
@@ -370,7 +370,7 @@ def test_a_source_is_loaded_by_one_process_at_a_time(
     assert load(database, path, id_start="auto").rows == 50
 
 
-def test_row_numbers_that_would_leave_bigint_are_refused(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_row_numbers_that_would_leave_bigint_are_refused(database: Database, tmp_path: Path) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
     for id_start in (2**63 - 50, 2**64, -1):
         with pytest.raises(InputError, match=rf"--id-start is {id_start}, expected 0 to {2**63 - 51} for .*a\.npy"):
@@ -381,7 +381,7 @@ def test_row_numbers_that_would_leave_bigint_are_refused(database: PostgresDatab
 
 
 def test_rows_that_are_zero_where_they_are_cut_are_bad_rows_and_not_calibrated_on(
-    database: PostgresDatabase, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
     array = vectors(100)
     array[7, :4] = 0
@@ -391,7 +391,7 @@ def test_rows_that_are_zero_where_they_are_cut_are_bad_rows_and_not_calibrated_o
     assert database.collection("docs").calibration.description["sample"]["size"] == 99
 
 
-def test_long_float16_vectors_are_calibrated_on_without_overflow(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_long_float16_vectors_are_calibrated_on_without_overflow(database: Database, tmp_path: Path) -> None:
     """Their squares are beyond float16; a warning would fail the test."""
     array = (100 * vectors(50)).astype(np.float16)
     load(database, npy(tmp_path / "a.npy", array))

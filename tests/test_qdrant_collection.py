@@ -17,8 +17,7 @@ from qdrant_client import QdrantClient
 from qdrant_wire import WireServer
 
 from qvec import Calibration, CalibrationError, CollectionError, InputError, QvecError
-from qvec.qdrant.collection import QdrantCollection
-from qvec.qdrant.database import QdrantDatabase
+from qvec.client import Collection, Database
 from qvec.qdrant.description import Description
 
 Vectors = NDArray[np.float32]
@@ -31,12 +30,12 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
 
 
 @pytest.fixture(scope="module", params=["directory", "server"])
-def db(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantDatabase]:
+def db(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     if request.param == "directory":
-        with QdrantDatabase.in_directory(str(tmp_path_factory.mktemp("data"))) as database:
+        with Database.in_directory(str(tmp_path_factory.mktemp("data"))) as database:
             yield database
     else:
-        with QdrantDatabase.on_server(f"qdrant://127.0.0.1:{request.getfixturevalue('wire').port}") as database:
+        with Database.on_server(f"qdrant://127.0.0.1:{request.getfixturevalue('wire').port}") as database:
             yield database
 
 
@@ -55,7 +54,7 @@ def db(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
     ],
 )
 def test_settings_are_kept(
-    db: QdrantDatabase, calibration: Calibration, name: str, settings: dict[str, Any], kept: dict[str, Any]
+    db: Database, calibration: Calibration, name: str, settings: dict[str, Any], kept: dict[str, Any]
 ) -> None:
     made = db.create_collection(name, calibration=calibration, model="m", **settings)
     for docs in (made, db.collection(name)):
@@ -65,7 +64,7 @@ def test_settings_are_kept(
         assert docs.keeps_floats == (settings.get("rescore") != "binary")
     layout = made.layout
     assert repr(made) == (
-        f"QdrantCollection({name!r}, dimensions=64, rescore={layout.rescore!r}, prefilter={layout.prefilter!r}, "
+        f"Collection({name!r}, dimensions=64, rescore={layout.rescore!r}, prefilter={layout.prefilter!r}, "
         f"calibration={calibration.id!r})"
     )
 
@@ -89,7 +88,7 @@ def test_settings_are_kept(
     ],
 )
 def test_settings_that_do_not_go_together(
-    db: QdrantDatabase, calibration: Calibration, name: str, settings: dict[str, Any], message: str
+    db: Database, calibration: Calibration, name: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         db.create_collection(name, calibration=calibration, **settings)
@@ -97,7 +96,7 @@ def test_settings_that_do_not_go_together(
     assert not db.has_collection(name)
 
 
-def test_a_directory_has_no_shards(db: QdrantDatabase, calibration: Calibration, name: str) -> None:
+def test_a_directory_has_no_shards(db: Database, calibration: Calibration, name: str) -> None:
     if not db.embedded:
         assert db.create_collection(name, calibration=calibration, shards=1).settings["shards"] == 1
         return
@@ -106,7 +105,7 @@ def test_a_directory_has_no_shards(db: QdrantDatabase, calibration: Calibration,
 
 
 def test_another_calibration_is_refused(
-    db: QdrantDatabase, calibration: Calibration, vectors: Vectors, name: str
+    db: Database, calibration: Calibration, vectors: Vectors, name: str
 ) -> None:
     db.create_collection(name, calibration=calibration)
     assert db.collection(name, calibration=calibration).calibration == calibration
@@ -120,7 +119,7 @@ def test_another_calibration_is_refused(
 # Descriptions
 
 
-def test_a_description_comes_back_from_json(calibration: Calibration, db: QdrantDatabase, name: str) -> None:
+def test_a_description_comes_back_from_json(calibration: Calibration, db: Database, name: str) -> None:
     docs = db.create_collection(name, calibration=calibration, id_type="text", oversampling=1.25, model="m")
     described = db.run(db.home.describe(name))
     assert described is not None
@@ -163,7 +162,7 @@ def test_damaged_metadata_on_a_server_is_told(
     tamper: Callable[[Callable[[Any], Any]], None],
     damage: str,
 ) -> None:
-    with QdrantDatabase.on_server(f"qdrant://127.0.0.1:{wire.port}") as db:
+    with Database.on_server(f"qdrant://127.0.0.1:{wire.port}") as db:
         db.create_collection(name, calibration=calibration)
         whole: list[Any] = []
         tamper(lambda stored: whole.append(stored) or DAMAGES[damage](stored))
@@ -184,7 +183,7 @@ def test_a_calibration_of_another_length_on_a_server_is_refused(
 ) -> None:
     cut = Calibration.fit(vectors, dimensions=32)
     content = base64.b64encode(cut.to_bytes()).decode()
-    with QdrantDatabase.on_server(f"qdrant://127.0.0.1:{wire.port}") as db:
+    with Database.on_server(f"qdrant://127.0.0.1:{wire.port}") as db:
         db.create_collection(name, calibration=calibration)
         whole: list[Any] = []
         tamper(lambda stored: whole.append(stored) or {**stored, "content": content, "calibration": cut.id})
@@ -197,7 +196,7 @@ def test_a_calibration_of_another_length_on_a_server_is_refused(
 # Use at once
 
 
-def test_a_drop_ends_what_others_do(db: QdrantDatabase, calibration: Calibration, vectors: Vectors, name: str) -> None:
+def test_a_drop_ends_what_others_do(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
     """With an error of qvec's, whatever the moment."""
     docs = db.create_collection(name, calibration=calibration)
     docs.upsert(np.arange(200), vectors[:200])
@@ -228,8 +227,8 @@ def test_a_drop_ends_what_others_do(db: QdrantDatabase, calibration: Calibration
     assert all(isinstance(end, QvecError) for end in ends), ends
 
 
-def test_many_writers_lose_nothing(db: QdrantDatabase, calibration: Calibration, vectors: Vectors, name: str) -> None:
-    docs: QdrantCollection = db.create_collection(name, calibration=calibration)
+def test_many_writers_lose_nothing(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
+    docs: Collection = db.create_collection(name, calibration=calibration)
     faults: list[Exception] = []
 
     def write(thread: int) -> None:
@@ -253,7 +252,7 @@ def test_many_writers_lose_nothing(db: QdrantDatabase, calibration: Calibration,
 
 
 def test_the_next_id_follows_the_largest(
-    db: QdrantDatabase, calibration: Calibration, vectors: Vectors, name: str
+    db: Database, calibration: Calibration, vectors: Vectors, name: str
 ) -> None:
     docs = db.create_collection(name, calibration=calibration)
     assert db.run(docs.next_id()) == 0
@@ -263,7 +262,7 @@ def test_the_next_id_follows_the_largest(
 
 
 def test_an_explanation_tells_what_was_asked(
-    db: QdrantDatabase, calibration: Calibration, vectors: Vectors, name: str
+    db: Database, calibration: Calibration, vectors: Vectors, name: str
 ) -> None:
     docs = db.create_collection(name, calibration=calibration)
     docs.upsert(np.arange(100), vectors[:100], None, [{"row": row} for row in range(100)])
@@ -278,7 +277,7 @@ def test_directories_are_written_with_tilde_and_spaces(
     tmp_path: Path, calibration: Calibration, vectors: Vectors
 ) -> None:
     for odd in ("with space", "ünï ~ %41"):
-        with QdrantDatabase.in_directory(str(tmp_path / odd)) as db:
+        with Database.in_directory(str(tmp_path / odd)) as db:
             db.create_collection("docs", calibration=calibration).upsert([1], vectors[:1])
-        with QdrantDatabase.in_directory(str(tmp_path / odd)) as db:
+        with Database.in_directory(str(tmp_path / odd)) as db:
             assert db.collection("docs").count() == 1

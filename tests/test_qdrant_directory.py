@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 import qvec
 from qvec import Calibration, CalibrationError, CollectionError, DatabaseError, QvecError, RowError
+from qvec.client import Collection, Database
 from qvec.qdrant import payloads
-from qvec.qdrant.collection import QdrantCollection
-from qvec.qdrant.database import QdrantDatabase
 
 Vectors = NDArray[np.float32]
 
@@ -47,19 +46,19 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def db(directory: Path) -> Iterator[QdrantDatabase]:
+def db(directory: Path) -> Iterator[Database]:
     with open_in(directory) as database:
         yield database
 
 
-def open_in(directory: Path) -> QdrantDatabase:
+def open_in(directory: Path) -> Database:
     database = qvec.connect(f"qdrant:{directory}")
-    assert isinstance(database, QdrantDatabase)
+    assert isinstance(database, Database)
     return database
 
 
 @pytest.fixture
-def docs(db: QdrantDatabase, calibration: Calibration, vectors: Vectors) -> QdrantCollection:
+def docs(db: Database, calibration: Calibration, vectors: Vectors) -> Collection:
     docs = db.create_collection("docs", calibration=calibration, id_type="bigint", model="m")
     docs.upsert(range(100), vectors[:100])  # type: ignore[arg-type]
     return docs
@@ -89,7 +88,7 @@ def write(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
-def test_one_process_at_a_time(directory: Path, docs: QdrantCollection, db: QdrantDatabase, vectors: Vectors) -> None:
+def test_one_process_at_a_time(directory: Path, docs: Collection, db: Database, vectors: Vectors) -> None:
     db.close()
     with held(directory) as process:
         for _ in range(2):
@@ -105,7 +104,7 @@ def test_one_process_at_a_time(directory: Path, docs: QdrantCollection, db: Qdra
         assert docs.upsert([1000], vectors[:1]) == 1
 
 
-def test_all_in_one_process_share_it(directory: Path, docs: QdrantCollection, db: QdrantDatabase) -> None:
+def test_all_in_one_process_share_it(directory: Path, docs: Collection, db: Database) -> None:
     other = open_in(directory / ".." / "data")
     assert other.collection("docs").count() == docs.count() == 100
     db.close()
@@ -146,7 +145,7 @@ def message(use: Callable[[], Any]) -> str:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_is_told_to_connect_again(
-    directory: Path, docs: QdrantCollection, db: QdrantDatabase, vectors: Vectors
+    directory: Path, docs: Collection, db: Database, vectors: Vectors
 ) -> None:
     uses: list[Callable[[], Any]] = [
         docs.count,
@@ -235,7 +234,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.usefixtures("docs")
 def test_damage_is_told_by_the_collections_name(
-    directory: Path, db: QdrantDatabase, calibration: Calibration, damage: str
+    directory: Path, db: Database, calibration: Calibration, damage: str
 ) -> None:
     whole = description(directory)
     put(directory, DAMAGES[damage](whole))
@@ -254,7 +253,7 @@ def test_damage_is_told_by_the_collections_name(
 
 
 def test_a_calibration_of_another_model_is_refused(
-    directory: Path, docs: QdrantCollection, db: QdrantDatabase, vectors: Vectors
+    directory: Path, docs: Collection, db: Database, vectors: Vectors
 ) -> None:
     """Whole in itself, but not of vectors like those that are stored."""
     whole = description(directory)
@@ -273,7 +272,7 @@ def test_a_calibration_of_another_model_is_refused(
 
 
 def test_a_lost_description_can_be_replaced_by_the_calibration(
-    directory: Path, docs: QdrantCollection, db: QdrantDatabase, vectors: Vectors
+    directory: Path, docs: Collection, db: Database, vectors: Vectors
 ) -> None:
     (directory / "docs" / "collection.json").unlink()
     with pytest.raises(CollectionError, match=r"^collection 'docs' was not made by qvec and has no calibration; give"):
@@ -287,7 +286,7 @@ def test_a_lost_description_can_be_replaced_by_the_calibration(
 
 @pytest.mark.parametrize("lost", ["shard", "shard/edge_config.json"])
 @pytest.mark.usefixtures("docs")
-def test_lost_files_of_the_engine(directory: Path, db: QdrantDatabase, lost: str) -> None:
+def test_lost_files_of_the_engine(directory: Path, db: Database, lost: str) -> None:
     db.close()
     path = directory / "docs" / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -295,7 +294,7 @@ def test_lost_files_of_the_engine(directory: Path, db: QdrantDatabase, lost: str
         again.collection("docs")
 
 
-def test_damaged_loads_are_told(directory: Path, docs: QdrantCollection, db: QdrantDatabase) -> None:
+def test_damaged_loads_are_told(directory: Path, docs: Collection, db: Database) -> None:
     (directory / docs.name / "loads.json").write_text("[")
     with pytest.raises(CollectionError, match=r"^collection 'docs' is damaged: cannot read .*loads\.json: "):
         db.run(db.home.read_loads("docs"))
@@ -304,7 +303,7 @@ def test_damaged_loads_are_told(directory: Path, docs: QdrantCollection, db: Qdr
 # What is not qvec's
 
 
-def test_folders_of_others_are_left_alone(directory: Path, db: QdrantDatabase, calibration: Calibration) -> None:
+def test_folders_of_others_are_left_alone(directory: Path, db: Database, calibration: Calibration) -> None:
     (directory / "src" / "shard").mkdir(parents=True)
     (directory / "src" / "shard" / "main.py").write_text("precious")
     (directory / "notes").write_text("precious")
@@ -321,7 +320,7 @@ def test_folders_of_others_are_left_alone(directory: Path, db: QdrantDatabase, c
 
 
 def test_an_unfinished_collection_is_begun_anew(
-    directory: Path, db: QdrantDatabase, calibration: Calibration, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
+    directory: Path, db: Database, calibration: Calibration, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
@@ -341,7 +340,7 @@ def fail(*_: object) -> None:
 
 
 def test_a_drop_that_was_interrupted_leaves_room(
-    docs: QdrantCollection, db: QdrantDatabase, monkeypatch: pytest.MonkeyPatch
+    docs: Collection, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", fail)
@@ -353,7 +352,7 @@ def test_a_drop_that_was_interrupted_leaves_room(
 
 @pytest.mark.parametrize("kind", ["object", "array"])
 def test_the_engine_reads_what_is_nested_as_deep_as_qvec_lets(
-    docs: QdrantCollection, vectors: Vectors, kind: str
+    docs: Collection, vectors: Vectors, kind: str
 ) -> None:
     value: Any = 1
     for _ in range(payloads.MOST_NESTED - 1):
@@ -366,7 +365,7 @@ def test_the_engine_reads_what_is_nested_as_deep_as_qvec_lets(
         docs.upsert([1], vectors[:1], None, [{"a": {"a": value}}])
 
 
-def test_a_damaged_collection_can_be_dropped(directory: Path, docs: QdrantCollection, db: QdrantDatabase) -> None:
+def test_a_damaged_collection_can_be_dropped(directory: Path, docs: Collection, db: Database) -> None:
     (directory / "docs" / "collection.json").write_text("{}")
     with pytest.raises(CollectionError, match="damaged"):
         db.collection(docs.name)
@@ -376,7 +375,7 @@ def test_a_damaged_collection_can_be_dropped(directory: Path, docs: QdrantCollec
 
 
 def test_a_description_of_another_collection_is_refused(
-    directory: Path, docs: QdrantCollection, db: QdrantDatabase, vectors: Vectors
+    directory: Path, docs: Collection, db: Database, vectors: Vectors
 ) -> None:
     """Of the same shape, but its codes are of another calibration."""
     other = db.create_collection("other", calibration=Calibration.fit(vectors, threshold=1))

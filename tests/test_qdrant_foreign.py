@@ -15,8 +15,8 @@ from qdrant_client import QdrantClient, models
 from qdrant_wire import WireServer
 
 from qvec import Calibration, CollectionError, InputError
+from qvec.client import Database
 from qvec.metadata_index import MetadataIndex
-from qvec.qdrant.database import QdrantDatabase
 
 Vectors = NDArray[np.float32]
 
@@ -32,24 +32,24 @@ class Making(Protocol):
 
     def __call__(
         self, vectors: Vectors, distance: str = ..., datatype: str = ..., *, named: bool = ..., multi: bool = ...
-    ) -> QdrantDatabase: ...
+    ) -> Database: ...
 
 
 @pytest.fixture(params=["directory", "server"])
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Making]:
     if request.param == "directory":
-        with QdrantDatabase.in_directory(str(tmp_path)) as db:
+        with Database.in_directory(str(tmp_path)) as db:
             yield lambda *arguments, **options: _by_the_engine(db, tmp_path / "raw", *arguments, **options)
     else:
         with WireServer(tmp_path) as server:
             client = QdrantClient(host="127.0.0.1", grpc_port=server.port, prefer_grpc=True, check_compatibility=False)
-            with QdrantDatabase.on_server(f"qdrant://127.0.0.1:{server.port}") as db:
+            with Database.on_server(f"qdrant://127.0.0.1:{server.port}") as db:
                 yield lambda *arguments, **options: _by_the_client(db, client, *arguments, **options)
             client.close()
 
 
 def _by_the_engine(
-    db: QdrantDatabase,
+    db: Database,
     path: Path,
     vectors: Vectors,
     distance: str = "Dot",
@@ -57,7 +57,7 @@ def _by_the_engine(
     *,
     named: bool = False,
     multi: bool = False,
-) -> QdrantDatabase:
+) -> Database:
     several = qdrant_edge.MultiVectorConfig(qdrant_edge.MultiVectorComparator.MaxSim)
     vector = qdrant_edge.EdgeVectorParams(
         vectors.shape[1],
@@ -77,12 +77,12 @@ def _by_the_engine(
 
 
 def _by_the_client(
-    db: QdrantDatabase,
+    db: Database,
     client: QdrantClient,
     vectors: Vectors,
     distance: str = "Dot",
     datatype: str = "float32",
-) -> QdrantDatabase:
+) -> Database:
     params = models.VectorParams(
         size=vectors.shape[1], distance=models.Distance(distance), datatype=models.Datatype(datatype)
     )
@@ -202,7 +202,7 @@ def test_another_length_of_vectors_is_refused(made: Making) -> None:
 @pytest.mark.parametrize("kind", ["named", "multi"])
 def test_named_and_several_vectors_are_refused(tmp_path: Path, zero: Calibration, kind: str) -> None:
     """On a directory: the stand-in for a server has no such collections."""
-    with QdrantDatabase.in_directory(str(tmp_path)) as db:
+    with Database.in_directory(str(tmp_path)) as db:
         _by_the_engine(db, tmp_path / "raw", VECTORS, named=kind == "named", multi=kind == "multi")
         for options in ({}, {"calibration": zero}):
             with pytest.raises(CollectionError, match=r"^collection 'raw' has no vector, or named or several ones a "):

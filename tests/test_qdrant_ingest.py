@@ -15,15 +15,15 @@ from qdrant_loading import assert_holds, found_rows, load, position
 from qdrant_wire import WireServer
 
 import qvec
+from qvec.client import Database
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.ingest import LoadStoppedError, Reporter, Stop, pipeline
-from qvec.loading import ConnectionLostError
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import loader
-from qvec.qdrant.database import QdrantDatabase
 from qvec.qdrant.edge import EdgeEngine
 from qvec.qdrant.server import ServerEngine
 from qvec.qdrant.steps import Steps
+from qvec.store.loads import ConnectionLostError
 
 ENGINES = {"directory": EdgeEngine, "server": ServerEngine}
 
@@ -43,7 +43,7 @@ def url(kind: str, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[QdrantDatabase]:
+def database(url: str) -> Iterator[Database]:
     with qvec.connect(url) as database:
         yield database
 
@@ -88,7 +88,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("rescore", "workers"), [("float16", 1), ("float16", 4), ("float32", 2), ("turbo8", 2), ("binary", 2)]
 )
-def test_a_load_writes_every_row_once(database: QdrantDatabase, tmp_path: Path, rescore: str, workers: int) -> None:
+def test_a_load_writes_every_row_once(database: Database, tmp_path: Path, rescore: str, workers: int) -> None:
     np.save(tmp_path / "a.npy", vectors(1000))
     summary = load(database, tmp_path / "a.npy", rescore=rescore, workers=workers, batch_rows=30)
     assert (summary.rows, summary.total_rows, summary.rejected, summary.resumed_at) == (1000, 1000, 0, 0)
@@ -104,7 +104,7 @@ def test_a_load_writes_every_row_once(database: QdrantDatabase, tmp_path: Path, 
 @pytest.mark.parametrize(("on_duplicate", "kept"), [("replace", "last"), ("skip", "first")])
 @pytest.mark.parametrize("batch_rows", [4, 200])
 def test_of_equal_ids_one_row_stays(
-    database: QdrantDatabase, tmp_path: Path, on_duplicate: str, kept: str, batch_rows: int, workers: int
+    database: Database, tmp_path: Path, on_duplicate: str, kept: str, batch_rows: int, workers: int
 ) -> None:
     """Inside a batch, across batches in flight together, and across those that are not."""
     array = vectors(90)
@@ -120,7 +120,7 @@ def test_of_equal_ids_one_row_stays(
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("workers", [1, 4])
 def test_of_equal_ids_the_same_row_stays_when_a_load_is_interrupted(
-    database: QdrantDatabase,
+    database: Database,
     tmp_path: Path,
     interrupt: Callable[..., Any],
     on_duplicate: str,
@@ -139,7 +139,7 @@ def test_of_equal_ids_the_same_row_stays_when_a_load_is_interrupted(
 
 @pytest.mark.parametrize("repeated_at", [4, 7])
 def test_an_id_that_is_there_is_an_error_however_often_it_is_tried(
-    database: QdrantDatabase, tmp_path: Path, repeated_at: int
+    database: Database, tmp_path: Path, repeated_at: int
 ) -> None:
     """In the batch of its first row, or in the next one; the rows before it are there in the end."""
     ids = list(range(12))
@@ -153,7 +153,7 @@ def test_an_id_that_is_there_is_an_error_however_often_it_is_tried(
 
 
 def test_rows_of_another_source_are_never_replaced_where_that_is_an_error(
-    database: QdrantDatabase, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
     first = write_lines(tmp_path / "a.jsonl", with_ids(vectors(10), range(50, 60)))
     second = write_lines(tmp_path / "b.jsonl", with_ids(vectors(100, seed=1)))
@@ -169,7 +169,7 @@ def test_rows_of_another_source_are_never_replaced_where_that_is_an_error(
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("batch_rows", [5, 35])
 def test_a_load_that_goes_on_does_not_trip_over_its_own_rows(
-    database: QdrantDatabase, tmp_path: Path, interrupt: Callable[..., Any], when: str, batch_rows: int
+    database: Database, tmp_path: Path, interrupt: Callable[..., Any], when: str, batch_rows: int
 ) -> None:
     path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(100)))
     for number in (4, 3, 1):
@@ -180,7 +180,7 @@ def test_a_load_that_goes_on_does_not_trip_over_its_own_rows(
 
 
 def test_a_load_that_goes_on_lets_no_more_pass_than_its_own_rows(
-    database: QdrantDatabase, tmp_path: Path, interrupt: Callable[..., Any]
+    database: Database, tmp_path: Path, interrupt: Callable[..., Any]
 ) -> None:
     """It was interrupted in rows 10 to 20; another source then brings id 25, and a larger batch comes to both."""
     path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(100)))
@@ -193,7 +193,7 @@ def test_a_load_that_goes_on_lets_no_more_pass_than_its_own_rows(
 
 
 def test_bad_rows_before_an_interruption_do_not_shift_what_is_its_own(
-    database: QdrantDatabase, tmp_path: Path, interrupt: Callable[..., Any]
+    database: Database, tmp_path: Path, interrupt: Callable[..., Any]
 ) -> None:
     lines = with_ids(vectors(100))
     bad = (1, 12, 14, 23)
@@ -212,7 +212,7 @@ def test_bad_rows_before_an_interruption_do_not_shift_what_is_its_own(
 
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_bad_row_stops_a_load_before_its_batch(database: QdrantDatabase, tmp_path: Path, workers: int) -> None:
+def test_a_bad_row_stops_a_load_before_its_batch(database: Database, tmp_path: Path, workers: int) -> None:
     lines = with_ids(vectors(100))
     lines[57] = "{"
     path, rejects = write_lines(tmp_path / "a.jsonl", lines), tmp_path / "rejects.jsonl"
@@ -224,7 +224,7 @@ def test_a_bad_row_stops_a_load_before_its_batch(database: QdrantDatabase, tmp_p
     assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == [57]
 
 
-def test_what_was_loaded_before_a_bad_row_is_written_down(database: QdrantDatabase, tmp_path: Path) -> None:
+def test_what_was_loaded_before_a_bad_row_is_written_down(database: Database, tmp_path: Path) -> None:
     """Also where the next checkpoint would have been a second later."""
     lines = with_ids(vectors(100))
     lines[57] = "{"
@@ -247,7 +247,7 @@ class Stopping(Reporter):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_load_that_is_stopped_goes_on_where_it_was(database: QdrantDatabase, tmp_path: Path, workers: int) -> None:
+def test_a_load_that_is_stopped_goes_on_where_it_was(database: Database, tmp_path: Path, workers: int) -> None:
     np.save(tmp_path / "a.npy", vectors(1000))
     stop = Stop()
     with pytest.raises(LoadStoppedError):
@@ -260,7 +260,7 @@ def test_a_load_that_is_stopped_goes_on_where_it_was(database: QdrantDatabase, t
     assert_holds(database, vectors(1000))
 
 
-def test_a_source_that_changed_while_it_was_interrupted_is_refused(database: QdrantDatabase, tmp_path: Path) -> None:
+def test_a_source_that_changed_while_it_was_interrupted_is_refused(database: Database, tmp_path: Path) -> None:
     stop = Stop()
     path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(100)))
     with pytest.raises(LoadStoppedError):
@@ -272,7 +272,7 @@ def test_a_source_that_changed_while_it_was_interrupted_is_refused(database: Qdr
     assert_holds(database, vectors(100, seed=1))
 
 
-def test_a_finished_source_that_changed_is_loaded_anew(database: QdrantDatabase, tmp_path: Path) -> None:
+def test_a_finished_source_that_changed_is_loaded_anew(database: Database, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(100)))
     load(database, path)
     write_lines(path, with_ids(vectors(80, seed=1)))
@@ -284,7 +284,7 @@ def test_a_finished_source_that_changed_is_loaded_anew(database: QdrantDatabase,
 
 
 @pytest.mark.usefixtures("always")
-def test_sources_without_ids_follow_each_other(database: QdrantDatabase, tmp_path: Path) -> None:
+def test_sources_without_ids_follow_each_other(database: Database, tmp_path: Path) -> None:
     both = vectors(150)
     np.save(tmp_path / "a.npy", both[:100])
     np.save(tmp_path / "b.npy", both[100:])
@@ -298,7 +298,7 @@ def test_sources_without_ids_follow_each_other(database: QdrantDatabase, tmp_pat
     assert_holds(database, both)
 
 
-def test_numbers_are_not_given_out_while_another_load_may_need_them(database: QdrantDatabase, tmp_path: Path) -> None:
+def test_numbers_are_not_given_out_while_another_load_may_need_them(database: Database, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
     np.save(tmp_path / "b.npy", vectors(10, seed=1))
     stop = Stop()
@@ -311,7 +311,7 @@ def test_numbers_are_not_given_out_while_another_load_may_need_them(database: Qd
     assert_holds(database, np.concatenate([vectors(100), vectors(10, seed=1)]), [*range(100), *range(500, 510)])
 
 
-def test_a_load_with_a_start_of_its_own_may_run_beside_another(database: QdrantDatabase, tmp_path: Path) -> None:
+def test_a_load_with_a_start_of_its_own_may_run_beside_another(database: Database, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
     np.save(tmp_path / "b.npy", vectors(10, seed=1))
     stop = Stop()
@@ -368,7 +368,7 @@ def test_numbered_loads_that_begin_at_once_never_share_ids(url: str, tmp_path: P
 
 
 def test_ids_are_taken_back_when_rows_came_while_they_were_taken(
-    database: QdrantDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another load begins and ends between the look for the next id and the writing down of it."""
     np.save(tmp_path / "a.npy", vectors(20))
@@ -440,7 +440,7 @@ def test_two_loads_of_one_source(kind: str, url: str, tmp_path: Path, on_duplica
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("made_again", [False, True])
 def test_a_collection_that_is_dropped_ends_its_load_and_leaves_nothing_behind(
-    database: QdrantDatabase, tmp_path: Path, made_again: bool
+    database: Database, tmp_path: Path, made_again: bool
 ) -> None:
     """Also when another of its name is there at once: its rows would be missing at the start."""
     np.save(tmp_path / "a.npy", vectors(200))
@@ -463,7 +463,7 @@ def test_a_collection_that_is_dropped_ends_its_load_and_leaves_nothing_behind(
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_rows_that_an_interrupted_try_wrote_are_counted_once(
-    database: QdrantDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     """With skip the second try of a batch finds them there."""
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01,) * 3)
@@ -483,7 +483,7 @@ def test_rows_that_an_interrupted_try_wrote_are_counted_once(
 
 
 def test_metadata_indexes_are_there_before_the_first_row(
-    database: QdrantDatabase, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, calls = ENGINES[kind], []
     for name in ("index_metadata", "upsert"):
@@ -500,7 +500,7 @@ def test_metadata_indexes_are_there_before_the_first_row(
 
 
 def test_the_checkpoint_is_never_ahead_of_what_is_flushed(
-    database: QdrantDatabase, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows written at each flush, against the position that is written down after it."""
     engine, home = ENGINES[kind], type(database.home)

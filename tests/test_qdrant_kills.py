@@ -13,7 +13,7 @@ from qdrant_loading import assert_holds, expected_rows, found_rows, position, ru
 from qdrant_wire import WireServer
 
 import qvec
-from qvec.qdrant.database import QdrantDatabase
+from qvec.client import Database
 
 ROWS = 1500
 BAD = tuple(range(17, ROWS, 61))
@@ -67,7 +67,7 @@ def killed(arguments: list[object], moment: str, number: int, **options: float) 
     assert process.returncode == (-signal.SIGALRM if moment.startswith("during") else -signal.SIGKILL), process.stderr
 
 
-def assert_no_row_lost(database: QdrantDatabase, source: Path) -> int:
+def assert_no_row_lost(database: Database, source: Path) -> int:
     """All good rows before the checkpoint are there, and none that is not the source's; returns the checkpoint."""
     if not database.has_collection("docs"):
         return -1
@@ -78,7 +78,7 @@ def assert_no_row_lost(database: QdrantDatabase, source: Path) -> int:
     return reached
 
 
-def assert_all_is_there(database: QdrantDatabase, summary: str, rejects: Path) -> None:
+def assert_all_is_there(database: Database, summary: str, rejects: Path) -> None:
     told = json.loads(summary)
     assert (told["total_rows"], told["rejected"]) == (len(KEPT), len(BAD))
     assert 0 < told["resumed_at"] < ROWS

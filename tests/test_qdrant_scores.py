@@ -17,9 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from numpy.typing import NDArray
 
 from qvec import Calibration, Hit, quantize
-from qvec.postgres.database import PostgresDatabase
-from qvec.qdrant.collection import QdrantCollection
-from qvec.qdrant.database import QdrantDatabase
+from qvec.client import Collection, Database
 from qvec.qdrant.layout import Prefilter
 
 Vectors = NDArray[np.float32]
@@ -29,22 +27,22 @@ _names = (f"docs{number}" for number in itertools.count())
 
 
 @pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantDatabase]:
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """A directory whose collections are indexed from the first kilobyte on: codes are made anew from what is stored."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qvec.qdrant.edge._INDEXING_THRESHOLD_KB", 1)
-        with QdrantDatabase.in_directory(str(tmp_path_factory.mktemp("qdrant"))) as database:
+        with Database.in_directory(str(tmp_path_factory.mktemp("qdrant"))) as database:
             yield database
 
 
-Fill = Callable[..., QdrantCollection]
+Fill = Callable[..., Collection]
 
 
 @pytest.fixture(scope="module")
-def fill(edge: QdrantDatabase) -> Fill:
+def fill(edge: Database) -> Fill:
     """Makes a collection of vectors, with the settings given; their ids are their positions."""
 
-    def create(vectors: Vectors, calibration: Calibration, **options: Any) -> QdrantCollection:
+    def create(vectors: Vectors, calibration: Calibration, **options: Any) -> Collection:
         docs = edge.create_collection(next(_names), calibration=calibration, **options)
         docs.upsert(np.arange(len(vectors)), vectors)
         return docs
@@ -52,7 +50,7 @@ def fill(edge: QdrantDatabase) -> Fill:
     return create
 
 
-def every_row(docs: QdrantCollection, query: Vectors, **options: Any) -> NDArray[np.float64]:
+def every_row(docs: Collection, query: Vectors, **options: Any) -> NDArray[np.float64]:
     """The score of every row, in the order of the rows; the hits came best first."""
     hits: list[Hit] = docs.search(query, k=docs.count(), **options)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
@@ -61,7 +59,7 @@ def every_row(docs: QdrantCollection, query: Vectors, **options: Any) -> NDArray
     return scores
 
 
-def index(docs: QdrantCollection) -> None:
+def index(docs: Collection) -> None:
     docs.build_index()
     assert docs.engine()._shard.info().indexed_vectors_count == docs.count()  # type: ignore[attr-defined]
 
@@ -94,7 +92,7 @@ def test_scores_without_rescoring_are_those_of_the_sign_bits(
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases(extreme=False).filter(lambda case: len(case.vectors) > 0))
-def test_the_engines_bits_are_the_calibrations(edge: QdrantDatabase, case: Case) -> None:
+def test_the_engines_bits_are_the_calibrations(edge: Database, case: Case) -> None:
     """Read back one by one: turning one component of a query of ones round shows each row's bit there."""
     zero = np.zeros_like(case.threshold)
     calibration = Calibration(case.threshold, case.radius, case.deviation, zero, zero, "ip")
@@ -198,7 +196,7 @@ def test_a_graph_is_built_where_there_are_enough_rows(tmp_path: Path, monkeypatc
     monkeypatch.setattr("qvec.qdrant.edge._INDEXING_THRESHOLD_KB", 10_000)
     vectors, queries = realistic(20_480, 256), realistic(30, 256, seed=1)
     true = unit(queries) @ unit(vectors).T
-    with QdrantDatabase.in_directory(str(tmp_path)) as db:
+    with Database.in_directory(str(tmp_path)) as db:
         docs = db.create_collection("docs", calibration=Calibration.fit(vectors))
         docs.upsert(np.arange(19_999), vectors[:19_999])
         assert (docs.has_index(), docs.info().index) == (True, "built")
@@ -220,7 +218,7 @@ def test_a_graph_is_built_where_there_are_enough_rows(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 def test_scores_of_signs_are_those_of_the_specification_and_of_postgres(
-    fill: Fill, db: PostgresDatabase, vectors: Vectors, queries: Vectors, metric: Any
+    fill: Fill, db: Database, vectors: Vectors, queries: Vectors, metric: Any
 ) -> None:
     """x is threshold ± deviation: to float32 in Postgres, which divides by its length under cosine; Qdrant rounds the
     weighted query to float16."""

@@ -25,11 +25,11 @@ from qdrant_loading import assert_holds, found_rows, load, position, run, start
 from qdrant_wire import WireServer, configs, optimizer
 
 import qvec
+from qvec.client import Database
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.ingest import Reporter, pipeline
 from qvec.qdrant import loader, messages, retries, server, server_loads
 from qvec.qdrant.address import Address
-from qvec.qdrant.database import QdrantDatabase
 from qvec.qdrant.points import Points
 from qvec.qdrant.remote import Server
 
@@ -44,7 +44,7 @@ def wire(tmp_path: Path) -> Iterator[WireServer]:
 
 
 @pytest.fixture
-def database(wire: WireServer) -> Iterator[QdrantDatabase]:
+def database(wire: WireServer) -> Iterator[Database]:
     with qvec.connect(url_of(wire)) as database:
         yield database
 
@@ -104,7 +104,7 @@ class Watching(Reporter):
 )
 @pytest.mark.usefixtures("soon")
 def test_requests_that_fail_for_a_while_are_repeated(
-    wire: WireServer, database: QdrantDatabase, source: Path, code: grpc.StatusCode, after: bool, workers: int
+    wire: WireServer, database: Database, source: Path, code: grpc.StatusCode, after: bool, workers: int
 ) -> None:
     """A few failures are the client's affair; more of them begin anew at the checkpoint."""
     wire.fail("Upsert", skip=3, times=3, code=code, after=after)
@@ -119,7 +119,7 @@ def test_requests_that_fail_for_a_while_are_repeated(
 @pytest.mark.parametrize("method", ["Points/Get", "Points/Scroll", "Collections/Get", "Count", "CreateFieldIndex"])
 @pytest.mark.usefixtures("soon")
 def test_a_single_failure_of_any_request_is_not_noticed(
-    wire: WireServer, database: QdrantDatabase, source: Path, method: str
+    wire: WireServer, database: Database, source: Path, method: str
 ) -> None:
     told = Watching()
     wire.fail(method, times=2)
@@ -132,7 +132,7 @@ def test_a_single_failure_of_any_request_is_not_noticed(
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.usefixtures("soon")
 def test_a_collection_is_made_though_answers_are_lost(
-    wire: WireServer, database: QdrantDatabase, source: Path, method: str, after: bool
+    wire: WireServer, database: Database, source: Path, method: str, after: bool
 ) -> None:
     wire.fail(method, times=2, after=after)
     assert load(database, source, settings={"shard_key": "here"}).rows == 400
@@ -140,7 +140,7 @@ def test_a_collection_is_made_though_answers_are_lost(
 
 
 def test_an_overloaded_server_is_given_the_time_it_asks_for(
-    wire: WireServer, database: QdrantDatabase, source: Path
+    wire: WireServer, database: Database, source: Path
 ) -> None:
     load(database, source)
     told = Watching()
@@ -153,7 +153,7 @@ def test_an_overloaded_server_is_given_the_time_it_asks_for(
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.usefixtures("soon")
 def test_a_batch_that_was_refused_is_never_counted(
-    wire: WireServer, database: QdrantDatabase, source: Path, workers: int
+    wire: WireServer, database: Database, source: Path, workers: int
 ) -> None:
     load(database, source, collection="other")
     wire.fail("Upsert", skip=8, times=1000, code=Code.INVALID_ARGUMENT)
@@ -168,7 +168,7 @@ def test_a_batch_that_was_refused_is_never_counted(
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.usefixtures("soon")
 def test_a_load_survives_a_restart_of_the_server(
-    wire: WireServer, database: QdrantDatabase, source: Path, workers: int
+    wire: WireServer, database: Database, source: Path, workers: int
 ) -> None:
     def restart() -> None:
         wire.stop()
@@ -182,7 +182,7 @@ def test_a_load_survives_a_restart_of_the_server(
 
 @pytest.mark.usefixtures("soon")
 def test_a_server_that_stays_away_is_one_clear_error(
-    wire: WireServer, database: QdrantDatabase, source: Path, monkeypatch: pytest.MonkeyPatch
+    wire: WireServer, database: Database, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.02))
     told = Watching(100, wire.stop)
@@ -199,7 +199,7 @@ def test_a_server_that_stays_away_is_one_clear_error(
     assert_holds(database, vectors(400))
 
 
-def _answers(database: QdrantDatabase) -> bool:
+def _answers(database: Database) -> bool:
     try:
         return database.has_collection("docs")
     except DatabaseError:
@@ -358,7 +358,7 @@ class client_of:  # noqa: N801 - used as a function
 
 
 def test_a_collection_that_qvec_did_not_make_is_left_alone(
-    wire: WireServer, database: QdrantDatabase, source: Path
+    wire: WireServer, database: Database, source: Path
 ) -> None:
     with client_of(wire) as client:
         client.create_collection("docs", models.VectorParams(size=8, distance=models.Distance.DOT))
@@ -395,7 +395,7 @@ def test_the_collection_of_loads_is_made_once_by_many(wire: WireServer) -> None:
         database.close()
 
 
-def test_many_loads_are_all_read(database: QdrantDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_loads_are_all_read(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_loads, "_PAGE", 3)
     wanted = {f"{number}.npy": {"position": number, "first_id": None} for number in range(10)}
     for source, state in wanted.items():
@@ -419,7 +419,7 @@ def threshold(wire: WireServer) -> int:
 
 
 @pytest.mark.usefixtures("indexed")
-def test_indexing_waits_until_all_is_loaded(wire: WireServer, database: QdrantDatabase, source: Path) -> None:
+def test_indexing_waits_until_all_is_loaded(wire: WireServer, database: Database, source: Path) -> None:
     wire.optimizer_delay = 0.4
     thresholds = []
     told = Watching(200, lambda: thresholds.append(threshold(wire)))
@@ -433,7 +433,7 @@ def test_indexing_waits_until_all_is_loaded(wire: WireServer, database: QdrantDa
 
 
 @pytest.mark.usefixtures("indexed")
-def test_an_index_that_was_left_out_is_built_later(wire: WireServer, database: QdrantDatabase, source: Path) -> None:
+def test_an_index_that_was_left_out_is_built_later(wire: WireServer, database: Database, source: Path) -> None:
     load(database, source)
     assert not database.collection("docs").has_index()
     found = run("index", "--db", url_of(wire), "-c", "docs", batch_rows=20)
@@ -443,7 +443,7 @@ def test_an_index_that_was_left_out_is_built_later(wire: WireServer, database: Q
 
 
 @pytest.mark.usefixtures("indexed")
-def test_a_second_load_into_an_indexed_collection(wire: WireServer, database: QdrantDatabase, tmp_path: Path) -> None:
+def test_a_second_load_into_an_indexed_collection(wire: WireServer, database: Database, tmp_path: Path) -> None:
     for number in range(2):
         np.save(tmp_path / f"{number}.npy", vectors(400, seed=number))
     load(database, tmp_path / "0.npy", index=True)
@@ -457,7 +457,7 @@ def test_a_second_load_into_an_indexed_collection(wire: WireServer, database: Qd
 
 @pytest.mark.usefixtures("indexed")
 def test_a_collection_that_cannot_be_indexed_is_an_error(
-    database: QdrantDatabase, source: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Any) -> None:
         self.error, self.is_running = "no space left on device", False
@@ -470,7 +470,7 @@ def test_a_collection_that_cannot_be_indexed_is_an_error(
 
 @pytest.mark.usefixtures("indexed")
 def test_a_restarted_server_is_told_to_go_on_indexing(
-    wire: WireServer, database: QdrantDatabase, source: Path, monkeypatch: pytest.MonkeyPatch
+    wire: WireServer, database: Database, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is grey until a change comes."""
     load(database, source, index=True)
@@ -512,7 +512,7 @@ def test_requests_are_split_by_their_bytes() -> None:
     assert {(request.collection_name, request.wait, request.timeout) for request in requests} == {("docs", True, 7)}
 
 
-def test_documents_of_a_megabyte(wire: WireServer, database: QdrantDatabase, tmp_path: Path) -> None:
+def test_documents_of_a_megabyte(wire: WireServer, database: Database, tmp_path: Path) -> None:
     lines = [{**line, "text": chr(97 + row) * (1 << 20)} for row, line in enumerate(with_ids(vectors(20)))]  # type: ignore[dict-item]
     load(database, write_lines(tmp_path / "a.jsonl", lines))
     hits = database.collection("docs").get(range(20))
@@ -522,7 +522,7 @@ def test_documents_of_a_megabyte(wire: WireServer, database: QdrantDatabase, tmp
     assert wire.count("Points/Upsert") >= 3 + 3  # of 8 MB each, and the checkpoints
 
 
-def test_sharding_is_in_the_requests(wire: WireServer, database: QdrantDatabase, source: Path) -> None:
+def test_sharding_is_in_the_requests(wire: WireServer, database: Database, source: Path) -> None:
     seen = []
     settings = {"shards": 3, "replication_factor": 2, "write_consistency_factor": 2, "shard_key": "Åland"}
     load(database, source, Watching(0, lambda: seen.append(wire.last("Upsert").request)), settings=settings)
@@ -576,7 +576,7 @@ def begun(*arguments: Any, reached: Callable[[], bool]) -> subprocess.Popen[str]
 
 
 def test_a_signal_ends_a_load_after_the_batch_in_hand_and_a_second_one_at_once(
-    wire: WireServer, database: QdrantDatabase, tmp_path: Path
+    wire: WireServer, database: Database, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "a.npy", vectors(2000))
     command = ["ingest", tmp_path / "a.npy", "--db", url_of(wire), "-c", "docs", "--workers", "2"]

@@ -16,9 +16,8 @@ from stores import Store
 
 import qvec
 from qvec import Calibration, DatabaseError
+from qvec.client import Collection, Database
 from qvec.metadata_index import MetadataIndex
-from qvec.postgres.database import PostgresDatabase
-from qvec.stores import Collection
 
 Vectors = NDArray[np.float32]
 
@@ -82,7 +81,7 @@ def test_postgres_itself_refuses_as_well(store: Store) -> None:
     if not store.is_postgres:
         pytest.skip("of Postgres's sessions")
     with qvec.connect(store.url, read_only=True) as db:
-        assert isinstance(db, PostgresDatabase)
+        assert isinstance(db, Database)
         for open_connection in (db.connect, db.connection):
             with open_connection() as connection, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                 connection.execute("CREATE TABLE nothing ()")

@@ -13,17 +13,16 @@ import pytest
 from conftest import realistic
 from loading import run, with_ids, write_lines
 from numpy.typing import NDArray
+from qvec.postgres.versions import PostgresVersions
 from writing import writing_meanwhile
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RangeMethod
+from qvec.client import Collection, Database
 from qvec.ingest import IngestOptions, Reporter, ingest
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import schema
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.rows import stored_codes
-from qvec.postgres.versions import PostgresVersions
 from qvec.recalibration import Refit, drop_old, recalibrate, roll_back
 from qvec.sources import open_source
 
@@ -37,7 +36,7 @@ FIT = Refit(threshold=0.5, ranges=RangeMethod())
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[PostgresDatabase]:
+def database(url: str) -> Iterator[Database]:
     with qvec.connect(url) as opened:
         yield opened
 
@@ -48,7 +47,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(ROWS_OF))
 
 
-def filled(database: PostgresDatabase, rescore: Any = "float32", **settings: Any) -> PostgresCollection:
+def filled(database: Database, rescore: Any = "float32", **settings: Any) -> Collection:
     """A collection of all rows, with texts and indexes, and a calibration that does not fit."""
     docs = database.create_collection("docs", calibration=POOR, rescore=rescore, **settings)
     docs.upsert(range(ROWS), ROWS_OF, [f"note {n}" for n in range(ROWS)], [{"n": n} for n in range(ROWS)])
@@ -58,7 +57,7 @@ def filled(database: PostgresDatabase, rescore: Any = "float32", **settings: Any
     return docs
 
 
-def anew(database: PostgresDatabase, path: Path | None = None, **options: Any) -> Any:
+def anew(database: Database, path: Path | None = None, **options: Any) -> Any:
     options = {"refit": FIT} | options
     if path is None:
         return recalibrate(database, "docs", **options)
@@ -66,13 +65,13 @@ def anew(database: PostgresDatabase, path: Path | None = None, **options: Any) -
         return recalibrate(database, "docs", source=opened, **options)
 
 
-def codes(database: PostgresDatabase, name: str = "docs") -> dict[int, bytes]:
+def codes(database: Database, name: str = "docs") -> dict[int, bytes]:
     table = database.collection(name).table
     with database.connection() as connection, connection.cursor(binary=True) as cursor:
         return dict(cursor.execute(f'SELECT id, codes FROM "{table.name}"'.encode()).fetchall())
 
 
-def assert_codes_of(database: PostgresDatabase, vectors: dict[int, Any], name: str = "docs") -> None:
+def assert_codes_of(database: Database, vectors: dict[int, Any], name: str = "docs") -> None:
     """A collection holds just these rows, quantized by its own calibration."""
     docs = database.collection(name)
     rows = np.array(list(vectors.values()), np.float32)
@@ -80,7 +79,7 @@ def assert_codes_of(database: PostgresDatabase, vectors: dict[int, Any], name: s
     assert codes(database, name) == {id: row.tobytes() for id, row in zip(vectors, expected, strict=True)}
 
 
-def indexes(database: PostgresDatabase, table: str) -> set[str]:
+def indexes(database: Database, table: str) -> set[str]:
     """Names of a table's indexes and of its statistics."""
     with database.connection() as connection:
         found = connection.execute(
@@ -94,7 +93,7 @@ def indexes(database: PostgresDatabase, table: str) -> set[str]:
 # From the floats that are kept
 
 
-def test_rows_are_quantized_anew_from_kept_floats(database: PostgresDatabase) -> None:
+def test_rows_are_quantized_anew_from_kept_floats(database: Database) -> None:
     docs = filled(database, oversampling=3, model="m")
     before = indexes(database, "docs")
     done = anew(database)
@@ -115,7 +114,7 @@ def test_rows_are_quantized_anew_from_kept_floats(database: PostgresDatabase) ->
     assert {found.name for found in database.collections()} == {"docs", done.kept}
 
 
-def test_the_method_stays_unless_another_is_asked_for(database: PostgresDatabase) -> None:
+def test_the_method_stays_unless_another_is_asked_for(database: Database) -> None:
     docs = database.create_collection(
         "docs", rescore="float16", calibration=Calibration.fit(ROWS_OF[:50], threshold=0, ranges=RangeMethod("minmax"))
     )
@@ -125,7 +124,7 @@ def test_the_method_stays_unless_another_is_asked_for(database: PostgresDatabase
     assert new.description["method"] == {"name": "minmax", "per_dimension": True, "threshold": 0.0}
 
 
-def test_a_matryoshka_prefix_still_takes_whole_vectors(database: PostgresDatabase) -> None:
+def test_a_matryoshka_prefix_still_takes_whole_vectors(database: Database) -> None:
     docs = database.create_collection(
         "docs", rescore="float16", calibration=Calibration.fit(ROWS_OF[:50], threshold=0, dimensions=32)
     )
@@ -140,7 +139,7 @@ def test_a_matryoshka_prefix_still_takes_whole_vectors(database: PostgresDatabas
     assert docs.search(ROWS_OF[5], 1)[0].id == 5
 
 
-def test_what_would_change_nothing_is_refused(database: PostgresDatabase) -> None:
+def test_what_would_change_nothing_is_refused(database: Database) -> None:
     filled(database)
     anew(database)
     drop_old(database, "docs")
@@ -149,7 +148,7 @@ def test_what_would_change_nothing_is_refused(database: PostgresDatabase) -> Non
     assert [found.name for found in database.collections()] == ["docs"]
 
 
-def test_a_worse_calibration_is_refused_unless_it_is_wanted(database: PostgresDatabase) -> None:
+def test_a_worse_calibration_is_refused_unless_it_is_wanted(database: Database) -> None:
     docs = database.create_collection("docs", rescore="float16", calibration=Calibration.fit(ROWS_OF))
     docs.upsert(range(ROWS), ROWS_OF)
     worse = Refit(threshold=1, ranges=RangeMethod("fixed", value=30.0))
@@ -159,7 +158,7 @@ def test_a_worse_calibration_is_refused_unless_it_is_wanted(database: PostgresDa
     assert anew(database, refit=worse, allow_worse=True).recall.is_worse
 
 
-def test_a_trial_changes_nothing(database: PostgresDatabase) -> None:
+def test_a_trial_changes_nothing(database: Database) -> None:
     filled(database)
     before = codes(database)
     done = anew(database, trial=True)
@@ -173,7 +172,7 @@ def test_a_trial_changes_nothing(database: PostgresDatabase) -> None:
 # From a source
 
 
-def test_codes_are_never_decoded_for_it(database: PostgresDatabase) -> None:
+def test_codes_are_never_decoded_for_it(database: Database) -> None:
     filled(database, "int8")
     with pytest.raises(
         CollectionError, match=r"keeps int8 codes and no floats, .* never fitted to decoded codes; .*--source"
@@ -181,7 +180,7 @@ def test_codes_are_never_decoded_for_it(database: PostgresDatabase) -> None:
         anew(database)
 
 
-def test_a_source_gives_vectors_and_the_collection_its_texts(database: PostgresDatabase, source: Path) -> None:
+def test_a_source_gives_vectors_and_the_collection_its_texts(database: Database, source: Path) -> None:
     docs = filled(database, "int8")
     docs.upsert([3], ROWS_OF[3:4], ["rewritten"], [{"n": 3, "more": [1.5, None]}])
     done = anew(database, source)
@@ -194,12 +193,12 @@ def test_a_source_gives_vectors_and_the_collection_its_texts(database: PostgresD
     assert (done.surplus, done.wanting) == (0, done.wanting.__class__(0, 0))
 
 
-def test_rows_that_the_collection_lacks_are_counted_once(database: PostgresDatabase, source: Path) -> None:
+def test_rows_that_the_collection_lacks_are_counted_once(database: Database, source: Path) -> None:
     filled(database, "int8").delete([5, 6, 7])
     assert anew(database, source).surplus == 3
 
 
-def test_a_source_without_ids_has_the_ids_it_was_loaded_with(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_source_without_ids_has_the_ids_it_was_loaded_with(database: Database, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", ROWS_OF)
     with open_source(tmp_path / "rows.npy") as opened:
         ingest(database, opened, IngestOptions("docs", calibration=POOR, id_start=1000, index=False))
@@ -207,7 +206,7 @@ def test_a_source_without_ids_has_the_ids_it_was_loaded_with(database: PostgresD
     assert_codes_of(database, dict(zip(range(1000, 1000 + ROWS), ROWS_OF, strict=True)))
 
 
-def test_rows_that_either_lacks_are_counted(database: PostgresDatabase, source: Path) -> None:
+def test_rows_that_either_lacks_are_counted(database: Database, source: Path) -> None:
     docs = filled(database, "int8")
     docs.upsert([ROWS, ROWS + 1], ROWS_OF[:2])
     docs.delete([5, 6, 7])
@@ -219,7 +218,7 @@ def test_rows_that_either_lacks_are_counted(database: PostgresDatabase, source: 
     assert_codes_of(database, {n: ROWS_OF[n] for n in range(ROWS) if n not in (5, 6, 7)})
 
 
-def test_a_source_of_other_vectors_is_refused(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_source_of_other_vectors_is_refused(database: Database, tmp_path: Path) -> None:
     filled(database, "int4")
     shifted = write_lines(tmp_path / "other.jsonl", with_ids(np.roll(ROWS_OF, 1, axis=0)))
     with pytest.raises(InputError, match=r"is not what collection 'docs' was loaded from: .* have another vector"):
@@ -245,7 +244,7 @@ class Meanwhile(Reporter):
 
 
 @pytest.mark.parametrize("stage", ["loading", "index"])
-def test_what_is_written_meanwhile_comes_along(database: PostgresDatabase, stage: str) -> None:
+def test_what_is_written_meanwhile_comes_along(database: Database, stage: str) -> None:
     docs = filled(database)
 
     def write() -> None:
@@ -263,7 +262,7 @@ def test_what_is_written_meanwhile_comes_along(database: PostgresDatabase, stage
     assert [hit and hit.document for hit in docs.get([4, 7000, 8000, 5])] == ["four", "new", "note 5", None]
 
 
-def test_a_writer_that_never_rests_loses_nothing(database: PostgresDatabase) -> None:
+def test_a_writer_that_never_rests_loses_nothing(database: Database) -> None:
     with writing_meanwhile(filled(database), ROWS_OF) as written:
         anew(database)
         roll_back(database, "docs")
@@ -274,7 +273,7 @@ def test_a_writer_that_never_rests_loses_nothing(database: PostgresDatabase) -> 
     assert_codes_of(database, {id: expected[id] for id in found})
 
 
-def test_vectors_that_were_replaced_without_originals_are_told(database: PostgresDatabase, source: Path) -> None:
+def test_vectors_that_were_replaced_without_originals_are_told(database: Database, source: Path) -> None:
     docs = filled(database, "int8")
 
     def write() -> None:
@@ -289,14 +288,14 @@ def test_vectors_that_were_replaced_without_originals_are_told(database: Postgre
     assert [hit and hit.document for hit in docs.get([1, 3, 8, 9000])] == ["one", "three", None, None]
 
 
-def test_a_table_that_is_recalibrated_is_not_truncated(database: PostgresDatabase) -> None:
+def test_a_table_that_is_recalibrated_is_not_truncated(database: Database) -> None:
     filled(database)
     anew(database)
     with database.connection() as connection, pytest.raises(psycopg.Error, match="has another version"):
         connection.execute("TRUNCATE docs")
 
 
-def test_a_load_that_runs_meanwhile_ends_clearly_and_goes_on(database: PostgresDatabase, source: Path) -> None:
+def test_a_load_that_runs_meanwhile_ends_clearly_and_goes_on(database: Database, source: Path) -> None:
     filled(database)
     told = Meanwhile("loading", lambda: anew(database))
     with open_source(source) as opened:
@@ -311,7 +310,7 @@ def test_a_load_that_runs_meanwhile_ends_clearly_and_goes_on(database: PostgresD
 # Going back
 
 
-def test_going_back_keeps_what_was_written_since(database: PostgresDatabase) -> None:
+def test_going_back_keeps_what_was_written_since(database: Database) -> None:
     docs = filled(database)
     new = anew(database)
     docs.upsert([7000], ROWS_OF[:1], ["since"])
@@ -326,7 +325,7 @@ def test_going_back_keeps_what_was_written_since(database: PostgresDatabase) -> 
     assert_codes_of(database, expected)
 
 
-def test_going_back_without_originals_tells_of_rows(database: PostgresDatabase, source: Path) -> None:
+def test_going_back_without_originals_tells_of_rows(database: Database, source: Path) -> None:
     docs = filled(database, "int8")
     anew(database, source)
     docs.upsert([7000], ROWS_OF[:1])
@@ -336,7 +335,7 @@ def test_going_back_without_originals_tells_of_rows(database: PostgresDatabase, 
     assert database.collection("docs").count() == ROWS
 
 
-def test_one_old_version_is_kept(database: PostgresDatabase) -> None:
+def test_one_old_version_is_kept(database: Database) -> None:
     filled(database)
     with pytest.raises(CollectionError, match="keeps no old version to go back to"):
         roll_back(database, "docs")
@@ -354,7 +353,7 @@ def test_one_old_version_is_kept(database: PostgresDatabase) -> None:
     assert (triggers, len(calibrations)) == ([], 1)
 
 
-def test_a_collection_takes_its_versions_along(database: PostgresDatabase) -> None:
+def test_a_collection_takes_its_versions_along(database: Database) -> None:
     filled(database)
     anew(database)
     database.drop_collection("docs")
@@ -363,7 +362,7 @@ def test_a_collection_takes_its_versions_along(database: PostgresDatabase) -> No
         assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
 
 
-def test_versions_are_uninstalled_with_their_collections(database: PostgresDatabase) -> None:
+def test_versions_are_uninstalled_with_their_collections(database: Database) -> None:
     filled(database)
     anew(database)
     database.write(lambda: schema.uninstall(with_collections=True))
@@ -371,7 +370,7 @@ def test_versions_are_uninstalled_with_their_collections(database: PostgresDatab
         assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
 
 
-def test_a_version_that_is_dropped_by_its_name_leaves_the_collection(database: PostgresDatabase) -> None:
+def test_a_version_that_is_dropped_by_its_name_leaves_the_collection(database: Database) -> None:
     docs = filled(database)
     database.drop_collection(anew(database).kept)
     docs.upsert([7000], ROWS_OF[:1])
@@ -383,7 +382,7 @@ def test_a_version_that_is_dropped_by_its_name_leaves_the_collection(database: P
 # What the table has besides rows
 
 
-def test_privileges_comments_and_parameters_come_along(database: PostgresDatabase) -> None:
+def test_privileges_comments_and_parameters_come_along(database: Database) -> None:
     filled(database)
     with database.connection() as connection:
         connection.execute(
@@ -412,7 +411,7 @@ def test_privileges_comments_and_parameters_come_along(database: PostgresDatabas
     assert state() == before
 
 
-def test_words_are_found_as_before(database: PostgresDatabase) -> None:
+def test_words_are_found_as_before(database: Database) -> None:
     docs = filled(database)
     docs.index_texts()
     before = [hit.id for hit in docs.search_text("note 77")]
@@ -424,7 +423,7 @@ def test_words_are_found_as_before(database: PostgresDatabase) -> None:
     assert [hit.id for hit in database.collection("docs").search_text("figs")] == [7000]
 
 
-def test_sql_writes_codes_of_the_new_calibration(database: PostgresDatabase) -> None:
+def test_sql_writes_codes_of_the_new_calibration(database: Database) -> None:
     filled(database)
     with database.connection() as connection:
         connection.execute("SELECT qvec.accept_vectors('docs')")
@@ -446,7 +445,7 @@ def test_sql_writes_codes_of_the_new_calibration(database: PostgresDatabase) -> 
         ("ALTER TABLE docs ADD CHECK (id > -1)", "constraint docs_id_check"),
     ],
 )
-def test_what_cannot_be_carried_over_is_named_first(database: PostgresDatabase, statement: str, named: str) -> None:
+def test_what_cannot_be_carried_over_is_named_first(database: Database, statement: str, named: str) -> None:
     filled(database)
     with database.connection() as connection:
         connection.execute(statement.encode())
@@ -455,7 +454,7 @@ def test_what_cannot_be_carried_over_is_named_first(database: PostgresDatabase, 
     assert [found.name for found in database.collections()] == ["docs"]
 
 
-def test_a_long_name_and_an_odd_one(database: PostgresDatabase) -> None:
+def test_a_long_name_and_an_odd_one(database: Database) -> None:
     for name in ("x" * 63, "q\"uo'te", "ÜNÏ" * 9):
         docs = database.create_collection(name, calibration=POOR, rescore="float16")
         docs.upsert(range(ROWS), ROWS_OF)
@@ -471,7 +470,7 @@ def test_a_long_name_and_an_odd_one(database: PostgresDatabase) -> None:
 # The command
 
 
-def test_the_command(database: PostgresDatabase, url: str) -> None:
+def test_the_command(database: Database, url: str) -> None:
     filled(database)
     place = ("--db", url, "-c", "docs")
     trial = json.loads(

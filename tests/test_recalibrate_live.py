@@ -20,7 +20,7 @@ from qdrant_loading import run as run_and_kill
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, RangeMethod
-from qvec.postgres.database import PostgresDatabase
+from qvec.client import Database
 from qvec.postgres.rows import stored_codes
 from qvec.recalibration import Refit, drop_old, recalibrate, roll_back
 from qvec.sources import open_source
@@ -43,7 +43,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def database(url: str, source: Path) -> Iterator[PostgresDatabase]:
+def database(url: str, source: Path) -> Iterator[Database]:
     """A collection of int8 codes by a poor calibration, and a second version by a better one, not used yet."""
     with qvec.connect(url) as opened:
         docs = opened.create_collection("docs", calibration=POOR)
@@ -54,7 +54,7 @@ def database(url: str, source: Path) -> Iterator[PostgresDatabase]:
         yield opened
 
 
-def exchange(database: PostgresDatabase) -> None:
+def exchange(database: Database) -> None:
     with database.versions("docs") as versions:
         versions.exchange(although_wanting=False)
 
@@ -68,7 +68,7 @@ def faults_of(query: int, found: list[tuple[Any, float]]) -> list[str]:
     return [] if wrong < TOLERANCE else [f"query {query}: off by {wrong:.3f}"]
 
 
-def test_the_tolerance_tells_the_calibrations_apart(database: PostgresDatabase) -> None:
+def test_the_tolerance_tells_the_calibrations_apart(database: Database) -> None:
     """The other tests could not fail if it did not."""
     new = database.collection("docs")
     mixed = qvec.score(qvec.quantize(UNIT, new.calibration), QUERIES, POOR)
@@ -78,7 +78,7 @@ def test_the_tolerance_tells_the_calibrations_apart(database: PostgresDatabase) 
 
 
 def searchers(
-    database: PostgresDatabase, connection: psycopg.Connection, kept: psycopg.Connection
+    database: Database, connection: psycopg.Connection, kept: psycopg.Connection
 ) -> dict[str, Callable[[int], list[tuple[Any, float]]]]:
     """Ways to search that stay open over exchanges, by name; `kept` sees one snapshot for five searches."""
     held = database.collection("docs")
@@ -107,7 +107,7 @@ def searchers(
     }
 
 
-def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: PostgresDatabase, url: str) -> None:
+def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: Database, url: str) -> None:
     stop, faults, counts = threading.Event(), [], {}
 
     def keep_searching(name: str, search: Callable[[int], list[tuple[Any, float]]]) -> None:
@@ -136,7 +136,7 @@ def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: P
     assert min(counts.values()) >= 12, counts
 
 
-def test_open_collections_notice(database: PostgresDatabase) -> None:
+def test_open_collections_notice(database: Database) -> None:
     held, reader, stale = (database.collection("docs") for _ in range(3))
     exchange(database)
     assert held.search(QUERIES[0])[0].document
@@ -152,7 +152,7 @@ def test_open_collections_notice(database: PostgresDatabase) -> None:
     assert stored[7000].tobytes() == expected.tobytes()
 
 
-def test_streams_of_rows_are_decoded_by_what_they_are(database: PostgresDatabase) -> None:
+def test_streams_of_rows_are_decoded_by_what_they_are(database: Database) -> None:
     held = database.collection("docs")
     exchange(database)
     rows = next(held.stored_rows(0, 1000))
@@ -162,7 +162,7 @@ def test_streams_of_rows_are_decoded_by_what_they_are(database: PostgresDatabase
     assert held.explain(QUERIES[0]).hits == held.search(QUERIES[0])
 
 
-def test_awaited_collections_notice(database: PostgresDatabase, url: str) -> None:
+def test_awaited_collections_notice(database: Database, url: str) -> None:
     async def search() -> None:
         async with await qvec.connect_async(url) as opened:
             held, writer = await opened.collection("docs"), await opened.collection("docs")
@@ -176,7 +176,7 @@ def test_awaited_collections_notice(database: PostgresDatabase, url: str) -> Non
     asyncio.run(search())
 
 
-def test_a_collection_that_was_made_anew_is_not_taken_for_it(database: PostgresDatabase) -> None:
+def test_a_collection_that_was_made_anew_is_not_taken_for_it(database: Database) -> None:
     held = database.collection("docs")
     database.drop_collection("docs")
     database.create_collection("docs", calibration=POOR).upsert(range(ROWS), ROWS_OF)
@@ -184,7 +184,7 @@ def test_a_collection_that_was_made_anew_is_not_taken_for_it(database: PostgresD
         held.search(QUERIES[0])
 
 
-def test_an_old_snapshot_whose_table_was_dropped_is_told_so(database: PostgresDatabase, url: str) -> None:
+def test_an_old_snapshot_whose_table_was_dropped_is_told_so(database: Database, url: str) -> None:
     with psycopg.connect(url) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.execute("SELECT 1")
@@ -197,7 +197,7 @@ def test_an_old_snapshot_whose_table_was_dropped_is_told_so(database: PostgresDa
 
 
 def test_a_long_transaction_is_waited_for_without_holding_others_up(
-    database: PostgresDatabase, url: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qvec.postgres.versions._TRIES", 2)
     monkeypatch.setattr("qvec.postgres.versions._LOCK_TIMEOUT", "200ms")
@@ -212,7 +212,7 @@ def test_a_long_transaction_is_waited_for_without_holding_others_up(
     assert database.collection("docs").calibration == POOR
 
 
-def test_one_process_at_a_time(database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     with (
         database.versions("docs"),

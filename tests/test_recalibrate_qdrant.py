@@ -22,10 +22,9 @@ from writing import writing_meanwhile
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, RangeMethod
+from qvec.client import Collection, Database
 from qvec.ingest import IngestOptions, Reporter, ingest
 from qvec.metadata_index import MetadataIndex
-from qvec.qdrant.collection import QdrantCollection
-from qvec.qdrant.database import QdrantDatabase
 from qvec.qdrant.versioning import Record
 from qvec.qdrant.versions import QdrantVersions
 from qvec.recalibration import Recalibrated, Refit, drop_old, recalibrate, roll_back
@@ -57,7 +56,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[QdrantDatabase]:
+def database(url: str) -> Iterator[Database]:
     with qvec.connect(url) as opened:
         yield opened
 
@@ -67,13 +66,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(ROWS_OF))
 
 
-def filled(database: QdrantDatabase, rescore: Any = "float16", **settings: Any) -> QdrantCollection:
+def filled(database: Database, rescore: Any = "float16", **settings: Any) -> Collection:
     docs = database.create_collection("docs", calibration=ZERO, rescore=rescore, **settings)
     docs.upsert(range(ROWS), ROWS_OF, [f"note {n}" for n in range(ROWS)], [{"n": n} for n in range(ROWS)])
     return docs
 
 
-def anew(database: QdrantDatabase, path: Path | None = None, **options: Any) -> Recalibrated:
+def anew(database: Database, path: Path | None = None, **options: Any) -> Recalibrated:
     options = {"refit": HALF, "allow_worse": True} | options
     if path is None:
         return recalibrate(database, "docs", **options)
@@ -81,11 +80,11 @@ def anew(database: QdrantDatabase, path: Path | None = None, **options: Any) -> 
         return recalibrate(database, "docs", source=opened, **options)
 
 
-def names(database: QdrantDatabase) -> list[str]:
+def names(database: Database) -> list[str]:
     return [found.name for found in database.collections()]
 
 
-def assert_same_rows(database: QdrantDatabase, expected: dict[int, Any]) -> None:
+def assert_same_rows(database: Database, expected: dict[int, Any]) -> None:
     """Just these rows, with these vectors up to the rounding of each version that they went through."""
     docs = database.collection("docs")
     assert found_rows(database).keys() == expected.keys()
@@ -104,7 +103,7 @@ class Meanwhile(Reporter):
             self._work()
 
 
-def test_rows_are_stored_anew_from_kept_floats(database: QdrantDatabase) -> None:
+def test_rows_are_stored_anew_from_kept_floats(database: Database) -> None:
     docs = filled(database, "float32", oversampling=3, model="m", prefilter="binary", query_encoding="scalar4bits")
     docs.index_metadata([MetadataIndex.parse("n:integer")])
     docs.index_texts()
@@ -127,7 +126,7 @@ def test_rows_are_stored_anew_from_kept_floats(database: QdrantDatabase) -> None
     assert (old.calibration, old.count()) == (ZERO, ROWS)
 
 
-def test_a_source_gives_vectors_and_the_collection_its_texts(database: QdrantDatabase, source: Path) -> None:
+def test_a_source_gives_vectors_and_the_collection_its_texts(database: Database, source: Path) -> None:
     docs = filled(database)
     docs.upsert([3], ROWS_OF[3:4], ["rewritten"], [{"n": 3, "more": [1.5, None]}])
     docs.delete([4])
@@ -142,7 +141,7 @@ def test_a_source_gives_vectors_and_the_collection_its_texts(database: QdrantDat
 
 
 @pytest.mark.parametrize("rescore", ["binary", "turbo8"])
-def test_what_keeps_no_floats_is_refused(database: QdrantDatabase, source: Path, rescore: str) -> None:
+def test_what_keeps_no_floats_is_refused(database: Database, source: Path, rescore: str) -> None:
     filled(database, rescore)
     with pytest.raises(CollectionError, match=f"keeps {rescore} codes and no floats, by which to tell what is written"):
         anew(database, source)
@@ -151,7 +150,7 @@ def test_what_keeps_no_floats_is_refused(database: QdrantDatabase, source: Path,
 
 @pytest.mark.parametrize("moment", ["finish", "catch_up", "exchange"])
 def test_what_is_written_meanwhile_comes_along(
-    database: QdrantDatabase, monkeypatch: pytest.MonkeyPatch, moment: str
+    database: Database, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     docs = filled(database)
     real = getattr(QdrantVersions, moment)
@@ -172,7 +171,7 @@ def test_what_is_written_meanwhile_comes_along(
     assert [hit and hit.document for hit in docs.get([4, 7000, 6, 0])] == ["four", "new", "other words", None]
 
 
-def test_a_writer_that_never_rests_loses_nothing(database: QdrantDatabase) -> None:
+def test_a_writer_that_never_rests_loses_nothing(database: Database) -> None:
     with writing_meanwhile(filled(database), ROWS_OF) as written:
         anew(database)
         roll_back(database, "docs")
@@ -182,7 +181,7 @@ def test_a_writer_that_never_rests_loses_nothing(database: QdrantDatabase) -> No
 
 @pytest.mark.parametrize("write", ["upsert", "delete"])
 def test_a_write_that_an_exchange_overtakes_is_made_again(
-    database: QdrantDatabase, monkeypatch: pytest.MonkeyPatch, write: str
+    database: Database, monkeypatch: pytest.MonkeyPatch, write: str
 ) -> None:
     """It is sent once all rows were compared, and ends once the other version is in use."""
     docs = filled(database)
@@ -206,7 +205,7 @@ def test_a_write_that_an_exchange_overtakes_is_made_again(
 
 
 def test_writes_wait_for_an_exchange_and_tell_of_one_that_does_not_end(
-    database: QdrantDatabase, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = filled(database)
     anew(database)
@@ -221,7 +220,7 @@ def test_writes_wait_for_an_exchange_and_tell_of_one_that_does_not_end(
     assert docs.upsert([1], ROWS_OF[:1]) == 1
 
 
-def test_a_load_that_runs_meanwhile_ends_clearly_and_goes_on(database: QdrantDatabase, source: Path) -> None:
+def test_a_load_that_runs_meanwhile_ends_clearly_and_goes_on(database: Database, source: Path) -> None:
     filled(database)
     told = Meanwhile("loading", lambda: anew(database))
     with open_source(source) as opened:
@@ -231,7 +230,7 @@ def test_a_load_that_runs_meanwhile_ends_clearly_and_goes_on(database: QdrantDat
     assert_holds(database, ROWS_OF)
 
 
-def test_going_back_and_forth_keeps_what_was_written_since(database: QdrantDatabase) -> None:
+def test_going_back_and_forth_keeps_what_was_written_since(database: Database) -> None:
     docs = filled(database)
     new = anew(database)
     docs.upsert([7000], ROWS_OF[:1], ["since"])
@@ -245,7 +244,7 @@ def test_going_back_and_forth_keeps_what_was_written_since(database: QdrantDatab
     assert [hit and hit.document for hit in docs.get([7000])] == ["since"]
 
 
-def test_fewer_dimensions_and_back(database: QdrantDatabase) -> None:
+def test_fewer_dimensions_and_back(database: Database) -> None:
     """Of rows that were written since there is only a prefix."""
     docs = filled(database)
     anew(database, refit=Refit(dimensions=32))
@@ -259,7 +258,7 @@ def test_fewer_dimensions_and_back(database: QdrantDatabase) -> None:
     assert [hit and hit.document for hit in docs.get([6, 7000])] == ["other words", None]
 
 
-def test_versions_are_dropped_one_after_another(database: QdrantDatabase) -> None:
+def test_versions_are_dropped_one_after_another(database: Database) -> None:
     """The first of them lies in the engine's collection of the name, which stays."""
     docs = filled(database)
     with pytest.raises(CollectionError, match="keeps no old version to go back to"):
@@ -282,7 +281,7 @@ def test_versions_are_dropped_one_after_another(database: QdrantDatabase) -> Non
         docs.upsert([1], ROWS_OF[:1])
 
 
-def test_rows_of_a_version_that_is_dropped_meanwhile_do_not_just_end(database: QdrantDatabase) -> None:
+def test_rows_of_a_version_that_is_dropped_meanwhile_do_not_just_end(database: Database) -> None:
     pages = filled(database).stored_rows(0, 100)
     next(pages)
     anew(database)
@@ -293,7 +292,7 @@ def test_rows_of_a_version_that_is_dropped_meanwhile_do_not_just_end(database: Q
 
 
 def test_a_search_that_outlasts_its_version_is_made_again(
-    database: QdrantDatabase, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = filled(database)
     engine = type(docs.engine())
@@ -309,7 +308,7 @@ def test_a_search_that_outlasts_its_version_is_made_again(
     assert docs.search(ROWS_OF[5], 1)[0].id == 5
 
 
-def test_a_version_is_dropped_by_its_name(database: QdrantDatabase) -> None:
+def test_a_version_is_dropped_by_its_name(database: Database) -> None:
     docs = filled(database)
     done = anew(database)
     assert done.kept is not None
@@ -321,7 +320,7 @@ def test_a_version_is_dropped_by_its_name(database: QdrantDatabase) -> None:
         assert versions.other() is None
 
 
-def test_what_was_begun_can_be_forgotten(database: QdrantDatabase) -> None:
+def test_what_was_begun_can_be_forgotten(database: Database) -> None:
     filled(database)
 
     def fail() -> None:
@@ -349,7 +348,7 @@ def test_the_tolerance_tells_the_calibrations_apart() -> None:
     assert np.abs(QUERIES @ ROWS_OF.mean(axis=0) * 0.5).min() > 0.05
 
 
-def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: QdrantDatabase, url: str) -> None:
+def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: Database, url: str) -> None:
     held = filled(database)
     stop, faults, counts = threading.Event(), [], {}
 

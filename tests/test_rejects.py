@@ -13,10 +13,10 @@ import pytest
 from loading import assert_holds, load, vectors, write_lines
 
 import qvec
+from qvec.client import Database
 from qvec.errors import InputError
 from qvec.ingest import FitOptions
 from qvec.ingest.rejects import RejectsFile
-from qvec.postgres.database import PostgresDatabase
 from qvec.sources import RejectedRow
 
 GOOD = [1.0, 2.0, -3.0, 4.0, 5.0, -6.0, 7.0, 8.0]
@@ -36,7 +36,7 @@ BAD: dict[str, tuple[dict[str, Any] | str, str]] = {
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[PostgresDatabase]:
+def database(url: str) -> Iterator[Database]:
     with qvec.connect(url) as database:
         yield database
 
@@ -57,7 +57,7 @@ def rejected_rows(path: Path) -> list[int]:
 
 @pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
 def test_a_bad_row_stops_the_load_before_its_batch(
-    database: PostgresDatabase, tmp_path: Path, bad: dict[str, Any] | str, reason: str
+    database: Database, tmp_path: Path, bad: dict[str, Any] | str, reason: str
 ) -> None:
     path = source_with(tmp_path / "a.jsonl", bad, 57)
     with pytest.raises(InputError, match=rf"^a\.jsonl, line 58: .*{reason}"):
@@ -71,7 +71,7 @@ def test_a_bad_row_stops_the_load_before_its_batch(
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
 def test_bad_rows_are_written_to_a_file(
-    database: PostgresDatabase, tmp_path: Path, bad: dict[str, Any] | str, reason: str, workers: int
+    database: Database, tmp_path: Path, bad: dict[str, Any] | str, reason: str, workers: int
 ) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", bad, 57, 3, 58), tmp_path / "rejects.jsonl"
     summary = load(database, path, batch_rows=10, on_error="skip", rejects=rejects, workers=workers)
@@ -84,7 +84,7 @@ def test_bad_rows_are_written_to_a_file(
     assert_holds(database, vectors(100)[kept], kept)
 
 
-def test_the_first_bad_row_is_named_whatever_is_wrong_with_it(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_the_first_bad_row_is_named_whatever_is_wrong_with_it(database: Database, tmp_path: Path) -> None:
     path = source_with(tmp_path / "a.jsonl", BAD["zero"][0], 55)
     lines = path.read_text().splitlines()
     lines[57] = "{"
@@ -92,7 +92,7 @@ def test_the_first_bad_row_is_named_whatever_is_wrong_with_it(database: Postgres
         load(database, write_lines(path, lines), batch_rows=10)
 
 
-def test_a_batch_of_nothing_but_bad_rows_is_passed(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_batch_of_nothing_but_bad_rows_is_passed(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", *range(20, 30)), tmp_path / "rejects.jsonl"
     assert load(database, path, batch_rows=10, on_error="skip", rejects=rejects).rejected == 10
     assert rejected_rows(rejects) == list(range(20, 30))
@@ -100,7 +100,7 @@ def test_a_batch_of_nothing_but_bad_rows_is_passed(database: PostgresDatabase, t
     assert_holds(database, vectors(100)[kept], kept)
 
 
-def test_a_float_that_float16_cannot_hold_is_a_bad_row(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_float_that_float16_cannot_hold_is_a_bad_row(database: Database, tmp_path: Path) -> None:
     array = vectors(100)
     array[[13, 14, 57], 2] = 70_000
     np.save(tmp_path / "a.npy", array)
@@ -115,7 +115,7 @@ def test_a_float_that_float16_cannot_hold_is_a_bad_row(database: PostgresDatabas
     assert_holds(database, array[kept], kept)
 
 
-def test_bad_rows_of_parquet(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_bad_rows_of_parquet(database: Database, tmp_path: Path) -> None:
     values = vectors(30).tolist()
     values[4], values[9], values[12] = None, values[9][:3], [0.0] * 8
     ids = [None if row == 20 else f"id {row}" for row in range(30)]
@@ -134,7 +134,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("after_batches", [0, 1, 4])
 def test_rows_rejected_just_before_the_end_are_not_written_twice(
-    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_batches: int
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_batches: int
 ) -> None:
     """The process ends when the rejected rows of a batch are written and the batch has not committed."""
     path, rejects = source_with(tmp_path / "a.jsonl", "{", *range(5, 100, 10)), tmp_path / "rejects.jsonl"
@@ -162,7 +162,7 @@ def test_rows_rejected_just_before_the_end_are_not_written_twice(
 
 
 def test_a_rejects_file_named_only_when_a_load_goes_on_keeps_what_it_held(
-    database: PostgresDatabase, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", 57), tmp_path / "rejects.jsonl"
     rejects.write_text("of somebody else\n")
@@ -174,7 +174,7 @@ def test_a_rejects_file_named_only_when_a_load_goes_on_keeps_what_it_held(
     assert json.loads(second)["row"] == 57
 
 
-def test_a_load_again_from_the_start_does_not_repeat_rejected_rows(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_load_again_from_the_start_does_not_repeat_rejected_rows(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", 57), tmp_path / "rejects.jsonl"
     for restart in (False, True):
         assert load(database, path, on_error="skip", rejects=rejects, restart=restart).rejected == 1
@@ -212,7 +212,7 @@ def test_without_a_path_rows_are_only_counted() -> None:
         assert rejects.size == 0
 
 
-def test_a_rejects_file_that_cannot_be_written_is_named(database: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_rejects_file_that_cannot_be_written_is_named(database: Database, tmp_path: Path) -> None:
     path = source_with(tmp_path / "a.jsonl", "{", 5)
     missing = tmp_path / "missing" / "rejects.jsonl"
     with pytest.raises(InputError, match=r"cannot write the rejects file .*rejects\.jsonl: No such file"):

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from psycopg.sql import SQL, Literal
 from qdrant_client import models
-
-from qvec import Hit, InputError
-from qvec.filters import Both, matches, parse
-from qvec.retrieval import group, mmr, reciprocal_rank, rerank, weighted_scores
 from qvec.retrieval.diversity import diverse
 from qvec.retrieval.grouping import grouped
 from qvec.retrieval.hybrid import hybrid
-from qvec.retrieval.paging import page, search_mark
+from qvec.retrieval.paging import page
 from qvec.retrieval.steps import run
+
+from qvec import Hit, InputError
+from qvec.client import group, mmr, reciprocal_rank, rerank, weighted_scores
+from qvec.client.pages import search_fingerprint
+from qvec.filters import Both, matches, parse
 
 
 def hits(*ids: int | str, scores: Sequence[float] | None = None) -> list[Hit]:
@@ -328,11 +329,11 @@ def test_a_search_is_known_by_collection_query_and_filter() -> None:
         ("docs", "fox", models.Filter(must=[models.HasIdCondition(has_id=[1])])),
         ("docs", "fox", models.Filter(must=[models.HasIdCondition(has_id=[2])])),
     ]
-    assert len({search_mark(*search) for search in searches}) == len(searches)
-    assert search_mark("docs", "fox", {}) == search_mark("docs", "fox", None)
-    assert search_mark("docs", "fox", {"b": 2, "a": 1}) == search_mark("docs", "fox", {"a": 1, "b": 2})
-    assert search_mark("docs", [1, 2], None) == search_mark("docs", np.array([1.0, 2.0]), None)
-    assert len(search_mark("docs", "half a pair \ud83d", None)) == 16
+    assert len({search_fingerprint(*search) for search in searches}) == len(searches)
+    assert search_fingerprint("docs", "fox", {}) == search_fingerprint("docs", "fox", None)
+    assert search_fingerprint("docs", "fox", {"b": 2, "a": 1}) == search_fingerprint("docs", "fox", {"a": 1, "b": 2})
+    assert search_fingerprint("docs", [1, 2], None) == search_fingerprint("docs", np.array([1.0, 2.0]), None)
+    assert len(search_fingerprint("docs", "half a pair \ud83d", None)) == 16
 
 
 # Texts

@@ -12,13 +12,13 @@ import psycopg
 import pytest
 from numpy.typing import NDArray
 from psycopg import sql
+from qvec.postgres.steps import perform
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, InputError, QvecError
+from qvec.client import Database
 from qvec.postgres import schema, sql_script
-from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.layout import PgVector
-from qvec.postgres.steps import perform
 
 Vectors = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ def run(url: str, *statements: str) -> None:
             connection.execute(statement)
 
 
-def load_and_search(db: PostgresDatabase, calibration: Calibration, vectors: Vectors, rescore: str = "int8") -> None:
+def load_and_search(db: Database, calibration: Calibration, vectors: Vectors, rescore: str = "int8") -> None:
     """Creates, loads, indexes and searches a collection."""
     docs = db.create_collection("docs", calibration=calibration, rescore=rescore)  # type: ignore[arg-type]
     docs.upsert(range(200), vectors[:200])  # type: ignore[arg-type]

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 import qvec
 from qvec import Calibration, InputError, RowError
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
+from qvec.client import Collection, Database
 
 Vectors = NDArray[np.float32]
 
@@ -22,8 +21,8 @@ LAYOUTS = [("int8", "ternary"), ("int8", "binary"), ("int4", "ternary"), ("float
 
 
 def collection(
-    db: PostgresDatabase, name: str, vectors: Vectors, calibration: Calibration, rescore: str, prefilter: str
-) -> PostgresCollection:
+    db: Database, name: str, vectors: Vectors, calibration: Calibration, rescore: str, prefilter: str
+) -> Collection:
     docs = db.create_collection(
         name,
         calibration=calibration,
@@ -37,12 +36,12 @@ def collection(
 
 @pytest.fixture(scope="module", params=LAYOUTS, ids="-".join)
 def docs(
-    request: pytest.FixtureRequest, db: PostgresDatabase, vectors: Vectors, calibration: Calibration
-) -> PostgresCollection:
+    request: pytest.FixtureRequest, db: Database, vectors: Vectors, calibration: Calibration
+) -> Collection:
     return collection(db, "_".join(request.param), vectors, calibration, *request.param)
 
 
-def decoded(docs: PostgresCollection, vectors: Vectors) -> Vectors:
+def decoded(docs: Collection, vectors: Vectors) -> Vectors:
     """The vectors as the collection rescores them."""
     if planes := docs.table.layout.planes:
         rows = qvec.dequantize(qvec.quantize(vectors, docs.calibration, planes), docs.calibration)
@@ -54,7 +53,7 @@ def decoded(docs: PostgresCollection, vectors: Vectors) -> Vectors:
 
 
 def test_exact_is_numpys_ranking_of_the_decoded_rows(
-    docs: PostgresCollection, vectors: Vectors, queries: Vectors
+    docs: Collection, vectors: Vectors, queries: Vectors
 ) -> None:
     scores = unit(queries).astype(np.float64) @ decoded(docs, vectors).astype(np.float64).T
     tolerance = 1e-3 if docs.table.layout.rescore == "float16" else 1e-5
@@ -64,21 +63,21 @@ def test_exact_is_numpys_ranking_of_the_decoded_rows(
         np.testing.assert_allclose(line[[hit.id for hit in hits]], best, atol=2 * tolerance)
 
 
-def test_scores_estimate_the_cosine(docs: PostgresCollection, vectors: Vectors, queries: Vectors) -> None:
+def test_scores_estimate_the_cosine(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
     true = unit(queries) @ unit(vectors).T
     greatest = {"int8": 0.01, "int4": 0.1, "float16": 1e-3, "float32": 1e-5}[docs.table.layout.rescore]
     for line, hits in zip(true, docs.search(3.7 * queries, k=10), strict=True):
         assert np.abs(line[[hit.id for hit in hits]] - [hit.score for hit in hits]).max() < greatest
 
 
-def test_hits_come_best_first_and_once(docs: PostgresCollection, queries: Vectors) -> None:
+def test_hits_come_best_first_and_once(docs: Collection, queries: Vectors) -> None:
     for hits in docs.search(queries, k=30):
         assert len({hit.id for hit in hits}) == 30
         scores = [hit.score for hit in hits]
         assert scores == sorted(scores, reverse=True)
 
 
-def test_recall(docs: PostgresCollection, vectors: Vectors, queries: Vectors) -> None:
+def test_recall(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
     wanted = np.argsort(-(unit(queries) @ unit(vectors).T), axis=1)[:, :10]
     found = [[hit.id for hit in hits] for hits in docs.search(queries, k=10)]
     recall = np.mean([np.isin(ids, best).mean() for ids, best in zip(found, wanted, strict=True)])
@@ -87,7 +86,7 @@ def test_recall(docs: PostgresCollection, vectors: Vectors, queries: Vectors) ->
     assert recall >= floors.get(f"{docs.table.layout.rescore}-{docs.table.layout.prefilter}", 0.93)
 
 
-def test_more_oversampling_finds_at_least_as_much(docs: PostgresCollection, queries: Vectors) -> None:
+def test_more_oversampling_finds_at_least_as_much(docs: Collection, queries: Vectors) -> None:
     exact = docs.search(queries, k=10, exact=True)
 
     def recall(oversampling: float) -> float:
@@ -99,7 +98,7 @@ def test_more_oversampling_finds_at_least_as_much(docs: PostgresCollection, quer
     assert recall(20) > 0.99
 
 
-def test_client_and_sql_rescore_alike(docs: PostgresCollection, queries: Vectors) -> None:
+def test_client_and_sql_rescore_alike(docs: Collection, queries: Vectors) -> None:
     in_sql = docs.search(queries, k=10, rescore_in="sql")
     for ours, theirs in zip(docs.search(queries, k=10, rescore_in="client"), in_sql, strict=True):
         np.testing.assert_allclose([h.score for h in ours], [h.score for h in theirs], atol=2e-4)
@@ -109,7 +108,7 @@ def test_client_and_sql_rescore_alike(docs: PostgresCollection, queries: Vectors
 
 
 @pytest.mark.parametrize("rescore", ["int8", "int4", "float16", "float32"])
-def test_scores_estimate_the_inner_product_of_vectors_of_any_length(db: PostgresDatabase, rescore: str) -> None:
+def test_scores_estimate_the_inner_product_of_vectors_of_any_length(db: Database, rescore: str) -> None:
     vectors = realistic(400, 40) * np.linspace(0.1, 3, 400, dtype=np.float32)[:, None]
     calibration = Calibration.fit(vectors, metric="ip")
     docs = collection(db, f"ip_{rescore}", vectors, calibration, rescore, "ternary")
@@ -124,7 +123,7 @@ def test_scores_estimate_the_inner_product_of_vectors_of_any_length(db: Postgres
     assert len({hit.id for hit in exact} & set(np.argsort(-true)[:20].tolist())) >= 16
 
 
-def test_a_cut_calibration_searches_whole_and_cut_vectors(db: PostgresDatabase, vectors: Vectors) -> None:
+def test_a_cut_calibration_searches_whole_and_cut_vectors(db: Database, vectors: Vectors) -> None:
     docs = collection(db, "cut", vectors, Calibration.fit(vectors, dimensions=32), "float16", "ternary")
     whole, cut = docs.search(vectors[7], k=5), docs.search(vectors[7, :32], k=5)
     assert whole == cut
@@ -132,7 +131,7 @@ def test_a_cut_calibration_searches_whole_and_cut_vectors(db: PostgresDatabase, 
     assert whole[0].score == pytest.approx(1, abs=1e-3)
 
 
-def test_the_prefilter_works_without_an_index(db: PostgresDatabase, vectors: Vectors, calibration: Calibration) -> None:
+def test_the_prefilter_works_without_an_index(db: Database, vectors: Vectors, calibration: Calibration) -> None:
     docs = db.create_collection("unindexed", calibration=calibration)
     docs.upsert(np.arange(1000), vectors)
     assert not docs.has_index()
@@ -146,7 +145,7 @@ def test_the_prefilter_works_without_an_index(db: PostgresDatabase, vectors: Vec
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
 @pytest.mark.parametrize("rows", [0, 1, 2, 39, 40, 41])
 def test_small_collections_are_ranked_fully(
-    db: PostgresDatabase,
+    db: Database,
     vectors: Vectors,
     calibration: Calibration,
     name: str,
@@ -163,7 +162,7 @@ def test_small_collections_are_ranked_fully(
 
 
 def test_a_collection_that_grows_and_shrinks_is_searched_whole(
-    db: PostgresDatabase, vectors: Vectors, calibration: Calibration, name: str
+    db: Database, vectors: Vectors, calibration: Calibration, name: str
 ) -> None:
     docs = db.create_collection(name, calibration=calibration)
     other = db.collection(name)
@@ -174,7 +173,7 @@ def test_a_collection_that_grows_and_shrinks_is_searched_whole(
     assert len(docs.search(vectors[0], k=10)) == 5
 
 
-def test_no_queries_give_no_hits(docs: PostgresCollection, queries: Vectors) -> None:
+def test_no_queries_give_no_hits(docs: Collection, queries: Vectors) -> None:
     assert docs.search(queries[:0]) == []
     assert len(docs.search(queries[:1])) == 1
     assert len(docs.search(queries[0].tolist(), k=3)) == 3
@@ -195,14 +194,14 @@ def test_no_queries_give_no_hits(docs: PostgresCollection, queries: Vectors) -> 
     ],
 )
 def test_options_that_make_no_sense(
-    docs: PostgresCollection, queries: Vectors, options: dict[str, object], message: str
+    docs: Collection, queries: Vectors, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         docs.search(queries[0], **options)  # type: ignore[call-overload]
     assert message in str(caught.value)
 
 
-def test_queries_that_cannot_be_compared(docs: PostgresCollection, queries: Vectors) -> None:
+def test_queries_that_cannot_be_compared(docs: Collection, queries: Vectors) -> None:
     with pytest.raises(InputError, match=r"^query: 63 dimensions found, 64 wanted$"):
         docs.search(queries[:, :63])
     with pytest.raises(RowError, match=r"^query: row 0: zero vector"):
@@ -217,7 +216,7 @@ def test_queries_that_cannot_be_compared(docs: PostgresCollection, queries: Vect
 
 
 def test_threads_search_while_a_writer_replaces(
-    db: PostgresDatabase, vectors: Vectors, calibration: Calibration, name: str
+    db: Database, vectors: Vectors, calibration: Calibration, name: str
 ) -> None:
     docs = collection(db, name, vectors, calibration, "int8", "ternary")
     faults: list[object] = []
@@ -255,7 +254,7 @@ def test_threads_search_while_a_writer_replaces(
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_parent_and_forked_child_both_go_on(docs: PostgresCollection, vectors: Vectors) -> None:
+def test_parent_and_forked_child_both_go_on(docs: Collection, vectors: Vectors) -> None:
     assert docs.search(vectors[1], k=1)[0].id == 1
     child = os.fork()
     if child == 0:
@@ -272,7 +271,7 @@ def test_parent_and_forked_child_both_go_on(docs: PostgresCollection, vectors: V
 
 
 def test_a_search_is_prepared_by_one_calibration(
-    db: PostgresDatabase, name: str, vectors: Vectors, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+    db: Database, name: str, vectors: Vectors, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread may renew the collection's while it is prepared."""
     docs = db.create_collection(name, calibration=calibration)

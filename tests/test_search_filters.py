@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from qvec import Calibration, CalibrationError, CollectionError, InputError, codes, quantize
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
+from qvec.client import Collection, Database
 
 Vectors = NDArray[np.float32]
 
@@ -36,8 +35,8 @@ def metadata(row: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=LAYOUTS, ids="-".join)
 def docs(
-    request: pytest.FixtureRequest, db: PostgresDatabase, vectors: Vectors, calibration: Calibration
-) -> PostgresCollection:
+    request: pytest.FixtureRequest, db: Database, vectors: Vectors, calibration: Calibration
+) -> Collection:
     rescore, prefilter = request.param
     docs = db.create_collection(
         f"filtered_{rescore}_{prefilter}", calibration=calibration, rescore=rescore, prefilter=prefilter
@@ -51,7 +50,7 @@ def docs(
 
 
 @pytest.mark.parametrize("mark", MARKS)
-def test_signs_in_values_are_no_placeholders(docs: PostgresCollection, queries: Vectors, mark: str) -> None:
+def test_signs_in_values_are_no_placeholders(docs: Collection, queries: Vectors, mark: str) -> None:
     composed = sql.SQL("metadata->>'mark' = {}").format(sql.Literal(mark))
     rows = set(range(MARKS.index(mark), 1000, len(MARKS)))
     for options in WAYS:
@@ -62,7 +61,7 @@ def test_signs_in_values_are_no_placeholders(docs: PostgresCollection, queries: 
     assert {hit.id for hit in docs.search(queries[0], k=1000, filter={"mark": mark})} == rows
 
 
-def test_a_composed_condition_stands_in_brackets(docs: PostgresCollection, queries: Vectors) -> None:
+def test_a_composed_condition_stands_in_brackets(docs: Collection, queries: Vectors) -> None:
     either = sql.SQL("id = 3 OR id % 500 = 4 -- 100%\n")
     for options in WAYS:
         assert {hit.id for hit in docs.search(queries[0], k=10, filter=either, **options)} == {3, 4, 504}
@@ -73,7 +72,7 @@ def test_a_composed_condition_stands_in_brackets(docs: PostgresCollection, queri
     [({"rare": True}, 5), ({"row": {"$lt": 30}}, 30), ({"row": 7}, 1), ({"row": -1}, 0), ({"row": {"$in": []}}, 0)],
 )
 def test_fewer_rows_than_candidates_are_ranked_fully(
-    docs: PostgresCollection, queries: Vectors, filter: dict[str, Any], rows: int
+    docs: Collection, queries: Vectors, filter: dict[str, Any], rows: int
 ) -> None:
     """The index scan may end before it has found them; then all that pass are ranked, none is missed."""
     wanted = docs.search(queries[:10], k=12, filter=filter, exact=True)
@@ -86,7 +85,7 @@ def test_fewer_rows_than_candidates_are_ranked_fully(
         assert len(hits) == min(12, rows)
 
 
-def test_a_filter_leaves_the_recall_as_it_was(docs: PostgresCollection, queries: Vectors) -> None:
+def test_a_filter_leaves_the_recall_as_it_was(docs: Collection, queries: Vectors) -> None:
     half = {"row": {"$gte": 500}}
     found = docs.search(queries, k=10, filter=half, oversampling=8)
     exact = docs.search(queries, k=10, filter=half, exact=True)
@@ -96,7 +95,7 @@ def test_a_filter_leaves_the_recall_as_it_was(docs: PostgresCollection, queries:
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
 @pytest.mark.parametrize("exact", [False, True])
-def test_explanations_have_the_filter(docs: PostgresCollection, queries: Vectors, exact: bool, rescore_in: Any) -> None:
+def test_explanations_have_the_filter(docs: Collection, queries: Vectors, exact: bool, rescore_in: Any) -> None:
     filters: list[Any] = [{"mark": MARKS[0]}, sql.SQL("metadata->>'mark' = {}").format(sql.Literal(MARKS[0]))]
     for filter in filters:
         explained = docs.explain(queries[0], k=5, filter=filter, exact=exact, rescore_in=rescore_in)
@@ -106,7 +105,7 @@ def test_explanations_have_the_filter(docs: PostgresCollection, queries: Vectors
         assert any("Filter: " in line and "metadata" in line for line in explained.plan)
 
 
-def test_filters_of_another_kind_are_refused(docs: PostgresCollection, queries: Vectors) -> None:
+def test_filters_of_another_kind_are_refused(docs: Collection, queries: Vectors) -> None:
     with pytest.raises(InputError, match=r"^filter is a str; expected a dict, or a condition of psycopg\.sql$"):
         docs.search(queries[0], filter="row = 1")  # type: ignore[call-overload]
 
@@ -120,7 +119,7 @@ def bits(vectors: Vectors, calibration: Calibration, prefilter: str) -> NDArray[
 
 
 def test_without_rescoring_the_order_is_that_of_hamming_distances(
-    docs: PostgresCollection, vectors: Vectors, queries: Vectors, calibration: Calibration
+    docs: Collection, vectors: Vectors, queries: Vectors, calibration: Calibration
 ) -> None:
     prefilter = docs.table.layout.prefilter
     distances = specification.hamming(bits(vectors, calibration, prefilter), bits(queries, calibration, prefilter))
@@ -136,7 +135,7 @@ def test_without_rescoring_the_order_is_that_of_hamming_distances(
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-def test_scores_of_signs_are_those_of_one_plane(db: PostgresDatabase, name: str, metric: Any) -> None:
+def test_scores_of_signs_are_those_of_one_plane(db: Database, name: str, metric: Any) -> None:
     vectors, queries = realistic(300, 50), realistic(10, 50, seed=1)
     calibration = Calibration.fit(vectors, metric=metric)
     docs = db.create_collection(name, calibration=calibration, rescore="binary")
@@ -155,7 +154,7 @@ def test_scores_of_signs_are_those_of_one_plane(db: PostgresDatabase, name: str,
                 np.testing.assert_allclose(found, np.sort(line)[::-1][:10], atol=2 * tolerance * size + 1e-12)
 
 
-def test_signs_find_the_neighbours(db: PostgresDatabase, vectors: Vectors, queries: Vectors, name: str) -> None:
+def test_signs_find_the_neighbours(db: Database, vectors: Vectors, queries: Vectors, name: str) -> None:
     docs = db.create_collection(name, calibration=Calibration.fit(vectors), rescore="binary")
     docs.upsert(np.arange(1000), vectors)
     docs.build_index()
@@ -168,7 +167,7 @@ def test_signs_find_the_neighbours(db: PostgresDatabase, vectors: Vectors, queri
 # Damage
 
 
-def tamper(db: PostgresDatabase, calibration: Calibration, content: bytes) -> None:
+def tamper(db: Database, calibration: Calibration, content: bytes) -> None:
     """As somebody with the rights of a superuser can: a trigger guards the content."""
     with db.connection() as connection, connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")
@@ -186,7 +185,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_calibration_that_was_tampered_with_is_refused(
-    db: PostgresDatabase, vectors: Vectors, name: str, damage: str
+    db: Database, vectors: Vectors, name: str, damage: str
 ) -> None:
     calibration = Calibration.fit(vectors, model=name)
     db.create_collection(name, calibration=calibration)

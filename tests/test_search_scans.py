@@ -16,8 +16,8 @@ from stores import ids
 
 import qvec
 from qvec import Calibration
+from qvec.client import Database
 from qvec.postgres import search, statements
-from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.rows import prefilter_bits
 
 Vectors = NDArray[np.float32]
@@ -38,14 +38,14 @@ def short_url(new_database: Callable[..., str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def short(short_url: str) -> Iterator[PostgresDatabase]:
+def short(short_url: str) -> Iterator[Database]:
     with qvec.connect(short_url) as database:
-        assert isinstance(database, PostgresDatabase)
+        assert isinstance(database, Database)
         yield database
 
 
 @pytest.fixture(scope="module", params=["int8", "binary", "float16"])
-def docs(request: pytest.FixtureRequest, short: PostgresDatabase) -> Any:
+def docs(request: pytest.FixtureRequest, short: Database) -> Any:
     vectors = realistic(ROWS)
     docs: Any = short.create_collection(request.param, calibration=Calibration.fit(vectors), rescore=request.param)
     docs.upsert(np.arange(ROWS), vectors, metadata=[{"rare": row in PASSING} for row in range(ROWS)])

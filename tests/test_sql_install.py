@@ -16,13 +16,13 @@ import pytest
 from click.testing import CliRunner
 from psycopg import sql
 from psycopg.types.json import Jsonb
+from qvec.postgres.steps import perform
 from sqlside import installed, value
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, InputError
 from qvec.cli import main
 from qvec.postgres import schema, sql_script
-from qvec.postgres.steps import perform
 
 OLDEST = "0.1.0"
 OLDEST_SCRIPT = (Path(__file__).parent / "sql" / f"qvec--{OLDEST}.sql").read_text(encoding="utf-8")

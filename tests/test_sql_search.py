@@ -16,8 +16,8 @@ from sqlside import from_bits, installed, stored, text, value
 
 import qvec
 from qvec import Calibration
+from qvec.client import Database
 from qvec.postgres import sql_script
-from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.layout import Layout
 from qvec.postgres.rows import query_bits
 
@@ -43,7 +43,7 @@ def url(new_database: Callable[..., str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def shop(url: str, vectors: Vectors, calibration: Calibration) -> Iterator[PostgresDatabase]:
+def shop(url: str, vectors: Vectors, calibration: Calibration) -> Iterator[Database]:
     """A collection of each layout, loaded and indexed by Python."""
     with qvec.connect(url) as db:
         for rescore, prefilter in LAYOUTS:
@@ -60,7 +60,7 @@ def shop(url: str, vectors: Vectors, calibration: Calibration) -> Iterator[Postg
 
 
 @pytest.fixture(scope="module")
-def sql(url: str, shop: PostgresDatabase) -> Iterator[Connection]:
+def sql(url: str, shop: Database) -> Iterator[Connection]:
     assert shop.name
     with installed(url) as connection:
         yield connection
@@ -74,7 +74,7 @@ def search(sql: Connection, collection: str, query: Vectors, **options: Any) -> 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
 def test_hits_and_scores_are_those_of_the_sdk(
-    sql: Connection, shop: PostgresDatabase, queries: Vectors, rescore: str, prefilter: str
+    sql: Connection, shop: Database, queries: Vectors, rescore: str, prefilter: str
 ) -> None:
     docs = shop.collection(f"{rescore}_{prefilter}")
     for query in queries:
@@ -92,7 +92,7 @@ def test_hits_and_scores_are_those_of_the_sdk(
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
 def test_exact_ranks_every_row(
-    sql: Connection, shop: PostgresDatabase, queries: Vectors, rescore: str, prefilter: str
+    sql: Connection, shop: Database, queries: Vectors, rescore: str, prefilter: str
 ) -> None:
     docs = shop.collection(f"{rescore}_{prefilter}")
     for query in queries[:5]:
@@ -104,7 +104,7 @@ def test_exact_ranks_every_row(
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float32"])
 def test_scores_estimate_the_metric(
-    sql: Connection, shop: PostgresDatabase, name: str, metric: Any, rescore: Any
+    sql: Connection, shop: Database, name: str, metric: Any, rescore: Any
 ) -> None:
     """At odd dimensions, for queries that are long, sparse, tiny or zero: by the definition of the score."""
     vectors = realistic(200, 13)
@@ -151,7 +151,7 @@ def test_bits_of_queries_are_those_of_the_sdk(sql: Connection, metric: Any, pref
         assert value(sql, "SELECT (qvec._query(%s::vector, %s, %s, 8)).bits", text(zero), id, prefilter)
 
 
-def test_rows_whose_codes_stand_for_nothing_score_zero(sql: Connection, shop: PostgresDatabase, name: str) -> None:
+def test_rows_whose_codes_stand_for_nothing_score_zero(sql: Connection, shop: Database, name: str) -> None:
     """Under cosine their length divides nothing."""
     ones, zeros = np.ones(20, np.float32), np.zeros(20, np.float32)
     calibration = Calibration(ones / 5, ones, ones / 5, zeros, zeros, "cosine")
@@ -201,7 +201,7 @@ def test_candidates_by_number(sql: Connection, queries: Vectors) -> None:
     assert search(sql, "int8_ternary", queries[1], k=5, oversampling=100) == every
 
 
-def test_more_candidates_than_ef_search_can_be(shop: PostgresDatabase, sql: Connection, name: str) -> None:
+def test_more_candidates_than_ef_search_can_be(shop: Database, sql: Connection, name: str) -> None:
     vectors = realistic(3000, 16)
     docs = shop.create_collection(name, calibration=Calibration.fit(vectors))
     docs.upsert(range(3000), vectors)
@@ -226,7 +226,7 @@ def test_a_batch_is_its_queries(sql: Connection, queries: Vectors, collection: s
 
 
 def test_a_small_collection_is_ranked_fully(
-    shop: PostgresDatabase, sql: Connection, vectors: Vectors, name: str
+    shop: Database, sql: Connection, vectors: Vectors, name: str
 ) -> None:
     docs = shop.create_collection(name, calibration=shop.collection("int8_ternary").calibration)
     assert search(sql, name, vectors[0]) == []
@@ -248,7 +248,7 @@ def test_a_small_collection_is_ranked_fully(
     [{"lang": "de"}, {"n": {"$lt": 500}}, {"n": {"$in": [3, 5, 8]}}, {"lang": "fr"}, {"$not": {"lang": "en"}}, {}],
 )
 def test_filters(
-    sql: Connection, shop: PostgresDatabase, queries: Vectors, collection: str, condition: dict[str, Any]
+    sql: Connection, shop: Database, queries: Vectors, collection: str, condition: dict[str, Any]
 ) -> None:
     """All rows that pass are found, however few they are."""
     docs = shop.collection(collection)

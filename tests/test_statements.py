@@ -14,15 +14,14 @@ from conftest import realistic
 from numpy.typing import NDArray
 from pgvector import Bit
 from psycopg import sql
+from qvec.postgres.steps import perform
 
 import qvec
 from qvec import Calibration
+from qvec.client import Collection, Database
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import search, statements
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.layout import Layout, PgVector, Table
-from qvec.postgres.steps import perform
 from qvec.steps import run
 
 Vectors = NDArray[np.float32]
@@ -40,7 +39,7 @@ LAYOUTS = [
 
 
 @pytest.fixture(scope="module")
-def connection(db: PostgresDatabase) -> Iterator[psycopg.Connection]:
+def connection(db: Database) -> Iterator[psycopg.Connection]:
     db.install()
     with db.connect() as connection:
         yield connection
@@ -97,7 +96,7 @@ def test_the_top_plane_is_pgvectors_binary_quantize(
 @pytest.mark.parametrize("dimensions", [1, 7, 384])
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary"])
-def test_scores_in_sql_are_the_clients(db: PostgresDatabase, dimensions: int, metric: str, rescore: str) -> None:
+def test_scores_in_sql_are_the_clients(db: Database, dimensions: int, metric: str, rescore: str) -> None:
     vectors = realistic(50, dimensions)
     calibration = Calibration.fit(vectors, metric=metric)  # type: ignore[arg-type]
     docs = db.create_collection(
@@ -117,7 +116,7 @@ def test_scores_in_sql_are_the_clients(db: PostgresDatabase, dimensions: int, me
 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
-def test_rows_whose_codes_stand_for_nothing_score_zero(db: PostgresDatabase, rescore_in: search.RescoreIn) -> None:
+def test_rows_whose_codes_stand_for_nothing_score_zero(db: Database, rescore_in: search.RescoreIn) -> None:
     """Under cosine their length divides nothing."""
     ones, zeros = np.ones(20, np.float32), np.zeros(20, np.float32)
     calibration = Calibration(ones / 5, ones, ones / 5, zeros, zeros, "cosine")
@@ -132,7 +131,7 @@ def test_rows_whose_codes_stand_for_nothing_score_zero(db: PostgresDatabase, res
 # The index is used and not cut
 
 
-def filled(db: PostgresDatabase, name: str, vectors: Vectors, rescore: str, prefilter: str) -> PostgresCollection:
+def filled(db: Database, name: str, vectors: Vectors, rescore: str, prefilter: str) -> Collection:
     docs = db.create_collection(
         name,
         calibration=Calibration.fit(vectors),
@@ -145,20 +144,20 @@ def filled(db: PostgresDatabase, name: str, vectors: Vectors, rescore: str, pref
 
 
 @pytest.fixture(scope="module")
-def many(db: PostgresDatabase) -> PostgresCollection:
+def many(db: Database) -> Collection:
     """Five thousand rows in a few families, with many equal codes among them."""
     vectors = realistic(5000, 32)
     vectors[4000:] = vectors[:1000]
     return filled(db, "many", vectors, "int8", "ternary")
 
 
-def plan_for(docs: PostgresCollection, candidates: int | None, k: int = 10) -> search.Plan:
+def plan_for(docs: Collection, candidates: int | None, k: int = 10) -> search.Plan:
     return search.Plan(docs.table, docs.calibration, k, candidates)
 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
 def test_the_candidates_come_from_the_index(
-    db: PostgresDatabase, vectors: Vectors, rescore: str, prefilter: str
+    db: Database, vectors: Vectors, rescore: str, prefilter: str
 ) -> None:
     docs = filled(db, f"planned_{rescore}_{prefilter}", vectors, rescore, prefilter)
     plan = plan_for(docs, 40)
@@ -170,7 +169,7 @@ def test_the_candidates_come_from_the_index(
 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
-def test_the_planner_chooses_the_index_by_itself(many: PostgresCollection, rescore_in: search.RescoreIn) -> None:
+def test_the_planner_chooses_the_index_by_itself(many: Collection, rescore_in: search.RescoreIn) -> None:
     explanation = many.explain(realistic(5000, 32)[1234], k=10, rescore_in=rescore_in)
     assert f"Index Scan using {many.table.index}" in "\n".join(explanation.plan)
     assert explanation.candidates == 40
@@ -180,7 +179,7 @@ def test_the_planner_chooses_the_index_by_itself(many: PostgresCollection, resco
 
 @pytest.mark.parametrize("ef_search", [1, 40, 1000])
 @pytest.mark.parametrize("count", [1, 40, 400, 1000, 1001, 2500])
-def test_the_prefilter_is_never_cut(db: PostgresDatabase, many: PostgresCollection, ef_search: int, count: int) -> None:
+def test_the_prefilter_is_never_cut(db: Database, many: Collection, ef_search: int, count: int) -> None:
     query = many._queries(realistic(1, 32, seed=3))[0]
     plan = plan_for(many, count)
     settings = "SELECT current_setting('hnsw.ef_search'), current_setting('hnsw.iterative_scan')"
@@ -194,7 +193,7 @@ def test_the_prefilter_is_never_cut(db: PostgresDatabase, many: PostgresCollecti
 
 
 @pytest.mark.parametrize("count", [41, 400, 1000])
-def test_ef_search_alone_reaches_every_candidate(db: PostgresDatabase, many: PostgresCollection, count: int) -> None:
+def test_ef_search_alone_reaches_every_candidate(db: Database, many: Collection, count: int) -> None:
     """Without an iterative scan, which would fetch the rest one by one and hide a small ef_search."""
     table = replace(many.table, vector=PgVector(many.table.vector.schema, (0, 7, 4)))
     plan = search.Plan(table, many.calibration, k=count, candidates=count)
@@ -204,13 +203,13 @@ def test_ef_search_alone_reaches_every_candidate(db: PostgresDatabase, many: Pos
         assert len(perform(connection, search.fetch(plan, query[None]))[0]) == count
 
 
-def test_the_prefilter_is_not_cut_in_a_fresh_session(db: PostgresDatabase, many: PostgresCollection) -> None:
+def test_the_prefilter_is_not_cut_in_a_fresh_session(db: Database, many: Collection) -> None:
     with db.connect() as connection:
         query = many._queries(realistic(1, 32, seed=3))[0]
         assert len(perform(connection, search.fetch(plan_for(many, 400), query[None]))[0]) == 400
 
 
-def test_candidates_are_the_nearest_by_their_bits(db: PostgresDatabase, many: PostgresCollection) -> None:
+def test_candidates_are_the_nearest_by_their_bits(db: Database, many: Collection) -> None:
     query = many._queries(realistic(1, 32, seed=4))
     codes = qvec.quantize(np.vstack([realistic(5000, 32)[:4000], realistic(5000, 32)[:1000]]), many.calibration)
     bits = qvec.ternary(codes, many.calibration)
@@ -222,17 +221,17 @@ def test_candidates_are_the_nearest_by_their_bits(db: PostgresDatabase, many: Po
     assert (found == np.sort(wanted)[:100]).mean() > 0.95
 
 
-def test_rows_deleted_under_the_index_do_not_cut_the_prefilter(db: PostgresDatabase) -> None:
+def test_rows_deleted_under_the_index_do_not_cut_the_prefilter(db: Database) -> None:
     docs = filled(db, "thinned", realistic(3000, 32), "int8", "binary")
     assert docs.delete(range(0, 3000, 2)) == 1500  # type: ignore[arg-type]
     assert len(docs.search(realistic(1, 32, seed=5)[0], k=100)) == 100
 
 
 def test_more_candidates_than_ef_search_allows_without_iterative_scan_rank_everything(
-    many: PostgresCollection,
+    many: Collection,
 ) -> None:
     old = Table(many.table.schema, many.table.name, many.table.layout, PgVector(many.table.vector.schema, (0, 7, 4)))
-    docs = PostgresCollection(many._database, "many", old, many.calibration, 4, None, None)
+    docs = Collection(many._database, "many", old, many.calibration, 4, None, None)
     query = realistic(1, 32, seed=6)[0]
     assert docs.explain(query, k=400).candidates is None
     assert docs.explain(query, k=100).candidates == 400
@@ -241,7 +240,7 @@ def test_more_candidates_than_ef_search_allows_without_iterative_scan_rank_every
     ]
 
 
-def test_the_bits_are_a_parameter_in_binary_form(many: PostgresCollection) -> None:
+def test_the_bits_are_a_parameter_in_binary_form(many: Collection) -> None:
     parameters = plan_for(many, 40).parameters(many._queries(realistic(1, 32))[0])
     assert isinstance(parameters["bits"], Bit)
     assert b"%(bits)b" in plan_for(many, 40).statement()
@@ -257,7 +256,7 @@ def test_the_bits_are_a_parameter_in_binary_form(many: PostgresCollection) -> No
     ],
 )
 def test_several_queries_are_one_round_trip_and_one_for_their_texts(
-    many: PostgresCollection, options: dict[str, Any], trips: list[str]
+    many: Collection, options: dict[str, Any], trips: list[str]
 ) -> None:
     plan, queries = replace(plan_for(many, 40), **options), many._queries(realistic(5, 32, seed=5))
     asked: list[Any] = []
@@ -274,7 +273,7 @@ def test_several_queries_are_one_round_trip_and_one_for_their_texts(
 
 @pytest.mark.parametrize("share", [0.5, 0.01])
 def test_a_filter_is_planned_by_how_many_rows_pass(
-    db: PostgresDatabase, many: PostgresCollection, share: float
+    db: Database, many: Collection, share: float
 ) -> None:
     docs = db.create_collection(f"numbered {share}", calibration=many.calibration)
     vectors = realistic(5000, 32)

@@ -12,20 +12,13 @@ from typing_extensions import get_overloads
 
 import qvec
 from qvec import database
-from qvec.postgres.async_collection import AsyncPostgresCollection
-from qvec.postgres.async_database import AsyncPostgresDatabase
-from qvec.postgres.collection import PostgresCollection
-from qvec.postgres.database import PostgresDatabase
-from qvec.qdrant.async_collection import AsyncQdrantCollection
-from qvec.qdrant.async_database import AsyncQdrantDatabase
-from qvec.qdrant.collection import QdrantCollection
-from qvec.qdrant.database import QdrantDatabase
+from qvec.client import AsyncCollection, AsyncDatabase, Collection, Database
 
 TWINS = [
-    (PostgresDatabase, AsyncPostgresDatabase),
-    (PostgresCollection, AsyncPostgresCollection),
-    (QdrantDatabase, AsyncQdrantDatabase),
-    (QdrantCollection, AsyncQdrantCollection),
+    (Database, AsyncDatabase),
+    (Collection, AsyncCollection),
+    (Database, AsyncDatabase),
+    (Collection, AsyncCollection),
 ]
 WITHOUT = {
     "loader": "loads run in threads of their own: `ingest` takes a database of `connect`",

@@ -17,11 +17,11 @@ from typing_extensions import assert_type
 
 import qvec
 from qvec import Hit
-from qvec.postgres.async_collection import AsyncPostgresCollection
-from qvec.postgres.collection import PostgresCollection
-from qvec.qdrant.async_collection import AsyncQdrantCollection
-from qvec.qdrant.collection import QdrantCollection
-from qvec.stores import Collection
+from qvec.client import AsyncCollection
+from qvec.client import Collection
+from qvec.client import AsyncCollection
+from qvec.client import Collection
+from qvec.client import Collection
 
 {function} search({parameters}) -> None:
     number = np.float32(1)
@@ -68,7 +68,7 @@ async def search_async() -> None:
         assert_type(hit.id, int | str)
 """
 
-KINDS = ["PostgresCollection", "QdrantCollection", "Collection", "AsyncPostgresCollection", "AsyncQdrantCollection"]
+KINDS = ["Collection", "Collection", "Collection", "AsyncCollection", "AsyncCollection"]
 
 
 def application(kind: str) -> str:

@@ -3,10 +3,11 @@
     python tools/async_to_sync.py           write every generated module
     python tools/async_to_sync.py --check   exit with 1 where one is stale, and name it
 
-Code that waits for a database is written once, asynchronous, in `_async/`; its twin in `_sync/` is generated and checked
-in, as psycopg does. The rules, on tokens:
+Code that waits for a database is written once, asynchronous, in `_async/`; its twin in `_sync/` is generated and
+checked in, as psycopg does. The rules, on tokens:
 
-- `async` and `await` go, with the parentheses around an awaited expression; `Awaitable[X]` becomes `X`, `AsyncGenerator[X, Y]` `Generator[X, Y, None]`;
+- `async` and `await` go, with the parentheses around an awaited expression;
+- `Awaitable[X]` becomes `X`, `AsyncGenerator[X, Y]` becomes `Generator[X, Y, None]`;
 - `AsyncName` becomes `Name`, `name_async` becomes `name`, `_async` becomes `_sync`;
 - the names in `NAMES` become their synchronous twins.
 

@@ -14,7 +14,7 @@ import httpx
 import uvicorn
 
 import qvec
-from qvec.database import DEFAULT_URL
+from qvec.client.urls import DEFAULT_URL
 from qvec.embedding import PACKAGED_MODEL
 from rag.answering import Answering, Extractive
 from rag.chat import Chat

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvec import Hit
-from qvec.retrieval import group
+from qvec.client import group
 
 _CITED = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from qvec.cli.options import db_option
-from qvec.database import embedded_directory
+from qvec.client.urls import embedded_directory
 from qvec.errors import InputError
 from qvec.postgres import embedded
 

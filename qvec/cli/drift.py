@@ -24,8 +24,8 @@ from qvec.sources import Source, open_source
 
 if TYPE_CHECKING:
     from qvec.arrays import Vectors
+    from qvec.client import Collection
     from qvec.evaluation.drifting import DriftReport
-    from qvec.stores import Collection
 
 DRIFTED = 3
 """Exit code of a calibration that fits no longer."""

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from qvec.cli.console import ConsoleReporter
+from qvec.client import Database
 from qvec.ingest import IngestOptions, LoadStoppedError, Stop, Summary, ingest
 from qvec.sources import Source
-from qvec.stores import Database
 
 
 def load(

@@ -25,11 +25,11 @@ from qvec.errors import InputError
 from qvec.sources import Columns, open_source
 
 if TYPE_CHECKING:
+    from qvec.client import Collection
     from qvec.embedding import Embedder
     from qvec.evaluation.queries import Queries
     from qvec.evaluation.results import Interval
     from qvec.evaluation.rows import Rows
-    from qvec.stores import Collection
 
 _ROWS_AS_QUERIES = 500
 

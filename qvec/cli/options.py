@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
+from qvec.client import connect
+from qvec.client.urls import DEFAULT_URL
 from qvec.codecs import FLOAT, PRESETS, preset
-from qvec.database import DEFAULT_URL, connect
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.embedding import TASKS, EmbeddingOptions, lasting_name
 from qvec.errors import InputError
@@ -19,8 +20,7 @@ from qvec.ranges import METHODS, RangeMethod
 from qvec.sources import Columns
 
 if TYPE_CHECKING:
-    from qvec.postgres.database import PostgresDatabase
-    from qvec.qdrant.database import QdrantDatabase
+    from qvec.client import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -237,6 +237,6 @@ def _threshold(text: str) -> float:
     raise InputError(f"--threshold is {text!r}, expected zero, half, mean or a number from 0 to 1")
 
 
-def open_database(url: str, *, create: bool = False) -> PostgresDatabase | QdrantDatabase:
+def open_database(url: str, *, create: bool = False) -> Database | Database:
     """The database of --db. Unless `create`, an embedded one has to be there."""
     return connect(url, create=create)

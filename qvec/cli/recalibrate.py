@@ -143,10 +143,10 @@ def _told(done: Recalibrated) -> str:
     found = "" if recall is None else f"; recall@10 {recall.old.value:.1%} → {recall.new.value:.1%}"
     if done.kept is None:
         return f"calibration {done.calibration} instead of {done.former}{found}; nothing was changed"
-    wanting = f"; of the others {done.wanting}" if done.wanting else ""
+    unsynced = f"; of the others {done.unsynced}" if done.unsynced else ""
     return (
         f"collection {done.collection!r} has calibration {done.calibration}, {done.rows:,} rows, in "
-        f"{done.seconds:.1f} s{found}{wanting}; {done.kept} is kept until --drop-old"
+        f"{done.seconds:.1f} s{found}{unsynced}; {done.kept} is kept until --drop-old"
     )
 
 

@@ -20,13 +20,13 @@ from qvec.cli.options import (
     json_option,
     open_database,
 )
+from qvec.client import Collection
 from qvec.codecs import preset
 from qvec.embedding import Embedder, EmbeddingOptions, load_embedder
 from qvec.embedding.stored import wanted_embedding
 from qvec.errors import InputError
-from qvec.hits import Hit
+from qvec.results import Explanation, Hit
 from qvec.sources import Columns, open_source
-from qvec.stores import Collection, Explanation
 
 _BATCH = 256
 

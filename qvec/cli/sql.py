@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
 from qvec.cli.options import db_option
-from qvec.database import connect
+from qvec.client import Database, connect
 from qvec.errors import InputError
-from qvec.postgres import schema, sql_script
-from qvec.postgres.database import PostgresDatabase
-from qvec.postgres.errors import explained
-from qvec.postgres.steps import perform
+from qvec.postgres import sql_script
+from qvec.postgres._sync import schema
+from qvec.postgres._sync.store import PostgresStore
+from qvec.postgres.errors import wrap_errors
 
 
 @click.group()
@@ -32,7 +35,7 @@ def install(url: str) -> None:
     Example:
       qvec sql install --db postgresql://me@host/shop
     """
-    with _postgres(url, create=True) as database:
+    with _postgres(url, create=True) as (database, _):
         warning = database.install()
     if warning:
         click.echo(warning, err=True)
@@ -48,13 +51,13 @@ def upgrade(url: str) -> None:
     Example:
       qvec sql upgrade --db postgresql://me@host/shop
     """
-    with _postgres(url) as database, database.connect() as connection:
-        before = perform(connection, schema.installed_version())
+    with _postgres(url) as (database, store), store.direct_connection() as connection:
+        before = schema.installed_version(connection)
         if before is None:
             raise InputError("the schema qvec is not installed in this database; run: qvec sql install")
-        with explained(f"cannot upgrade {database.name}"):
-            perform(connection, schema.prepare(install=True))
-        after = perform(connection, schema.installed_version())
+        with wrap_errors(f"cannot upgrade {database.name}"):
+            schema.prepare(connection, install=True)
+        after = schema.installed_version(connection)
     click.echo(f"schema qvec is {after}" if before == after else f"upgraded from {before} to {after}", err=True)
 
 
@@ -69,11 +72,11 @@ def uninstall(url: str, with_collections: bool) -> None:
       qvec sql uninstall --db postgresql://me@host/shop
     """
     with (
-        _postgres(url) as database,
-        database.connect() as connection,
-        explained(f"cannot uninstall from {database.name}"),
+        _postgres(url) as (database, store),
+        store.direct_connection() as connection,
+        wrap_errors(f"cannot uninstall from {database.name}"),
     ):
-        perform(connection, schema.uninstall(with_collections=with_collections))
+        schema.uninstall(connection, with_collections=with_collections)
     click.echo("uninstalled", err=True)
 
 
@@ -97,8 +100,9 @@ def print_script(old: str | None, roles: bool) -> None:
         click.echo(sql_script.full() if old is None else sql_script.upgrade_from(old), nl=False)
 
 
-def _postgres(url: str, *, create: bool = False) -> PostgresDatabase:
-    database = connect(url, create=create)
-    if not isinstance(database, PostgresDatabase):
-        raise InputError(f"{url} is no Postgres database; SQL needs one: postgres:DIR or postgresql://…")
-    return database
+@contextmanager
+def _postgres(url: str, *, create: bool = False) -> Iterator[tuple[Database, PostgresStore]]:
+    with connect(url, create=create) as database:
+        if not isinstance(database.store, PostgresStore):
+            raise InputError(f"{url} is not a Postgres database; SQL needs one: postgres:DIR or postgresql://…")
+        yield database, database.store

@@ -7,8 +7,8 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qvec.errors import InputError
 from qvec.client.arguments import check_count
+from qvec.errors import InputError
 
 
 def mmr(query: ArrayLike, vectors: ArrayLike, k: int, lambda_mult: float = 0.5) -> list[int]:

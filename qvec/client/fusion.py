@@ -15,7 +15,8 @@ RANK_CONSTANT = 60
 
 
 def reciprocal_rank(rankings: Sequence[Sequence[Hit]], weights: Sequence[float] | None = None) -> list[Hit]:
-    """Return the hits of all rankings by the sum of weight / (60 + rank) over the rankings that hold them, rank from 1."""
+    """Return the hits of all rankings by the sum of weight / (60 + rank) over the rankings that hold them, rank from
+    1."""
     shares = [[1 / (RANK_CONSTANT + rank) for rank in range(1, len(hits) + 1)] for hits in rankings]
     return _summed(rankings, shares, weights)
 

@@ -11,8 +11,8 @@ from qvec.errors import InputError
 from qvec.results import Hit
 
 Reranker = Callable[[str, Sequence[str]], Sequence[float]]
-"""A function of a question and texts that returns a score for each text, higher for better: for a sentence-transformers cross-encoder
-`lambda question, texts: model.predict([(question, text) for text in texts])`."""
+"""A function of a question and texts that returns a score for each text, higher for better: for a sentence-transformers
+cross-encoder `lambda question, texts: model.predict([(question, text) for text in texts])`."""
 
 
 def rerank(question: str, hits: Sequence[Hit], reranker: Reranker) -> list[Hit]:

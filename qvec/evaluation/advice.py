@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from qvec.client import Collection
 from qvec.evaluation.alternatives import Alternative
 from qvec.evaluation.results import Interval
 from qvec.evaluation.ways import HoldsCodes
-from qvec.stores import Collection
 
 _MORE_PRECISE = {"binary": "int4", "int4": "int8", "int8": "float16", "turbo8": "float16"}
 _MORE_PRECISE |= {"turbo16": "float32", "float16": "float32"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qvec.client import Collection
 from qvec.codes import PLANES, quantize
 from qvec.evaluation.intervals import lower_bound
 from qvec.evaluation.quantized import RESCORES
@@ -17,7 +18,6 @@ from qvec.evaluation.trials import bytes_per_vector
 from qvec.evaluation.truth import Truth
 from qvec.evaluation.ways import Block, HoldsCodes
 from qvec.ingest.options import Reporter
-from qvec.stores import Collection
 
 OVERSAMPLINGS = (4, 8, 16, 32)
 _BLOCK_ROWS = 4096

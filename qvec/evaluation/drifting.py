@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qvec.arrays import Vectors
 from qvec.calibration import Calibration
+from qvec.client import Collection
 from qvec.drift import Drift, measure
 from qvec.errors import InputError
 from qvec.evaluation.intervals import Comparison, compare, interval
@@ -20,7 +21,6 @@ from qvec.evaluation.results import Interval
 from qvec.evaluation.rows import Rows, rows_of_collection
 from qvec.ingest.options import FitOptions
 from qvec.ranges import METHODS, RangeMethod
-from qvec.stores import Collection
 
 SAMPLE = 10_000
 QUERIES = 500

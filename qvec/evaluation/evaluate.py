@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from qvec.client import Collection
 from qvec.evaluation.figures import Judge, Steps, count_judged, with_losses
 from qvec.evaluation.intervals import CONFIDENCE
 from qvec.evaluation.qrels import Qrels
@@ -26,7 +27,6 @@ from qvec.evaluation.ways import (
     wide,
 )
 from qvec.ingest.options import Reporter
-from qvec.stores import Collection
 
 _SCAN_ROWS = 4096
 _SUSPICIOUS = 0.8

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from qvec.client import Collection, Database
 from qvec.codes import PLANES, dequantize, quantize
 from qvec.errors import QvecError
 from qvec.evaluation.rows import Rows, rows_of_source
 from qvec.sources import Columns, Source, open_source
-from qvec.stores import Collection, Database
 
 _CHECKED = 500
 """Rows whose codes are compared with those of the file."""

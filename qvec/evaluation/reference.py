@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import islice
 
+from qvec.client import Collection
 from qvec.errors import InputError
 from qvec.evaluation.queries import Queries
 from qvec.evaluation.rows import Rows, rows_of_collection
 from qvec.evaluation.truth import Truth, nearest_rows
 from qvec.ingest.options import Reporter
-from qvec.stores import Collection
 
 _GET_ROWS = 1000
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from qvec import _native
 from qvec.calibration import Calibration
+from qvec.client import Collection
 from qvec.embedding import Embedder
 from qvec.errors import InputError
 from qvec.sources import Source
-from qvec.stores import Collection
 
 Floats = NDArray[np.float32]
 Block = tuple[NDArray[Any], Floats]

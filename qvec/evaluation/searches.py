@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qvec.client import Collection
 from qvec.evaluation.queries import Queries
 from qvec.evaluation.scan import candidate_count
 from qvec.evaluation.ways import Way
-from qvec.stores import Collection
 
 Found = list[list[int | str]]
 

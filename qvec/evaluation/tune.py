@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qvec.client import Collection
 from qvec.errors import InputError
 from qvec.evaluation.advice import advise
 from qvec.evaluation.alternatives import alternatives
@@ -20,7 +21,6 @@ from qvec.evaluation.truth import Truth
 from qvec.evaluation.ways import HoldsCodes, Way
 from qvec.ingest.options import Reporter
 from qvec.postgres.statements import ef_search
-from qvec.stores import Collection
 
 MOST = 128
 """The largest oversampling that is tried: beyond it a search reads so many rows that another prefilter is better."""

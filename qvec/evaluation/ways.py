@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from qvec.client import Collection
 from qvec.codes import PLANES
 from qvec.evaluation.results import NONE
 from qvec.qdrant.layout import BITS
-from qvec.stores import Collection
 
 OVERSAMPLINGS = (1.0, 2.0, 4.0, 8.0, 16.0)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 
+from qvec.client import Collection, Database
+from qvec.client.bulk import open_loader
 from qvec.ingest.batches import Encoder, batch_rows
 from qvec.ingest.options import FitOptions, IngestOptions, Reporter, Stop, Summary
 from qvec.ingest.pipeline import LoadStoppedError, Pipeline
 from qvec.ingest.plan import Plan, make_plan
 from qvec.ingest.rejects import RejectsFile
 from qvec.ingest.unused import dropped_if_unused
-from qvec.loading import Loader
 from qvec.sources import Source
-from qvec.stores import Collection, Database
+from qvec.store.loads import Loader
 
 __all__ = ["FitOptions", "IngestOptions", "LoadStoppedError", "Reporter", "Stop", "Summary", "ingest"]
 
@@ -32,14 +33,14 @@ def ingest(
     reporter, stop = reporter or Reporter(), stop or Stop()
     started = time.perf_counter()
     with (
-        database.explained(f"cannot load {source.name} into collection {options.collection!r}"),
+        database.wrap_errors(f"cannot load {source.name} into collection {options.collection!r}"),
         dropped_if_unused(database, options.collection),
-        database.loader(options.collection, source.path, options.on_duplicate, options.workers) as loader,
+        open_loader(database, options.collection, source.path, options.on_duplicate, options.workers) as loader,
     ):
         plan = make_plan(database, loader, source, options, reporter)
         pipeline = _load(loader, source, plan, options, reporter, stop)
     seconds = time.perf_counter() - started
-    if options.index_metadata and not database.metadata_indexes_first:
+    if options.index_metadata and not database.store.indexes_metadata_first:
         plan.collection.index_metadata(options.index_metadata)
     if options.index:
         build_index(plan.collection, reporter)

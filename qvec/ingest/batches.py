@@ -12,12 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from qvec import _native
+from qvec.client import Collection
 from qvec.embedding import Embedder
 from qvec.errors import InputError, RowError
 from qvec.ingest.embedding import NO_TEXT, TEXT_ROWS, embed_texts
-from qvec.loading import EncodedBatch
 from qvec.sources import Batch, RejectedRow, Source
-from qvec.stores import Collection
+from qvec.store.loads import EncodedBatch
+from qvec.store.requests import RowColumns
 
 _BATCH_BYTES = 8 << 20
 _MOST_ROWS = 16_384
@@ -58,7 +59,7 @@ class Encoder:
             assert batch.vectors is not None
             try:
                 rows = self.collection.encode(
-                    self._ids(batch), batch.vectors, batch.documents, batch.metadata, self.source.form
+                    RowColumns(self._ids(batch), batch.vectors, batch.documents, batch.metadata, self.source.form)
                 )
             except RowError as error:
                 batch = self._without_bad_rows(batch, error)

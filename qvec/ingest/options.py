@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qvec.calibration import SAMPLE_SIZE, Calibration, Metric
 from qvec.embedding import EmbeddingOptions
-from qvec.loading import OnDuplicate
 from qvec.ranges import RangeMethod
+from qvec.store.requests import OnDuplicate
 
 if TYPE_CHECKING:
     from qvec.metadata_index import MetadataIndex

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from qvec.client import Collection
 from qvec.errors import CollectionError, DatabaseError
 from qvec.ingest.options import Reporter, Stop
 from qvec.ingest.readahead import ReadAhead
 from qvec.ingest.rejects import RejectsFile
-from qvec.loading import Checkpoint, ConnectionLostError, EncodedBatch, Loader, RepeatedIdError, Writing
-from qvec.stores import Collection
+from qvec.store.loads import Checkpoint, ConnectionLostError, EncodedBatch, Loader, PendingBatch, RepeatedIdError
 
 _RETRY_SECONDS = (1, 2, 4, 8, 15, 30, 30, 30, 30, 30)
 
@@ -64,7 +64,7 @@ class Pipeline:
         try:
             while not self.checkpoint.finished:
                 try:
-                    self._loader.connect(self._collection)
+                    self._loader.connect(self._collection.stored)
                     self._load_from(self.checkpoint.position, batches)
                     self._finish()
                 except ConnectionLostError as error:
@@ -80,35 +80,37 @@ class Pipeline:
             self._load(ahead, executor)
 
     def _load(self, batches: ReadAhead[EncodedBatch], executor: ThreadPoolExecutor) -> None:
-        writings: deque[Writing] = deque()
-        while self._fill(writings, batches, executor):
+        pending: deque[PendingBatch] = deque()
+        while self._fill(pending, batches, executor):
             try:
-                self._commit(writings[0])
+                self._commit(pending[0])
             except RepeatedIdError:
-                uncommitted = [writing.batch for writing in writings]
-                self._loader.abandon(writings)
-                writings.clear()
+                uncommitted = [one.batch for one in pending]
+                self._loader.abandon(pending)
+                pending.clear()
                 batches.put_back(uncommitted)
             else:
-                writings.popleft()
+                pending.popleft()
         if batches.error:
             raise batches.error
         if not batches.exhausted:
             raise LoadStoppedError
 
-    def _fill(self, writings: deque[Writing], batches: ReadAhead[EncodedBatch], executor: ThreadPoolExecutor) -> bool:
+    def _fill(
+        self, pending: deque[PendingBatch], batches: ReadAhead[EncodedBatch], executor: ThreadPoolExecutor
+    ) -> bool:
         """Starts as many batches as fit. False when none is left, or none is to be begun after a stop."""
-        while len(writings) < self._loader.width:
+        while len(pending) < self._loader.width:
             batch = batches.take()
             if batch is None:
                 break
-            writings.append(self._loader.write(batch, writings, executor))
-        return bool(writings)
+            pending.append(self._loader.write(batch, pending, executor))
+        return bool(pending)
 
-    def _commit(self, writing: Writing) -> None:
+    def _commit(self, first: PendingBatch) -> None:
         """Waits for a batch's rows and commits them with the checkpoint after them."""
-        written = self._loader.wait(writing)
-        batch = writing.batch
+        written = self._loader.wait(first)
+        batch = first.batch
         self._rejects.write(batch.rejected)
         after = replace(
             self.checkpoint,
@@ -117,7 +119,7 @@ class Pipeline:
             rejects_size=self._rejects.size,
         )
         self._counts[batch.stop] = written
-        self._loader.commit(writing, after)
+        self._loader.commit(first, after)
         self.checkpoint = after
         self._waits = iter(_RETRY_SECONDS)
         self._reporter.advance("loading", after.position)
@@ -130,7 +132,7 @@ class Pipeline:
             if self._stop.wait(seconds):
                 raise LoadStoppedError
             try:
-                self._loader.connect(self._collection)
+                self._loader.connect(self._collection.stored)
                 found = self._loader.read_checkpoint()
             except DatabaseError:
                 self._loader.disconnect()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qvec.arrays import Vectors
 from qvec.calibration import Calibration
+from qvec.client import Collection, Database
 from qvec.codecs import FLOAT
 from qvec.embedding import Embedder, EmbeddingOptions, check_cut, load_embedder
 from qvec.embedding.stored import check_embedding, described, wanted_embedding
@@ -20,11 +21,10 @@ from qvec.ingest.embedding import NO_TEXT, embed_texts
 from qvec.ingest.options import FitOptions, IngestOptions, OnError, Reporter
 from qvec.ingest.quantized import check_threshold, fit_for, look_quantized, settings_for
 from qvec.ingest.screening import FitScreen
-from qvec.loading import Checkpoint, Loader, Starts
 from qvec.model_folder import find_calibration
 from qvec.sources import Source
 from qvec.sources.sampling import Screen
-from qvec.stores import Collection, Database
+from qvec.store.loads import Checkpoint, Loader, LoadRegistry
 
 _MAX_BIGINT = 2**63 - 1
 TEXT_SAMPLE = 2_000
@@ -77,7 +77,7 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
     else:
         _check_dimensions(collection.calibration, collection.name, source, embedder)
         check_threshold(collection.calibration, source.codec, source.name)
-    if options.index_metadata and database.metadata_indexes_first:
+    if options.index_metadata and database.store.indexes_metadata_first:
         collection.index_metadata(options.index_metadata)
     if options.index_texts is not None:
         collection.index_texts(options.index_texts)
@@ -97,7 +97,7 @@ def _given_calibration(options: IngestOptions, reporter: Reporter) -> Calibratio
 def _check_settings(database: Database, options: IngestOptions) -> None:
     """Settings that only another kind of database has are refused, never ignored."""
     for name in options.given_settings():
-        if name not in database.settings:
+        if name not in {"oversampling", *database.store.settings}:
             raise InputError(f"--{name.replace('_', '-')} is no setting of a collection in {database.kind}")
 
 
@@ -268,8 +268,8 @@ def _checkpoint(
     A start is written down at once, so that other loads see which ids are taken.
     """
     fingerprint = source.fingerprint()
-    with loader.starting() as starts:
-        found = starts.read()
+    with loader.registry() as registry:
+        found = registry.read()
         same = found is not None and found.fingerprint == fingerprint
         if found and same and not options.restart:
             return found
@@ -283,13 +283,13 @@ def _checkpoint(
                 f"{source.name} has changed since it was loaded and is loaded anew; rows that are gone from it stay"
             )
         kept = found if found and (same or not found.finished) else None
-        begin = Checkpoint(fingerprint, _first_id(starts, collection, source, options, kept))
-        starts.write(begin)
+        begin = Checkpoint(fingerprint, _first_id(registry, collection, source, options, kept))
+        registry.write(begin)
     return begin
 
 
 def _first_id(
-    starts: Starts, collection: Collection, source: Source, options: IngestOptions, kept: Checkpoint | None
+    registry: LoadRegistry, collection: Collection, source: Source, options: IngestOptions, kept: Checkpoint | None
 ) -> int | None:
     """The id of the source's row 0, when the source has none of its own: as asked for, as `kept`, or a free one."""
     if source.id_type is not None:
@@ -298,13 +298,13 @@ def _first_id(
         return options.id_start
     if kept and kept.first_id is not None:
         return kept.first_id
-    return _next_id(starts, collection, source, options.id_start == "auto")
+    return _next_id(registry, collection, source, options.id_start == "auto")
 
 
-def _next_id(starts: Starts, collection: Collection, source: Source, auto: bool) -> int:
+def _next_id(registry: LoadRegistry, collection: Collection, source: Source, auto: bool) -> int:
     """The id after all that are there. Raises InputError when it may not be taken unasked, or cannot be known yet."""
-    unfinished = starts.numbered_and_unfinished()
-    next_id = starts.next_id()  # read last: what finished before it is counted
+    unfinished = registry.unfinished_without_ids()
+    next_id = registry.next_id()  # read last: what finished before it is counted
     if next_id and not auto:
         raise InputError(
             f"{source.name} has no ids, and collection {collection.name!r} holds rows already; say where its ids "

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from qvec.client import Database
+from qvec.client.bulk import read_checkpoints
 from qvec.errors import QvecError
-from qvec.stores import Database
 
 
 @contextmanager
@@ -27,6 +28,6 @@ def dropped_if_unused(database: Database, name: str) -> Iterator[None]:
 
 def _is_unused(database: Database, name: str) -> bool:
     """Whether it has no rows, and none are being loaded from another source."""
-    loads = database.loads(name)
+    loads = read_checkpoints(database, name)
     begun = any(load.position for load in loads.values())
     return len(loads) <= 1 and not begun and not database.collection(name).count()

@@ -8,20 +8,17 @@ from numpy.typing import ArrayLike
 
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration, Metric
-from qvec.database import connect
+from qvec.client import connect
 from qvec.errors import CollectionError
 from qvec.forking import Lock
 from qvec.integrations.first_calibration import calibration_for
 from qvec.model_folder import find_calibration
 
 if TYPE_CHECKING:
-    from qvec.postgres.collection import PostgresCollection
-    from qvec.postgres.database import PostgresDatabase
-    from qvec.qdrant.collection import QdrantCollection
-    from qvec.qdrant.database import QdrantDatabase
+    from qvec.client import Collection, Database
 
-    Collection: TypeAlias = PostgresCollection | QdrantCollection
-    Database: TypeAlias = PostgresDatabase | QdrantDatabase
+    Collection: TypeAlias = Collection | Collection
+    Database: TypeAlias = Database | Database
 
 
 class Target:

@@ -15,9 +15,7 @@ from qvec.postgres.pools import AsyncConnection, Connection
 from qvec.results import Progress
 
 _POLL_SECONDS = 0.5
-_PROGRESS = (
-    b"SELECT blocks_done, blocks_total FROM pg_stat_progress_create_index WHERE pid = %s AND blocks_total > 0"
-)
+_PROGRESS = b"SELECT blocks_done, blocks_total FROM pg_stat_progress_create_index WHERE pid = %s AND blocks_total > 0"
 
 
 @dataclass(frozen=True)

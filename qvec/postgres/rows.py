@@ -38,7 +38,8 @@ def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: Tabl
 
 
 def query_bits(queries: NDArray[np.float32], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:
-    """Return the bits of prepared queries (m, d) that the prefilter compares with those of rows, as `qvec._query` does."""
+    """Return the bits of prepared queries (m, d) that the prefilter compares with those of rows, as `qvec._query`
+    does."""
     return prefilter_bits(calibration.for_prefilter(queries), calibration, layout)
 
 

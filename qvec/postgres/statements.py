@@ -127,8 +127,8 @@ def _overwrite(table: Table) -> Composed:
 def unchanged(collection: str, calibration: str) -> Composed:
     """Return the condition that a collection still has this calibration, in the snapshot of the statement.
 
-    Postgres resolves and locks the table of a statement before it takes the snapshot, so no version switch comes between:
-    rows of a statement with this condition are codes of this calibration.
+    Postgres resolves and locks the table of a statement before it takes the snapshot, so no version switch comes
+    between: rows of a statement with this condition are codes of this calibration.
     """
     return SQL("EXISTS (SELECT FROM qvec.collection WHERE name = {} AND calibration = {})").format(
         sql.Literal(collection), sql.Literal(calibration)

@@ -64,7 +64,8 @@ _PRIVILEGES = """
 
 
 def version_name(name: str, version: str) -> str:
-    """Return the name of a version's table, index or collection, at most 63 bytes: a long name is cut and gets a hash."""
+    """Return the name of a version's table, index or collection, at most 63 bytes: a long name is cut and gets a
+    hash."""
     whole = f"{name}@{version}"
     if len(whole.encode()) <= 63:
         return whole

@@ -62,10 +62,10 @@ def language_of(definition: str) -> str | None:
 def search(table: Table, language: str, k: int, where: Composable) -> Composed:
     """Return the query for the k best rows `where` for the question `%(question)s`: id, score, document, metadata.
 
-    It takes the question's lexemes with the rarity of each, selects the rows that hold any by ts_rank, and ranks them by
-    BM25, ties by id. The share of rows that hold a lexeme comes from the statistics of ANALYZE where the lexeme is common,
-    and is counted by the index where it is not, so neither reads much; all rows are counted until ANALYZE has seen some.
-    The length of a row is its number of distinct lexemes, relative to the average of the ranked rows.
+    It takes the question's lexemes with the rarity of each, selects the rows that hold any by ts_rank, and ranks them
+    by BM25, ties by id. The share of rows that hold a lexeme comes from the statistics of ANALYZE where the lexeme is
+    common, and is counted by the index where it is not, so neither reads much; all rows are counted until ANALYZE has
+    seen some. The length of a row is its number of distinct lexemes, relative to the average of the ranked rows.
     """
     return SQL(
         """

@@ -142,12 +142,12 @@ class PostgresVersionSync:
 
     def finish(self, name: str) -> None:
         """Copy indexes on metadata and planner statistics; privileges follow when the versions are switched."""
-        table, other = self._table(self._name), self._table(name)
+        table, other = self._table(self._name), self._store.open(name)
         with self._connection.transaction():
-            table_properties.copy_columns(self._connection, table, other)
-            table_properties.copy_indexes(self._connection, table, other, collection.calibration.id)
-            table_properties.copy_statistics(self._connection, table, other, collection.calibration.id)
-        self._connection.execute(SQL("ANALYZE {}").format(other.identifier))
+            table_properties.copy_columns(self._connection, table, other.table)
+            table_properties.copy_indexes(self._connection, table, other.table, other.calibration.id)
+            table_properties.copy_statistics(self._connection, table, other.table, other.calibration.id)
+        self._connection.execute(SQL("ANALYZE {}").format(other.table.identifier))
 
     def _table(self, name: str) -> Table:
         return self._store.open(name).table
@@ -200,7 +200,12 @@ class PostgresVersionSync:
     def _rename(self, pair: VersionPair) -> None:
         used, other, connection = pair.used, pair.other, self._connection
         ids = used.calibration.id, other.calibration.id
-        kept = Table(used.table.schema, table_properties.version_name(used.table.name, ids[0]), used.table.layout, used.table.vector)
+        kept = Table(
+            used.table.schema,
+            table_properties.version_name(used.table.name, ids[0]),
+            used.table.layout,
+            used.table.vector,
+        )
         relations = connection.execute(
             "SELECT name, relation::oid FROM qvec.collection WHERE name = ANY(%s)", [[used.name, other.name]]
         ).fetchall()
@@ -229,11 +234,14 @@ class PostgresVersionSync:
         self._track_changes(used.table, pair.changes)
 
     def drop(self) -> None:
-        """Drop the other version. A trigger drops its table; its calibration goes with the last collection that uses it."""
+        """Drop the other version. A trigger drops its table; its calibration goes with the last collection that uses
+        it."""
         other = self.other()
         if other is None:
             return
-        self._with_locks(lambda: self._connection.execute("DELETE FROM qvec.version WHERE collection = %s", [self._name]))
+        self._with_locks(
+            lambda: self._connection.execute("DELETE FROM qvec.version WHERE collection = %s", [self._name])
+        )
         self._connection.execute(
             "DELETE FROM qvec.calibration k WHERE id = %s"
             " AND NOT EXISTS (SELECT FROM qvec.collection WHERE calibration = k.id)",
@@ -293,8 +301,8 @@ class VersionPair:
         return UnsyncedRows(*row)
 
     def sync(self, connection: Connection) -> int:
-        """Sync recorded rows in the transaction that forgets them; return their number. Without floats, rows whose vector
-        changed stay recorded."""
+        """Sync recorded rows in the transaction that forgets them; return their number. Without floats, rows whose
+        vector changed stay recorded."""
         which: Composable = SQL("") if self.has_floats else SQL("WHERE NOT vector")
         ids = self._ids(
             connection,

@@ -10,14 +10,15 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qvec.client import Collection, Database
+from qvec.client.bulk import open_version_sync
 from qvec.errors import CollectionError
 from qvec.ingest import IngestOptions, Reporter, Stop, build_index, ingest
 from qvec.recalibration.comparison import Recalls, check_gain, compared
 from qvec.recalibration.fitting import Refit, fit_anew
 from qvec.recalibration.originals import KeptFloats, MatchedSource, check_same
 from qvec.sources import Source
-from qvec.stores import Collection, Database
-from qvec.versions import Version, Versions, Wanting
+from qvec.store.versions import UnsyncedRows, Version, VersionSync
 
 __all__ = ["Recalibrated", "Recalls", "Refit", "drop_old", "recalibrate", "roll_back"]
 
@@ -32,14 +33,14 @@ class Recalibrated:
     kept: str | None
     rows: int
     recall: Recalls | None
-    wanting: Wanting
+    unsynced: UnsyncedRows
     surplus: int
     """Rows of the source that the collection does not have."""
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        told = {**vars(self), "recall": self.recall and self.recall.as_dict(), **vars(self.wanting)}
-        del told["wanting"]
+        told = {**vars(self), "recall": self.recall and self.recall.as_dict(), **vars(self.unsynced)}
+        del told["unsynced"]
         return {**told, "seconds": round(self.seconds, 3)}
 
 
@@ -62,11 +63,11 @@ def recalibrate(
     Vectors are the floats that the collection keeps, or those of `source`, whose ids say which rows they are of. What
     was interrupted goes on when it is called again; `restart` drops what there is of it. `trial` fits and compares
     alone. Raises CollectionError where there are no originals, where an old version is kept still, or where rows would
-    be wanting; InputError where the new calibration finds less.
+    be unsynced; InputError where the new calibration finds less.
     """
     reporter, refit = reporter or Reporter(), refit or Refit()
     started = time.perf_counter()
-    with database.explained(f"cannot recalibrate collection {name!r}"), database.versions(name) as versions:
+    with database.wrap_errors(f"cannot recalibrate collection {name!r}"), open_version_sync(database, name) as versions:
         collection = database.collection(name)
         begun = _begun(versions, name, restart=restart and not trial)
         originals = _originals(database, versions, collection, source)
@@ -74,7 +75,7 @@ def recalibrate(
         recalls = compared(collection, new, originals, refit.seed, reporter)
         tell_recalls(recalls, reporter)
         done = Recalibrated(
-            name, new.id, collection.calibration.id, None, collection.count(), recalls, Wanting(0, 0), 0, 0.0
+            name, new.id, collection.calibration.id, None, collection.count(), recalls, UnsyncedRows(0, 0), 0, 0.0
         )
         if not trial:
             if not allow_worse:
@@ -84,7 +85,7 @@ def recalibrate(
     return replace(done, seconds=time.perf_counter() - started)
 
 
-def _begun(versions: Versions, name: str, *, restart: bool) -> Version | None:
+def _begun(versions: VersionSync, name: str, *, restart: bool) -> Version | None:
     """The new version that was begun before, unless it is to be begun anew."""
     other = versions.other()
     if other is None:
@@ -100,7 +101,7 @@ def _begun(versions: Versions, name: str, *, restart: bool) -> Version | None:
     return other
 
 
-def _originals(database: Database, versions: Versions, collection: Collection, source: Source | None) -> Source:
+def _originals(database: Database, versions: VersionSync, collection: Collection, source: Source | None) -> Source:
     if source is None:
         return KeptFloats(database, collection)
     matched = MatchedSource(source, versions, collection)
@@ -121,7 +122,7 @@ def tell_recalls(recalls: Recalls | None, reporter: Reporter) -> None:
 
 def _carried_out(
     database: Database,
-    versions: Versions,
+    versions: VersionSync,
     begun: Version | None,
     originals: Source,
     load: IngestOptions,
@@ -143,19 +144,21 @@ def _carried_out(
     if surplus:
         reporter.say(f"{surplus:,} rows of {originals.name} are not in the collection, and left out")
     built = database.collection(begun.name)
-    versions.finish(built)
+    versions.finish(built.name)
     if database.collection(done.collection).has_index():
         build_index(built, reporter)
-    check_wanting(versions.catch_up(), done.collection, allow_missing)
-    wanting = versions.exchange(although_wanting=allow_missing)
-    return replace(done, kept=_kept(versions), rows=_rows(database, done.collection), wanting=wanting, surplus=surplus)
+    check_unsynced(versions.catch_up(), done.collection, allow_missing)
+    unsynced = versions.switch(allow_missing=allow_missing)
+    return replace(
+        done, kept=_kept(versions), rows=_rows(database, done.collection), unsynced=unsynced, surplus=surplus
+    )
 
 
-def check_wanting(wanting: Wanting, name: str, allowed: bool) -> None:
+def check_unsynced(unsynced: UnsyncedRows, name: str, allowed: bool) -> None:
     """Raises CollectionError where a version cannot be given all rows."""
-    if wanting and not allowed:
+    if unsynced and not allowed:
         raise CollectionError(
-            f"of the rows of collection {name!r} {wanting} in its other version, and there are no originals of them; "
+            f"of the rows of collection {name!r} {unsynced} in its other version, and there are no originals of them; "
             "name a source that has them and begin anew (--source SOURCE --restart), or do without (--allow-missing)"
         )
 
@@ -167,18 +170,21 @@ def roll_back(database: Database, name: str, *, allow_missing: bool = False) -> 
     collection keeps no floats.
     """
     started = time.perf_counter()
-    with database.explained(f"cannot roll collection {name!r} back"), database.versions(name) as versions:
+    with database.wrap_errors(f"cannot roll collection {name!r} back"), open_version_sync(database, name) as versions:
         old = _old(versions, name)
         former = database.collection(name).calibration
-        check_wanting(versions.catch_up(), name, allow_missing)
-        wanting = versions.exchange(although_wanting=allow_missing)
+        check_unsynced(versions.catch_up(), name, allow_missing)
+        unsynced = versions.switch(allow_missing=allow_missing)
         kept, rows = _kept(versions), _rows(database, name)
-    return Recalibrated(name, old.calibration, former.id, kept, rows, None, wanting, 0, time.perf_counter() - started)
+    return Recalibrated(name, old.calibration, former.id, kept, rows, None, unsynced, 0, time.perf_counter() - started)
 
 
 def drop_old(database: Database, name: str) -> Version:
     """Drops the version that is not in use, old or unfinished; returns what it was."""
-    with database.explained(f"cannot drop a version of collection {name!r}"), database.versions(name) as versions:
+    with (
+        database.wrap_errors(f"cannot drop a version of collection {name!r}"),
+        open_version_sync(database, name) as versions,
+    ):
         other = versions.other()
         if other is None:
             database.collection(name)  # which says so where it is missing
@@ -187,14 +193,14 @@ def drop_old(database: Database, name: str) -> Version:
     return other
 
 
-def _old(versions: Versions, name: str) -> Version:
+def _old(versions: VersionSync, name: str) -> Version:
     other = versions.other()
     if other is None or other.kind == "new":
         raise CollectionError(f"collection {name!r} keeps no old version to go back to")
     return other
 
 
-def _kept(versions: Versions) -> str | None:
+def _kept(versions: VersionSync) -> str | None:
     other = versions.other()
     return None if other is None else other.name
 

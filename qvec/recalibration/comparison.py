@@ -9,6 +9,7 @@ import numpy as np
 
 from qvec import _native
 from qvec.calibration import Calibration
+from qvec.client import Collection
 from qvec.errors import InputError
 from qvec.evaluation.drifting import FEWEST, QUERIES, SAMPLE, way_of
 from qvec.evaluation.intervals import compare, interval
@@ -17,7 +18,6 @@ from qvec.evaluation.quantized import Quantized
 from qvec.evaluation.results import Interval
 from qvec.ingest.options import Reporter
 from qvec.sources import Source
-from qvec.stores import Collection
 
 K = 10
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from qvec.calibration import SAMPLE_SIZE, Calibration
+from qvec.client import Collection
 from qvec.embedding.stored import stored_embedding
 from qvec.errors import CalibrationError
 from qvec.ingest.options import FitOptions, Reporter
 from qvec.ingest.plan import fit_source, load_embedder_for
 from qvec.ranges import METHODS, RangeMethod
 from qvec.sources import Source
-from qvec.stores import Collection
 
 
 @dataclass(frozen=True)

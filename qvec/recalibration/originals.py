@@ -11,10 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
+from qvec.client import Collection, Database
 from qvec.errors import CollectionError, InputError
 from qvec.sources import Batch, Source
-from qvec.stores import Collection, Database
-from qvec.versions import Versions, cut
+from qvec.store.versions import VersionSync, cut
 
 _ORIGINALS = ("float16", "float32")
 _COMPARED = 500
@@ -55,7 +55,7 @@ class KeptFloats(Source):
 
     def _batches(self, start: int, batch_rows: int) -> Iterator[Batch]:
         collection = self._collection
-        for found in collection.stored_rows(start, batch_rows):
+        for found in collection.iter_rows(start, batch_rows):
             vectors = found.vectors
             if collection.form == "centred":
                 vectors = vectors + collection.calibration.threshold
@@ -69,7 +69,7 @@ class KeptFloats(Source):
 class MatchedSource(Source):
     """Those rows of a source whose ids a collection has: vectors are the source's, texts the collection's."""
 
-    def __init__(self, source: Source, versions: Versions, collection: Collection) -> None:
+    def __init__(self, source: Source, versions: VersionSync, collection: Collection) -> None:
         """Raises InputError where ids are of another kind, or vectors of other dimensions."""
         super().__init__(source.name, source.path, ())
         if (source.id_type or "bigint") != collection.id_type:

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from qvec.errors import DatabaseError, QvecError
 from qvec.sources import RejectedRow
-from qvec.store._sync.interface import StoreCollection
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ class Loader(Protocol):
     def registry(self) -> AbstractContextManager[LoadRegistry]:
         """Open the registry of loads; what is written is kept when the context ends without an error."""
 
-    def connect(self, collection: StoreCollection) -> None:
-        """Connect for writing rows that this collection encoded, unless connected. Raise DatabaseError."""
+    def connect(self, collection: Any) -> None:
+        """Connect for writing rows that this store collection encoded, unless connected. Raise DatabaseError."""
 
     def disconnect(self) -> None:
         """Close the connections, and abandon what is not committed."""

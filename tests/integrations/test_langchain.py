@@ -12,7 +12,7 @@ import pytest
 from stores import Store
 
 from qvec import Calibration, CollectionError, InputError
-from qvec.stores import Collection
+from qvec.client import Collection
 
 pytest.importorskip("langchain_core", reason="needs qvec[langchain]")
 pytest.importorskip("langchain_tests", reason="needs langchain-tests")

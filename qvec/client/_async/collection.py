@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvec.arrays import as_vectors
-from qvec.texts import document_array, metadata_array
 from qvec.calibration import Calibration
 from qvec.client import arguments, pages
 from qvec.client._async.grouping import search_groups
@@ -33,6 +32,7 @@ from qvec.sources import Form, IdType
 from qvec.store._async.interface import AsyncStore, AsyncStoreCollection, StoredCodes
 from qvec.store.requests import OnDuplicate, RescoreIn, RowColumns, RowFilter, SearchRequest, TextRequest
 from qvec.store.scope import operation
+from qvec.texts import document_array, metadata_array
 from qvec.tracing import span
 from qvec.waiting import in_thread_async
 
@@ -132,9 +132,9 @@ class AsyncCollection:
     ) -> int:
         """Write rows; return the number written. All rows are checked before the first one is written.
 
-        `vectors` has shape (n, d); `metadata` holds JSON values. A row whose id exists is replaced, and of equal ids the
-        last one stays; with `on_duplicate` "skip" existing rows stay, and "error" raises CollectionError. Postgres writes
-        all rows or none.
+        `vectors` has shape (n, d); `metadata` holds JSON values. A row whose id exists is replaced, and of equal ids
+        the last one stays; with `on_duplicate` "skip" existing rows stay, and "error" raises CollectionError. Postgres
+        writes all rows or none.
         """
         rows = await in_thread_async(self._columns, ids, vectors, documents, metadata, on_duplicate)
         with self._writing(f"cannot write to collection {self.name!r}"):
@@ -325,8 +325,9 @@ class AsyncCollection:
 
         Only on Postgres: `rescore_in` "sql" rescores codes in the database instead of in this process, in one round
         trip; `planes` limits the planes of the codes that this process reads: 4 of int8 are int4, 1 is binary. Several
-        queries take one round trip, and the texts of their hits a second. Only on Qdrant: `ef` is the width of the graph
-        search (hnsw_ef); scores are the metric to the stored precision, to which the engine rounds the query as well.
+        queries take one round trip, and the texts of their hits a second. Only on Qdrant: `ef` is the width of the
+        graph search (hnsw_ef); scores are the metric to the stored precision, to which the engine rounds the query as
+        well.
         """
         arguments.check_rescore_in(rescore_in)
         options = {"rescore_in": rescore_in, "planes": planes, "ef": ef}
@@ -430,9 +431,9 @@ class AsyncCollection:
         """Return the k best groups of rows that share a value of the metadata field `group_by`, each with its
         `group_size` best rows.
 
-        A group ranks by its best row; `group_by` names nested fields by dots. Rows without the field belong to no group.
-        Groups of strings, numbers and booleans are found by filters; lists and objects are separated by reading more
-        rows, all of them where there are fewer than k groups.
+        A group ranks by its best row; `group_by` names nested fields by dots. Rows without the field belong to no
+        group. Groups of strings, numbers and booleans are found by filters; lists and objects are separated by reading
+        more rows, all of them where there are fewer than k groups.
         """
         check_groups(group_by, k, group_size)
         request = self._request(k, oversampling, filter)
@@ -458,9 +459,9 @@ class AsyncCollection:
 
         A cursor holds the score and id where the page ended, so no row comes twice, even when rows are written in
         between. Equal scores are ordered by id. Each page repeats the search for those before it: suited to hundreds of
-        rows, not to all. A row that the prefilter overlooks on its page comes on no later one: of 3,000 random vectors of
-        32 dimensions 20 were missing after the last page on Postgres, 79 on Qdrant. With `exact` the pages hold all rows
-        that pass, each once, and every page scores all of them again. `scroll` lists rows without ranking them.
+        rows, not to all. A row that the prefilter overlooks on its page comes on no later one: of 3,000 random vectors
+        of 32 dimensions 20 were missing after the last page on Postgres, 79 on Qdrant. With `exact` the pages hold all
+        rows that pass, each once, and every page scores all of them again. `scroll` lists rows without ranking them.
 
         Raise InputError for a cursor of another collection, query or filter. A question counts by its text.
         """

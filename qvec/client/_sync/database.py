@@ -67,10 +67,10 @@ class Database:
         """Create a collection with its calibration; `build_index` adds the index.
 
         On Postgres `rescore` int8 (default), int4 or binary keeps codes alone; float16 or float32 keeps the floats and
-        the prefilter's bits. `prefilter` is ternary (default), learned where the calibration has learned bits, or binary.
-        On Qdrant `rescore` is the precision of the vectors stored on disk (float16 by default, float32, turbo16, turbo8,
-        binary), `prefilter` the quantization held in memory (turbo1 by default; turbo1.5, turbo2, turbo4, binary,
-        binary1.5, binary2).
+        the prefilter's bits. `prefilter` is ternary (default), learned where the calibration has learned bits, or
+        binary. On Qdrant `rescore` is the precision of the vectors stored on disk (float16 by default, float32,
+        turbo16, turbo8, binary), `prefilter` the quantization held in memory (turbo1 by default; turbo1.5, turbo2,
+        turbo4, binary, binary1.5, binary2).
 
         `embedding` describes how texts are embedded, as `qvec.embedding.EmbeddingOptions.as_json` gives it. Only on
         Qdrant: `query_encoding` is the precision in which a binary prefilter sees the query; the options after it are
@@ -123,7 +123,8 @@ class Database:
             return [self._opened(stored) for stored in self.store.all()]
 
     def drop_collection(self, name: str) -> None:
-        """Drop a collection with all its rows; on Postgres its calibration goes with the last collection that uses it."""
+        """Drop a collection with all its rows; on Postgres its calibration goes with the last collection that uses
+        it."""
         self._check_writable()
         with operation(), self.store.wrap_errors(f"cannot drop collection {name!r}"):
             self.store.drop(name)
@@ -172,13 +173,13 @@ def connect(
     """Open a database: embedded Postgres or Qdrant in a directory (`postgres:DIR`, `qdrant:DIR`), or a server
     (`postgresql://…`, `qdrant://HOST:6334`, `qdrants://HOST:6334` with TLS).
 
-    Without `create` a missing embedded database is an error. `pool_size` limits the open connections to Postgres, and so
-    the searches that run at once; others wait for a connection, at most `timeout` seconds. `statement_timeout` limits
-    the seconds of a statement, or of a request to a Qdrant server (60 by default); loads and index builds are not
-    limited. `read_only` refuses methods that write, and lets Postgres refuse such statements.
+    Without `create` a missing embedded database is an error. `pool_size` limits the open connections to Postgres, and
+    so the searches that run at once; others wait for a connection, at most `timeout` seconds. `statement_timeout`
+    limits the seconds of a statement, or of a request to a Qdrant server (60 by default); loads and index builds are
+    not limited. `read_only` refuses methods that write, and lets Postgres refuse such statements.
 
-    Raise DatabaseError where the database cannot be reached, InputError for another kind of URL or an impossible option,
-    MissingExtraError where the embedded engine is not installed.
+    Raise DatabaseError where the database cannot be reached, InputError for another kind of URL or an impossible
+    option, MissingExtraError where the embedded engine is not installed.
     """
     options = ConnectOptions(pool_size, timeout, statement_timeout, read_only)
     directory = usable_directory(url, create and not read_only)

@@ -14,7 +14,7 @@ import numpy as np
 from haystack.dataclasses import ByteStream, Document, SparseEmbedding
 from numpy.typing import NDArray
 
-from qvec.hits import Hit
+from qvec.results import Hit
 
 _KEY = "_haystack"
 """Where a row's metadata holds what is neither the document's text nor its meta."""

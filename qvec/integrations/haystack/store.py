@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration, Metric
-from qvec.database import DEFAULT_URL
+from qvec.client import reciprocal_rank
+from qvec.client.urls import DEFAULT_URL
 from qvec.errors import CollectionError, InputError
 from qvec.forking import Lock
 from qvec.integrations.haystack import address
@@ -24,14 +25,13 @@ from qvec.integrations.ids import row_ids
 from qvec.integrations.rows import delete_matching
 from qvec.integrations.target import Target
 from qvec.integrations.threads import in_thread
-from qvec.retrieval import reciprocal_rank
 from qvec.retrieval.hybrid import LEAST_AMONG
 
 if TYPE_CHECKING:
-    from qvec.hits import Hit
     from qvec.integrations.haystack.address import Address
     from qvec.integrations.target import Collection
-    from qvec.loading import OnDuplicate
+    from qvec.results import Hit
+    from qvec.store.requests import OnDuplicate
 
 _RULES: dict[DuplicatePolicy, OnDuplicate] = {
     DuplicatePolicy.NONE: "error",

@@ -12,7 +12,7 @@ from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration, Metric
-from qvec.database import DEFAULT_URL
+from qvec.client.urls import DEFAULT_URL
 from qvec.errors import CollectionError, InputError
 from qvec.integrations.ids import row_ids
 from qvec.integrations.langchain.retriever import QvecRetriever
@@ -21,8 +21,8 @@ from qvec.integrations.threads import in_thread
 
 if TYPE_CHECKING:
     from qvec.filters import FilterLike
-    from qvec.hits import Hit
     from qvec.integrations.target import Collection, Database
+    from qvec.results import Hit
 
 
 class QvecVectorStore(VectorStore):

@@ -7,7 +7,7 @@ from typing import Any
 from llama_index.core.schema import BaseNode, MetadataMode, TextNode
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
-from qvec.hits import Hit
+from qvec.results import Hit
 
 
 def text_of(node: BaseNode) -> str:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
+from qvec.client import mmr
 from qvec.errors import InputError
 from qvec.filters import matches, parse
-from qvec.hits import Hit
 from qvec.integrations.ids import row_ids
 from qvec.integrations.llama_index import filters
-from qvec.retrieval import mmr
+from qvec.results import Hit
 
 if TYPE_CHECKING:
     from qvec.integrations.target import Collection

@@ -16,7 +16,7 @@ from llama_index.core.vector_stores.types import (
 )
 
 from qvec.calibration import Calibration, Metric
-from qvec.database import DEFAULT_URL
+from qvec.client.urls import DEFAULT_URL
 from qvec.errors import InputError
 from qvec.integrations.ids import row_ids
 from qvec.integrations.llama_index import filters as metadata_filters

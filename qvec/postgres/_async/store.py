@@ -21,6 +21,7 @@ from qvec.store.requests import NewCollection
 
 T = TypeVar("T")
 
+
 class AsyncPostgresStore:
     """A database with pgvector."""
 
@@ -50,8 +51,8 @@ class AsyncPostgresStore:
     ) -> AsyncPostgresStore:
         """Connect once, to verify that `url` works. Raise DatabaseError where it does not.
 
-        `name` stands for the database in messages, `embedded` says that the server runs on this machine for this program,
-        `join` is called in a forked process before it uses the database.
+        `name` stands for the database in messages, `embedded` says that the server runs on this machine for this
+        program, `join` is called in a forked process before it uses the database.
         """
         store = cls(AsyncConnections(url, name, options or ConnectOptions(), join), embedded)
         await (await store.direct_connection()).close()

@@ -52,8 +52,8 @@ class PostgresStore:
     ) -> PostgresStore:
         """Connect once, to verify that `url` works. Raise DatabaseError where it does not.
 
-        `name` stands for the database in messages, `embedded` says that the server runs on this machine for this program,
-        `join` is called in a forked process before it uses the database.
+        `name` stands for the database in messages, `embedded` says that the server runs on this machine for this
+        program, `join` is called in a forked process before it uses the database.
         """
         store = cls(Connections(url, name, options or ConnectOptions(), join), embedded)
         store.direct_connection().close()
