@@ -54,13 +54,13 @@ def prepare(database: Database, path: Path, calibration: Calibration, rescore: s
     _drop(database, "prepared")
     collection = database.create_collection("prepared", calibration=calibration, rescore=rescore)  # type: ignore[arg-type]
     with open_source(path) as source:
-        encoder = Encoder(source, calibration, collection.table.layout, 0, None, {}, False, lambda _: None)
+        encoder = Encoder(source, calibration, collection.stored.table.layout, 0, None, {}, False, lambda _: None)
         return [batch.rows for batch in encoder.batches(0, batch_rows(source))]
 
 
 def load_prepared(database: Database, batches: list[bytes]) -> None:
     table = database.collection("prepared").table
-    with database.connect() as connection:
+    with database.store.direct_connection() as connection:
         loading.settings_for_loading(connection)
         connection.execute(b"TRUNCATE prepared")
         with connection.cursor().copy(statements.copy_into(table.identifier, table)) as copy:

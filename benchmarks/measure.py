@@ -38,7 +38,7 @@ def scratch_database() -> Iterator[Database]:
 
 def plain_connection(database: Database) -> psycopg.Connection:
     """A connection as a user of pgvector-python opens it."""
-    connection = database.connect()
+    connection = database.store.direct_connection()
     register_vector(connection)
     return connection
 

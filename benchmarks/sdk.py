@@ -60,7 +60,7 @@ class ByHand:
 
     def __init__(self, docs: Collection) -> None:
         self.calibration = docs.calibration
-        self.prefilter = statements.candidates(docs.table, ("id", "codes"), CANDIDATES).as_bytes(None)
+        self.prefilter = statements.candidates(docs.stored.table, ("id", "codes"), CANDIDATES).as_bytes(None)
         self.texts = b"SELECT id, document, metadata FROM docs WHERE id = ANY(%s)"
 
     def parameters(self, query: Query) -> tuple[Query, dict[str, Any]]:

@@ -57,7 +57,7 @@ def load(database: Database, path: Path, reporter: Reporter | None = None, **opt
 def codes_by_id(database: Database, name: str = "docs") -> dict[int | str, bytes]:
     """What the table holds; an id that is there twice would be refused by its key."""
     table = database.collection(name).table
-    with database.connection() as connection, connection.cursor(binary=True) as cursor:
+    with database.store.connection() as connection, connection.cursor(binary=True) as cursor:
         return dict(cursor.execute(f'SELECT id, codes FROM "{table.name}"'.encode()).fetchall())
 
 
@@ -65,7 +65,7 @@ def expected_codes(
     collection: Collection, array: NDArray[np.float32], ids: Sequence[int | str] | None = None
 ) -> dict[int | str, bytes]:
     """What the table has to hold when the rows of `array` were loaded exactly once each."""
-    codes = stored_codes(array, collection.calibration, collection.table.layout)
+    codes = stored_codes(array, collection.calibration, collection.stored.table.layout)
     ids = range(len(array)) if ids is None else ids
     return {id: code.tobytes() for id, code in zip(ids, codes, strict=True)}
 

@@ -65,7 +65,7 @@ def test_the_life_of_a_collection(store: Store, vectors: Vectors, calibration: C
         ]
         assert await docs.delete([8, 999]) == 1
         await docs.index_metadata([MetadataIndex.parse("a:integer")])
-        assert ids(await docs.matching({"a": 1})) == [7]
+        assert ids(await docs.scroll({"a": 1})) == [7]
         told: list[object] = []
         await docs.build_index(lambda *progress: told.append(progress))
         assert await docs.has_index()
@@ -102,8 +102,8 @@ def test_answers_are_those_of_the_twin(store: Store, docs: Collection, queries: 
 def test_stored_rows_come_in_parts(store: Store, docs: Collection) -> None:
     async def read(db: Any) -> None:
         other = await db.collection(docs.name)
-        parts = [part async for part in other.stored_rows(50, 120)]
-        expected = list(docs.stored_rows(50, 120))
+        parts = [part async for part in other.iter_rows(50, 120)]
+        expected = list(docs.iter_rows(50, 120))
         assert [len(part.ids) for part in parts] == [120, 120, 110]
         for part, wanted in zip(parts, expected, strict=True):
             assert list(part.ids) == list(wanted.ids)

@@ -89,7 +89,7 @@ def test_the_longest_times_are_taken(url: str) -> None:
 
 
 def test_no_more_connections_than_the_pool_has(docs: Collection, url: str, admin: psycopg.Connection) -> None:
-    docs._database.close()
+    docs._store.close()
     vectors = realistic(1000)
 
     async def search() -> None:
@@ -107,7 +107,7 @@ def test_a_pool_that_is_busy_for_too_long_is_told(url: str) -> None:
     with qvec.connect(url, pool_size=1, timeout=0.3) as db:
         other = db.collection("docs")
         began = time.monotonic()
-        with db.connection(), pytest.raises(DatabaseError, match=busy):
+        with db.store.connection(), pytest.raises(DatabaseError, match=busy):
             other.count()
         assert time.monotonic() - began < 1
         assert other.count() == ROWS
@@ -115,7 +115,7 @@ def test_a_pool_that_is_busy_for_too_long_is_told(url: str) -> None:
     async def wait() -> None:
         async with await qvec.connect_async(url, pool_size=1, timeout=0.3) as db:
             other = await db.collection("docs")
-            async with db.connection():
+            async with db.store.connection():
                 began = time.monotonic()
                 with pytest.raises(DatabaseError, match=busy):
                     await other.count()
@@ -132,7 +132,7 @@ def test_statements_have_a_time_limit_but_not_index_builds(url: str, monkeypatch
         other = db.collection("docs")
         with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': .*statement timeout"):
             other.count()
-        with db.connect() as connection:
+        with db.store.direct_connection() as connection:
             assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
 
     async def count() -> None:
@@ -183,11 +183,9 @@ def locked(url: str) -> Iterator[None]:
 # Cancellation
 
 
-def test_cancelled_work_leaves_no_transaction_open(
-    docs: Collection, url: str, admin: psycopg.Connection
-) -> None:
+def test_cancelled_work_leaves_no_transaction_open(docs: Collection, url: str, admin: psycopg.Connection) -> None:
     """Scans hold a cursor in a transaction, upserts one with a COPY."""
-    docs._database.close()
+    docs._store.close()
     vectors = realistic(1000)
 
     async def cancel() -> None:
@@ -375,7 +373,7 @@ def test_a_search_that_a_close_overtakes_opens_nothing_again(
         with ThreadPoolExecutor(1) as pool:
             searching = pool.submit(search)
             began.wait(10)
-            docs._database.close()
+            docs._store.close()
             go_on.set()
             return str(searching.exception(10))
 
@@ -402,7 +400,7 @@ def test_awaited_searches_that_a_close_overtakes_open_nothing_again(
     docs: Collection, url: str, admin: psycopg.Connection
 ) -> None:
     """Whether they embed their questions, wait for a connection, or are at work, which they finish."""
-    docs._database.close()
+    docs._store.close()
     vectors = realistic(1000)
 
     async def use() -> None:
@@ -442,7 +440,7 @@ def test_work_that_has_begun_is_finished(
         counting = pool.submit(docs.count)
         while "active" not in sessions(admin, url):
             time.sleep(0.01)
-        docs._database.close()
+        docs._store.close()
         assert counting.result(10) == 7
     assert no_sessions(admin, url)
 
@@ -477,7 +475,7 @@ def test_a_server_that_is_not_there_is_told_to_those_who_await() -> None:
 
 
 def test_nothing_is_left_open(docs: Collection, url: str, admin: psycopg.Connection) -> None:
-    docs._database.close()
+    docs._store.close()
 
     async def use() -> None:
         async with await qvec.connect_async(url) as db:

@@ -98,7 +98,7 @@ def test_a_handle_to_a_collection_that_was_made_anew_reads_nothing(
         lambda: old.search(vectors[0], 5),
         lambda: old.search(vectors[:2], 5, exact=True),
         lambda: old.vectors([1]),
-        lambda: next(old.stored_rows(0, 10)),
+        lambda: next(old.iter_rows(0, 10)),
         lambda: old.explain(vectors[0]),
     ):
         with pytest.raises(CollectionError, match="was dropped and made anew since it was opened; open it again"):

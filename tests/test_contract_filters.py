@@ -79,18 +79,18 @@ def test_searches_find_the_rows_of_the_specification(docs: Any, filter: dict[str
 
 @pytest.mark.parametrize("filter", FILTERS, ids=str)
 def test_rows_that_pass_are_those_of_the_specification(docs: Any, filter: dict[str, Any]) -> None:
-    found = docs.matching(filter)
+    found = docs.scroll(filter)
     assert found_in(found) == passing(filter)
     assert [hit.metadata for hit in found] == [metadata(int(hit.id)) for hit in found]
     for limit in (1, 7, 1000):
-        assert ids(docs.matching(filter, limit)) == ids(found)[:limit]
+        assert ids(docs.scroll(filter, limit)) == ids(found)[:limit]
 
 
 def test_other_searches_keep_to_the_filter(docs: Any) -> None:
     query, filter = realistic(1, 16, seed=1)[0], {"source.name": {"$ilike": "ann%"}}
     expected = set(passing(filter))
     assert set(found_in(docs.search_diverse(query, 20, filter=filter))) <= expected
-    groups = docs.search_groups(query, "source.name", 5, per_group=3, filter=filter)
+    groups = docs.search_groups(query, "source.name", 5, group_size=3, filter=filter)
     assert {group.value for group in groups} == {"Anna", "anna"}
     assert [len(group.hits) for group in groups] == [3, 3]
     first = docs.search_page(query, 10, filter=filter)
@@ -107,14 +107,14 @@ def test_awaited_searches_find_the_same(store: Store, docs: Any, filter: dict[st
             other: Any = await db.collection(docs.name)
             assert await other.search(query, 9, filter=filter) == docs.search(query, 9, filter=filter)
             assert await other.search_text("fox", 9, filter=filter) == docs.search_text("fox", 9, filter=filter)
-            assert ids(await other.matching(filter, 9)) == ids(docs.matching(filter, 9))
+            assert ids(await other.scroll(filter, 9)) == ids(docs.scroll(filter, 9))
 
     asyncio.run(ask())
 
 
 def test_a_filter_beside_the_databases_own(store: Store, docs: Any) -> None:
     query = realistic(1, 16, seed=1)[0]
-    groups = docs.search_groups(query, "code", 3, per_group=2, filter=store.native_filter("code", "c0007"))
+    groups = docs.search_groups(query, "code", 3, group_size=2, filter=store.native_filter("code", "c0007"))
     assert [group.value for group in groups] == ["c0007"]
 
 
@@ -125,7 +125,7 @@ def test_rows_are_deleted_by_any_filter(store: Store) -> None:
     assert delete_matching(docs, {"source.name": {"$ilike": "ANNA"}}) == len(
         passing({"source.name": {"$ilike": "anna"}})
     )
-    assert docs.matching({"source.name": {"$ilike": "ANNA"}}) == []
+    assert docs.scroll({"source.name": {"$ilike": "ANNA"}}) == []
 
 
 # What Qdrant finds by ids
@@ -144,6 +144,6 @@ def test_too_many_rows_to_be_named(store: Store, docs: Any, monkeypatch: pytest.
         else:
             with pytest.raises(InputError, match=r"more than 100 rows pass, .* no condition for \$ilike 'C%' in field"):
                 search()
-    assert len(docs.matching(many)) == len(passing(many))
+    assert len(docs.scroll(many)) == len(passing(many))
     assert len(docs.search(query, filter={**many, "n": {"$lt": 50}})) == 10
     assert [len(hits) for hits in docs.search(realistic(40, 16), 50, filter=few)] == [9] * 40

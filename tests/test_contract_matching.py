@@ -27,25 +27,25 @@ def docs(store: Store) -> Collection:
 
 
 def test_rows_that_pass_in_order(docs: Collection) -> None:
-    found = docs.matching({"five": 3})
+    found = docs.scroll({"five": 3})
     assert ids(found) == [row for row in range(ROWS) if row % 5 == 3]
     assert [(hit.document, hit.metadata) for hit in found[:2]] == [("row 3", {"five": 3}), ("row 8", {"five": 3})]
     assert all(math.isnan(hit.score) for hit in found)
 
 
 def test_all_rows_without_a_filter(docs: Collection) -> None:
-    assert ids(docs.matching()) == ids(docs.matching({})) == list(range(ROWS))
-    assert docs.matching({"five": 7}) == []
+    assert ids(docs.scroll()) == ids(docs.scroll({})) == list(range(ROWS))
+    assert docs.scroll({"five": 7}) == []
 
 
 @pytest.mark.parametrize("limit", [1, 3, 1000, 1001, ROWS + 1])
 def test_no_more_rows_than_the_limit(docs: Collection, limit: int) -> None:
-    assert ids(docs.matching(limit=limit)) == list(range(min(limit, ROWS)))
-    assert ids(docs.matching({"five": {"$exists": False}}, limit)) == list(range(0, ROWS, 100))[:limit]
+    assert ids(docs.scroll(limit=limit)) == list(range(min(limit, ROWS)))
+    assert ids(docs.scroll({"five": {"$exists": False}}, limit)) == list(range(0, ROWS, 100))[:limit]
 
 
 def test_ids_alone(docs: Collection) -> None:
-    assert [(hit.id, hit.document, hit.metadata) for hit in docs.matching({"five": 4}, 2, texts=False)] == [
+    assert [(hit.id, hit.document, hit.metadata) for hit in docs.scroll({"five": 4}, 2, texts=False)] == [
         (4, None, None),
         (9, None, None),
     ]
@@ -53,12 +53,12 @@ def test_ids_alone(docs: Collection) -> None:
 
 def test_the_databases_own_filter(store: Store, docs: Collection) -> None:
     docs.upsert([ROWS], np.ones((1, 8)), None, [{"lang": "50% en"}])
-    assert ids(docs.matching(store.native_filter("lang", "50% en"))) == [ROWS]
+    assert ids(docs.scroll(store.native_filter("lang", "50% en"))) == [ROWS]
     docs.delete([ROWS])
 
 
 def test_a_limit_that_is_none(docs: Collection) -> None:
     with pytest.raises(InputError, match=r"^limit is 0, expected at least 1, or None for all$"):
-        docs.matching(limit=0)
+        docs.scroll(limit=0)
     with pytest.raises(InputError, match=r"^limit is 2\.5, expected a whole number of at least 1, or None for all$"):
-        docs.matching(limit=2.5)  # type: ignore[arg-type]
+        docs.scroll(limit=2.5)  # type: ignore[arg-type]

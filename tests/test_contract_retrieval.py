@@ -143,19 +143,19 @@ def test_diverse_hits_leave_repetition_for_last(docs: Any) -> None:
     docs.add([TEXTS[0]], [None], ["copy"])
     near = ids(docs.search("fox dog", 2))
     assert set(near) <= {"a", "c", "copy"}
-    diverse = docs.search_diverse("fox dog river", 3, balance=0.3)
+    diverse = docs.search_diverse("fox dog river", 3, lambda_mult=0.3)
     assert all(hit.document in TEXTS for hit in diverse)
     assert "b" in ids(diverse) or "f" in ids(diverse)
     assert not {"a", "copy"} <= set(ids(diverse))
     relevant = [hit.score for hit in docs.search("dog rain", 3)]
-    assert [hit.score for hit in docs.search_diverse("dog rain", 3, balance=1)] == pytest.approx(relevant, abs=0.01)
+    assert [hit.score for hit in docs.search_diverse("dog rain", 3, lambda_mult=1)] == pytest.approx(relevant, abs=0.01)
     with pytest.raises(InputError, match="among is 2, expected at least k, 3"):
-        docs.search_diverse("fox", 3, among=2)
+        docs.search_diverse("fox", 3, fetch_k=2)
 
 
 def test_groups_have_their_best_rows(docs: Any) -> None:
     everything = docs.search("dog river", 6)
-    groups = docs.search_groups("dog river", "kind", 2, per_group=2)
+    groups = docs.search_groups("dog river", "kind", 2, group_size=2)
     for group in groups:
         expected = [hit for hit in everything if hit.metadata["kind"] == group.value][:2]
         assert group.hits == expected
@@ -166,7 +166,7 @@ def test_groups_have_their_best_rows(docs: Any) -> None:
 
 def test_a_group_far_down_is_found(docs: Any) -> None:
     docs.add(["dog"] * 40, [{"kind": "many"}] * 40)
-    groups = docs.search_groups("dog", "kind", 3, per_group=2)
+    groups = docs.search_groups("dog", "kind", 3, group_size=2)
     assert groups[0].value == "many"
     assert {group.value for group in groups} == {"many", "odd", "even"}
     assert all(len(group.hits) == 2 for group in groups)
@@ -202,8 +202,8 @@ def test_groups_keep_to_a_filter_of_the_databases_own(docs: Any, store: Store) -
     few: Any = models.Filter(must=[models.FieldCondition(key="metadata.n", range=models.Range(gte=3))])
     if store.is_postgres:
         few = SQL("(metadata ->> 'n')::int % 100 >= 3")
-    groups = docs.search_groups("dog", "kind", 5, per_group=2, filter=few)
-    alike = docs.search_groups("dog", "kind", 5, per_group=2, filter={"n": {"$gte": 3}})
+    groups = docs.search_groups("dog", "kind", 5, group_size=2, filter=few)
+    alike = docs.search_groups("dog", "kind", 5, group_size=2, filter={"n": {"$gte": 3}})
     assert groups == alike
     assert {group.value: len(group.hits) for group in groups} == {"many": 2, "odd": 2, "few": 2, "even": 1}
     assert all(hit.metadata["n"] >= 3 for group in groups for hit in group.hits)
@@ -213,7 +213,7 @@ def test_groups_keep_to_a_filter_of_the_databases_own(docs: Any, store: Store) -
 def test_groups_by_lists_and_objects_are_filled(docs: Any, values: list[Any]) -> None:
     docs.add(["dog"] * 30, [{"of": values[0]}] * 30)
     docs.add(["dog cat rain"] * 6, [{"of": value} for value in values[1:] * 3])
-    groups = docs.search_groups("dog", "of", 3, per_group=3)
+    groups = docs.search_groups("dog", "of", 3, group_size=3)
     assert sorted((repr(group.value), len(group.hits)) for group in groups) == sorted((repr(v), 3) for v in values)
     assert all(hit.metadata["of"] == group.value for group in groups for hit in group.hits)
 
@@ -342,11 +342,11 @@ def test_every_search_refuses_a_k_that_makes_no_sense(docs: Any, k: Any, message
 
 def test_counts_beside_k_are_checked(docs: Any) -> None:
     with pytest.raises(InputError, match=r"^per_group is 0, expected at least 1$"):
-        docs.search_groups("dog", "kind", 2, per_group=0)
+        docs.search_groups("dog", "kind", 2, group_size=0)
     with pytest.raises(InputError, match=r"^among is 2\.5, expected a whole number of at least 1$"):
-        docs.search_diverse("dog", 2, among=2.5)
+        docs.search_diverse("dog", 2, fetch_k=2.5)
     with pytest.raises(InputError, match=r"^balance is '1', expected 0 \(novelty\) to 1 \(relevance\)$"):
-        docs.search_diverse("dog", 2, balance="1")
+        docs.search_diverse("dog", 2, lambda_mult="1")
 
 
 # Words

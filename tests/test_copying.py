@@ -64,7 +64,7 @@ def copied(source: Database, target: Database, name: str = "docs", to: str | Non
 def stored(collection: Collection) -> dict[Any, tuple[NDArray[np.float32], str | None, Any]]:
     """Everything a collection holds, by id."""
     rows = {}
-    for batch in collection.stored_rows(0, 64):
+    for batch in collection.iter_rows(0, 64):
         metadata = [text and json.loads(text) for text in batch.metadata.to_pylist()]
         for id, *row in zip(batch.ids.to_pylist(), batch.vectors, batch.documents.to_pylist(), metadata, strict=True):
             assert id not in rows
@@ -119,9 +119,7 @@ def test_a_copy_within_qdrant_is_exact(qdrant: Database, fitted: Calibration, re
     assert_same(original, copied(qdrant, qdrant, to="copy"))
 
 
-def test_a_copy_finds_the_same_with_the_same_scores(
-    postgres: Database, qdrant: Database, fitted: Calibration
-) -> None:
+def test_a_copy_finds_the_same_with_the_same_scores(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
     original = filled(postgres, fitted)
     there = copied(postgres, qdrant)
     for query in realistic(10, seed=2):
@@ -159,9 +157,7 @@ def test_an_interrupted_copy_goes_on(
     assert stored(target.collection("docs")).keys() == stored(original).keys()
 
 
-def test_a_source_that_changed_meanwhile_is_refused(
-    postgres: Database, qdrant: Database, fitted: Calibration
-) -> None:
+def test_a_source_that_changed_meanwhile_is_refused(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
     original = filled(postgres, fitted)
     options = copy_options(qdrant, original, "docs", index=False, workers=1, batch_rows=20)
     told = StoppedAt(100)
@@ -172,9 +168,7 @@ def test_a_source_that_changed_meanwhile_is_refused(
         ingest(qdrant, CollectionSource(postgres, original), options)
 
 
-def test_another_calibration_is_refused(
-    postgres: Database, qdrant: Database, fitted: Calibration
-) -> None:
+def test_another_calibration_is_refused(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
     filled(postgres, fitted)
     other = Calibration.fit(realistic(ROWS, seed=5), metric=fitted.metric)
     qdrant.create_collection("docs", calibration=other)

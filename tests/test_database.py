@@ -212,7 +212,7 @@ def test_kept_floats_are_the_normalized_vectors(
 ) -> None:
     docs = db.create_collection(name, calibration=calibration, rescore=rescore)  # type: ignore[arg-type]
     docs.upsert([0], vectors[:1])
-    with db.connection() as connection:
+    with db.store.connection() as connection:
         row = connection.execute(f"SELECT embedding::text FROM {name}").fetchone()
     assert row
     wanted = unit(vectors[:1])[0].astype(dtype).astype(np.float32)
@@ -259,7 +259,7 @@ def test_a_collection_of_any_name(url: str, calibration: Calibration, vectors: V
         docs.build_index()
         assert docs.has_index()
         assert not keep.has_index()
-        assert (docs.table.schema, docs.table.name) == ("public", odd)
+        assert (docs.stored.table.schema, docs.stored.table.name) == ("public", odd)
         again = db.collection(odd)
         assert again.search(vectors[5], k=1)[0].id == 5
         assert again.count() == 100
@@ -325,12 +325,11 @@ def test_a_collection_keeps_its_settings(db: Database, calibration: Calibration,
         name, calibration=calibration, id_type="text", rescore="int4", prefilter="binary", oversampling=2.5, model="m"
     )
     docs = db.collection(name)
-    layout = docs.table.layout
+    layout = docs.stored.table.layout
     assert (layout.id_type, layout.rescore, layout.prefilter) == ("text", "int4", "binary")
     assert (docs.oversampling, docs.model, docs.calibration) == (2.5, "m", calibration)
     assert repr(docs) == (
-        f"Collection({name!r}, dimensions=64, rescore='int4', prefilter='binary', "
-        f"calibration={calibration.id!r})"
+        f"Collection({name!r}, dimensions=64, rescore='int4', prefilter='binary', calibration={calibration.id!r})"
     )
 
 
@@ -344,7 +343,7 @@ def test_names_that_are_taken_or_missing(url: str, calibration: Calibration) -> 
             db.create_collection("a", calibration=calibration)
         with pytest.raises(CollectionError, match=r"^no collection 'b' in .*; there are: a$"):
             db.drop_collection("b")
-        with db.connection() as connection:
+        with db.store.connection() as connection:
             connection.execute("CREATE TABLE b ()")
         with pytest.raises(CollectionError, match=r"^table public\.b exists and is no qvec collection"):
             db.create_collection("b", calibration=calibration)
@@ -352,7 +351,7 @@ def test_names_that_are_taken_or_missing(url: str, calibration: Calibration) -> 
 
 def test_a_calibration_goes_with_the_last_collection_that_uses_it(url: str, calibration: Calibration) -> None:
     def stored(db: Database) -> list[tuple[str, bytes]]:
-        with db.connection() as connection:
+        with db.store.connection() as connection:
             return connection.execute("SELECT id, content FROM qvec.calibration").fetchall()
 
     with qvec.connect(url) as db:
@@ -363,14 +362,14 @@ def test_a_calibration_goes_with_the_last_collection_that_uses_it(url: str, cali
         assert len(stored(db)) == 1
         db.drop_collection("b")
         assert stored(db) == []
-        with db.connection() as connection:
+        with db.store.connection() as connection:
             assert connection.execute("SELECT to_regclass('a'), to_regclass('b')").fetchone() == (None, None)
 
 
 def test_a_damaged_calibration_in_the_database_is_noticed(url: str, calibration: Calibration) -> None:
     with qvec.connect(url) as db:
         db.create_collection("a", calibration=calibration)
-        with db.connection() as connection:
+        with db.store.connection() as connection:
             connection.execute("ALTER TABLE qvec.calibration DISABLE TRIGGER USER")
             connection.execute("UPDATE qvec.calibration SET content = set_byte(content, length(content) - 1, 99)")
     with qvec.connect(url) as db, pytest.raises(QvecError, match="calibration of collection 'a' is damaged"):
@@ -378,7 +377,7 @@ def test_a_damaged_calibration_in_the_database_is_noticed(url: str, calibration:
 
 
 def test_a_table_dropped_behind_our_back_is_one_clear_line(docs: Collection, db: Database) -> None:
-    with db.connection() as connection:
+    with db.store.connection() as connection:
         connection.execute(f"DROP TABLE {docs.name}")
     with pytest.raises(DatabaseError, match=f"^cannot read collection '{docs.name}': relation .* does not exist$"):
         docs.count()
@@ -413,8 +412,8 @@ def occupy(db: Database, connections: int) -> None:
         (lambda docs, _: docs.get([3])[0].id, 3),
         (lambda docs, v: docs.upsert([3], v[3:4]), 1),
         (lambda docs, _: docs.delete([99]), 0),
-        (lambda docs, _: docs._database.collection("docs").name, "docs"),
-        (lambda docs, _: docs._database.create_collection("new", calibration=docs.calibration).name, "new"),
+        (lambda docs, _: docs._store.collection("docs").name, "docs"),
+        (lambda docs, _: docs._store.create_collection("new", calibration=docs.calibration).name, "new"),
     ],
     ids=["search", "count", "get", "upsert", "delete", "collection", "create"],
 )

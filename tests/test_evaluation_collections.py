@@ -255,9 +255,7 @@ def test_without_its_source_a_collection_stands_in_for_itself(collection: Collec
     )
 
 
-def test_kept_floats_are_the_truth(
-    db: Database, calibration: Calibration, vectors: Floats, queries: Floats
-) -> None:
+def test_kept_floats_are_the_truth(db: Database, calibration: Calibration, vectors: Floats, queries: Floats) -> None:
     made = db.create_collection("floats", calibration=calibration, rescore="float16", prefilter="binary")
     made.upsert(range(len(vectors)), vectors)
     found = evaluate(made, asked(queries), oversamplings=[2])

@@ -208,7 +208,7 @@ def test_files_that_change_are_read_again(service: Service, caplog: pytest.LogCa
     del changed["code.md"]
 
     async def update(notes: dict[str, str], model: str = PACKAGED_MODEL) -> None:
-        await open_library(service.library._collection._database, "notes", model, passages_of(notes))
+        await open_library(service.library._collection._store, "notes", model, passages_of(notes))
 
     with caplog.at_level(logging.INFO, "rag"):
         service.loop.run_until_complete(update(changed))

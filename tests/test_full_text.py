@@ -59,8 +59,8 @@ def check_ranking(docs: Any, distinct: bool) -> None:
 
 
 def analyze(db: Database, docs: Any) -> None:
-    with db.connect() as connection:
-        connection.execute(SQL("ANALYZE {}").format(docs.table.identifier))
+    with db.store.direct_connection() as connection:
+        connection.execute(SQL("ANALYZE {}").format(docs.stored.table.identifier))
 
 
 def test_words_rank_by_bm25(store: Store, calibration: Calibration, vectors: Any) -> None:

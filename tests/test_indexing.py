@@ -26,9 +26,7 @@ def collection(url: str) -> Iterator[Collection]:
         yield collection
 
 
-def test_progress_is_told_and_the_index_is_there(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_told_and_the_index_is_there(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexing, "_POLL_SECONDS", 0.005)
     told: list[tuple[int, int]] = []
     assert not collection.has_index()
@@ -41,9 +39,7 @@ def test_progress_is_told_and_the_index_is_there(
     assert not told
 
 
-def test_without_shared_memory_the_build_is_serial(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_shared_memory_the_build_is_serial(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     create, tried = indexing._create, []
 
     def full(table: Any, machine: Machine) -> Steps[None]:
@@ -57,7 +53,7 @@ def test_without_shared_memory_the_build_is_serial(
         return Machine(256 << 20, 2)
 
     monkeypatch.setattr(indexing, "_create", full)
-    monkeypatch.setattr(collection._database, "machine", two_workers)
+    monkeypatch.setattr(collection._store, "machine", two_workers)
     collection.build_index()
     assert tried == [2, 0]
     assert collection.has_index()
@@ -77,7 +73,7 @@ def test_memory_and_workers_are_set_for_the_build_alone(
     monkeypatch.setattr(indexing.statements, "create_index", looking)
     with psycopg.connect(url, autocommit=True) as builder:
         builder.execute("SET statement_timeout = '5s'")
-        perform(builder, indexing.build(collection.table, Machine(100 << 20, 1)))
+        perform(builder, indexing.build(collection.stored.table, Machine(100 << 20, 1)))
         assert seen == [("64MB", "1", "0")]
         assert builder.execute("SHOW statement_timeout").fetchone() == ("5s",)
 

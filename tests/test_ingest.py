@@ -122,9 +122,7 @@ def test_a_changed_source_with_ids_replaces_its_rows(database: Database, tmp_pat
     assert_holds(database, vectors(60, seed=1))
 
 
-def test_a_changed_source_without_ids_needs_to_be_told_where_they_begin(
-    database: Database, tmp_path: Path
-) -> None:
+def test_a_changed_source_without_ids_needs_to_be_told_where_they_begin(database: Database, tmp_path: Path) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
     load(database, path)
     npy(path, vectors(60, seed=1))
@@ -323,9 +321,7 @@ def test_settings_that_a_collection_does_not_have_are_refused(
         (FitOptions(dimensions=3), "--dimensions 3 is asked for, but .* has 4"),
     ],
 )
-def test_a_calibration_is_not_fitted_again(
-    database: Database, tmp_path: Path, fit: FitOptions, reason: str
-) -> None:
+def test_a_calibration_is_not_fitted_again(database: Database, tmp_path: Path, fit: FitOptions, reason: str) -> None:
     as_fitted = FitOptions(threshold=1, ranges=RangeMethod("rolling"), dimensions=4)
     load(database, npy(tmp_path / "a.npy", vectors(50)), fit=as_fitted)
     second = npy(tmp_path / "b.npy", vectors(20, seed=1))

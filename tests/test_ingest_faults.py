@@ -64,7 +64,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def position(database: Database) -> int:
     """How far the load has come; -1 before it began."""
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         if not connection.execute("SELECT to_regclass('qvec.ingest')").fetchone()[0]:
             return -1
         return connection.execute("SELECT coalesce(max(position), -1) FROM qvec.ingest").fetchone()[0]
@@ -123,16 +123,14 @@ def test_killed_at_any_moment_a_load_ends_exact(
     assert codes_by_id(database, "whole") == codes_by_id(database, "docs")
 
 
-def test_killed_while_its_index_is_built_a_load_builds_it_again(
-    database: Database, url: str, tmp_path: Path
-) -> None:
+def test_killed_while_its_index_is_built_a_load_builds_it_again(database: Database, url: str, tmp_path: Path) -> None:
     array = vectors(20_000, dimensions=64)
     np.save(tmp_path / "a.npy", array)
     command = ["ingest", tmp_path / "a.npy", "--db", url, "-c", "docs"]
     process = start(*command)
 
     def building() -> bool:
-        with database.connection() as connection:
+        with database.store.connection() as connection:
             found = connection.execute(
                 "SELECT count(*) FROM pg_stat_progress_create_index WHERE relid = to_regclass('docs')"
             ).fetchone()
@@ -168,9 +166,7 @@ def test_a_pipe_that_was_killed_goes_on_with_the_same_content(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_a_load_after_the_batch_in_hand(
-    database: Database, url: str, source: Path, number: int
-) -> None:
+def test_a_signal_stops_a_load_after_the_batch_in_hand(database: Database, url: str, source: Path, number: int) -> None:
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
     process = start(*command, batch_rows=6)
     assert wait_until(lambda: position(database) > 1000, process)
@@ -435,7 +431,7 @@ def test_a_load_survives_a_crash_of_the_server_and_the_commits_it_lost(
     np.save(tmp_path / "a.npy", vectors(2000))
     name = f"crash_{workers}"
     with qvec.connect(f"postgres:{own_server}") as database:
-        with database.connection() as connection:
+        with database.store.connection() as connection:
             for setting in ("wal_writer_delay = '10s'", "wal_writer_flush_after = '1GB'", "autovacuum = off"):
                 connection.execute(f"ALTER SYSTEM SET {setting}".encode())
             connection.execute("SELECT pg_reload_conf()")

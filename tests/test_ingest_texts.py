@@ -60,9 +60,7 @@ def texts(path: Path, rows: int = 600) -> Path:
 
 
 @pytest.mark.parametrize("sample", [20_000, 100])
-def test_no_text_is_embedded_twice(
-    database: Database, embedder: FakeEmbedder, tmp_path: Path, sample: int
-) -> None:
+def test_no_text_is_embedded_twice(database: Database, embedder: FakeEmbedder, tmp_path: Path, sample: int) -> None:
     summary = load(database, texts(tmp_path / "a.jsonl"), model="fake", fit=FitOptions(sample_size=sample))
     assert (summary.rows, summary.rejected) == (600, 0)
     assert sorted(embedder.asked) == sorted(f"text {row}" for row in range(600))
@@ -72,9 +70,7 @@ def test_no_text_is_embedded_twice(
     assert collection.search(vectors(600)[7], k=1)[0].document == "text 7"
 
 
-def test_embedding_has_a_progress_of_its_own(
-    database: Database, embedder: FakeEmbedder, tmp_path: Path
-) -> None:
+def test_embedding_has_a_progress_of_its_own(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
     stages: list[str] = []
     done: dict[str, int] = {}
     reporter = Reporter()

@@ -52,14 +52,12 @@ def bits_of(rows: np.ndarray, calibration: Calibration) -> list[str]:
 @pytest.mark.parametrize(
     ("rescore", "column"), [("int8", "learned"), ("int4", "learned"), ("float16", "codes"), ("float32", "codes")]
 )
-def test_bits_are_stored_as_specified(
-    database: Database, calibration: Calibration, rescore: str, column: str
-) -> None:
+def test_bits_are_stored_as_specified(database: Database, calibration: Calibration, rescore: str, column: str) -> None:
     rows = vectors(300)
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
     assert docs.settings["prefilter"] == "learned"
     docs.upsert(list(range(300)), rows)
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         found = connection.execute(f"SELECT {column}::text FROM docs ORDER BY id").fetchall()
         from_sql = connection.execute(
             "SELECT qvec.learned(v, %s)::text FROM unnest(%s::vector[]) WITH ORDINALITY AS u (v, i) ORDER BY i",
@@ -101,7 +99,7 @@ def test_without_rescoring_the_learned_bits_rank(database: Database, calibration
 
 def test_rows_inserted_and_searched_in_sql(database: Database, calibration: Calibration) -> None:
     rows = vectors(60)
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
         connection.execute("SELECT qvec.create_collection('made', %s)", [calibration.id])
         for id, row in enumerate(rows):
@@ -120,7 +118,7 @@ def test_rows_inserted_and_searched_in_sql(database: Database, calibration: Cali
 
 def test_the_tables_are_the_same_from_python_and_sql(database: Database, calibration: Calibration) -> None:
     database.create_collection("python", calibration=calibration)
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         connection.execute("SELECT qvec.create_collection('made', %s)", [calibration.id])
         columns = [
             connection.execute(
@@ -151,7 +149,7 @@ def test_refused_without_learned_bits(database: Database) -> None:
 
 
 def test_an_attached_table_keeps_ternary_bits(database: Database, calibration: Calibration) -> None:
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         connection.execute("CREATE TABLE own (id bigint PRIMARY KEY, v vector)")
         connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
         connection.execute("SELECT qvec.attach('own', 'v', %s, 'ours')", [calibration.id])
@@ -166,7 +164,7 @@ def test_an_attached_table_keeps_ternary_bits(database: Database, calibration: C
 def test_a_damaged_projection_is_refused_in_sql(database: Database, calibration: Calibration) -> None:
     content = bytearray(calibration.to_bytes())
     content[-1] ^= 1
-    with database.connection() as connection, pytest.raises(psycopg.DataError, match="does not hash to its id"):
+    with database.store.connection() as connection, pytest.raises(psycopg.DataError, match="does not hash to its id"):
         connection.execute("SELECT qvec.import_calibration(%s)", [bytes(content)])
 
 
@@ -200,7 +198,7 @@ def test_a_scan_computes_learned_bits_where_all_planes_are_kept(
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
     docs.upsert(list(range(300)), rows)
     assert set(prefilters(docs)) == scanned
-    found = scan(docs.stored_codes(100), queries, calibration, prefilters(docs), [rescore], 40)
+    found = scan(docs.iter_codes(100), queries, calibration, prefilters(docs), [rescore], 40)
     if "learned" in scanned:
         scores = [[hit.score for hit in line] for line in docs.search(queries, 5, rescore=False)]
         assert 1 - found["learned"].distances[:, :5] * (2 / BITS) == pytest.approx(np.array(scores))

@@ -104,9 +104,7 @@ def test_a_directory_has_no_shards(db: Database, calibration: Calibration, name:
         db.create_collection(name, calibration=calibration, shards=2)
 
 
-def test_another_calibration_is_refused(
-    db: Database, calibration: Calibration, vectors: Vectors, name: str
-) -> None:
+def test_another_calibration_is_refused(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
     db.create_collection(name, calibration=calibration)
     assert db.collection(name, calibration=calibration).calibration == calibration
     other = Calibration.fit(vectors, threshold=0)
@@ -251,9 +249,7 @@ def test_many_writers_lose_nothing(db: Database, calibration: Calibration, vecto
         assert docs.search(vectors[row], k=1)[0].id == row
 
 
-def test_the_next_id_follows_the_largest(
-    db: Database, calibration: Calibration, vectors: Vectors, name: str
-) -> None:
+def test_the_next_id_follows_the_largest(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
     docs = db.create_collection(name, calibration=calibration)
     assert db.run(docs.next_id()) == 0
     for ids, following in (([-7], 0), ([0], 1), ([5, 3], 6), ([2**40], 2**40 + 1), ([2**63 - 2], 2**63 - 1)):

@@ -351,9 +351,7 @@ def test_a_drop_that_was_interrupted_leaves_room(
 
 
 @pytest.mark.parametrize("kind", ["object", "array"])
-def test_the_engine_reads_what_is_nested_as_deep_as_qvec_lets(
-    docs: Collection, vectors: Vectors, kind: str
-) -> None:
+def test_the_engine_reads_what_is_nested_as_deep_as_qvec_lets(docs: Collection, vectors: Vectors, kind: str) -> None:
     value: Any = 1
     for _ in range(payloads.MOST_NESTED - 1):
         value = {"a": value} if kind == "object" else [value]

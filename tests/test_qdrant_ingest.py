@@ -152,9 +152,7 @@ def test_an_id_that_is_there_is_an_error_however_often_it_is_tried(
     assert_holds(database, vectors(12)[:repeated_at], ids[:repeated_at])
 
 
-def test_rows_of_another_source_are_never_replaced_where_that_is_an_error(
-    database: Database, tmp_path: Path
-) -> None:
+def test_rows_of_another_source_are_never_replaced_where_that_is_an_error(database: Database, tmp_path: Path) -> None:
     first = write_lines(tmp_path / "a.jsonl", with_ids(vectors(10), range(50, 60)))
     second = write_lines(tmp_path / "b.jsonl", with_ids(vectors(100, seed=1)))
     load(database, first)

@@ -139,9 +139,7 @@ def test_a_collection_is_made_though_answers_are_lost(
     assert_holds(database, vectors(400))
 
 
-def test_an_overloaded_server_is_given_the_time_it_asks_for(
-    wire: WireServer, database: Database, source: Path
-) -> None:
+def test_an_overloaded_server_is_given_the_time_it_asks_for(wire: WireServer, database: Database, source: Path) -> None:
     load(database, source)
     told = Watching()
     wire.fail("Upsert", skip=4, code=Code.RESOURCE_EXHAUSTED, retry_after=1)
@@ -357,9 +355,7 @@ class client_of:  # noqa: N801 - used as a function
         self._client.close()
 
 
-def test_a_collection_that_qvec_did_not_make_is_left_alone(
-    wire: WireServer, database: Database, source: Path
-) -> None:
+def test_a_collection_that_qvec_did_not_make_is_left_alone(wire: WireServer, database: Database, source: Path) -> None:
     with client_of(wire) as client:
         client.create_collection("docs", models.VectorParams(size=8, distance=models.Distance.DOT))
         with pytest.raises(

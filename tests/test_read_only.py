@@ -63,7 +63,7 @@ def test_everything_else_is_there(store: Store, docs: Collection, queries: Vecto
         for options in ({}, {"exact": True}, {"rescore": False}):
             assert other.search(queries[0], 5, **options) == docs.search(queries[0], 5, **options)
         assert (other.count(), other.get([3])[0].id) == (100, 3)  # type: ignore[union-attr]
-        assert sum(len(part.ids) for part in other.stored_rows(0, 30)) == 100
+        assert sum(len(part.ids) for part in other.iter_rows(0, 30)) == 100
         assert other.info() == docs.info()
         assert db.has_collection(docs.name)
 

@@ -67,7 +67,7 @@ def anew(database: Database, path: Path | None = None, **options: Any) -> Any:
 
 def codes(database: Database, name: str = "docs") -> dict[int, bytes]:
     table = database.collection(name).table
-    with database.connection() as connection, connection.cursor(binary=True) as cursor:
+    with database.store.connection() as connection, connection.cursor(binary=True) as cursor:
         return dict(cursor.execute(f'SELECT id, codes FROM "{table.name}"'.encode()).fetchall())
 
 
@@ -75,13 +75,13 @@ def assert_codes_of(database: Database, vectors: dict[int, Any], name: str = "do
     """A collection holds just these rows, quantized by its own calibration."""
     docs = database.collection(name)
     rows = np.array(list(vectors.values()), np.float32)
-    expected = stored_codes(rows, docs.calibration, docs.table.layout)
+    expected = stored_codes(rows, docs.calibration, docs.stored.table.layout)
     assert codes(database, name) == {id: row.tobytes() for id, row in zip(vectors, expected, strict=True)}
 
 
 def indexes(database: Database, table: str) -> set[str]:
     """Names of a table's indexes and of its statistics."""
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         found = connection.execute(
             "SELECT indexname FROM pg_indexes WHERE tablename = %(table)s"
             " UNION ALL SELECT statistics_name FROM pg_stats_ext_exprs WHERE tablename = %(table)s",
@@ -250,7 +250,7 @@ def test_what_is_written_meanwhile_comes_along(database: Database, stage: str) -
     def write() -> None:
         docs.upsert([4, 7000], ROWS_OF[8:10], ["four", "new"], [{"n": 1}, None])
         docs.delete([0, 1, 2, 599])
-        with database.connection() as connection:
+        with database.store.connection() as connection:
             connection.execute("UPDATE docs SET id = 8000 WHERE id = 5")
 
     anew(database, reporter=Meanwhile(stage, write))
@@ -291,7 +291,7 @@ def test_vectors_that_were_replaced_without_originals_are_told(database: Databas
 def test_a_table_that_is_recalibrated_is_not_truncated(database: Database) -> None:
     filled(database)
     anew(database)
-    with database.connection() as connection, pytest.raises(psycopg.Error, match="has another version"):
+    with database.store.connection() as connection, pytest.raises(psycopg.Error, match="has another version"):
         connection.execute("TRUNCATE docs")
 
 
@@ -345,7 +345,7 @@ def test_one_old_version_is_kept(database: Database) -> None:
     assert drop_old(database, "docs").calibration == POOR.id
     with pytest.raises(CollectionError, match="has no other version"):
         drop_old(database, "docs")
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         left = connection.execute("SELECT relname FROM pg_class WHERE relname LIKE 'docs%' ORDER BY 1").fetchall()
         triggers = connection.execute("SELECT FROM pg_trigger WHERE tgname LIKE 'qvec_%'").fetchall()
         calibrations = connection.execute("SELECT id FROM qvec.calibration").fetchall()
@@ -358,7 +358,7 @@ def test_a_collection_takes_its_versions_along(database: Database) -> None:
     anew(database)
     database.drop_collection("docs")
     assert database.collections() == []
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
 
 
@@ -366,7 +366,7 @@ def test_versions_are_uninstalled_with_their_collections(database: Database) -> 
     filled(database)
     anew(database)
     database.write(lambda: schema.uninstall(with_collections=True))
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
 
 
@@ -384,7 +384,7 @@ def test_a_version_that_is_dropped_by_its_name_leaves_the_collection(database: D
 
 def test_privileges_comments_and_parameters_come_along(database: Database) -> None:
     filled(database)
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         connection.execute(
             "DO $$ BEGIN CREATE ROLE recalibrate_reader; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
         )
@@ -394,7 +394,7 @@ def test_privileges_comments_and_parameters_come_along(database: Database) -> No
         connection.execute('CREATE UNIQUE INDEX "odd name" ON docs (document) WHERE document IS NOT NULL')
 
     def state() -> Any:
-        with database.connection() as connection:
+        with database.store.connection() as connection:
             return connection.execute(
                 "SELECT (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(relacl) a), relowner,"
                 " obj_description(c.oid, 'pg_class'), (SELECT array_agg(o ORDER BY o) FROM unnest(reloptions) o),"
@@ -425,7 +425,7 @@ def test_words_are_found_as_before(database: Database) -> None:
 
 def test_sql_writes_codes_of_the_new_calibration(database: Database) -> None:
     filled(database)
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         connection.execute("SELECT qvec.accept_vectors('docs')")
         text = json.dumps(ROWS_OF[0].tolist())
         anew(database)
@@ -447,7 +447,7 @@ def test_sql_writes_codes_of_the_new_calibration(database: Database) -> None:
 )
 def test_what_cannot_be_carried_over_is_named_first(database: Database, statement: str, named: str) -> None:
     filled(database)
-    with database.connection() as connection:
+    with database.store.connection() as connection:
         connection.execute(statement.encode())
     with pytest.raises(CollectionError, match=f"what no other table can take over from it: {named}; drop that"):
         anew(database)

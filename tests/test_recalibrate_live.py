@@ -147,7 +147,7 @@ def test_open_collections_notice(database: Database) -> None:
     assert stale.calibration == POOR
     with pytest.raises(CollectionError, match="1 are missing in version"):
         exchange(database)
-    stored = dict(zip(*next(stale.stored_codes(1000))[:2], strict=True))
+    stored = dict(zip(*next(stale.iter_codes(1000))[:2], strict=True))
     expected = stored_codes(ROWS_OF[:1], POOR, stale.table.layout)[0]
     assert stored[7000].tobytes() == expected.tobytes()
 
@@ -155,7 +155,7 @@ def test_open_collections_notice(database: Database) -> None:
 def test_streams_of_rows_are_decoded_by_what_they_are(database: Database) -> None:
     held = database.collection("docs")
     exchange(database)
-    rows = next(held.stored_rows(0, 1000))
+    rows = next(held.iter_rows(0, 1000))
     assert np.abs(rows.vectors + held.calibration.threshold - UNIT).max() < 0.03
     assert held.explain(QUERIES[0]).hits == held.search(QUERIES[0])
     exchange(database)
@@ -266,8 +266,8 @@ def test_a_recalibration_that_is_killed_goes_on(url: str, moment: str, number: i
         docs = database.collection("docs")
         assert docs.calibration != POOR
         assert docs.has_index()
-        codes = stored_codes(np.array(list(expected.values())), docs.calibration, docs.table.layout)
-        (ids, found, _) = next(docs.stored_codes(1000))
+        codes = stored_codes(np.array(list(expected.values())), docs.calibration, docs.stored.table.layout)
+        (ids, found, _) = next(docs.iter_codes(1000))
         assert {id: row.tobytes() for id, row in zip(ids.tolist(), found, strict=True)} == {
             id: row.tobytes() for id, row in zip(expected, codes, strict=True)
         }

@@ -282,7 +282,7 @@ def test_versions_are_dropped_one_after_another(database: Database) -> None:
 
 
 def test_rows_of_a_version_that_is_dropped_meanwhile_do_not_just_end(database: Database) -> None:
-    pages = filled(database).stored_rows(0, 100)
+    pages = filled(database).iter_rows(0, 100)
     next(pages)
     anew(database)
     assert len(next(pages).ids) == 100
@@ -291,9 +291,7 @@ def test_rows_of_a_version_that_is_dropped_meanwhile_do_not_just_end(database: D
         next(pages)
 
 
-def test_a_search_that_outlasts_its_version_is_made_again(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_that_outlasts_its_version_is_made_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     docs = filled(database)
     engine = type(docs.engine())
     search = engine.search

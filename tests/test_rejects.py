@@ -161,9 +161,7 @@ def test_rows_rejected_just_before_the_end_are_not_written_twice(
     assert [json.loads(line)["row"] for line in lines] == list(range(5, 100, 10))
 
 
-def test_a_rejects_file_named_only_when_a_load_goes_on_keeps_what_it_held(
-    database: Database, tmp_path: Path
-) -> None:
+def test_a_rejects_file_named_only_when_a_load_goes_on_keeps_what_it_held(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", 57), tmp_path / "rejects.jsonl"
     rejects.write_text("of somebody else\n")
     with pytest.raises(InputError, match="line 58"):

@@ -51,7 +51,7 @@ def load_and_search(db: Database, calibration: Calibration, vectors: Vectors, re
 def test_the_script_can_be_run_again(url: str, calibration: Calibration, vectors: Vectors) -> None:
     with qvec.connect(url) as db:
         load_and_search(db, calibration, vectors)
-        with db.connection() as connection:
+        with db.store.connection() as connection:
             connection.execute(sql_script.full().encode())
         assert db.collection("docs").count() == 199
         assert db.install() is None
@@ -60,7 +60,7 @@ def test_the_script_can_be_run_again(url: str, calibration: Calibration, vectors
 def test_the_schema_says_its_version(url: str) -> None:
     with qvec.connect(url) as db:
         db.install()
-        with db.connection() as connection:
+        with db.store.connection() as connection:
             assert perform(connection, schema.installed_version()) == sql_script.version()
 
 
@@ -68,7 +68,7 @@ def test_reading_installs_nothing(url: str) -> None:
     with qvec.connect(url) as db:
         assert db.collections() == []
         assert not db.has_collection("docs")
-        with db.connection() as connection:
+        with db.store.connection() as connection:
             assert connection.execute("SELECT to_regnamespace('qvec')").fetchone() == (None,)
 
 
@@ -193,7 +193,7 @@ def test_a_temporary_table_of_the_same_name_is_not_taken_for_the_collection(
 ) -> None:
     with qvec.connect(url) as db:
         db.install()
-        with db.connection() as connection:
+        with db.store.connection() as connection:
             connection.execute("CREATE TEMPORARY TABLE docs (id int)")
         load_and_search(db, calibration, vectors)
         assert db.collection("docs").table.schema == "public"
@@ -290,7 +290,7 @@ def test_a_pgvector_without_iterative_scan_is_searched_all_the_same(
     with qvec.connect(url) as db:
         load_and_search(db, calibration, vectors)
         docs = db.collection("docs")
-        assert not docs.table.vector.iterative_scan
+        assert not docs.stored.table.vector.iterative_scan
         assert len(docs.search(vectors[0], k=150)) == 150
 
 
@@ -330,7 +330,7 @@ def test_a_collection_whose_calibration_is_another_ones(url: str, calibration: C
     other = Calibration.from_ranges(np.array([[-1] * 64, [1] * 64]))
     with qvec.connect(url) as db:
         db.create_collection("docs", calibration=calibration)
-        with db.connection() as connection:
+        with db.store.connection() as connection:
             connection.execute("ALTER TABLE qvec.calibration DISABLE TRIGGER USER")
             connection.execute("UPDATE qvec.calibration SET content = %s", [other.to_bytes()])
     with qvec.connect(url) as db, pytest.raises(CollectionError, match=f"wants calibration {calibration.id}, found"):

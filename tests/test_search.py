@@ -35,28 +35,24 @@ def collection(
 
 
 @pytest.fixture(scope="module", params=LAYOUTS, ids="-".join)
-def docs(
-    request: pytest.FixtureRequest, db: Database, vectors: Vectors, calibration: Calibration
-) -> Collection:
+def docs(request: pytest.FixtureRequest, db: Database, vectors: Vectors, calibration: Calibration) -> Collection:
     return collection(db, "_".join(request.param), vectors, calibration, *request.param)
 
 
 def decoded(docs: Collection, vectors: Vectors) -> Vectors:
     """The vectors as the collection rescores them."""
-    if planes := docs.table.layout.planes:
+    if planes := docs.stored.table.layout.planes:
         rows = qvec.dequantize(qvec.quantize(vectors, docs.calibration, planes), docs.calibration)
         return unit(rows) if planes < 8 else rows
-    return unit(vectors).astype(np.float16 if docs.table.layout.rescore == "float16" else np.float32)
+    return unit(vectors).astype(np.float16 if docs.stored.table.layout.rescore == "float16" else np.float32)
 
 
 # Ids and scores
 
 
-def test_exact_is_numpys_ranking_of_the_decoded_rows(
-    docs: Collection, vectors: Vectors, queries: Vectors
-) -> None:
+def test_exact_is_numpys_ranking_of_the_decoded_rows(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
     scores = unit(queries).astype(np.float64) @ decoded(docs, vectors).astype(np.float64).T
-    tolerance = 1e-3 if docs.table.layout.rescore == "float16" else 1e-5
+    tolerance = 1e-3 if docs.stored.table.layout.rescore == "float16" else 1e-5
     for line, hits in zip(scores, docs.search(queries, k=20, exact=True), strict=True):
         best = np.sort(line)[::-1][:20]
         np.testing.assert_allclose([hit.score for hit in hits], best, atol=tolerance)
@@ -65,7 +61,7 @@ def test_exact_is_numpys_ranking_of_the_decoded_rows(
 
 def test_scores_estimate_the_cosine(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
     true = unit(queries) @ unit(vectors).T
-    greatest = {"int8": 0.01, "int4": 0.1, "float16": 1e-3, "float32": 1e-5}[docs.table.layout.rescore]
+    greatest = {"int8": 0.01, "int4": 0.1, "float16": 1e-3, "float32": 1e-5}[docs.stored.table.layout.rescore]
     for line, hits in zip(true, docs.search(3.7 * queries, k=10), strict=True):
         assert np.abs(line[[hit.id for hit in hits]] - [hit.score for hit in hits]).max() < greatest
 
@@ -83,7 +79,7 @@ def test_recall(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
     recall = np.mean([np.isin(ids, best).mean() for ids, best in zip(found, wanted, strict=True)])
     # Measured: 0.988, 0.966, 0.932, 0.992 and 0.974; the margin is for another pgvector's graph.
     floors = {"int8-ternary": 0.95, "int8-binary": 0.92, "int4-ternary": 0.89, "float16-ternary": 0.96}
-    assert recall >= floors.get(f"{docs.table.layout.rescore}-{docs.table.layout.prefilter}", 0.93)
+    assert recall >= floors.get(f"{docs.stored.table.layout.rescore}-{docs.stored.table.layout.prefilter}", 0.93)
 
 
 def test_more_oversampling_finds_at_least_as_much(docs: Collection, queries: Vectors) -> None:

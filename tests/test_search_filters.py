@@ -34,9 +34,7 @@ def metadata(row: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", params=LAYOUTS, ids="-".join)
-def docs(
-    request: pytest.FixtureRequest, db: Database, vectors: Vectors, calibration: Calibration
-) -> Collection:
+def docs(request: pytest.FixtureRequest, db: Database, vectors: Vectors, calibration: Calibration) -> Collection:
     rescore, prefilter = request.param
     docs = db.create_collection(
         f"filtered_{rescore}_{prefilter}", calibration=calibration, rescore=rescore, prefilter=prefilter
@@ -121,9 +119,9 @@ def bits(vectors: Vectors, calibration: Calibration, prefilter: str) -> NDArray[
 def test_without_rescoring_the_order_is_that_of_hamming_distances(
     docs: Collection, vectors: Vectors, queries: Vectors, calibration: Calibration
 ) -> None:
-    prefilter = docs.table.layout.prefilter
+    prefilter = docs.stored.table.layout.prefilter
     distances = specification.hamming(bits(vectors, calibration, prefilter), bits(queries, calibration, prefilter))
-    scores = (1 - distances * (2 / docs.table.layout.prefilter_bits)).astype(np.float32)
+    scores = (1 - distances * (2 / docs.stored.table.layout.prefilter_bits)).astype(np.float32)
     for line, hits in zip(scores, docs.search(queries[:10], k=1000, rescore=False), strict=False):
         assert [hit.score for hit in hits] == np.sort(line)[::-1].tolist()
         assert [hit.score for hit in hits] == line[[hit.id for hit in hits]].tolist()
@@ -169,7 +167,7 @@ def test_signs_find_the_neighbours(db: Database, vectors: Vectors, queries: Vect
 
 def tamper(db: Database, calibration: Calibration, content: bytes) -> None:
     """As somebody with the rights of a superuser can: a trigger guards the content."""
-    with db.connection() as connection, connection.transaction():
+    with db.store.connection() as connection, connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")
         connection.execute("UPDATE qvec.calibration SET content = %s WHERE id = %s", [content, calibration.id])
     db._calibrations.clear()

@@ -56,9 +56,9 @@ def docs(request: pytest.FixtureRequest, short: Database) -> Any:
 def found_by_index(docs: Any, query: Vectors, candidates: int) -> int:
     """How many of so many candidates that pass the index gives."""
     where = search.where(RARE)
-    statement = statements.candidates(docs.table, ("id",), candidates, where.composed())
-    bits = prefilter_bits(docs.calibration.prepared(query[None]), docs.calibration, docs.table.layout)
-    with docs._database.connection() as connection:
+    statement = statements.candidates(docs.stored.table, ("id",), candidates, where.composed())
+    bits = prefilter_bits(docs.calibration.prepared(query[None]), docs.calibration, docs.stored.table.layout)
+    with docs._store.store.connection() as connection:
         rows = connection.execute(statement, {**where.parameters, "bits": Bit(bits.tobytes())}).fetchall()
     return len(rows)
 
@@ -96,6 +96,6 @@ def test_explanations_have_the_rows_that_a_search_finds(docs: Any, queries: Vect
     options: dict[str, Any] = {"k": K, "filter": RARE, "rescore_in": rescore_in}
     explained = docs.explain(queries[0], **options)
     assert explained.hits == docs.search(queries[0], **options)
-    assert any(docs.table.index in line for line in explained.plan)
-    if rescore_in == "client" and docs.table.layout.planes:
+    assert any(docs.stored.table.index in line for line in explained.plan)
+    if rescore_in == "client" and docs.stored.table.layout.planes:
         assert set(explained.milliseconds) == {"prepare", "prefilter", "all rows that pass"}

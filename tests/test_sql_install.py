@@ -228,7 +228,7 @@ def test_uninstalling_refuses_while_there_are_collections(url: str, calibration:
     with qvec.connect(url) as db:
         db.create_collection("docs", calibration=calibration)
         message = "there are collections: docs; drop them first"
-        with db.connect() as connection, pytest.raises(CollectionError, match=message):
+        with db.store.direct_connection() as connection, pytest.raises(CollectionError, match=message):
             perform(connection, schema.uninstall())
     assert "uninstalled" in run("sql", "uninstall", "--with-collections", "--db", url)
     with psycopg.connect(url) as connection:

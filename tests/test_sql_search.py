@@ -91,9 +91,7 @@ def test_hits_and_scores_are_those_of_the_sdk(
 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
-def test_exact_ranks_every_row(
-    sql: Connection, shop: Database, queries: Vectors, rescore: str, prefilter: str
-) -> None:
+def test_exact_ranks_every_row(sql: Connection, shop: Database, queries: Vectors, rescore: str, prefilter: str) -> None:
     docs = shop.collection(f"{rescore}_{prefilter}")
     for query in queries[:5]:
         expected = docs.search(query, k=20, exact=True)
@@ -103,9 +101,7 @@ def test_exact_ranks_every_row(
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float32"])
-def test_scores_estimate_the_metric(
-    sql: Connection, shop: Database, name: str, metric: Any, rescore: Any
-) -> None:
+def test_scores_estimate_the_metric(sql: Connection, shop: Database, name: str, metric: Any, rescore: Any) -> None:
     """At odd dimensions, for queries that are long, sparse, tiny or zero: by the definition of the score."""
     vectors = realistic(200, 13)
     calibration = Calibration.fit(vectors, metric=metric)
@@ -225,9 +221,7 @@ def test_a_batch_is_its_queries(sql: Connection, queries: Vectors, collection: s
         assert [row[1:] for row in rows if row[0] == n] == search(sql, collection, query, k=7)
 
 
-def test_a_small_collection_is_ranked_fully(
-    shop: Database, sql: Connection, vectors: Vectors, name: str
-) -> None:
+def test_a_small_collection_is_ranked_fully(shop: Database, sql: Connection, vectors: Vectors, name: str) -> None:
     docs = shop.create_collection(name, calibration=shop.collection("int8_ternary").calibration)
     assert search(sql, name, vectors[0]) == []
     docs.upsert(range(30), vectors[:30])
@@ -247,9 +241,7 @@ def test_a_small_collection_is_ranked_fully(
     "condition",
     [{"lang": "de"}, {"n": {"$lt": 500}}, {"n": {"$in": [3, 5, 8]}}, {"lang": "fr"}, {"$not": {"lang": "en"}}, {}],
 )
-def test_filters(
-    sql: Connection, shop: Database, queries: Vectors, collection: str, condition: dict[str, Any]
-) -> None:
+def test_filters(sql: Connection, shop: Database, queries: Vectors, collection: str, condition: dict[str, Any]) -> None:
     """All rows that pass are found, however few they are."""
     docs = shop.collection(collection)
     found = search(sql, collection, queries[2], filter=json.dumps(condition), candidates=200)

@@ -41,7 +41,7 @@ LAYOUTS = [
 @pytest.fixture(scope="module")
 def connection(db: Database) -> Iterator[psycopg.Connection]:
     db.install()
-    with db.connect() as connection:
+    with db.store.direct_connection() as connection:
         yield connection
 
 
@@ -152,20 +152,18 @@ def many(db: Database) -> Collection:
 
 
 def plan_for(docs: Collection, candidates: int | None, k: int = 10) -> search.Plan:
-    return search.Plan(docs.table, docs.calibration, k, candidates)
+    return search.Plan(docs.stored.table, docs.calibration, k, candidates)
 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
-def test_the_candidates_come_from_the_index(
-    db: Database, vectors: Vectors, rescore: str, prefilter: str
-) -> None:
+def test_the_candidates_come_from_the_index(db: Database, vectors: Vectors, rescore: str, prefilter: str) -> None:
     docs = filled(db, f"planned_{rescore}_{prefilter}", vectors, rescore, prefilter)
     plan = plan_for(docs, 40)
     query = docs._queries(vectors[0])[0]
-    with db.connect() as connection:
+    with db.store.direct_connection() as connection:
         connection.execute("SET enable_seqscan = off")  # a thousand short rows are sorted as fast without the index
         lines = connection.execute(b"EXPLAIN " + plan.statement(), plan.parameters(query)).fetchall()
-    assert f"Index Scan using {docs.table.index}" in "\n".join(line[0] for line in lines)
+    assert f"Index Scan using {docs.stored.table.index}" in "\n".join(line[0] for line in lines)
 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
@@ -183,7 +181,7 @@ def test_the_prefilter_is_never_cut(db: Database, many: Collection, ef_search: i
     query = many._queries(realistic(1, 32, seed=3))[0]
     plan = plan_for(many, count)
     settings = "SELECT current_setting('hnsw.ef_search'), current_setting('hnsw.iterative_scan')"
-    with db.connect() as connection:
+    with db.store.direct_connection() as connection:
         connection.execute("SELECT '[1]'::vector")  # loads pgvector, which defines the settings
         connection.execute(f"SET hnsw.ef_search = {ef_search}")
         before = connection.execute(settings).fetchone()
@@ -198,13 +196,13 @@ def test_ef_search_alone_reaches_every_candidate(db: Database, many: Collection,
     table = replace(many.table, vector=PgVector(many.table.vector.schema, (0, 7, 4)))
     plan = search.Plan(table, many.calibration, k=count, candidates=count)
     query = many._queries(realistic(1, 32, seed=3))[0]
-    with db.connect() as connection:
+    with db.store.direct_connection() as connection:
         connection.execute("SET enable_seqscan = off")
         assert len(perform(connection, search.fetch(plan, query[None]))[0]) == count
 
 
 def test_the_prefilter_is_not_cut_in_a_fresh_session(db: Database, many: Collection) -> None:
-    with db.connect() as connection:
+    with db.store.direct_connection() as connection:
         query = many._queries(realistic(1, 32, seed=3))[0]
         assert len(perform(connection, search.fetch(plan_for(many, 400), query[None]))[0]) == 400
 
@@ -214,7 +212,7 @@ def test_candidates_are_the_nearest_by_their_bits(db: Database, many: Collection
     codes = qvec.quantize(np.vstack([realistic(5000, 32)[:4000], realistic(5000, 32)[:1000]]), many.calibration)
     bits = qvec.ternary(codes, many.calibration)
     wanted = qvec.hamming(bits, qvec.ternary(qvec.quantize(query, many.calibration), many.calibration))[0]
-    with db.connect() as connection:
+    with db.store.direct_connection() as connection:
         (rows,) = perform(connection, search.fetch(plan_for(many, 100), query))
     found = np.sort(wanted[[id for id, _ in rows]])
     # HNSW is approximate: the distances, not the rows (many are equal), are nearly those of an exhaustive search.
@@ -272,9 +270,7 @@ def test_several_queries_are_one_round_trip_and_one_for_their_texts(
 
 
 @pytest.mark.parametrize("share", [0.5, 0.01])
-def test_a_filter_is_planned_by_how_many_rows_pass(
-    db: Database, many: Collection, share: float
-) -> None:
+def test_a_filter_is_planned_by_how_many_rows_pass(db: Database, many: Collection, share: float) -> None:
     docs = db.create_collection(f"numbered {share}", calibration=many.calibration)
     vectors = realistic(5000, 32)
     docs.upsert(range(5000), vectors, metadata=[{"n": n / 5000} for n in range(5000)])
@@ -283,7 +279,7 @@ def test_a_filter_is_planned_by_how_many_rows_pass(
     for _ in range(8):  # a generic plan would be taken from the sixth execution on
         assert len(docs.search(vectors[0], filter={"n": {"$lt": 0.9}})) == 10
     plan = "\n".join(docs.explain(vectors[0], filter={"n": {"$lt": share}}).plan)
-    assert (docs.table.index in plan) == (share == 0.5), plan
-    with db.connection() as connection:
+    assert (docs.stored.table.index in plan) == (share == 0.5), plan
+    with db.store.connection() as connection:
         prepared = connection.execute("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%0.9%'")
         assert prepared.fetchone() == (0,)

@@ -133,7 +133,7 @@ def test_a_statement_that_does_both_has_one_span(store: Store, docs: Any, record
 def test_words_and_rerankers_have_spans(docs: Any, recorded: InMemorySpanExporter) -> None:
     docs.search_text("aaa", 4)
     assert named(recorded) == [("qvec.search_text", {"k": 4, "rows": 4})]
-    docs.search_hybrid("aaa", 2, among=3, reranker=lambda _, texts: [len(text) for text in texts])
+    docs.search_hybrid("aaa", 2, fetch_k=3, reranker=lambda _, texts: [len(text) for text in texts])
     found = dict(named(recorded))
     assert found["qvec.search"]["k"] == found["qvec.search_text"]["k"] == 3
     assert found["qvec.texts"] == {"rows": 3}

@@ -22,7 +22,7 @@ async def open_library(database: Any, name: str, model: str, passages: Sequence[
     if collection is not None:
         _check_model(collection, lasting_name(model))
     embedder = await asyncio.to_thread(load_embedder, model)
-    stored = {hit.id for hit in await collection.matching(texts=False)} if collection else set()
+    stored = {hit.id for hit in await collection.scroll(texts=False)} if collection else set()
     new = [passage for passage in passages if passage.id not in stored]
     vectors = await asyncio.to_thread(embedder.embed_documents, [passage.document for passage in new])
     if collection is None:

@@ -94,7 +94,7 @@ def _quantized(collection: Collection, rows: Rows | None, reporter: Reporter) ->
 
 def _stored(collection: HoldsCodes, reporter: Reporter) -> Iterator[Block]:
     done = 0
-    for block in collection.stored_codes(_BLOCK_ROWS):
+    for block in collection.iter_codes(_BLOCK_ROWS):
         yield block
         done += len(block[0])
         reporter.advance("alternatives", done)

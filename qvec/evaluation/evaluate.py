@@ -121,7 +121,7 @@ def _scanned(
 
 def _counted(collection: HoldsCodes, reporter: Reporter) -> Iterator[Block]:
     done = 0
-    for block in collection.stored_codes(_SCAN_ROWS):
+    for block in collection.iter_codes(_SCAN_ROWS):
         yield block
         done += len(block[0])
         reporter.advance("scanning", done)

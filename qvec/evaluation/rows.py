@@ -103,7 +103,7 @@ def rows_of_collection(collection: Collection) -> Rows:
 
     def read(progress: Progress) -> Iterator[Block]:
         done = 0
-        for rows in collection.stored_rows(0, _BATCH_ROWS):
+        for rows in collection.iter_rows(0, _BATCH_ROWS):
             ids = rows.ids if isinstance(rows.ids, np.ndarray) else rows.ids.to_numpy(zero_copy_only=False)
             yield ids, rows.vectors
             done += len(rows.vectors)

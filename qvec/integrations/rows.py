@@ -14,6 +14,6 @@ _AT_ONCE = 10_000
 def delete_matching(collection: Collection, filter: Mapping[str, Any] | None = None) -> int:
     """Deletes the rows whose metadata passes a filter, or all; returns how many there were."""
     deleted = 0
-    while rows := collection.matching(filter, _AT_ONCE, texts=False):
+    while rows := collection.scroll(filter, _AT_ONCE, texts=False):
         deleted += collection.delete([row.id for row in rows])
     return deleted

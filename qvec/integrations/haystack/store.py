@@ -138,13 +138,13 @@ class QvecDocumentStore:
 
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
         found = self._target.found()
-        return 0 if found is None else len(found.matching(compiled(filters), texts=False))
+        return 0 if found is None else len(found.scroll(compiled(filters), texts=False))
 
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
         """The documents that pass, or all, in the order of their ids. Raises FilterError for what is no filter."""
         filter = compiled(filters)
         found = self._target.found()
-        return [] if found is None else _documents(found, found.matching(filter), self.return_embedding)
+        return [] if found is None else _documents(found, found.scroll(filter), self.return_embedding)
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
         """Writes documents; returns how many. Where one's id is there nothing is written with FAIL and NONE, it is left

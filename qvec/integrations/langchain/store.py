@@ -190,7 +190,7 @@ class QvecVectorStore(VectorStore):
     ) -> list[Document]:
         """As `max_marginal_relevance_search`, for a vector."""
         hits = self.collection.search_diverse(
-            embedding, k, among=max(k, fetch_k), balance=lambda_mult, filter=filter, **kwargs
+            embedding, k, fetch_k=max(k, fetch_k), lambda_mult=lambda_mult, filter=filter, **kwargs
         )
         return [_document(hit) for hit in hits]
 

@@ -81,7 +81,7 @@ def _diverse(
     among = max(k, options.pop("mmr_prefetch_k", _AMONG * k))
     if query.node_ids:
         return _ranked(collection, vector, with_ids(collection, query.node_ids, filter), k, balance)
-    return collection.search_diverse(vector, k, among=among, balance=balance, filter=filter, **options)
+    return collection.search_diverse(vector, k, fetch_k=among, lambda_mult=balance, filter=filter, **options)
 
 
 def with_ids(collection: Collection, node_ids: Sequence[str], filter: Mapping[str, Any]) -> list[Hit]:

@@ -137,7 +137,7 @@ class QvecVectorStore(BasePydanticVectorStore):
         if collection is None:
             return []
         filter = metadata_filters.compiled(filters)
-        hits = collection.matching(filter) if node_ids is None else with_ids(collection, node_ids, filter)
+        hits = collection.scroll(filter) if node_ids is None else with_ids(collection, node_ids, filter)
         return [node_of(hit) for hit in hits]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
