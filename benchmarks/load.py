@@ -21,7 +21,7 @@ from realistic import realistic_vectors
 from qvec.calibration import Calibration
 from qvec.client import Database
 from qvec.ingest import IngestOptions, ingest
-from qvec.ingest.batches import Encoder, batch_rows
+from qvec.ingest.encoder import Encoder, batch_rows
 from qvec.postgres import loading, statements
 from qvec.postgres.rows import HEADER, TRAILER
 from qvec.sources import open_source

@@ -1,4 +1,4 @@
-"""Moving a collection between databases: the rows of one, as they are stored, as the source of a load of the other."""
+"""Copying a collection between databases: its stored rows are the source of a load."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SAME_PRECISION = {
     "Postgres": {"turbo16": "float16", "turbo8": "float16"},
     "Qdrant": {"int8": "float16", "int4": "float16"},
 }
-"""By the kind of the target, what keeps all of a precision that the target does not have."""
+"""By the kind of the target: the precision that keeps everything of one that the target lacks."""
 
 
 class CollectionSource(Source):
-    """The rows of a collection in the order of their ids. No vector is normalized again, no code is changed."""
+    """The rows of a collection in the order of their ids; vectors are not normalized again, codes do not change."""
 
     has_text = True
 
@@ -35,7 +35,8 @@ class CollectionSource(Source):
         self._collection = collection
 
     def fingerprint(self) -> str:
-        """Changes with the number of rows, so that an interrupted copy does not go on in the wrong place."""
+        """Return a fingerprint of the number of rows, so that an interrupted copy does not resume in the wrong
+        place."""
         described = f"{self.path} {self._collection.calibration.id} {self.rows}"
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
@@ -51,8 +52,8 @@ class CollectionSource(Source):
 
 
 def copy_options(target: Database, collection: Collection, name: str, **options: Any) -> IngestOptions:
-    """The load that copies a collection: the same calibration, model and oversampling, and the precision that keeps all
-    there is, unless `settings` say otherwise. A collection that is there already keeps its own.
+    """Return the load options that copy a collection: the same calibration, model and oversampling, and the precision
+    that keeps everything, unless `settings` say otherwise. An existing collection keeps its own.
     """
     given = options.pop("settings", {})
     rescore = collection.settings["rescore"]
@@ -63,6 +64,6 @@ def copy_options(target: Database, collection: Collection, name: str, **options:
 
 
 def check_target(source: Database, target: Database, collection: str, name: str) -> None:
-    """Raises InputError where a collection would be copied onto itself."""
+    """Raise InputError where a collection would be copied onto itself."""
     if source.name == target.name and collection == name:
         raise InputError(f"collection {collection!r} of {source.name} would be copied onto itself; give it a new name")

@@ -15,7 +15,7 @@ from qvec import Calibration, RangeMethod
 from qvec.client import Database
 from qvec.errors import CalibrationError, CollectionError, DatabaseError, InputError
 from qvec.ingest import FitOptions, Reporter
-from qvec.ingest.batches import Encoder
+from qvec.ingest.encoder import Encoder
 from qvec.postgres import loader, loading
 
 

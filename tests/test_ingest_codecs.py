@@ -18,7 +18,7 @@ from qvec import Calibration
 from qvec.codecs import PRESETS, preset
 from qvec.errors import CalibrationError, InputError
 from qvec.ingest import FitOptions, IngestOptions, Summary, ingest
-from qvec.ingest.quantized import fit_for, settings_for
+from qvec.ingest.fit import fit_for, settings_for
 from qvec.ranges import RangeMethod
 from qvec.sources import Columns, open_source
 

@@ -18,8 +18,8 @@ from test_cli import invoke, succeed
 from qvec import Calibration
 from qvec.errors import InputError, RowError
 from qvec.ingest import plan
-from qvec.ingest.options import FitOptions, Reporter
-from qvec.ingest.plan import fit_source
+from qvec.ingest.fit import fit_source
+from qvec.ingest.load_options import FitOptions, Reporter
 from qvec.sources import open_source
 
 ROWS, DIMENSIONS = 300, 8

@@ -36,7 +36,7 @@ from qvec.evaluation.trials import Sweep, Trial, bytes_per_vector
 from qvec.evaluation.truth import nearest_rows
 from qvec.evaluation.truth_table import TruthTable
 from qvec.ingest import Reporter
-from qvec.ingest.options import FitOptions
+from qvec.ingest.load_options import FitOptions
 from qvec.postgres.layout import Layout
 from qvec.ranges import RangeMethod
 from qvec.sources import open_source

@@ -10,7 +10,7 @@ import pytest
 from test_training_run import options
 from tiny_models import tiny_model
 
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")

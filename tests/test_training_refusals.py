@@ -14,7 +14,7 @@ from tiny_models import tiny_model
 
 from qvec import InputError
 from qvec.cli import main
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 
 pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")

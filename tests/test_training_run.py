@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import qvec
 from qvec import Calibration, InputError, RangeMethod, RowError
 from qvec.cli import main
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")

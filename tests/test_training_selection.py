@@ -16,7 +16,7 @@ from test_training_run import Interrupting, Listening, options, weights
 import qvec
 from qvec import Calibration, InputError
 from qvec.cli import main
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 from qvec.model_folder import find_calibration
 
 torch = pytest.importorskip("torch")

@@ -16,7 +16,7 @@ from qvec.adapting.parts import Parts, split
 from qvec.calibration import Calibration
 from qvec.codes import code_bytes, learned, ternary
 from qvec.errors import InputError, MissingExtraError
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 from qvec.projection import whole
 
 Method = Literal["learned", "itq", "rotation"]

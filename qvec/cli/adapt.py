@@ -23,9 +23,8 @@ from qvec.cli.options import (
 )
 from qvec.embedding import Embedder, EmbeddingOptions, load_embedder
 from qvec.errors import InputError
-from qvec.ingest.options import FitOptions
-from qvec.ingest.plan import check_fit_options, fit_sample, load_embedder_for, sample_source
-from qvec.ingest.quantized import fit_for
+from qvec.ingest.fit import check_fit_options, fit_for, fit_sample, load_embedder_for, sample_source
+from qvec.ingest.load_options import FitOptions
 from qvec.sources import open_source
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from qvec.cli.options import (
     source_options,
 )
 from qvec.errors import InputError
-from qvec.ingest.options import OnError
-from qvec.ingest.plan import fit_source, load_embedder_for
+from qvec.ingest.fit import fit_source, load_embedder_for
+from qvec.ingest.load_options import OnError
 from qvec.sources import open_source
 
 

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 
 
 class ConsoleReporter(Reporter):

@@ -15,7 +15,7 @@ from qvec.codecs import FLOAT, PRESETS, preset
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.embedding import TASKS, EmbeddingOptions, lasting_name
 from qvec.errors import InputError
-from qvec.ingest.options import FitOptions, OnError, default_ranges
+from qvec.ingest.load_options import FitOptions, OnError, default_ranges
 from qvec.ranges import METHODS, RangeMethod
 from qvec.sources import Columns
 

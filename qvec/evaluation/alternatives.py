@@ -17,7 +17,7 @@ from qvec.evaluation.scan import Candidates, candidate_count, scan
 from qvec.evaluation.trials import bytes_per_vector
 from qvec.evaluation.truth import Truth
 from qvec.evaluation.ways import Block, HoldsCodes
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 
 OVERSAMPLINGS = (4, 8, 16, 32)
 _BLOCK_ROWS = 4096

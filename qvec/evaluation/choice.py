@@ -9,7 +9,7 @@ from itertools import groupby
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.intervals import CONFIDENCE, compare, interval, lower_bound
 from qvec.evaluation.trials import Recommendation, Trial
-from qvec.ingest.options import FitOptions, default_ranges
+from qvec.ingest.load_options import FitOptions, default_ranges
 
 _BUDGETS = (DEFAULT_OVERSAMPLING, 8, 16)
 _BY_CHANCE = 0.05

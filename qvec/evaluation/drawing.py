@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from qvec.embedding import Embedder
 from qvec.errors import InputError
-from qvec.ingest.embedding import embed_texts
-from qvec.ingest.options import Reporter
+from qvec.ingest.encoder import embed_texts
+from qvec.ingest.load_options import Reporter
 from qvec.sources import Source
 
 Vectors = NDArray[np.float32]

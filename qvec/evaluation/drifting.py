@@ -19,7 +19,7 @@ from qvec.evaluation.material import Material
 from qvec.evaluation.quantized import RESCORES, Quantized
 from qvec.evaluation.results import Interval
 from qvec.evaluation.rows import Rows, rows_of_collection
-from qvec.ingest.options import FitOptions
+from qvec.ingest.load_options import FitOptions
 from qvec.ranges import METHODS, RangeMethod
 
 SAMPLE = 10_000

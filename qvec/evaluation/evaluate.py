@@ -26,7 +26,7 @@ from qvec.evaluation.ways import (
     ways_of,
     wide,
 )
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 
 _SCAN_ROWS = 4096
 _SUSPICIOUS = 0.8

@@ -14,7 +14,7 @@ from qvec.evaluation.drawing import Load, dimensions_of, draw_vectors
 from qvec.evaluation.rows import prepared
 from qvec.evaluation.truth import nearest_rows
 from qvec.evaluation.truth_table import TruthTable
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 from qvec.sources import Source
 
 Array = NDArray[np.float32]

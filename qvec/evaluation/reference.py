@@ -9,7 +9,7 @@ from qvec.errors import InputError
 from qvec.evaluation.queries import Queries
 from qvec.evaluation.rows import Rows, rows_of_collection
 from qvec.evaluation.truth import Truth, nearest_rows
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 
 _GET_ROWS = 1000
 

@@ -17,7 +17,7 @@ from qvec.evaluation.queries import FEW_QUERIES
 from qvec.evaluation.resampling import many_intervals
 from qvec.evaluation.results import Result
 from qvec.evaluation.trials import Sweep, Trial, bytes_per_vector
-from qvec.ingest.options import FitOptions, Reporter
+from qvec.ingest.load_options import FitOptions, Reporter
 from qvec.ranges import RangeMethod
 from qvec.sources import Source
 

@@ -9,7 +9,7 @@ from qvec.calibration import Calibration
 from qvec.codes import PLANES
 from qvec.drift import Drift
 from qvec.evaluation.results import NONE, Interval, Result
-from qvec.ingest.options import FitOptions
+from qvec.ingest.load_options import FitOptions
 
 _PREFILTER_PLANES = {"ternary": 2, "binary": 1, NONE: 0}
 _VALUE_BYTES = {"float16": 2, "float32": 4}

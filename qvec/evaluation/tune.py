@@ -19,7 +19,7 @@ from qvec.evaluation.scan import candidate_count
 from qvec.evaluation.searches import measure, warm
 from qvec.evaluation.truth import Truth
 from qvec.evaluation.ways import HoldsCodes, Way
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 from qvec.postgres.statements import ef_search
 
 MOST = 128

@@ -1,9 +1,8 @@
-"""Batches into the collection: read ahead in a thread, written several at a time, committed in order.
+"""The load pipeline: batches are read ahead in a thread, written several at a time, and committed in order.
 
-A batch is committed together with the checkpoint after it, and batches are committed in the order of the source. So the
-checkpoint is one number, and a load that was ended by whatever goes on there. After a lost connection it goes on at the
-checkpoint that the database has: it may be a batch ahead of what was heard of it or, when the server crashed, some
-batches behind.
+Each batch is committed together with its checkpoint, in the order of the source. So one number says how far a load has
+come, and an interrupted load continues there. After a lost connection it continues at the checkpoint in the database,
+which may be one batch ahead of the last acknowledged one or, after a crash of the server, some batches behind.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from dataclasses import replace
 
 from qvec.client import Collection
 from qvec.errors import CollectionError, DatabaseError
-from qvec.ingest.options import Reporter, Stop
-from qvec.ingest.readahead import ReadAhead
+from qvec.ingest.load_options import Reporter, Stop
+from qvec.ingest.read_ahead import ReadAhead
 from qvec.ingest.rejects import RejectsFile
 from qvec.store.loads import Checkpoint, ConnectionLostError, EncodedBatch, Loader, PendingBatch, RepeatedIdError
 
@@ -24,7 +23,7 @@ _RETRY_SECONDS = (1, 2, 4, 8, 15, 30, 30, 30, 30, 30)
 
 
 class LoadStoppedError(Exception):
-    """The load was asked to stop; the checkpoint holds how far it came."""
+    """The load was asked to stop; its checkpoint holds how far it came."""
 
 
 class Pipeline:
@@ -47,19 +46,19 @@ class Pipeline:
         self._reporter = reporter
         self._stop = stop
         self._counts: dict[int, int] = {}
-        """Rows of each batch that this run committed, by the batch's last source row."""
+        """Rows of each committed batch of this run, by the last source row of the batch."""
         self._waits = iter(_RETRY_SECONDS)
-        """Seconds before each further try; begun anew by each commit."""
+        """Seconds before each further try; every commit resets them."""
 
     @property
     def rows(self) -> int:
-        """Rows that this run wrote, up to the checkpoint."""
+        """Rows written by this run, up to the checkpoint."""
         return sum(count for stop, count in self._counts.items() if stop <= self.checkpoint.position)
 
     def run(self, batches: Callable[[int], Iterator[EncodedBatch]]) -> None:
-        """Loads all batches, which `batches` gives from a source row on, and marks the source as finished.
+        """Load all batches, which `batches` yields from a source row on, and mark the source as finished.
 
-        Raises what `batches` raises, DatabaseError when the database stays away, LoadStoppedError when stopped.
+        Raise what `batches` raises, DatabaseError while the database stays unreachable, LoadStoppedError when stopped.
         """
         try:
             while not self.checkpoint.finished:
@@ -99,7 +98,7 @@ class Pipeline:
     def _fill(
         self, pending: deque[PendingBatch], batches: ReadAhead[EncodedBatch], executor: ThreadPoolExecutor
     ) -> bool:
-        """Starts as many batches as fit. False when none is left, or none is to be begun after a stop."""
+        """Start as many batches as fit. Return False where none is left, or none may start after a stop."""
         while len(pending) < self._loader.width:
             batch = batches.take()
             if batch is None:
@@ -108,7 +107,7 @@ class Pipeline:
         return bool(pending)
 
     def _commit(self, first: PendingBatch) -> None:
-        """Waits for a batch's rows and commits them with the checkpoint after them."""
+        """Wait for a batch, and commit it together with its checkpoint."""
         written = self._loader.wait(first)
         batch = first.batch
         self._rejects.write(batch.rejected)
@@ -125,7 +124,7 @@ class Pipeline:
         self._reporter.advance("loading", after.position)
 
     def _reconnect(self, error: ConnectionLostError) -> None:
-        """Connects again, with growing waits, and takes up the checkpoint that is in the database."""
+        """Connect again, with growing pauses, and resume at the checkpoint in the database."""
         self._loader.disconnect()
         for seconds in self._waits:
             self._reporter.say(f"the connection was lost ({error}); next try in {seconds} s")

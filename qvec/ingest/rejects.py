@@ -1,4 +1,4 @@
-"""The file of rejected rows: appended to, and each row in it once, however often a load is interrupted."""
+"""The file of rejected rows: append-only, with each row once however often a load is interrupted."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _TORN = b'{"row": '
 class RejectsFile:
     """JSON Lines of rejected rows with their reasons. Without a path the rows are only counted.
 
-    Rows are written before their batch commits, so what follows the size at the checkpoint may come once more: those
-    lines are remembered and not written again. Nothing is cut off but half a line; the file may hold others' rows.
+    Rows are written before their batch commits, so rows behind the checkpoint's size may come again: those lines are
+    remembered and not written twice. Only half a line is ever cut off; the file may hold rows of other loads.
     """
 
     def __init__(self, path: Path | None, committed: int) -> None:
-        """`committed` is the size at the checkpoint where the load begins."""
+        """`committed` is the file's size at the checkpoint where the load starts."""
         self._path = path
         self._file: BinaryIO | None = None
         self._seekable = False
@@ -39,11 +39,11 @@ class RejectsFile:
 
     @property
     def size(self) -> int:
-        """Bytes in the file; 0 for a device or pipe."""
+        """Size of the file in bytes; 0 for a device or pipe."""
         return self._file.seek(0, os.SEEK_END) if self._file and self._seekable else 0
 
     def resume(self, committed: int) -> None:
-        """Makes ready to go on at a checkpoint, where the file had `committed` bytes."""
+        """Continue at a checkpoint, where the file had `committed` bytes."""
         if self._file is None or not self._seekable:
             return
         with self._writing():
@@ -56,14 +56,14 @@ class RejectsFile:
                 self._end_line(self._file, line)
 
     def _end_line(self, file: BinaryIO, line: bytes) -> None:
-        """Cuts off half a line of a killed load; a line of somebody else's gets its end."""
+        """Cut off half a line of a killed load; end an unfinished line of another program."""
         if line.startswith(_TORN):
             file.truncate(self.size - len(line))
         else:
             file.write(b"\n")
 
     def write(self, rejected: Sequence[RejectedRow]) -> None:
-        """Writes rows through to the operating system, so that a killed load has them."""
+        """Write rows and flush them to the operating system, so that they survive a killed load."""
         if self._file is None or not rejected:
             return
         with self._writing():
@@ -88,7 +88,7 @@ class RejectsFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._file:
-            with suppress(OSError):  # all was flushed, or the error was raised
+            with suppress(OSError):  # everything was flushed, or the error was raised
                 self._file.close()
 
 

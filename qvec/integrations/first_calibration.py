@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration, Metric
-from qvec.ingest.options import default_ranges
+from qvec.ingest.load_options import default_ranges
 
 ENOUGH = 1_000
 """So many vectors are calibrated on as they are."""

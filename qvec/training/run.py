@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from qvec.calibration import Calibration
 from qvec.embedding.hub import load, quiet
 from qvec.errors import InputError
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 from qvec.training import checkpoints
 from qvec.training.card import Table, write_card
 from qvec.training.loss import metric_of

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from qvec.embedding.hub import load, quiet
 from qvec.errors import InputError
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 from qvec.training import checkpoints, prompts
 from qvec.training.callback import QuantizationCallback, restore_state
 from qvec.training.loss import QuantizationAwareLoss

@@ -1,9 +1,9 @@
-"""From a source's batches to rows as their collection takes them: embedded where they are texts, quantized, encoded."""
+"""Encoding: from a source's batches to rows as the collection writes them, with texts embedded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,38 +15,40 @@ from qvec import _native
 from qvec.client import Collection
 from qvec.embedding import Embedder
 from qvec.errors import InputError, RowError
-from qvec.ingest.embedding import NO_TEXT, TEXT_ROWS, embed_texts
 from qvec.sources import Batch, RejectedRow, Source
 from qvec.store.loads import EncodedBatch
 from qvec.store.requests import RowColumns
 
 _BATCH_BYTES = 8 << 20
-_MOST_ROWS = 16_384
+_MAX_BATCH_ROWS = 16_384
+TEXT_ROWS = 256
+"""Texts that a model embeds in a few seconds."""
+NO_TEXT = "has no text to embed"
 
 
 def batch_rows(source: Source) -> int:
-    """Rows of a batch: some megabytes of vectors, or what a model embeds in a few seconds."""
+    """Return the rows of a batch: some megabytes of vectors, or the texts that a model embeds in seconds."""
     if source.dimensions is None:
         return TEXT_ROWS
-    return min(max(_BATCH_BYTES // (4 * source.dimensions), 1), _MOST_ROWS)
+    return min(max(_BATCH_BYTES // (4 * source.dimensions), 1), _MAX_BATCH_ROWS)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns the batches of one source into rows of one collection."""
+    """Encodes the batches of one source as rows of one collection."""
 
     source: Source
     collection: Collection
     first_id: int | None
     embedder: Embedder | None
     embedded: dict[int, NDArray[np.float32]]
-    """Vectors of source rows that were embedded already, for the sample."""
+    """Vectors of source rows that were embedded for the sample."""
     skip_bad_rows: bool
     progress: Callable[[int], None]
     """Called with the number of rows embedded so far."""
 
     def batches(self, start: int, rows: int) -> Iterator[EncodedBatch]:
-        """Encoded batches from a source row on. Raises InputError at the first bad row unless they are skipped."""
+        """Yield encoded batches from a source row on. Raise InputError at the first bad row unless they are skipped."""
         for batch in self.source.batches(start, rows):
             encoded = self._encode(_with_vectors(batch, self) if batch.vectors is None else batch)
             if encoded.rejected and not self.skip_bad_rows:
@@ -73,7 +75,7 @@ class Encoder:
         return batch.rows + self.first_id
 
     def _without_bad_rows(self, batch: Batch, error: RowError) -> Batch:
-        """The batch without the row that could not be encoded and, at once, all others whose vectors are bad."""
+        """Return the batch without the row that could not be encoded, and without all others whose vectors are bad."""
         assert batch.vectors is not None
         calibration = self.collection.calibration.for_form(self.source.form)
         cosine = calibration.metric == "cosine"
@@ -83,7 +85,7 @@ class Encoder:
 
 
 def _with_vectors(batch: Batch, encoder: Encoder) -> Batch:
-    """The batch with its documents embedded; rows without one, or with one that cannot be embedded, are rejected."""
+    """Return the batch with its documents embedded; reject rows without one, or with one that cannot be embedded."""
     if encoder.embedder is None or batch.documents is None:
         raise InputError(f"{encoder.source.name} has no vectors; name a model that embeds its text: --model NAME")
     missing = np.flatnonzero(batch.documents.is_null().to_numpy(zero_copy_only=False))
@@ -97,8 +99,8 @@ def _with_vectors(batch: Batch, encoder: Encoder) -> Batch:
 def embed(
     embedder: Embedder, batch: Batch, known: dict[int, NDArray[np.float32]]
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """Vectors of a batch's documents, float32 (n, d), and by position why one has none; those of `known` source rows
-    are taken from there."""
+    """Return the vectors of a batch's documents, float32 (n, d), and why a position has none. Vectors of `known` source
+    rows are reused."""
     assert batch.documents is not None
     texts = batch.documents.to_pylist()
     new = [index for index, row in enumerate(batch.rows) if int(row) not in known]
@@ -110,8 +112,29 @@ def embed(
     return vectors, {new[index]: reason for index, reason in reasons.items()}
 
 
+def embed_texts(
+    embedder: Embedder, texts: Sequence[str], progress: Callable[[int], None] | None = None
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Return the vectors of documents, float32 (n, d), and why a row has none; such a row is NaN."""
+    vectors = np.full((len(texts), embedder.dimensions), np.nan, np.float32)
+    reasons: dict[int, str] = {}
+    for start in range(0, len(texts), TEXT_ROWS):
+        rows = list(range(start, min(start + TEXT_ROWS, len(texts))))
+        while rows:
+            try:
+                vectors[rows] = embedder.embed_documents([texts[row] for row in rows], _after(start, progress))
+                break
+            except RowError as error:
+                reasons[rows.pop(error.row)] = error.reason
+    return vectors, reasons
+
+
+def _after(start: int, progress: Callable[[int], None] | None) -> Callable[[int], Any] | None:
+    return None if progress is None else lambda done: progress(start + done)
+
+
 def _reject(batch: Batch, reasons: dict[int, str], where: Callable[[int], str]) -> Batch:
-    """The batch with the rows at these positions moved to `rejected`."""
+    """Return the batch with the rows at these positions moved to `rejected`."""
     if not reasons:
         return batch
     kept = np.setdiff1d(np.arange(len(batch.rows)), list(reasons))

@@ -1,4 +1,4 @@
-"""What two calibrations find of the same vectors, before one takes the place of the other."""
+"""The recall of two calibrations on the same vectors, compared before one replaces the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qvec.evaluation.intervals import compare, interval
 from qvec.evaluation.material import Material
 from qvec.evaluation.quantized import Quantized
 from qvec.evaluation.results import Interval
-from qvec.ingest.options import Reporter
+from qvec.ingest.load_options import Reporter
 from qvec.sources import Source
 
 K = 10
@@ -24,8 +24,8 @@ K = 10
 
 @dataclass(frozen=True)
 class Recalls:
-    """recall@10 with the old and the new calibration, over the same queries, and how much higher the second is: by
-    searches as in the collection, without an index, some sampled rows held out as queries."""
+    """recall@10 with the old and the new calibration over the same queries, and the gain of the new one. Some sampled
+    rows serve as queries; the others are searched as in the collection, without an index."""
 
     old: Interval
     new: Interval
@@ -35,7 +35,7 @@ class Recalls:
 
     @property
     def is_worse(self) -> bool:
-        """Whether the new one finds less, beyond what chance explains."""
+        """Whether the new one finds less, by more than chance explains."""
         return self.gain.high < 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Recalls:
 def compared(
     collection: Collection, new: Calibration, originals: Source, seed: int, reporter: Reporter
 ) -> Recalls | None:
-    """Both calibrations on rows drawn uniformly; None of a source of texts, or of fewer than 100 rows."""
+    """Compare both calibrations on uniformly drawn rows; return None for a source of texts, or below 100 rows."""
     if originals.dimensions is None:
         return None
     reporter.stage("sampling", originals.rows)
@@ -76,7 +76,7 @@ def compared(
 
 
 def _seen(material: Material, calibration: Calibration) -> Material:
-    """The material as a calibration takes it: where it cuts to fewer dimensions, these alone."""
+    """Return the dataset cut to the dimensions that a calibration takes."""
     if material.dimensions in calibration.accepted_dimensions:
         return material
     cut = calibration.dimensions
@@ -85,9 +85,9 @@ def _seen(material: Material, calibration: Calibration) -> Material:
 
 
 def check_gain(recalls: Recalls | None, collection: str) -> None:
-    """Raises InputError where the new calibration finds less."""
+    """Raise InputError where the new calibration finds less."""
     if recalls is not None and recalls.is_worse:
         raise InputError(
             f"the new calibration finds less than that of collection {collection!r}: recall@{K} is "
-            f"{recalls.new.value:.1%}, and was {recalls.old.value:.1%}; fit it in another way, or use --allow-worse"
+            f"{recalls.new.value:.1%}, and was {recalls.old.value:.1%}; change the fit options, or use --allow-worse"
         )

@@ -1,4 +1,4 @@
-"""What a user decides about a load, and what is told of it."""
+"""The options of a load, and what it reports."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from qvec.metadata_index import MetadataIndex
 
 OnError = Literal["stop", "skip"]
-"""What happens at a row that cannot be used."""
+"""What to do at a row that cannot be used."""
 
 
 def default_ranges(rescore: str | None) -> RangeMethod:
-    """The ranges that serve a precision best.
+    """Return the best range method for a precision.
 
-    The 16 levels of int4 are better spent on the 99% of values that lie nearest: recall@10 of MiniLM's int4 is 96.3
-    with the quantile 0.99 and 94.6 with 0.9999, and that of int8 97.9 and 99.4 (Cranfield; other texts alike).
+    int4 spends its 16 levels better on the nearest 99% of values: recall@10 of MiniLM's int4 is 96.3 with quantile 0.99
+    and 94.6 with 0.9999; that of int8 is 97.9 and 99.4 (Cranfield; other texts are alike).
     """
     return RangeMethod(quantile=0.99) if rescore == "int4" else RangeMethod()
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a calibration is fitted when none is given; as in `Calibration.fit`."""
+    """How to fit a calibration when none is given; see `Calibration.fit`."""
 
     metric: Metric = "cosine"
     threshold: float = 0.5
@@ -43,21 +43,21 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """One load. None leaves a choice to the collection where it exists, otherwise to the default."""
+    """One load. None leaves a choice to an existing collection, otherwise to the default."""
 
     collection: str
     calibration: Calibration | None = None
     fit: FitOptions | None = None
-    """How a calibration is fitted; None: by the ranges that serve `rescore` best."""
+    """How to fit a calibration; None: by the ranges that are best for `rescore`."""
     model: str | EmbeddingOptions | None = None
-    """What embeds texts, and later questions; by its name alone where that says all."""
+    """The model that embeds texts and later questions, or its name."""
     rescore: str | None = None
     prefilter: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Further settings of a new collection, by their names in its database's `create_collection`."""
+    """Further settings of a new collection, by their names in `create_collection`."""
     index_metadata: tuple[MetadataIndex, ...] = ()
     index_texts: str | None = None
-    """The language in which the documents' words are indexed; None: they are not."""
+    """The language in which to index the documents' words; None: do not index them."""
     on_duplicate: OnDuplicate = "replace"
     on_error: OnError = "stop"
     rejects: Path | None = None
@@ -69,34 +69,34 @@ class IngestOptions:
 
     @property
     def wanted_fit(self) -> FitOptions:
-        """How a calibration is fitted, as was asked for or by default."""
+        """The fit that was asked for, or the default one."""
         return self.fit or FitOptions(ranges=default_ranges(self.given_settings().get("rescore")))
 
     def given_settings(self) -> dict[str, Any]:
-        """The settings that were asked for."""
-        asked = {"rescore": self.rescore, "prefilter": self.prefilter, **self.settings}
-        return {name: value for name, value in asked.items() if value is not None}
+        """Return the settings that were asked for."""
+        given = {"rescore": self.rescore, "prefilter": self.prefilter, **self.settings}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class Reporter:
-    """Hears of the progress of a load; this one keeps it to itself. Called from several threads."""
+    """Receives the progress of a load, from several threads; this one ignores it."""
 
     def stage(self, name: str, total: int | None) -> None:
-        """A stage begins: sampling, embedding, loading or index."""
+        """Start a stage: sampling, embedding, loading or index."""
 
     def advance(self, name: str, done: int, total: int | None = None) -> None:
-        """How much of a stage is done, in rows or, for the index, in its own units."""
+        """Report how much of a stage is done, in rows or, for the index, in its own units."""
 
     def finish(self, name: str) -> None:
-        """A stage has ended."""
+        """End a stage."""
 
     def say(self, message: str) -> None:
-        """Something the user should know."""
+        """Tell the user something."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a load did. `bytes_per_vector` is apart for table, index and memory; `rows` counts this run's rows."""
+    """The result of a load. `bytes_per_vector` is given for table, index and memory; `rows` counts this run's rows."""
 
     collection: str
     rows: int
@@ -113,4 +113,4 @@ class Summary:
 
 
 class Stop(threading.Event):
-    """Set to end a load after the batch in hand."""
+    """An event that ends a load after the current batch."""

@@ -1,4 +1,4 @@
-"""Where the vectors of a new calibration come from: the floats that a collection keeps, or a source that has them."""
+"""Sources of original vectors: the floats that a collection keeps, or a source matched with it by id."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from qvec.store.versions import VersionSync, cut
 
 _ORIGINALS = ("float16", "float32")
 _COMPARED = 500
-_LEAST_SAME = 0.9
-"""Share of compared rows whose vector in a source has to be that of the collection: some may have changed since."""
+_MIN_SAME = 0.9
+"""Minimum share of compared rows with the same vector in source and collection: some may have changed since."""
 
 
 def keeps_originals(collection: Collection) -> bool:
-    """Whether it keeps floats, and neither codes of qvec's nor of an engine's own making."""
+    """Return whether it keeps floats, and neither codes of qvec nor of an engine."""
     return collection.settings["rescore"] in _ORIGINALS
 
 
 class KeptFloats(Source):
-    """The rows of a collection with the floats that it keeps, in the order of their ids."""
+    """The rows of a collection with their kept floats, in the order of their ids."""
 
     form = "prepared"
 
     def __init__(self, database: Database, collection: Collection, calibration: Calibration | None = None) -> None:
-        """With a calibration its dimensions are read."""
+        """With a calibration, vectors are cut to its dimensions."""
         super().__init__(collection.name, f"{database.name}#{collection.name}", ())
         if not keeps_originals(collection):
             raise CollectionError(
@@ -47,7 +47,7 @@ class KeptFloats(Source):
         self._collection = collection
 
     def fingerprint(self) -> str:
-        """The same whatever was written in between: that is brought over by itself."""
+        """Return a fingerprint that later writes do not change: the version sync handles them."""
         return hashlib.sha256(f"{self.path} {self._collection.calibration.id}".encode()).hexdigest()[:16]
 
     def where(self, row: int) -> str:
@@ -67,10 +67,10 @@ class KeptFloats(Source):
 
 
 class MatchedSource(Source):
-    """Those rows of a source whose ids a collection has: vectors are the source's, texts the collection's."""
+    """The rows of a source whose ids a collection has, with the source's vectors and the collection's texts."""
 
     def __init__(self, source: Source, versions: VersionSync, collection: Collection) -> None:
-        """Raises InputError where ids are of another kind, or vectors of other dimensions."""
+        """Raise InputError where the ids are of another type."""
         super().__init__(source.name, source.path, ())
         if (source.id_type or "bigint") != collection.id_type:
             raise InputError(
@@ -84,7 +84,7 @@ class MatchedSource(Source):
         self.form = source.form
         self.codec = source.codec
         self.surplus = 0
-        """Rows of the source that the collection does not have, of those read."""
+        """Rows read from the source that the collection lacks."""
         self._counted = 0
         self._source = source
         self._versions = versions
@@ -122,13 +122,13 @@ class MatchedSource(Source):
         )
 
     def ids(self, batch: Batch) -> list[int | str]:
-        """The ids of a batch's rows; those of a source without ids are numbers, as they were when it was loaded."""
+        """Return the ids of a batch's rows; row numbers serve for a source without ids, as when it was loaded."""
         found: Any = batch.rows + self._first_id if batch.ids is None else batch.ids
         return list(found.tolist() if isinstance(found, np.ndarray) else found.to_pylist())
 
 
 def check_same(source: MatchedSource, collection: Collection) -> None:
-    """Raises InputError where a source's vectors are not those that the collection has under the same ids."""
+    """Raise InputError where the source has other vectors under the collection's ids."""
     if source.dimensions is None:
         return
     batch = next(iter(source.batches(0, _COMPARED)), None)
@@ -137,15 +137,16 @@ def check_same(source: MatchedSource, collection: Collection) -> None:
     calibration = collection.calibration
     ours = collection.vectors(source.ids(batch)) - calibration.mean
     same = _nearer_than_another(calibration.prepared(batch.vectors) - calibration.mean, ours)
-    if same < _LEAST_SAME:
+    if same < _MIN_SAME:
         raise InputError(
             f"{source.name} is not what collection {collection.name!r} was loaded from: of its first {len(ours)} rows "
-            f"that are there, {1 - same:.0%} have another vector under the same id"
+            f"with a known id, {1 - same:.0%} have another vector"
         )
 
 
 def _nearer_than_another(theirs: NDArray[np.float32], ours: NDArray[np.float32]) -> float:
-    """The share of rows (n, d) that are as like their own counterpart as like that of the row before, or more."""
+    """Return the share of rows (n, d) that are at least as similar to their own counterpart as to the previous
+    one's."""
     own = np.einsum("nd,nd->n", theirs, ours)
     length = np.linalg.norm(ours, axis=1) + 1e-30
     others = np.einsum("nd,nd->n", theirs, np.roll(ours, 1, axis=0))

@@ -1,4 +1,4 @@
-"""An iterator run in a thread, a few items ahead of who takes them."""
+"""Reading ahead: an iterator that runs in a thread, a few items ahead of its consumer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 _ITEMS = 2
 _POLL_SECONDS = 0.1
 _LAST_ITEM_SECONDS = 2
-"""For an item that nobody waits for any more: enough to read it, where to embed it may take minutes."""
+"""How long to wait for an item that is no longer needed: enough to read it, though embedding may take minutes."""
 
 
 class ReadAhead(Generic[T]):
-    """Takes items from an iterator that runs in a thread. Items can be put back; what the iterator raises is kept in
-    `error` until those before it are done with. Once `stop` is set there are no further ones."""
+    """Takes items from an iterator that runs in a thread. Items can be put back; an error of the iterator is kept in
+    `error` until the items before it are taken. Once `stop` is set no more items are given."""
 
     def __init__(self, items: Callable[[], Iterator[T]], stop: threading.Event) -> None:
         self.exhausted = False
@@ -32,7 +32,7 @@ class ReadAhead(Generic[T]):
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def take(self) -> T | None:
-        """The next item, or None when there is none, or none is made before a stop."""
+        """Return the next item; None at the end or after a stop."""
         if self._back:
             return self._back.popleft()
         while not (self.exhausted or self._stop.is_set()):
@@ -46,7 +46,7 @@ class ReadAhead(Generic[T]):
         return None
 
     def put_back(self, items: Iterable[T]) -> None:
-        """Items that `take` returns first, in this order."""
+        """Let `take` return these items first, in this order."""
         self._back.extendleft(reversed(list(items)))
 
     def __enter__(self) -> ReadAhead[T]:
@@ -54,7 +54,7 @@ class ReadAhead(Generic[T]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Waits for the item in work; after a stop a little, and not at all where the user wants to be gone at once."""
+        """Wait for the current item: briefly after a stop, and not at all after Ctrl-C."""
         self._closed.set()
         if not isinstance(error, KeyboardInterrupt):
             self._thread.join(_LAST_ITEM_SECONDS if self._stop.is_set() else None)

@@ -1,4 +1,4 @@
-"""Fitting a calibration to take another one's place."""
+"""Fitting the calibration that replaces another one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from qvec.calibration import SAMPLE_SIZE, Calibration
 from qvec.client import Collection
 from qvec.embedding.stored import stored_embedding
 from qvec.errors import CalibrationError
-from qvec.ingest.options import FitOptions, Reporter
-from qvec.ingest.plan import fit_source, load_embedder_for
+from qvec.ingest.fit import fit_source, load_embedder_for
+from qvec.ingest.load_options import FitOptions, Reporter
 from qvec.ranges import METHODS, RangeMethod
 from qvec.sources import Source
 
 
 @dataclass(frozen=True)
 class Refit:
-    """How a calibration is fitted anew; None is as the old one was."""
+    """Fit options of the new calibration; None keeps the old one's."""
 
     threshold: float | None = None
     ranges: RangeMethod | None = None
@@ -25,7 +25,7 @@ class Refit:
     seed: int = 0
 
     def options(self, old: Calibration, source: Source) -> FitOptions:
-        """The fit that keeps what is not asked to change."""
+        """Return fit options, defaulting to those of the old calibration."""
         threshold, ranges = method_of(old)
         dimensions = self.dimensions or old.dimensions
         return FitOptions(
@@ -39,8 +39,8 @@ class Refit:
 
 
 def method_of(calibration: Calibration) -> tuple[float, RangeMethod]:
-    """Threshold and ranges by which a calibration was fitted; of one that was given and not fitted, its threshold is
-    zero unless it lay amid its range."""
+    """Return the threshold share and the range method of a calibration. The threshold of an imported one counts as zero
+    unless it has values."""
     method = dict(calibration.description.get("method", {}))
     threshold = method.pop("threshold", FitOptions().threshold if calibration.threshold.any() else 0.0)
     if method.get("name") == "fixed":
@@ -48,16 +48,16 @@ def method_of(calibration: Calibration) -> tuple[float, RangeMethod]:
     return threshold, RangeMethod(**method) if method.get("name") in METHODS else RangeMethod()
 
 
-def fit_anew(source: Source, collection: Collection, refit: Refit, reporter: Reporter) -> Calibration:
-    """A calibration of a source for a collection, which takes vectors of the same lengths as the old one.
+def fit_again(source: Source, collection: Collection, refit: Refit, reporter: Reporter) -> Calibration:
+    """Return a calibration fitted to a source that accepts the same dimensions as the collection's.
 
-    Raises CalibrationError where it is the one that the collection has.
+    Raise CalibrationError where it equals the collection's.
     """
     old = collection.calibration
     if old.learned_bits is not None:
         raise CalibrationError(
             f"calibration {old.id} of collection {collection.name!r} has learned bits, trained for its codes; "
-            "train them anew, and load into a new collection"
+            "train them again, and load into a new collection"
         )
     embedder = load_embedder_for(source, stored_embedding(collection))
     fitted, _ = fit_source(source, embedder, refit.options(old, source), collection.model, reporter)
@@ -66,6 +66,6 @@ def fit_anew(source: Source, collection: Collection, refit: Refit, reporter: Rep
         fitted = replace(fitted, description={**fitted.description, "cut_from": given})
     if fitted == old:
         raise CalibrationError(
-            f"collection {collection.name!r} has calibration {old.id}, and that is what fitting it anew gives"
+            f"collection {collection.name!r} already has calibration {old.id}, which fitting again gives"
         )
     return fitted
