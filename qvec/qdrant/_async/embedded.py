@@ -97,7 +97,7 @@ class AsyncEdgeEngine:
 class AsyncDirectoryBackend:
     """The collections in a directory; see `AsyncBackend`."""
 
-    warning = None
+    warning: str | None = None
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory

@@ -98,7 +98,7 @@ class EdgeEngine:
 class DirectoryBackend:
     """The collections in a directory; see `AsyncBackend`."""
 
-    warning = None
+    warning: str | None = None
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
