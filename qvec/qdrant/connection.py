@@ -12,7 +12,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from qvec.errors import DatabaseError, InputError
 from qvec.qdrant.address import API_KEY, Address
-from qvec.store.options import LoopOwner
+from qvec.store.connect_options import LoopOwner
 
 RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0)
 """Pauses before a request is sent again."""

@@ -22,7 +22,6 @@ from qvec.qdrant._sync.view import CollectionView
 from qvec.qdrant.errors import is_transient, reason
 from qvec.qdrant.points import Points
 from qvec.qdrant.version_record import generation_of
-from qvec.store._sync.interface import StoreCollection
 from qvec.store.loads import Checkpoint, ConnectionLostError, EncodedBatch, PendingBatch
 from qvec.store.requests import OnDuplicate
 
@@ -67,9 +66,8 @@ class QdrantLoader:
         with self._backend.registry_lock():
             yield QdrantLoadRegistry(self._store, self._name, self._source)
 
-    def connect(self, collection: StoreCollection) -> None:
+    def connect(self, collection: QdrantCollection) -> None:
         """Prepare to write; the first call takes the load over from any process that still runs it."""
-        assert isinstance(collection, QdrantCollection)
         with _connection_errors():
             load = self._read()
             self._begun = load.get(_BEGUN, 0)

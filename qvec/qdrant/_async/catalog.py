@@ -11,11 +11,11 @@ from qvec.qdrant import version_record
 from qvec.qdrant._async.backend import AsyncBackend, AsyncEngine
 from qvec.qdrant.description import Description
 from qvec.qdrant.version_record import ActiveVersion, VersionRecord, generation_of
-from qvec.store.options import ConnectOptions
+from qvec.store.connect_options import ConnectOptions
 from qvec.waiting import sleep_async
 
 
-class AsyncCatalog:
+class AsyncQdrantCatalog:
     """Finds, creates and drops collections."""
 
     def __init__(self, backend: AsyncBackend, database: str, options: ConnectOptions) -> None:

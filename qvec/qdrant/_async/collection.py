@@ -7,7 +7,7 @@ after, and are repeated where the collection was switched to another version mea
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from qvec.calibration import Calibration
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import version_record
-from qvec.qdrant._async.catalog import AsyncCatalog
+from qvec.qdrant._async.catalog import AsyncQdrantCatalog
 from qvec.qdrant._async.view import AsyncCollectionView
 from qvec.qdrant.description import Fingerprint
 from qvec.qdrant.errors import is_status
@@ -43,7 +43,7 @@ class AsyncQdrantCollection:
 
     form: Form = "centred"
 
-    def __init__(self, catalog: AsyncCatalog, version: ActiveVersion) -> None:
+    def __init__(self, catalog: AsyncQdrantCatalog, version: ActiveVersion) -> None:
         self.name = version.name
         self.was_dropped = False
         self.accepts_any_id = version.unmanaged is not None
@@ -114,7 +114,7 @@ class AsyncQdrantCollection:
     async def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
         return await self._read(lambda view: view.scroll(filter, limit, texts))
 
-    async def iter_rows(self, start: int, batch_rows: int) -> AsyncIterator[StoredRows]:
+    async def iter_rows(self, start: int, batch_rows: int) -> AsyncGenerator[StoredRows, None]:
         """Yield rows of one version. Raise CollectionError where it was dropped meanwhile."""
         self._catalog.check_open()
         await self._look()
@@ -126,7 +126,7 @@ class AsyncQdrantCollection:
             if rows:
                 yield rows
 
-    def iter_codes(self, batch_rows: int) -> AsyncIterator[StoredCodes]:  # noqa: ARG002
+    def iter_codes(self, batch_rows: int) -> AsyncGenerator[StoredCodes, None]:  # noqa: ARG002
         raise InputError(
             f"the codes of collection {self.name!r} cannot be read: Qdrant computes its own and does not expose them"
         )

@@ -10,7 +10,7 @@ from qdrant_client import models
 from qvec.calibration import Calibration
 from qvec.errors import InputError
 from qvec.qdrant._async.backend import AsyncBackend
-from qvec.qdrant._async.catalog import AsyncCatalog
+from qvec.qdrant._async.catalog import AsyncQdrantCatalog
 from qvec.qdrant._async.collection import AsyncQdrantCollection
 from qvec.qdrant._async.embedded import AsyncDirectoryBackend
 from qvec.qdrant._async.server import AsyncServerBackend
@@ -18,7 +18,7 @@ from qvec.qdrant.address import Address
 from qvec.qdrant.description import Description
 from qvec.qdrant.errors import wrap_errors
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
-from qvec.store.options import ConnectOptions
+from qvec.store.connect_options import ConnectOptions
 from qvec.store.requests import NewCollection
 
 _LAYOUT_SETTINGS = frozenset({"rescore", "prefilter", "query_encoding"})
@@ -40,7 +40,7 @@ class AsyncQdrantStore:
         self.embedded = embedded
         self.options = options
         self.backend = backend
-        self.catalog = AsyncCatalog(backend, name, options)
+        self.catalog = AsyncQdrantCatalog(backend, name, options)
 
     @classmethod
     async def in_directory(cls, directory: str, options: ConnectOptions) -> AsyncQdrantStore:

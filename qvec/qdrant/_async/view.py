@@ -19,7 +19,7 @@ from qvec.full_text import check_indexed_language, no_index
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import points
 from qvec.qdrant._async.backend import AsyncEngine
-from qvec.qdrant._async.catalog import AsyncCatalog
+from qvec.qdrant._async.catalog import AsyncQdrantCatalog
 from qvec.qdrant.filters import MAX_IDS, compile_row_filter
 from qvec.qdrant.point_query import PointQuery, ScaledQueries
 from qvec.qdrant.points import PointId, Points, StoredPoint, plain, point_id, row_id
@@ -39,7 +39,7 @@ _PAGE = 1_000
 class AsyncCollectionView:
     """The rows of one version."""
 
-    def __init__(self, catalog: AsyncCatalog, version: ActiveVersion) -> None:
+    def __init__(self, catalog: AsyncQdrantCatalog, version: ActiveVersion) -> None:
         self.version = version
         self.name = version.name
         self.description = version.description

@@ -12,11 +12,11 @@ from qvec.qdrant import version_record
 from qvec.qdrant._sync.backend import Backend, Engine
 from qvec.qdrant.description import Description
 from qvec.qdrant.version_record import ActiveVersion, VersionRecord, generation_of
-from qvec.store.options import ConnectOptions
+from qvec.store.connect_options import ConnectOptions
 from qvec.waiting import sleep
 
 
-class Catalog:
+class QdrantCatalog:
     """Finds, creates and drops collections."""
 
     def __init__(self, backend: Backend, database: str, options: ConnectOptions) -> None:

@@ -8,7 +8,7 @@ after, and are repeated where the collection was switched to another version mea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from qvec.calibration import Calibration
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import version_record
-from qvec.qdrant._sync.catalog import Catalog
+from qvec.qdrant._sync.catalog import QdrantCatalog
 from qvec.qdrant._sync.view import CollectionView
 from qvec.qdrant.description import Fingerprint
 from qvec.qdrant.errors import is_status
@@ -44,7 +44,7 @@ class QdrantCollection:
 
     form: Form = "centred"
 
-    def __init__(self, catalog: Catalog, version: ActiveVersion) -> None:
+    def __init__(self, catalog: QdrantCatalog, version: ActiveVersion) -> None:
         self.name = version.name
         self.was_dropped = False
         self.accepts_any_id = version.unmanaged is not None
@@ -115,7 +115,7 @@ class QdrantCollection:
     def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
         return self._read(lambda view: view.scroll(filter, limit, texts))
 
-    def iter_rows(self, start: int, batch_rows: int) -> Iterator[StoredRows]:
+    def iter_rows(self, start: int, batch_rows: int) -> Generator[StoredRows, None, None]:
         """Yield rows of one version. Raise CollectionError where it was dropped meanwhile."""
         self._catalog.check_open()
         self._look()
@@ -127,7 +127,7 @@ class QdrantCollection:
             if rows:
                 yield rows
 
-    def iter_codes(self, batch_rows: int) -> Iterator[StoredCodes]:  # noqa: ARG002
+    def iter_codes(self, batch_rows: int) -> Generator[StoredCodes, None, None]:  # noqa: ARG002
         raise InputError(
             f"the codes of collection {self.name!r} cannot be read: Qdrant computes its own and does not expose them"
         )

@@ -11,7 +11,7 @@ from qdrant_client import models
 from qvec.calibration import Calibration
 from qvec.errors import InputError
 from qvec.qdrant._sync.backend import Backend
-from qvec.qdrant._sync.catalog import Catalog
+from qvec.qdrant._sync.catalog import QdrantCatalog
 from qvec.qdrant._sync.collection import QdrantCollection
 from qvec.qdrant._sync.embedded import DirectoryBackend
 from qvec.qdrant._sync.server import ServerBackend
@@ -19,7 +19,7 @@ from qvec.qdrant.address import Address
 from qvec.qdrant.description import Description
 from qvec.qdrant.errors import wrap_errors
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
-from qvec.store.options import ConnectOptions
+from qvec.store.connect_options import ConnectOptions
 from qvec.store.requests import NewCollection
 
 _LAYOUT_SETTINGS = frozenset({"rescore", "prefilter", "query_encoding"})
@@ -41,7 +41,7 @@ class QdrantStore:
         self.embedded = embedded
         self.options = options
         self.backend = backend
-        self.catalog = Catalog(backend, name, options)
+        self.catalog = QdrantCatalog(backend, name, options)
 
     @classmethod
     def in_directory(cls, directory: str, options: ConnectOptions) -> QdrantStore:

@@ -20,7 +20,7 @@ from qvec.full_text import check_indexed_language, no_index
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import points
 from qvec.qdrant._sync.backend import Engine
-from qvec.qdrant._sync.catalog import Catalog
+from qvec.qdrant._sync.catalog import QdrantCatalog
 from qvec.qdrant.filters import MAX_IDS, compile_row_filter
 from qvec.qdrant.point_query import PointQuery, ScaledQueries
 from qvec.qdrant.points import PointId, Points, StoredPoint, plain, point_id, row_id
@@ -40,7 +40,7 @@ _PAGE = 1_000
 class CollectionView:
     """The rows of one version."""
 
-    def __init__(self, catalog: Catalog, version: ActiveVersion) -> None:
+    def __init__(self, catalog: QdrantCatalog, version: ActiveVersion) -> None:
         self.version = version
         self.name = version.name
         self.description = version.description
