@@ -46,13 +46,14 @@ class ResidualFilter:
         """The parts of payloads that the test reads: the outermost keys, since arrays may come below them."""
         return sorted({payload_key(key) for key in _outermost_keys(self.tree)})
 
-    def too_many_rows(self) -> InputError:
-        """Return the error of a filter that more than `MAX_IDS` rows pass."""
-        return InputError(
-            f"the filter lets more than {MAX_IDS:,} rows pass, and Qdrant has no condition for "
-            f"{', '.join(self.unknown)}; such rows are searched by their ids: add conditions that let fewer pass, or "
-            "store what you ask for in a field of its own (lower-case text, a number, a date)"
-        )
+    def check_rows(self, passed: int) -> None:
+        """Raise InputError where more than `MAX_IDS` rows passed: they are searched by their ids."""
+        if passed > MAX_IDS:
+            raise InputError(
+                f"the filter lets more than {MAX_IDS:,} rows pass, and Qdrant has no condition for "
+                f"{', '.join(self.unknown)}; such rows are searched by their ids: add conditions that let fewer pass, "
+                "or store what you ask for in a field of its own (lower-case text, a number, a date)"
+            )
 
 
 def _outermost_keys(node: Filter) -> Iterator[tuple[str, ...]]:

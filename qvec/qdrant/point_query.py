@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
-from qvec.qdrant.filters import MAX_IDS, ResidualFilter, compile_row_filter
+from qvec.qdrant import filters
+from qvec.qdrant.filters import ResidualFilter, compile_row_filter
 from qvec.qdrant.points import ID, PointId
 from qvec.qdrant.version_record import ActiveVersion
 from qvec.store.requests import SearchRequest, TextRequest, candidate_count
@@ -80,7 +81,7 @@ class PointQuery:
 
     def batches(self, queries: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """Yield the queries (m, d) of each request: each query repeats all the ids that the filter names."""
-        at_once = max(MAX_IDS // max(self.named_points, 1), 1)
+        at_once = max(filters.MAX_IDS // max(self.named_points, 1), 1)
         for start in range(0, len(queries), at_once):
             yield queries[start : start + at_once]
 

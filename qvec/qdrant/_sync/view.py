@@ -21,7 +21,7 @@ from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import points
 from qvec.qdrant._sync.backend import Engine
 from qvec.qdrant._sync.catalog import QdrantCatalog
-from qvec.qdrant.filters import MAX_IDS, compile_row_filter
+from qvec.qdrant.filters import compile_row_filter
 from qvec.qdrant.point_query import PointQuery, ScaledQueries
 from qvec.qdrant.points import PointId, Points, StoredPoint, plain, point_id, row_id
 from qvec.qdrant.version_record import ActiveVersion
@@ -291,7 +291,7 @@ def resolved(engine: Engine, query: PointQuery) -> PointQuery:
     """Return the query with a filter that the engine can test.
 
     Where there is a residual filter, all rows that pass the rest are read and tested, and those that pass are searched
-    by their ids: of 200,000 in a directory that takes a second or two. Raise InputError where more than `MAX_IDS` pass.
+    by their ids: of 200,000 in a directory that takes a second or two. Raise InputError where too many pass.
     """
     residual = query.residual
     if residual is None:
@@ -303,8 +303,7 @@ def resolved(engine: Engine, query: PointQuery) -> PointQuery:
             following, _PAGE, vectors=False, filter=query.filter, payload=residual.payload_keys
         )
         ids += [plain(point.id) for point in stored if residual.passes(point.payload)]
-        if len(ids) > MAX_IDS:
-            raise residual.too_many_rows()
+        residual.check_rows(len(ids))
     return query.of_points(ids)
 
 
