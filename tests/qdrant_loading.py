@@ -18,7 +18,7 @@ from qvec.qdrant.points import stored_vectors
 from qvec.sources import open_source
 
 DRIVER = """
-import importlib, inspect, os, signal, sys
+import importlib, os, signal, sys
 from qvec.cli import main
 from qvec.ingest import batches, pipeline
 from qvec.qdrant import loader
@@ -44,13 +44,8 @@ def kill_at(moment, number):
             signal.setitimer(signal.ITIMER_REAL, 0.3)
         result = real(*arguments, **options)
         if len(calls) == number and when == "after":
-            if inspect.isgenerator(result):
-                return to_the_end(result)
             os.kill(os.getpid(), signal.SIGKILL)
         return result
-    def to_the_end(steps):
-        yield from steps
-        os.kill(os.getpid(), signal.SIGKILL)
     setattr(holder, last, killing)
 
 if moment:
@@ -97,7 +92,7 @@ def found_rows(database: Database, name: str = "docs") -> dict[int | str, bytes]
     found: dict[int | str, bytes] = {}
     start: Any = 0
     while start is not None:
-        records, start = database.run(collection.engine().scroll(start, 1000, vectors=True))
+        records, start = collection.stored.view.engine().scroll(start, 1000, vectors=True)
         for record in records:
             id = (record.payload or {}).get("id", record.id)
             assert id not in found
@@ -110,7 +105,7 @@ def expected_rows(
 ) -> dict[int | str, bytes]:
     """The vectors that a collection has to hold when the rows of `array` were loaded exactly once each."""
     collection = database.collection(name)
-    stored = stored_vectors(array, collection.calibration, collection.layout)
+    stored = stored_vectors(array, collection.calibration, collection.stored.view.layout)
     return {id: vector.tobytes() for id, vector in zip(range(len(array)) if ids is None else ids, stored, strict=True)}
 
 
@@ -124,5 +119,5 @@ def assert_holds(
 
 def position(database: Database, path: Path, name: str = "docs") -> int:
     """The checkpoint of a source; -1 before its load began."""
-    load = database.run(database.home.read_load(name, str(path)))
+    load = database.store.backend.read_load(name, str(path))
     return -1 if load is None else load["position"]

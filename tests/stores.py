@@ -127,7 +127,7 @@ def opened(kind: str, directory: Path, new_database: Callable[[], str]) -> Itera
         from qdrant_wire import WireServer  # needs the engine, an extra
 
         with WireServer(directory) as server, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("qvec.qdrant.server._POLL_SECONDS", 0.02)
+            patch.setattr("qvec.qdrant._sync.server_engine._POLL_SECONDS", 0.02)
             url = f"qdrant://127.0.0.1:{server.port}"
             yield from _cleaned(kind, url, lambda _: url)
 

@@ -111,7 +111,7 @@ def test_an_awaited_handle_to_a_collection_that_was_made_anew_reads_nothing(
     store: Store, calibration: Calibration, vectors: Vectors, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever made it anew: a handle looks every few seconds."""
-    monkeypatch.setattr("qvec.qdrant.versioning.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("qvec.qdrant.version_record.LOOK_SECONDS", 0.0)
     name, db = store.new_name(), store.database
     db.create_collection(name, calibration=calibration).upsert(range(50), vectors[:50])
 

@@ -17,7 +17,7 @@ import qvec
 from qvec import Calibration, InputError
 from qvec.filters import matches, parse
 from qvec.integrations.rows import delete_matching
-from qvec.qdrant import finishing
+from qvec.qdrant import filters as qdrant_filters
 
 Vectors = NDArray[np.float32]
 
@@ -132,7 +132,7 @@ def test_rows_are_deleted_by_any_filter(store: Store) -> None:
 
 
 def test_too_many_rows_to_be_named(store: Store, docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finishing, "MOST_IDS", 100)
+    monkeypatch.setattr(qdrant_filters, "MAX_IDS", 100)
     query, many, few = realistic(1, 16)[0], {"code": {"$ilike": "C%"}}, {"code": {"$ilike": "C000_"}}
     refused: list[Callable[[], Any]] = [
         lambda: docs.search(query, filter=many),

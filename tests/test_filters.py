@@ -338,12 +338,12 @@ def test_qdrant_lets_more_pass_of_what_it_has_no_condition_for(
     condition: dict[str, Any], native: models.Filter, unknown: str
 ) -> None:
     parsed = filters.parse(condition)
-    assert qdrant.compile(parsed) == (native, qdrant.Rest(parsed, (unknown,)))
+    assert qdrant.compile(parsed) == (native, qdrant.ResidualFilter(parsed, (unknown,)))
 
 
 @pytest.mark.parametrize("condition", [{"a": {"$like": like}} for like in ("", "x", "x%", "%x%")], ids=str)
 def test_qdrant_has_conditions_for_wholes_beginnings_and_middles(condition: dict[str, Any]) -> None:
-    assert qdrant.compile(filters.parse(condition)).rest is None
+    assert qdrant.compile(filters.parse(condition)).residual is None
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_qdrant_refuses_numbers_that_it_cannot_tell_apart(condition: Any, shown:
 def test_an_older_client_has_no_conditions_for_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(models, "MatchPrefix")
     parsed = filters.parse({"a": {"$like": "x%"}})
-    assert qdrant.compile(parsed) == (THERE, qdrant.Rest(parsed, ("$like 'x%' in field 'a'",)))
+    assert qdrant.compile(parsed) == (THERE, qdrant.ResidualFilter(parsed, ("$like 'x%' in field 'a'",)))
 
 
 def test_qdrants_filter_is_on_the_payloads_metadata() -> None:

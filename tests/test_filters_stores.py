@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -20,14 +20,13 @@ from qvec.errors import InputError
 from qvec.filters import dates
 from qvec.postgres import filters as postgres
 from qvec.qdrant import filters as qdrant
-from qvec.qdrant import finishing
-from qvec.qdrant.edge import EdgeEngine
-from qvec.qdrant.engine import Request
-from qvec.qdrant.layout import Layout
+from qvec.qdrant._sync.embedded import EdgeEngine
+from qvec.qdrant._sync.view import resolved
+from qvec.qdrant.edge import EdgeShard
+from qvec.qdrant.point_query import PointQuery
 from qvec.qdrant.points import Points
-from qvec.qdrant.steps import Steps, perform
+from qvec.qdrant.vector_layout import VectorLayout
 
-T = TypeVar("T")
 Row = dict[str, Any] | None
 Filter = dict[str, Any]
 
@@ -145,9 +144,9 @@ def table(admin: psycopg.Connection) -> psycopg.Connection:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeEngine]:
-    engine = EdgeEngine(tmp_path_factory.mktemp("engine"), Layout(1))
-    yield engine
-    engine.close()
+    shard = EdgeShard(tmp_path_factory.mktemp("engine"), VectorLayout(1))
+    yield EdgeEngine(shard)
+    shard.close()
 
 
 def expected(rows: list[Row], parsed: filters.Filter) -> set[int]:
@@ -168,24 +167,19 @@ def on_postgres(connection: psycopg.Connection, parsed: filters.Filter) -> set[i
 
 
 def fill_qdrant(engine: EdgeEngine, rows: list[Row]) -> None:
-    engine._shard.update(edge.UpdateOperation.delete_points_by_filter(edge.Filter()))
+    engine._shard._shard.update(edge.UpdateOperation.delete_points_by_filter(edge.Filter()))
     payloads = [{"document": "a"} if row is None else {"metadata": row, "document": "a"} for row in rows]
-    done(engine.upsert(Points(list(range(len(rows))), np.ones((len(rows), 1), np.float32), payloads)))
+    engine.upsert(Points(list(range(len(rows))), np.ones((len(rows), 1), np.float32), payloads))
 
 
 def on_qdrant(engine: EdgeEngine, parsed: filters.Filter) -> set[int]:
-    """As a search and as `matching` find them, which have to be the same."""
-    native, rest = qdrant.compile(parsed)
-    asked = done(finishing.finished(engine, Request(1000, 1, filter=native, rest=rest)))
-    found = {record.id for record in done(engine.scroll(0, 1000, vectors=False, filter=asked.filter))[0]}
-    let_pass = done(engine.scroll(0, 1000, vectors=False, filter=native))[0]
-    assert {record.id for record in let_pass if finishing.passes(rest, record)} == found
+    """Return the rows that a search and a scroll find, which have to be the same."""
+    native, residual = qdrant.compile(parsed)
+    query = resolved(engine, PointQuery(1000, 1, filter=native, residual=residual))
+    found = {point.id for point in engine.scroll(0, 1000, vectors=False, filter=query.filter)[0]}
+    candidates = engine.scroll(0, 1000, vectors=False, filter=native)[0]
+    assert {point.id for point in candidates if residual is None or residual.passes(point.payload)} == found
     return found
-
-
-def done(steps: Steps[T]) -> T:
-    """What steps of the embedded engine return: they ask nothing."""
-    return perform(steps, None)  # type: ignore[arg-type]
 
 
 def too_large(parsed: filters.Filter) -> bool:

@@ -229,7 +229,7 @@ def test_a_directory_of_another_process_is_refused_in_a_child(tmp_path: Path, ca
                 told(lambda: db.create_collection("docs", calibration=calibration)),
             ]
 
-        home: Any = db.home
+        home: Any = db.store.backend._directory  # type: ignore[attr-defined]
         assert isinstance(home, Directory)
         with held(directory._opening), held(home._mutex):
             opened_again, written = Child(refusals).answer()

@@ -19,7 +19,7 @@ from qdrant_wire import WireServer
 
 import qvec
 from qvec import Calibration, DatabaseError
-from qvec.qdrant import retries
+from qvec.qdrant import connection
 
 ROWS = 200
 VECTORS = realistic(1000)
@@ -41,7 +41,7 @@ def url_of(server: WireServer) -> str:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """No long waits between tries."""
-    monkeypatch.setattr(retries, "_RETRY_SECONDS", (0.01,) * 3)
+    monkeypatch.setattr(connection, "RETRY_SECONDS", (0.01,) * 3)
 
 
 @pytest.mark.usefixtures("soon")

@@ -62,7 +62,7 @@ def test_settings_are_kept(
         assert docs.settings.keys() == db.settings
         assert (docs.model, docs.calibration) == ("m", calibration)
         assert docs.keeps_floats == (settings.get("rescore") != "binary")
-    layout = made.layout
+    layout = made.stored.view.layout  # type: ignore[attr-defined]
     assert repr(made) == (
         f"Collection({name!r}, dimensions=64, rescore={layout.rescore!r}, prefilter={layout.prefilter!r}, "
         f"calibration={calibration.id!r})"
@@ -119,7 +119,7 @@ def test_another_calibration_is_refused(db: Database, calibration: Calibration, 
 
 def test_a_description_comes_back_from_json(calibration: Calibration, db: Database, name: str) -> None:
     docs = db.create_collection(name, calibration=calibration, id_type="text", oversampling=1.25, model="m")
-    described = db.run(db.home.describe(name))
+    described = db.store.backend.describe(name)  # type: ignore[attr-defined]
     assert described is not None
     assert Description.from_json(described.to_json(), name) == described
     assert described.calibration.to_bytes() == docs.calibration.to_bytes() == calibration.to_bytes()
@@ -251,10 +251,10 @@ def test_many_writers_lose_nothing(db: Database, calibration: Calibration, vecto
 
 def test_the_next_id_follows_the_largest(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
     docs = db.create_collection(name, calibration=calibration)
-    assert db.run(docs.next_id()) == 0
+    assert docs.stored.view.next_id() == 0
     for ids, following in (([-7], 0), ([0], 1), ([5, 3], 6), ([2**40], 2**40 + 1), ([2**63 - 2], 2**63 - 1)):
         docs.upsert(ids, vectors[: len(ids)])
-        assert db.run(docs.next_id()) == following
+        assert docs.stored.view.next_id() == following
 
 
 def test_an_explanation_tells_what_was_asked(

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 import qvec
 from qvec import Calibration, CalibrationError, CollectionError, DatabaseError, QvecError, RowError
 from qvec.client import Collection, Database
-from qvec.qdrant import payloads
+from qvec.client.bulk import read_checkpoints
+from qvec.qdrant import points
 
 Vectors = NDArray[np.float32]
 
@@ -297,7 +298,7 @@ def test_lost_files_of_the_engine(directory: Path, db: Database, lost: str) -> N
 def test_damaged_loads_are_told(directory: Path, docs: Collection, db: Database) -> None:
     (directory / docs.name / "loads.json").write_text("[")
     with pytest.raises(CollectionError, match=r"^collection 'docs' is damaged: cannot read .*loads\.json: "):
-        db.run(db.home.read_loads("docs"))
+        read_checkpoints(db, "docs")
 
 
 # What is not qvec's
@@ -353,7 +354,7 @@ def test_a_drop_that_was_interrupted_leaves_room(
 @pytest.mark.parametrize("kind", ["object", "array"])
 def test_the_engine_reads_what_is_nested_as_deep_as_qvec_lets(docs: Collection, vectors: Vectors, kind: str) -> None:
     value: Any = 1
-    for _ in range(payloads.MOST_NESTED - 1):
+    for _ in range(points.MAX_NESTING - 1):
         value = {"a": value} if kind == "object" else [value]
     docs.upsert([1], vectors[:1], None, [{"a": value}])
     found = docs.get([1])[0]

@@ -20,9 +20,8 @@ from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.ingest import LoadStoppedError, Reporter, Stop, pipeline
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import loader
-from qvec.qdrant.edge import EdgeEngine
-from qvec.qdrant.server import ServerEngine
-from qvec.qdrant.steps import Steps
+from qvec.qdrant._sync.embedded import EdgeEngine
+from qvec.qdrant._sync.server_engine import ServerEngine
 from qvec.store.loads import ConnectionLostError
 
 ENGINES = {"directory": EdgeEngine, "server": ServerEngine}
@@ -61,12 +60,12 @@ def interrupt(kind: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def interrupted(number: int, when: str, run: Callable[[], Any]) -> None:
         calls = 0
 
-        def ending(self: Any, points: Any) -> Steps[None]:
+        def ending(self: Any, points: Any) -> None:
             nonlocal calls
             calls += 1
             if calls == number and when == "before":
                 raise Interrupted
-            yield from upsert(self, points)
+            upsert(self, points)
             if calls == number:
                 raise Interrupted
 
@@ -501,25 +500,25 @@ def test_the_checkpoint_is_never_ahead_of_what_is_flushed(
     database: Database, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows written at each flush, against the position that is written down after it."""
-    engine, home = ENGINES[kind], type(database.home)
+    engine, home = ENGINES[kind], type(database.store.backend)
     upsert, flush, write_load = engine.upsert, engine.flush, home.write_load
     written = flushed = 0
     positions = []
 
-    def upserted(self: Any, points: Any) -> Steps[None]:
+    def upserted(self: Any, points: Any) -> None:
         nonlocal written
-        yield from upsert(self, points)
+        upsert(self, points)
         written += len(points)
 
-    def flushing(self: Any) -> Steps[None]:
+    def flushing(self: Any) -> None:
         nonlocal flushed
-        yield from flush(self)
+        flush(self)
         flushed = written
 
-    def writing(self: Any, name: str, source: str, state: Any) -> Steps[None]:
+    def writing(self: Any, name: str, source: str, state: Any) -> None:
         assert state["position"] <= flushed
         positions.append(state["position"])
-        return write_load(self, name, source, state)
+        write_load(self, name, source, state)
 
     monkeypatch.setattr(engine, "upsert", upserted)
     monkeypatch.setattr(engine, "flush", flushing)

@@ -20,10 +20,10 @@ BAD = tuple(range(17, ROWS, 61))
 KEPT = [row for row in range(ROWS) if row not in BAD]
 ARRAY = vectors(ROWS)
 
-UPSERT, FLUSH = "qvec.qdrant.edge:EdgeEngine.upsert", "qvec.qdrant.edge:EdgeEngine.flush"
+UPSERT, FLUSH = "qvec.qdrant.edge:EdgeShard.upsert", "qvec.qdrant.edge:EdgeShard.flush"
 WRITE_LOAD, REJECT = "qvec.qdrant.directory:Directory.write_load", "qvec.ingest.rejects:RejectsFile.write"
 IN_DIRECTORY = (
-    ("after qvec.qdrant.edge:EdgeEngine.__init__", 1),
+    ("after qvec.qdrant.edge:EdgeShard.__init__", 1),
     ("before os:replace", 1),
     ("after os:replace", 1),
     (f"after {WRITE_LOAD}", 1),
@@ -36,9 +36,10 @@ IN_DIRECTORY = (
     (f"before {REJECT}", 3),
     (f"after {REJECT}", 3),
 )
-SEND, SAVE = "qvec.qdrant.server:ServerEngine.upsert", "qvec.qdrant.server_loads:write"
+SERVER = "qvec.qdrant._sync.server:ServerBackend"
+SEND, SAVE = "qvec.qdrant._sync.server_engine:ServerEngine.upsert", f"{SERVER}.write_load"
 ON_SERVER = (
-    ("after qvec.qdrant.remote:Server.create", 1),
+    (f"after {SERVER}.create", 1),
     (f"after {SAVE}", 1),
     (f"before {SEND}", 5),
     (f"after {SEND}", 6),

@@ -14,10 +14,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qvec import Calibration, InputError, RowError, quantize
-from qvec.qdrant import payloads
-from qvec.qdrant.ids import foreign_point_id, point_id, row_id, row_ids
-from qvec.qdrant.layout import Layout
-from qvec.qdrant.points import ID, encode, stored_vectors
+from qvec.client.arguments import id_list
+from qvec.qdrant.points import (
+    ID,
+    MAX_NESTING,
+    encode,
+    parse_metadata,
+    point_id,
+    row_id,
+    row_ids,
+    stored_vectors,
+    unmanaged_point_id,
+)
+from qvec.qdrant.vector_layout import VectorLayout
+from qvec.store.requests import RowColumns
 
 Vectors = NDArray[np.float32]
 
@@ -42,7 +52,7 @@ def sign_bits(stored: Vectors) -> NDArray[np.uint8]:
 def test_stored_signs_are_the_calibrations_bits(rescore: Any, case: Case) -> None:
     """Among the vectors are such as lie one float beside the threshold: their difference is far below float16's."""
     calibration = calibration_of(case)
-    layout = Layout.of(case.dimensions, "bigint", rescore, None, "scalar8bits")
+    layout = VectorLayout.of(case.dimensions, "bigint", rescore)
     vectors = np.ascontiguousarray(case.vectors[:, : case.dimensions])
     stored = stored_vectors(vectors, calibration, layout)
     assert stored.dtype == np.float32
@@ -56,9 +66,9 @@ def test_the_least_differences_keep_their_signs() -> None:
     vector = np.array([np.nextafter(np.float32(1), np.float32(2)), 1.0, 1e-45, -1e-45, -0.0, 0.0], np.float32)
     spread = np.ones(6, np.float32)
     calibration = Calibration(threshold, spread, spread, threshold, spread, "ip")
-    stored = stored_vectors(vector[None], calibration, Layout(6))[0]
+    stored = stored_vectors(vector[None], calibration, VectorLayout(6))[0]
     assert stored.tolist() == [float(np.float16(vector[0] - 1)), 0, 2.0**-24, 0, 0, 2.0**-24]
-    exact = stored_vectors(vector[None], calibration, Layout(6, rescore="float32"))[0]
+    exact = stored_vectors(vector[None], calibration, VectorLayout(6, rescore="float32"))[0]
     assert exact.tolist() == [
         2.0**-23,
         0,
@@ -78,7 +88,7 @@ def test_what_the_storage_cannot_hold_names_its_row(rescore: Any, value: float, 
     calibration = Calibration(zero, one, one, zero, one, "ip")
     vectors = np.ones((3, 8), np.float32)
     vectors[1, 5] = -value
-    layout = Layout(8, rescore=rescore)
+    layout = VectorLayout(8, rescore=rescore)
     if holds:
         assert stored_vectors(vectors, calibration, layout)[1, 5] == np.float32(-value)
         return
@@ -91,11 +101,11 @@ def test_a_difference_beyond_float32_names_its_row() -> None:
     one = np.ones(4, np.float32)
     calibration = Calibration(far, one, one, far, one, "ip")
     with pytest.raises(RowError, match=r"^row 0: dimension 0 is inf from its threshold, and no more than 3.40"):
-        stored_vectors(-far[None], calibration, Layout(4, rescore="float32"))
+        stored_vectors(-far[None], calibration, VectorLayout(4, rescore="float32"))
 
 
 def test_forms_of_one_vector_are_stored_alike(calibration: Calibration, vectors: Vectors) -> None:
-    layout = Layout(64, rescore="float32")
+    layout = VectorLayout(64, rescore="float32")
     prepared = calibration.prepared(vectors[:50])
     wanted = stored_vectors(vectors[:50], calibration, layout)
     np.testing.assert_array_equal(stored_vectors(prepared, calibration, layout, "prepared"), wanted)
@@ -120,8 +130,9 @@ def test_every_id_comes_back_from_its_point(id: int | str) -> None:
     id_type: Any = "text" if isinstance(id, str) else "bigint"
     zero = np.zeros(2, np.float32)
     calibration = Calibration(zero, zero + 1, zero + 1, zero, zero, "ip")
-    points = encode([id], np.ones((1, 2), np.float32), None, None, calibration=calibration, layout=Layout(2, id_type))
-    assert row_ids([id], id_type) == [id]
+    ids = pa.array([id], pa.int64() if id_type == "bigint" else pa.large_string())
+    points = encode(RowColumns(ids, np.ones((1, 2), np.float32)), calibration, VectorLayout(2, id_type))
+    assert id_list([id], id_type) == row_ids(ids) == [id]
     assert row_id(points.ids[0], points.payloads[0].get(ID)) == id
     assert isinstance(points.ids[0], int) == (isinstance(id, int) and id >= 0)
 
@@ -140,19 +151,20 @@ def test_every_id_comes_back_from_its_point(id: int | str) -> None:
 )
 def test_ids_of_another_kind(id: Any, id_type: Any, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        row_ids([id], id_type)
+        id_list([id], id_type)
     assert str(caught.value) == message
 
 
 def test_columns_of_ids() -> None:
-    assert row_ids(np.array([3, 2**63 - 1], np.uint64), "bigint") == [3, 2**63 - 1]
-    assert row_ids(pa.array(["a", "b"]), "text") == ["a", "b"]
-    assert row_ids(np.array(["a"]), "text") == ["a"]
+    assert id_list(np.array([3, 2**63 - 1], np.uint64), "bigint") == [3, 2**63 - 1]
+    assert id_list(np.array(["a"]), "text") == ["a"]
+    assert row_ids(pa.array(["a", "b"], pa.large_string())) == ["a", "b"]
+    assert row_ids(np.array([3, 2**63 - 1], np.int64)) == [3, 2**63 - 1]
 
 
 def test_ids_of_points_that_others_made() -> None:
-    assert [foreign_point_id(id) for id in (5, 2**64 - 1, UUID, UUID.upper())] == [5, 2**64 - 1, UUID, UUID]
-    assert [foreign_point_id(id) for id in (-1, 2**64, "5", "", "x")] == [None] * 5
+    assert [unmanaged_point_id(id) for id in (5, 2**64 - 1, UUID, UUID.upper())] == [5, 2**64 - 1, UUID, UUID]
+    assert [unmanaged_point_id(id) for id in (-1, 2**64, "5", "", "x")] == [None] * 5
 
 
 # Metadata
@@ -169,29 +181,29 @@ def nested(kind: str, depth: int) -> Any:
 @pytest.mark.parametrize("kind", ["object", "array"])
 def test_nesting_has_a_limit(kind: str) -> None:
     """What the engine takes beyond its own limit bricks the collection: test_qdrant_directory.py shows its limit."""
-    deepest = nested(kind, payloads.MOST_NESTED)
-    assert payloads.parsed(0, json.dumps(deepest)) == deepest
-    for depth in (payloads.MOST_NESTED + 1, 500, 100_000):
+    deepest = nested(kind, MAX_NESTING)
+    assert parse_metadata(0, json.dumps(deepest)) == deepest
+    for depth in (MAX_NESTING + 1, 500, 100_000):
         text = '{"a":' * depth + "1" + "}" * depth if kind == "object" else "[" * depth + "]" * depth
         with pytest.raises(RowError, match=r"^row 7: metadata is nested more than 30 deep, which Qdrant does not hold"):
-            payloads.parsed(7, text)
+            parse_metadata(7, text)
 
 
 @pytest.mark.parametrize("text", ['{"a":9223372036854775807,"b":[-9223372036854775808],"c":1e308,"d":"1e999"}', "[]"])
 def test_numbers_of_64_bits_are_taken(text: str) -> None:
-    assert payloads.parsed(0, text) == json.loads(text)
+    assert parse_metadata(0, text) == json.loads(text)
 
 
 @pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809", "1e999", "-1E+400", "9" * 5000])
 def test_numbers_that_qdrant_would_change_are_refused(number: str) -> None:
     with pytest.raises(RowError, match=r"^row 2: metadata (holds|cannot be read)"):
-        payloads.parsed(2, f'{{"a":[{number}]}}')
+        parse_metadata(2, f'{{"a":[{number}]}}')
 
 
 def test_a_bad_row_is_named_by_its_position(calibration: Calibration, vectors: Vectors) -> None:
     metadata = pa.array([None, '{"a":1}', '{"a":1e999}'], pa.large_string())
     with pytest.raises(RowError, match=r"^row 2: metadata holds a number beyond float64; store it as a string$"):
-        encode([1, 2, 3], vectors[:3], None, metadata, calibration=calibration, layout=Layout(64))
+        encode(RowColumns(np.arange(3), vectors[:3], None, metadata), calibration, VectorLayout(64))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
@@ -209,6 +221,6 @@ def test_stored_vectors_are_those_of_numpy(metric: Any, rescore: Any, dtype: Any
         rounded = exact.astype(np.float16)
         rounded[(exact > 0) & (rounded == 0)] = 2.0**-24
         wanted = rounded.astype(np.float32)
-    found = stored_vectors(vectors, calibration, Layout(dimensions, rescore=rescore))
+    found = stored_vectors(vectors, calibration, VectorLayout(dimensions, rescore=rescore))
     assert found.tobytes() == wanted.tobytes()
     np.testing.assert_array_equal(found > 0, exact > 0)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from qvec import Calibration, Hit, quantize
 from qvec.client import Collection, Database
-from qvec.qdrant.layout import Prefilter
+from qvec.qdrant.vector_layout import Prefilter
 
 Vectors = NDArray[np.float32]
 
@@ -61,7 +61,7 @@ def every_row(docs: Collection, query: Vectors, **options: Any) -> NDArray[np.fl
 
 def index(docs: Collection) -> None:
     docs.build_index()
-    assert docs.engine()._shard.info().indexed_vectors_count == docs.count()  # type: ignore[attr-defined]
+    assert docs.stored.view.engine()._shard._shard.info().indexed_vectors_count == docs.count()  # type: ignore[attr-defined]
 
 
 def scaled(query: Vectors) -> Vectors:

@@ -28,10 +28,12 @@ import qvec
 from qvec.client import Database
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.ingest import Reporter, pipeline
-from qvec.qdrant import loader, messages, retries, server, server_loads
+from qvec.qdrant import connection, loader, messages
+from qvec.qdrant._sync import server
+from qvec.qdrant._sync.client import Retries
+from qvec.qdrant._sync.server_engine import ServerEngine
 from qvec.qdrant.address import Address
 from qvec.qdrant.points import Points
-from qvec.qdrant.remote import Server
 
 Code = grpc.StatusCode
 SECRET = "not-for-anybodys-eyes"
@@ -58,7 +60,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """No long waits between tries, and a checkpoint after each batch."""
-    monkeypatch.setattr(retries, "_RETRY_SECONDS", (0.01,) * 3)
+    monkeypatch.setattr(connection, "RETRY_SECONDS", (0.01,) * 3)
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.05,) * 40)
     monkeypatch.setattr(loader, "_CHECKPOINT_SECONDS", 0)
 
@@ -232,7 +234,7 @@ def test_a_request_that_took_its_time_is_not_repeated() -> None:
         raise Late
 
     with pytest.raises(Late):
-        retries.Retries(timeout=0.01)(request)
+        Retries(timeout=0.01)(request)
     assert len(calls) == 1
 
 
@@ -269,7 +271,9 @@ def test_a_secret_in_a_url_is_refused_without_being_shown(url: str) -> None:
 
 def test_a_key_that_goes_unencrypted_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QVEC_QDRANT_API_KEY", SECRET)
-    warnings = [Server(Address.parse(f"{url}:6334")).warning for url in ("qdrant://a", "qdrants://a", "qdrant://[::1]")]
+    warnings = [
+        connection.key_warning(Address.parse(f"{url}:6334")) for url in ("qdrant://a", "qdrants://a", "qdrant://[::1]")
+    ]
     assert warnings == ["the API key goes to qdrant://a:6334 unencrypted; qdrants:// connects with TLS", None, None]
 
 
@@ -373,7 +377,7 @@ def test_the_collection_of_loads_is_made_once_by_many(wire: WireServer) -> None:
 
     def write(number: int) -> None:
         barrier.wait()
-        databases[number].run(databases[number].home.write_load("docs", f"{number}.npy", {"position": number}))
+        databases[number].store.backend.write_load("docs", f"{number}.npy", {"position": number})
         written.append(number)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
@@ -382,24 +386,24 @@ def test_the_collection_of_loads_is_made_once_by_many(wire: WireServer) -> None:
     for thread in threads:
         thread.join()
     assert sorted(written) == [0, 1, 2, 3]
-    assert databases[0].run(databases[0].home.read_loads("docs")) == {
+    assert databases[0].store.backend.read_loads("docs") == {
         f"{number}.npy": {"position": number} for number in range(4)
     }
-    assert databases[0].run(databases[0].home.read_loads("others")) == {}
+    assert databases[0].store.backend.read_loads("others") == {}
     assert wire.count("Collections/Create") == 4
     for database in databases:
         database.close()
 
 
 def test_many_loads_are_all_read(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_loads, "_PAGE", 3)
+    monkeypatch.setattr(server, "_LOADS_PAGE", 3)
     wanted = {f"{number}.npy": {"position": number, "first_id": None} for number in range(10)}
     for source, state in wanted.items():
-        database.run(database.home.write_load("docs", source, state))
-    assert database.run(database.home.read_loads("docs")) == wanted
-    assert database.run(database.home.read_load("docs", "4.npy")) == {"position": 4, "first_id": None}
-    database.run(database.home.write_load("docs", "4.npy", None))
-    assert database.run(database.home.read_load("docs", "4.npy")) is None
+        database.store.backend.write_load("docs", source, state)
+    assert database.store.backend.read_loads("docs") == wanted
+    assert database.store.backend.read_load("docs", "4.npy") == {"position": 4, "first_id": None}
+    database.store.backend.write_load("docs", "4.npy", None)
+    assert database.store.backend.read_load("docs", "4.npy") is None
 
 
 @pytest.fixture
@@ -470,16 +474,16 @@ def test_a_restarted_server_is_told_to_go_on_indexing(
 ) -> None:
     """It is grey until a change comes."""
     load(database, source, index=True)
-    info = server.ServerEngine._info
+    info = ServerEngine._info
     updates = wire.count("Collections/Update")
 
     def grey(self: Any) -> Any:
-        found = yield from info(self)
+        found = info(self)
         if wire.count("Collections/Update") == updates:
             found.status = models.CollectionStatus.GREY
         return found
 
-    monkeypatch.setattr(server.ServerEngine, "_info", grey)
+    monkeypatch.setattr(ServerEngine, "_info", grey)
     assert not database.collection("docs").has_index()
     database.collection("docs").build_index()
     assert database.collection("docs").has_index()

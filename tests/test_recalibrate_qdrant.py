@@ -23,10 +23,11 @@ from writing import writing_meanwhile
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, RangeMethod
 from qvec.client import Collection, Database
+from qvec.client.bulk import open_version_sync
 from qvec.ingest import IngestOptions, Reporter, ingest
 from qvec.metadata_index import MetadataIndex
-from qvec.qdrant.versioning import Record
-from qvec.qdrant.versions import QdrantVersions
+from qvec.qdrant.version_record import VersionRecord
+from qvec.qdrant.version_sync import QdrantVersionSync
 from qvec.recalibration import Recalibrated, Refit, drop_old, recalibrate, roll_back
 from qvec.sources import open_source
 
@@ -42,8 +43,8 @@ HALF = Refit(threshold=0.5, ranges=RangeMethod())
 
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvec.qdrant.versioning.LOOK_SECONDS", 0.05)
-    monkeypatch.setattr("qvec.qdrant.server._POLL_SECONDS", 0.02)
+    monkeypatch.setattr("qvec.qdrant.version_record.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("qvec.qdrant._sync.server_engine._POLL_SECONDS", 0.02)
 
 
 @pytest.fixture(params=["directory", "server"])
@@ -120,7 +121,7 @@ def test_rows_are_stored_anew_from_kept_floats(database: Database) -> None:
         ("note 9", {"n": 9}),
     ]
     assert [hit.id for hit in new.search_text("note 77", 1)] == [77]
-    indexes = database.run(new.engine().indexes())
+    indexes = new.stored.view.engine().payload_indexes()
     assert indexes.keys() == {"metadata.n", "document"}
     old = database.collection(f"docs@{ZERO.id}")
     assert (old.calibration, old.count()) == (ZERO, ROWS)
@@ -153,7 +154,7 @@ def test_what_is_written_meanwhile_comes_along(
     database: Database, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     docs = filled(database)
-    real = getattr(QdrantVersions, moment)
+    real = getattr(QdrantVersionSync, moment)
 
     def write() -> None:
         docs.upsert([4, 7000], ROWS_OF[8:10], ["four", "new"], [{"n": 1}, None])
@@ -164,7 +165,7 @@ def test_what_is_written_meanwhile_comes_along(
         write()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(QdrantVersions, moment, written_first)
+    monkeypatch.setattr(QdrantVersionSync, moment, written_first)
     anew(database)
     expected = {n: ROWS_OF[n] for n in range(ROWS) if n not in (0, 1, 2, 299)}
     assert_same_rows(database, expected | {4: ROWS_OF[8], 7000: ROWS_OF[9]})
@@ -186,7 +187,7 @@ def test_a_write_that_an_exchange_overtakes_is_made_again(
     """It is sent once all rows were compared, and ends once the other version is in use."""
     docs = filled(database)
     anew(database)
-    engine = type(docs.engine())
+    engine = type(docs.stored.view.engine())
     send, calls = getattr(engine, write), []
 
     def overtaken(self: Any, what: Any) -> Any:
@@ -209,10 +210,10 @@ def test_writes_wait_for_an_exchange_and_tell_of_one_that_does_not_end(
 ) -> None:
     docs = filled(database)
     anew(database)
-    record = database.run(database.home.read_versions("docs"))
+    record = database.store.backend.read_record("docs")
     assert record is not None
-    database.run(database.home.write_versions("docs", Record(**{**vars(record), "is_exchanging": True})))
-    monkeypatch.setattr("qvec.qdrant.following._PATIENCE_SECONDS", 0.1)
+    database.store.backend.write_record("docs", VersionRecord(**{**vars(record), "is_switching": True}))
+    monkeypatch.setattr("qvec.qdrant._sync.collection._SWITCH_SECONDS", 0.1)
     with pytest.raises(DatabaseError, match=r"wait for an exchange of its versions that does not end; if it was inter"):
         docs.upsert([1], ROWS_OF[:1])
     assert docs.search(QUERIES[0])
@@ -250,7 +251,7 @@ def test_fewer_dimensions_and_back(database: Database) -> None:
     anew(database, refit=Refit(dimensions=32))
     docs.upsert([7000], ROWS_OF[:1])
     docs.upsert([6], ROWS_OF[6:7], ["other words"])
-    assert docs.layout.dimensions == 32
+    assert docs.stored.view.layout.dimensions == 32
     with pytest.raises(CollectionError, match="1 are missing in its other version"):
         roll_back(database, "docs")
     assert roll_back(database, "docs", allow_missing=True).wanting.missing == 1
@@ -276,7 +277,7 @@ def test_versions_are_dropped_one_after_another(database: Database) -> None:
     anew(database, refit=Refit(threshold=0.0))
     assert (names(database)[0], docs.count(), docs.search(ROWS_OF[5], 1)[0].id) == ("docs", ROWS, 5)
     database.drop_collection("docs")
-    assert database.run(database.home.names()) == []
+    assert database.store.backend.names() == []
     with pytest.raises(CollectionError, match="was dropped"):
         docs.upsert([1], ROWS_OF[:1])
 
@@ -293,7 +294,7 @@ def test_rows_of_a_version_that_is_dropped_meanwhile_do_not_just_end(database: D
 
 def test_a_search_that_outlasts_its_version_is_made_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     docs = filled(database)
-    engine = type(docs.engine())
+    engine = type(docs.stored.view.engine())
     search = engine.search
 
     def late(self: Any, queries: Any, request: Any) -> Any:
@@ -314,7 +315,7 @@ def test_a_version_is_dropped_by_its_name(database: Database) -> None:
         database.collection(f"docs@{done.calibration}")  # it is docs
     database.drop_collection(done.kept)
     assert (names(database), docs.count()) == (["docs"], ROWS)
-    with database.versions("docs") as versions:
+    with open_version_sync(database, "docs") as versions:
         assert versions.other() is None
 
 
@@ -413,15 +414,15 @@ def command(place: tuple[str, ...], *more: str, **options: Any) -> Any:
     return run("recalibrate", *place, *more, batch_rows=50, **options)
 
 
-def moments(home: str, engine: str) -> list[tuple[str, int]]:
+def moments(backend: str, engine: str) -> list[tuple[str, int]]:
     """Of a recalibration: written down, made, half loaded, compared once, compared while writes wait."""
-    home, engine = f"qvec.qdrant.{home}", f"qvec.qdrant.{engine}"
+    backend, engine = f"qvec.qdrant.{backend}", f"qvec.qdrant.{engine}"
     return [
-        (f"after {home}.write_versions", 1),
-        (f"after {home}.create", 1),
+        (f"after {backend}.write_record", 1),
+        (f"after {backend}.create", 1),
         (f"before {engine}.upsert", 3),
-        (f"before {home}.write_versions", 1),
-        (f"before {home}.write_versions", 2),
+        (f"before {backend}.write_record", 1),
+        (f"before {backend}.write_record", 2),
     ]
 
 
@@ -431,7 +432,8 @@ def test_it_is_killed_at_every_step(url: str) -> None:
     place = ("--db", url, "-c", "docs")
     options = ("--threshold", "half", "--ranges", "quantile", "--allow-worse", "--quiet")
     is_server = "//" in url
-    parts = ("remote:Server", "server:ServerEngine") if is_server else ("directory:Directory", "edge:EdgeEngine")
+    on_server = ("_sync.server:ServerBackend", "_sync.server_engine:ServerEngine")
+    parts = on_server if is_server else ("directory:Directory", "edge:EdgeShard")
     for moment, number in moments(*parts):
         process = command(place, *options, moment=moment, number=number)
         assert process.returncode == -signal.SIGKILL, (moment, process.stderr)
@@ -443,7 +445,7 @@ def test_it_is_killed_at_every_step(url: str) -> None:
     with qvec.connect(url) as database:
         assert names(database) == ["docs", f"docs@{ZERO.id}"]
         assert_same_rows(database, dict(enumerate(ROWS_OF)))
-    for moment in (f"after qvec.qdrant.{parts[1]}.clear", f"before qvec.qdrant.{parts[0]}.write_versions"):
+    for moment in (f"after qvec.qdrant.{parts[1]}.clear", f"before qvec.qdrant.{parts[0]}.write_record"):
         assert command(place, "--drop-old", moment=moment).returncode == -signal.SIGKILL
     assert command(place, "--drop-old").returncode == 0
     with qvec.connect(url) as database:

@@ -22,7 +22,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException
 from stores import Store
 
 from qvec import Calibration, connect, connect_async, tracing
-from qvec.qdrant.retries import Retries
+from qvec.qdrant._sync.client import Retries
 
 
 @pytest.fixture

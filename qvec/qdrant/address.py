@@ -17,19 +17,19 @@ _EXPECTED = "qdrant://HOST:6334 or qdrants://HOST:6334 (TLS), with ?timeout=SECO
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens, from qdrant://HOST:PORT or qdrants:// with TLS."""
+    """The address of a server: qdrant://HOST:PORT, or qdrants://HOST:PORT with TLS."""
 
     host: str
     port: int
     tls: bool
     timeout: int = _TIMEOUT
-    """Seconds that a request may take."""
+    """Time limit of a request in seconds."""
     certificate: str | None = None
-    """File of the certificate authority, where it is not one that the system trusts."""
+    """File with the certificate of the authority, unless the system trusts it."""
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Raises InputError for a URL that is none, without repeating a secret it may hold."""
+        """Read a URL. Raise InputError for an invalid one, without repeating it: it may hold a secret."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port or _PORT
@@ -47,12 +47,12 @@ class Address:
         return cls(host, port, parts.scheme == "qdrants", timeout, certificate)
 
     def limited(self, seconds: float | None) -> Address:
-        """The same with another time limit of requests, where one is given."""
+        """Return the address with another time limit of requests, if one is given."""
         return self if seconds is None else replace(self, timeout=math.ceil(seconds))
 
     @property
     def bracketed(self) -> str:
-        """The host as it stands before a port."""
+        """The host as it is written before a port."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
     @property

@@ -1,4 +1,4 @@
-"""What is written down of a collection beside its points: its settings and its whole calibration."""
+"""What is stored about a collection beside its points: its settings and its whole calibration."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import numpy as np
 from qvec.calibration import Calibration
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.errors import CalibrationError, CollectionError, InputError
-from qvec.qdrant.layout import Layout, Sharding
+from qvec.qdrant.vector_layout import Sharding, VectorLayout
 
 FORMAT = 1
 
-Mark = tuple[Any, ...]
-"""What tells apart two collections that had one name, one after the other: the calibration's id, and how vectors are
+Fingerprint = tuple[Any, ...]
+"""Tells apart two collections that had one name, one after the other: the calibration's id, and how vectors are
 stored."""
-_MARKING = ("id_type", "rescore", "prefilter", "query_encoding")
+_FINGERPRINT_KEYS = ("id_type", "rescore", "prefilter", "query_encoding")
 
 
 @dataclass(frozen=True)
 class Description:
-    """A collection of qvec's, as its metadata on a server or its file in a directory tells it."""
+    """A collection of qvec, as the metadata on a server or the file in a directory describes it."""
 
     calibration: Calibration
-    layout: Layout
+    layout: VectorLayout
     oversampling: float = DEFAULT_OVERSAMPLING
     model: str | None = None
     sharding: Sharding = field(default_factory=Sharding)
     embedding: Mapping[str, Any] | None = None
 
     @property
-    def mark(self) -> Mark:
-        return self.calibration.id, *(getattr(self.layout, key) for key in _MARKING)
+    def fingerprint(self) -> Fingerprint:
+        return self.calibration.id, *(getattr(self.layout, key) for key in _FINGERPRINT_KEYS)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values, the calibration's file in base64."""
+        """Return everything as JSON values, the calibration's file in base64."""
         layout = asdict(self.layout)
         del layout["dimensions"]
         return {
@@ -54,10 +54,10 @@ class Description:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], name: str) -> Description:
-        """Reads what to_json wrote for the collection `name`.
+        """Read what `to_json` wrote for the collection `name`.
 
-        Raises CollectionError for a description that is damaged or newer, CalibrationError for a calibration that is
-        not the one it names.
+        Raise CollectionError for a damaged or a newer description, CalibrationError where the stored calibration is not
+        the one that the description names.
         """
         found = stored.get("format") if isinstance(stored, Mapping) else None
         if not isinstance(found, (int, float)) or found < 1:
@@ -69,11 +69,11 @@ class Description:
             )
         try:
             calibration = _calibration(stored, name)
-            settings = {key: stored[key] for key in _MARKING}
+            settings = {key: stored[key] for key in _FINGERPRINT_KEYS}
             sharding = {key: _whole(value) for key, value in stored["sharding"].items()}
             return cls(
                 calibration,
-                Layout(calibration.dimensions, **settings),
+                VectorLayout(calibration.dimensions, **settings),
                 float(stored["oversampling"]),
                 stored["model"],
                 Sharding(**sharding),
@@ -84,25 +84,24 @@ class Description:
         except (TypeError, ValueError, AttributeError, OverflowError, InputError) as error:
             raise CollectionError(f"the description of collection {name!r} is damaged: {error}") from None
 
-    def check_vectors(self, name: str, held: Foreign | None) -> None:
-        """Raises CollectionError where the engine holds other vectors than are described: one of both was exchanged."""
-        wanted = Foreign(self.layout.dimensions, "dot", "float16" if self.layout.signs_only else self.layout.rescore)
+    def check_vectors(self, name: str, held: UnmanagedCollection | None) -> None:
+        """Raise CollectionError unless the engine holds the described vectors: one of both was replaced."""
+        wanted = UnmanagedCollection(self.layout.dimensions, "dot", self.layout.datatype)
         if held != wanted:
             raise CollectionError(
-                f"collection {name!r} holds {held or 'nothing'}, but its description is of {wanted}; bring back the "
-                "description and the calibration that it was made with"
+                f"collection {name!r} holds {held or 'nothing'}, but its description is of {wanted}; restore the "
+                "description and the calibration that it was created with"
             )
 
 
-def mark_of(stored: Mapping[str, Any] | None) -> Mark | None:
-    """The mark of what to_json wrote, without reading the rest of it."""
-    return None if stored is None else tuple(stored.get(key) for key in ("calibration", *_MARKING))
+def fingerprint_of(stored: Mapping[str, Any] | None) -> Fingerprint | None:
+    """Return the fingerprint of what `to_json` wrote, without reading the rest."""
+    return None if stored is None else tuple(stored.get(key) for key in ("calibration", *_FINGERPRINT_KEYS))
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """What an engine says that a collection holds, whoever made it: the length of its vectors, their distance and their
-    datatype."""
+class UnmanagedCollection:
+    """What an engine reports about a collection, whoever made it: dimensions, distance and datatype of its vectors."""
 
     dimensions: int
     distance: str
@@ -112,9 +111,9 @@ class Foreign:
         return f"{self.datatype} vectors of {self.dimensions} dimensions with distance {self.distance}"
 
     def described(self, name: str, calibration: Calibration) -> Description:
-        """The collection as qvec reads it: vectors that are x - threshold of the calibration, of which scores come.
+        """Return how qvec reads the collection: as vectors that are x - threshold of the calibration.
 
-        Raises CollectionError where they cannot be that.
+        Raise CollectionError where its vectors cannot be that.
         """
         if self.dimensions != calibration.dimensions:
             raise CollectionError(
@@ -130,10 +129,11 @@ class Foreign:
                 "cosine where its own metric is cosine and its threshold zero"
             )
         rescore: Any = self.datatype
-        return Description(calibration, Layout(self.dimensions, "text", rescore))
+        return Description(calibration, VectorLayout(self.dimensions, "text", rescore))
 
 
 def not_one_vector(name: str) -> CollectionError:
+    """Return the error of a collection whose points have named vectors, several or none."""
     return CollectionError(
         f"collection {name!r} has no vector, or named or several ones a point; qvec reads one, without a name"
     )
@@ -157,5 +157,5 @@ def _embedding(stored: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _whole(value: Any) -> Any:
-    """A number as it was: a server may give it back as a float."""
+    """Return an integer that a server may have given back as a float."""
     return int(value) if isinstance(value, float) else value

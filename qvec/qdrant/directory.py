@@ -1,9 +1,15 @@
 """Collections of the embedded engine in a directory, which one process has open at a time.
 
-DIR/qvec.lock is held by that process. Each collection has a folder, named as it is with what file systems may not take
-written as %XX: `collection.json` describes it, `loads.json` tells how far sources have been loaded, `versions.json`
-which folder has the points of the version in use, `shard` is the engine's. A folder without `collection.json` was
-never finished, and is begun anew; one with anything else in it is not qvec's, and stays as it is.
+That process holds DIR/qvec.lock. Each collection has a folder with its name, in which characters that file systems may
+refuse are written as %XX:
+
+- `collection.json` describes the collection,
+- `loads.json` holds how far sources have been loaded,
+- `versions.json` names the folder with the points of the version in use,
+- `shard` is the engine's.
+
+A folder without `collection.json` was never finished, and `create` starts again; a folder with any other file in it is
+not qvec's, and `create` refuses it.
 """
 
 from __future__ import annotations
@@ -19,30 +25,39 @@ from urllib.parse import quote, unquote
 
 from qvec.errors import CollectionError, DatabaseError, MissingExtraError
 from qvec.forking import Lock
-from qvec.qdrant.description import Description, Foreign, Mark, mark_of, not_one_vector
-from qvec.qdrant.layout import Layout, Sharding
-from qvec.qdrant.steps import at_once
-from qvec.qdrant.versioning import Record
+from qvec.qdrant.description import (
+    Description,
+    Fingerprint,
+    UnmanagedCollection,
+    fingerprint_of,
+    not_one_vector,
+)
+from qvec.qdrant.vector_layout import VectorLayout
+from qvec.qdrant.version_record import VersionRecord
 
 if TYPE_CHECKING:
-    from qvec.qdrant.edge import EdgeEngine
+    from qvec.qdrant.edge import EdgeShard
 
 _LOCK = "qvec.lock"
 _DESCRIPTION = "collection.json"
 _LOADS = "loads.json"
 _VERSIONS = "versions.json"
 _SHARD = "shard"
-_MADE_WITH = "qvec-calibration.json"
-"""Beside the engine's files: the calibration that the vectors were stored with, whatever describes them later."""
+_CALIBRATION = "qvec-calibration.json"
+"""Beside the engine's files: the id of the calibration that the vectors were stored with, whatever the description
+says later."""
 _ENGINE_CONFIG = "edge_config.json"
-_ENGINE_FILES = {_ENGINE_CONFIG, _MADE_WITH, "segments", "wal"}
+_ENGINE_FILES = {_ENGINE_CONFIG, _CALIBRATION, "segments", "wal"}
 
 _open: dict[Path, Directory] = {}
 _opening = Lock()
 
 
 class Directory:
-    """The collections in a directory. All who open it in one process share it; the last to close it lets it go."""
+    """The collections in a directory, shared by all who open it in one process; the last to close it releases the lock.
+
+    Its methods block.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,79 +65,78 @@ class Directory:
         self.changes = 0
         self._process = os.getpid()
         self._lock = _take_lock(path)
-        self._engines: dict[str, EdgeEngine] = {}
+        self._shards: dict[str, EdgeShard] = {}
         self._loading: set[tuple[str, str]] = set()
         self._mutex = Lock()
 
     @classmethod
     def open(cls, path: Path) -> Directory:
-        """Opens a directory, made where it is missing. Raises DatabaseError when another process has it open."""
+        """Open a directory, creating it where it is missing.
+
+        Raise DatabaseError where another process has it open, MissingExtraError where the engine is not installed.
+        """
         try:
-            import qdrant_edge  # noqa: F401 - an extra
+            import qdrant_edge  # noqa: F401
         except ImportError:
             raise MissingExtraError("qdrant-edge-py", "embedded") from None
         with _opening:
             resolved = path.resolve()
             found = _open.get(resolved)
-            if found is None or found.is_foreign():
+            if found is None or found.is_forked():
                 found = _open[resolved] = cls(resolved)
             found.users += 1
             return found
 
     def close(self) -> None:
-        """Closes the engines when the last user closes."""
+        """Close the shards when the last user closes."""
         with _opening:
             self.users -= 1
-            if self.users or self.is_foreign():
+            if self.users or self.is_forked():
                 return
-            for engine in self._engines.values():
-                engine.close()
-            self._engines.clear()
+            for shard in self._shards.values():
+                shard.close()
+            self._shards.clear()
             os.close(self._lock)
             _open.pop(self.path, None)
 
-    def is_foreign(self) -> bool:
-        """Whether this process was forked from the one that opened the directory."""
+    def is_forked(self) -> bool:
+        """Return whether this process was forked from the one that opened the directory."""
         return self._process != os.getpid()
 
-    @at_once
     def names(self) -> list[str]:
-        """Collections, by name."""
+        """Return the names of all collections, in order."""
         self._check_process()
         return sorted(unquote(file.parent.name) for file in self.path.glob(f"*/{_DESCRIPTION}"))
 
-    @at_once
     def describe(self, name: str) -> Description | None:
-        """What is written down of a collection; None when there is none of this name."""
+        """Return the description of a collection; None where there is none of this name."""
         self._check_process()
         stored = _read(self._folder(name) / _DESCRIPTION, name)
         if stored is None:
             return None
         description = Description.from_json(stored, name)
         description.check_vectors(name, self._held(name))
-        made_with = (_read(self._folder(name) / _SHARD / _MADE_WITH, name) or {}).get("calibration")
+        made_with = (_read(self._folder(name) / _SHARD / _CALIBRATION, name) or {}).get("calibration")
         if made_with not in (None, description.calibration.id):
             raise CollectionError(
                 f"collection {name!r} was made with calibration {made_with}, but its description is of "
-                f"{description.calibration.id}; put back the collection.json that belongs to it"
+                f"{description.calibration.id}; restore the collection.json that belongs to it"
             )
         return description
 
-    @at_once
     def create(self, name: str, description: Description) -> None:
-        """Makes a collection: it is there once its description is."""
+        """Create a collection; it exists once its description does."""
         with self._mutex:
             self._check_process()
             folder = self._folder(name)
             self._clear(folder, name)
-            self._engine(name, description.layout)
-            _write(folder / _SHARD / _MADE_WITH, {"calibration": description.calibration.id})
+            self._open_shard(name, description.layout)
+            _write(folder / _SHARD / _CALIBRATION, {"calibration": description.calibration.id})
             _write(folder / _DESCRIPTION, description.to_json())
             self.changes += 1
 
-    @at_once
-    def describe_anew(self, name: str, description: Description) -> None:
-        """Writes another description of a collection. Raises CollectionError when it is dropped."""
+    def replace_description(self, name: str, description: Description) -> None:
+        """Store another description of a collection. Raise CollectionError where it was dropped."""
         with self._mutex:
             self._check_process()
             file = self._folder(name) / _DESCRIPTION
@@ -130,26 +144,23 @@ class Directory:
                 raise CollectionError(f"collection {name!r} was dropped")
             _write(file, description.to_json())
 
-    @at_once
-    def read_versions(self, name: str) -> Record | None:
-        """What is written down of a collection's versions; None where it was never recalibrated."""
+    def read_record(self, name: str) -> VersionRecord | None:
+        """Return the version record of a collection; None where it was never recalibrated."""
         self._check_process()
         folder = self._folder(name)
         stored = _read(folder / _VERSIONS, name) if (folder / _DESCRIPTION).exists() else None
-        return None if stored is None else Record.from_json(stored, name)
+        return None if stored is None else VersionRecord.from_json(stored, name)
 
-    @at_once
-    def glance(self, name: str) -> tuple[Record | None, Mark | None]:
-        """Its versions, and the mark of its description; None for what is not there."""
+    def peek(self, name: str) -> tuple[VersionRecord | None, Fingerprint | None]:
+        """Return version record and fingerprint of a collection, None for what does not exist."""
         self._check_process()
         folder = self._folder(name)
         described = _read(folder / _DESCRIPTION, name)
         stored = None if described is None else _read(folder / _VERSIONS, name)
-        return None if stored is None else Record.from_json(stored, name), mark_of(described)
+        return None if stored is None else VersionRecord.from_json(stored, name), fingerprint_of(described)
 
-    @at_once
-    def write_versions(self, name: str, record: Record) -> None:
-        """Writes it down at once. Raises CollectionError when the collection is dropped."""
+    def write_record(self, name: str, record: VersionRecord) -> None:
+        """Store the version record in one write. Raise CollectionError where the collection was dropped."""
         with self._mutex:
             self._check_process()
             if not (self._folder(name) / _DESCRIPTION).exists():
@@ -157,93 +168,88 @@ class Directory:
             _write(self._folder(name) / _VERSIONS, record.to_json())
 
     def _clear(self, folder: Path, name: str) -> None:
-        """Removes a collection that was never finished. Raises CollectionError for what is none of qvec's."""
-        engine = self._engines.pop(name, None)
-        if engine:
-            engine.close()
+        """Remove a collection that was never finished. Raise CollectionError for a folder that is not qvec's."""
+        self._close_shard(name)
         if not _is_absent_or_unfinished(folder):
             raise CollectionError(f"{folder} holds something that qvec did not make; choose another collection name")
         shutil.rmtree(folder, ignore_errors=True)
 
-    def engine(self, name: str, layout: Layout, sharding: Sharding) -> EdgeEngine:  # noqa: ARG002 - one shard
-        """The engine of a collection, opened once for all who use it. Raises CollectionError when it was dropped."""
+    def opened_shard(self, name: str) -> EdgeShard | None:
+        """Return the shard of a collection if it is open; this does not block."""
         self._check_process()
-        opened = self._engines.get(name)
-        if opened is not None:
-            return opened
+        return self._shards.get(name)
+
+    def shard(self, name: str, layout: VectorLayout) -> EdgeShard:
+        """Return the shard of a collection, opened once for all users. Raise CollectionError where it was dropped."""
         with self._mutex:
-            if not self._shard(name).exists():
+            self._check_process()
+            if not self._shard_path(name).exists():
                 raise CollectionError(f"collection {name!r} was dropped")
-            return self._engine(name, layout)
+            return self._open_shard(name, layout)
 
-    def _engine(self, name: str, layout: Layout) -> EdgeEngine:
-        from qvec.qdrant.edge import EdgeEngine
+    def _open_shard(self, name: str, layout: VectorLayout) -> EdgeShard:
+        from qvec.qdrant.edge import EdgeShard
 
-        if name not in self._engines:
-            self._engines[name] = EdgeEngine(self._shard(name), layout)
-        return self._engines[name]
+        if name not in self._shards:
+            self._shards[name] = EdgeShard(self._shard_path(name), layout)
+        return self._shards[name]
 
-    def _shard(self, name: str) -> Path:
-        """Where the engine's files are: of a collection that qvec did not make, in the folder itself."""
+    def _close_shard(self, name: str) -> None:
+        shard = self._shards.pop(name, None)
+        if shard is not None:
+            shard.close()
+
+    def _shard_path(self, name: str) -> Path:
+        """Return the folder of the engine's files: of a collection that qvec did not make, its own folder."""
         folder = self._folder(name)
         return folder if (folder / _ENGINE_CONFIG).exists() else folder / _SHARD
 
-    @at_once
-    def foreign(self, name: str) -> Foreign | None:
-        """What the engine's files say that a collection holds; None when there is none.
+    def unmanaged(self, name: str) -> UnmanagedCollection | None:
+        """Return what the engine's files say about a collection; None where there is none.
 
-        Raises CollectionError when it is not one unnamed vector a point.
+        Raise CollectionError unless its points have one unnamed vector.
         """
         return self._held(name)
 
-    def _held(self, name: str) -> Foreign | None:
-        config = _read(self._shard(name) / _ENGINE_CONFIG, name)
+    def _held(self, name: str) -> UnmanagedCollection | None:
+        config = _read(self._shard_path(name) / _ENGINE_CONFIG, name)
         if config is None:
             return None
         vectors = config["vectors"].get("")
         if vectors is None or vectors.get("multivector_config"):
             raise not_one_vector(name)
-        return Foreign(vectors["size"], vectors["distance"].lower(), vectors.get("datatype") or "float32")
+        return UnmanagedCollection(vectors["size"], vectors["distance"].lower(), vectors.get("datatype") or "float32")
 
-    @at_once
     def drop(self, name: str) -> None:
         with self._mutex:
             self._check_process()
-            engine = self._engines.pop(name, None)
-            if engine:
-                engine.close()
+            self._close_shard(name)
             folder = self._folder(name)
             (folder / _DESCRIPTION).unlink()
             self.changes += 1
             shutil.rmtree(folder)
 
-    @at_once
     def read_loads(self, name: str) -> dict[str, Any]:
-        """What is written down of a collection's loads, by source. Raises CollectionError when it is dropped."""
-        return self._loads(name)
-
-    def _loads(self, name: str) -> dict[str, Any]:
+        """Return the stored loads of a collection, by source. Raise CollectionError where it was dropped."""
         if not (self._folder(name) / _DESCRIPTION).exists():
             raise CollectionError(f"collection {name!r} was dropped")
         return _read(self._folder(name) / _LOADS, name) or {}
 
-    @at_once
     def read_load(self, name: str, source: str) -> dict[str, Any] | None:
-        """What is written down of one load. Raises CollectionError when the collection is dropped."""
-        load: dict[str, Any] | None = self._loads(name).get(source)
+        """Return one stored load. Raise CollectionError where the collection was dropped."""
+        load: dict[str, Any] | None = self.read_loads(name).get(source)
         return load
 
-    @at_once
     def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> None:
-        """Writes down how far a source is loaded, None to forget it; it is on disk when this returns."""
+        """Store how far a source is loaded, or delete that (None); durable when this returns."""
         with self._mutex:
-            loads = self._loads(name)
+            loads = self.read_loads(name)
             loads.pop(source, None)
             _write(self._folder(name) / _LOADS, loads if load is None else {**loads, source: load})
 
     @contextmanager
-    def loading(self, name: str, source: str) -> Iterator[None]:
-        """The right to load a source. Raises DatabaseError when another thread has it."""
+    def load_lock(self, name: str, source: str) -> Iterator[None]:
+        """Hold the lock on loading a source. Raise DatabaseError where another thread holds it."""
         with self._mutex:
             if (name, source) in self._loading:
                 raise DatabaseError(f"another thread is loading {source} into collection {name!r}")
@@ -254,8 +260,8 @@ class Directory:
             self._loading.discard((name, source))
 
     @contextmanager
-    def starting(self, name: str) -> Iterator[None]:  # noqa: ARG002 - one collection or another
-        """Lets one load at a time begin."""
+    def registry_lock(self) -> Iterator[None]:
+        """Let one load at a time start."""
         with self._mutex:
             yield
 
@@ -266,15 +272,18 @@ class Directory:
         return self.path / encoded
 
     def _check_process(self) -> None:
-        if self.is_foreign():
+        if self.is_forked():
             raise DatabaseError(
                 f"{self.path} was opened before this process was forked; connect again in the process that uses it"
             )
 
 
 def _take_lock(path: Path) -> int:
-    """An open file that holds the directory's lock; it goes with the process, however that ends, and with those that
-    were forked from it: they hold the locks of the engine's own files as well."""
+    """Return an open file that holds the directory's lock.
+
+    The lock ends with the process, however that ends, and with those that were forked from it: they also hold the locks
+    of the engine's own files.
+    """
     import fcntl
 
     try:
@@ -297,7 +306,7 @@ def _take_lock(path: Path) -> int:
 
 
 def _is_absent_or_unfinished(folder: Path) -> bool:
-    """Whether there is no more in a folder than what a creation or a drop that was interrupted leaves behind."""
+    """Return whether a folder holds no more than an interrupted creation or drop leaves behind."""
     try:
         files = list(folder.iterdir())
     except FileNotFoundError:
@@ -308,11 +317,11 @@ def _is_absent_or_unfinished(folder: Path) -> bool:
     left = all(file.name in kept or file.name.startswith(f".{_DESCRIPTION}.") for file in files)
     shard = folder / _SHARD
     names = {file.name for file in shard.iterdir()} if shard.is_dir() else set()
-    return left and {name for name in names if not name.startswith(f".{_MADE_WITH}.")} <= _ENGINE_FILES
+    return left and {name for name in names if not name.startswith(f".{_CALIBRATION}.")} <= _ENGINE_FILES
 
 
 def _read(path: Path, name: str) -> Any:
-    """The JSON object in a file of the collection `name`; None when there is no file."""
+    """Return the JSON object in a file of the collection `name`; None where there is no file."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -325,7 +334,7 @@ def _read(path: Path, name: str) -> Any:
 
 
 def _write(path: Path, value: Any) -> None:
-    """Writes JSON to a file: whole and on disk or, when that fails, not at all."""
+    """Write JSON to a file durably, the whole or nothing."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:

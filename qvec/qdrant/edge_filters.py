@@ -1,4 +1,4 @@
-"""Qdrant's filters for the embedded engine, which has classes of its own for the same conditions."""
+"""Qdrant's filters for the embedded engine, which has its own classes for the same conditions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from qvec.errors import InputError
 
 
 def convert(native: models.Filter) -> edge.Filter:
-    """The same filter for the embedded engine.
+    """Return the same filter for the embedded engine.
 
-    InputError for a condition that the engine does not have, and for a key or a value that it refuses.
+    Raise InputError for a condition that the engine does not have, and for a key or a value that it refuses.
     """
     try:
         return _filter(native)
@@ -35,14 +35,14 @@ def _filter(native: models.Filter) -> edge.Filter:
 
 
 def _conditions(native: Any) -> list[Any] | None:
-    """A list of conditions, or one alone, as the models allow."""
+    """Convert a list of conditions, or a single one, as the models allow."""
     if native is None:
         return None
     return [_convert(condition) for condition in (native if isinstance(native, list) else [native])] or None
 
 
 def _convert(native: Any) -> Any:
-    """Any condition or part of one. By the class's name: older clients lack some of the classes."""
+    """Convert any condition or part of one. By the name of its class: older clients lack some of the classes."""
     name = type(native).__name__
     if name not in _CONVERSIONS:
         raise InputError(f"the embedded Qdrant engine has no {name}; filter without it or use a server")
@@ -73,7 +73,7 @@ def _bounds(native: Any, convert: Callable[[Any], Any] = lambda bound: bound) ->
 
 
 def _match_value(native: models.MatchValue) -> edge.MatchValue:
-    """The engine's binding tries integers first and takes Python's True for 1; numpy's is no integer to it."""
+    """Convert a value: the engine's binding tries integers first and takes Python's True for 1, but not numpy's."""
     value: Any = np.bool_(native.value) if isinstance(native.value, bool) else native.value
     return edge.MatchValue(value)
 

@@ -1,4 +1,4 @@
-"""Turns what Qdrant's engine and client raise into one clear line."""
+"""Errors of Qdrant's engine and client: which are worth a retry, and their messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRANSIENT = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.ABORTED,
-    grpc.StatusCode.CANCELLED,  # by a server that stops, or that has a time limit of its own
+    grpc.StatusCode.CANCELLED,  # by a server that stops or has a time limit of its own
 )
 """Statuses after which the same request may succeed."""
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -24,11 +24,11 @@ _ADVICE = {
     "CERTIFICATE_VERIFY_FAILED": "; ?ca=FILE names a certificate that the system does not trust",
     "Failed parsing HTTP/2": "; this may be the port of HTTP, and gRPC has one of its own: 6334 unless configured",
 }
-"""What to do where trying again is in vain, by what the error says."""
+"""What to do where a retry cannot help, by a text in the error."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again makes sense: overload, a connection that broke, a request that took too long."""
+    """Return whether a retry may succeed: after overload, a broken connection, a timeout."""
     if isinstance(error, grpc.RpcError):
         return error.code() in TRANSIENT and not _advice(error)
     return isinstance(error, (ResourceExhaustedResponse, ResponseHandlingException))
@@ -38,8 +38,8 @@ def is_status(error: BaseException, code: grpc.StatusCode) -> bool:
     return isinstance(error, grpc.RpcError) and error.code() is code
 
 
-class explained(AbstractContextManager[None]):  # noqa: N801 - a class, since a search is short beside a generator
-    """Raises DatabaseError for what Qdrant raises inside: what was being done, why it failed, what to do."""
+class wrap_errors(AbstractContextManager[None]):  # noqa: N801 - a class: a generator costs a search too much time
+    """Raise DatabaseError for what Qdrant raises inside: what was done, why it failed, what to do."""
 
     def __init__(self, doing: str) -> None:
         self._doing = doing
@@ -56,12 +56,12 @@ class explained(AbstractContextManager[None]):  # noqa: N801 - a class, since a 
             raise DatabaseError(f"{self._doing}: {reason(error)}{_advice(error)}") from error
         if isinstance(error, (ApiException, ResponseHandlingException, ResourceExhaustedResponse)):
             raise DatabaseError(f"{self._doing}: {reason(error)}") from error
-        if isinstance(error, OSError):  # of a directory
+        if isinstance(error, OSError):  # files of a directory
             raise DatabaseError(f"{self._doing}: {error.strerror or error}") from error
 
 
 def reason(error: BaseException) -> str:
-    """The error's first line."""
+    """Return the first line of an error."""
     text = (error.details() or error.code().name) if isinstance(error, grpc.RpcError) else str(error)
     return text.strip().partition("\n")[0] or type(error).__name__
 

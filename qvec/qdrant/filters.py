@@ -1,79 +1,106 @@
 """Filters as Qdrant's: conditions on the payload, which is {"document": …, "metadata": {…}, "id": …}.
 
-Qdrant's own rules are the language's: a condition on an array holds where it does for an element, and negation is of
-the whole. What it has no condition for is never approximated: there it lets more rows pass, and `finishing` tests what
-they hold. It reads stored fractions of 17 digits to within one unit of the last: let filters leave some room around
-such.
+Qdrant's own rules are those of qvec's filter language: a condition on an array holds where it does for an element, and
+negation denies the whole. A condition that Qdrant does not have is never approximated: the compiled filter lets more
+rows pass there, and a residual filter tests in the client what these rows hold. Qdrant reads stored fractions of 17
+digits to within one unit of the last: leave filters some room around such numbers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qdrant_client import models
 
 from qvec.errors import InputError
-from qvec.filters import And, Both, Exists, Filter, FilterLike, Like, Not, OneOf, Or, Range, is_none, parse, patterns
+from qvec.filters import And, Exists, Filter, Like, Not, OneOf, Or, Range, matches, patterns
 from qvec.filters.nodes import Field, Scalar
 from qvec.filters.patterns import Wild
+from qvec.qdrant.points import METADATA, Payload
+from qvec.store.requests import RowFilter
 
+MAX_IDS = 100_000
+"""Upper limit for the points that a search names: each takes 8 to 40 bytes of a request, and a server accepts 32 MB."""
 _EXACT = 2**53
 """Qdrant compares numbers as float64, which tells whole numbers apart up to here."""
-_INTEGERS = range(-(2**63), 2**63)
+_INT64 = range(-(2**63), 2**63)
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
-class Rest:
-    """A filter of which Qdrant has no condition for some parts, which are named as messages name them."""
+class ResidualFilter:
+    """A filter that Qdrant can test in part only; `unknown` names the other parts for messages."""
 
-    parsed: Filter
+    tree: Filter
     unknown: tuple[str, ...]
 
+    def passes(self, payload: Payload | None) -> bool:
+        """Return whether a row with this payload passes the whole filter."""
+        return matches(self.tree, (payload or {}).get(METADATA))
 
-class Compiled(NamedTuple):
-    """A filter as Qdrant's, None for every row. Where there is a rest it lets more rows pass than the filter."""
+    @property
+    def payload_keys(self) -> list[str]:
+        """The parts of payloads that the test reads: the outermost keys, since arrays may come below them."""
+        return sorted({payload_key(key) for key in _outermost_keys(self.tree)})
+
+    def check_rows(self, passed: int) -> None:
+        """Raise InputError where more than `MAX_IDS` rows passed: they are searched by their ids."""
+        if passed > MAX_IDS:
+            raise InputError(
+                f"the filter lets more than {MAX_IDS:,} rows pass, and Qdrant has no condition for "
+                f"{', '.join(self.unknown)}; such rows are searched by their ids: add conditions that let fewer pass, "
+                "or store what you ask for in a field of its own (lower-case text, a number, a date)"
+            )
+
+
+def _outermost_keys(node: Filter) -> Iterator[tuple[str, ...]]:
+    if isinstance(node, Not):
+        yield from _outermost_keys(node.part)
+    elif isinstance(node, (And, Or)):
+        for part in node.parts:
+            yield from _outermost_keys(part)
+    else:
+        yield node.field[:1]
+
+
+class CompiledFilter(NamedTuple):
+    """A filter as Qdrant's, None for every row. With a residual filter it lets more rows pass than it should."""
 
     native: models.Filter | None
-    rest: Rest | None = None
+    residual: ResidualFilter | None = None
 
 
 class _Condition(NamedTuple):
-    """A condition, and what is unknown to Qdrant of what it stands for: then it holds for more."""
+    """A condition, and the parts of the filter that Qdrant cannot test: then the condition holds for more rows."""
 
     native: models.Condition
     unknown: tuple[str, ...] = ()
 
 
-def asked(filter: FilterLike | Both | None) -> Compiled:
-    """What a search takes, in the language or as Qdrant's own. Raises InputError for a filter of neither kind."""
-    if is_none(filter):
-        return Compiled(None)
-    if isinstance(filter, Both):
-        native, (other, rest) = asked(filter.native).native, asked(filter.conditions)
-        return Compiled(models.Filter(must=[part for part in (native, other) if part]), rest)
-    if isinstance(filter, models.Filter):
-        return Compiled(filter)
-    if isinstance(filter, Mapping):
-        return compile(parse(filter))
-    raise InputError(f"filter is a {type(filter).__name__}; expected a dict, or a Filter of qdrant_client.models")
+def compile_row_filter(filter: RowFilter) -> CompiledFilter:
+    """Return both parts of a row filter as one filter of Qdrant's."""
+    compiled = CompiledFilter(None) if filter.tree is None else compile(filter.tree)
+    if filter.native is None:
+        return compiled
+    if compiled.native is None:
+        return CompiledFilter(filter.native)
+    return CompiledFilter(models.Filter(must=[filter.native, compiled.native]), compiled.residual)
 
 
-def compile(parsed: Filter) -> Compiled:  # noqa: A001 - as re.compile
-    """The filter as Qdrant's. InputError for numbers and fields that Qdrant cannot tell apart; it says what to do
-    instead."""
+def compile(parsed: Filter) -> CompiledFilter:  # noqa: A001 - as re.compile
+    """Return the filter as Qdrant's. Raise InputError for numbers and fields that Qdrant cannot tell apart."""
     native, unknown = _condition(parsed)
-    return Compiled(
+    return CompiledFilter(
         native if isinstance(native, models.Filter) else models.Filter(must=[native]),
-        Rest(parsed, tuple(dict.fromkeys(unknown))) if unknown else None,
+        ResidualFilter(parsed, tuple(dict.fromkeys(unknown))) if unknown else None,
     )
 
 
 def payload_key(field: Field) -> str:
-    """The field's path in the payload. InputError for a key that Qdrant's paths cannot hold."""
+    """Return the field's path in the payload. Raise InputError for a key that Qdrant's paths cannot hold."""
     return ".".join(["metadata", *map(_quoted, field)])
 
 
@@ -91,11 +118,11 @@ def _condition(node: Filter) -> _Condition:
     if isinstance(node, (And, Or)):
         parts = [_condition(part) for part in node.parts]
         natives = [part.native for part in parts]
-        both = models.Filter(must=natives or None) if isinstance(node, And) else _any_of(natives)
-        return _Condition(both, tuple(name for part in parts for name in part.unknown))
+        joined = models.Filter(must=natives or None) if isinstance(node, And) else _any_of(natives)
+        return _Condition(joined, tuple(name for part in parts for name in part.unknown))
     if isinstance(node, Not):
         part = _condition(node.part)
-        # Where more rows pass than should, the others are too few to keep to.
+        # More rows pass the part than should, so its negation would lose some: every row passes instead.
         return _Condition(models.Filter() if part.unknown else models.Filter(must_not=[part.native]), part.unknown)
     key = payload_key(node.field)
     if isinstance(node, Exists):
@@ -127,18 +154,18 @@ def _one_of(node: OneOf, key: str) -> models.Condition:
 
 
 def _equals(node: OneOf, key: str, value: Any) -> models.FieldCondition:
-    """Numbers are matched by a range, since a match finds only what was stored as an integer: 2020 and not 2020.0."""
+    """Compare numbers by a range: a match finds only what was stored as an integer, 2020 and not 2020.0."""
     if node.kind == "instant":
         return models.FieldCondition(key=key, range=models.DatetimeRange(gte=value, lte=value))
     if node.kind == "number" and abs(value) < _EXACT:
         return models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))
-    if node.kind == "number" and not (isinstance(value, int) and value in _INTEGERS):
+    if node.kind == "number" and not (isinstance(value, int) and value in _INT64):
         raise _too_large(node.field, value)
     return models.FieldCondition(key=key, match=models.MatchValue(value=value))
 
 
 def _range(node: Range, key: str) -> _Condition:
-    """Qdrant orders numbers and instants."""
+    """Compile an order: Qdrant has that of numbers and of instants, and none of strings."""
     bounds: dict[str, Any] = {"lt": node.lt, "lte": node.lte, "gt": node.gt, "gte": node.gte}
     if node.kind == "string":
         return _Condition(_exists(key), (f"the order of strings in field {'.'.join(node.field)!r}",))
@@ -158,7 +185,7 @@ def _too_large(field: Field, value: Scalar) -> InputError:
 
 
 def _like(node: Like, key: str) -> _Condition:
-    """Qdrant finds a whole, a beginning and a middle; of another pattern its beginning narrows what is tested."""
+    """Compile a pattern: Qdrant finds a whole, a prefix and a substring; else a prefix narrows the rows to test."""
     unknown = (f"{'$ilike' if node.ignore_case else '$like'} {node.pattern!r} in field {'.'.join(node.field)!r}",)
     finds_parts = hasattr(models, "MatchPrefix")  # qdrant-client 1.20 or newer
     match [node.ignore_case, *patterns.parts(node.pattern)]:

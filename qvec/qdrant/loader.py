@@ -1,7 +1,7 @@
-"""Loading into Qdrant: batches upserted, several at a time on a server, and behind them a checkpoint.
+"""Bulk loads into Qdrant: batches are upserted, several at a time on a server, and a checkpoint follows behind them.
 
-There are no transactions: a load that was interrupted finds some rows after its checkpoint there already, and writes
-them again. Ids are the same each time, so nothing is doubled; a row that is refused is never before the checkpoint.
+Qdrant has no transactions: a load that was interrupted finds some rows behind its checkpoint already written, and
+writes them again. Their ids are the same each time, so no row is doubled; a refused row is never behind the checkpoint.
 """
 
 from __future__ import annotations
@@ -10,40 +10,38 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
-from qvec.errors import CollectionError, DatabaseError
-from qvec.loading import Checkpoint, ConnectionLostError, EncodedBatch, OnDuplicate, Writing
+from qvec.errors import CollectionError, DatabaseError, InputError
+from qvec.qdrant._sync.collection import QdrantCollection
+from qvec.qdrant._sync.store import QdrantStore
+from qvec.qdrant._sync.view import CollectionView
 from qvec.qdrant.errors import is_transient, reason
-from qvec.qdrant.starts import QdrantStarts, checkpoint_of
-from qvec.qdrant.versioning import turn_of
-
-if TYPE_CHECKING:
-    from qvec.qdrant.collection import QdrantCollection
-    from qvec.qdrant.database import QdrantDatabase
-    from qvec.qdrant.home import Home
-    from qvec.qdrant.points import Points
+from qvec.qdrant.points import Points
+from qvec.qdrant.version_record import generation_of
+from qvec.store.loads import Checkpoint, ConnectionLostError, EncodedBatch, PendingBatch
+from qvec.store.requests import OnDuplicate
 
 _CHECKPOINT_SECONDS = 1.0
 _BEGUN = "begun"
-"""Key of a written load: rows before it may be there though the checkpoint has not come to them."""
+"""Key of a stored load: source rows before this one may be written already, though the checkpoint is behind them."""
 _RUN = "run"
-"""Key of a written load: the loader that began last to write it."""
+"""Key of a stored load: the loader that started last to write it."""
+_CHECKPOINT_FIELDS = frozenset(field.name for field in fields(Checkpoint))
 
 
 class QdrantLoader:
-    """One load of one source into one collection."""
+    """One load of one source into one collection; see `qvec.store.loads.Loader`."""
 
     def __init__(
-        self, database: QdrantDatabase, collection: str, source: str, on_duplicate: OnDuplicate, workers: int
+        self, store: QdrantStore, collection: str, source: str, on_duplicate: OnDuplicate, workers: int
     ) -> None:
-        self.width = 1 if on_duplicate == "error" else workers
-        self._database = database
-        self._home: Home = database.home
-        self._run = database.run
+        self.width = 1 if on_duplicate == "error" or store.embedded else workers
+        self._store = store
+        self._backend = store.backend
         self._name = collection
         self._source = source
         self._on_duplicate = on_duplicate
@@ -51,141 +49,210 @@ class QdrantLoader:
         self._id = uuid4().hex
         self._begun = 0
         self._counts: dict[int, int] = {}
-        """Rows that were new of each batch by its first source row: written once more, they are there already."""
+        """New rows of each batch, by its first source row: where it is written again, they exist already."""
         self._unwritten: Checkpoint | None = None
         self._written_at = 0.0
         self._stack = ExitStack()
 
     def __enter__(self) -> QdrantLoader:
-        self._stack.enter_context(self._home.loading(self._name, self._source))
+        self._stack.enter_context(self._backend.load_lock(self._name, self._source))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
     @contextmanager
-    def starting(self) -> Iterator[QdrantStarts]:
-        with self._home.starting(self._name):
-            yield QdrantStarts(self._database.collection(self._name), self._database, self._source)
+    def registry(self) -> Iterator[QdrantLoadRegistry]:
+        with self._backend.registry_lock():
+            yield QdrantLoadRegistry(self._store, self._name, self._source)
 
     def connect(self, collection: QdrantCollection) -> None:
-        """The first time, it takes the load over from whoever may still be at it."""
-        with _told_apart():
+        """Prepare to write; the first call takes the load over from any process that still runs it."""
+        with _connection_errors():
             load = self._read()
             self._begun = load.get(_BEGUN, 0)
             if self._collection is None:
-                self._run(self._home.write_load(self._name, self._source, {**load, _RUN: self._id}))
+                self._backend.write_load(self._name, self._source, {**load, _RUN: self._id})
         self._collection = collection
 
     def disconnect(self) -> None:
-        """Writes down the last checkpoint where that can be done: without it some batches are only written again."""
+        """Write the last checkpoint if possible: without it some batches are only written again."""
         if self._unwritten is not None:
-            with suppress(Exception):  # what ended the load is what the user has to know
-                self._write(self._unwritten)
+            with suppress(Exception):  # the user has to see the error that ended the load
+                self._write_checkpoint(self._unwritten)
             self._unwritten = None
 
-    def write(self, batch: EncodedBatch, earlier: Sequence[Writing], executor: Executor) -> Writing:
+    # Batches
+
+    def write(self, batch: EncodedBatch, earlier: Sequence[PendingBatch], executor: Executor) -> PendingBatch:
         ids = set(batch.rows.ids)
-        sharing = [writing.future for writing in earlier if not ids.isdisjoint(writing.batch.rows.ids)]
-        return Writing(batch, executor.submit(self._upsert, batch, sharing))
+        sharing = [pending.future for pending in earlier if not ids.isdisjoint(pending.batch.rows.ids)]
+        return PendingBatch(batch, executor.submit(self._upsert, batch, sharing))
 
     def _upsert(self, batch: EncodedBatch, sharing: Sequence[Future[int]]) -> int:
-        """Writes a batch once those that share ids with it are written: their order decides which row stays."""
+        """Write a batch after those that share ids with it: the last row with an id stays."""
         for future in sharing:
             future.result()
         if not batch.count:
             return 0
-        assert self._collection is not None
-        self._check_version(self._collection)
-        rows = self._new_rows(self._collection, batch)
+        view = self._current_view()
+        rows = self._new_rows(view, batch)
         count = self._counts.setdefault(batch.start, len(rows))
         if len(rows):
-            self._run(self._collection.engine().upsert(rows))
-            self._check_version(self._collection)
+            view.engine().upsert(rows)
+            self._current_view()
         return count
 
-    def _check_version(self, collection: QdrantCollection) -> None:
-        """Raises CollectionError where the collection was exchanged for another version: rows are encoded for one."""
-        if turn_of(self._run(collection.settled())) != collection.turn:
+    def _current_view(self) -> CollectionView:
+        """Return the view that rows are encoded for. Raise CollectionError where another version is in use."""
+        assert self._collection is not None
+        view = self._collection.view
+        if generation_of(self._collection.settled()) != view.version.generation:
             raise CollectionError(
                 f"collection {self._name!r} was recalibrated while it was loaded; run the same load again, and it goes "
                 "on where it was"
             )
+        return view
 
-    def _new_rows(self, collection: QdrantCollection, batch: EncodedBatch) -> Points:
-        """The rows of a batch that are to be written. Where an id that is there is an error, it is written down first
-        that they were not: should the load be interrupted, those that are there then are its own."""
+    def _new_rows(self, view: CollectionView, batch: EncodedBatch) -> Points:
+        """Return the rows of a batch that are to be written.
+
+        Where an existing id is an error, first store that none of them existed: if the load is interrupted, those that
+        exist then are its own.
+        """
         if self._on_duplicate != "error":
-            return self._run(collection.admitted(batch.rows, self._on_duplicate))
+            return view.admitted(batch.rows, self._on_duplicate)
         load = self._read_own()
-        rows = self._run(collection.admitted(batch.rows, "error", ours=_rows_before(self._begun, batch)))
+        rows = view.admitted(batch.rows, "error", own=_rows_before(self._begun, batch))
         begun = max(batch.stop, load.get(_BEGUN, 0))
-        self._run(self._home.write_load(self._name, self._source, {**load, _BEGUN: begun}))
+        self._backend.write_load(self._name, self._source, {**load, _BEGUN: begun})
         return rows
 
-    def wait(self, writing: Writing) -> int:
-        with _told_apart():
+    def wait(self, pending: PendingBatch) -> int:
+        with _connection_errors():
             try:
-                return writing.future.result()
+                return pending.future.result()
             except KeyboardInterrupt:
                 self._unwritten = None
-                self._database.break_off()
+                self._store.break_off()
                 raise
 
-    def commit(self, writing: Writing, checkpoint: Checkpoint) -> None:  # noqa: ARG002 - batches come in order
-        """Writes the checkpoint down when the last one is a while ago: what is behind it has to be on disk first."""
+    def abandon(self, pending: Sequence[PendingBatch]) -> None:
+        """Wait for batches in flight, which cannot be called back; they are written again later."""
+        wait([batch.future for batch in pending])
+
+    # Checkpoints
+
+    def commit(self, pending: PendingBatch, checkpoint: Checkpoint) -> None:  # noqa: ARG002 - batches come in order
+        """Write the checkpoint where the last one is some time ago: the rows before it have to be on disk first."""
         self._unwritten = checkpoint
         if self._on_duplicate == "error" or time.monotonic() - self._written_at >= _CHECKPOINT_SECONDS:
-            with _told_apart():
-                self._write(checkpoint)
+            with _connection_errors():
+                self._write_checkpoint(checkpoint)
 
-    def abandon(self, writings: Sequence[Writing]) -> None:
-        """Batches on their way cannot be called back; they are waited for, and written again later."""
-        wait([writing.future for writing in writings])
+    def finish(self, checkpoint: Checkpoint) -> None:
+        with _connection_errors():
+            self._write_checkpoint(checkpoint)
 
     def read_checkpoint(self) -> Checkpoint | None:
-        with _told_apart():
+        with _connection_errors():
             try:
                 return checkpoint_of(self._read())
             except CollectionError:
                 return None
 
-    def finish(self, checkpoint: Checkpoint) -> None:
-        with _told_apart():
-            self._write(checkpoint)
-
-    def _write(self, checkpoint: Checkpoint) -> None:
+    def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
         assert self._collection is not None
-        self._run(self._collection.engine().flush())
+        self._collection.view.engine().flush()
         self._read_own()
-        self._run(self._home.write_load(self._name, self._source, {**asdict(checkpoint), _RUN: self._id}))
+        self._backend.write_load(self._name, self._source, {**asdict(checkpoint), _RUN: self._id})
         self._unwritten = None
         self._written_at = time.monotonic()
 
     def _read(self) -> dict[str, Any]:
-        """What is written down of this load. Raises CollectionError when it is gone with its collection."""
-        load = self._run(self._home.read_load(self._name, self._source))
+        """Return the stored load. Raise CollectionError where it was dropped with its collection."""
+        self._store.check_open()
+        load = self._backend.read_load(self._name, self._source)
         if load is None:
             raise CollectionError(f"collection {self._name!r} was dropped while it was loaded")
         return load
 
     def _read_own(self) -> dict[str, Any]:
-        """The same; raises DatabaseError when another loader has taken the load over."""
+        """Return the stored load. Raise DatabaseError where another loader has taken it over."""
         load = self._read()
         if load.get(_RUN) != self._id:
             raise DatabaseError(f"another process began to load {self._source} into collection {self._name!r}")
         return load
 
 
+class QdrantLoadRegistry:
+    """The stored loads of a collection; see `qvec.store.loads.LoadRegistry`.
+
+    A server has no locks. A load that starts stores its checkpoint and reads the registry once more: of two that start
+    at the same time at least one sees the other, and withdraws before it has written a row.
+    """
+
+    def __init__(self, store: QdrantStore, collection: str, source: str) -> None:
+        self._view = CollectionView(store.catalog, store.catalog.find(collection))
+        self._backend = store.backend
+        self._name = collection
+        self._source = source
+        self._found: dict[str, Any] | None = None
+        self._took_next_id = False
+
+    def read(self) -> Checkpoint | None:
+        self._found = self._backend.read_load(self._name, self._source)
+        return None if self._found is None else checkpoint_of(self._found)
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Raise DatabaseError where this source, InputError where another one without ids, started meanwhile."""
+        if self._backend.read_load(self._name, self._source) != self._found:
+            raise DatabaseError(f"another process began to load {self._source} into collection {self._name!r}")
+        self._backend.write_load(self._name, self._source, asdict(checkpoint))
+        if self._took_next_id:
+            self._check_alone(checkpoint)
+
+    def _check_alone(self, checkpoint: Checkpoint) -> None:
+        other = self.unfinished_without_ids()
+        if other is not None or self._view.next_id() != checkpoint.first_id:
+            self._backend.write_load(self._name, self._source, self._found)
+            raise InputError(
+                f"{other or 'another source'} began to load into collection {self._name!r} at the same time; neither "
+                "has ids, so run this load again"
+            )
+
+    def next_id(self) -> int:
+        self._took_next_id = True
+        return self._view.next_id()
+
+    def unfinished_without_ids(self) -> str | None:
+        for source, load in self._backend.read_loads(self._name).items():
+            found = checkpoint_of(load)
+            if source != self._source and found.first_id is not None and not found.finished:
+                return source
+        return None
+
+
+def read_checkpoints(store: QdrantStore, collection: str) -> dict[str, Checkpoint]:
+    """Return how far each source was loaded into a collection, by its location."""
+    store.check_open()
+    return {source: checkpoint_of(load) for source, load in store.backend.read_loads(collection).items()}
+
+
+def checkpoint_of(load: dict[str, Any]) -> Checkpoint:
+    """Return the checkpoint in a stored load."""
+    return Checkpoint(**{key: value for key, value in load.items() if key in _CHECKPOINT_FIELDS})
+
+
 def _rows_before(position: int, batch: EncodedBatch) -> int:
-    """How many of a batch's rows are of source rows before this one."""
+    """Return how many rows of a batch come from source rows before a position."""
     rejected = sum(row.row < position for row in batch.rejected)
     return max(min(position, batch.stop) - batch.start - rejected, 0)
 
 
 @contextmanager
-def _told_apart() -> Iterator[None]:
-    """Turns the error of an overloaded or lost server into ConnectionLostError; others stay as they are."""
+def _connection_errors() -> Iterator[None]:
+    """Raise ConnectionLostError for the errors of an overloaded or lost server; others stay as they are."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The two requests that have to be fast, built as protocol buffers without the client's models between."""
+"""The requests that have to be fast, built as protocol buffers without the models of qdrant-client."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from qdrant_client import grpc
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc, json_to_value
 
-from qvec.qdrant.engine import Found, Request
-from qvec.qdrant.ids import PointId
-from qvec.qdrant.points import DOCUMENT, Payload, Points
+from qvec.qdrant.point_query import PointQuery
+from qvec.qdrant.points import DOCUMENT, FoundPoint, Payload, PointId, Points
 
 _DENSE_FIELD = b"\x0a"
 """Key of DenseVector.data: field 1, length-delimited."""
 
 
 def dense(values: NDArray[np.float32]) -> grpc.DenseVector:
-    """A vector (d,). A packed repeated float is its little-endian bytes, so that no float is touched one by one."""
+    """Return a vector (d,). A packed repeated float is its little-endian bytes: no float is converted one by one."""
     vector = grpc.DenseVector()
     _set_dense(vector, values)
     return vector
@@ -40,11 +39,11 @@ def _varint(value: int) -> bytes:
 
 
 def upserts(
-    collection: str, points: Points, most_bytes: int, shard_key: str | None, timeout: int
+    collection: str, points: Points, max_bytes: int, shard_key: str | None, timeout: int
 ) -> Iterator[grpc.UpsertPoints]:
-    """Requests that write points in order, each of about `most_bytes` at most, or of one point.
+    """Yield requests that write points in order, each of about `max_bytes` at most, or of one point.
 
-    Points are filled in where they stay: messages that are put into others are copied.
+    Points are filled in where they stay, since a message is copied when it is put into another.
     """
     empty = partial(_upsert, collection, shard_key, timeout)
     request, size = empty(), 0
@@ -52,7 +51,7 @@ def upserts(
         point = request.points.add()
         _fill(point, id, vector, payload)
         added = point.ByteSize()
-        if size and size + added > most_bytes:
+        if size and size + added > max_bytes:
             following = empty()
             following.points.append(point)
             del request.points[-1]
@@ -86,16 +85,18 @@ def selector(shard_key: str | None) -> grpc.ShardKeySelector | None:
     return None if shard_key is None else grpc.ShardKeySelector(shard_keys=[grpc.ShardKey(keyword=shard_key)])
 
 
-def queries(collection: str, vectors: NDArray[np.float32], request: Request, timeout: int) -> grpc.QueryBatchPoints:
-    """A search for each vector (m, d)."""
-    filter = None if request.filter is None else RestToGrpc.convert_filter(request.filter)
+def vector_queries(
+    collection: str, vectors: NDArray[np.float32], query: PointQuery, timeout: int
+) -> grpc.QueryBatchPoints:
+    """Return one request that searches for each vector of (m, d)."""
+    filter = None if query.filter is None else RestToGrpc.convert_filter(query.filter)
     params = grpc.SearchParams(
-        hnsw_ef=request.ef,
-        exact=request.exact,
+        hnsw_ef=query.ef,
+        exact=query.exact,
         quantization=grpc.QuantizationSearchParams(
-            ignore=request.exact,
-            rescore=request.rescore,
-            oversampling=request.oversampling if request.rescore else None,
+            ignore=query.exact,
+            rescore=query.rescore,
+            oversampling=query.oversampling if query.rescore else None,
         ),
     )
     return grpc.QueryBatchPoints(
@@ -104,10 +105,10 @@ def queries(collection: str, vectors: NDArray[np.float32], request: Request, tim
             grpc.QueryPoints(
                 collection_name=collection,
                 query=grpc.Query(nearest=grpc.VectorInput(dense=dense(vector))),
-                limit=request.limit,
+                limit=query.limit,
                 filter=filter,
                 params=params,
-                with_payload=RestToGrpc.convert_with_payload_interface(request.payload),
+                with_payload=RestToGrpc.convert_with_payload_interface(query.payload),
             )
             for vector in vectors
         ],
@@ -115,22 +116,22 @@ def queries(collection: str, vectors: NDArray[np.float32], request: Request, tim
     )
 
 
-def text_query(collection: str, question: str, request: Request, timeout: int) -> grpc.QueryPoints:
-    """A search for the words of a question in the documents."""
+def text_query(collection: str, question: str, query: PointQuery, timeout: int) -> grpc.QueryPoints:
+    """Return a request that searches the documents for the words of a question."""
     return grpc.QueryPoints(
         collection_name=collection,
         query=grpc.Query(text=grpc.TextQuery(query=question)),
         using=DOCUMENT,
-        limit=request.limit,
-        filter=None if request.filter is None else RestToGrpc.convert_filter(request.filter),
-        with_payload=RestToGrpc.convert_with_payload_interface(request.payload),
+        limit=query.limit,
+        filter=None if query.filter is None else RestToGrpc.convert_filter(query.filter),
+        with_payload=RestToGrpc.convert_with_payload_interface(query.payload),
         timeout=timeout,
     )
 
 
-def found(point: Any) -> Found:
-    """A ScoredPoint of an answer."""
-    return Found(_id(point.id), point.score, GrpcToRest.convert_payload(point.payload))
+def found_point(point: Any) -> FoundPoint:
+    """Return a ScoredPoint of an answer."""
+    return FoundPoint(_id(point.id), point.score, GrpcToRest.convert_payload(point.payload))
 
 
 def _id(id: Any) -> int | str:

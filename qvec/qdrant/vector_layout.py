@@ -1,13 +1,13 @@
-"""What a collection in Qdrant holds, derived from its few settings."""
+"""What a collection in Qdrant stores of its vectors, derived from its few settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from qvec.errors import InputError
+from qvec.sources import IdType
 
-IdType = Literal["bigint", "text"]
 Rescore = Literal["float16", "float32", "turbo16", "turbo8", "binary"]
 Prefilter = Literal["binary", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]
 QueryEncoding = Literal["scalar8bits", "scalar4bits", "binary"]
@@ -21,17 +21,18 @@ BITS: dict[str, float] = {
     "turbo2": 2,
     "turbo4": 4,
 }
-"""Bits a dimension that each prefilter holds in memory."""
+"""Bits per dimension that each prefilter holds in memory."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class VectorLayout:
     """The vectors of a collection: what is stored of them, and what the engine keeps in memory to find candidates.
 
     The stored vector is x - threshold in the precision of `rescore`, so that the engine's own sign bits are the
-    calibration's. With `binary` it is the signs alone, as +1 and -1, for models that give no more. The engine scores
-    what is stored: where Postgres divides the score of bits under cosine by the length of what they stand for, Qdrant
-    does not. At threshold 0, as of such models, that length is the same for all rows, and so their order is too.
+    calibration's. With `binary` only the signs are stored, as +1 and -1, for models that give no more. The engine
+    scores what is stored: unlike Postgres, Qdrant does not divide the score of bits under cosine by the length of the
+    vector that they stand for. At threshold 0, which such models have, that length is the same for all rows, so their
+    order is the same too.
     """
 
     dimensions: int
@@ -58,25 +59,35 @@ class Layout:
     def of(
         cls,
         dimensions: int,
-        id_type: IdType,
-        rescore: Rescore,
-        prefilter: Prefilter | None,
-        query_encoding: QueryEncoding,
-    ) -> Layout:
-        """A layout with the prefilter that measures best for its bytes, unless one is named."""
+        id_type: IdType = "bigint",
+        rescore: Rescore = "float16",
+        prefilter: Prefilter | None = None,
+        query_encoding: QueryEncoding = "scalar8bits",
+    ) -> VectorLayout:
+        """Return a layout with the given prefilter, by default the one that measures best for its bytes."""
         if prefilter is None:
             prefilter = "binary" if rescore == "binary" or query_encoding != "scalar8bits" else cls.prefilter
         return cls(dimensions, id_type, rescore, prefilter, query_encoding)
 
     @property
     def signs_only(self) -> bool:
-        """Whether nothing is kept of a vector but its signs."""
+        """Whether only the signs of a vector are stored."""
         return self.rescore == "binary"
+
+    @property
+    def datatype(self) -> str:
+        """Qdrant's datatype of the stored vectors."""
+        return "float16" if self.signs_only else self.rescore
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings it was made with, without dimensions and type of ids."""
+        return {"rescore": self.rescore, "prefilter": self.prefilter, "query_encoding": self.query_encoding}
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a cluster spreads a collection over its nodes; None leaves a choice to the cluster."""
+    """How a cluster spreads a collection over its nodes; None leaves the choice to the cluster."""
 
     shards: int | None = None
     replication_factor: int | None = None

@@ -1,0 +1,1 @@
+"""Written by hand; `qvec/qdrant/_sync` is generated from it."""

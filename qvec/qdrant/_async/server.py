@@ -1,0 +1,250 @@
+"""A server or a cluster as a backend. What qvec stores about a collection stands in the metadata that the server keeps
+of it, except for its loads, which are points of the collection `qvec_loads`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import grpc
+from qdrant_client import models
+
+from qvec.errors import CollectionError, DatabaseError
+from qvec.qdrant import server_config
+from qvec.qdrant._async.client import AsyncServerClient
+from qvec.qdrant._async.server_engine import AsyncServerEngine
+from qvec.qdrant.address import Address
+from qvec.qdrant.connection import key_warning
+from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection, fingerprint_of
+from qvec.qdrant.errors import is_status, reason, wrap_errors
+from qvec.qdrant.server_config import DESCRIPTION_KEY, VERSIONS_KEY, stored_description
+from qvec.qdrant.vector_layout import Sharding, VectorLayout
+from qvec.qdrant.version_record import VersionRecord
+
+LOADS = "qvec_loads"
+"""The collection of all loads: points without vectors, one for each source and collection."""
+_LOADS_PAGE = 256
+_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+_ALREADY_EXISTS = grpc.StatusCode.ALREADY_EXISTS
+
+
+class AsyncServerBackend:
+    """The collections on a server; see `AsyncBackend`."""
+
+    def __init__(self, address: Address) -> None:
+        self.name = address.name
+        self.warning = key_warning(address)
+        self.version = ""
+        self.changes = 0
+        self._timeout = address.timeout
+        self._client = AsyncServerClient(address)
+
+    @classmethod
+    async def connect(cls, address: Address) -> AsyncServerBackend:
+        """Connect. Raise DatabaseError where the server cannot be reached or refuses the API key."""
+        backend = cls(address)
+        try:
+            with wrap_errors(f"cannot connect to {address.name}"):
+                await backend.check()
+        except BaseException:
+            await backend.close()
+            raise
+        return backend
+
+    async def check(self) -> None:
+        """Ask for the server's version, and for something that needs the API key."""
+        self.version = str((await self._client.send(lambda client: client.info())).version)
+        await self._client.send(lambda client: client.get_collections())
+
+    async def break_off(self) -> None:
+        await self._client.break_off()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    # Collections
+
+    async def names(self) -> list[str]:
+        found = await self._client.send(lambda client: client.get_collections())
+        names = []
+        for name in sorted(collection.name for collection in found.collections):
+            if name != LOADS and stored_description(await self._info(name)) is not None:
+                names.append(name)
+        return names
+
+    async def describe(self, name: str) -> Description | None:
+        found = await self._info(name)
+        if found is None or stored_description(found) is None:
+            return None
+        description = Description.from_json(stored_description(found), name)
+        description.check_vectors(name, server_config.held_vectors(found, name))
+        return description
+
+    async def unmanaged(self, name: str) -> UnmanagedCollection | None:
+        found = await self._info(name)
+        return None if found is None else server_config.held_vectors(found, name)
+
+    async def _info(self, name: str) -> models.CollectionInfo | None:
+        """Return what the server reports about a collection; None where it has none of this name."""
+        try:
+            return await self._client.send(lambda client: client.get_collection(name))
+        except grpc.RpcError as error:
+            if is_status(error, _NOT_FOUND):
+                return None
+            raise
+
+    async def create(self, name: str, description: Description) -> None:
+        """Create a collection with indexing off.
+
+        Raise DatabaseError where the server does not have such settings: an old one silently ignores them.
+        """
+        if await self._info(name) is not None:
+            raise CollectionError(f"{self.name} has a collection {name!r} that qvec did not make; choose another name")
+        await self._delete_loads(name)
+        await self._create(name, description)
+        try:
+            if description.sharding.shard_key is not None:
+                await self._create_shard_key(name, description.sharding.shard_key)
+            self._check_created(await self._info(name), description.layout)
+        except BaseException:
+            await self._client.send(lambda client: client.delete_collection(name))
+            raise
+        self.changes += 1
+
+    async def _create(self, name: str, description: Description) -> None:
+        settings = server_config.collection_settings(description)
+        try:
+            await self._client.send(lambda client: client.create_collection(name, timeout=self._timeout, **settings))
+        except grpc.RpcError as error:
+            if not is_status(error, _ALREADY_EXISTS):
+                raise
+            created, wanted = stored_description(await self._info(name)), settings["metadata"][DESCRIPTION_KEY]
+            if created is None or created.get("content") != wanted["content"]:  # not by an attempt with a lost answer
+                raise CollectionError(f"collection {name!r} exists already") from None
+
+    async def _create_shard_key(self, name: str, shard_key: str) -> None:
+        try:
+            await self._client.send(lambda client: client.create_shard_key(name, shard_key))
+        except grpc.RpcError as error:
+            if "exists" not in reason(error):  # created by an attempt whose answer was lost
+                raise
+
+    def _check_created(self, created: models.CollectionInfo | None, layout: VectorLayout) -> None:
+        if created is None or stored_description(created) is None:
+            raise DatabaseError(f"{self.name} is Qdrant {self.version}; collections with metadata need 1.16 or newer")
+        if not server_config.has_layout(created, layout):
+            raise DatabaseError(
+                f"{self.name} is Qdrant {self.version}, which does not know prefilter {layout.prefilter!r} with "
+                f"rescore {layout.rescore!r}; use prefilter 'binary' with rescore 'float16', or a newer server"
+            )
+
+    async def replace_description(self, name: str, description: Description) -> None:
+        metadata = {DESCRIPTION_KEY: description.to_json()}
+        await self._client.send(lambda client: client.update_collection(name, metadata=metadata))
+
+    async def drop(self, name: str) -> None:
+        """Drop a collection, its loads first: loads that outlived their rows would prevent another load."""
+        await self._delete_loads(name)
+        await self._client.send(lambda client: client.delete_collection(name))
+        self.changes += 1
+
+    async def engine(self, name: str, layout: VectorLayout, sharding: Sharding) -> AsyncServerEngine:  # noqa: ARG002
+        return AsyncServerEngine(self._client, name, sharding.shard_key, self._timeout)
+
+    # Versions
+
+    async def read_record(self, name: str) -> VersionRecord | None:
+        return server_config.stored_record(await self._info(name), name)
+
+    async def peek(self, name: str) -> tuple[VersionRecord | None, Fingerprint | None]:
+        found = await self._info(name)
+        return server_config.stored_record(found, name), fingerprint_of(stored_description(found))
+
+    async def write_record(self, name: str, record: VersionRecord) -> None:
+        """Store the version record in one write; the metadata's other keys stay."""
+        metadata = {VERSIONS_KEY: record.to_json()}
+        await self._client.send(lambda client: client.update_collection(name, metadata=metadata))
+
+    # Loads
+
+    async def read_loads(self, name: str) -> dict[str, Any]:
+        condition = models.FieldCondition(key="collection", match=models.MatchValue(value=name))
+        loads: dict[str, Any] = {}
+        start: Any = None
+        while True:
+            found, start = await self._loads_page(models.Filter(must=[condition]), start)
+            loads |= {record.payload["source"]: _load(record.payload) for record in found if record.payload}
+            if start is None:
+                return loads
+
+    async def _loads_page(self, filter: models.Filter, start: Any) -> tuple[list[models.Record], Any]:
+        try:
+            return await self._client.send(
+                lambda client: client.scroll(LOADS, scroll_filter=filter, limit=_LOADS_PAGE, offset=start)
+            )
+        except grpc.RpcError as error:
+            if is_status(error, _NOT_FOUND):
+                return [], None
+            raise
+
+    async def read_load(self, name: str, source: str) -> dict[str, Any] | None:
+        try:
+            found = await self._client.send(lambda client: client.retrieve(LOADS, [_load_id(name, source)]))
+        except grpc.RpcError as error:
+            if is_status(error, _NOT_FOUND):
+                return None
+            raise
+        return _load(found[0].payload) if found and found[0].payload else None
+
+    async def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> None:
+        """Store a load, or delete it (None). The first load creates the collection of loads."""
+        id = _load_id(name, source)
+        if load is None:
+            selector = models.PointIdsList(points=[id])
+            await self._client.send(lambda client: client.delete(LOADS, selector, wait=True))
+            return
+        payload = {"collection": name, "source": source, "load": load}
+        point = models.PointStruct(id=id, vector={}, payload=payload)
+        try:
+            await self._client.send(lambda client: client.upsert(LOADS, [point], wait=True))
+        except grpc.RpcError as error:
+            if not is_status(error, _NOT_FOUND):
+                raise
+            await self._create_loads()
+            await self._client.send(lambda client: client.upsert(LOADS, [point], wait=True))
+
+    async def _create_loads(self) -> None:
+        try:
+            await self._client.send(
+                lambda client: client.create_collection(LOADS, vectors_config={}, timeout=self._timeout)
+            )
+        except grpc.RpcError as error:
+            if not is_status(error, _ALREADY_EXISTS):  # created by another client at the same time
+                raise
+        keyword = models.PayloadSchemaType.KEYWORD
+        await self._client.send(lambda client: client.create_payload_index(LOADS, "collection", keyword, wait=True))
+
+    async def _delete_loads(self, name: str) -> None:
+        for source in await self.read_loads(name):
+            await self.write_load(name, source, None)
+
+    def load_lock(self, name: str, source: str) -> AbstractContextManager[None]:  # noqa: ARG002
+        """A server has no locks. Of two loads of one source the earlier one stops when it finds the later one."""
+        return nullcontext()
+
+    def registry_lock(self) -> AbstractContextManager[None]:
+        """A server has no locks; `QdrantLoadRegistry.write` looks for a load that started at the same time."""
+        return nullcontext()
+
+
+def _load_id(name: str, source: str) -> str:
+    return str(uuid5(NAMESPACE_URL, f"qvec load {name!r} {source!r}"))
+
+
+def _load(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return a load as it was stored: a server may give whole numbers back as floats."""
+    load: dict[str, Any] = payload["load"]
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in load.items()
+    }

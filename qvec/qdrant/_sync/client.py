@@ -1,0 +1,92 @@
+# Generated from qvec/qdrant/_async/client.py by tools/async_to_sync.py: edit that file, then run `make sync`.
+"""The client of a Qdrant server, over gRPC: it sends a request again after overload or a broken connection."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from qdrant_client import QdrantClient
+from tenacity import RetryCallState, Retrying, retry_if_exception
+
+from qvec.qdrant import connection
+from qvec.qdrant.address import Address
+from qvec.qdrant.connection import Owner
+from qvec.qdrant.errors import is_transient, reason
+from qvec.waiting import Event
+
+T = TypeVar("T")
+
+_LOG = logging.getLogger("qvec.qdrant")
+
+
+class ServerClient:
+    """Sends requests, again where they failed for a while. Belongs to the process, or the event loop, that opened it.
+
+    The synchronous client is safe across threads.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._owner = Owner()
+        self._connect()
+
+    def _connect(self) -> None:
+        self._retries = Retries(self._address.timeout)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an unencrypted API key: `install` returns a warning
+            self._client = QdrantClient(**connection.client_arguments(self._address))
+
+    def send(self, request: Callable[[QdrantClient], T]) -> T:
+        """Return the answer to a request. Raise an error in another process or event loop than the owner's."""
+        self._owner.check(self._address.name)
+        return self._retries(partial(request, self._client))
+
+    def break_off(self) -> None:
+        """End all requests, those that wait for another attempt too; later requests use a new connection."""
+        self.close()
+        self._connect()
+
+    def close(self) -> None:
+        if self._owner.is_here():
+            self._retries.give_up()
+            self._client.close()
+
+
+class Retries:
+    """Sends requests again that were refused, or whose answer was lost: every request may be sent twice."""
+
+    def __init__(self, timeout: float) -> None:
+        """`timeout` is the time limit of a request in seconds; one that failed for as long is not sent again."""
+        self._timeout = timeout
+        self._given_up = Event()
+        self._retrying = Retrying(
+            retry=retry_if_exception(is_transient), stop=self._is_last, before_sleep=self._pause, reraise=True
+        )
+
+    def __call__(self, request: Callable[[], T]) -> T:
+        """Return the answer to a request. Raise what its last attempt raised."""
+
+        def attempt() -> T:
+            return request()
+
+        # A copy, since the object keeps the state of a call.
+        return self._retrying.copy()(attempt)
+
+    def give_up(self) -> None:
+        """Send no request again from now on, not even those that wait for it."""
+        self._given_up.set()
+
+    def _is_last(self, state: RetryCallState) -> bool:
+        late = (state.seconds_since_start or 0) >= self._timeout
+        return late or state.attempt_number > len(connection.RETRY_SECONDS)
+
+    def _pause(self, state: RetryCallState) -> None:
+        """Wait before the next attempt. Raise the last error where that is given up meanwhile."""
+        error: Any = state.outcome and state.outcome.exception()
+        if self._given_up.wait(connection.pause_seconds(error, state.attempt_number)):
+            raise error
+        _LOG.warning("a request to Qdrant failed and is sent again: %s", reason(error))

@@ -1,0 +1,115 @@
+# Generated from qvec/qdrant/_async/store.py by tools/async_to_sync.py: edit that file, then run `make sync`.
+"""Qdrant as a store: a directory of the embedded engine, or a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from qdrant_client import models
+
+from qvec.calibration import Calibration
+from qvec.errors import InputError
+from qvec.qdrant._sync.backend import Backend
+from qvec.qdrant._sync.catalog import QdrantCatalog
+from qvec.qdrant._sync.collection import QdrantCollection
+from qvec.qdrant._sync.embedded import DirectoryBackend
+from qvec.qdrant._sync.server import ServerBackend
+from qvec.qdrant.address import Address
+from qvec.qdrant.description import Description
+from qvec.qdrant.errors import wrap_errors
+from qvec.qdrant.vector_layout import Sharding, VectorLayout
+from qvec.store.connect_options import ConnectOptions
+from qvec.store.requests import NewCollection
+
+_LAYOUT_SETTINGS = frozenset({"rescore", "prefilter", "query_encoding"})
+_SHARDING_SETTINGS = frozenset({"shards", "replication_factor", "write_consistency_factor", "shard_key"})
+
+
+class QdrantStore:
+    """Collections in Qdrant; see `AsyncStore`. The synchronous store is safe across threads."""
+
+    kind = "Qdrant"
+    settings = _LAYOUT_SETTINGS | _SHARDING_SETTINGS
+    search_options = frozenset({"ef"})
+    native_filter = "a Filter of qdrant_client.models"
+    indexes_metadata_first = True
+
+    def __init__(self, backend: Backend, name: str, options: ConnectOptions, *, embedded: bool) -> None:
+        """`name` stands for the database in messages. Use `in_directory` or `on_server`."""
+        self.name = name
+        self.embedded = embedded
+        self.options = options
+        self.backend = backend
+        self.catalog = QdrantCatalog(backend, name, options)
+
+    @classmethod
+    def in_directory(cls, directory: str, options: ConnectOptions) -> QdrantStore:
+        """Open the embedded engine in a directory, creating it where it is missing.
+
+        Raise DatabaseError where another process has it open, MissingExtraError where the engine is not installed.
+        """
+        backend = DirectoryBackend.open(directory)
+        return cls(backend, f"qdrant:{directory}", options, embedded=True)
+
+    @classmethod
+    def on_server(cls, url: str, options: ConnectOptions) -> QdrantStore:
+        """Connect to qdrant://HOST:PORT, or qdrants:// with TLS; the API key comes from QVEC_QDRANT_API_KEY.
+
+        Raise DatabaseError where the server cannot be reached or refuses the key, InputError for another URL.
+        """
+        address = Address.parse(url).limited(options.statement_timeout)
+        backend = ServerBackend.connect(address)
+        return cls(backend, address.name, options, embedded=False)
+
+    def wrap_errors(self, doing: str) -> AbstractContextManager[None]:
+        return wrap_errors(doing)
+
+    def check_open(self) -> None:
+        self.catalog.check_open()
+
+    def is_native_filter(self, filter: object) -> bool:
+        return isinstance(filter, models.Filter)
+
+    def install(self) -> str | None:
+        """Return a warning for the user, if any: nothing has to be installed."""
+        return self.backend.warning
+
+    def create(self, new: NewCollection) -> QdrantCollection:
+        layout_settings = {name: value for name, value in new.settings.items() if name in _LAYOUT_SETTINGS}
+        layout = VectorLayout.of(new.calibration.dimensions, new.id_type, **layout_settings)
+        sharding = Sharding(**{name: value for name, value in new.settings.items() if name in _SHARDING_SETTINGS})
+        if self.embedded and sharding != Sharding():
+            raise InputError(f"{self.name} is one shard in one process; shards and replicas are for a server")
+        self.catalog.check_writable()
+        description = Description(new.calibration, layout, new.oversampling, new.model, sharding, new.embedding)
+        return QdrantCollection(self.catalog, self.catalog.create(new.name, description))
+
+    def open(self, name: str, calibration: Calibration | None) -> QdrantCollection:
+        """Open a collection; with `calibration` also one that qvec did not make, to be read.
+
+        The vectors of such a one are taken for x - threshold of that calibration, or for x where its threshold is zero.
+        A collection of qvec has to have the same calibration.
+        """
+        return QdrantCollection(self.catalog, self.catalog.find(name, calibration))
+
+    def has(self, name: str) -> bool:
+        return self.catalog.active_version(name) is not None
+
+    def all(self) -> Sequence[QdrantCollection]:
+        self.catalog.check_open()
+        names = self.catalog.names()
+        return [QdrantCollection(self.catalog, self.catalog.find(name)) for name in names]
+
+    def drop(self, name: str) -> None:
+        """Drop a collection with all its rows, also one whose description is damaged."""
+        self.catalog.check_writable()
+        self.catalog.drop(name)
+
+    def break_off(self) -> None:
+        """End all requests to a server that are under way, for a load that is interrupted."""
+        self.backend.break_off()
+
+    def close(self) -> None:
+        """Release the directory, or close the connection; a second call does nothing."""
+        self.catalog.close()
