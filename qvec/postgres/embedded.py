@@ -1,4 +1,4 @@
-"""The embedded database: a real Postgres with pgvector, its data in a directory, started when it is needed."""
+"""The embedded database: a real Postgres with pgvector whose data is in a directory, started when needed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ wal_init_zero = off
 
 
 def start(directory: str | os.PathLike[str]) -> str:
-    """Starts the server of `directory`, creating it when new, unless it runs; returns its connection URL.
+    """Start the server of `directory` unless it runs, and create its data when new; return its connection URL.
 
-    It stops with the last process that uses it, unless `keep` was called. A forked process uses it by itself once it
-    has called this as well.
+    It stops with the last process that uses it, unless `keep` was called. A forked process calls this before it uses
+    the server.
     """
     server = _server(Path(directory))
     logged = server.log.stat().st_size if server.log.exists() else 0
@@ -54,7 +54,7 @@ def start(directory: str | os.PathLike[str]) -> str:
 
 
 def keep(directory: str | os.PathLike[str]) -> str:
-    """Starts the server and leaves it running after this process, until `stop`; returns its connection URL."""
+    """Start the server and leave it running after this process ends, until `stop`; return its connection URL."""
     url = start(directory)
     server = _server(Path(directory))
     (server.pgdata / _KEEP).touch()
@@ -63,7 +63,7 @@ def keep(directory: str | os.PathLike[str]) -> str:
 
 
 def stop(directory: str | os.PathLike[str]) -> bool:
-    """Stops the server of `directory`, whoever uses it. False when none was running."""
+    """Stop the server of `directory`, even if others use it. Return False where none was running."""
     if not running(directory):
         return False
     server = _server(Path(directory))
@@ -74,7 +74,7 @@ def stop(directory: str | os.PathLike[str]) -> bool:
 
 
 def running(directory: str | os.PathLike[str]) -> bool:
-    """Whether a server runs on `directory`."""
+    """Return whether a server runs on `directory`."""
     path = Path(directory).expanduser().resolve()
     pid = _postmaster(path)
     return pid is not None and _serves(pid, path)
@@ -92,7 +92,7 @@ def _package() -> Any:
 
 
 def _server(directory: Path) -> Any:
-    """The package's handle of a directory, not started."""
+    """Return the package's handle of a directory, not started."""
     path = directory.expanduser().resolve()
     if path.is_dir() and any(path.iterdir()) and not (path / "PG_VERSION").exists():
         raise DatabaseError(f"{directory} is not empty and holds no Postgres database; name a new or empty directory")
@@ -109,12 +109,12 @@ def _server(directory: Path) -> Any:
     except RuntimeError as error:
         raise DatabaseError(f"cannot open the embedded database in {directory}: {error}") from None
     servers = package.postgres_server.PostgresServer
-    plain = _plainly_named(path)
+    plain = _safe_path(path)
     return servers._instances.get(plain) or servers(plain, cleanup_mode=cleanup)
 
 
-def _plainly_named(path: Path) -> Path:
-    """The directory itself or, where its name would not survive pg_ctl's command line and a connection URL, a symbolic
+def _safe_path(path: Path) -> Path:
+    """Return the directory itself or, where its name would break pg_ctl's command line or a connection URL, a symbolic
     link to it among the temporary files."""
     if _PLAIN.fullmatch(str(path)):
         return path
@@ -129,13 +129,13 @@ def _plainly_named(path: Path) -> Path:
 
 
 def _forget_dead_users(server: Any) -> None:
-    """Drops processes that were killed from the server's list of users, or it would never stop."""
+    """Remove killed processes from the server's list of users; otherwise it would never stop."""
     users = server.global_process_id_list
     users.put([pid for pid in users._get() if _lives(pid)])
 
 
 def _forget_dead_users_at_exit(server: Any) -> None:
-    """Workers of multiprocessing end without telling."""
+    """Remove workers of multiprocessing, which end without notice."""
     with server._lock:
         if server.pgdata.exists():
             _forget_dead_users(server)
@@ -151,8 +151,8 @@ def _lives(pid: int) -> bool:
 
 
 def _forget_dead_server(server: Any) -> None:
-    """Removes the mark of a server that was killed when its process number is now a zombie's or another program's: the
-    package and Postgres would both take that for the server."""
+    """Remove the pid file of a killed server whose process number now belongs to a zombie or to another program, which
+    the package and Postgres would take for the server."""
     import psutil
 
     pid = _postmaster(server.pgdata)
@@ -165,7 +165,7 @@ def _forget_dead_server(server: Any) -> None:
 
 
 def _postmaster(path: Path) -> int | None:
-    """The process number that stands in the directory, if any."""
+    """Return the process number in the pid file, if any."""
     try:
         return int((path / "postmaster.pid").read_text().split("\n", 1)[0])
     except (OSError, ValueError):
@@ -173,7 +173,7 @@ def _postmaster(path: Path) -> int | None:
 
 
 def _serves(pid: int, path: Path) -> bool:
-    """Whether a process is the server of a directory: a server works in its own."""
+    """Return whether a process is the server of a directory, which is its working directory."""
     import psutil
 
     try:
@@ -189,7 +189,7 @@ def _url(server: Any) -> str:
 
 
 def _reason(log: Path, logged: int, error: Exception) -> str:
-    """What the server has written since its log had `logged` bytes, its last fatal line if it has one; or the error."""
+    """Return the last fatal line in the server's log behind `logged` bytes, otherwise all new lines, or the error."""
     written = log.read_bytes()[logged:].decode(errors="replace").splitlines() if log.exists() else []
     fatal = [line.partition(":  ")[2] for line in written if "FATAL" in line or "PANIC" in line]
     if fatal:

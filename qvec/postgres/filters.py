@@ -1,7 +1,7 @@
-"""Filters as SQL on the column `metadata jsonb`.
+"""Filters as SQL conditions on the column `metadata jsonb`.
 
-No row makes a statement fail: what is cast is looked at first. Every condition is written so that an index of
-`qvec.postgres.metadata_index` can serve it.
+No row makes a statement fail: values are tested before they are cast. An index of `qvec.postgres.metadata_indexes` can
+serve every condition.
 """
 
 from __future__ import annotations
@@ -20,32 +20,33 @@ if TYPE_CHECKING:
     from typing_extensions import LiteralString
 
 HEAD = 64
-"""Characters of a string that an index holds: its rows are limited to a third of a page."""
+"""Characters of a string that an index holds: index rows are limited to a third of a page."""
 
 _WIDEST_OFFSET = timedelta(hours=16)
 _OPERATORS: dict[str, LiteralString] = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 
 Test = Callable[[Composable], Composable]
-"""A condition on one jsonb value, which is given as an expression."""
+"""A condition on one jsonb value, given as an expression."""
 
 
 def compile(parsed: Filter) -> tuple[Composed, dict[str, Any]]:  # noqa: A001 - as re.compile
-    """The condition for a WHERE clause, and the values of its named parameters (`filter_0`, …).
+    """Return the condition for a WHERE clause, and the values of its named parameters (`filter_0`, …).
 
-    Fields are part of the statement, or no index would be found; values are not, so that filters of one shape are one
-    statement. It has no percent sign but of its parameters, whatever the fields are called.
+    Field names are part of the statement, so that indexes match; values are parameters, so that filters of one shape
+    share a statement. Its only percent signs are those of parameters, whatever the names of the fields.
     """
     parameters: dict[str, Any] = {}
     return SQL("{}").format(_condition(parsed, parameters)), parameters
 
 
 def value_of(field: Field) -> Composed:
-    """The field's value; NULL without it. The operator takes a key of an object and no position in an array."""
+    """Return the field's value; NULL where it is missing. The operator takes keys of objects, not positions in
+    arrays."""
     return SQL("(metadata -> {})").format(SQL(" -> ").join(map(_quoted, field)))
 
 
 def head_of(value: Composable) -> Composed:
-    """The beginning of a string, in the order of code points."""
+    """Return the beginning of a string, ordered by code points."""
     return SQL("""left({} #>> '{{}}', {}) COLLATE "C" """).format(value, Literal(HEAD))
 
 
@@ -88,8 +89,8 @@ def _parameter(parameters: dict[str, Any], value: Any, type: LiteralString) -> C
 
 
 def _any_value(value: Composable, type: LiteralString, test: Test) -> Composed:  # noqa: A002 - jsonb's word
-    """The test on the value itself or, where it is an array, on any element: two conditions, so that each has its own
-    index. The function that takes arrays apart fails on others and is never given one, in whatever order it is called.
+    """Test the value itself or, in an array, any element: two conditions, each with an index. jsonb_array_elements
+    fails on other values, and never receives one in whatever order Postgres evaluates the conditions.
     """
     element = SQL("element.value")
     return SQL(
@@ -115,7 +116,7 @@ def _one_of(node: OneOf, value: Composable, parameters: dict[str, Any]) -> Compo
     else:
         wanted = SQL("ANY ({})").format(_parameter(parameters, values, "text[]::jsonb[]"))
     if node.kind != "number":
-        # Of scalars, @> is equality; of an array and a scalar, that the array holds it.
+        # Between scalars, @> is equality; between an array and a scalar, membership.
         return SQL("({} @> {})").format(value, wanted)
     return SQL("(({is_number} AND {value} = {wanted}) OR ({is_array} AND {value} @> {wanted}))").format(
         is_number=is_type(value, "number"), is_array=is_type(value, "array"), value=value, wanted=wanted
@@ -149,13 +150,13 @@ def _string(side: str, bound: str, parameters: dict[str, Any]) -> Test:
 
 
 def _head(side: str, bound: str, parameters: dict[str, Any]) -> Test:
-    """What the index can tell: the order of beginnings is that of the strings, except that it takes some for equal."""
+    """Test the part that the index can decide: beginnings have the order of their strings, but may be equal."""
     wanted = _parameter(parameters, bound, "text")
     return lambda value: SQL("{} {} {}").format(head_of(value), SQL("<=" if side in ("lt", "lte") else ">="), wanted)
 
 
 def _instant(side: str, bound: datetime, parameters: dict[str, Any]) -> Test:
-    """The string's date as it is written is within a day of the instant's: that much the index can tell."""
+    """Test first what the index can decide: the date as written is within a day of the instant's."""
     tests = []
     try:
         day = bound + (_WIDEST_OFFSET + timedelta(days=1) if side in ("lt", "lte") else -_WIDEST_OFFSET)
@@ -168,7 +169,8 @@ def _instant(side: str, bound: datetime, parameters: dict[str, Any]) -> Test:
 
 
 def _timestamp(value: Composable) -> Composed:
-    """The instant of a string that is a date, NULL of another. Postgres would round what is below the microsecond."""
+    """Return the instant of a string that is a date, otherwise NULL. Postgres would round digits below a
+    microsecond."""
     return SQL(
         "CASE WHEN {text} ~ {iso} THEN (regexp_replace({text}, {fraction}, {kept})"
         " || CASE WHEN {text} ~ {zone} THEN '' ELSE 'Z' END)::timestamptz END"

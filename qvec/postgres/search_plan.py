@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Composable, Composed
 
 from qvec.calibration import Calibration
 from qvec.codes import by_length, hamming, score, ternary
-from qvec.postgres import filters, statements
+from qvec.postgres import filters, rescoring, statements
 from qvec.postgres.layout import Table
 from qvec.postgres.rows import query_bits
 from qvec.store.requests import RescoreIn, RowFilter
@@ -52,7 +52,7 @@ EVERY_ROW = Where("true")
 
 @dataclass(frozen=True)
 class SlicedQuery:
-    """A query for `statements.rescore_codes`: <q, x> = constant + scale * (weighted counts of common bits)."""
+    """A query for `rescoring.rescore_codes`: <q, x> = constant + scale * (weighted counts of common bits)."""
 
     constant: float
     scale: float
@@ -133,8 +133,8 @@ class SearchPlan:
         if self.table.layout.planes:
             codes = self.source(("id", "codes", "document", "metadata"))
             calibration = self.calibration.id if by_length(self.calibration, self.table.layout.planes) else None
-            return statements.rescore_codes(self.table, codes, QUERY_PLANES, self.k, calibration)
-        return statements.rescore_floats(self.table, self.source(("id", "embedding", "document", "metadata")), self.k)
+            return rescoring.rescore_codes(self.table, codes, QUERY_PLANES, self.k, calibration)
+        return rescoring.rescore_floats(self.table, self.source(("id", "embedding", "document", "metadata")), self.k)
 
     def parameters(self, query: NDArray[np.float32]) -> dict[str, Any]:
         """Return the parameters of the statement for a prepared query (d,)."""

@@ -1,4 +1,4 @@
-"""Every SQL statement on a collection's table, built without a connection.
+"""The SQL statements on a collection's table, built without a connection.
 
 Identifiers are quoted by psycopg.sql, values are parameters; `%b` asks for the binary form. pgvector's schema is
 named throughout, since it need not be on the search path.
@@ -10,7 +10,6 @@ from psycopg import sql
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from qvec.defaults import HNSW_EF_CONSTRUCTION, HNSW_M
-from qvec.postgres import lengths
 from qvec.postgres.layout import Table
 from qvec.store.requests import OnDuplicate
 
@@ -21,16 +20,15 @@ MAX_EF_SEARCH = 1000
 EVERY_ROW = SQL("true")
 
 _PAGE_BYTES = 8160
-"""What a page has for rows, and the most that toast_tuple_target may be."""
+"""Bytes of a page for rows, which is also the maximum of toast_tuple_target."""
 _TOAST_TARGET = 2040
-"""Postgres's own toast_tuple_target."""
+"""Postgres's default of toast_tuple_target."""
 _TEXT_IN_ROW = 500
 
 
 def create_table(table: Table) -> Composed:
-    """Statements that create the table. Codes, and floats, stay in the row as long as two such rows fit a page:
-    rescoring then reads one page for each candidate, and a load writes no second table. Texts move out of rows that
-    they make much longer."""
+    """Return the statements that create the table. Codes and floats stay in the row while two such rows fit a page, so
+    that rescoring reads one page per candidate and a load writes no second table. Long texts move out of the row."""
     layout = table.layout
     row_bytes = layout.code_bytes + layout.float_bytes
     in_row = row_bytes if row_bytes <= _PAGE_BYTES // 2 else layout.code_bytes
@@ -64,7 +62,7 @@ def _set_storage(column: str, row_bytes: int) -> Composed:
 
 
 def prefilter(table: Table) -> Composed:
-    """The expression that the index holds and the search orders by."""
+    """Return the expression that the index holds and the search orders by."""
     layout = table.layout
     if not layout.planes:
         return SQL("(codes)").format()
@@ -104,8 +102,8 @@ def create_staging(table: Table) -> Composed:
 
 
 def merge_staging(table: Table, on_duplicate: OnDuplicate) -> Composed:
-    """Moves the staged rows over. Of rows with one id the last counts, or with `skip` the first: a fresh table that was
-    filled by one COPY has its rows, and so their ctid, in the order they came."""
+    """Return the statement that moves the staged rows. Of rows with one id the last one stays, or with `skip` the
+    first: in a fresh table that one COPY filled, the order of ctid is that of the rows."""
     replace = on_duplicate == "replace"
     return SQL(
         "INSERT INTO {table} ({columns}) SELECT DISTINCT ON (id) {columns} FROM {staging} ORDER BY id, ctid {order}"
@@ -142,12 +140,12 @@ def candidates(
     where: Composable = EVERY_ROW,
     condition: Composable = EVERY_ROW,
 ) -> Composed:
-    """The rows `where` nearest to the prefilter bits of the query, `%(bits)b`.
+    """Return the query for the rows `where` nearest to the prefilter bits of the query, `%(bits)b`.
 
-    ef_search and the iterative scan are set by the statement itself, for itself: the index scan starts only after the
-    lateral join has evaluated the settings it refers to. So the prefilter is never cut by a setting of the session,
-    also behind a connection pooler, and no round trip is spent. There are none unless the `condition`, which is of no
-    row, holds.
+    The statement sets ef_search and the iterative scan for itself: the index scan starts only after the lateral join
+    has evaluated the settings that it refers to. So no setting of the session cuts the prefilter, even behind a
+    connection pooler, and no round trip is spent. It returns no rows unless the `condition`, which refers to no row,
+    holds.
     """
     set_all = SQL(" || ").join(
         SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(str(value)))
@@ -170,7 +168,7 @@ def candidates(
 
 
 def ef_search(count: int) -> int:
-    """How wide the graph is searched for so many candidates."""
+    """Return the width of the graph search for a number of candidates."""
     return min(max(count, 40), MAX_EF_SEARCH)
 
 
@@ -184,84 +182,13 @@ def _scan_settings(table: Table, count: int) -> dict[str, int | str]:
 
 
 def all_rows(table: Table, columns: tuple[str, ...], where: Composable = EVERY_ROW) -> Composed:
-    """Every row `where`, for an exact scan: no order, no index."""
+    """Return the query for every row `where`, for an exact scan: no order, no index."""
     return SQL("SELECT {} FROM {} WHERE {}").format(SQL(", ").join(map(Identifier, columns)), table.identifier, where)
 
 
 def first_rows(table: Table, columns: tuple[str, ...], where: Composable, limit: int | None) -> Composed:
-    """The first rows `where` by id; without a limit, all of them."""
+    """Return the query for the first rows `where` by id; without a limit, for all of them."""
     return SQL("{} ORDER BY id LIMIT {}").format(all_rows(table, columns, where), sql.Literal(limit))
-
-
-def rescore_floats(table: Table, source: Composed, k: int) -> Composed:
-    """The best k rows of `source` by the inner product of their floats with `%(query)s`."""
-    assert table.layout.float_type
-    query = SQL("%(query)s::{}").format(table.vector_type(table.layout.float_type))
-    return SQL(
-        "SELECT id, -(embedding {inner} {query}) AS score, document, metadata FROM ({source}) AS source"
-        " ORDER BY embedding {inner} {query} LIMIT {k}"
-    ).format(inner=table.operator("<#>"), query=query, source=source, k=sql.Literal(k))
-
-
-def rescore_codes(
-    table: Table, source: Composed, query_planes: int, k: int, calibration: str | None = None
-) -> Composed:
-    """The best k rows of `source` by counts of common bits of the codes' planes and the query's.
-
-    The score is constant + scale * sum_a 2^a (sum_b 2^b |D_a & Q_b| - 2^(B-1) |D_a|), with the codes' planes D_a, the
-    query's Q_b (`%(q0)b` is the highest of B) and a, b their weights; where the id of their `calibration` is given,
-    divided by the length of what the codes stand for. Each plane is sliced once, in a subquery that OFFSET 0 keeps
-    whole.
-    """
-    planes = table.layout.planes
-    assert planes
-    columns = [SQL("id, document, metadata"), *(_slice(table, plane) for plane in range(planes))]
-    score: Composable = SQL("%(constant)s::float8 + %(scale)s::float8 * ({})").format(_common(planes, query_planes))
-    beside: Composable = SQL("")
-    before: Composable = SQL("")
-    if calibration is not None:
-        columns.append(SQL("{} AS pairs").format(lengths.pairs(table, planes)))
-        score = lengths.divided(table, score)
-        beside = SQL(", lengths")
-        of_calibration = lengths.of_calibration(table, planes, calibration)
-        before = SQL("WITH lengths AS MATERIALIZED ({}) ").format(of_calibration)
-    return SQL(
-        "{before}SELECT id, {score} AS score, document, metadata"
-        " FROM (SELECT {columns} FROM ({source}) AS source OFFSET 0) AS sliced{beside} ORDER BY score DESC LIMIT {k}"
-    ).format(
-        before=before,
-        score=score,
-        columns=SQL(", ").join(columns),
-        source=source,
-        beside=beside,
-        k=sql.Literal(k),
-    )
-
-
-def _slice(table: Table, plane: int) -> Composed:
-    bits = table.layout.plane_bits
-    return SQL("substring(codes from {} for {}) AS {}").format(
-        sql.Literal(1 + plane * bits), sql.Literal(bits), Identifier(f"d{plane}")
-    )
-
-
-def _common(planes: int, query_planes: int) -> Composed:
-    return SQL(" + ").join(
-        SQL("{} * ({})").format(sql.Literal(1 << (planes - 1 - plane)), _weighted_counts(plane, query_planes))
-        for plane in range(planes)
-    )
-
-
-def _weighted_counts(plane: int, query_planes: int) -> Composed:
-    data = Identifier(f"d{plane}")
-    counts = [
-        SQL("{} * bit_count({} & {})").format(
-            sql.Literal(1 << (query_planes - 1 - b)), data, sql.Placeholder(f"q{b}", format="b")
-        )
-        for b in range(query_planes)
-    ]
-    offset = SQL(" - {} * bit_count({})").format(sql.Literal(1 << (query_planes - 1)), data)
-    return SQL("{}{}").format(SQL(" + ").join(counts), offset)
 
 
 def by_ids(table: Table, columns: tuple[str, ...]) -> Composed:
@@ -285,7 +212,7 @@ def holds_more_than(table: Table, rows: int) -> Composed:
 
 
 def stored_rows(table: Table, start: int, condition: Composable = EVERY_ROW) -> Composed:
-    """All rows in the order of their ids, from a position on: id, codes or float4 bytes, document, metadata; none
+    """Return the query for all rows by id, from a position on: id, codes or float4 bytes, document, metadata; no rows
     unless the `condition` holds."""
     return SQL("SELECT id, {}, document, metadata::text FROM {} WHERE {} ORDER BY id OFFSET {}").format(
         _vector(table), table.identifier, condition, sql.Literal(start)
@@ -293,21 +220,22 @@ def stored_rows(table: Table, start: int, condition: Composable = EVERY_ROW) -> 
 
 
 def stored_rows_by_ids(table: Table) -> Composed:
-    """The rows with ids of `%s`, as in `stored_rows`."""
+    """Return the query for the rows with the ids `%s`, with the columns of `stored_rows`."""
     return SQL("SELECT id, {}, document, metadata::text FROM {} WHERE id = ANY(%s::{}[])").format(
         _vector(table), table.identifier, SQL(table.layout.id_type)
     )
 
 
 def vectors(table: Table, condition: Composable = EVERY_ROW) -> Composed:
-    """The rows with ids of `%s`: id, codes or float4 bytes; none unless the `condition` holds."""
+    """Return the query for the rows with the ids `%s`: id, codes or float4 bytes; no rows unless the `condition`
+    holds."""
     return SQL("SELECT id, {} FROM {} WHERE id = ANY(%s::{}[]) AND {}").format(
         _vector(table), table.identifier, SQL(table.layout.id_type), condition
     )
 
 
 def _vector(table: Table) -> Composable:
-    """The floats as pgvector sends them, or the codes where there are none."""
+    """Return the floats as pgvector sends them, or the codes where no floats are kept."""
     if not table.layout.float_type:
         return Identifier("codes")
     send = Identifier(table.vector.schema, "vector_send")
@@ -315,8 +243,8 @@ def _vector(table: Table) -> Composable:
 
 
 def stored_codes(table: Table, condition: Composable = EVERY_ROW) -> Composed:
-    """All rows as they lie: id, codes, and the floats as pgvector sends them, null where there are none. No rows unless
-    the `condition` holds."""
+    """Return the query for all rows in physical order: id, codes, and the floats as pgvector sends them, null where
+    none are kept. No rows unless the `condition` holds."""
     floats = _vector(table) if table.layout.float_type else SQL("NULL")
     return SQL("SELECT id, codes, {} FROM {} WHERE {}").format(floats, table.identifier, condition)
 
@@ -326,7 +254,7 @@ def next_id(table: Table) -> Composed:
 
 
 def sizes(table: Table) -> Composed:
-    """Bytes of the table (with its key and what is stored out of line) and of the prefilter's index."""
+    """Return the query for the bytes of the table (with key and out-of-line storage) and of the prefilter's index."""
     return SQL(
         "SELECT pg_total_relation_size({table}::regclass) - coalesce(pg_relation_size(i), 0),"
         " coalesce(pg_relation_size(i), 0) FROM (SELECT to_regclass({index}) AS i) AS prefilter"
