@@ -28,7 +28,7 @@ INTERRUPTED = 130
 
 
 class _Commands(click.Group):
-    """Turns the errors that qvec raises on purpose into one line and exit code 1."""
+    """Prints qvec's errors as one line, and exits with code 1, or 130 after Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -49,14 +49,14 @@ def main() -> None:
     """Quantized vectors for Postgres and Qdrant: stored calibration, fast load, two-step search.
 
     \b
-    Begin with:
+    Start with:
       qvec demo
       qvec ingest vectors.parquet --collection docs
       qvec search --vectors queries.npy --collection docs
 
     Every command takes --db URL, or reads the variable QVEC_DB; the default is an embedded Postgres in ./qvec-data.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it writes to standard error is raised as well
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC also raises what it prints
 
 
 for command in (

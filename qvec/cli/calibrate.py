@@ -30,9 +30,11 @@ from qvec.sources import open_source
 
 @click.command()
 @click.argument("source", required=False)
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write it, e.g. cal.safetensors.")
-@click.option("--import-ranges", metavar="FILE", help="Take sentence-transformers' ranges (2, d) from a .npy file.")
-@click.option("--midpoint", is_flag=True, help="With --import-ranges: put the threshold amid the range, not at 0.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="File to write, e.g. cal.safetensors.")
+@click.option("--import-ranges", metavar="FILE", help="Import sentence-transformers' ranges (2, d) from a .npy file.")
+@click.option(
+    "--midpoint", is_flag=True, help="With --import-ranges: set the threshold to the middle of the range, not to 0."
+)
 @on_error_option
 @embedding_options
 @source_options

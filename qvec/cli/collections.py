@@ -58,9 +58,9 @@ def _described(collection: Collection) -> dict[str, Any]:
 @db_option
 @json_option
 def info(name: str | None, url: str, as_json: bool) -> None:
-    """Show what collections are and what they take: rows, calibration, precision, bytes on disk and in memory.
+    """Show the settings and sizes of collections: rows, calibration, precision, bytes on disk and in memory.
 
-    Bytes are of the table, of the index and, where the engine tells, held in memory, each for a row. A version that
+    Bytes per row are given for the table, the index and, where the engine reports it, memory. A version that
     `qvec recalibrate` keeps is shown beside its collection, as NAME@CALIBRATION.
 
     \b
@@ -110,7 +110,7 @@ def _shown(value: Any) -> str:
 @click.command()
 @click.argument("name")
 @db_option
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 def drop(name: str, url: str, yes: bool) -> None:
     """Drop a collection with all its rows.
 
@@ -134,7 +134,7 @@ def drop(name: str, url: str, yes: bool) -> None:
 def index(url: str, collection: str, texts: str | None, quiet: bool) -> None:
     """Build the index of a collection that was loaded with --no-index, or whose build was interrupted.
 
-    With --texts its documents' words are indexed as well, for `qvec search --by words` and `--by both`.
+    --texts indexes the documents' words as well, for `qvec search --by words` and `--by both`.
 
     \b
     Examples:
@@ -146,6 +146,6 @@ def index(url: str, collection: str, texts: str | None, quiet: bool) -> None:
         if texts is not None:
             found.index_texts(texts)
         if found.has_index():
-            reporter.say(f"collection {collection!r} has its index already")
+            reporter.say(f"collection {collection!r} already has its index")
         else:
             build_index(found, reporter)

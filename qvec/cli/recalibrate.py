@@ -36,13 +36,15 @@ _RANGE_OPTIONS = ("ranges", "quantile", "spread", "value", "global_range")
 @click.command()
 @db_option
 @collection_option
-@click.option("--source", metavar="SOURCE", help="What the collection was loaded from, where it keeps no floats.")
-@click.option("--rollback", is_flag=True, help="Use the version before again, with what was written since.")
-@click.option("--drop-old", is_flag=True, help="Drop the version before, or one that was never finished.")
-@click.option("--dry-run", is_flag=True, help="Fit and compare alone; nothing is changed.")
-@click.option("--restart", is_flag=True, help="Forget what an interrupted run built, and fit anew.")
-@click.option("--allow-missing", is_flag=True, help="Leave rows out that there are no originals of.")
-@click.option("--allow-worse", is_flag=True, help="Use the new calibration though it finds less.")
+@click.option(
+    "--source", metavar="SOURCE", help="Source that the collection was loaded from, where it keeps no floats."
+)
+@click.option("--rollback", is_flag=True, help="Switch back to the former version, with later writes.")
+@click.option("--drop-old", is_flag=True, help="Drop the former version, or an unfinished one.")
+@click.option("--dry-run", is_flag=True, help="Fit and compare only; change nothing.")
+@click.option("--restart", is_flag=True, help="Drop what an interrupted run built, and start again.")
+@click.option("--allow-missing", is_flag=True, help="Leave out rows without original vectors.")
+@click.option("--allow-worse", is_flag=True, help="Accept a new calibration that finds less.")
 @workers_option
 @source_options
 @fit_options
@@ -66,16 +68,15 @@ def recalibrate(
     quiet: bool,
     **others: Any,
 ) -> None:
-    """Fit a collection's calibration anew, and quantize its rows by it while it is in use.
+    """Fit a new calibration for a collection, and quantize its rows with it while the collection is in use.
 
-    Vectors are the floats that the collection keeps, or those of --source, whose ids say which rows they are of; never
-    decoded codes. A second version is built beside the first, with index, filters' indexes and privileges, and is
-    compared with it; then it takes its place in one step. Open collections and SQL go on without a break.
+    The vectors are the floats that the collection keeps, or those of --source, matched by id; never decoded codes. A
+    second version is built beside the first, with its indexes and privileges, compared with it, and replaces it in one
+    step. Open collections and SQL continue without interruption, and writes made meanwhile are synced.
 
-    The version before is kept until --drop-old, and follows what is written: --rollback loses nothing. Interrupted, the
-    same command goes on where it was. What no option says is fitted as it was before.
-
-    Writes go on meanwhile, and come along. In Qdrant the collection has to keep float16 or float32.
+    The former version is kept and synced until --drop-old, so that --rollback loses nothing. Run the same command again
+    to continue an interrupted run. Options that are not given keep the values of the old calibration. On Qdrant the
+    collection has to keep float16 or float32.
 
     \b
     Examples:
@@ -88,13 +89,13 @@ def recalibrate(
     from qvec import recalibration
 
     if rollback + drop_old + dry_run > 1:
-        raise InputError("--rollback, --drop-old and --dry-run are three things to do; name one")
+        raise InputError("--rollback, --drop-old and --dry-run exclude each other; give one")
     reading = reading_of(others)
     refit = _refit(ctx, others)
     with ConsoleReporter(quiet=quiet) as reporter, open_database(url) as database, ExitStack() as opened:
         if drop_old:
             dropped = recalibration.drop_old(database, collection)
-            _tell(vars(dropped), f"dropped {dropped.name}", as_json, quiet)
+            _print(vars(dropped), f"dropped {dropped.name}", as_json, quiet)
             return
         if rollback:
             done = recalibration.roll_back(database, collection, allow_missing=allow_missing)
@@ -116,13 +117,13 @@ def recalibrate(
                     stop=stop,
                 )
             except (LoadStoppedError, KeyboardInterrupt):
-                reporter.say("Stopped. The collection is as it was; run the same command again to go on.")
+                reporter.say("Stopped. The collection is unchanged; run the same command again to continue.")
                 raise KeyboardInterrupt from None
-    _tell(done.as_dict(), _told(done), as_json, quiet)
+    _print(done.as_dict(), _result_line(done), as_json, quiet)
 
 
 def _refit(ctx: click.Context, options: dict[str, Any]) -> Refit:
-    """What the options ask to be fitted otherwise than before; removes them."""
+    """Remove the fit options from the options, and return those that were given."""
     from qvec.recalibration import Refit
 
     given = {name for name in options if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
@@ -138,7 +139,7 @@ def _refit(ctx: click.Context, options: dict[str, Any]) -> Refit:
     )
 
 
-def _told(done: Recalibrated) -> str:
+def _result_line(done: Recalibrated) -> str:
     recall = done.recall
     found = "" if recall is None else f"; recall@10 {recall.old.value:.1%} → {recall.new.value:.1%}"
     if done.kept is None:
@@ -150,8 +151,8 @@ def _told(done: Recalibrated) -> str:
     )
 
 
-def _tell(told: dict[str, Any], text: str, as_json: bool, quiet: bool) -> None:
+def _print(result: dict[str, Any], text: str, as_json: bool, quiet: bool) -> None:
     if as_json:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(result))
     elif not quiet:
         click.echo(text)

@@ -35,23 +35,23 @@ _BATCH = 256
 @click.argument("questions", nargs=-1)
 @db_option
 @collection_option
-@click.option("--vectors", metavar="FILE", help="Queries as vectors, in any format that `qvec ingest` reads.")
+@click.option("--vectors", metavar="FILE", help="File of query vectors, in any format that `qvec ingest` reads.")
 @encoding_option
 @embedding_options
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits for each query.")
 @click.option("--oversampling", type=click.FloatRange(1), help="Candidates for each hit (default: the collection's).")
 @click.option("--exact", is_flag=True, help="Rescore every row, without the index.")
-@click.option("--filter", metavar="JSON", help='Rows to keep to, e.g. \'{"lang": "en", "year": {"$gte": 2020}}\'.')
+@click.option("--filter", metavar="JSON", help='Filter on metadata, e.g. \'{"lang": "en", "year": {"$gte": 2020}}\'.')
 @click.option(
     "--by",
     type=click.Choice(["vectors", "words", "both"]),
     default="vectors",
     show_default=True,
-    help="Search by meaning, by words (BM25), or by both, fused; words have to be indexed: qvec index --texts.",
+    help="Search by meaning, by words (BM25), or by both, fused; words need an index: qvec index --texts.",
 )
-@click.option("--no-rescore", is_flag=True, help="Rank by the prefilter alone; scores are then not the metric.")
-@click.option("--rescore-in", type=click.Choice(["client", "sql"]), help="Where Postgres's codes are rescored.")
-@click.option("--explain", is_flag=True, help="Show what the database is asked, its plan and the time of each step.")
+@click.option("--no-rescore", is_flag=True, help="Rank by the prefilter alone; scores are not the metric.")
+@click.option("--rescore-in", type=click.Choice(["client", "sql"]), help="Where to rescore codes, on Postgres.")
+@click.option("--explain", is_flag=True, help="Show the statement or request, the plan and the time of each step.")
 @click.option("--documents/--no-documents", default=True, show_default=True, help="Return the documents.")
 @click.option("--metadata/--no-metadata", default=True, show_default=True, help="Return the metadata.")
 @json_option
@@ -73,7 +73,7 @@ def search(
 ) -> None:
     """Search a collection by QUESTIONS, which its model embeds, or by vectors.
 
-    With --json one line for each query: {"query": 0, "hits": [{"id", "score", "document", "metadata"}]}.
+    --json prints one line for each query: {"query": 0, "hits": [{"id", "score", "document", "metadata"}]}.
 
     \b
     Examples:
@@ -87,7 +87,7 @@ def search(
         raise InputError("give either questions or --vectors FILE")
     if explain and len(questions) > 1:
         raise InputError(f"--explain takes one question, not {len(questions)}")
-    asked = embedding_of(options)
+    wanted = embedding_of(options)
     options["filter"] = None if filter is None else _filter(filter)
     if by != "vectors":
         _check_words(by, {"vectors": vectors, "exact": options["exact"], "explain": explain, "no-rescore": no_rescore})
@@ -95,13 +95,15 @@ def search(
         found = database.collection(collection)
         if rescore_in:
             if database.kind != "Postgres":
-                raise InputError(f"--rescore-in is of Postgres; {database.kind} rescores by itself")
+                raise InputError(
+                    f"--rescore-in is {rescore_in}, but only Postgres has that option; {database.kind} rescores in its engine"
+                )
             options["rescore_in"] = rescore_in
         if by != "vectors":
-            answers = _by_words(found, questions, by, asked, options)
+            answers = _by_words(found, questions, by, wanted, options)
         else:
             queries = (
-                _vectors(vectors, encoding) if vectors else iter([_embedder(found, asked).embed_queries(questions)])
+                _vectors(vectors, encoding) if vectors else iter([_embedder(found, wanted).embed_queries(questions)])
             )
             if explain:
                 _print_explanation(found.explain(next(queries)[0], **options), as_json)
@@ -114,21 +116,21 @@ def search(
 
 
 def _check_words(by: str, others: Mapping[str, Any]) -> None:
-    """Raises InputError for options that searches by words have no use for."""
+    """Raise InputError for options that only searches by vectors have."""
     for option, value in others.items():
         if value:
-            raise InputError(f"--{option} is for searches by vectors alone, not --by {by}")
+            raise InputError(f"--{option} is for searches by vectors, not for --by {by}")
 
 
 def _by_words(
-    collection: Collection, questions: Sequence[str], by: str, asked: EmbeddingOptions, options: Mapping[str, Any]
+    collection: Collection, questions: Sequence[str], by: str, wanted: EmbeddingOptions, options: Mapping[str, Any]
 ) -> Iterator[list[Hit]]:
-    """Hits of each question, by its words alone or by its vector too."""
+    """Yield the hits of each question, by its words alone or by words and vector."""
     if by == "words":
         for question in questions:
             yield collection.search_text(question, options["k"], filter=options["filter"])
         return
-    collection.embedder = _embedder(collection, asked)
+    collection.embedder = _embedder(collection, wanted)
     for question in questions:
         wanted = {name: options[name] for name in ("k", "oversampling", "filter")}
         yield collection.search_hybrid(question, **wanted)
@@ -138,7 +140,7 @@ def _filter(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise InputError(f"--filter is no JSON ({error}): {text}") from None
+        raise InputError(f"--filter is not JSON ({error}): {text}") from None
 
 
 def _vectors(location: str, encoding: str) -> Iterator[NDArray[Any]]:
@@ -152,10 +154,10 @@ def _vectors(location: str, encoding: str) -> Iterator[NDArray[Any]]:
             yield batch.vectors
 
 
-def _embedder(collection: Collection, asked: EmbeddingOptions) -> Embedder:
-    embedding = wanted_embedding(asked, collection, collection.calibration)
+def _embedder(collection: Collection, wanted: EmbeddingOptions) -> Embedder:
+    embedding = wanted_embedding(wanted, collection, collection.calibration)
     if embedding.model is None:
-        raise InputError(f"collection {collection.name!r} was loaded as vectors; name the model they are from: --model")
+        raise InputError(f"collection {collection.name!r} was loaded as vectors; name their model: --model")
     return load_embedder(embedding)
 
 
