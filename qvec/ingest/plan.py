@@ -147,7 +147,7 @@ def _checkpoint(
             )
         if found and found.finished and not same:
             reporter.say(
-                f"{source.name} has changed since it was loaded and is loaded again; rows that were removed from it stay"
+                f"{source.name} has changed since it was loaded and is loaded again; rows removed from it stay"
             )
         kept = found if found and (same or not found.finished) else None
         begin = Checkpoint(fingerprint, _first_id(registry, collection, source, options, kept))
