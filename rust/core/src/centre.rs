@@ -1,4 +1,4 @@
-//! Vectors minus their threshold, as an engine stores them that takes its own sign bits from what it is given.
+//! Vectors minus the threshold: what is stored in an engine that quantizes by the sign of each stored value.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -7,8 +7,9 @@ use multiversion::multiversion;
 use crate::pool;
 use crate::vectors::{self, BadRow, Reader, Vectors};
 
-/// Writes x - threshold of each row, normalized first under cosine, into `out`. With `half` it is rounded to float16, and
-/// a positive difference that would be rounded to zero becomes the smallest positive number: its sign bit stays.
+/// Writes x - threshold of each row into `out`, after normalizing the row if `cosine`. With `half`, results are rounded
+/// to float16; a positive difference that would round to zero becomes the smallest positive float16, so that its sign
+/// bit is kept.
 pub fn centre(vectors: &Vectors, threshold: &[f32], cosine: bool, half: bool, out: &mut [f32]) -> Result<(), BadRow> {
     let dimensions = threshold.len();
     let largest = if half { f32::from(f16::MAX) } else { f32::MAX };
@@ -38,7 +39,7 @@ fn subtract(row: &[f32], threshold: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Raises to the smallest number what is positive but was rounded to zero.
+/// Replaces zeros that were rounded from positive numbers by the smallest positive float16.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn keep_signs(exact: &[f32], rounded: &mut [f16]) {
     for (x, rounded) in exact.iter().zip(rounded) {
@@ -73,13 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn what_rounds_to_zero_keeps_its_sign_bit() {
+    fn a_difference_rounded_to_zero_keeps_its_sign_bit() {
         let smallest = 2f32.powi(-24);
         assert_eq!(centred(&[1e-30, -1e-30, 0.0, 0.1], &[0.0; 4], true).unwrap(), [smallest, 0.0, 0.0, 0.099975586]);
     }
 
     #[test]
-    fn what_is_beyond_float16_is_named() {
+    fn a_difference_beyond_float16_is_an_error() {
         let bad = centred(&[1.0, -7e4], &[0.0; 2], true).unwrap_err();
         assert!(bad.reason.starts_with("dimension 1 is -70000 from its threshold"), "{}", bad.reason);
         assert_eq!(centred(&[1.0, -7e4], &[0.0; 2], false).unwrap(), [1.0, -7e4]);

@@ -1,5 +1,5 @@
-//! Learned bits: bit j of a row is [sum_i W_ji (2 c_i - 255) + b_j > 0], in integers, so that it is the same on every
-//! machine.
+//! Learned bits: bit j of a row is [sum_i W_ji (2 c_i - 255) + b_j > 0], computed in integers so that every machine
+//! gives the same bits.
 
 use std::convert::Infallible;
 
@@ -8,11 +8,11 @@ use multiversion::multiversion;
 use crate::planes;
 use crate::pool;
 
-/// Rows that meet each row of W while it is in the nearest cache.
+/// Rows that are multiplied by one row of W while it is in the L1 cache.
 const TOGETHER: usize = 16;
 
-/// The weights W as i16, row after row of 8 * width each, padded with zeros as codes are, and the bias of each row.
-/// Sums stay within i32: callers have checked that no row's weights can exceed it.
+/// The weights W as i16 in rows of 8 * width, padded with zeros as codes are, and the bias of each row. Callers have
+/// checked that no sum overflows i32.
 pub struct Projection {
     weights: Vec<i16>,
     bias: Vec<i32>,
@@ -32,7 +32,7 @@ impl Projection {
         Projection { weights: wide, bias: bias.to_vec(), padded }
     }
 
-    /// Writes the bits of rows of eight planes into `out`, one a row of W, most significant bit of a byte first.
+    /// Writes the learned bits of rows of eight planes into `out`: one bit for each row of W, most significant bit first.
     pub fn project(&self, codes: &[u8], out: &mut [u8]) {
         let (stride, bytes) = (self.padded, self.bias.len() / 8);
         let Ok(()) = pool::for_row_chunks::<_, Infallible>(stride * bytes, bytes, out, |first, out| {
@@ -59,7 +59,7 @@ impl Projection {
     }
 }
 
-/// The odd numbers 2 c - 255 of rows of codes. Where a row is padded they meet weights of zero.
+/// Writes 2 c - 255 of each code of each row. In the padding the weights are zero.
 fn read_steps(codes: &[u8], stride: usize, steps: &mut [i16]) {
     let mut row_codes = vec![0; stride];
     for (row, steps) in codes.chunks_exact(stride).zip(steps.chunks_exact_mut(stride)) {
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sum_of_zero_is_no_bit_and_one_above_it_is() {
+    fn the_bit_is_set_for_sums_above_zero() {
         let mut row = [0; 8];
         planes::pack(&[128, 127, 0, 0, 0, 0, 0, 0], 8, &mut row); // steps 1 and -1
         let mut weights = [0; 16];
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_rows_follow_each_other() {
+    fn groups_of_rows_are_written_in_order() {
         let rows = 2 * TOGETHER + 3;
         let mut codes = vec![0; rows * 8];
         for row in 0..rows {

@@ -1,6 +1,6 @@
-//! Bit planes: a row of codes, one byte a dimension, turned into planes, top bit first, and back.
+//! Bit planes: conversion between codes, one byte for each dimension, and planes, top bit first.
 //!
-//! Plane k of a row holds bit 7-k of every code, dimension i at byte i/8, most significant bit first, padding zero.
+//! Plane k of a row holds bit 7-k of every code: dimension i at byte i/8, most significant bit first, padded with zeros.
 
 use std::convert::Infallible;
 
@@ -8,16 +8,16 @@ use multiversion::multiversion;
 
 use crate::pool;
 
-/// Bytes of a plane for `dimensions` dimensions.
+/// Bytes of one plane of `dimensions` dimensions.
 pub fn width(dimensions: usize) -> usize {
     dimensions.div_ceil(8)
 }
 
-/// Bytes of each plane that are transposed together.
+/// Bytes of each plane that are transposed at once.
 const BLOCK: usize = 64;
 
-/// Transposes an 8x8 bit matrix about its antidiagonal: bit 7-k of byte i becomes bit 7-i of byte k. Its own inverse.
-/// Three rounds of exchanges between ever larger blocks, as in Warren, Hacker's Delight, 7-3.
+/// Transposes an 8x8 bit matrix about its antidiagonal: bit 7-k of byte i becomes bit 7-i of byte k. It is its own
+/// inverse. Three rounds exchange ever larger blocks (Warren, Hacker's Delight, 7-3).
 #[inline(always)]
 fn transpose(word: u64) -> u64 {
     let word = exchange(word, 9, 0x0055_0055_0055_0055);
@@ -25,14 +25,14 @@ fn transpose(word: u64) -> u64 {
     exchange(word, 36, 0x0000_0000_0F0F_0F0F)
 }
 
-/// Exchanges the bits of `word` under `mask` with those `distance` above them.
+/// Exchanges the bits of `word` under `mask` with the bits `distance` above them.
 #[inline(always)]
 fn exchange(word: u64, distance: u32, mask: u64) -> u64 {
     let differing = (word ^ (word >> distance)) & mask;
     word ^ differing ^ (differing << distance)
 }
 
-/// Writes the top `planes` planes of `codes` into `out`. Codes are padded with zeros to 8 * width bytes.
+/// Writes the top `planes` planes of `codes` into `out`. `codes` has 8 * width bytes, padded with zeros.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn pack(codes: &[u8], planes: usize, out: &mut [u8]) {
     let width = codes.len() / 8;
@@ -51,7 +51,7 @@ pub fn pack(codes: &[u8], planes: usize, out: &mut [u8]) {
     }
 }
 
-/// Writes the codes whose top `planes` planes are in `row` into `codes`, 8 * width bytes; the lower bits are zero.
+/// Writes the codes of a row of `planes` planes into `codes`, 8 * width bytes; their lower bits are zero.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn unpack(row: &[u8], planes: usize, codes: &mut [u8]) {
     let width = codes.len() / 8;
@@ -70,7 +70,8 @@ pub fn unpack(row: &[u8], planes: usize, codes: &mut [u8]) {
     }
 }
 
-/// Writes the two ternary planes, [code >= 144] and [code >= 112], of rows of at least four planes of `width` bytes.
+/// Writes the two ternary planes, [code >= 144] and [code >= 112], of each row. Rows hold at least four planes of `width`
+/// bytes.
 pub fn ternary(codes: &[u8], stride: usize, width: usize, out: &mut [u8]) {
     let Ok(()) = pool::for_row_chunks::<_, Infallible>(stride, 2 * width, out, |first, out| {
         for (row, out) in codes[first * stride..].chunks_exact(stride).zip(out.chunks_exact_mut(2 * width)) {

@@ -6,17 +6,17 @@ use crate::planes;
 use crate::pool;
 use crate::vectors::{BadRow, Reader, Vectors};
 
-/// The smallest radius that is divided by: keeps the scale finite where a dimension has no spread.
+/// The smallest divisor of 128 / radius: keeps the scale finite where a dimension has no spread.
 const LEAST_RADIUS: f32 = f32::from_bits(7 << 23); // 2^-120
 
-/// 2^23: added to a small whole number it leaves that number in the low bits of the sum.
+/// 2^23. Added to a small whole number, it leaves that number in the low bits of the sum.
 const WHOLE: f32 = 8_388_608.0;
 
 fn scale(radius: f32) -> f32 {
     128.0 / radius.max(LEAST_RADIUS)
 }
 
-/// Writes the top `planes` planes of every row's codes into `out`.
+/// Writes the top `planes` planes of the codes of each row into `out`.
 pub fn quantize(
     vectors: &Vectors,
     threshold: &[f32],
@@ -45,8 +45,8 @@ fn row_codes(row: &[f32], threshold: &[f32], scales: &[f32], codes: &mut [u8]) {
     }
 }
 
-/// The code of a difference from the threshold. Where it is positive the code is at least 128, even if the product
-/// underflows, so that the top bit says exactly on which side of the threshold x lies.
+/// The code of a difference from the threshold. The code of a positive difference is at least 128 even if the product
+/// underflows, so that the top bit is exactly [x > threshold].
 #[inline(always)]
 fn code_of(difference: f32, scale: f32) -> u8 {
     let least = if difference > 0.0 { 1.0 } else { -127.0 };

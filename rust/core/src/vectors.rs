@@ -1,4 +1,4 @@
-//! Rows of float vectors: read as float32, checked, cut to their first dimensions, and normalized under cosine.
+//! Rows of float vectors: read as float32, checked, cut to their first dimensions and, under cosine, normalized.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -6,17 +6,17 @@ use multiversion::multiversion;
 
 use crate::pool;
 
-/// A row that cannot be used, and why.
+/// A row that cannot be used, and the reason.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BadRow {
     pub row: usize,
     pub reason: String,
 }
 
-/// A squared norm this close to 1 counts as normalized, and the row is used as it comes.
+/// A row whose squared norm is this close to 1 counts as normalized and is used unchanged.
 pub const UNIT_TOLERANCE: f64 = 2e-4;
 
-/// Lanes of the sum of squares. Part of the specification: the order of additions decides the last bit.
+/// Running sums of the sum of squares. Part of the specification: the order of additions decides the last bit.
 const LANES: usize = 8;
 
 #[derive(Clone, Copy)]
@@ -41,7 +41,7 @@ impl Elements<'_> {
     }
 }
 
-/// A row-major matrix of `columns` columns, of which the first `dimensions` are used.
+/// A row-major matrix of `columns` columns; the first `dimensions` columns are used.
 #[derive(Clone, Copy)]
 pub struct Vectors<'a> {
     elements: Elements<'a>,
@@ -50,7 +50,7 @@ pub struct Vectors<'a> {
 }
 
 impl<'a> Vectors<'a> {
-    /// `columns` divides the number of elements and is at least `dimensions`, which is at least 1.
+    /// `columns` must divide the number of elements, and 1 <= `dimensions` <= `columns`.
     pub fn new(elements: Elements<'a>, columns: usize, dimensions: usize) -> Self {
         Vectors { elements, columns, dimensions }
     }
@@ -67,7 +67,7 @@ impl<'a> Vectors<'a> {
         self.columns * self.elements.bytes_each()
     }
 
-    /// Row `row` as stored, with `buffer` to hold it where it has to be converted.
+    /// Row `row` as float32, not normalized. `buffer` holds it if it has to be converted.
     pub fn stored<'b>(&'b self, row: usize, buffer: &'b mut Vec<f32>) -> &'b [f32] {
         let range = row * self.columns..row * self.columns + self.dimensions;
         match self.elements {
@@ -81,7 +81,7 @@ impl<'a> Vectors<'a> {
     }
 }
 
-/// Reads rows as codes are made of them: finite, and of norm 1 where the metric is cosine.
+/// Reads rows as quantization needs them: finite and, under cosine, of norm 1.
 pub struct Reader<'a> {
     vectors: &'a Vectors<'a>,
     cosine: bool,
@@ -94,7 +94,8 @@ impl<'a> Reader<'a> {
         Reader { vectors, cosine, converted: Vec::new(), normalized: Vec::new() }
     }
 
-    /// The row, or why it is bad. The sum of float32 squares stays finite in float64 unless a value is not finite.
+    /// The row, or the reason why it is bad. The sum of float32 squares is finite in float64 if and only if every value is
+    /// finite.
     pub fn row(&mut self, row: usize) -> Result<&[f32], BadRow> {
         let stored = self.vectors.stored(row, &mut self.converted);
         let squared = squared_norm(stored);
@@ -113,7 +114,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Writes the rows that codes are made of into `out`, `dimensions` floats each.
+/// Writes the normalized rows into `out`, `dimensions` floats a row.
 pub fn normalize(vectors: &Vectors, out: &mut [f32]) -> Result<(), BadRow> {
     let dimensions = vectors.dimensions();
     pool::for_row_chunks(vectors.row_bytes(), dimensions, out, |first, out| {
@@ -125,13 +126,13 @@ pub fn normalize(vectors: &Vectors, out: &mut [f32]) -> Result<(), BadRow> {
     })
 }
 
-/// Every row that `Reader` refuses, in row order.
+/// All rows that `Reader` rejects, in row order.
 pub fn bad_rows(vectors: &Vectors, cosine: bool) -> Vec<BadRow> {
     let mut reader = Reader::new(vectors, cosine);
     (0..vectors.rows()).filter_map(|row| reader.row(row).err()).collect()
 }
 
-/// What is wrong with the first value that is not finite.
+/// Name and place of the first value that is not finite, or None.
 pub fn fault(row: &[f32]) -> Option<String> {
     let dimension = row.iter().position(|x| !x.is_finite())?;
     let name = if row[dimension].is_nan() { "NaN" } else { "infinity" };
@@ -142,14 +143,14 @@ pub fn all_finite(row: &[f32]) -> bool {
     greatest_magnitude(row) < magnitude(f32::INFINITY)
 }
 
-/// The greatest magnitude in a row: that of infinity or more where a value is not finite.
+/// The greatest magnitude in a row: at least that of infinity if a value is not finite.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn greatest_magnitude(row: &[f32]) -> u32 {
     row.iter().fold(0, |greatest: u32, x| greatest.max(magnitude(*x)))
 }
 
-/// The bits of |x|, ordered as magnitudes are, with infinity and then NaN above all: a maximum of them is several times
-/// as fast as a comparison of each float.
+/// The bits of |x|. Their order is that of magnitudes, with infinity and then NaN above all numbers; their maximum is
+/// several times as fast as comparing floats.
 #[inline(always)]
 pub fn magnitude(x: f32) -> u32 {
     x.to_bits() & (u32::MAX >> 1)

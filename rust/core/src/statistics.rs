@@ -1,4 +1,4 @@
-//! Streaming statistics of each dimension: one pass over batches, mergeable, numerically stable.
+//! Streaming statistics of each dimension, in one pass over batches: mergeable and numerically stable.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use multiversion::multiversion;
 use crate::pool;
 use crate::vectors::{BadRow, fault};
 
-/// Rows whose mean and squared deviations are taken in two passes while they are in the cache.
+/// Rows whose mean and squared deviations are computed in two passes while they are in the cache.
 const BLOCK_ROWS: usize = 64;
 
-/// Rows, at least, of one piece of parallel work, and the most pieces of a batch. Both fixed, so that results do not
-/// depend on the number of threads.
+/// The least number of rows of one parallel task, and the largest number of tasks of a batch. Both are fixed so that
+/// results do not depend on the number of threads.
 const CHUNK_ROWS: usize = 1024;
 const CHUNKS: usize = 64;
 
-/// Count, mean, sum of squared deviations from the mean, least and greatest value of every dimension and, where a
-/// threshold was given, the sum of the distances from it.
+/// Count of rows and, for each dimension, mean, sum of squared deviations from the mean, minimum and maximum; with a
+/// threshold also the sum of |x - threshold|.
 #[derive(Clone)]
 pub struct Statistics {
     count: u64,
@@ -53,7 +53,7 @@ impl Statistics {
         &self.mean
     }
 
-    /// The population variance: 0 / 0 = NaN before the first row.
+    /// The population variance; NaN before the first row.
     pub fn variance(&self) -> Vec<f64> {
         self.squares.iter().map(|squares| squares / self.count as f64).collect()
     }
@@ -62,7 +62,7 @@ impl Statistics {
         self.threshold.as_deref()
     }
 
-    /// Mean |x - threshold|, summed in float64; None without a threshold, 0 / 0 = NaN before the first row.
+    /// The mean of |x - threshold|, summed in float64. None without a threshold; NaN before the first row.
     pub fn absolute_deviation(&self) -> Option<Vec<f32>> {
         let mean = |sum: &f64| (sum / self.count as f64) as f32;
         self.threshold.as_ref().map(|_| self.distances.iter().map(mean).collect())
@@ -76,7 +76,7 @@ impl Statistics {
         &self.maximum
     }
 
-    /// Adds the rows of `vectors`, row-major, `dimensions` floats each. A bad row leaves the statistics as they were.
+    /// Adds the rows of `vectors`, row-major, `dimensions` floats a row. A bad row leaves the statistics unchanged.
     pub fn update(&mut self, vectors: &[f32]) -> Result<(), BadRow> {
         let dimensions = self.dimensions();
         let chunk_rows = (vectors.len() / dimensions).div_ceil(CHUNKS).max(CHUNK_ROWS);
@@ -91,7 +91,7 @@ impl Statistics {
         Ok(())
     }
 
-    /// The statistics of a chunk alone, of the same kind as these.
+    /// The statistics of one chunk, with the same threshold.
     fn of_chunk(&self, vectors: &[f32], first_row: usize) -> Result<Self, BadRow> {
         let mut total = Statistics::new(self.dimensions(), self.threshold.clone());
         for (block, vectors) in vectors.chunks(BLOCK_ROWS * self.dimensions()).enumerate() {
@@ -105,7 +105,7 @@ impl Statistics {
         let mut block = Statistics::new(dimensions, self.threshold.clone());
         block.count = (vectors.len() / dimensions) as u64;
         sum_and_range(vectors, &mut block.mean, &mut block.minimum, &mut block.maximum);
-        // Sums of float32 values stay finite in float64 unless a value is not finite.
+        // The sum of float32 values is finite in float64 if and only if every value is finite.
         if !block.mean.iter().all(|sum| sum.is_finite()) {
             return Err(first_bad_row(vectors, dimensions, first_row));
         }
@@ -117,7 +117,7 @@ impl Statistics {
         Ok(block)
     }
 
-    /// Adds the rows that `other` has seen. Chan, Golub, LeVeque (1983), Algorithms for computing the sample variance.
+    /// Adds the rows of `other` (Chan, Golub, LeVeque (1983), Algorithms for computing the sample variance).
     pub fn merge(&mut self, other: &Statistics) {
         if other.count == 0 {
             return;
@@ -136,7 +136,7 @@ impl Statistics {
     }
 }
 
-/// The first row with a value that is not finite, in rows that are known to hold one.
+/// The first row with a value that is not finite; `vectors` must hold one.
 pub fn first_bad_row(vectors: &[f32], dimensions: usize, first_row: usize) -> BadRow {
     let mut faults = vectors.chunks_exact(dimensions).map(fault).enumerate();
     let (row, reason) = faults.find_map(|(row, fault)| Some((row, fault?))).unwrap_or_default();

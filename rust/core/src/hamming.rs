@@ -1,13 +1,13 @@
-//! Hamming distances between bit codes, and the nearest rows by them.
+//! Hamming distances between bit codes, and the nearest rows by Hamming distance.
 
 use multiversion::multiversion;
 
 use crate::pool;
 
-/// Bytes of distances that a group of queries may hold at once while the nearest are chosen.
+/// Bytes of distances that may be in memory at once while the nearest rows are selected.
 const GROUP_BYTES: usize = 1 << 25;
 
-/// Rows of bit codes: `stride` bytes each.
+/// Rows of bit codes, `stride` bytes a row.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     pub bytes: &'a [u8],
@@ -20,8 +20,8 @@ impl Rows<'_> {
     }
 }
 
-/// Writes the distance of every query to every row into `out`, one row of it for each query. Rows may be longer than
-/// queries: only as many of their first bytes are compared.
+/// Writes the distance of every query to every row into `out`, one row of `out` for each query. Where rows are longer
+/// than queries, only their prefix is compared.
 pub fn hamming(codes: Rows, queries: Rows, out: &mut [i32]) {
     let chunk = pool::chunk_rows(codes.stride);
     let tiles = pool::tiles(out, codes.len(), chunk).into_iter().enumerate().collect();
@@ -48,7 +48,8 @@ pub fn nearest(codes: Rows, queries: Rows, k: usize, rows: &mut [i64], out: &mut
     }
 }
 
-/// The nearest rows by counting: how many rows lie at each distance gives each distance its place in the result.
+/// Selects the nearest rows by a counting sort: the number of rows at each distance gives the place of that distance in
+/// the result.
 fn select(distances: &[i32], largest: usize, rows: &mut [i64], out: &mut [i32]) {
     let k = rows.len();
     let mut counts = vec![0usize; largest + 1];

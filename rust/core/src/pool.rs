@@ -1,4 +1,4 @@
-//! Work on large inputs, spread over the cores by a thread pool that survives fork.
+//! Parallel work on large inputs, in a thread pool that survives fork.
 
 use std::process;
 use std::sync::RwLock;
@@ -7,18 +7,18 @@ use rayon::ThreadPool;
 use rayon::ThreadPoolBuilder;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-/// Inputs below this many bytes are done before a second thread would have woken.
+/// Inputs below this size, in bytes, are processed before a second thread has woken.
 const WORTH_SPREADING: usize = 1 << 20;
 
-/// Input bytes of one piece of work: large against the cost of handing it out, small against the caches.
+/// Input bytes of one task: large against the cost of scheduling it, small against the caches.
 const CHUNK: usize = 1 << 18;
 
-/// The pool, with the process that made it: threads do not survive fork, so a child makes its own. Pools are never
-/// dropped, because dropping a parent's pool in a child would wait for threads that are not there.
+/// The pool and the id of the process that created it. Threads do not survive fork, so a child creates its own pool.
+/// Pools are never dropped: in a child, dropping the parent's pool would wait for threads that do not exist.
 static POOL: RwLock<Option<(u32, &'static ThreadPool)>> = RwLock::new(None);
 
-/// The pool of this process, or None where threads cannot be had. The locks are only tried, never waited
-/// for: a fork may have copied a lock that another thread held, and then nobody is left to release it.
+/// The pool of this process, or None where no thread can be started. Locks are tried but never awaited: a fork may have
+/// copied a lock that another thread held, and nobody would release it.
 fn pool() -> Option<&'static ThreadPool> {
     if let Some((owner, pool)) = *POOL.try_read().ok()?
         && owner == process::id()
@@ -31,7 +31,8 @@ fn pool() -> Option<&'static ThreadPool> {
     Some(pool)
 }
 
-/// `work` on each item, results in order; in parallel where `bytes`, the size of the whole input, is large.
+/// Calls `work` on each item and returns the results in order. Runs in parallel if `bytes`, the size of the whole input,
+/// is large.
 pub fn map<I: Send, O: Send>(bytes: usize, items: Vec<I>, work: impl Fn(I) -> O + Send + Sync) -> Vec<O> {
     let pool = if bytes >= WORTH_SPREADING { pool() } else { None };
     match pool {
@@ -40,13 +41,13 @@ pub fn map<I: Send, O: Send>(bytes: usize, items: Vec<I>, work: impl Fn(I) -> O 
     }
 }
 
-/// How many rows of `row_bytes` bytes make one piece of work.
+/// The number of rows of `row_bytes` bytes in one task.
 pub fn chunk_rows(row_bytes: usize) -> usize {
     (CHUNK / row_bytes).max(1)
 }
 
-/// Fills `out`, `out_row` elements for each row, by calls `work(first row, its part of out)`. The error is that of
-/// the first part that has one.
+/// Fills `out`, `out_row` elements for each row, by calls of `work(first row, part of out)`. Returns the error of the
+/// first part that fails.
 pub fn for_row_chunks<T: Send, E: Send>(
     row_bytes: usize,
     out_row: usize,
@@ -59,8 +60,8 @@ pub fn for_row_chunks<T: Send, E: Send>(
     map(bytes, chunks, |(chunk, out)| work(chunk * rows, out)).into_iter().collect()
 }
 
-/// Splits the row-major matrix `out` of `columns` columns into tiles of at most `width` columns, each a list of its
-/// part of every row.
+/// Splits the row-major matrix `out` of `columns` columns into tiles of at most `width` columns. A tile is a list of its
+/// part of each row.
 pub fn tiles<T>(out: &mut [T], columns: usize, width: usize) -> Vec<Vec<&mut [T]>> {
     let mut tiles: Vec<Vec<&mut [T]>> = (0..columns.div_ceil(width)).map(|_| Vec::new()).collect();
     for row in out.chunks_exact_mut(columns.max(1)) {

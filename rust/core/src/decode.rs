@@ -1,4 +1,4 @@
-//! Codes back to floats: the vectors they stand for, and how they score against float queries.
+//! Decoding: the vectors that codes represent, and their scores against float queries.
 
 use std::convert::Infallible;
 
@@ -8,8 +8,8 @@ use crate::planes;
 use crate::pool;
 use crate::vectors::{BadRow, all_finite, fault};
 
-/// What codes of `planes` planes stand for: threshold + (level + 1/2) * step, where level is the code's top bits minus
-/// 2^(planes-1).
+/// Decodes codes of `planes` planes: a code represents threshold + (level + 1/2) * step, where level is the code's top
+/// `planes` bits minus 2^(planes-1).
 pub struct Decoder<'a> {
     threshold: &'a [f32],
     step: Vec<f32>,
@@ -30,13 +30,13 @@ impl<'a> Decoder<'a> {
         self.threshold.len()
     }
 
-    /// Room for one row's codes, as planes::unpack fills it.
+    /// A buffer for the codes of one row, as planes::unpack fills it.
     fn buffer(&self) -> Vec<u8> {
         vec![0; 8 * planes::width(self.dimensions())]
     }
 }
 
-/// Writes the vector of every row of `codes`, `stride` bytes each, into `out`.
+/// Writes the decoded vector of each row of `codes`, `stride` bytes a row, into `out`.
 pub fn dequantize(codes: &[u8], stride: usize, decoder: &Decoder, out: &mut [f32]) {
     let dimensions = decoder.dimensions();
     let Ok(()) = pool::for_row_chunks::<_, Infallible>(4 * dimensions, dimensions, out, |first, out| {
@@ -50,8 +50,9 @@ pub fn dequantize(codes: &[u8], stride: usize, decoder: &Decoder, out: &mut [f32
     });
 }
 
-/// Writes <query, decoded row> of every query (rows of the threshold's length) and row of codes into `out`, one row of
-/// it for each query; `by_length`, divided by the length of the decoded row, or 0 where that is 0.
+/// Writes the inner product of every query and every decoded row into `out`, one row of `out` for each query. A query
+/// has as many floats as the threshold. With `by_length` the product is divided by the length of the decoded row; it is
+/// 0 where that length is 0.
 pub fn score(
     codes: &[u8],
     stride: usize,
@@ -74,7 +75,7 @@ pub fn score(
     Ok(())
 }
 
-/// A query with the steps folded in: score = constant + sum of weight * (level + 1/2).
+/// A query multiplied by the steps once, so that score = constant + sum of weight * (level + 1/2).
 struct FoldedQuery {
     weights: Vec<f32>,
     constant: f64,
@@ -112,7 +113,7 @@ fn score_tile(
     }
 }
 
-/// The centred levels of codes whose lower bits are zero: exact in float32.
+/// Writes level + 1/2 of codes whose lower bits are zero; exact in float32.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn levels(codes: &[u8], planes: usize, out: &mut [f32]) {
     let shift = 8 - planes;
@@ -129,17 +130,17 @@ fn decode_row(threshold: &[f32], step: &[f32], levels: &mut [f32]) {
     }
 }
 
-/// 1 / the length of the vector that levels stand for, or 0 where that is 0.
+/// 1 / the length of the decoded vector, or 0 where that length is 0.
 fn inverse_length(decoder: &Decoder, levels: &[f32]) -> f64 {
     let mut squared = f64::from(squared_length(decoder.threshold, &decoder.step, levels));
     if !(1e-30..1e30).contains(&squared) {
         let values = decoder.threshold.iter().zip(&decoder.step).zip(levels).map(|((t, step), level)| t + level * step);
-        squared = values.map(|value| f64::from(value).powi(2)).sum(); // squares that float32 cannot hold
+        squared = values.map(|value| f64::from(value).powi(2)).sum(); // the squares overflow or underflow in float32
     }
     if squared > 0.0 { squared.sqrt().recip() } else { 0.0 }
 }
 
-/// The sum of (threshold + level * step)^2, in running sums as in `dot`.
+/// The sum of (threshold + level * step)^2, in 32 running sums as in `dot`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn squared_length(threshold: &[f32], step: &[f32], levels: &[f32]) -> f32 {
     let mut sums = [0.0f32; 32];
@@ -159,7 +160,7 @@ fn squared_length(threshold: &[f32], step: &[f32], levels: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-/// Inner product in 32 running sums, which keeps the rounding error small and the additions independent.
+/// Inner product in 32 running sums: independent additions vectorize, and the rounding error stays small.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; 32];

@@ -1,29 +1,28 @@
-//! Batches as rows of Postgres's binary COPY format: for each row the number of fields, then each field with its length
-//! in front, all integers big-endian (PostgreSQL documentation, COPY, "Binary Format"; the fields as the receive
-//! functions of bigint, text, bit, jsonb and of pgvector's vector and halfvec read them).
+//! Encoder for rows in the binary COPY format of Postgres. A row is the number of its fields, then each field after its
+//! length; all integers are big-endian (PostgreSQL documentation, COPY, "Binary Format"). Fields have the form that the
+//! receive functions of bigint, text, bit, jsonb and of pgvector's vector and halfvec read.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use multiversion::multiversion;
+use qvec_core::hamming::Rows;
+use qvec_core::pool;
+use qvec_core::vectors::{BadRow, Vectors, fault, greatest_magnitude, magnitude};
 
-use crate::hamming::Rows;
-use crate::pool;
-use crate::vectors::{BadRow, Vectors, fault, greatest_magnitude, magnitude};
-
-/// The signature, no flags, no header extension.
+/// Start of the data: signature, no flags, no header extension.
 pub const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// A field count of -1 ends the data.
+/// End of the data: a field count of -1.
 pub const TRAILER: &[u8; 2] = b"\xff\xff";
 
-/// A field length of -1 means null.
+/// The field length of a null: -1.
 const NULL: [u8; 4] = (-1i32).to_be_bytes();
 
-/// What jsonb's receive function expects before the text.
+/// The format version that the receive function of jsonb expects before the text.
 const JSONB_VERSION: u8 = 1;
 
-/// A column of strings: the UTF-8 of row i is data[offsets[i]..offsets[i + 1]], null where `valid` is false.
-/// The offsets have been checked to ascend within the data.
+/// A column of strings: row i is the UTF-8 in data[offsets[i]..offsets[i + 1]], or null if valid[i] is false. Offsets must
+/// ascend and lie within the data.
 #[derive(Clone, Copy)]
 pub struct Text<'a> {
     pub offsets: &'a [i64],
@@ -44,7 +43,7 @@ pub enum Ids<'a> {
     Text(Text<'a>),
 }
 
-/// An embedding column: halfvec where `half`, else vector.
+/// An embedding column: of type halfvec if `half`, else vector.
 #[derive(Clone, Copy)]
 pub struct Embedding<'a> {
     pub vectors: Vectors<'a>,
@@ -57,8 +56,8 @@ impl Embedding<'_> {
     }
 }
 
-/// The columns of a batch, all of the same number of rows. A document or metadata column that is None is null in every
-/// row; learned bits or an embedding that are None are no column at all.
+/// The columns of a batch, all with the same number of rows. If `document` or `metadata` is None, the column is null in
+/// every row; if `learned` or `embedding` is None, the table has no such column.
 pub struct Batch<'a> {
     pub rows: usize,
     pub ids: Ids<'a>,
@@ -69,7 +68,7 @@ pub struct Batch<'a> {
     pub metadata: Option<Text<'a>>,
 }
 
-/// A batch whose texts have been checked and whose rows have been measured, ready to be written.
+/// A batch whose texts are checked and whose rows are measured, ready to be written.
 pub struct Encoder<'a> {
     batch: &'a Batch<'a>,
     chunk_rows: usize,
@@ -88,12 +87,12 @@ impl<'a> Encoder<'a> {
         Ok(Encoder { batch, chunk_rows, chunk_lengths })
     }
 
-    /// The length of the encoded rows in bytes.
+    /// Bytes of the encoded rows.
     pub fn length(&self) -> usize {
         self.chunk_lengths.iter().sum()
     }
 
-    /// Writes the rows into `out`, which has exactly the length asked for.
+    /// Writes the rows into `out`, which must have `length` bytes.
     pub fn write(&self, mut out: &mut [u8]) -> Result<(), BadRow> {
         let length = out.len();
         let mut chunks = Vec::with_capacity(self.chunk_lengths.len());
@@ -117,14 +116,14 @@ impl Batch<'_> {
         4 + u16::from(self.learned.is_some()) + u16::from(self.embedding.is_some())
     }
 
-    /// Bytes of a row without its texts; an id counts as an integer.
+    /// Bytes of a row without its texts; an id counts as a bigint.
     fn fixed_length(&self) -> usize {
         let embedding = self.embedding.as_ref().map_or(0, |embedding| 4 + embedding.field_length());
         let learned = self.learned.as_ref().map_or(0, |bits| 4 + 4 + bits.stride);
         2 + (4 + 8) + (4 + 4 + self.codes.stride) + learned + embedding + 4 + 4
     }
 
-    /// The length of a row in bytes.
+    /// Bytes of a row.
     fn measure(&self, row: usize) -> Result<usize, BadRow> {
         let id = match self.ids {
             Ids::Integers(_) => 8,
@@ -156,7 +155,7 @@ impl Batch<'_> {
     }
 }
 
-/// The length of a text, None where it is null.
+/// Bytes of a text, or None if it is null.
 fn measure_text(text: Option<Text>, name: &str, row: usize) -> Result<Option<usize>, BadRow> {
     let Some(text) = text.and_then(|text| text.get(row)) else {
         return Ok(None);
@@ -164,14 +163,14 @@ fn measure_text(text: Option<Text>, name: &str, row: usize) -> Result<Option<usi
     if text.contains(&0) {
         return Err(BadRow { row, reason: format!("{name} holds a NUL character, which Postgres refuses") });
     }
-    // One byte is kept for jsonb's version.
+    // jsonb needs one byte for its version.
     if text.len() >= i32::MAX as usize {
         return Err(BadRow { row, reason: format!("{name} of {} bytes is too long for a field", text.len()) });
     }
     Ok(Some(text.len()))
 }
 
-/// Fills a buffer from its front, with room for the conversion of a row.
+/// Fills a buffer from its front. `halves` and `floats` are scratch space for converting a row.
 struct Writer<'a> {
     out: &'a mut [u8],
     halves: Vec<f16>,
@@ -243,7 +242,7 @@ fn big_endian_floats(floats: &[f32], out: &mut [u8]) {
     }
 }
 
-/// Refuses values that pgvector refuses.
+/// Rejects the values that pgvector rejects.
 fn check(vector: &[f32], half: bool) -> Result<(), String> {
     let largest = if half { f16::MAX.to_f32() } else { f32::MAX };
     if greatest_magnitude(vector) <= magnitude(largest) {
@@ -253,4 +252,50 @@ fn check(vector: &[f32], half: bool) -> Result<(), String> {
         let dimension = vector.iter().position(|x| x.abs() > largest).unwrap_or_default();
         format!("{} at dimension {dimension} is beyond float16 ({largest})", vector[dimension])
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use qvec_core::vectors::Elements;
+
+    use super::*;
+
+    fn encode(batch: &Batch) -> Result<Vec<u8>, BadRow> {
+        let encoder = Encoder::new(batch)?;
+        let mut out = vec![0; encoder.length()];
+        encoder.write(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn a_row_has_these_bytes() {
+        let batch = Batch {
+            rows: 1,
+            ids: Ids::Integers(&[258]),
+            codes: Rows { bytes: &[0xAB], stride: 1 },
+            learned: None,
+            embedding: Some(Embedding { vectors: Vectors::new(Elements::F32(&[1.0]), 1, 1), half: true }),
+            document: None,
+            metadata: Some(Text { offsets: &[0, 2], data: b"{}", valid: None }),
+        };
+        let fields: [&[u8]; 6] = [
+            &[0, 5],
+            &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 1, 2],
+            &[0, 0, 0, 5, 0, 0, 0, 8, 0xAB],
+            &[0, 0, 0, 6, 0, 1, 0, 0, 0x3C, 0],
+            &NULL,
+            &[0, 0, 0, 3, JSONB_VERSION, b'{', b'}'],
+        ];
+        assert_eq!(encode(&batch).unwrap(), fields.concat());
+    }
+
+    #[test]
+    fn a_document_with_nul_is_an_error() {
+        let document = Some(Text { offsets: &[0, 1, 3], data: b"ab\0", valid: None });
+        let codes = Rows { bytes: &[0, 0], stride: 1 };
+        let ids = Ids::Integers(&[1, 2]);
+        let batch = Batch { rows: 2, ids, codes, learned: None, embedding: None, document, metadata: None };
+        let bad = encode(&batch).unwrap_err();
+        assert_eq!((bad.row, bad.reason.as_str()), (1, "document holds a NUL character, which Postgres refuses"));
+    }
 }

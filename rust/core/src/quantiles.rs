@@ -1,14 +1,14 @@
-//! How far vectors lie from a threshold, dimension by dimension: the quantiles of |x - threshold|.
+//! Quantiles of |x - threshold| in each dimension.
 
 use crate::pool;
-use crate::stats::first_bad_row;
+use crate::statistics::first_bad_row;
 use crate::vectors::{BadRow, all_finite};
 
-/// Dimensions whose values are gathered together: one cache line of each row, so that each is read once.
+/// Dimensions that are gathered together: one cache line of each row, so that each line is read once.
 const COLUMNS: usize = 16;
 
-/// The quantile (0 to 1) of |x - threshold| of each dimension of at least one row: differences in float32, linear
-/// interpolation in float64 as numpy.quantile does it, the result in float32.
+/// The quantile (0 to 1) of |x - threshold| in each dimension, over at least one row. Differences are float32; the
+/// interpolation is linear and in float64, as in numpy.quantile; the result is float32.
 pub fn deviation_quantile(vectors: &[f32], threshold: &[f32], quantile: f64) -> Result<Vec<f32>, BadRow> {
     let dimensions = threshold.len();
     if !all_finite(vectors) {
@@ -27,7 +27,7 @@ fn block_quantiles(vectors: &[f32], dimensions: usize, first: usize, threshold: 
     let mut columns = vec![0u32; rows * threshold.len()];
     for (row, vector) in vectors.chunks_exact(dimensions).enumerate() {
         for (column, (x, threshold)) in vector[first..].iter().zip(threshold).enumerate() {
-            // The bits of floats that are not negative are ordered as the floats are, and compare faster.
+            // The bits of non-negative floats have the order of the floats, and compare faster.
             columns[column * rows + row] = (x - threshold).abs().to_bits();
         }
     }
@@ -42,7 +42,7 @@ fn interpolated(column: &mut [u32], quantile: f64) -> f32 {
     lerp(f64::from(f32::from_bits(lower)), f64::from(f32::from_bits(upper)), position - below as f64) as f32
 }
 
-/// From the nearer end, as numpy does: the last bit depends on it.
+/// Interpolates from the nearer end, as numpy does: the last bit depends on it.
 fn lerp(lower: f64, upper: f64, share: f64) -> f64 {
     let span = upper - lower;
     if share >= 0.5 { upper - span * (1.0 - share) } else { lower + span * share }
