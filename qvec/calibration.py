@@ -13,7 +13,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,10 +29,10 @@ from qvec.projection import Bias, Weights, checked_projection
 from qvec.ranges import RangeMethod
 from qvec.sampling import Reservoir
 
-if TYPE_CHECKING:
-    from qvec.sources import Form
-
 Metric = Literal["cosine", "ip"]
+Form = Literal["raw", "prepared", "centred"]
+"""How far vectors are prepared: raw, as the model gave them; prepared, cut and, under cosine, normalized already; or
+centred, prepared and with the calibration's threshold subtracted. Only raw vectors are cut and normalized."""
 Array = NDArray[np.float32]
 
 FORMAT = 2
@@ -150,10 +150,7 @@ class Calibration:
             raise RowError(*bad[0], where=where)
 
     def for_form(self, form: Form) -> Calibration:
-        """The calibration that gives vectors of a form the codes which this one gives the vectors they were made of.
-
-        Forms are those of a source: raw, prepared (never to be normalized again), centred (prepared minus threshold).
-        """
+        """Return the calibration that gives vectors of this form the codes that this one gives the raw vectors."""
         if form == "raw":
             return self
         threshold = np.zeros_like(self.threshold) if form == "centred" else self.threshold

@@ -22,8 +22,8 @@ from qvec.ingest.quantized import check_threshold, fit_for, look_quantized, sett
 from qvec.ingest.screening import FitScreen
 from qvec.loading import Checkpoint, Loader, Starts
 from qvec.model_folder import find_calibration
+from qvec.sampling import Screen
 from qvec.sources import Source
-from qvec.sources.sampling import Screen
 from qvec.stores import Collection, Database
 
 _MAX_BIGINT = 2**63 - 1

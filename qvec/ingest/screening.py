@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from qvec import _native
 from qvec.errors import InputError
 from qvec.ingest.options import FitOptions
+from qvec.sampling import Screen
 from qvec.sources import Source
-from qvec.sources.sampling import Screen
 
 
 class FitScreen(Screen):
