@@ -22,7 +22,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from qvec import _native
-from qvec.arrays import Vectors, as_vectors
+from qvec.arrays import Form, Vectors, as_vectors
 from qvec.drift import Drift, measure
 from qvec.errors import CalibrationError, InputError, RowError
 from qvec.projection import Bias, Weights, checked_projection
@@ -30,9 +30,6 @@ from qvec.ranges import RangeMethod
 from qvec.sampling import Reservoir
 
 Metric = Literal["cosine", "ip"]
-Form = Literal["raw", "prepared", "centred"]
-"""How far vectors are prepared: raw, as the model gave them; prepared, cut and, under cosine, normalized already; or
-centred, prepared and with the calibration's threshold subtracted. Only raw vectors are cut and normalized."""
 Array = NDArray[np.float32]
 
 FORMAT = 2

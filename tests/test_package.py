@@ -130,8 +130,8 @@ LAYERS = [
     {"cli"},
 ]
 ALONE = {
-    "sources": {"errors", "sampling", "codecs"},
-    "codecs": {"errors"},
+    "sources": {"arrays", "errors", "sampling", "codecs"},
+    "codecs": {"arrays", "errors"},
     "embedding": {"errors", "forking", "steps"},
     "filters": {"errors"},
     "metadata_index": {"errors"},

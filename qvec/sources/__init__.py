@@ -4,7 +4,7 @@
 and a fingerprint of its content. To add a format, write its `Source` in a file and add a line to `formats.FORMATS`.
 """
 
-from qvec.calibration import Form
+from qvec.arrays import Form
 from qvec.sources.base import Batch, Columns, IdType, RejectedRow, Source
 from qvec.sources.formats import open_source
 

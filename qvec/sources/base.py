@@ -13,8 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qvec.arrays import Vectors
-from qvec.calibration import Form
+from qvec.arrays import Form, Vectors
 from qvec.codecs import FLOAT, Codec
 from qvec.errors import InputError
 from qvec.sampling import Reservoir, Screen
