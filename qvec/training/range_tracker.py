@@ -1,8 +1,7 @@
-"""The ranges of embeddings while a model trains: of the batch, or moving averages over batches."""
+"""Ranges of embeddings tracked during training, as moving averages over batches."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -12,16 +11,16 @@ from torch import Tensor
 from qvec.calibration import UNIT_LENGTH_TOLERANCE, Calibration, Metric
 from qvec.errors import InputError
 from qvec.ranges import RangeMethod
-from qvec.training.quantizers import Scale, prepared
+from qvec.training.quantizers import Scale, prepare
 
 
-class TrainingRanges:
-    """Statistics of the embeddings of one length, as moving averages over the batches seen, and the scale they give.
+class RangeTracker:
+    """Tracks statistics of embeddings of one length, and gives the scale to quantize them with.
 
-    Each is `momentum` times itself plus the batch's share, started at the first batch (warm start). With
-    method minmax a batch is scaled by its own reach, with rolling by `spread` average standard deviations around the
-    average mean; frozen, both by the averages, which are what the calibration stores. `threshold` is the share of
-    the mean that is subtracted, as in `Calibration.fit`; 0 leaves sign bits where other libraries expect them.
+    Each statistic is an exponential moving average over batches, started at the first batch (warm start). Method
+    rolling scales a batch by `spread` average standard deviations around the average mean; minmax scales a batch by its
+    own maxima, except when ranges are frozen. A calibration stores the averages. `threshold` is the share of the mean
+    that is subtracted, as in `Calibration.fit`; 0 keeps the sign bits that other libraries compute.
     """
 
     def __init__(self, method: RangeMethod, threshold: float, metric: Metric) -> None:
@@ -38,25 +37,29 @@ class TrainingRanges:
         self.averages: dict[str, Tensor] = {}
 
     def update(self, embeddings: Tensor) -> None:
-        """Takes a batch of embeddings (n, d) as the model gives them into the averages."""
+        """Add a batch of embeddings (n, d), as the model returns them, to the averages."""
         batch = self._statistics(embeddings)
         if not all(bool(value.isfinite().all()) for value in batch.values()):
-            return  # one batch that overflowed would stay in the averages
+            return  # a batch that overflowed would never leave the averages
         squared = embeddings.detach().double().square().sum(1)
         self.unit_length &= bool(((squared - 1).abs() <= UNIT_LENGTH_TOLERANCE).all())
         for name, value in batch.items():
-            kept = self.averages.get(name, value).to(value.device)
-            self.averages[name] = self.method.momentum * kept + (1 - self.method.momentum) * value
+            previous = self.averages.get(name, value).to(value.device)
+            self.averages[name] = self.method.momentum * previous + (1 - self.method.momentum) * value
         self.batches += 1
         self.rows += len(embeddings)
 
     def scale(self, embeddings: Tensor, *, frozen: bool) -> Scale:
-        """The scale for a batch of embeddings (n, d): its own where nothing else is known yet."""
-        own = not self.averages or (self.method.name == "minmax" and not frozen)
-        return self._scale(self._statistics(embeddings) if own else self.averages)
+        """Return the scale for a batch of embeddings (n, d); the batch's own before the first `update`."""
+        from_batch = not self.averages or (self.method.name == "minmax" and not frozen)
+        return self._scale(self._statistics(embeddings) if from_batch else self.averages)
 
-    def calibration(self) -> Calibration:
-        """The averages as a calibration. It names no model: it lies in the folder of its own."""
+    def calibration(self, model_dimensions: int) -> Calibration:
+        """Return the averages as a calibration. It names no model, as it is stored in the model's own folder.
+
+        If `model_dimensions` is larger than the tracked length, the calibration is for a Matryoshka prefix and accepts
+        whole vectors too.
+        """
         scale = self._scale(self.averages)
         tensors = (*scale[:3], self.averages["mean"], self.averages["std"])
         threshold, radius, deviation, mean, std = (tensor.float().cpu().numpy() for tensor in tensors)
@@ -68,21 +71,23 @@ class TrainingRanges:
             "qvec": version("qvec"),
             "sample": {"drawn": "training", "seed": 0, "size": self.rows},
         }
+        if len(threshold) != model_dimensions:
+            description["cut_from"] = model_dimensions
         return Calibration(threshold, radius, deviation, mean, std, self.metric, description)
 
-    def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs: numbers, and tensors by name."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that `load_state_dict` restores."""
         counts = {"batches": self.batches, "rows": self.rows, "unit_length": self.unit_length}
         return {**counts, "averages": dict(self.averages)}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Takes up the averages where `state` left them."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
         self.batches, self.rows, self.unit_length = state["batches"], state["rows"], state["unit_length"]
         self.averages = dict(state["averages"])
 
     def _statistics(self, embeddings: Tensor) -> dict[str, Tensor]:
-        unscaled = torch.zeros(embeddings.shape[1], device=embeddings.device)
-        rows = prepared(embeddings.detach(), Scale(unscaled, unscaled, unscaled, self.metric)).double()
+        zeros = torch.zeros(embeddings.shape[1], device=embeddings.device)
+        rows = prepare(embeddings.detach(), Scale(zeros, zeros, zeros, self.metric)).double()
         mean = rows.mean(0)
         distances = (rows - self.threshold * mean).abs()
         return {
@@ -93,7 +98,6 @@ class TrainingRanges:
         }
 
     def _scale(self, statistics: dict[str, Tensor]) -> Scale:
-        """Threshold, radius and deviation; one radius and one deviation for all dimensions where so asked."""
         threshold = self.threshold * statistics["mean"]
         radius, deviation = self._radius(statistics, threshold), statistics["deviation"]
         if not self.method.per_dimension:
@@ -109,10 +113,3 @@ class TrainingRanges:
         if fixed.ndim and len(fixed) != len(threshold):
             raise InputError(f"a fixed range of {len(fixed)} values does not fit {len(threshold)} dimensions")
         return fixed.expand_as(threshold)
-
-
-def of_prefix(calibration: Calibration, model_dimensions: int) -> Calibration:
-    """A calibration of a Matryoshka prefix, that takes the model's whole vectors too."""
-    if calibration.dimensions == model_dimensions:
-        return calibration
-    return replace(calibration, description={**calibration.description, "cut_from": model_dimensions})
