@@ -41,14 +41,7 @@ wheel: $(VENV)/.dev  ## build the wheel into dist/
 	@$(BIN)/maturin build --release --out dist
 
 install-extension:  ## put the extension where PG_CONFIG says, for CREATE EXTENSION qvec
-	@folder="$$($(PG_CONFIG) --sharedir)/extension" && \
-	  version="$$(sed -n "s/^default_version = '\(.*\)'/\1/p" sql/qvec.control)" && \
-	  install -m 644 sql/qvec.control "$$folder/" && \
-	  install -m 644 sql/qvec.sql "$$folder/qvec--$$version.sql" && \
-	  for step in sql/qvec--*--*.sql; do \
-	    cat "$$step" > "$$folder/$${step##*/}"; \
-	    case $$step in *--$$version.sql) cat sql/qvec.sql >> "$$folder/$${step##*/}" ;; esac || exit 1; \
-	  done
+	@$(PYTHON) -m qvec.postgres.sql_script "$$($(PG_CONFIG) --sharedir)/extension"
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) dist rust/target qvec/_native*.so
