@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PG_CONFIG ?= pg_config
-RUST := rust/Cargo.toml $(wildcard rust/src/*.rs) rust/Cargo.lock
+RUST := rust/Cargo.lock rust/Cargo.toml $(wildcard rust/*/Cargo.toml rust/*/src/*.rs)
 
 .PHONY: help demo test lint format docs bench wheel install-extension clean
 .DELETE_ON_ERROR:
@@ -17,19 +17,19 @@ demo: $(VENV)/.demo  ## install everything, then load real text into an embedded
 
 test: $(VENV)/.dev  ## run the tests of Python and Rust
 	@$(BIN)/pytest
-	@cargo test --quiet --manifest-path rust/Cargo.toml
+	@cargo test --quiet --workspace --manifest-path rust/Cargo.toml
 
 lint: $(VENV)/.dev  ## ruff, mypy, rustfmt, clippy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@cargo fmt --check --manifest-path rust/Cargo.toml
-	@cargo clippy --quiet --all-targets --manifest-path rust/Cargo.toml -- -D warnings
+	@cargo fmt --all --check --manifest-path rust/Cargo.toml
+	@cargo clippy --quiet --workspace --all-targets --manifest-path rust/Cargo.toml -- -D warnings
 
 format: $(VENV)/.dev  ## format Python and Rust
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
-	@cargo fmt --manifest-path rust/Cargo.toml
+	@cargo fmt --all --manifest-path rust/Cargo.toml
 
 docs: $(VENV)/.dev  ## write docs/api.md from signatures and docstrings
 	@$(BIN)/python docs/generate.py
@@ -41,14 +41,7 @@ wheel: $(VENV)/.dev  ## build the wheel into dist/
 	@$(BIN)/maturin build --release --out dist
 
 install-extension:  ## put the extension where PG_CONFIG says, for CREATE EXTENSION qvec
-	@folder="$$($(PG_CONFIG) --sharedir)/extension" && \
-	  version="$$(sed -n "s/^default_version = '\(.*\)'/\1/p" sql/qvec.control)" && \
-	  install -m 644 sql/qvec.control "$$folder/" && \
-	  install -m 644 sql/qvec.sql "$$folder/qvec--$$version.sql" && \
-	  for step in sql/qvec--*--*.sql; do \
-	    cat "$$step" > "$$folder/$${step##*/}"; \
-	    case $$step in *--$$version.sql) cat sql/qvec.sql >> "$$folder/$${step##*/}" ;; esac || exit 1; \
-	  done
+	@$(PYTHON) -m qvec.postgres.sql_script "$$($(PG_CONFIG) --sharedir)/extension"
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) dist rust/target qvec/_native*.so

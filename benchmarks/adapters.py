@@ -22,12 +22,10 @@ from numpy.typing import NDArray
 from realistic import real_embeddings
 
 from qvec import Calibration
-from qvec.adapting.directions import identity, itq, rotation, with_levels
-from qvec.adapting.held_out import HeldOut
-from qvec.adapting.run import AdaptOptions, adapt
 from qvec.codes import code_bytes, learned, ternary
 from qvec.embedding import PACKAGED_MODEL, load_embedder
 from qvec.projection import whole
+from qvec.training.learned_bits import AdaptOptions, RecallEvaluator, adapt, itq, projection_from, random_rotation
 
 Floats = NDArray[np.float32]
 
@@ -74,7 +72,7 @@ def prefilters(rows: Floats, queries: Floats, training: bool) -> Iterator[Found]
     width = code_bytes(rows.shape[1], 1)
     for share, name in ((0.0, "not centred"), (1.0, "whole mean"), (0.5, "half the mean")):
         fitted = Calibration.fit(rows, threshold=share)
-        held_out = HeldOut(rows, queries, fitted)
+        held_out = RecallEvaluator(rows, queries, fitted)
         found = held_out.recall(lambda codes: codes[:, :width])
         yield f"sign bits, {name}", width, (found.of_20, found.of_40)
         found = held_out.recall(lambda codes, fitted=fitted: ternary(codes, fitted))
@@ -91,11 +89,11 @@ def prefilters(rows: Floats, queries: Floats, training: bool) -> Iterator[Found]
 def without_training(rows: Floats, fitted: Calibration) -> Iterator[tuple[str, int, Calibration]]:
     centred = (fitted.prepared(rows) - fitted.threshold)[:TRAINED_ON]
     dimensions = fitted.dimensions
-    turns = {"rotation": rotation(dimensions, _SEED), "ITQ": itq(centred, dimensions, _SEED)}
+    turns = {"rotation": random_rotation(dimensions, _SEED), "ITQ": itq(centred, dimensions, _SEED)}
     width = code_bytes(dimensions, 1)
     for name, directions in turns.items():
         for size in (width, 3 * width // 2, 2 * width):
-            made = with_levels(directions, centred, 8 * size)
+            made = projection_from(directions, centred, 8 * size)
             arrays = whole(made.weights, made.bias, fitted.radius)
             yield f"{name}, {8 * size} bits", size, fitted.with_learned(*arrays, {})
 
@@ -107,8 +105,8 @@ def corrections(rows: Floats, queries: Floats) -> Iterator[tuple[str, list[float
     wanted = _nearest(asked @ prepared.T)
     centred = prepared - fitted.threshold
     turns = {
-        "as they are": identity(fitted.dimensions),
-        "rotation": rotation(fitted.dimensions, _SEED),
+        "as they are": np.eye(fitted.dimensions, dtype=np.float32),
+        "rotation": random_rotation(fitted.dimensions, _SEED),
         "ITQ": itq(centred[:TRAINED_ON], fitted.dimensions, _SEED),
     }
     offset = (asked @ fitted.threshold)[:, None]

@@ -23,9 +23,7 @@ from qdrant_prefilters import PREFILTERS, Quantization, build, bytes_per_vector
 from realistic import real_embeddings
 
 from qvec import Calibration
-from qvec.adapting.directions import itq
-from qvec.adapting.held_out import CANDIDATES, K
-from qvec.adapting.run import AdaptOptions, adapt
+from qvec.training.learned_bits import CANDIDATES, AdaptOptions, K, adapt, itq
 
 ENGINES = (
     "sign bits, 8-bit query",

@@ -23,7 +23,7 @@ from qvec import Calibration, Hit, connect
 from qvec.embedding import PACKAGED_MODEL, CachedQueries, load_embedder
 from qvec.evaluation.intervals import compare, interval
 from qvec.evaluation.metrics import ndcg
-from qvec.training.retrieval import Retrieval, read_retrieval
+from qvec.training.dataset import RetrievalDataset, read_beir
 
 K = 10
 
@@ -38,7 +38,7 @@ def databases() -> Iterator[list[Any]]:
         yield [postgres, qdrant]
 
 
-def load(database: Any, data: Retrieval, vectors: NDArray[np.float32], embedder: CachedQueries) -> Any:
+def load(database: Any, data: RetrievalDataset, vectors: NDArray[np.float32], embedder: CachedQueries) -> Any:
     docs = database.create_collection("docs", calibration=Calibration.fit(vectors), id_type="text")
     docs.embedder = embedder
     docs.index_texts("english")
@@ -48,7 +48,7 @@ def load(database: Any, data: Retrieval, vectors: NDArray[np.float32], embedder:
     return docs
 
 
-def judged(search: Callable[[str], list[Hit]], data: Retrieval) -> tuple[NDArray[np.float64], float]:
+def judged(search: Callable[[str], list[Hit]], data: RetrievalDataset) -> tuple[NDArray[np.float64], float]:
     """nDCG@10 of each query, and the milliseconds of one."""
     started = time.perf_counter()
     found = {query: [str(hit.id) for hit in search(text)] for query, text in data.queries.items()}
@@ -58,7 +58,7 @@ def judged(search: Callable[[str], list[Hit]], data: Retrieval) -> tuple[NDArray
 
 
 def main(folder: Path) -> None:
-    data = read_retrieval(folder)
+    data = read_beir(folder)
     embedder = CachedQueries(load_embedder(PACKAGED_MODEL), size=len(data.queries))
     vectors = embedder.embed_documents(list(data.corpus.values()))
     embedder.embed_queries(list(data.queries.values()))  # so that no search embeds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,6 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from qvec.errors import InputError, RowError
 
 Vectors = NDArray[np.float32] | NDArray[np.float16]
+Form = Literal["raw", "prepared", "centred"]
+"""How far vectors are prepared: raw, as the model gave them; prepared, cut and, under cosine, normalized already; or
+centred, prepared and with the calibration's threshold subtracted. Only raw vectors are cut and normalized."""
 
 
 def as_vectors(array: ArrayLike, name: str, dimensions: Collection[int] = ()) -> Vectors:

@@ -13,7 +13,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,15 +22,12 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from qvec import _native
-from qvec.arrays import Vectors, as_vectors
+from qvec.arrays import Form, Vectors, as_vectors
 from qvec.drift import Drift, measure
 from qvec.errors import CalibrationError, InputError, RowError
 from qvec.projection import Bias, Weights, checked_projection
 from qvec.ranges import RangeMethod
 from qvec.sampling import Reservoir
-
-if TYPE_CHECKING:
-    from qvec.sources import Form
 
 Metric = Literal["cosine", "ip"]
 Array = NDArray[np.float32]
@@ -150,10 +147,7 @@ class Calibration:
             raise RowError(*bad[0], where=where)
 
     def for_form(self, form: Form) -> Calibration:
-        """The calibration that gives vectors of a form the codes which this one gives the vectors they were made of.
-
-        Forms are those of a source: raw, prepared (never to be normalized again), centred (prepared minus threshold).
-        """
+        """Return the calibration that gives vectors of this form the codes that this one gives the raw vectors."""
         if form == "raw":
             return self
         threshold = np.zeros_like(self.threshold) if form == "centred" else self.threshold

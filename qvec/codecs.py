@@ -1,8 +1,8 @@
-"""Embeddings that arrive already quantized: what the integers and bits of a model or an API stand for.
+"""Embeddings that arrive already quantized: how to decode the integers and bits of a model or an API.
 
-A `Codec` describes how one embedding is stored, and `decode` makes vectors of stored rows: bits become -1 and +1,
-integers their values. The presets are named as Cohere, Voyage, Jina, Mistral, mixedbread, vLLM and
-sentence-transformers name them, which all agree on them; `ubinary-lsb` is what Perplexity calls base64_binary.
+A `Codec` describes how one embedding is stored, and `decode` turns stored rows into vectors: bits become -1 and +1,
+integers their values. The presets have the names that Cohere, Voyage, Jina, Mistral, mixedbread, vLLM and
+sentence-transformers agree on; Perplexity calls `ubinary-lsb` base64_binary.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qvec.arrays import Vectors
 from qvec.errors import InputError, RowError
 
 Dtype = Literal["float16", "float32", "int8", "uint8"]
@@ -25,20 +26,24 @@ BitOrder = Literal["big", "little"]
 ZeroRule = Literal[">", ">="]
 
 LENGTH_TOLERANCE = 0.1
-"""How far from 1 the length of a decoded vector may be that was at unit length before it was quantized."""
+"""How far from 1 the length of a decoded vector may be if it had unit length before it was quantized."""
 
 
 @dataclass(frozen=True)
 class Codec:
     """How an embedding is stored.
 
-    `dtype` is that of a stored value, little-endian where it comes as bytes. `bits`: each dimension is one bit, eight
-    of them "packed" in a byte, the first one the most (`bit_order` "big", numpy's packbits) or the least significant,
-    or "unpacked" as 0 and 1 or -1 and +1. `offset` is added to a stored value first. `zero` says which unpacked values
-    are ones: those above 0, or 0 too. `dimensions` is the logical number where 8 x bytes is more than that, and is
-    checked wherever it is given. `scale` is what one integer step is worth: one number, or one for each dimension;
-    None where it is not known. `normalized`: the vectors were at unit length before they were quantized, so that
-    decoded ones have to come near it. `text`: base64 of the bytes is read, too.
+    - `dtype`: type of a stored value; little-endian if it comes as bytes.
+    - `bits`: None for numbers. "packed": each dimension is one bit, eight to a byte. "unpacked": each dimension is a
+      value, 0 or 1, or -1 or +1.
+    - `bit_order`: whether the first of eight packed bits is the most ("big", as in numpy's packbits) or the least
+      significant.
+    - `offset`: added to each stored value first.
+    - `zero`: which unpacked values are ones: those above 0 (">") or also 0 (">=").
+    - `dimensions`: the logical number, if it is less than 8 for each packed byte; checked wherever it is given.
+    - `scale`: value of one integer step, one number or one for each dimension; None if it is not known.
+    - `normalized`: the vectors had unit length before they were quantized, so decoded ones must come near it.
+    - `text`: base64 of the bytes is accepted, too.
     """
 
     name: str
@@ -87,18 +92,21 @@ class Codec:
 
     @property
     def limits(self) -> tuple[int, int]:
-        """The least and the greatest integer that may be stored."""
+        """Smallest and largest integer that may be stored."""
         if self.bits == "unpacked":
             return -1, 1
         limits = np.iinfo(self.dtype)
         return int(limits.min), int(limits.max)
 
     def values(self, dimensions: int) -> int:
-        """The number of stored values that make so many dimensions."""
+        """Return the number of stored values of a vector of `dimensions` dimensions."""
         return math.ceil(dimensions / 8) if self.bits == "packed" else dimensions
 
     def dimensions_of(self, values: int, where: str = "vectors") -> int:
-        """The logical dimensions of so many stored values. Raises InputError where they are not those it states."""
+        """Return the logical dimensions of `values` stored values.
+
+        Raise InputError if they contradict the codec's `dimensions` or `scale`; `where` names the vectors.
+        """
         dimensions = self.dimensions or (8 * values if self.bits == "packed" else values)
         if values != self.values(dimensions):
             raise InputError(
@@ -111,7 +119,7 @@ class Codec:
 
 
 FLOAT = Codec("float", text=False)
-"""Vectors as they are."""
+"""Vectors that are not quantized."""
 
 PRESETS = {
     codec.name: codec
@@ -119,7 +127,7 @@ PRESETS = {
         FLOAT,
         Codec("base64"),
         Codec("int8", "int8"),
-        # The same embedding's int8 plus 128: around 128, where nothing but the shift would be seen by a cosine.
+        # int8 plus 128. Without the offset a cosine would see little but the shift.
         Codec("uint8", "uint8", offset=-128),
         Codec("ubinary", "uint8", "packed"),
         Codec("ubinary-lsb", "uint8", "packed", "little"),
@@ -130,9 +138,9 @@ PRESETS = {
 
 
 def preset(name: str) -> Codec:
-    """The codec of a name, or the one that a file NAME.json describes: an object of fields of `Codec`.
+    """Return the codec of a name, or the one that a file NAME.json describes as an object of fields of `Codec`.
 
-    Raises InputError for a name that is not known and a description that is none.
+    Raise InputError unless the name is known and the description valid.
     """
     if name.endswith(".json"):
         return _described(Path(name))
@@ -162,20 +170,20 @@ def _described(path: Path) -> Codec:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read encoding {path}: {error}") from None
     if not isinstance(fields, dict) or not fields.keys() <= _FIELDS.keys():
-        raise InputError(f"encoding {path} is no JSON object of {', '.join(_FIELDS)}")
+        raise InputError(f"encoding {path} is not a JSON object of {', '.join(_FIELDS)}")
     for field, value in fields.items():
         if not isinstance(value, _FIELDS[field]) or (isinstance(value, bool) and bool not in _FIELDS[field]):
             raise InputError(f"encoding {path} has {field} {value!r}, expected {_FIELDS[field][0].__name__}")
     scale = fields.pop("scale", None)
     if isinstance(scale, list) and not all(type(step) in (int, float) for step in scale):
-        raise InputError(f"encoding {path} has a scale of other things than numbers")
+        raise InputError(f"encoding {path} has a scale that is not a list of numbers")
     return Codec(path.name, scale=tuple(scale) if isinstance(scale, list) else scale, **fields)
 
 
 def decode(stored: ArrayLike, codec: Codec) -> NDArray[np.float32]:
-    """The vectors of stored rows (n, values), float32 (n, dimensions): bits as -1 and +1, integers times their scale.
+    """Return the vectors of stored rows (n, values), float32 (n, dimensions): bits as -1 and +1, integers times scale.
 
-    Raises InputError for another dtype or number of values than the codec's, RowError for a row that `bad_rows` finds.
+    Raise InputError unless dtype and number of values fit the codec, RowError for the first row that does not fit it.
     """
     rows = np.asarray(stored)
     if rows.ndim != 2:
@@ -185,11 +193,14 @@ def decode(stored: ArrayLike, codec: Codec) -> NDArray[np.float32]:
     vectors, bad = decode_rows(rows, codec)
     for row, reason in sorted(bad.items()):
         raise RowError(row, reason, "vectors")
-    return vectors
+    return vectors.astype(np.float32, copy=False)
 
 
 def check_dtype(dtype: np.dtype[Any], codec: Codec, where: str) -> None:
-    """Refuses an array whose values cannot be those of a codec; of wider integers the values decide."""
+    """Raise InputError unless an array of this dtype can hold the codec's values.
+
+    Wider integers are accepted: their values are checked later.
+    """
     if not codec.quantized:
         fits, wanted = dtype.kind == "f" and dtype.itemsize in (2, 4, 8), "float16, float32 or float64"
     elif codec.bits == "unpacked":
@@ -197,14 +208,20 @@ def check_dtype(dtype: np.dtype[Any], codec: Codec, where: str) -> None:
     else:
         fits, wanted = dtype.kind in "iu" and (dtype.itemsize > 1 or dtype.name == codec.dtype), codec.dtype
     if not fits:
-        hint = "; what is quantized already is read by its encoding (--encoding)" if codec == FLOAT else ""
+        hint = "; if the vectors are quantized already, name their encoding (--encoding)" if codec == FLOAT else ""
         encoding = "" if codec == FLOAT else f" for encoding {codec.name!r}"
         raise InputError(f"{where} holds {dtype.name}; expected {wanted}{encoding}{hint}")
 
 
-def decode_rows(stored: NDArray[Any], codec: Codec) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """The vectors of stored rows whose dtype and length were checked, and what is wrong with which rows."""
+def decode_rows(stored: NDArray[Any], codec: Codec) -> tuple[Vectors, dict[int, str]]:
+    """Return the vectors of stored rows and, by position, what is wrong with invalid ones.
+
+    The caller has checked the dtype and the number of values. Vectors are C-contiguous float32; under `FLOAT`, float16
+    stays float16.
+    """
     bad: dict[int, str] = {}
+    if codec == FLOAT:
+        return _floats(stored), bad
     if codec.quantized:
         _find_outside(stored, codec, bad)
     if codec.bits == "packed":
@@ -220,8 +237,15 @@ def decode_rows(stored: NDArray[Any], codec: Codec) -> tuple[NDArray[np.float32]
 
 
 def from_base64(text: str) -> bytes:
-    """The bytes that base64 text stands for. Raises ValueError for other text."""
+    """Return the bytes of base64 text. Raise ValueError unless it is valid."""
     return base64.b64decode(text, validate=True)
+
+
+def _floats(stored: NDArray[Any]) -> Vectors:
+    """Return float16 and float32 in native byte order, float64 rounded to float32; without a copy if possible."""
+    dtype = np.float16 if stored.dtype.itemsize == 2 else np.float32
+    with np.errstate(over="ignore"):  # overflow becomes infinity, which the check of the vectors finds
+        return np.require(stored, dtype, ["C", "A"])
 
 
 def _find_outside(stored: NDArray[Any], codec: Codec, bad: dict[int, str]) -> None:
@@ -236,7 +260,10 @@ def _find_outside(stored: NDArray[Any], codec: Codec, bad: dict[int, str]) -> No
 
 
 def _unpacked(stored: NDArray[Any], codec: Codec, bad: dict[int, str]) -> NDArray[np.uint8]:
-    """The bits of packed rows as 0 and 1; a bit after the last dimension tells of another order or number of them."""
+    """Return the bits of packed rows as 0 and 1.
+
+    A bit after the last dimension is a fault: bit order or dimensions must be others.
+    """
     packed = (stored.astype(np.int16) + codec.offset).astype(np.uint8) if codec.offset else stored.astype(np.uint8)
     bits = np.unpackbits(packed, axis=1, bitorder=codec.bit_order)
     dimensions = codec.dimensions or bits.shape[1]
@@ -246,7 +273,7 @@ def _unpacked(stored: NDArray[Any], codec: Codec, bad: dict[int, str]) -> NDArra
 
 
 def _find_ternary(stored: NDArray[Any], codec: Codec, bad: dict[int, str]) -> None:
-    """Signs are -1 and +1 or 0 and 1: a row with -1 and 0 has three values, unless its zeros are ones by the rule."""
+    """Find rows with both -1 and 0: signs are -1 and +1, or 0 and 1, unless `zero` counts 0 as one."""
     if codec.zero == ">=" or stored.dtype.kind == "b":
         return
     for row in np.flatnonzero((stored == 0).any(axis=1) & (stored == -1).any(axis=1)).tolist():
@@ -261,7 +288,7 @@ def _signs(ones: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _numbers(stored: NDArray[Any], codec: Codec) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # what overflows becomes infinite and is found where vectors are checked
+    with np.errstate(over="ignore"):  # overflow becomes infinity, which the check of the vectors finds
         vectors = np.array(stored, np.float32, order="C")
     if codec.offset:
         vectors += np.float32(codec.offset)

@@ -1,5 +1,4 @@
-"""The calibrations that a model trained for its codes carries in its own folder: one and, where it was trained for
-Matryoshka prefixes, one for each of them."""
+"""The calibrations in a model's folder: one for whole embeddings and one for each Matryoshka prefix."""
 
 from __future__ import annotations
 
@@ -12,15 +11,15 @@ _PREFIX_FILE = "qvec-{}.safetensors"
 
 
 def save_calibration(calibration: Calibration, folder: Path) -> None:
-    """Writes the calibration of the model in a folder, or that of a prefix, which says what it was cut from."""
-    prefix = "cut_from" in calibration.description
-    calibration.save(folder / (_PREFIX_FILE.format(calibration.dimensions) if prefix else FILE))
+    """Write a calibration into a model's folder; one that was cut from longer embeddings is for a prefix."""
+    is_prefix = "cut_from" in calibration.description
+    calibration.save(folder / (_PREFIX_FILE.format(calibration.dimensions) if is_prefix else FILE))
 
 
 def find_calibration(model: str | None, dimensions: int | None = None) -> Calibration | None:
-    """The calibration of a model that is a folder and holds one; with `dimensions` that of the prefix, if it has it.
+    """Return the calibration in a model's folder for a prefix of `dimensions`, or else for whole embeddings.
 
-    Raises CalibrationError for one that is damaged.
+    Return None if the model is not a folder or has no calibration. Raise CalibrationError if the file is damaged.
     """
     if model is None:
         return None

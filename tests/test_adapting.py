@@ -1,4 +1,4 @@
-"""Learning bits: what is made of vectors alone, how it is chosen and measured, and the command."""
+"""Learned bits: made from vectors alone, selected and measured; and the command `qvec adapt`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from qvec.adapting.directions import identity, itq, rotation, with_levels
-from qvec.adapting.held_out import HeldOut
-from qvec.adapting.run import AdaptOptions, adapt
 from qvec.calibration import Calibration
 from qvec.cli import main
 from qvec.codes import learned, quantize, ternary
 from qvec.errors import InputError, MissingExtraError
 from qvec.projection import whole
+from qvec.training.learned_bits import AdaptOptions, RecallEvaluator, adapt, itq, projection_from, random_rotation
 
 DIMENSIONS = 16
 
 
 def uneven(rows: int, seed: int = 0) -> np.ndarray:
-    """Rows that lie near a plane of 6 dimensions askew to all axes: their sign bits repeat each other."""
+    """Rows near an oblique subspace of 6 dimensions, so that their sign bits are redundant."""
     askew = np.random.default_rng(99).normal(size=(6, DIMENSIONS))
     random = np.random.default_rng(seed)
     return (random.normal(size=(rows, 6)) @ askew + 0.3 * random.normal(size=(rows, DIMENSIONS))).astype(np.float32)
@@ -41,7 +39,7 @@ def fitted(sample: np.ndarray) -> Calibration:
 
 
 def test_directions_are_orthonormal(sample: np.ndarray) -> None:
-    for directions in (identity(DIMENSIONS), rotation(DIMENSIONS, 0), itq(sample, DIMENSIONS, 0), itq(sample, 8, 0)):
+    for directions in (random_rotation(DIMENSIONS, 0), itq(sample, DIMENSIONS, 0), itq(sample, 8, 0)):
         assert np.allclose(directions @ directions.T, np.eye(len(directions)), atol=1e-4)
 
 
@@ -52,9 +50,9 @@ def test_fewer_directions_span_the_principal_ones(sample: np.ndarray) -> None:
 
 
 def test_two_bits_of_a_direction_are_ternary(sample: np.ndarray, fitted: Calibration) -> None:
-    """The calibration's own dimensions with two bits each give its own ternary code, but for where the levels lie."""
+    """The calibration's own dimensions with two bits each give its own ternary code, except for the thresholds."""
     centred = fitted.prepared(sample) - fitted.threshold
-    made = with_levels(identity(DIMENSIONS), centred, 2 * DIMENSIONS)
+    made = projection_from(np.eye(DIMENSIONS, dtype=np.float32), centred, 2 * DIMENSIONS)
     levels = np.concatenate([-made.bias[::2], made.bias[1::2]])
     spread = np.sqrt((centred**2).mean(axis=0))
     assert np.allclose(levels, -0.4307 * np.tile(spread, 2), rtol=1e-3)
@@ -67,8 +65,8 @@ def test_two_bits_of_a_direction_are_ternary(sample: np.ndarray, fitted: Calibra
     )
 
 
-def test_bits_are_shared_out_among_directions(sample: np.ndarray) -> None:
-    made = with_levels(identity(DIMENSIONS), sample, 40)
+def test_bits_are_distributed_over_directions(sample: np.ndarray) -> None:
+    made = projection_from(np.eye(DIMENSIONS, dtype=np.float32), sample, 40)
     counts = made.weights.sum(axis=0)
     assert counts.tolist() == [3] * 8 + [2] * 8
 
@@ -86,17 +84,17 @@ def test_learned_bits_find_more_than_ternary(method: str, more: float, sample: n
     assert np.array_equal(quantize(sample, done.calibration), quantize(sample, fitted))
 
 
-def test_what_is_measured_is_what_is_stored(sample: np.ndarray, fitted: Calibration) -> None:
+def test_the_stored_bits_are_measured(sample: np.ndarray, fitted: Calibration) -> None:
     done = adapt(sample, fitted, AdaptOptions(method="itq"))
     order = np.random.default_rng(0).permutation(len(sample))
-    held_out = HeldOut(sample[order[300:]], sample[order[150:300]], fitted)
+    held_out = RecallEvaluator(sample[order[300:]], sample[order[150:300]], fitted)
     assert held_out.recall(lambda codes: learned(codes, done.calibration)) == done.after.recall
 
 
-def test_held_out_recall_counts_the_exact_nearest() -> None:
+def test_recall_counts_the_exact_nearest() -> None:
     rows = uneven(300)
     fitted = Calibration.fit(rows)
-    exact = HeldOut(rows, rows[:20], fitted)
+    exact = RecallEvaluator(rows, rows[:20], fitted)
     nearest = np.argsort(-(fitted.prepared(rows[:20]) @ fitted.prepared(rows).T), axis=1, kind="stable")[:, :40]
     by_bits = ternary(quantize(rows, fitted), fitted)
     distances = np.unpackbits(by_bits[:20, None] ^ by_bits[None], axis=2).sum(axis=2)
@@ -110,17 +108,17 @@ def test_held_out_recall_counts_the_exact_nearest() -> None:
         assert share == pytest.approx(wanted)
 
 
-def test_under_the_inner_product_the_length_of_queries_changes_nothing() -> None:
-    """As in a search: the bits of short queries are not those of zero."""
+def test_under_the_inner_product_the_length_of_queries_does_not_matter() -> None:
+    """As in a search, the bits of a short query are not those of zero."""
     rows = uneven(600)
     fitted = Calibration.fit(rows[:500], metric="ip")
-    whole, short = (HeldOut(rows[:500], rows[500:] * np.float32(length), fitted) for length in (1, 2**-8))
+    whole, short = (RecallEvaluator(rows[:500], rows[500:] * np.float32(length), fitted) for length in (1, 2**-8))
     found = [held_out.recall(lambda codes: ternary(codes, fitted)) for held_out in (whole, short)]
     assert found[0] == found[1]
     assert found[0].mean > 0.5
 
 
-def test_training_learns_from_real_queries_too(sample: np.ndarray, fitted: Calibration) -> None:
+def test_training_learns_from_queries_too(sample: np.ndarray, fitted: Calibration) -> None:
     done = adapt(sample, fitted, AdaptOptions(steps=20), queries=uneven(30, seed=5))
     assert (done.queries, done.rows) == (10, 1500)
 
@@ -130,7 +128,7 @@ def test_the_same_seed_makes_the_same_bits(sample: np.ndarray, fitted: Calibrati
     assert adapt(sample, fitted, options).calibration == adapt(sample, fitted, options).calibration
 
 
-def test_a_random_rotation_is_offered_and_measured(sample: np.ndarray, fitted: Calibration) -> None:
+def test_a_random_rotation_is_measured(sample: np.ndarray, fitted: Calibration) -> None:
     done = adapt(sample, fitted, AdaptOptions(method="rotation", bits=16))
     assert done.after.name == "rotation"
 
@@ -144,7 +142,7 @@ def test_a_random_rotation_is_offered_and_measured(sample: np.ndarray, fitted: C
         ({"steps": 0}, "steps is 0"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AdaptOptions(**options)
 
@@ -159,7 +157,7 @@ def test_too_few_rows_and_queries(sample: np.ndarray, fitted: Calibration) -> No
 def test_training_without_torch_names_the_extra(
     sample: np.ndarray, fitted: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "qvec.adapting.learning", raising=False)
+    monkeypatch.delitem(sys.modules, "qvec.training.learned_bits_training", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"torch is not installed; run: pip install 'qvec\[models\]'"):
         adapt(sample, fitted)
@@ -182,7 +180,7 @@ def test_command(tmp_path: Path, sample: np.ndarray) -> None:
     assert np.array_equal(Calibration.load(tmp_path / "b").radius, held.radius)
 
 
-def test_command_refuses_what_the_given_calibration_is_not(tmp_path: Path, sample: np.ndarray) -> None:
+def test_command_refuses_options_that_contradict_the_given_calibration(tmp_path: Path, sample: np.ndarray) -> None:
     source, given = tmp_path / "v.npy", tmp_path / "cal.safetensors"
     np.save(source, sample)
     Calibration.fit(sample).save(given)

@@ -1,4 +1,4 @@
-"""Pairs of queries and documents that bits are learned from: how they are read, held out and used."""
+"""Learned bits from pairs of queries and documents: how pairs are read, held out and used."""
 
 from __future__ import annotations
 
@@ -16,40 +16,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_model, write_pairs
 
-from qvec.adapting import pairs as reading
-from qvec.adapting.directions import itq, with_levels
-from qvec.adapting.learning import learn, material
-from qvec.adapting.pairs import Pairs, read_pairs
-from qvec.adapting.parts import split
-from qvec.adapting.run import AdaptOptions, adapt
 from qvec.calibration import Calibration
 from qvec.cli import main
 from qvec.codes import hamming, learned, quantize
 from qvec.errors import InputError, QvecError, RowError
 from qvec.projection import whole
+from qvec.training import learned_bits_data
+from qvec.training.learned_bits import AdaptOptions, adapt, itq, projection_from
+from qvec.training.learned_bits_data import VectorPairs, read_vector_pairs, split_sample
 
 torch = pytest.importorskip("torch")
+
+from qvec.training.learned_bits_training import build_dataset, train_projection  # noqa: E402
 
 TOPIC, STYLE = 4, 12
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Batches this small are slower on several, much slower where other processes run."""
+    """Batches this small are slower on several threads, especially on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-def by_topic(count: int, seed: int) -> Pairs:
+def by_topic(count: int, seed: int) -> VectorPairs:
     """Documents of a topic and of a louder style; their queries share the topic and have a style of their own."""
     random = np.random.default_rng(seed)
     topic = random.normal(size=(count, TOPIC))
     documents = np.hstack([topic, 1.5 * random.normal(size=(count, STYLE))])
     asked = topic + 0.3 * random.normal(size=topic.shape)
     queries = np.hstack([asked, 0.7 * random.normal(size=(count, STYLE))])
-    return Pairs(queries.astype(np.float32), documents.astype(np.float32))
+    return VectorPairs(queries.astype(np.float32), documents.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +62,16 @@ def fitted(sample: np.ndarray) -> Calibration:
 
 
 def test_bits_learn_which_document_answers_which_query(sample: np.ndarray, fitted: Calibration) -> None:
-    """Of pairs that nothing was learned from more documents are found than without pairs, and than with wrong ones."""
+    """On other pairs, more documents are found than after learning without pairs or from wrong pairs."""
     pairs, held_out = by_topic(300, 1), by_topic(300, 2)
     rows = fitted.prepared(sample)
     centred = rows - fitted.threshold
-    start = with_levels(itq(centred, 16, 0), centred, 16)
+    start = projection_from(itq(centred, 16, 0), centred, 16)
 
-    def found(given: Pairs) -> float:
-        prepared = Pairs(fitted.prepared(given.queries), fitted.prepared(given.documents))
-        made = learn(
-            start, material(rows, fitted.threshold, prepared.queries[:0], prepared), 400, 0, lambda _step: None
+    def found(given: VectorPairs) -> float:
+        prepared = VectorPairs(fitted.prepared(given.queries), fitted.prepared(given.documents))
+        made = train_projection(
+            start, build_dataset(rows, fitted.threshold, prepared.queries[:0], prepared), 400, 0, lambda _step: None
         )
         held = fitted.with_learned(*whole(made.weights, made.bias, fitted.radius), {})
         queries, documents = (learned(quantize(side, held), held) for side in (held_out.queries, held_out.documents))
@@ -81,7 +80,7 @@ def test_bits_learn_which_document_answers_which_query(sample: np.ndarray, fitte
 
     right = found(pairs)
     assert right > found(pairs.take(np.arange(0))) + 0.05
-    assert right > found(Pairs(pairs.queries, np.roll(pairs.documents, 1, axis=0))) + 0.05
+    assert right > found(VectorPairs(pairs.queries, np.roll(pairs.documents, 1, axis=0))) + 0.05
 
 
 def rows_of(array: np.ndarray) -> set[bytes]:
@@ -90,19 +89,19 @@ def rows_of(array: np.ndarray) -> set[bytes]:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 30), min_size=3, max_size=80), st.integers(0, 5))
-def test_a_query_that_is_learned_from_never_measures(which: list[int], seed: int) -> None:
-    """However many documents it has."""
+def test_a_query_that_is_learned_from_is_not_held_out(which: list[int], seed: int) -> None:
+    """This also holds for a query with several documents."""
     queries = by_topic(31, 3).queries[which]
     documents = by_topic(len(which), 4).documents
     sample = by_topic(200, 5).documents
     different = len(set(which))
     calibration = Calibration.fit(sample)
     if different < 3:
-        with pytest.raises(InputError, match=f"pairs of different queries: {different} found, at least 3 wanted"):
-            split(sample, calibration, seed, pairs=Pairs(queries, documents))
+        with pytest.raises(InputError, match=f"pairs with distinct queries: {different} found, at least 3 wanted"):
+            split_sample(sample, calibration, seed, pairs=VectorPairs(queries, documents))
         return
-    parts = split(sample, calibration, seed, pairs=Pairs(queries, documents))
-    held_out = [rows_of(parts.choosing), rows_of(parts.measuring), rows_of(parts.pairs.queries)]
+    parts = split_sample(sample, calibration, seed, pairs=VectorPairs(queries, documents))
+    held_out = [rows_of(parts.selection_queries), rows_of(parts.test_queries), rows_of(parts.pairs.queries)]
     assert sum(map(len, held_out)) == len(set.union(*held_out)) == different
     assert len(held_out[0]) == len(held_out[1]) == different // 3
     together = np.hstack([queries, documents])
@@ -111,13 +110,13 @@ def test_a_query_that_is_learned_from_never_measures(which: list[int], seed: int
 
 
 def test_with_queries_all_other_pairs_are_learned_from(sample: np.ndarray, fitted: Calibration) -> None:
-    """What is held out of the queries is left out of the pairs, though its embedding differs in the last bits."""
+    """A held-out query is removed from the pairs even if its embedding differs in the last bits."""
     pairs = by_topic(60, 1)
     nearly = pairs.queries[:30] * np.float32(1 + 1e-6)
     queries = np.concatenate([nearly, by_topic(30, 2).queries])
-    parts = split(sample, fitted, 0, queries, pairs)
-    held_out = np.concatenate([parts.choosing, parts.measuring])
-    assert (len(parts.asked), len(held_out)) == (20, 40)
+    parts = split_sample(sample, fitted, 0, queries, pairs)
+    held_out = np.concatenate([parts.selection_queries, parts.test_queries])
+    assert (len(parts.queries), len(held_out)) == (20, 40)
     left_out = rows_of(held_out) & rows_of(nearly)
     assert 0 < len(left_out) == 60 - len(parts.pairs)
     assert rows_of(parts.pairs.queries) == {
@@ -126,27 +125,27 @@ def test_with_queries_all_other_pairs_are_learned_from(sample: np.ndarray, fitte
     assert len(parts.rows) == len(sample)
 
 
-def test_at_most_500_queries_choose_and_measure(sample: np.ndarray, fitted: Calibration) -> None:
-    parts = split(sample, fitted, 0, pairs=by_topic(1600, 1))
-    assert (len(parts.pairs), len(parts.choosing), len(parts.measuring)) == (600, 500, 500)
+def test_at_most_500_queries_select_and_measure(sample: np.ndarray, fitted: Calibration) -> None:
+    parts = split_sample(sample, fitted, 0, pairs=by_topic(1600, 1))
+    assert (len(parts.pairs), len(parts.selection_queries), len(parts.test_queries)) == (600, 500, 500)
 
 
-def test_adapting_says_how_many_pairs_it_learned_from(sample: np.ndarray, fitted: Calibration) -> None:
+def test_the_result_counts_the_pairs_learned_from(sample: np.ndarray, fitted: Calibration) -> None:
     done = adapt(sample, fitted, AdaptOptions(steps=5), pairs=by_topic(90, 1))
     assert (done.pairs, done.queries, done.rows) == (30, 30, 600)
     assert done.as_dict()["pairs"] == 30
 
 
-def test_pairs_that_cannot_be(sample: np.ndarray, fitted: Calibration) -> None:
+def test_invalid_pairs_are_reported(sample: np.ndarray, fitted: Calibration) -> None:
     pairs = by_topic(9, 1)
     damaged = pairs.documents.copy()
     damaged[4, 2] = np.nan
     with pytest.raises(RowError, match="documents of pairs: row 4"):
-        adapt(sample, fitted, pairs=Pairs(pairs.queries, damaged))
+        adapt(sample, fitted, pairs=VectorPairs(pairs.queries, damaged))
     with pytest.raises(InputError, match="queries of pairs: 8 dimensions found, 16 wanted"):
-        adapt(sample, fitted, pairs=Pairs(pairs.queries[:, :8], pairs.documents))
+        adapt(sample, fitted, pairs=VectorPairs(pairs.queries[:, :8], pairs.documents))
     with pytest.raises(InputError, match="pairs: 9 queries and 8 documents found"):
-        adapt(sample, fitted, pairs=Pairs(pairs.queries, pairs.documents[:8]))
+        adapt(sample, fitted, pairs=VectorPairs(pairs.queries, pairs.documents[:8]))
 
 
 # Reading
@@ -183,27 +182,27 @@ def test_texts_are_embedded_as_query_and_document_each_once(name: str, tmp_path:
     texts = [("ab", "a"), ("c", "b"), ("ab", "b")]
     path = written(tmp_path / name, [{"id": i, "question": q, "answer": d} for i, (q, d) in enumerate(texts)])
     model: Any = Letters()
-    found = read_pairs(path, fitted, lambda: model, 0)
+    found = read_vector_pairs(path, fitted, lambda: model, 0)
     assert model.embedded == ["ab", "c", "a", "b"]
     assert np.array_equal(found.queries, Letters().embed_queries([query for query, _ in texts]))
     assert np.array_equal(found.documents, Letters().embed_documents([document for _, document in texts]))
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.parquet"])
-def test_vectors_are_read_as_they_are(name: str, tmp_path: Path, fitted: Calibration) -> None:
+def test_vectors_are_read_unchanged(name: str, tmp_path: Path, fitted: Calibration) -> None:
     pairs = by_topic(7, 1)
     sides = zip(pairs.queries.tolist(), pairs.documents.tolist(), strict=True)
     path = written(tmp_path / name, [{"id": i, "text": "t", "q": q, "d": d} for i, (q, d) in enumerate(sides)])
-    found = read_pairs(path, fitted, no_model, 0)
+    found = read_vector_pairs(path, fitted, no_model, 0)
     assert np.array_equal(found.queries, pairs.queries)
     assert np.array_equal(found.documents, pairs.documents)
 
 
 @pytest.mark.parametrize("kind", ["texts", "vectors"])
-def test_of_very_many_some_are_drawn(
+def test_of_too_many_pairs_some_are_drawn(
     kind: str, tmp_path: Path, fitted: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MOST", 20)
+    monkeypatch.setattr(learned_bits_data, "MAX_PAIRS", 20)
     pairs = by_topic(100, 1)
     rows = [
         {"q": q, "d": d} if kind == "vectors" else {"q": f"{'a' * (i + 1)}", "d": f"{'b' * (i + 1)}"}
@@ -211,7 +210,7 @@ def test_of_very_many_some_are_drawn(
     ]
     path = written(tmp_path / "p.jsonl", rows)
     model: Any = Letters()
-    drawn, again, other = (read_pairs(path, fitted, lambda: model, seed) for seed in (0, 0, 1))
+    drawn, again, other = (read_vector_pairs(path, fitted, lambda: model, seed) for seed in (0, 0, 1))
     assert len(drawn) == len(rows_of(drawn.queries)) == 20
     assert np.array_equal(drawn.queries, again.queries)
     assert not np.array_equal(drawn.queries, other.queries)
@@ -232,7 +231,10 @@ SIXTEEN = [1.0] * 16
         ([{"q": "a", "d": "b"}, {"q": "a"}], "column d: row 1: None found, a text"),
         ([{"q": "a", "d": "b"}, {"q": "", "d": "c"}], "column q: row 1: '' found, a text"),
         ([{"q": "a"}], "1 columns of text, expected rows of two or more"),
-        ([{"q": "a", "d": "b", "label": 0}], "has a column label, but a pair here is a query and a document that"),
+        (
+            [{"q": "a", "d": "b", "label": 0}],
+            "has a column label, but `qvec adapt` needs queries with documents",
+        ),
         ([{"q": SIXTEEN, "d": SIXTEEN, "score": 1.0}], "has a column score"),
         ([{"q": SIXTEEN, "d": SIXTEEN}, {"q": SIXTEEN, "d": None}], "p.jsonl, line 2: "),
         ([{"q": SIXTEEN, "d": SIXTEEN}, {"q": SIXTEEN[:9], "d": SIXTEEN}], "p.jsonl, line 2: "),
@@ -240,21 +242,23 @@ SIXTEEN = [1.0] * 16
         ([{"q": SIXTEEN[:8], "d": SIXTEEN}], "8 dimensions, expected 16"),
     ],
 )
-def test_files_that_cannot_be(rows: list[dict[str, Any]], message: str, tmp_path: Path, fitted: Calibration) -> None:
+def test_invalid_files_are_reported(
+    rows: list[dict[str, Any]], message: str, tmp_path: Path, fitted: Calibration
+) -> None:
     path = written(tmp_path / "p.jsonl", rows)
     model: Any = Letters()
     with pytest.raises(InputError, match=message):
-        read_pairs(path, fitted, lambda: model, 0)
+        read_vector_pairs(path, fitted, lambda: model, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]\n", b"{\n", b"\xff\xfe"])
-def test_files_that_are_no_pairs(content: bytes, tmp_path: Path, fitted: Calibration) -> None:
+def test_files_without_pairs_are_reported(content: bytes, tmp_path: Path, fitted: Calibration) -> None:
     for name in ("p.jsonl", "p.parquet"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(QvecError, match=name):
-            read_pairs(tmp_path / name, fitted, no_model, 0)
+            read_vector_pairs(tmp_path / name, fitted, no_model, 0)
     with pytest.raises(InputError, match=r"cannot read .*missing\.jsonl"):
-        read_pairs(tmp_path / "missing.jsonl", fitted, no_model, 0)
+        read_vector_pairs(tmp_path / "missing.jsonl", fitted, no_model, 0)
 
 
 # The command
@@ -272,7 +276,7 @@ def test_command_with_vectors(tmp_path: Path, sample: np.ndarray) -> None:
     pairs = written(tmp_path / "p.jsonl", [{"query": q, "document": d} for q, d in sides])
     done = run(source, "-o", output, "--pairs", pairs, "--steps", 300, "--bits", 16)
     assert done.exit_code == 0, done.output
-    assert "learning from 30 pairs, whose queries measure nothing" in done.output
+    assert "learning from 30 pairs whose queries are not held out" in done.output
     assert "30 queries held out, 600 rows" in done.output
     np.save(tmp_path / "q.npy", by_topic(30, 9).queries)
     done = run(source, "-o", output, "--pairs", pairs, "--queries", tmp_path / "q.npy", "--steps", 5, "--json")

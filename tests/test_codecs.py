@@ -123,12 +123,12 @@ def test_a_file_describes_a_codec(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1]", "is no JSON object of dtype, bits, bit_order"),
-        ('{"type": "int8"}', "is no JSON object of dtype, bits, bit_order"),
+        ("[1]", "is not a JSON object of dtype, bits, bit_order"),
+        ('{"type": "int8"}', "is not a JSON object of dtype, bits, bit_order"),
         ('{"dtype": 8}', "has dtype 8, expected str"),
         ('{"offset": true}', "has offset True, expected int"),
         ('{"dtype": "int4"}', "has dtype 'int4', expected one of"),
-        ('{"dtype": "int8", "scale": ["a"]}', "has a scale of other things than numbers"),
+        ('{"dtype": "int8", "scale": ["a"]}', "has a scale that is not a list of numbers"),
         ("{", "cannot read encoding"),
     ],
 )
@@ -188,7 +188,11 @@ def test_codecs_that_cannot_be(options, message):
         ("uint8", np.zeros((2, 4), np.int8), "holds int8; expected uint8 for encoding 'uint8'"),
         ("int8", np.zeros((2, 4), np.float32), "holds float32; expected int8 for encoding 'int8'"),
         ("sign", np.zeros((2, 4), np.float32), "holds float32; expected integers or booleans for encoding 'sign'"),
-        ("float", np.zeros((2, 4), np.int8), "holds int8; expected float16, float32 or float64; what is quantized"),
+        (
+            "float",
+            np.zeros((2, 4), np.int8),
+            "holds int8; expected float16, float32 or float64; if the vectors are",
+        ),
         ("base64", np.zeros((2, 4), np.int8), "expected float16, float32 or float64 for encoding 'base64'$"),
         ("int8", np.zeros(4, np.int8), r"1 axes found, 2 wanted \(rows, values\)"),
     ],

@@ -158,7 +158,8 @@ def test_the_command_needs_nothing_but_the_encoding(tmp_path: Path) -> None:
         assert len(hits) == rows
     without = run("ingest", tmp_path / "bits.npy", "--db", url, "-c", "docs")
     assert without.returncode == 1
-    assert "bits.npy holds uint8; expected float16, float32 or float64; what is quantized already" in without.stderr
+    assert "bits.npy holds uint8; expected float16, float32 or float64; if the vectors are" in without.stderr
+    assert "quantized already, name their encoding (--encoding)" in without.stderr
 
 
 def test_a_calibration_of_bits_from_the_command(tmp_path: Path) -> None:

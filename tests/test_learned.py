@@ -13,13 +13,13 @@ import specification
 from click.testing import CliRunner
 
 from qvec import Calibration, connect
-from qvec.adapting.run import AdaptOptions, adapt
 from qvec.cli import main
 from qvec.client import Database
 from qvec.errors import InputError
 from qvec.evaluation.scan import scan
 from qvec.evaluation.ways import prefilters
 from qvec.postgres.layout import Layout
+from qvec.training.learned_bits import AdaptOptions, adapt
 
 DIMENSIONS, BITS = 20, 48
 

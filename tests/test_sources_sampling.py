@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from qvec.sources.sampling import Screen, draw_rows, sample_rows
+from qvec.sampling import Screen, draw_rows, sample_rows
 
 # 99.99% point of chi-square with 99 degrees of freedom; draws without replacement spread less than that.
 LIMIT = 161.3

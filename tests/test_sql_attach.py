@@ -214,7 +214,7 @@ def test_detach_leaves_the_table_as_it_was(sql: Connection, url: str, calibratio
     attach(sql, stored(sql, calibration))
     finish(sql)
     assert len(objects()) == len(before) + 5
-    with pytest.raises(psycopg.Error, match="collection 'articles' is an attached table; take its codes away with"):
+    with pytest.raises(psycopg.Error, match="collection 'articles' is an attached table; remove its codes with"):
         sql.execute("SELECT qvec.drop_collection('articles')")
     with qvec.connect(url) as db:
         assert db.has_collection("articles")

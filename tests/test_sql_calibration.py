@@ -89,10 +89,10 @@ def tampered(calibration: Calibration) -> Iterator[tuple[bytes, str]]:
     yield whole[:-1] + bytes([whole[-1] ^ 1]), "does not hash to its id"
     yield whole.replace(b"cosine", b"cosinf"), "does not hash to its id"
     yield whole[:-4], "does not hash to its id"
-    yield b"", "no safetensors file that qvec wrote"
-    yield b"\xff" * 100, "no safetensors file that qvec wrote"
-    yield whole[:100], "no safetensors file that qvec wrote"
-    yield b"\x02" + b"\0" * 7 + b"{}", "no safetensors file that qvec wrote"
+    yield b"", "a safetensors file written by qvec"
+    yield b"\xff" * 100, "a safetensors file written by qvec"
+    yield whole[:100], "a safetensors file written by qvec"
+    yield b"\x02" + b"\0" * 7 + b"{}", "a safetensors file written by qvec"
 
 
 def test_damage_is_refused(sql: Connection, vectors: Vectors) -> None:
@@ -103,7 +103,7 @@ def test_damage_is_refused(sql: Connection, vectors: Vectors) -> None:
         with pytest.raises(psycopg.Error, match=f"calibration {calibration.id} is damaged: .*{message}"):
             sql.execute("INSERT INTO qvec.calibration (id, content) VALUES (%s, %s)", [calibration.id, data])
     for document in ("{}", "[]", '{"content": 1}'):
-        with pytest.raises(psycopg.Error, match="this is no calibration"):
+        with pytest.raises(psycopg.Error, match="this is not a calibration: expected an object with content"):
             sql.execute("SELECT qvec.import_calibration(%s::jsonb)", [document])
     assert value(sql, "SELECT count(*) FROM qvec.calibration WHERE id = %s", calibration.id) == 0
 
@@ -216,7 +216,7 @@ def test_a_sample_is_drawn_from_the_whole_table(sql: Connection) -> None:
         ("'units', 'embedding', dimensions => 99", "dimensions is 99, but the vectors have 24"),
         ("'units', 'embedding', sample_size => 0", "sample_size is 0, expected at least 1"),
         ("'empty', 'embedding'", "no vectors to calibrate on in column embedding of empty"),
-        ("'mixed', 'embedding'", "vectors have 1 and 2 dimensions, expected one number"),
+        ("'mixed', 'embedding'", "vectors have 1 and 2 dimensions, expected the same number in each row"),
         ("'zeros', 'embedding'", "zero vector, which has no direction under cosine"),
     ],
 )

@@ -74,7 +74,7 @@ def test_normalizing_rounds_as_the_specification_does(sql: Connection, numbers: 
     vector, threshold = np.array(numbers, np.float32).T
     prepared = value(
         sql,
-        "SELECT qvec._prepared(%s::vector, %s)::real[]",
+        "SELECT qvec._prepare(%s::vector, %s)::real[]",
         text(vector),
         stored(sql, calibration_of(threshold, np.ones_like(threshold), metric="cosine")),
     )
@@ -107,7 +107,7 @@ def test_the_fast_way_and_the_slow_one_agree(sql: Connection) -> None:
             fast, slow = sql.execute(
                 "SELECT qvec._fast_planes(x, k.threshold, k.scale, 8)::text,"
                 " qvec._exact_planes(x, k.threshold, k.scale, 8)::text"
-                " FROM qvec.calibration AS k, qvec._prepared(%s::vector, id) AS x"
+                " FROM qvec.calibration AS k, qvec._prepare(%s::vector, id) AS x"
                 " WHERE id = %s AND vector_norm(x) <= k.safe_norm",
                 [text(vector), name],
             ).fetchone()  # type: ignore[misc]

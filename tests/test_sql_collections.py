@@ -223,7 +223,7 @@ def test_where_the_table_is_created(sql: Connection, cosine: str, vectors: Vecto
         ("qvec.drop_collection('none')", "no collection 'none'"),
         ("qvec.build_index('none')", "no collection 'none'"),
         ("qvec.accept_vectors('none')", "no collection 'none'"),
-        ("qvec.detach('here')", "collection 'here' is no attached table; drop it with qvec.drop_collection"),
+        ("qvec.detach('here')", "collection 'here' is not an attached table; drop it with qvec.drop_collection"),
     ],
 )
 def test_what_cannot_be_is_named(sql: Connection, cosine: str, call: str, message: str) -> None:

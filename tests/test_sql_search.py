@@ -269,7 +269,7 @@ def test_filters_in_a_batch(sql: Connection, queries: Vectors) -> None:
         ({"k": None}, "k is NULL, expected at least 1"),
         ({"oversampling": 0.5}, "oversampling is 0.5, expected at least 1"),
         ({"k": 10, "candidates": 9}, "candidates is 9, expected at least k, which is 10"),
-        ({"filter": '{"a": {"$near": 1}}'}, "field 'a': '$near' is no operator"),
+        ({"filter": '{"a": {"$near": 1}}'}, "field 'a': '$near' is not an operator"),
         ({"filter": "[]"}, "the filter: [] found, an object of fields and operators wanted"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The loss and its callback in sentence-transformers' own trainer: resumed, with the best checkpoint, and logged."""
+"""The loss and its callback in the trainer of sentence-transformers: resuming, the best checkpoint, logging."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ from qvec.training import (  # noqa: E402
     QuantizationCallback,
     QuantizedInformationRetrievalEvaluator,
 )
-from qvec.training.pairs import read_pairs  # noqa: E402
-from qvec.training.retrieval import retrieval_of_pairs  # noqa: E402
+from qvec.training.dataset import read_pairs, retrieval_from_pairs  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning"),
 ]
 
-Around = Callable[[Any, Any], Any]
+OuterLoss = Callable[[Any, Any], Any]
 
 
 class Stopping(TrainerCallback):  # type: ignore[misc]
@@ -58,7 +57,7 @@ class Training:
         model: str,
         pairs: Path,
         output: Path,
-        around: Around = lambda _model, loss: loss,
+        outer: OuterLoss = lambda _model, loss: loss,
         wrapped: Callable[[Any], Any] = losses.MultipleNegativesRankingLoss,
         stop: int | None = None,
         evaluator: Callable[[QuantizationAwareLoss], Any] = lambda _loss: None,
@@ -85,7 +84,7 @@ class Training:
             args=SentenceTransformerTrainingArguments(output_dir=str(output), **arguments),
             train_dataset=data,
             eval_dataset=data.select(range(16)) if "eval_steps" in settings else None,
-            loss=around(self.model, self.loss),
+            loss=outer(self.model, self.loss),
             evaluator=evaluator(self.loss),
             callbacks=[self.callback, *([Stopping(stop)] if stop else [])],
         )
@@ -103,7 +102,7 @@ def cached(model: Any) -> Any:
     return losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=3)
 
 
-def test_a_resumed_training_goes_on_with_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_continues_with_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
     whole = Training(model, pairs, tmp_path / "whole")
     whole.trainer.train()
     Training(model, pairs, tmp_path / "parts", stop=4).trainer.train()
@@ -117,7 +116,7 @@ def test_a_resumed_training_goes_on_with_its_ranges(model: str, pairs: Path, tmp
         moved = Training(model, pairs, output, seed=1)
         if output.exists():
             moved.trainer.train()
-        with pytest.raises(InputError, match=r"goes on at step 4, but .*checkpoint-4 is not where it stopped"):
+        with pytest.raises(InputError, match=r"resumes at step 4, but not from .*checkpoint-4, so its ranges are"):
             moved.trainer.train(resume_from_checkpoint=elsewhere)
     moved = Training(model, pairs, tmp_path / "empty")
     moved.callback.restore(elsewhere)
@@ -127,9 +126,9 @@ def test_a_resumed_training_goes_on_with_its_ranges(model: str, pairs: Path, tmp
         moved.callback.restore(tmp_path)
 
 
-def test_the_best_checkpoint_ends_a_training_with_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_loading_the_best_model_loads_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
     read = read_pairs(pairs)
-    data = retrieval_of_pairs(read.queries, read.documents)
+    data = retrieval_from_pairs(read.queries, read.documents)
 
     def evaluator(loss: QuantizationAwareLoss) -> Any:
         return QuantizedInformationRetrievalEvaluator(
@@ -154,8 +153,8 @@ def test_the_best_checkpoint_ends_a_training_with_its_ranges(model: str, pairs: 
     assert training.loss.to_calibration() == find_calibration(best)
 
 
-def test_a_saved_model_has_its_calibrations_beside_it(model: str, pairs: Path, tmp_path: Path) -> None:
-    training = Training(model, pairs, tmp_path / "out", around=inside_matryoshka)
+def test_a_saved_model_has_its_calibrations_in_its_folder(model: str, pairs: Path, tmp_path: Path) -> None:
+    training = Training(model, pairs, tmp_path / "out", outer=inside_matryoshka)
     training.trainer.train()
     training.trainer.save_model()
     training.trainer.save_model(str(tmp_path / "elsewhere"))
@@ -169,21 +168,21 @@ def test_a_saved_model_has_its_calibrations_beside_it(model: str, pairs: Path, t
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize(
-    ("around", "wrapped"),
+    ("outer", "wrapped"),
     [
         (lambda _model, loss: loss, losses.MultipleNegativesRankingLoss),
         (inside_matryoshka, losses.MultipleNegativesRankingLoss),
         (inside_matryoshka, cached),
     ],
 )
-def test_precisions_are_logged_as_means_of_training_batches(
-    around: Around, wrapped: Callable[[Any], Any], accumulated: int, model: str, pairs: Path, tmp_path: Path
+def test_precisions_are_logged_as_means_over_training_batches(
+    outer: OuterLoss, wrapped: Callable[[Any], Any], accumulated: int, model: str, pairs: Path, tmp_path: Path
 ) -> None:
     training = Training(
         model,
         pairs,
         tmp_path,
-        around=around,
+        outer=outer,
         wrapped=wrapped,
         eval_strategy="steps",
         eval_steps=1,

@@ -1,4 +1,4 @@
-"""The quantizers in torch on CUDA give the bits that they give on a CPU. Skipped where there is no CUDA."""
+"""The torch quantizers give the same bits on CUDA as on a CPU. Skipped without a CUDA device."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from qvec import Calibration
 torch = pytest.importorskip("torch")
 
 from qvec.training import dequantize_embeddings, quantize_embeddings, quantize_ste  # noqa: E402
-from qvec.training.scoring import Comparison  # noqa: E402
+from qvec.training.scoring import Scorer  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: equality there is not tested")
 
 PRECISIONS = ["int8", "int4", "ternary", "binary"]
 
 
-def material(dimensions: int, metric: Any) -> tuple[Any, Calibration]:
+def sample(dimensions: int, metric: Any) -> tuple[Any, Calibration]:
     rows = np.random.default_rng(dimensions).normal(0.1, 1.2, (3_000, dimensions)).astype(np.float32)
     return rows, Calibration.fit(rows[:1_000], metric=metric)
 
@@ -28,8 +28,8 @@ def material(dimensions: int, metric: Any) -> tuple[Any, Calibration]:
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("dimensions", [1, 7, 129, 384, 1_024])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_codes_and_what_they_stand_for_are_those_stored(precision: str, dimensions: int, metric: str) -> None:
-    rows, calibration = material(dimensions, metric)
+def test_codes_and_decoded_embeddings_equal_the_stored_ones(precision: str, dimensions: int, metric: str) -> None:
+    rows, calibration = sample(dimensions, metric)
     codes = quantize_embeddings(torch.from_numpy(rows).cuda(), calibration, precision)
     assert codes.device.type == "cuda"
     whole = qvec.quantize(rows, calibration)
@@ -40,8 +40,8 @@ def test_codes_and_what_they_stand_for_are_those_stored(precision: str, dimensio
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_straight_through_value_and_its_gradient(precision: str) -> None:
-    rows, calibration = material(384, "ip")
+def test_straight_through_value_and_gradient_equal_those_on_a_cpu(precision: str) -> None:
+    rows, calibration = sample(384, "ip")
     found = {}
     for device in ("cpu", "cuda"):
         leaf = torch.from_numpy(rows).to(device).requires_grad_()
@@ -52,12 +52,12 @@ def test_the_straight_through_value_and_its_gradient(precision: str) -> None:
     assert torch.equal(found["cpu"][1], found["cuda"][1])
 
 
-@pytest.mark.parametrize("comparison", [Comparison("int8"), Comparison("binary"), Comparison("ternary", "ternary")])
-def test_scores_are_those_of_a_cpu(comparison: Comparison) -> None:
-    rows, calibration = material(384, "cosine")
+@pytest.mark.parametrize("scorer", [Scorer("int8"), Scorer("binary"), Scorer("ternary", "ternary")])
+def test_scores_equal_those_on_a_cpu(scorer: Scorer) -> None:
+    rows, calibration = sample(384, "cosine")
     queries, documents = (calibration.prepared(part) for part in (rows[:20], rows[20:500]))
     here, there = (
-        comparison.scores(*(torch.from_numpy(side).to(device) for side in (queries, documents)), calibration).cpu()
+        scorer.scores(*(torch.from_numpy(side).to(device) for side in (queries, documents)), calibration).cpu()
         for device in ("cpu", "cuda")
     )
     torch.testing.assert_close(here, there, rtol=1e-5, atol=1e-5)

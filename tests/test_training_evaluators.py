@@ -1,4 +1,4 @@
-"""Evaluators over quantized embeddings: against rankings by what qvec stores and scores in numpy."""
+"""Evaluators on quantized embeddings, compared with rankings by qvec's codes and scores in numpy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import ANSWERS, QUERIES, WRONG, tiny_model
+from tiny_models import ANSWERS, BEIR_QUERIES, CORPUS, QUERIES, RELEVANT, WRONG, tiny_model, write_beir
 
 import qvec
 from qvec import Calibration, InputError
@@ -25,11 +25,8 @@ from qvec.training import (  # noqa: E402
     QuantizedSimilarityEvaluator,
     QuantizedTripletEvaluator,
 )
-from qvec.training.retrieval import read_retrieval, retrieval_of_pairs  # noqa: E402
+from qvec.training.dataset import read_beir, retrieval_from_pairs  # noqa: E402
 
-CORPUS = {f"d{number}": text for number, text in enumerate(ANSWERS + WRONG)}
-ASKED = {f"q{number}": text for number, text in enumerate(QUERIES)}
-RELEVANT = {f"q{number}": {f"d{number}"} for number in range(len(QUERIES))}
 PLANES = {"int8": 8, "int4": 4, "binary": 1}
 
 
@@ -60,7 +57,7 @@ def stored_scores(queries: Any, documents: Any, calibration: Calibration, precis
 )
 def test_retrieval_ranks_as_qvec_does(model: Any, calibration: Calibration, precision: str, symmetric: bool) -> None:
     evaluator = QuantizedInformationRetrievalEvaluator(
-        ASKED,
+        BEIR_QUERIES,
         CORPUS,
         RELEVANT,
         precision=precision,
@@ -83,25 +80,25 @@ def test_retrieval_ranks_as_qvec_does(model: Any, calibration: Calibration, prec
 
 
 def test_float32_agrees_with_the_evaluator_of_sentence_transformers(model: Any, calibration: Calibration) -> None:
-    plain = InformationRetrievalEvaluator(ASKED, CORPUS, RELEVANT)(model)
+    plain = InformationRetrievalEvaluator(BEIR_QUERIES, CORPUS, RELEVANT)(model)
     found = QuantizedInformationRetrievalEvaluator(
-        ASKED, CORPUS, RELEVANT, precision="float32", calibration=calibration
+        BEIR_QUERIES, CORPUS, RELEVANT, precision="float32", calibration=calibration
     )(model)
     assert found == {name.replace("cosine_", "float32_"): value for name, value in plain.items()}
 
 
-def test_the_calibration_may_be_the_one_of_the_moment(model: Any, calibration: Calibration) -> None:
+def test_a_function_may_return_the_current_calibration(model: Any, calibration: Calibration) -> None:
     asked = []
 
     def now() -> Calibration:
         asked.append(calibration)
         return calibration
 
-    QuantizedInformationRetrievalEvaluator(ASKED, CORPUS, RELEVANT, precision="binary", calibration=now)(model)
+    QuantizedInformationRetrievalEvaluator(BEIR_QUERIES, CORPUS, RELEVANT, precision="binary", calibration=now)(model)
     assert asked
 
 
-def test_triplets_count_where_the_positive_is_nearer(model: Any, calibration: Calibration) -> None:
+def test_accuracy_is_the_share_of_triplets_with_the_positive_nearer(model: Any, calibration: Calibration) -> None:
     queries, answers, wrong = (model.encode(texts) for texts in (QUERIES, ANSWERS, WRONG))
     for symmetric in (False, True):
         evaluator = QuantizedTripletEvaluator(
@@ -117,7 +114,7 @@ def test_triplets_count_where_the_positive_is_nearer(model: Any, calibration: Ca
         assert evaluator(model)[evaluator.primary_metric] == pytest.approx(np.mean(near > far))
 
 
-def test_similarity_is_the_correlation_with_the_scores(model: Any, calibration: Calibration) -> None:
+def test_similarity_is_the_correlation_with_the_given_scores(model: Any, calibration: Calibration) -> None:
     stats = pytest.importorskip("scipy.stats")
     evaluator = QuantizedSimilarityEvaluator(
         QUERIES, ANSWERS, [0.1, 0.9, 0.3, 0.5, 0.2, 0.8], precision="int4", calibration=calibration, name="dev"
@@ -129,21 +126,6 @@ def test_similarity_is_the_correlation_with_the_scores(model: Any, calibration: 
     assert evaluator.primary_metric == "dev_int4_spearman"
 
 
-def write_beir(folder: Path, *, graded: str = "d0") -> Path:
-    (folder / "qrels").mkdir(parents=True)
-    (folder / "corpus.jsonl").write_text(
-        "".join(json.dumps({"_id": name, "title": "", "text": text}) + "\n" for name, text in CORPUS.items())
-    )
-    (folder / "queries.jsonl").write_text(
-        "".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text in ASKED.items())
-    )
-    rows = [f"q{number}\td{number}\t1\n" for number in range(1, len(QUERIES))]
-    header = "query-id\tcorpus-id\tscore\n"
-    (folder / "qrels" / "test.tsv").write_text(header + f"q0\t{graded}\t2\nq0\td3\t0\n" + "".join(rows))
-    (folder / "qrels" / "dev.tsv").write_text(f"{header}q4\td4\t1\nq5\td5\t1\n")
-    return folder
-
-
 def test_nano_beir_is_the_mean_over_local_folders(model: Any, calibration: Calibration, tmp_path: Path) -> None:
     folders = [write_beir(tmp_path / "first"), write_beir(tmp_path / "second", graded="d9")]
     evaluator = QuantizedNanoBEIREvaluator(folders, precision="int8", calibration=calibration)
@@ -151,32 +133,32 @@ def test_nano_beir_is_the_mean_over_local_folders(model: Any, calibration: Calib
     one, two = found["first_int8_ndcg@10"], found["second_int8_ndcg@10"]
     assert one != two
     assert found["NanoBEIR_mean_int8_ndcg@10"] == found[evaluator.primary_metric] == pytest.approx((one + two) / 2)
-    direct = QuantizedInformationRetrievalEvaluator(ASKED, CORPUS, RELEVANT, precision="int8", calibration=calibration)(
-        model
-    )
+    direct = QuantizedInformationRetrievalEvaluator(
+        BEIR_QUERIES, CORPUS, RELEVANT, precision="int8", calibration=calibration
+    )(model)
     assert one == pytest.approx(direct["int8_ndcg@10"])
 
 
-def test_what_does_not_fit_is_named(calibration: Calibration, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="2 anchors, 1 positives, 1 negatives found, as many of each wanted"):
+def test_invalid_input_is_reported(calibration: Calibration, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="2 anchors, 1 positives, 1 negatives found, expected equally many"):
         QuantizedTripletEvaluator(["a", "b"], ["c"], ["d"], precision="int8", calibration=calibration)
     with pytest.raises(InputError, match=r"judges documents that corpus\.jsonl lacks, e\.g\. d99"):
-        read_retrieval(write_beir(tmp_path / "lost", graded="d99"))
+        read_beir(write_beir(tmp_path / "lost", graded="d99"))
     (tmp_path / "lost" / "qrels" / "test.tsv").unlink()
     (tmp_path / "lost" / "qrels" / "dev.tsv").unlink()
     with pytest.raises(InputError, match=r"lost has no qrels\.tsv, and 0 \.tsv files in qrels"):
-        read_retrieval(tmp_path / "lost")
+        read_beir(tmp_path / "lost")
     with pytest.raises(InputError, match=r"cannot read .*corpus\.jsonl: No such file"):
-        read_retrieval(tmp_path / "nowhere")
+        read_beir(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no folders given"):
         QuantizedNanoBEIREvaluator([], precision="int8", calibration=calibration)
 
 
-def test_judgements_may_lie_beside_the_corpus(tmp_path: Path) -> None:
+def test_judgements_may_be_in_the_folder_of_the_corpus(tmp_path: Path) -> None:
     folder = write_beir(tmp_path / "flat")
-    nested = read_retrieval(folder)
+    nested = read_beir(folder)
     (folder / "qrels" / "test.tsv").rename(folder / "qrels.tsv")
-    assert read_retrieval(folder) == nested
+    assert read_beir(folder) == nested
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
@@ -185,11 +167,11 @@ def test_a_text_may_hold_any_line_end_but_a_newline(tmp_path: Path, mark: str) -
     odd = f"a{mark}b"
     with (folder / "corpus.jsonl").open("a", encoding="utf-8") as corpus:
         corpus.write(json.dumps({"_id": "odd", "text": odd}, ensure_ascii=False) + "\n\n")
-    assert read_retrieval(folder).corpus == {name: text.strip() for name, text in CORPUS.items()} | {"odd": odd}
+    assert read_beir(folder).corpus == {name: text.strip() for name, text in CORPUS.items()} | {"odd": odd}
 
 
 def test_a_text_in_several_pairs_is_one_query_or_one_document() -> None:
-    found = retrieval_of_pairs(["a", "a", "b"], ["x", "y", "x"])
+    found = retrieval_from_pairs(["a", "a", "b"], ["x", "y", "x"])
     assert found.queries == {"q0": "a", "q1": "b"}
     assert found.corpus == {"d0": "x", "d1": "y"}
     assert found.relevant == {"q0": {"d0", "d1"}, "q1": {"d0"}}

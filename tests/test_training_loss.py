@@ -27,7 +27,7 @@ from qvec.training import (  # noqa: E402
     staged,
 )
 from qvec.training.quantizers import PRECISIONS, Scale  # noqa: E402
-from qvec.training.ranges import TrainingRanges  # noqa: E402
+from qvec.training.range_tracker import RangeTracker  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,7 +117,7 @@ def test_each_precisions_gradient_is_the_one_computed_alone(
             assert (left is None and right is None) or torch.equal(left, right)
 
 
-def test_the_texts_are_embedded_once_for_all_precisions(model: Any) -> None:
+def test_texts_are_embedded_once_for_all_precisions(model: Any) -> None:
     passes = []
     hook = model.register_forward_pre_hook(lambda _model, _inputs: passes.append(model.forward.__name__))
     loss = QuantizationAwareLoss(model, losses.TripletLoss(model), PRECISIONS)
@@ -162,7 +162,7 @@ def test_every_kind_of_data_trains_in_every_precision(model: Any, kind: str) -> 
     assert gradient(model, found).norm() > 0
 
 
-def test_asymmetric_leaves_the_query_as_it_is(model: Any, calibration: Calibration) -> None:
+def test_asymmetric_does_not_quantize_the_query(model: Any, calibration: Calibration) -> None:
     queries, answers = embedded(model, QUERIES, ANSWERS)
     wanted = ranking_loss(queries, quantize_ste(answers, calibration, "binary"))
     loss = QuantizationAwareLoss(
@@ -256,7 +256,7 @@ def test_around_matryoshka_whole_vectors_are_quantized_and_then_cut(model: Any, 
     close(value, sum(ranking_loss(*(vectors[:, :width] for vectors in quantized)) for width in DIMS))
 
 
-def test_weights_and_schedules_decide_what_counts(model: Any, calibration: Calibration) -> None:
+def test_weights_and_schedules_determine_the_active_precisions(model: Any, calibration: Calibration) -> None:
     loss = QuantizationAwareLoss(
         model,
         losses.MultipleNegativesRankingLoss(model),
@@ -278,7 +278,7 @@ def test_schedules() -> None:
     assert staged()("int8", 199) == 0 < staged()("int4", 0)
 
 
-def test_steps_do_not_pass_in_evaluation(model: Any) -> None:
+def test_steps_are_not_counted_in_evaluation(model: Any) -> None:
     loss = QuantizationAwareLoss(
         model, losses.MultipleNegativesRankingLoss(model), schedule=staged({"int8": 1, "binary": 1})
     )
@@ -294,7 +294,7 @@ BATCHES = [[QUERIES, ANSWERS], [ANSWERS, WRONG], [WRONG, QUERIES]]
 
 @pytest.mark.parametrize("per_dimension", [True, False])
 @pytest.mark.parametrize("asymmetric", [False, True])
-def test_rolling_ranges_are_moving_averages_from_the_first_batch_on(
+def test_rolling_ranges_are_moving_averages_started_at_the_first_batch(
     model: Any, asymmetric: bool, per_dimension: bool
 ) -> None:
     method = RangeMethod("rolling", momentum=0.8, spread=3, per_dimension=per_dimension)
@@ -321,7 +321,7 @@ def test_rolling_ranges_are_moving_averages_from_the_first_batch_on(
     assert Calibration.from_bytes(calibration.to_bytes()) == calibration
 
 
-def test_minmax_takes_the_ranges_of_the_batch(model: Any) -> None:
+def test_minmax_uses_the_ranges_of_the_batch(model: Any) -> None:
     loss = QuantizationAwareLoss(
         model, losses.MultipleNegativesRankingLoss(model), ["int4"], calibration=RangeMethod("minmax")
     )
@@ -333,7 +333,7 @@ def test_minmax_takes_the_ranges_of_the_batch(model: Any) -> None:
     close(value, ranking_loss(*(quantize_ste(vectors, scale, "int4") for vectors in pair)))
 
 
-def test_frozen_ranges_are_those_that_are_stored(model: Any) -> None:
+def test_frozen_ranges_are_the_stored_ones(model: Any) -> None:
     loss = QuantizationAwareLoss(
         model, losses.MultipleNegativesRankingLoss(model), ["int4"], calibration=RangeMethod("minmax")
     )
@@ -346,7 +346,7 @@ def test_frozen_ranges_are_those_that_are_stored(model: Any) -> None:
     close(value, ranking_loss(*(quantize_ste(v, before, "int4") for v in embedded(model, QUERIES, WRONG))))
 
 
-def test_the_trainers_last_tenth_is_frozen_and_its_steps_are_the_schedules(model: Any) -> None:
+def test_the_callback_freezes_the_last_tenth_and_passes_steps_to_the_schedule(model: Any) -> None:
     loss = QuantizationAwareLoss(
         model, losses.MultipleNegativesRankingLoss(model), schedule=staged({"int8": 50, "binary": 90})
     )
@@ -358,14 +358,14 @@ def test_the_trainers_last_tenth_is_frozen_and_its_steps_are_the_schedules(model
 
 
 def test_a_batch_that_overflows_does_not_stay_in_the_ranges() -> None:
-    ranges = TrainingRanges(RangeMethod("rolling"), 0.0, "ip")
+    ranges = RangeTracker(RangeMethod("rolling"), 0.0, "ip")
     unit = torch.nn.functional.one_hot(torch.arange(3)).float()
     ranges.update(unit)
-    alone = ranges.calibration()
+    alone = ranges.calibration(3)
     for value in ("inf", "nan"):
         ranges.update(torch.full((4, 3), float(value)))
     assert ranges.batches == 1
-    assert ranges.calibration() == alone
+    assert ranges.calibration(3) == alone
     assert alone.description["normalized"] is True
 
 
@@ -386,22 +386,22 @@ class Elsewhere(losses.MultipleNegativesRankingLoss):
         return super().forward([dict(features) for features in sentence_features], labels)
 
 
-def test_what_cannot_be_wrapped_is_said(model: Any, tmp_path: Any) -> None:
+def test_what_cannot_be_wrapped_is_reported(model: Any, tmp_path: Any) -> None:
     ranking = losses.MultipleNegativesRankingLoss(model)
     other = tiny_model(tmp_path, seed=1)
-    with pytest.raises(InputError, match="Elsewhere embeds inputs of its own making"):
+    with pytest.raises(InputError, match="Elsewhere embeds inputs that it makes itself"):
         QuantizationAwareLoss(model, Elsewhere(model))(columns(model, QUERIES, ANSWERS), None)
     assert inspect.ismethod(model.forward)
     for arguments, message in (
-        ({"loss": losses.MultipleNegativesRankingLoss(other)}, "is not a loss over the model given"),
+        ({"loss": losses.MultipleNegativesRankingLoss(other)}, "is not a loss over the given model"),
         ({"loss": losses.AdaptiveLayerLoss(model, ranking)}, "put it around QuantizationAwareLoss"),
         ({"precisions": ("int8", "int3")}, "'int3' is unknown"),
-        ({"precisions": "int8"}, "expected different ones in a tuple"),
-        ({"precisions": ("int8", "int8")}, "expected different ones in a tuple"),
+        ({"precisions": "int8"}, "expected a tuple without repetitions"),
+        ({"precisions": ("int8", "int8")}, "expected a tuple without repetitions"),
         ({"weights": (1, 1)}, "expected one for each of float32, int8, binary"),
         ({"weights": (1, 1, -1)}, "at least 0"),
         ({"calibration": RangeMethod("quantile")}, "in training use rolling, minmax or fixed"),
-        ({"schedule": staged({"float32": 5, "int8": 5, "binary": 9})}, "no precision counts at step 0"),
+        ({"schedule": staged({"float32": 5, "int8": 5, "binary": 9})}, "no precision has a weight at step 0"),
     ):
         with pytest.raises(InputError, match=message):
             QuantizationAwareLoss(**{"model": model, "loss": ranking, **arguments})

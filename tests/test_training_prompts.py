@@ -1,4 +1,4 @@
-"""What is trained and measured is the text that is stored and searched: prompts, and modules by kind of text."""
+"""Training and measuring embed texts like storing and searching: with prompts, and Router modules by kind of text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_training_run import options
-from tiny_models import tiny_model
+from tiny_models import tiny_model, train_options
 
 from qvec.ingest.load_options import Reporter
 
@@ -23,7 +22,7 @@ from sentence_transformers.sentence_transformer.modules import Router, Transform
 from qvec.embedding.options import EmbeddingOptions  # noqa: E402
 from qvec.embedding.sentence_transformer import SentenceTransformerEmbedder  # noqa: E402
 from qvec.training import train  # noqa: E402
-from qvec.training.pairs import read_pairs  # noqa: E402
+from qvec.training.dataset import read_pairs  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -32,13 +31,13 @@ pytestmark = [
 
 
 class Seen:
-    """The texts that models embed, as their tokens say: those of training, and the others."""
+    """The texts that models embed, decoded from their tokens: in training, and otherwise."""
 
     def __init__(self) -> None:
         self.texts: dict[bool, set[str]] = {True: set(), False: set()}
 
     def take(self, training: bool) -> set[str]:
-        """The texts since this was last asked; the libraries probe models with shorter ones."""
+        """Return and reset the texts; skip the shorter ones with which the libraries probe models."""
         taken, self.texts[training] = self.texts[training], set()
         return {text for text in taken if len(text.split()) > 2}
 
@@ -77,7 +76,7 @@ def scored(pairs: Path, folder: Path) -> Path:
         ({"query": "river ", "passage": "house "}, False),
     ],
 )
-def test_texts_are_trained_and_measured_as_they_are_stored(
+def test_texts_are_trained_and_measured_with_the_prompts_of_a_search(
     prompts: dict[str, str], with_scores: bool, pairs: Path, tmp_path: Path, seen: Seen
 ) -> None:
     model = tiny_model(tmp_path)
@@ -93,14 +92,14 @@ def test_texts_are_trained_and_measured_as_they_are_stored(
         before = "house " if with_scores else "river river "
         assert stored == {before + text for text in read.queries} | {"house " + text for text in read.documents}
 
-    chosen = options(str(tmp_path / "prompted"), data, tmp_path / "out", steps=10, evaluation=data)
+    chosen = train_options(str(tmp_path / "prompted"), data, tmp_path / "out", steps=10, evaluation=data)
     train(chosen, Reporter())
     assert seen.take(training=True) == stored
-    assert seen.take(training=False) >= stored  # and what the model's card shows
+    assert seen.take(training=False) >= stored  # and the examples on the model card
 
 
 def routed(folder: Path) -> Path:
-    """A model with modules of their own for queries and for documents."""
+    """A model with separate modules for queries and for documents."""
     query, document = (tiny_model(folder / name, seed=seed) for seed, name in enumerate(("query", "document")))
     model = SentenceTransformer(modules=[Router.for_query_document(list(query), list(document))], device="cpu")
     model.save(str(folder / "routed"))
@@ -115,7 +114,7 @@ def weights(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("settings", [{}, {"mini_batch_size": 3}, {"matryoshka": (12,)}])
 def test_a_router_trains_the_modules_of_both_kinds(settings: dict[str, Any], pairs: Path, tmp_path: Path) -> None:
     model = routed(tmp_path)
-    done = train(options(str(model), pairs, tmp_path / "out", steps=2, **settings), Reporter())
+    done = train(train_options(str(model), pairs, tmp_path / "out", steps=2, **settings), Reporter())
     before, after = weights(model), weights(tmp_path / "out")
     moved = {name.split(".")[2] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"query", "document"}

@@ -1,4 +1,4 @@
-"""The quantizers in torch against the specification and against what is stored, bit for bit (on CPU)."""
+"""The torch quantizers against the specification and the stored codes, bit for bit (on CPU)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def calibration_of(dimensions: int, metric: str, seed: int = 0) -> Calibration:
 
 
 def stored(vectors: np.ndarray, calibration: Calibration, precision: str) -> np.ndarray:
-    """What qvec stores, by the specification."""
+    """The codes that qvec stores, by the specification."""
     codes = spec.codes(vectors, calibration.threshold, calibration.radius, cosine=calibration.metric == "cosine")
     return spec.ternary(codes) if precision == "ternary" else spec.to_planes(codes, PLANES[precision])
 
@@ -35,7 +35,7 @@ def stored(vectors: np.ndarray, calibration: Calibration, precision: str) -> np.
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("dimensions", [1, 7, 8, 20, 129])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_codes_are_those_of_the_specification_and_those_stored(precision: str, dimensions: int, metric: str) -> None:
+def test_codes_equal_the_specified_and_the_stored_ones(precision: str, dimensions: int, metric: str) -> None:
     calibration = calibration_of(dimensions, metric)
     vectors = np.random.default_rng(1).normal(0.1, 1.2, (300, dimensions)).astype(np.float32)
     vectors[:100] = spec.unit_rows(vectors[:100], dimensions)
@@ -47,7 +47,7 @@ def test_codes_are_those_of_the_specification_and_those_stored(precision: str, d
 
 
 @pytest.mark.parametrize("precision", PLANES)
-def test_what_codes_stand_for_is_what_dequantize_says(precision: str) -> None:
+def test_decoded_codes_equal_dequantize(precision: str) -> None:
     calibration = calibration_of(21, "ip")
     vectors = np.random.default_rng(2).normal(0.1, 1, (100, 21)).astype(np.float32)
     codes = stored(vectors, calibration, precision)
@@ -59,9 +59,9 @@ def test_what_codes_stand_for_is_what_dequantize_says(precision: str) -> None:
     assert decoded.tobytes() == expected.tobytes() == qvec.dequantize(codes, calibration, planes).tobytes()
 
 
-def test_ternary_stands_for_three_levels_a_quarter_of_the_radius_apart() -> None:
+def test_ternary_decodes_to_three_levels_a_quarter_of_the_radius_apart() -> None:
     scale = Scale(torch.tensor([0.5] * 3), torch.tensor([2.0] * 3), torch.ones(3), "ip")
-    # Borders: 0.5 - 2/8 and 0.5 + 2/8; on the border a value belongs below.
+    # Borders: 0.5 - 2/8 and 0.5 + 2/8; a value on the border is below it.
     rows = torch.tensor([[0.25, 0.2500001, 0.75], [0.7500001, -9.0, 9.0]])
     decoded = quantize_ste(rows, scale, "ternary")
     assert decoded.tolist() == [[0.0, 0.5, 0.5], [1.0, 0.0, 1.0]]
@@ -93,7 +93,7 @@ def test_normalization_is_the_specified_one(vectors: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_straight_through_value_is_exactly_the_decoded_code_and_its_gradient_the_one_passed(precision: str) -> None:
+def test_the_straight_through_value_is_the_decoded_code_and_the_gradient_is_unchanged(precision: str) -> None:
     calibration = calibration_of(20, "ip")
     rows = torch.randn(30, 20, generator=torch.Generator().manual_seed(3), requires_grad=True)
     decoded = quantize_ste(rows, calibration, precision)
@@ -120,7 +120,7 @@ def test_a_row_of_zeros_has_a_finite_gradient() -> None:
     assert torch.isfinite(rows.grad).all()
 
 
-def test_a_training_that_diverges_is_not_hidden() -> None:
+def test_nan_embeddings_stay_nan() -> None:
     rows = torch.tensor([[0.1, float("nan")]])
     scale = Scale(torch.zeros(2), torch.ones(2), torch.ones(2), "ip")
     assert quantize_ste(rows, scale, "int8").isnan().tolist() == [[False, True]]
@@ -141,7 +141,7 @@ def test_float32_is_a_copy() -> None:
     assert torch.equal(rows, torch.ones(2, 3))
 
 
-def test_what_cannot_be_quantized_is_said() -> None:
+def test_what_cannot_be_quantized_is_reported() -> None:
     calibration = calibration_of(8, "ip")
     with pytest.raises(InputError, match="'int2' is unknown; known: float32, int8, int4, ternary, binary"):
         quantize_embeddings(torch.zeros(1, 8), calibration, "int2")

@@ -1,4 +1,4 @@
-"""What a training refuses before it begins: settings that do not fit each other, and what would be ignored."""
+"""Options that a training refuses before it starts, and trainings that fail."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from test_training_run import options
-from tiny_models import tiny_model
+from tiny_models import tiny_model, train_options
 
 from qvec import InputError
 from qvec.cli import main
@@ -37,11 +36,12 @@ pytestmark = [
     [
         (
             {"schedule": "staged", "starts": {"bianry": 3}},
-            "the start of 'bianry' is given, but trained are float32, int8, binary; correct --start",
+            "a first step is given for 'bianry', but the trained precisions are float32, int8, binary; correct --start",
         ),
         (
             {"schedule": "staged", "starts": {"ternary": 3}},
-            "the start of 'ternary' is given, but trained are float32, int8, binary; correct --start or add it",
+            "a first step is given for 'ternary', but the trained precisions are float32, int8, binary; "
+            "correct --start or add it",
         ),
         (
             {"schedule": "staged", "starts": {"int8": 1, "binary": 3_000}, "steps": 3_000},
@@ -51,20 +51,20 @@ pytestmark = [
             {"schedule": "staged", "starts": {"int8": -1}},
             "int8 starts at step -1, but the training has the steps 0 to 5",
         ),
-        ({"warmup_steps": 3}, "3 steps to warm up are given, but the schedule is constant; add --schedule linear"),
+        ({"warmup_steps": 3}, "3 warm-up steps are given, but the schedule is constant; add --schedule linear"),
         ({"learning_rate": float("nan")}, "the learning rate is nan, expected a finite number above 0"),
         ({"learning_rate": float("inf")}, "the learning rate is inf, expected"),
         ({"learning_rate": -1.0}, "the learning rate is -1.0, expected"),
-        ({"matryoshka": (12, 8, 12)}, "Matryoshka prefixes of (12, 8, 12) dimensions are given, expected different"),
+        ({"matryoshka": (12, 8, 12)}, "the Matryoshka lengths are (12, 8, 12), expected no length twice"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_options_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        options("model", tmp_path / "pairs.jsonl", tmp_path / "out", **settings)
+        train_options("model", tmp_path / "pairs.jsonl", tmp_path / "out", **settings)
 
 
 def test_the_last_step_may_be_a_start(tmp_path: Path) -> None:
-    options("model", tmp_path / "pairs.jsonl", tmp_path / "out", schedule="staged", starts={"binary": 5}, steps=6)
+    train_options("model", tmp_path / "pairs.jsonl", tmp_path / "out", schedule="staged", starts={"binary": 5}, steps=6)
 
 
 def test_a_stage_of_an_unknown_precision_is_refused() -> None:
@@ -72,41 +72,39 @@ def test_a_stage_of_an_unknown_precision_is_refused() -> None:
         staged({"bianry": 3})
 
 
-def test_scored_pairs_are_not_trained_by_gradient_caching(model: str, tmp_path: Path) -> None:
+def test_scored_pairs_are_not_trained_with_gradient_caching(model: str, tmp_path: Path) -> None:
     data = tmp_path / "scored.jsonl"
     data.write_text("".join(json.dumps({"a": f"cat {n}", "b": f"dog {n}", "score": n}) + "\n" for n in range(20)))
-    with pytest.raises(InputError, match="scored pairs are not trained by gradient caching; leave out --mini-batch"):
-        train(options(model, data, tmp_path / "out", mini_batch_size=4), Reporter())
+    with pytest.raises(InputError, match="scored pairs cannot be trained with gradient caching; leave out --mini"):
+        train(train_options(model, data, tmp_path / "out", mini_batch_size=4), Reporter())
 
 
-def test_a_model_whose_inputs_are_no_batches_is_trained_but_not_by_gradient_caching(
-    pairs: Path, tmp_path: Path
-) -> None:
+def test_a_static_model_is_trained_but_not_with_gradient_caching(pairs: Path, tmp_path: Path) -> None:
     tokenizer = tiny_model(tmp_path).tokenizer
     static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=20)], device="cpu")
     static.save(str(tmp_path / "static"))
     with pytest.raises(
-        InputError, match=r"cannot be trained by gradient caching .*StaticEmbedding.*leave out --mini-b"
+        InputError, match=r"cannot be trained with gradient caching .*StaticEmbedding.*leave out --mini-b"
     ):
-        train(options(str(tmp_path / "static"), pairs, tmp_path / "out", mini_batch_size=4), Reporter())
-    done = train(options(str(tmp_path / "static"), pairs, tmp_path / "out"), Reporter())
+        train(train_options(str(tmp_path / "static"), pairs, tmp_path / "out", mini_batch_size=4), Reporter())
+    done = train(train_options(str(tmp_path / "static"), pairs, tmp_path / "out"), Reporter())
     assert done.calibration.dimensions == 20
 
 
 @pytest.mark.parametrize("with_selection", [False, True])
-def test_a_training_that_diverged_is_said_and_not_saved(
+def test_a_diverged_training_is_reported_and_not_saved(
     model: str, pairs: Path, tmp_path: Path, with_selection: bool
 ) -> None:
     settings: dict[str, Any] = {"learning_rate": 1e20, "evaluation": pairs if with_selection else None}
     with pytest.raises(
         InputError,
-        match=r"diverged: after step 2 .*; begin anew with a lower --learning-rate than 1e\+20, and with --restart",
+        match=r"diverged: after step 2 .*; start over with --restart and a --learning-rate below 1e\+20",
     ):
-        train(options(model, pairs, tmp_path / "out", **settings), Reporter())
+        train(train_options(model, pairs, tmp_path / "out", **settings), Reporter())
     assert not list((tmp_path / "out" / "checkpoints").glob("checkpoint-*"))
 
 
-def test_nothing_is_shown_where_that_was_asked(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_quiet_prints_nothing(model: str, pairs: Path, tmp_path: Path) -> None:
     arguments = ["train", "--model", model, "--data", str(pairs), "--output", str(tmp_path / "out"), "--steps", "2"]
     result = CliRunner().invoke(main, [*arguments, "--batch-size", "8", "-q"])
     assert (result.exit_code, result.output) == (0, "")

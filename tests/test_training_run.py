@@ -1,4 +1,4 @@
-"""qvec train, from pairs to a folder that qvec ingest uses; interrupted, resumed, and refused."""
+"""`qvec train` from pairs to a folder that `qvec ingest` uses; interrupted, resumed and refused."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from tiny_models import InterruptingReporter, RecordingReporter, train_options, weights, write_beir
 
 import qvec
 from qvec import Calibration, InputError, RangeMethod, RowError
@@ -24,8 +24,8 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("datasets")
 pytest.importorskip("accelerate")
 
-from qvec.training import TrainOptions, train  # noqa: E402
-from qvec.training.pairs import read_pairs  # noqa: E402
+from qvec.training import train  # noqa: E402
+from qvec.training.dataset import read_pairs  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -33,42 +33,12 @@ pytestmark = [
 ]
 
 
-def options(model: str, pairs: Path, output: Path, **others: Any) -> TrainOptions:
-    settings = {"steps": 6, "batch_size": 8, "save_every": 2, "learning_rate": 1e-2, **others}
-    return TrainOptions(model=model, data=pairs, output=output, **settings)
-
-
-class Interrupting(Reporter):
-    """Ends the training at a step, as Ctrl-C does."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def advance(self, name: str, done: int, total: int | None = None) -> None:  # noqa: ARG002
-        if name == "training" and done == self.step:
-            raise KeyboardInterrupt
-
-
-class Listening(Reporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-
-def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.numpy import load_file
-
-    return load_file(folder / "model.safetensors")
-
-
-def test_a_training_interrupted_and_resumed_is_the_one_that_was_not(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(model: str, pairs: Path, tmp_path: Path) -> None:
     staged = {"schedule": "staged", "starts": {"int8": 2, "binary": 3}, "weights": (1.0, 1.0, 0.5)}
-    whole = train(options(model, pairs, tmp_path / "whole", **staged), Reporter())
+    whole = train(train_options(model, pairs, tmp_path / "whole", **staged), Reporter())
     with pytest.raises(KeyboardInterrupt):
-        train(options(model, pairs, tmp_path / "parts", **staged), Interrupting(5))
-    resumed = train(options(model, pairs, tmp_path / "parts", **staged), Reporter())
+        train(train_options(model, pairs, tmp_path / "parts", **staged), InterruptingReporter(5))
+    resumed = train(train_options(model, pairs, tmp_path / "parts", **staged), Reporter())
     assert (whole.resumed_at, resumed.resumed_at) == (0, 4)
     assert resumed.calibration == whole.calibration == Calibration.load(tmp_path / "parts" / "qvec.safetensors")
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
@@ -78,11 +48,9 @@ def test_a_training_interrupted_and_resumed_is_the_one_that_was_not(model: str, 
     assert resumed.tables == whole.tables
 
 
-def test_losses_of_each_precision_are_logged_and_the_card_has_the_table(
-    model: str, pairs: Path, tmp_path: Path
-) -> None:
-    reporter = Listening()
-    done = train(options(model, pairs, tmp_path / "out", mini_batch_size=4), reporter)
+def test_losses_by_precision_are_logged_and_the_card_has_the_table(model: str, pairs: Path, tmp_path: Path) -> None:
+    reporter = RecordingReporter()
+    done = train(train_options(model, pairs, tmp_path / "out", mini_batch_size=4), reporter)
     logged = [line for line in reporter.said if line.startswith("step ")]
     assert len(logged) == 6
     assert all(f"{name} " in logged[-1] for name in ("float32", "int8", "binary"))
@@ -97,7 +65,7 @@ def test_losses_of_each_precision_are_logged_and_the_card_has_the_table(
 
 
 def test_ingest_uses_the_calibration_in_the_models_folder(model: str, pairs: Path, tmp_path: Path, url: str) -> None:
-    done = train(options(model, pairs, tmp_path / "out", ranges=RangeMethod("minmax")), Reporter())
+    done = train(train_options(model, pairs, tmp_path / "out", ranges=RangeMethod("minmax")), Reporter())
     source = tmp_path / "texts.jsonl"
     source.write_text("".join(json.dumps({"id": n, "text": "the old tree"}) + "\n" for n in range(3)))
     arguments = ["ingest", str(source), "--db", url, "--collection", "docs", "--model", str(tmp_path / "out"), "--json"]
@@ -113,18 +81,16 @@ def test_ingest_uses_the_calibration_in_the_models_folder(model: str, pairs: Pat
 
 
 def test_scored_pairs_and_a_folder_of_judgements_are_evaluated(model: str, pairs: Path, tmp_path: Path) -> None:
-    from test_training_evaluators import write_beir
-
     read = read_pairs(pairs)
     scored = tmp_path / "scored.parquet"
     columns = {**read.texts, "score": np.linspace(0, 1, len(read))}
     pq.write_table(pa.table(columns), scored)
-    done = train(options(model, scored, tmp_path / "scored", steps=2), Reporter())
+    done = train(train_options(model, scored, tmp_path / "scored", steps=2), Reporter())
     assert done.tables[0].measure == "Spearman's correlation"
     assert done.tables[0].texts == "6 pairs held out"
     folder = write_beir(tmp_path / "beir")
     (folder / "qrels" / "dev.tsv").unlink()
-    done = train(options(model, pairs, tmp_path / "judged", steps=2, evaluation=folder), Reporter())
+    done = train(train_options(model, pairs, tmp_path / "judged", steps=2, evaluation=folder), Reporter())
     assert (done.tables[0].measure, done.tables[0].texts) == ("nDCG@10", "half of beir")
 
 
@@ -144,44 +110,44 @@ def test_a_text_may_hold_any_line_end_but_a_newline(tmp_path: Path, mark: str) -
     assert read_pairs(path).texts == {"query": [f"a{mark}b"] * 2, "document": [f"{mark}c"] * 2}
 
 
-def test_a_third_column_holds_what_is_no_answer(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_a_third_column_holds_negatives(model: str, pairs: Path, tmp_path: Path) -> None:
     read = read_pairs(pairs)
     wrong = read.documents[7:] + read.documents[:7]
     rows = zip(read.queries, read.documents, wrong, strict=True)
     path = tmp_path / "triplets.jsonl"
     path.write_text("".join(json.dumps({"q": a, "d": b, "no": c}) + "\n" for a, b, c in rows))
     done = [
-        train(options(model, path, tmp_path / name, columns=columns, steps=2), Reporter())
+        train(train_options(model, path, tmp_path / name, columns=columns, steps=2), Reporter())
         for name, columns in (("all", None), ("two", ("q", "d")))
     ]
-    # Ranges are those of what was embedded: three texts a row, or two, of the same batches.
+    # The ranges cover three or two texts per row of the same batches.
     assert [each.calibration.description["sample"]["size"] for each in done] == [2 * 8 * 3, 2 * 8 * 2]
     assert done[0].tables[0].before == done[1].tables[0].before
     assert done[0].calibration != done[1].calibration
 
 
 def test_a_threshold_is_trained_with_and_stored(model: str, pairs: Path, tmp_path: Path) -> None:
-    done = train(options(model, pairs, tmp_path / "out", steps=2, threshold=0.5), Reporter())
+    done = train(train_options(model, pairs, tmp_path / "out", steps=2, threshold=0.5), Reporter())
     np.testing.assert_allclose(done.calibration.threshold, 0.5 * done.calibration.mean, rtol=1e-5)
     assert done.calibration.mean.any()
     assert done.calibration.description["method"]["threshold"] == 0.5
 
 
-def test_another_training_is_not_mixed_into_the_output(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_trainings_with_other_settings_are_not_mixed(model: str, pairs: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    first = train(options(model, pairs, output, steps=2), Reporter())
-    with pytest.raises(InputError, match="holds a training with seed 0, not 1; go on with the same settings"):
-        train(options(model, pairs, output, steps=2, seed=1), Reporter())
-    again = train(options(model, pairs, output, steps=2, seed=1, restart=True), Reporter())
+    first = train(train_options(model, pairs, output, steps=2), Reporter())
+    with pytest.raises(InputError, match="holds a training with seed 0, not 1; resume with the same settings"):
+        train(train_options(model, pairs, output, steps=2, seed=1), Reporter())
+    again = train(train_options(model, pairs, output, steps=2, seed=1, restart=True), Reporter())
     assert again.resumed_at == 0
     assert again.calibration != first.calibration
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(InputError, match="is not empty and holds no training"):
-        train(options(model, pairs, tmp_path / "full"), Reporter())
+        train(train_options(model, pairs, tmp_path / "full"), Reporter())
 
 
-def test_data_that_does_not_fit_is_named(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_invalid_data_is_reported(model: str, pairs: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     for text, kind, message in (
         ('{"query": "a"}\n', InputError, "1 columns of text, expected rows of two or more"),
@@ -212,9 +178,9 @@ def test_data_that_does_not_fit_is_named(model: str, pairs: Path, tmp_path: Path
     with pytest.raises(InputError, match="no column answer"):
         read_pairs(pairs, ["query", "answer"])
     with pytest.raises(InputError, match="54 pairs to train on and 6 held out found, at least a batch of 64"):
-        train(options(model, pairs, tmp_path / "out", batch_size=64), Reporter())
+        train(train_options(model, pairs, tmp_path / "out", batch_size=64), Reporter())
     with pytest.raises(InputError, match="staged schedule needs the first step"):
-        options(model, pairs, tmp_path / "out", schedule="staged")
+        train_options(model, pairs, tmp_path / "out", schedule="staged")
 
 
 def test_minilm_trains_from_the_command(tmp_path: Path) -> None:
@@ -234,7 +200,7 @@ def test_minilm_trains_from_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["torch", "sentence_transformers", "datasets"])
-def test_a_missing_package_is_said_with_the_extra(missing: str) -> None:
+def test_a_missing_package_is_reported_with_the_extra(missing: str) -> None:
     code = (
         "import sys\n"
         "class Absent:\n"
@@ -250,7 +216,7 @@ def test_a_missing_package_is_said_with_the_extra(missing: str) -> None:
     )
 
 
-def test_importing_the_package_and_its_options_loads_no_model() -> None:
+def test_importing_the_package_and_its_options_does_not_import_torch() -> None:
     code = "import sys, qvec.training; from qvec.training import TrainOptions; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

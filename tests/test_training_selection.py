@@ -1,4 +1,4 @@
-"""The checkpoint that qvec train keeps, and Matryoshka prefixes with calibrations of their own."""
+"""The checkpoint that `qvec train` selects, and Matryoshka prefixes with their own calibrations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from test_training_evaluators import write_beir
-from test_training_run import Interrupting, Listening, options, weights
+from tiny_models import InterruptingReporter, RecordingReporter, train_options, weights, write_beir
 
 import qvec
 from qvec import Calibration, InputError
@@ -26,10 +25,9 @@ pytest.importorskip("accelerate")
 
 from qvec.embedding.hub import load  # noqa: E402
 from qvec.training import QuantizedInformationRetrievalEvaluator, train  # noqa: E402
-from qvec.training.material import read_material  # noqa: E402
-from qvec.training.pairs import Pairs, read_pairs  # noqa: E402
-from qvec.training.retrieval import Retrieval, retrieval_of_pairs  # noqa: E402
-from qvec.training.selection import comparison_of, halved  # noqa: E402
+from qvec.training.dataset import RetrievalDataset, TextPairs, read_pairs, retrieval_from_pairs  # noqa: E402
+from qvec.training.scoring import Scorer, coarsest  # noqa: E402
+from qvec.training.split import read_training_data  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -37,17 +35,17 @@ pytestmark = [
 ]
 
 
-def selecting(pairs: Path) -> Retrieval:
-    """The queries that select in a training with seed 0."""
+def selecting(pairs: Path) -> RetrievalDataset:
+    """The queries that select a checkpoint in a training with seed 0."""
     read = read_pairs(pairs)
-    found, _ = halved(retrieval_of_pairs(read.queries, read.documents), 0)
-    assert isinstance(found, Retrieval)
+    found, _ = retrieval_from_pairs(read.queries, read.documents).halve(0)
+    assert isinstance(found, RetrievalDataset)
     return found
 
 
-def test_the_checkpoint_that_finds_most_is_kept_with_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_selected_with_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
     # So high a learning rate that later checkpoints are not simply the better ones.
-    chosen = options(model, pairs, tmp_path / "out", evaluation=pairs, steps=7, learning_rate=0.03)
+    chosen = train_options(model, pairs, tmp_path / "out", evaluation=pairs, steps=7, learning_rate=0.03)
     done = train(chosen, Reporter())
     state = json.loads((tmp_path / "out" / "checkpoints" / "checkpoint-7" / "trainer_state.json").read_text())
     metric = "eval_dev_binary_ndcg@10"
@@ -64,33 +62,33 @@ def test_the_checkpoint_that_finds_most_is_kept_with_its_ranges(model: str, pair
     )(load(str(tmp_path / "out")))
     assert found["binary_ndcg@10"] == pytest.approx(max(by_step.values()))
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"Kept is the checkpoint of step {done.selected}, with the best nDCG@10 over the other half" in card
+    assert f"This is the checkpoint of step {done.selected}, with the best nDCG@10 over the other half" in card
     assert done.tables[0].texts == "half of 60 pairs in pairs.jsonl"
 
 
-def test_a_selection_goes_on_after_an_interruption(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_a_selection_resumes_after_an_interruption(model: str, pairs: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"evaluation": pairs, "learning_rate": 0.03, "precisions": ("float32", "ternary")}
-    whole = train(options(model, pairs, tmp_path / "whole", **settings), Reporter())
+    whole = train(train_options(model, pairs, tmp_path / "whole", **settings), Reporter())
     with pytest.raises(KeyboardInterrupt):
-        train(options(model, pairs, tmp_path / "parts", **settings), Interrupting(5))
-    parts = train(options(model, pairs, tmp_path / "parts", **settings), Reporter())
+        train(train_options(model, pairs, tmp_path / "parts", **settings), InterruptingReporter(5))
+    parts = train(train_options(model, pairs, tmp_path / "parts", **settings), Reporter())
     assert (parts.resumed_at, parts.selected, parts.tables) == (4, whole.selected, whole.tables)
 
 
 @pytest.mark.parametrize("with_selection", [False, True])
-def test_a_finished_training_is_written_again_as_it_was(
+def test_a_finished_training_is_written_again_unchanged(
     model: str, pairs: Path, tmp_path: Path, with_selection: bool
 ) -> None:
-    chosen = options(
+    chosen = train_options(
         model, pairs, tmp_path / "out", learning_rate=0.03, evaluation=pairs if with_selection else None, steps=7
     )
     first = train(chosen, Reporter())
     trained = weights(tmp_path / "out")
     for file in ("model.safetensors", "qvec.safetensors", "README.md"):
         (tmp_path / "out" / file).unlink()
-    reporter = Listening()
+    reporter = RecordingReporter()
     again = train(chosen, reporter)
-    assert "the training was finished at step 7; its folder is written anew" in reporter.said
+    assert "the training had finished at step 7; writing its folder again" in reporter.said
     assert again == replace(first, resumed_at=7)
     written = weights(tmp_path / "out")
     assert all(np.array_equal(written[name], trained[name]) for name in trained)
@@ -99,62 +97,62 @@ def test_a_finished_training_is_written_again_as_it_was(
     assert not (tmp_path / "out" / "checkpoints" / "checkpoint-8").exists()
 
 
-def test_other_settings_may_follow_a_training_that_left_no_checkpoint(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_settings_may_change_after_a_training_without_checkpoints(model: str, pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'int3' is unknown"):
-        train(options(model, pairs, tmp_path / "out", precisions=("int3",)), Reporter())
-    train(options(model, pairs, tmp_path / "out", steps=2), Reporter())
+        train(train_options(model, pairs, tmp_path / "out", precisions=("int3",)), Reporter())
+    train(train_options(model, pairs, tmp_path / "out", steps=2), Reporter())
 
 
 def test_ranges_are_tracked_in_training_and_not_while_evaluating(model: str, pairs: Path, tmp_path: Path) -> None:
-    done = train(options(model, pairs, tmp_path / "out", evaluation=pairs, save_every=1, steps=4), Reporter())
+    done = train(train_options(model, pairs, tmp_path / "out", evaluation=pairs, save_every=1, steps=4), Reporter())
     assert done.selected is not None
     # Two texts of 8 pairs a step; in the last tenth of the steps, of which there is none here, ranges are frozen.
     assert done.calibration.description["sample"]["size"] == 16 * done.selected
 
 
-def test_the_precision_that_selects() -> None:
-    assert comparison_of(None, ("float32", "binary", "int8")).name == "binary"
-    assert comparison_of(None, ("float32", "int8", "int4")).name == "int4"
-    assert comparison_of("ternary", ("float32",)).name == "ternary_symmetric"
-    assert comparison_of("int8", ("binary",)).name == "int8"
+def test_the_coarsest_precision_selects() -> None:
+    assert coarsest(("float32", "binary", "int8")).name == "binary"
+    assert coarsest(("float32", "int8", "int4")).name == "int4"
+    assert Scorer.for_stored("ternary").name == "ternary_symmetric"
+    assert Scorer.for_stored("int8").name == "int8"
 
 
 def test_halves_share_the_corpus_and_no_query() -> None:
-    data = retrieval_of_pairs([f"q{n}" for n in range(9)], [f"d{n % 5}" for n in range(9)])
-    first, second = halved(data, 3)
-    assert isinstance(first, Retrieval)
-    assert isinstance(second, Retrieval)
+    data = retrieval_from_pairs([f"q{n}" for n in range(9)], [f"d{n % 5}" for n in range(9)])
+    first, second = data.halve(3)
+    assert isinstance(first, RetrievalDataset)
+    assert isinstance(second, RetrievalDataset)
     assert (len(first.queries), len(second.queries)) == (4, 5)
     assert first.queries | second.queries == data.queries
     assert first.relevant | second.relevant == data.relevant
     assert first.corpus == second.corpus == data.corpus
-    assert halved(data, 3) == (first, second)
-    scored = Pairs({"a": list("uvwx"), "b": list("wxyz")}, [0.1, 0.2, 0.3, 0.4])
-    assert [len(part) for part in halved(scored, 0)] == [2, 2]
-    with pytest.raises(InputError, match="3 queries to evaluate on found, at least 4 wanted"):
-        halved(retrieval_of_pairs("abc", "def"), 0)
+    assert data.halve(3) == (first, second)
+    scored = TextPairs({"a": list("uvwx"), "b": list("wxyz")}, [0.1, 0.2, 0.3, 0.4])
+    assert [len(part) for part in scored.halve(0)] == [2, 2]
+    with pytest.raises(InputError, match="3 evaluation queries found, at least 4 wanted"):
+        retrieval_from_pairs("abc", "def").halve(0)
 
 
 def test_dev_queries_select_and_test_queries_are_measured(model: str, pairs: Path, tmp_path: Path) -> None:
     folder = write_beir(tmp_path / "beir")
-    chosen = options(model, pairs, tmp_path / "out", evaluation=folder, steps=2)
-    material = read_material(chosen)
-    assert isinstance(material.evaluation, Retrieval)
-    assert material.selection is not None
-    assert isinstance(material.selection.data, Retrieval)
-    assert sorted(material.selection.data.queries) == ["q4", "q5"]
-    assert sorted(material.evaluation.queries) == ["q0", "q1", "q2", "q3", "q4", "q5"]
+    chosen = train_options(model, pairs, tmp_path / "out", evaluation=folder, steps=2)
+    data = read_training_data(chosen)
+    assert isinstance(data.evaluation, RetrievalDataset)
+    assert data.selection is not None
+    assert isinstance(data.selection.data, RetrievalDataset)
+    assert sorted(data.selection.data.queries) == ["q4", "q5"]
+    assert sorted(data.evaluation.queries) == ["q0", "q1", "q2", "q3", "q4", "q5"]
     done = train(chosen, Reporter())
     assert done.tables[0].texts == "beir/qrels/test.tsv"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "with the best nDCG@10 over beir/qrels/dev.tsv when stored and searched as binary" in card
     assert "nDCG@10 in percent, beir/qrels/test.tsv:" in card
 
-    (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "dev.tsv")  # alone they are halved as any others are
-    material = read_material(chosen)
-    assert isinstance(material.evaluation, Retrieval)
-    assert len(material.evaluation.queries) == 3
-    assert material.described == "half of beir"
+    (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "dev.tsv")  # the only judgements are halved
+    data = read_training_data(chosen)
+    assert isinstance(data.evaluation, RetrievalDataset)
+    assert len(data.evaluation.queries) == 3
+    assert data.described == "half of beir"
 
 
 def test_scored_pairs_select_by_their_correlation(model: str, pairs: Path, tmp_path: Path) -> None:
@@ -165,7 +163,7 @@ def test_scored_pairs_select_by_their_correlation(model: str, pairs: Path, tmp_p
         for query, document in zip(read.queries, read.documents, strict=True)
     ]
     scored.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = train(options(model, scored, tmp_path / "out", evaluation=scored, steps=2, select="int8"), Reporter())
+    done = train(train_options(model, scored, tmp_path / "out", evaluation=scored, steps=2, select="int8"), Reporter())
     assert done.selected == 2
     assert (
         "Spearman's correlation over the other half when stored and searched as int8."
@@ -181,7 +179,7 @@ def test_each_matryoshka_prefix_has_its_calibration_and_its_table(
     mini_batch_size: int | None,
 ) -> None:
     done = train(
-        options(model, pairs, tmp_path / "out", matryoshka=(12, 8), mini_batch_size=mini_batch_size), Reporter()
+        train_options(model, pairs, tmp_path / "out", matryoshka=(12, 8), mini_batch_size=mini_batch_size), Reporter()
     )
     assert [table.dimensions for table in done.tables] == [20, 12, 8]
     assert done.calibration.accepted_dimensions == (20,)
@@ -200,13 +198,13 @@ def test_each_matryoshka_prefix_has_its_calibration_and_its_table(
 
 
 @pytest.mark.parametrize("mini_batch_size", [None, 3])
-def test_losses_of_each_precision_are_logged_inside_matryoshka(
+def test_losses_by_precision_are_logged_inside_matryoshka(
     model: str,
     pairs: Path,
     tmp_path: Path,
     mini_batch_size: int | None,
 ) -> None:
-    chosen = options(model, pairs, tmp_path / "out", matryoshka=(12,), mini_batch_size=mini_batch_size, steps=4)
+    chosen = train_options(model, pairs, tmp_path / "out", matryoshka=(12,), mini_batch_size=mini_batch_size, steps=4)
     train(chosen, Reporter())
     state = json.loads((tmp_path / "out" / "checkpoints" / "checkpoint-4" / "trainer_state.json").read_text())
     entries = [entry for entry in state["log_history"] if "loss" in entry]
@@ -215,13 +213,13 @@ def test_losses_of_each_precision_are_logged_inside_matryoshka(
         assert entry["loss"] == pytest.approx(entry["float32"] + entry["int8"] + entry["binary"], abs=1e-3)
 
 
-def test_ingest_takes_the_calibration_of_the_prefix_asked_for(
+def test_ingest_uses_the_calibration_of_the_requested_prefix(
     model: str,
     pairs: Path,
     tmp_path: Path,
     url: str,
 ) -> None:
-    train(options(model, pairs, tmp_path / "out", matryoshka=(12,), steps=2), Reporter())
+    train(train_options(model, pairs, tmp_path / "out", matryoshka=(12,), steps=2), Reporter())
     source = tmp_path / "texts.jsonl"
     source.write_text("".join(json.dumps({"id": n, "text": "the old tree"}) + "\n" for n in range(3)))
     asked = ["ingest", str(source), "--db", url, "--model", str(tmp_path / "out"), "--json"]
@@ -232,11 +230,11 @@ def test_ingest_takes_the_calibration_of_the_prefix_asked_for(
             assert database.collection(f"docs{len(arguments)}").calibration == Calibration.load(tmp_path / "out" / file)
 
 
-def test_what_cannot_be_selected_or_cut_is_said(model: str, pairs: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="checkpoints are to be selected by int8, but on what"):
-        options(model, pairs, tmp_path / "out", select="int8")
+def test_what_cannot_be_selected_or_cut_is_reported(model: str, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--select int8 needs queries to select a checkpoint by; add --eval"):
+        train_options(model, pairs, tmp_path / "out", select="int8")
     with pytest.raises(InputError, match="a Matryoshka prefix has 20 dimensions, expected 1 to 19"):
-        train(options(model, pairs, tmp_path / "out", matryoshka=(20,)), Reporter())
+        train(train_options(model, pairs, tmp_path / "out", matryoshka=(20,)), Reporter())
     result = CliRunner().invoke(main, ["train", "--model=m", "--data=d", "--output=o", "--matryoshka=256,x"])
     assert result.exit_code == 2
-    assert "'256,x' is no list of lengths, e.g. 256,128" in result.output
+    assert "'256,x' found, expected a list of lengths, e.g. 256,128" in result.output

@@ -1,11 +1,11 @@
-"""What each level of quantization costs a model: levels, scalings, and queries quantized or not.
+"""What each level of quantization costs a model, for several range methods, with quantized and unquantized queries.
 
     python benchmarks/quality/levels.py [FOLDER]... [--cache FILE]
 
-In the manner of Jina's article on quantization-aware training: documents in 8 bits, 4 bits, trinary and binary, scaled
-by min/max, quantiles or rolling averages, against queries left as they are or quantized likewise. MiniLM embeds the
-documentation strings of Python's standard library, whose first lines are to find the rest of them, and the texts of
-each FOLDER in the BEIR layout. Intervals are bootstrapped over the queries, with 95% confidence.
+Like Jina's article on quantization-aware training, this compares documents in 8 bits, 4 bits, trinary and binary,
+scaled by min/max, quantiles or rolling averages, with queries in float32 or quantized likewise. The texts are the
+documentation strings of Python's standard library, whose first lines search for the rest, and each FOLDER in BEIR's
+layout, embedded by MiniLM. Intervals are bootstrapped over the queries, with 95% confidence.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from embeddings import Embeddings
-from judging import Judge, Judged, K
-from texts import documentation, named
+from ranking_quality import K, RankingEvaluator, RankingQuality
+from study_data import EmbeddingCache, beir_datasets, documentation
 
 from qvec import Calibration, RangeMethod
 from qvec.evaluation.intervals import interval
 from qvec.evaluation.results import Interval
-from qvec.training.scoring import Comparison
+from qvec.training.scoring import Scorer
 
 LEVELS = {"8-bit": "int8", "4-bit": "int4", "trinary": "ternary", "binary": "binary"}
 SCALINGS = {
@@ -34,35 +33,36 @@ SCALINGS = {
     "rolling, 4 deviations": RangeMethod("rolling"),
 }
 UNSCALED = "any"
-"""The scaling of binary, which has none: its threshold and its deviation are those of the vectors."""
+"""The scaling of binary, which does not depend on the range method."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A level and scaling: what queries in float32 find, and queries in the same precision."""
+    """A level and scaling, with the quality of float32 queries and of quantized queries."""
 
     level: str
     scaling: str
-    unquantized: Judged
-    quantized: Judged
+    unquantized: RankingQuality
+    quantized: RankingQuality
 
-    def as_dict(self, retrieval: str) -> dict[str, Any]:
-        found: dict[str, Any] = {"retrieval": retrieval, "level": self.level, "scaling": self.scaling}
-        for queries, judged in (("float32", self.unquantized), ("quantized", self.quantized)):
-            for metric, values in (("ndcg", judged.ndcgs), ("recall", judged.recalls)):
+    def as_dict(self, dataset: str) -> dict[str, Any]:
+        found: dict[str, Any] = {"retrieval": dataset, "level": self.level, "scaling": self.scaling}
+        for queries, quality in (("float32", self.unquantized), ("quantized", self.quantized)):
+            for metric, values in (("ndcg", quality.ndcgs), ("recall", quality.recalls)):
                 found[f"{metric}_{queries}_queries"] = interval(values)._asdict()
         return found
 
 
 @click.command()
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--cache", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Keeps the embeddings.")
+@click.option("--cache", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Keep embeddings here.")
 @click.option("--threshold", default=0.5, show_default=True, help="Share of the mean that is subtracted.")
-@click.option("--json", "as_json", is_flag=True, help="One line a level and scaling.")
-def main(folders: tuple[Path, ...], cache: Path | None, threshold: float, as_json: bool) -> None:
-    embeddings = Embeddings(cache)
-    for name, data in {"documentation": documentation(), **named(folders)}.items():
-        lines = list(measured(Judge(data, *embeddings.of(data)), threshold))
+@click.option("--limit", type=click.IntRange(10), help="Use only this many documentation strings.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line for each level and scaling.")
+def main(folders: tuple[Path, ...], cache: Path | None, threshold: float, limit: int | None, as_json: bool) -> None:
+    embeddings = EmbeddingCache(cache)
+    for name, data in {"documentation": documentation(limit), **beir_datasets(folders)}.items():
+        lines = list(measure(RankingEvaluator(data, *embeddings.embed(data)), threshold))
         if as_json:
             for line in lines:
                 click.echo(json.dumps(line.as_dict(name)))
@@ -71,26 +71,27 @@ def main(folders: tuple[Path, ...], cache: Path | None, threshold: float, as_jso
             print_table(lines)
 
 
-def measured(judge: Judge, threshold: float) -> Iterator[Line]:
+def measure(evaluator: RankingEvaluator, threshold: float) -> Iterator[Line]:
     fitted = {
-        name: Calibration.fit(judge.documents, threshold=threshold, ranges=ranges) for name, ranges in SCALINGS.items()
+        name: Calibration.fit(evaluator.documents, threshold=threshold, ranges=ranges)
+        for name, ranges in SCALINGS.items()
     }
-    some = next(iter(fitted.values()))
-    exact = judge.judged(Comparison("float32"), some)
+    any_scaling = next(iter(fitted.values()))
+    exact = evaluator.evaluate(Scorer("float32"), any_scaling)
     yield Line("float32", UNSCALED, exact, exact)
     for level, precision in LEVELS.items():
-        for scaling, calibration in ({UNSCALED: some} if level == "binary" else fitted).items():
-            both = (judge.judged(Comparison(precision, query), calibration) for query in ("float32", precision))
-            yield Line(level, scaling, *both)
+        for scaling, calibration in ({UNSCALED: any_scaling} if level == "binary" else fitted).items():
+            qualities = (evaluator.evaluate(Scorer(precision, query), calibration) for query in ("float32", precision))
+            yield Line(level, scaling, *qualities)
 
 
 def print_table(lines: list[Line]) -> None:
-    """As Markdown, in percent."""
+    """Print a Markdown table in percent."""
     print(f"| documents | scaling | nDCG@{K} | recall@{K} | queries too: nDCG@{K} | recall@{K} |")
     print("|---|---|---:|---:|---:|---:|")
     for line in lines:
-        judged = (line.unquantized, line.quantized)
-        cells = [_cell(interval(values)) for each in judged for values in (each.ndcgs, each.recalls)]
+        qualities = (line.unquantized, line.quantized)
+        cells = [_cell(interval(values)) for each in qualities for values in (each.ndcgs, each.recalls)]
         print(f"| {line.level} | {line.scaling} | {' | '.join(cells)} |")
     print()
 

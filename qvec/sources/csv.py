@@ -12,29 +12,27 @@ from typing import Any
 
 from qvec.errors import InputError
 from qvec.sources.base import Columns
-from qvec.sources.metadata import dump
-from qvec.sources.reading import reading
-from qvec.sources.record_source import RecordSource
-from qvec.sources.records import Record
-from qvec.sources.text_files import open_text
+from qvec.sources.fields import to_json
+from qvec.sources.files import open_text, read_errors
+from qvec.sources.records import Record, RecordSource
 
 FIELD_CHARACTERS = 1 << 24
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
 class CsvSource(RecordSource):
-    """Comma-separated values. All fields are text, empty ones nulls; ids are integers if the first ones are."""
+    """Comma-separated values. All fields are text, and empty ones null; ids are integers if the first ones are."""
 
     format = "CSV"
 
-    def __init__(self, name: str, path: str, file: Path, columns: Columns) -> None:
-        super().__init__(name, path, file, None)
-        # The csv module's limit is for the whole process and too low for a vector of some thousand dimensions.
+    def __init__(self, name: str, file: Path, columns: Columns) -> None:
+        super().__init__(name, file)
+        # The csv module's limit is one for the whole process, and too low for a vector of some thousand dimensions.
         csv.field_size_limit(max(csv.field_size_limit(), FIELD_CHARACTERS))
         self._recognize(columns)
 
     def _records(self, start: int) -> Iterator[Record]:
-        with reading(self._label, self.format), open_text(self._file) as stream:
+        with read_errors(self._label, self.format), open_text(self._file) as stream:
             reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""), strict=True)
             header = self._header(reader)
             for row, (line, values) in enumerate(_rows(reader)):
@@ -53,14 +51,14 @@ class CsvSource(RecordSource):
             return Record(row, line, "", {}, f"is not valid CSV: {values}")
         if len(values) != len(header):
             fault = f"has {len(values)} fields, expected {len(header)} as in the header"
-            return Record(row, line, dump(values), {}, fault)
+            return Record(row, line, to_json(values), {}, fault)
         fields: dict[str, Any] = {name: value or None for name, value in zip(header, values, strict=True)}
         for name in self._parsed_columns(header):
             fields[name] = _parse(fields[name])
         return Record(row, line, "", fields)
 
     def _parsed_columns(self, header: list[str]) -> list[str]:
-        """Those that may hold integers or vectors: all of them until the columns are recognized."""
+        """Return the columns that may hold integers or vectors: all of them until the roles are known."""
         if self._reader is None:
             return header
         roles = self._reader.roles
@@ -68,7 +66,7 @@ class CsvSource(RecordSource):
 
 
 def _rows(reader: Any) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """The line where each row begins, and its fields or what is wrong with it; blank lines are no rows."""
+    """Yield the line where each row begins, and its fields or the error in it. Blank lines are skipped."""
     while True:
         line = reader.line_num + 1
         try:
@@ -82,7 +80,7 @@ def _rows(reader: Any) -> Iterator[tuple[int, list[str] | csv.Error]]:
 
 
 def _parse(text: str | None) -> Any:
-    """An integer or a list where the text is one, otherwise the text."""
+    """Return the integer or list that a text holds, otherwise the text."""
     if text is None:
         return None
     if INTEGER.fullmatch(text):

@@ -1,4 +1,4 @@
-"""Opening a source: its format by its name, or as the user says."""
+"""The table of formats, and `open_source`, which finds a source's format by its name."""
 
 from __future__ import annotations
 
@@ -9,69 +9,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from qvec.codecs import Codec
 from qvec.errors import InputError
 from qvec.sources.arrow import ArrowSource
 from qvec.sources.base import Columns, Source
 from qvec.sources.csv import CsvSource
+from qvec.sources.files import COMPRESSIONS, Spool
 from qvec.sources.hdf5 import Hdf5Source
-from qvec.sources.jsonl import JsonLines
-from qvec.sources.layouts import fbin_layout, fvecs_layout, npy_layout, safetensors_layout
-from qvec.sources.matrix import FlatFile, Layout
+from qvec.sources.jsonl import JsonLinesSource
+from qvec.sources.matrix import FbinFile, FvecsFile, NpyFile, SafetensorsFile
 from qvec.sources.parquet import ParquetSource
-from qvec.sources.text_files import COMPRESSIONS, Spool
 
 ANY_COLUMNS = Columns()
 
 Opener = Callable[[str, Path, Columns], Source]
 
 
-def _flat(layout: Callable[[Path, Codec], Layout]) -> Opener:
-    def opened(name: str, file: Path, columns: Columns) -> Source:
-        _refuse_columns(name, columns.id, columns.vector, columns.text, columns.metadata)
-        return FlatFile(name, file, layout(file, columns.codec), columns.codec)
-
-    return opened
-
-
-def _safetensors(name: str, file: Path, columns: Columns) -> Source:
-    _refuse_columns(name, columns.id, columns.text, columns.metadata)
-    return FlatFile(name, file, safetensors_layout(file, columns.vector, columns.codec), columns.codec)
-
-
-def _hdf5(name: str, file: Path, columns: Columns) -> Source:
-    _refuse_columns(name, columns.id, columns.text, columns.metadata)
-    return Hdf5Source(name, file, columns)
-
-
-def _parquet(name: str, file: Path, columns: Columns) -> Source:
+def _parquet_file(name: str, file: Path, columns: Columns) -> Source:
     return ParquetSource(name, str(file.resolve()), [file], columns)
 
 
-def _csv(name: str, file: Path, columns: Columns) -> Source:
-    return CsvSource(name, str(file.resolve()), file, columns)
-
-
-def _text(*endings: str) -> tuple[str, ...]:
+def _compressible(*endings: str) -> tuple[str, ...]:
     return tuple(ending + compression for ending in endings for compression in ("", *COMPRESSIONS))
 
 
-def _jsonl(name: str, file: Path, columns: Columns) -> Source:
-    return JsonLines(name, str(file.resolve()), file, columns)
-
-
 FORMATS: dict[str, tuple[Opener, tuple[str, ...]]] = {
-    "parquet": (_parquet, (".parquet", ".pq")),
+    "parquet": (_parquet_file, (".parquet", ".pq")),
     "arrow": (ArrowSource, (".arrow", ".arrows", ".feather", ".ipc")),
-    "npy": (_flat(npy_layout), (".npy",)),
-    "safetensors": (_safetensors, (".safetensors",)),
-    "fbin": (_flat(fbin_layout), (".fbin",)),
-    "fvecs": (_flat(fvecs_layout), (".fvecs",)),
-    "hdf5": (_hdf5, (".hdf5", ".h5")),
-    "jsonl": (_jsonl, _text(".jsonl", ".ndjson")),
-    "csv": (_csv, _text(".csv")),
+    "npy": (NpyFile, (".npy",)),
+    "safetensors": (SafetensorsFile, (".safetensors",)),
+    "fbin": (FbinFile, (".fbin",)),
+    "fvecs": (FvecsFile, (".fvecs",)),
+    "hdf5": (Hdf5Source, (".hdf5", ".h5")),
+    "jsonl": (JsonLinesSource, _compressible(".jsonl", ".ndjson")),
+    "csv": (CsvSource, _compressible(".csv")),
 }
-"""Each format's opener and the file name endings it is recognized by."""
+"""What opens each format, and the file name endings that it is recognized by."""
 
 
 def open_source(
@@ -83,9 +55,10 @@ def open_source(
 ) -> Source:
     """Open a file, a folder or glob of Parquet files, or "-" for JSON Lines on standard input.
 
-    `format` is one of FORMATS, None: by the name's ending; the text formats may end in .gz or .zst besides.
-    `columns.codec` tells how vectors are stored that are no plain floats.
-    Raises InputError when there is no such file, the format is unknown, or the file is not what it says.
+    `format` is one of FORMATS; None recognizes it by the name's ending. JSON Lines and CSV may be compressed (.gz,
+    .zst). `columns.codec` tells how quantized vectors are stored.
+
+    Raise InputError if the file is missing, its format is unknown, or its content does not have that format.
     """
     name = os.fspath(location)
     if format is not None and format not in FORMATS:
@@ -106,32 +79,27 @@ def open_source(
         raise InputError(f"cannot read {name}: {error.strerror or error}") from None
 
 
-def _refuse_columns(name: str, *asked: str | tuple[str, ...] | None) -> None:
-    for column in filter(None, asked):
-        raise InputError(f"{name} holds vectors alone; there is no column {column!r} in its format")
-
-
 def _recognize(path: Path) -> str:
-    for known, (_, endings) in FORMATS.items():
+    for format, (_, endings) in FORMATS.items():
         if path.name.lower().endswith(endings):
-            return known
+            return format
     raise InputError(f"{path}: the format is not known from the name; give --format, one of {', '.join(FORMATS)}")
 
 
-def _open_several(name: str, path: str, files: list[Path], kind: str | None, columns: Columns) -> Source:
+def _open_several(name: str, path: str, files: list[Path], format: str | None, columns: Columns) -> Source:
     if not files:
         raise InputError(f"{name}: no Parquet files there")
-    if (kind or "parquet") != "parquet":
-        raise InputError(f"{name}: several files as one source must be Parquet, not {kind}")
+    if format not in (None, "parquet"):
+        raise InputError(f"{name}: several files as one source must be Parquet, not {format}")
     return ParquetSource(name, path, files, columns)
 
 
-def _open_pipe(kind: str, columns: Columns, stream: BinaryIO) -> Source:
-    if kind != "jsonl":
-        raise InputError(f"standard input is read as jsonl, not {kind}; write it to a file first")
+def _open_pipe(format: str, columns: Columns, stream: BinaryIO) -> Source:
+    if format != "jsonl":
+        raise InputError(f"standard input is read as jsonl, not {format}; write it to a file first")
     spool = Spool(stream)
     try:
-        return JsonLines("-", "-", spool.file, columns, spool)
+        return JsonLinesSource("-", spool.file, columns, spool)
     except BaseException:
         spool.close()
         raise

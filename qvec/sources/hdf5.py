@@ -1,4 +1,4 @@
-"""HDF5 in the layout of ann-benchmarks: a two-dimensional dataset, "train" unless another is named."""
+"""HDF5 as ann-benchmarks uses it: a two-dimensional dataset, "train" unless another is named."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from qvec.arrays import Vectors
 from qvec.codecs import check_dtype
 from qvec.errors import InputError, MissingExtraError
-from qvec.sources.base import Columns, Progress, Vectors
+from qvec.sampling import RowNumbers
+from qvec.sources.base import Columns, Progress
+from qvec.sources.files import read_errors
 from qvec.sources.matrix import TAKE_ROWS, MatrixSource
-from qvec.sources.reading import reading
-from qvec.sources.sampling import Rows
 
 DATASET = "train"
 
@@ -22,21 +23,22 @@ DATASET = "train"
 class Hdf5Source(MatrixSource):
     """One dataset of an HDF5 file."""
 
+    has_named_matrices = True
+
     def __init__(self, name: str, file: Path, columns: Columns) -> None:
-        super().__init__(name, str(file.resolve()), [file])
-        self._file, self._dataset = file, columns.vector or DATASET
+        super().__init__(name, file, columns)
+        self._dataset = self._named or DATASET
         with self._open() as dataset:
             check_dtype(dataset.dtype, columns.codec, f"{file}: dataset {self._dataset!r}")
             self.rows, values = dataset.shape
-        self.codec = columns.codec
         self.dimensions = self.codec.dimensions_of(values, str(file))
 
     def _read(self, start: int, stop: int) -> Vectors:
         with self._open() as dataset:
             return self._decoded(dataset[start:stop], np.arange(start, stop))
 
-    def _take(self, rows: Rows, progress: Progress) -> Vectors:
-        """Whole blocks are read and the rows picked from them: HDF5 is slow at single rows."""
+    def _take(self, rows: RowNumbers, progress: Progress) -> Vectors:
+        """Read whole blocks and pick the rows from them: HDF5 is slow at reading single rows."""
         blocks = np.split(rows, np.flatnonzero(np.diff(rows // TAKE_ROWS)) + 1)
         taken: list[Any] = []
         for block in blocks if len(rows) else []:
@@ -48,7 +50,7 @@ class Hdf5Source(MatrixSource):
     @contextmanager
     def _open(self) -> Iterator[Any]:
         h5py = _h5py()
-        with reading(self._file, "HDF5"), h5py.File(self._file, "r") as opened:
+        with read_errors(self._file, "HDF5"), h5py.File(self._file, "r") as opened:
             dataset = opened.get(self._dataset)
             if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 2:
                 raise InputError(

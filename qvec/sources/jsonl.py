@@ -9,22 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qvec.sources.base import Columns
-from qvec.sources.reading import reading
-from qvec.sources.record_source import RecordSource
-from qvec.sources.records import Record
-from qvec.sources.text_files import Spool, open_text
+from qvec.sources.files import Spool, open_text, read_errors
+from qvec.sources.records import Record, RecordSource
 
 BOM = b"\xef\xbb\xbf"
 
 
-class JsonLines(RecordSource):
-    """Objects whose keys are the columns; a key that is missing later is a null."""
+class JsonLinesSource(RecordSource):
+    """Objects whose keys are the columns; a missing key is a null."""
 
     format = "JSON Lines"
 
-    def __init__(self, name: str, path: str, file: Path, columns: Columns, spool: Spool | None = None) -> None:
-        super().__init__(name, path, file, spool)
-        self._blanks = array("q")  # for each blank line, the row that comes after it
+    def __init__(self, name: str, file: Path, columns: Columns, spool: Spool | None = None) -> None:
+        super().__init__(name, file, spool)
+        self._blanks = array("q")  # the row after each blank line
         self._lines_seen = 0
         self._recognize(columns)
 
@@ -32,7 +30,7 @@ class JsonLines(RecordSource):
         return f"{self._label}, line {row + 1 + bisect_right(self._blanks, row)}"
 
     def _records(self, start: int) -> Iterator[Record]:
-        with reading(self._label, self.format), open_text(self._file) as stream:
+        with read_errors(self._label, self.format), open_text(self._file) as stream:
             row = 0
             for number, line in enumerate(stream, 1):
                 text = (line.removeprefix(BOM) if number == 1 else line).strip()

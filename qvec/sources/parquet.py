@@ -10,18 +10,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from qvec.sources.base import BATCH_ROWS, Batch, Columns, Source
-from qvec.sources.columns import Roles
-from qvec.sources.reading import reading
-from qvec.sources.schemas import schema_id_type, schema_roles
-from qvec.sources.table import TableReader
-from qvec.sources.vectors import first_dimensions
+from qvec.sources.base import Batch, Columns
+from qvec.sources.files import BUFFER_BYTES, read_errors
+from qvec.sources.tables import TableReader, TableSource, skip_rows
 
-STREAM_BYTES = 1 << 20
+PEEKED_ROWS = 64
 
 
-class ParquetSource(Source):
-    """Parquet files in the given order. Columns are recognized in the first and expected in the others."""
+class ParquetSource(TableSource):
+    """Parquet files in the given order. Columns are recognized in the first and required in the others."""
+
+    rows: int
 
     def __init__(self, name: str, path: str, files: Sequence[Path], columns: Columns) -> None:
         super().__init__(name, path, files)
@@ -31,66 +30,45 @@ class ParquetSource(Source):
             with _open(file) as opened:
                 counts.append(opened.metadata.num_rows)
                 schemas[str(file)] = opened.schema_arrow
-        self._firsts = [0, *accumulate(counts)]
-        self.rows: int = self._firsts[-1]
-        roles = schema_roles(schemas, columns)
-        self.id_type = schema_id_type(schemas, roles)
-        self.has_text = roles.text is not None
-        self.codec = columns.codec
-        self.dimensions = self._find_dimensions(roles)
-        self._readers = [
-            TableReader(roles, tuple(schema.names), self.id_type, self.dimensions, self.codec, self.where)
-            for schema in schemas.values()
-        ]
+        self._first_rows = [0, *accumulate(counts)]
+        self.rows = self._first_rows[-1]
+        self._recognize(schemas, columns)
 
     def where(self, row: int) -> str:
         file = self._file_of(row)
-        return f"{self._files[file].name}, row {row - self._firsts[file]}"
+        return f"{self._files[file].name}, row {row - self._first_rows[file]}"
 
     def _file_of(self, row: int) -> int:
-        return min(bisect_right(self._firsts, row), len(self._files)) - 1
-
-    def _batches(self, start: int, batch_rows: int) -> Iterator[Batch]:
-        return self._read(self._readers, start, batch_rows)
-
-    def _vector_batches(self) -> Iterator[Batch]:
-        return self._read([reader.vectors_only() for reader in self._readers], 0, BATCH_ROWS)
+        return min(bisect_right(self._first_rows, row), len(self._files)) - 1
 
     def _read(self, readers: Sequence[TableReader], start: int, batch_rows: int) -> Iterator[Batch]:
         if start >= self.rows:
             return
         for index in range(self._file_of(start), len(self._files)):
-            first = self._firsts[index]
-            for table in _tables(self._files[index], readers[index].columns, max(start - first, 0), batch_rows):
-                yield readers[index].batch(table, max(start, first))
-                start = max(start, first) + len(table)
+            skipped = max(start - self._first_rows[index], 0)
+            for table in _tables(self._files[index], readers[index].columns, skipped, batch_rows):
+                if len(table):
+                    yield readers[index].batch(table, start)
+                    start += len(table)
 
-    def _find_dimensions(self, roles: Roles) -> int | None:
-        if roles.vector is None:
-            return None
+    def _read_column(self, column: str) -> Iterator[Any]:
         for file in self._files:
-            for table in _tables(file, [roles.vector], 0, 64):
-                dimensions = first_dimensions(table.column(0), self.codec)
-                if dimensions is not None:
-                    return dimensions
-        return None
+            for table in _tables(file, [column], 0, PEEKED_ROWS):
+                yield table.column(0)
 
 
 def _open(file: Path) -> Any:
-    """Streamed with a small buffer, so that a row group of gigabytes is never in memory as a whole."""
-    with reading(file, "Parquet"):
-        return pq.ParquetFile(file, pre_buffer=False, buffer_size=STREAM_BYTES)
+    """Open a file with a small buffer, so that a row group of gigabytes is never in memory as a whole."""
+    with read_errors(file, "Parquet"):
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER_BYTES)
 
 
-def _tables(file: Path, columns: list[str], skip: int, batch_rows: int) -> Iterator[Any]:
-    """Record batches of a file from row `skip` on; whole row groups before it are not read."""
-    with _open(file) as opened, reading(file, "Parquet"):
+def _tables(file: Path, columns: list[str], start: int, batch_rows: int) -> Iterator[Any]:
+    """Yield record batches of a file from row `start` on; whole row groups before it are not read."""
+    with _open(file) as opened, read_errors(file, "Parquet"):
         counts = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
-        firsts = [0, *accumulate(counts)]
-        group = bisect_right(firsts, skip) - 1
-        skip -= firsts[group]
-        for table in opened.iter_batches(batch_rows, range(group, len(counts)), columns):
-            kept = table.slice(min(skip, len(table)))
-            skip -= len(table) - len(kept)
-            if len(kept):
-                yield kept
+        first_rows = [0, *accumulate(counts)]
+        group = bisect_right(first_rows, start) - 1
+        yield from skip_rows(
+            opened.iter_batches(batch_rows, range(group, len(counts)), columns), start - first_rows[group]
+        )

@@ -1,6 +1,6 @@
-"""Models trained for their codes: quantization-aware training with sentence-transformers.
+"""Quantization-aware training of sentence-transformers models, and learned prefilter bits.
 
-Needs torch and sentence-transformers (the extra `models`); they are imported when a name is first asked for.
+The names exported here need torch and sentence-transformers (the extra `models`), which are imported on first use.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ if TYPE_CHECKING:
         QuantizedSimilarityEvaluator,
         QuantizedTripletEvaluator,
     )
-    from qvec.training.loss import QuantizationAwareLoss
+    from qvec.training.loss import QuantizationAwareLoss, constant, linear, staged
     from qvec.training.options import TrainOptions
     from qvec.training.quantizers import Scale, dequantize_embeddings, quantize_embeddings, quantize_ste
     from qvec.training.run import train
-    from qvec.training.schedules import constant, linear, staged
 
-_HOMES = {
-    "callback": ("QuantizationCallback",),
-    "evaluators": (
-        "QuantizedInformationRetrievalEvaluator",
-        "QuantizedNanoBEIREvaluator",
-        "QuantizedSimilarityEvaluator",
-        "QuantizedTripletEvaluator",
-    ),
-    "loss": ("QuantizationAwareLoss",),
-    "quantizers": ("Scale", "dequantize_embeddings", "quantize_embeddings", "quantize_ste"),
-    "schedules": ("constant", "linear", "staged"),
-    "options": ("TrainOptions",),
-    "run": ("train",),
+_MODULES = {
+    "QuantizationAwareLoss": "loss",
+    "QuantizationCallback": "callback",
+    "QuantizedInformationRetrievalEvaluator": "evaluators",
+    "QuantizedNanoBEIREvaluator": "evaluators",
+    "QuantizedSimilarityEvaluator": "evaluators",
+    "QuantizedTripletEvaluator": "evaluators",
+    "Scale": "quantizers",
+    "TrainOptions": "options",
+    "constant": "loss",
+    "dequantize_embeddings": "quantizers",
+    "linear": "loss",
+    "quantize_embeddings": "quantizers",
+    "quantize_ste": "quantizers",
+    "staged": "loss",
+    "train": "run",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "QuantizationAwareLoss",
@@ -60,11 +61,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first asked for. MissingExtraError where torch or another package is missing."""
-    if name not in _HOME_OF:
+    """Import a public name on first use. Raise MissingExtraError if torch or another package is not installed."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'qvec.training' has no attribute {name!r}")
     try:
-        return getattr(import_module(f"qvec.training.{_HOME_OF[name]}"), name)
+        return getattr(import_module(f"qvec.training.{_MODULES[name]}"), name)
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "sentence_transformers", "transformers", "datasets", "accelerate"):
             raise

@@ -1,4 +1,4 @@
-"""The part of a model card that says what quantizing the model costs."""
+"""The section of a model card that shows what quantizing the model costs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from qvec.calibration import Calibration
-from qvec.training.measure import COMPARISONS
 from qvec.training.options import TrainOptions
+from qvec.training.scoring import TABLE_SCORERS
 
-_WAYS = {
+_ROW_TITLES = {
     "float32": "float32",
     "int8": "int8, float32 queries",
     "int4": "int4, float32 queries",
@@ -19,12 +19,18 @@ _WAYS = {
     "binary": "binary, float32 queries",
     "binary_symmetric": "binary, by Hamming distance",
 }
+_ROW_NAMES = [scorer.name for scorer in TABLE_SCORERS]
+
+COLUMNS = ("stored as", "before (PTQ)", "trained, PTQ", "trained, QAT")
 
 
 @dataclass(frozen=True)
-class Table:
-    """A number for each of COMPARISONS, at so many dimensions: the model before, quantized after training (PTQ), and
-    the trained model, quantized by ranges fitted afterwards (PTQ) and by those it was trained with (QAT)."""
+class PrecisionTable:
+    """The measured quality of every precision at one length of embeddings, a number for each of TABLE_SCORERS.
+
+    before: the original model with ranges fitted afterwards (PTQ). after: the trained model, likewise. trained: the
+    trained model with the ranges of the training (QAT). texts: a description of the queries.
+    """
 
     dimensions: int
     measure: str
@@ -34,56 +40,59 @@ class Table:
     trained: Sequence[float]
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines: shares of 1, by how vectors are stored and searched."""
-        names = [comparison.name for comparison in COMPARISONS]
+        """Return the table for JSON, with numbers from 0 to 1 by column and row."""
         columns = {"before": self.before, "after": self.after, "trained": self.trained}
-        numbers = {column: dict(zip(names, values, strict=True)) for column, values in columns.items()}
+        numbers = {column: dict(zip(_ROW_NAMES, values, strict=True)) for column, values in columns.items()}
         return {"dimensions": self.dimensions, "measure": self.measure, "texts": self.texts, **numbers}
 
     def rows(self) -> list[list[str]]:
-        """Cells of the table: how vectors are stored and searched, then the three numbers as percentages."""
-        names = [_WAYS[comparison.name] for comparison in COMPARISONS]
+        """Return the cells: a title, and the three numbers in percent."""
         numbers = zip(self.before, self.after, self.trained, strict=True)
-        return [[name, *(f"{100 * value:.1f}" for value in row)] for name, row in zip(names, numbers, strict=True)]
-
-
-COLUMNS = ("stored as", "before (PTQ)", "trained, PTQ", "trained, QAT")
+        return [
+            [_ROW_TITLES[name], *(f"{100 * value:.1f}" for value in row)]
+            for name, row in zip(_ROW_NAMES, numbers, strict=True)
+        ]
 
 
 def write_card(
-    folder: Path, options: TrainOptions, tables: Sequence[Table], calibration: Calibration, chosen: str | None
+    folder: Path,
+    options: TrainOptions,
+    tables: Sequence[PrecisionTable],
+    calibration: Calibration,
+    checkpoint: str | None,
 ) -> None:
-    """Adds the tables and how the model was trained to the card that sentence-transformers wrote.
+    """Append the tables and the recipe to the card that sentence-transformers wrote.
 
-    `tables` begins with that of whole embeddings; `chosen` says which checkpoint was selected, and how.
+    `tables` starts with that of whole embeddings; `checkpoint` describes the selected checkpoint.
     """
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8").rstrip() if card.exists() else f"# {folder.name}"
-    card.write_text(f"{text}\n\n{_section(options, tables, calibration, chosen)}", encoding="utf-8")
+    card.write_text(f"{text}\n\n{_section(options, tables, calibration, checkpoint)}", encoding="utf-8")
 
 
-def _section(options: TrainOptions, tables: Sequence[Table], calibration: Calibration, chosen: str | None) -> str:
+def _section(
+    options: TrainOptions, tables: Sequence[PrecisionTable], calibration: Calibration, checkpoint: str | None
+) -> str:
     whole, *prefixes = tables
-    method = calibration.description["method"]
-    settings = ", ".join(f"{name} {value}" for name, value in method.items())
-    queries = ", queries unquantized" if options.asymmetric else ""
+    method = ", ".join(f"{name} {value}" for name, value in calibration.description["method"].items())
+    queries = ", with unquantized queries" if options.asymmetric else ""
     paragraphs = [
         "## Quantization",
         f"Trained with qvec for {', '.join(options.precisions)}{queries}: {options.steps:,} steps, schedule "
-        f"{options.schedule}, seed {options.seed}. `qvec.safetensors` holds calibration {calibration.id} ({settings}); "
-        "`qvec ingest --model` with this folder uses it.",
-        *([f"Kept is {chosen}."] if chosen else []),
+        f"{options.schedule}, seed {options.seed}. `qvec.safetensors` holds calibration {calibration.id} ({method}); "
+        "`qvec ingest --model` uses it when given this folder.",
+        *([f"This is {checkpoint}."] if checkpoint else []),
         f"{whole.measure} in percent, {whole.texts}:",
-        _markdown(whole),
-        "PTQ: ranges fitted to the documents' embeddings after training, as for any model. QAT: the ranges that the "
-        "model was trained with.",
+        _markdown_table(whole),
+        "PTQ (post-training quantization): ranges fitted to the documents' embeddings after training, as for any "
+        "model. QAT (quantization-aware training): the ranges that the model was trained with.",
     ]
     for table in prefixes:
         uses = f"`--dimensions {table.dimensions}` uses its own calibration"
-        paragraphs += [f"Cut to {table.dimensions} dimensions ({uses}):", _markdown(table)]
+        paragraphs += [f"Cut to {table.dimensions} dimensions ({uses}):", _markdown_table(table)]
     return "\n\n".join(paragraphs) + "\n"
 
 
-def _markdown(table: Table) -> str:
+def _markdown_table(table: PrecisionTable) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---:|---:|---:|"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in table.rows()])

@@ -1,8 +1,8 @@
-"""Evaluators of sentence-transformers that see embeddings as qvec stores them; for choosing among checkpoints too.
+"""Evaluators of sentence-transformers on quantized embeddings, also to select the best checkpoint of a training.
 
-All take `precision` (of documents), `query_precision` (default float32, as qvec rescores; the same as `precision` for
-a search by codes alone) and `calibration`: one, or a function that gives the one of the moment, e.g.
-`loss.to_calibration` while a model trains.
+All take `precision` (of documents), `query_precision` (float32 by default, as qvec rescores; the same as `precision`
+for a search by codes alone) and `calibration`: a `Calibration`, or a function that returns the current one during a
+training, e.g. `loss.to_calibration`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import pearsonr, spearmanr
 from sentence_transformers.sentence_transformer.evaluation import BaseEvaluator, InformationRetrievalEvaluator
 from torch import Tensor
 
 from qvec.calibration import Calibration
 from qvec.errors import InputError
-from qvec.training.retrieval import read_retrieval
-from qvec.training.scoring import Comparison
+from qvec.training.dataset import read_beir
+from qvec.training.scoring import Scorer
 
-Calibrated = Calibration | Callable[[], Calibration]
+CalibrationSource = Calibration | Callable[[], Calibration]
 
 
 class QuantizedInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # type: ignore[misc]
-    """`InformationRetrievalEvaluator` over quantized embeddings. Its main metric is {name}_{precision}_ndcg@10.
+    """`InformationRetrievalEvaluator` on quantized embeddings. Its primary metric is {name}_{precision}_ndcg@10.
 
-    queries, corpus and relevant_docs are as there, and so are further options.
+    queries, corpus, relevant_docs and further options are those of the base class.
     """
 
     def __init__(
@@ -37,21 +38,67 @@ class QuantizedInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # 
         *,
         precision: str,
         query_precision: str = "float32",
-        calibration: Calibrated,
+        calibration: CalibrationSource,
         **options: Any,
     ) -> None:
-        comparison = Comparison(precision, query_precision)
+        scorer = Scorer(precision, query_precision)
 
         def scores(queries: Tensor, documents: Tensor) -> Tensor:
-            return comparison.scores(queries, documents, _now(calibration))
+            return scorer.scores(queries, documents, _current(calibration))
 
         super().__init__(
-            dict(queries), dict(corpus), dict(relevant_docs), score_functions={comparison.name: scores}, **options
+            dict(queries), dict(corpus), dict(relevant_docs), score_functions={scorer.name: scores}, **options
         )
 
 
-class QuantizedTripletEvaluator(BaseEvaluator):  # type: ignore[misc]
-    """The share of triplets whose anchor (a query) is nearer to the positive than to the negative document."""
+class _ColumnEvaluator(BaseEvaluator):  # type: ignore[misc]
+    """Base of the evaluators that score columns of texts row by row."""
+
+    def __init__(
+        self,
+        columns: Mapping[str, Sequence[Any]],
+        scorer: Scorer,
+        calibration: CalibrationSource,
+        metric: str,
+        name: str,
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        if len({len(column) for column in columns.values()}) > 1:
+            found = ", ".join(f"{len(column)} {title}" for title, column in columns.items())
+            raise InputError(f"{found} found, expected equally many")
+        self.columns = tuple(columns.values())
+        self.scorer = scorer
+        self.calibration = calibration
+        self.name = name
+        self.batch_size = batch_size
+        self.primary_metric = f"{scorer.name}_{metric}"
+
+    def __call__(
+        self,
+        model: Any,
+        output_path: str | None = None,  # noqa: ARG002 - the trainer passes it by name
+        epoch: int = -1,
+        steps: int = -1,
+    ) -> dict[str, float]:
+        metrics = {f"{self.scorer.name}_{name}": value for name, value in self._metrics(model).items()}
+        return _record(self, model, metrics, epoch, steps)
+
+    def _metrics(self, model: Any) -> dict[str, float]:
+        raise NotImplementedError
+
+    def _scores(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.scorer.pairwise_scores(left, right, _current(self.calibration))
+
+    def _embed(self, encode: Callable[..., Any], texts: Sequence[str]) -> Tensor:
+        embeddings: Tensor = encode(
+            list(texts), batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False
+        )
+        return embeddings.to(torch.float32)
+
+
+class QuantizedTripletEvaluator(_ColumnEvaluator):
+    """The share of triplets whose anchor (a query) scores higher with the positive than with the negative document."""
 
     def __init__(
         self,
@@ -61,41 +108,25 @@ class QuantizedTripletEvaluator(BaseEvaluator):  # type: ignore[misc]
         *,
         precision: str,
         query_precision: str = "float32",
-        calibration: Calibrated,
+        calibration: CalibrationSource,
         name: str = "",
         batch_size: int = 16,
     ) -> None:
-        super().__init__()
-        _check_lengths(anchors=anchors, positives=positives, negatives=negatives)
-        self.texts = anchors, positives, negatives
-        self.comparison = Comparison(precision, query_precision)
-        self.calibration = calibration
-        self.name = name
-        self.batch_size = batch_size
-        self.primary_metric = f"{self.comparison.name}_accuracy"
+        columns = {"anchors": anchors, "positives": positives, "negatives": negatives}
+        super().__init__(columns, Scorer(precision, query_precision), calibration, "accuracy", name, batch_size)
 
-    def __call__(
-        self,
-        model: Any,
-        output_path: str | None = None,  # noqa: ARG002 - the trainer gives it by name
-        epoch: int = -1,
-        steps: int = -1,
-    ) -> dict[str, float]:
-        anchors, *documents = self.texts
-        queries = _embed(model.encode_query, anchors, self.batch_size)
-        calibration = _now(self.calibration)
-        nearer, further = (
-            self.comparison.pairwise(queries, _embed(model.encode_document, texts, self.batch_size), calibration)
-            for texts in documents
-        )
-        accuracy = (nearer > further).float().mean().item()
-        return _reported(self, model, {f"{self.comparison.name}_accuracy": accuracy}, epoch, steps)
+    def _metrics(self, model: Any) -> dict[str, float]:
+        anchors, positives, negatives = self.columns
+        queries = self._embed(model.encode_query, anchors)
+        positive = self._scores(queries, self._embed(model.encode_document, positives))
+        negative = self._scores(queries, self._embed(model.encode_document, negatives))
+        return {"accuracy": (positive > negative).float().mean().item()}
 
 
-class QuantizedSimilarityEvaluator(BaseEvaluator):  # type: ignore[misc]
-    """Spearman's and Pearson's correlation of given scores with the similarity of two texts.
+class QuantizedSimilarityEvaluator(_ColumnEvaluator):
+    """Spearman's and Pearson's correlation of given scores with the similarities of pairs of texts.
 
-    Both are embedded as documents, which is what is stored; `query_precision` is that of the first.
+    Both texts are embedded as documents; `query_precision` is the precision of the first.
     """
 
     def __init__(
@@ -106,43 +137,27 @@ class QuantizedSimilarityEvaluator(BaseEvaluator):  # type: ignore[misc]
         *,
         precision: str,
         query_precision: str = "float32",
-        calibration: Calibrated,
+        calibration: CalibrationSource,
         name: str = "",
         batch_size: int = 16,
     ) -> None:
-        super().__init__()
-        _check_lengths(sentences1=sentences1, sentences2=sentences2, scores=scores)
-        self.texts = sentences1, sentences2
-        self.scores = scores
-        self.comparison = Comparison(precision, query_precision)
-        self.calibration = calibration
-        self.name = name
-        self.batch_size = batch_size
-        self.primary_metric = f"{self.comparison.name}_spearman"
+        columns = {"sentences1": sentences1, "sentences2": sentences2, "scores": scores}
+        super().__init__(columns, Scorer(precision, query_precision), calibration, "spearman", name, batch_size)
 
-    def __call__(
-        self,
-        model: Any,
-        output_path: str | None = None,  # noqa: ARG002 - the trainer gives it by name
-        epoch: int = -1,
-        steps: int = -1,
-    ) -> dict[str, float]:
-        from scipy.stats import pearsonr, spearmanr
-
-        left, right = (_embed(model.encode_document, texts, self.batch_size) for texts in self.texts)
-        found = self.comparison.pairwise(left, right, _now(self.calibration)).cpu().numpy()
-        metrics = {
-            f"{self.comparison.name}_spearman": spearmanr(self.scores, found).statistic,
-            f"{self.comparison.name}_pearson": pearsonr(self.scores, found).statistic,
-        }
-        return _reported(self, model, metrics, epoch, steps)
+    def _metrics(self, model: Any) -> dict[str, float]:
+        first, second, scores = self.columns
+        similarities = self._scores(
+            self._embed(model.encode_document, first), self._embed(model.encode_document, second)
+        )
+        found = similarities.cpu().numpy()
+        return {"spearman": spearmanr(scores, found).statistic, "pearson": pearsonr(scores, found).statistic}
 
 
 class QuantizedNanoBEIREvaluator(BaseEvaluator):  # type: ignore[misc]
-    """Retrieval over several data sets, as NanoBEIR, from local folders in BEIR's layout; and the mean over them.
+    """Retrieval on several local datasets in BEIR's layout, like NanoBEIR, and the mean over them.
 
-    folders: each holds corpus.jsonl, queries.jsonl, and qrels.tsv or a folder qrels with one .tsv, or test.tsv among
-    several.
+    folders: each holds corpus.jsonl, queries.jsonl, and either qrels.tsv or a folder qrels with one .tsv file or
+    test.tsv among several.
     """
 
     def __init__(
@@ -151,61 +166,52 @@ class QuantizedNanoBEIREvaluator(BaseEvaluator):  # type: ignore[misc]
         *,
         precision: str,
         query_precision: str = "float32",
-        calibration: Calibrated,
+        calibration: CalibrationSource,
         name: str = "NanoBEIR_mean",
         **options: Any,
     ) -> None:
         super().__init__()
         if not folders:
             raise InputError("no folders given to evaluate on")
-        comparison = Comparison(precision, query_precision)
-        chosen: dict[str, Any] = {
-            "precision": precision,
-            "query_precision": query_precision,
-            "calibration": calibration,
-        }
         self.name = name
         self.evaluators = []
         for folder in map(Path, folders):
-            data = read_retrieval(folder)
+            data = read_beir(folder)
             self.evaluators.append(
                 QuantizedInformationRetrievalEvaluator(
-                    data.queries, data.corpus, data.relevant, name=folder.name, **chosen, **options
+                    data.queries,
+                    data.corpus,
+                    data.relevant,
+                    precision=precision,
+                    query_precision=query_precision,
+                    calibration=calibration,
+                    name=folder.name,
+                    **options,
                 )
             )
-        self.primary_metric = f"{comparison.name}_ndcg@10"
+        self.primary_metric = f"{Scorer(precision, query_precision).name}_ndcg@10"
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        together: dict[str, list[float]] = {}
+        values: dict[str, list[float]] = {}
         for evaluator in self.evaluators:
             for name, value in evaluator(model, output_path, epoch, steps).items():
                 metrics[name] = value
-                together.setdefault(name.removeprefix(f"{evaluator.name}_"), []).append(value)
-        means = {name: sum(values) / len(values) for name, values in together.items()}
-        return {**metrics, **_reported(self, model, means, epoch, steps)}
+                values.setdefault(name.removeprefix(f"{evaluator.name}_"), []).append(value)
+        means = {name: sum(found) / len(found) for name, found in values.items()}
+        return {**metrics, **_record(self, model, means, epoch, steps)}
 
 
-def _now(calibration: Calibrated) -> Calibration:
+def _current(calibration: CalibrationSource) -> Calibration:
     return calibration if isinstance(calibration, Calibration) else calibration()
 
 
-def _check_lengths(**columns: Sequence[Any]) -> None:
-    if len({len(column) for column in columns.values()}) > 1:
-        found = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
-        raise InputError(f"{found} found, as many of each wanted")
-
-
-def _embed(encode: Any, texts: Sequence[str], batch_size: int) -> Tensor:
-    vectors: Tensor = encode(list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
-    return vectors.to(torch.float32)
-
-
-def _reported(
+def _record(
     evaluator: BaseEvaluator, model: Any, metrics: dict[str, float], epoch: int, steps: int
 ) -> dict[str, float]:
+    """Prefix the metrics with the evaluator's name and add them to the model card."""
     named: dict[str, float] = evaluator.prefix_name_to_metrics(metrics, evaluator.name)
     evaluator.store_metrics_in_model_card_data(model, named, epoch, steps)
     return named

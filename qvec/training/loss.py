@@ -1,48 +1,78 @@
-"""A loss over quantized embeddings: wraps any loss of sentence-transformers."""
+"""Quantization-aware training: a loss on quantized embeddings that wraps any loss of sentence-transformers."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 from torch import Tensor, nn
 
 from qvec.calibration import Calibration, Metric
 from qvec.errors import InputError
 from qvec.model_folder import save_calibration
 from qvec.ranges import RangeMethod
-from qvec.training.forwards import cached_loss, check_wrapped, embedded_once, pass_on, served
-from qvec.training.quantizers import Scale, prepared, quantizable, quantize_ste
-from qvec.training.ranges import TrainingRanges, of_prefix
-from qvec.training.schedules import Schedule, constant
+from qvec.training.quantizers import Scale, check_precision, prepare, quantize_ste
+from qvec.training.range_tracker import RangeTracker
 
 Features = dict[str, Any]
+"""A tokenized column of texts, or what the model returns for it."""
+
+Schedule = Callable[[str, int], float]
+"""Maps a precision and a step (from 0) to the share, 0 to 1, of the precision's weight that applies at that step."""
+
+PUBLISHED_STARTS: Mapping[str, int] = {"float32": 0, "int8": 200, "binary": 1_800}
+"""First steps of the staged warm-up with the best published binary result, used with the weights 1, 1 and 0.5."""
+
+
+def constant() -> Schedule:
+    """Train every precision with its full weight from the first step."""
+    return lambda _precision, _step: 1.0
+
+
+def linear(steps: int) -> Schedule:
+    """Train float32 with its full weight; raise the weights of the others from 0 at step 0 to full at step `steps`."""
+    if steps < 1:
+        raise InputError(f"steps is {steps}, expected at least 1")
+    return lambda precision, step: 1.0 if precision == "float32" else min(1.0, step / steps)
+
+
+def staged(starts: Mapping[str, int] = PUBLISHED_STARTS) -> Schedule:
+    """Train each precision from its start step; one that `starts` does not name, from the first step.
+
+    Raise InputError for an unknown precision or a negative step.
+    """
+    for precision, start in starts.items():
+        check_precision(precision)
+        if start < 0:
+            raise InputError(f"the start of {precision} is {start}, expected at least 0")
+    return lambda precision, step: float(step >= starts.get(precision, 0))
 
 
 class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
-    """Sums a loss over precisions, each computed on the embeddings as they come back from their codes.
+    """Sums a loss over precisions, each computed on quantized and decoded embeddings.
 
-    `loss` is any loss of sentence-transformers over `model` whose columns are texts: with in-batch negatives, triplets
-    or scored pairs, the Cached ones with their gradient caching, and `MatryoshkaLoss`. The texts are embedded once for
-    all precisions. Gradients pass straight through the quantizer. Around `MatryoshkaLoss`, whole vectors are quantized
-    and then cut; inside it, each prefix is cut, normalized and quantized by ranges of its own, which is what a
+    `loss` is any loss of sentence-transformers over `model` whose columns are texts: in-batch negatives, triplets,
+    scored pairs, the Cached losses with gradient caching, and `MatryoshkaLoss`. Texts are embedded once for all
+    precisions, and gradients pass straight through the quantizer. Around a `MatryoshkaLoss`, whole embeddings are
+    quantized and then cut. Inside one, each prefix is cut, normalized and quantized with its own ranges, like a
     calibration for fewer dimensions does.
 
     precisions: of float32, int8, int4, ternary, binary. weights: one for each (default 1). schedule: the share of its
-    weight that a precision has at a step (default: all of it). asymmetric: leave the first column, the query, as it
-    is. calibration: a fixed `Calibration`, to whose dimensions all embeddings are cut, or the `RangeMethod` by which
-    ranges are tracked while training (rolling, the default, minmax or fixed); `threshold` is the share of the mean
+    weight that a precision has at each step (default: all). asymmetric: do not quantize the first column, the query.
+    calibration: a fixed `Calibration`, to whose dimensions all embeddings are cut, or the `RangeMethod` (rolling, the
+    default, minmax or fixed) by which ranges are tracked during training; `threshold` is the share of the mean that is
     subtracted, 0 for models trained for sign bits.
 
-    Steps are batches, unless a `QuantizationCallback` tells the trainer's. In several processes each tracks its own
-    batches, and the first one's ranges are stored.
+    A step is a batch, unless a `QuantizationCallback` passes on the trainer's steps. In distributed training each
+    process tracks its own batches, and the ranges of the first process are stored.
 
-    Returns a dict with one weighted loss for each precision that counts, which the trainer logs one by one and adds
-    up; their sum where another loss (MatryoshkaLoss) wraps this one and multiplies what it gives, and a
-    `QuantizationCallback` logs the precisions.
+    The forward pass returns a dict with the weighted loss of each active precision, which the trainer logs separately
+    and sums. Inside another loss (MatryoshkaLoss) it returns their sum, and a `QuantizationCallback` logs the parts.
     """
 
     def __init__(
@@ -57,92 +87,100 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
         threshold: float = 0.0,
     ) -> None:
         super().__init__()
-        check_wrapped(model, loss)
+        _check_wrapped_loss(model, loss)
         self.model = model
         self.loss = loss
         self.precisions = _checked_precisions(precisions)
-        self.weights = _weights(self.precisions, weights)
+        self.weights = _weights_by_precision(self.precisions, weights)
         self.schedule = schedule or constant()
         self.asymmetric = asymmetric
         self.fixed = calibration if isinstance(calibration, Calibration) else None
         self.method = calibration if isinstance(calibration, RangeMethod) else RangeMethod("rolling")
         self.threshold = threshold
         self.metric = metric_of(model)
-        self.ranges: dict[int, TrainingRanges] = {}
+        self.ranges: dict[int, RangeTracker] = {}
+        """The tracker of each length of embeddings."""
         self.frozen = False
         self.step: int | None = None
+        """The trainer's step; None: count batches."""
         self.dimensions: int = model.get_embedding_dimension()
         self._batches: dict[int, int] = {}
         self._components: dict[str, Tensor] = {}
-        self._noted: dict[str, Tensor] = {}
-        self._tracker(self.dimensions)  # refuses a method that is not for training
+        self._unlogged: dict[str, Tensor] = {}
+        self.tracker(self.dimensions)  # raises for a method that does not work in training
         if not any(self.weights[name] * self.schedule(name, 0) for name in self.precisions):
-            raise InputError("no precision counts at step 0; let one of them, e.g. float32, start at once")
-        cached = cached_loss(loss)
+            raise InputError("no precision has a weight at step 0; let one of them, e.g. float32, start at once")
+        cached = _find_cached_loss(loss)
         self.uses_gradient_cache = cached is not None
         if cached is not None:
             self._wrapped_calculation = cached.calculate_loss
-            # Looked up at each call: a MatryoshkaLoss around this loss replaces `calculate_loss` here.
+            # Looked up at each call, because a MatryoshkaLoss around this loss replaces `calculate_loss` here.
             cached.calculate_loss = lambda *args, **options: self.calculate_loss(*args, **options)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> Tensor | dict[str, Tensor]:
         features = list(sentence_features)
-        if "calculate_loss" in vars(self):  # MatryoshkaLoss's, which calls the one here for each prefix
+        if "calculate_loss" in vars(self):  # set by a MatryoshkaLoss; it calls the method below for each prefix
             return self.loss(features, labels)
         losses = self._forward_cached(features, labels) if self.uses_gradient_cache else self._forward(features, labels)
-        # A forward that is no method of the model's is another loss's, which expects one tensor.
+        # If another loss has replaced the model's forward, it expects a single tensor.
         if inspect.ismethod(self.model.forward):
             return losses
         self._note(losses)
         return torch.stack(list(losses.values())).sum()
 
     def calculate_loss(self, reps: list[list[Tensor]], *args: Any, with_backward: bool = False) -> Tensor:
-        """What the wrapped Cached loss calls instead of its own: sums its loss over precisions.
+        """Replace the wrapped Cached loss's method of this name: sum its loss over precisions.
 
-        `reps` are embeddings by column and mini-batch. With `with_backward` the gradient is left in them, as the
-        wrapped loss does.
+        `reps` are embeddings by column and mini-batch. With `with_backward`, leave the gradient in them, as the wrapped
+        loss does.
         """
         options = {"with_backward": True} if with_backward else {}
         active, scale = self._begin(reps[0][0].shape[1], [torch.cat(column).detach() for column in reps], with_backward)
         components = {}
         for precision, weight in active.items():
             quantized = [
-                [self._quantized(rep, place, scale, precision) for rep in column] for place, column in enumerate(reps)
+                [self._quantize(rep, place, scale, precision) for rep in column] for place, column in enumerate(reps)
             ]
             leaves = [[rep.detach().requires_grad_(with_backward) for rep in column] for column in quantized]
             components[precision] = weight * self._wrapped_calculation(leaves, *args, **options).detach()
             if with_backward:
-                pass_on(quantized, leaves, weight)
+                _pass_gradients(quantized, leaves, weight)
         self._components = components
         if "calculate_loss" in vars(self):
             self._note(components)
         return torch.stack(list(components.values())).sum()
 
-    def take_noted(self) -> dict[str, float]:
-        """The losses of each precision, summed since this was last asked, where only their sum went to the trainer."""
-        noted, self._noted = self._noted, {}
-        return {name: value.item() for name, value in noted.items()}
+    def pop_unlogged(self) -> dict[str, float]:
+        """Return and reset the losses by precision, summed over batches, of which the trainer got only the total."""
+        unlogged, self._unlogged = self._unlogged, {}
+        return {name: value.item() for name, value in unlogged.items()}
 
     def freeze(self) -> None:
-        """Holds the ranges as they are for the rest of the training: what is trained last is what is stored."""
+        """Stop updating the ranges, so that the last steps train with the ranges that are stored."""
         self.frozen = True
 
-    def to_calibration(self, dimensions: int | None = None) -> Calibration:
-        """The calibration of the ranges as they stand; `dimensions` for a prefix that MatryoshkaLoss trained.
+    def tracker(self, width: int) -> RangeTracker:
+        """Return the range tracker for embeddings of `width` dimensions, a new one on first use."""
+        if width not in self.ranges:
+            self.ranges[width] = RangeTracker(self.method, self.threshold, self.metric)
+        return self.ranges[width]
 
-        Raises InputError when none of that length has been trained on.
+    def to_calibration(self, dimensions: int | None = None) -> Calibration:
+        """Return the calibration with the current ranges; `dimensions` selects a prefix trained by MatryoshkaLoss.
+
+        Raise InputError if no embeddings of this length have been trained on.
         """
         wanted = dimensions or self.dimensions
         if self.fixed is not None and wanted == self.fixed.dimensions:
             return self.fixed
         if wanted not in self.ranges or not self.ranges[wanted].batches:
             raise InputError(f"no embeddings of {wanted} dimensions have been trained on")
-        return of_prefix(self.ranges[wanted].calibration(), self.dimensions)
+        return self.ranges[wanted].calibration(self.dimensions)
 
     def save_calibrations(self, folder: str | Path) -> None:
-        """Writes the calibrations as they stand into the folder that the model is saved in, for `qvec ingest` to find.
+        """Write the current calibrations into the model's folder, where `qvec ingest` finds them.
 
-        That of whole embeddings is qvec.safetensors, that of a Matryoshka prefix qvec-LENGTH.safetensors.
+        qvec.safetensors is for whole embeddings, qvec-LENGTH.safetensors for a Matryoshka prefix.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
         trained = [width for width, ranges in self.ranges.items() if ranges.batches]
@@ -150,7 +188,7 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
             save_calibration(self.to_calibration(width), Path(folder))
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What a model card says of the loss."""
+        """Return the parameters that sentence-transformers writes on the model card."""
         return {
             "loss": type(self.loss).__name__,
             "precisions": self.precisions,
@@ -160,87 +198,138 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
         }
 
     def _forward(self, features: list[Features], labels: Tensor | None) -> dict[str, Tensor]:
-        outputs = embedded_once(self.model, features)
+        outputs = [dict(self.model(column)) for column in features]  # copies: a model may return its input dict
         embeddings = [output["sentence_embedding"] for output in outputs]
         active, scale = self._begin(embeddings[0].shape[1], embeddings, self.training and torch.is_grad_enabled())
         losses = {}
         for precision, weight in active.items():
             quantized = [
-                {**output, "sentence_embedding": self._quantized(rep, place, scale, precision)}
+                {**output, "sentence_embedding": self._quantize(rep, place, scale, precision)}
                 for place, (output, rep) in enumerate(zip(outputs, embeddings, strict=True))
             ]
-            with served(self.model, features, quantized, self.loss):
-                losses[precision] = weight * _summed(self.loss(features, labels))
+            with _serve_outputs(self.model, features, quantized, self.loss):
+                losses[precision] = weight * _total(self.loss(features, labels))
         return losses
 
     def _forward_cached(self, features: list[Features], labels: Tensor | None) -> dict[str, Tensor]:
-        """The total has a hook that carries the gradient of all precisions; the first one's loss takes it along."""
+        # A hook on the total carries the gradient of all precisions, so attach the total to the first one's loss.
         total = self.loss(features, labels)
         first, *others = self._components
         carrier = total - total.detach() + self._components[first]
         return {first: carrier, **{name: self._components[name] for name in others}}
 
     def _note(self, losses: Mapping[str, Tensor]) -> None:
-        trains = self.training and torch.is_grad_enabled()  # the trainer sets the model to evaluate, not its losses
+        trains = self.training and torch.is_grad_enabled()  # the trainer puts only the model in evaluation mode
         for name, value in losses.items() if trains else ():
-            self._noted[name] = self._noted.get(name, 0) + value.detach()
+            self._unlogged[name] = self._unlogged.get(name, 0) + value.detach()
 
     def _begin(self, width: int, columns: list[Tensor], training: bool) -> tuple[dict[str, float], Scale]:
-        """The precisions that count for a batch with their weights, and the scale; in training the ranges move on."""
+        """Return the active precisions of a batch with their weights, and its scale; in training, update the ranges."""
         step = self._batches.get(width, 0) if self.step is None else self.step
         tracked = columns[1:] if self.asymmetric and len(columns) > 1 else columns
         scale = self._scale(width, torch.cat(tracked).detach(), training)
         if training:
             self._batches[width] = self._batches.get(width, 0) + 1
-        shares = {name: self.weights[name] * self.schedule(name, step) for name in self.precisions}
-        return {name: share for name, share in shares.items() if share}, scale
+        weights = {name: self.weights[name] * self.schedule(name, step) for name in self.precisions}
+        return {name: weight for name, weight in weights.items() if weight}, scale
 
     def _scale(self, width: int, rows: Tensor, training: bool) -> Scale:
         if self.fixed is not None:
             if width < self.fixed.dimensions:
                 raise InputError(f"calibration {self.fixed.id} has {self.fixed.dimensions} dimensions, not {width}")
             return Scale.of(self.fixed, rows.device)
-        ranges = self._tracker(width)
+        ranges = self.tracker(width)
         if training and not self.frozen:
             ranges.update(rows)
         return Scale.of(ranges.scale(rows, frozen=self.frozen), rows.device)
 
-    def _tracker(self, width: int) -> TrainingRanges:
-        if width not in self.ranges:
-            self.ranges[width] = TrainingRanges(self.method, self.threshold, self.metric)
-        return self.ranges[width]
+    def _quantize(self, embeddings: Tensor, place: int, scale: Scale, precision: str) -> Tensor:
+        """Return a new tensor for every precision, so that a loss that works in place does not affect the others.
 
-    def _quantized(self, embeddings: Tensor, place: int, scale: Scale, precision: str) -> Tensor:
-        """A copy of its own for every precision: no loss that changes what it is given reaches another's.
-
-        By a calibration for fewer dimensions every precision is cut, float32 and queries too.
+        A calibration for fewer dimensions cuts the embeddings at every precision, float32 and queries included.
         """
-        query = self.asymmetric and place == 0
+        is_query = self.asymmetric and place == 0
         if embeddings.shape[1] > len(scale.threshold):
-            embeddings = prepared(embeddings, scale)
-        return quantize_ste(embeddings, scale, "float32" if query else precision)
+            embeddings = prepare(embeddings, scale)
+        return quantize_ste(embeddings, scale, "float32" if is_query else precision)
 
 
 def metric_of(model: Any) -> Metric:
-    """The metric of a calibration for a model: ip for one that compares by dot product, cosine for any other."""
+    """Return the calibration metric for a model: ip if its similarity is the dot product, otherwise cosine."""
     return "ip" if model.similarity_fn_name == "dot" else "cosine"
 
 
-def _summed(loss: Tensor | dict[str, Tensor]) -> Tensor:
-    """One number where a loss gives its parts, as the trainer adds them up."""
+@contextmanager
+def _serve_outputs(model: Any, features: list[Features], outputs: list[Features], loss: nn.Module) -> Iterator[None]:
+    """Within this context, let the model return for each column of `features` its entry of `outputs`.
+
+    Columns are recognized by identity, so losses must not merge them (which only saves time when embedding).
+    """
+    by_column = {id(column): output for column, output in zip(features, outputs, strict=True)}
+
+    def serve(column: Features, **_options: Any) -> Features:
+        if id(column) not in by_column:
+            raise InputError(
+                f"{type(loss).__name__} embeds inputs that it makes itself, so their embeddings cannot be quantized; "
+                "wrap a loss that embeds its columns unchanged"
+            )
+        return dict(by_column[id(column)])
+
+    own_forward = vars(model).get("forward")
+    model.forward = serve
+    try:
+        with column_merging_disabled():
+            yield
+    finally:
+        if own_forward is None:
+            del model.forward
+        else:
+            model.forward = own_forward
+
+
+def _find_cached_loss(loss: nn.Module) -> Any:
+    """Return the loss with gradient caching: `loss` or the one inside its wrappers; None if there is none."""
+    inner: Any = loss
+    # MatryoshkaLoss also has `uses_gradient_cache`, but the loss inside it does the calculation.
+    while isinstance(getattr(inner, "loss", None), nn.Module) and not (
+        hasattr(inner, "calculate_loss") and hasattr(inner, "embed_minibatch_iter")
+    ):
+        inner = inner.loss
+    return inner if getattr(inner, "uses_gradient_cache", False) else None
+
+
+def _check_wrapped_loss(model: Any, loss: nn.Module) -> None:
+    modules = list(loss.modules())
+    if not any(module is model for module in modules):
+        raise InputError(f"{type(loss).__name__} is not a loss over the given model; construct it with that model")
+    if any(type(module).__name__ in ("AdaptiveLayerLoss", "Matryoshka2dLoss") for module in modules):
+        raise InputError("AdaptiveLayerLoss embeds layer by layer; put it around QuantizationAwareLoss instead")
+
+
+def _pass_gradients(quantized: list[list[Tensor]], leaves: list[list[Tensor]], weight: float) -> None:
+    for column, copies in zip(quantized, leaves, strict=True):
+        for rep, leaf in zip(column, copies, strict=True):
+            if leaf.grad is not None:
+                rep.backward(weight * leaf.grad)
+
+
+def _total(loss: Tensor | dict[str, Tensor]) -> Tensor:
     return torch.stack(list(loss.values())).sum() if isinstance(loss, dict) else loss
 
 
 def _checked_precisions(precisions: Sequence[str]) -> tuple[str, ...]:
     if isinstance(precisions, str) or not precisions or len(set(precisions)) != len(precisions):
-        raise InputError(f"precisions are {precisions!r}, expected different ones in a tuple, e.g. ('float32', 'int8')")
+        raise InputError(
+            f"precisions are {precisions!r}, expected a tuple without repetitions, e.g. ('float32', 'int8')"
+        )
     for precision in precisions:
-        quantizable(precision)
+        check_precision(precision)
     return tuple(precisions)
 
 
-def _weights(precisions: tuple[str, ...], weights: Sequence[float] | Mapping[str, float] | None) -> dict[str, float]:
-    """A weight for each precision, by name."""
+def _weights_by_precision(
+    precisions: tuple[str, ...], weights: Sequence[float] | Mapping[str, float] | None
+) -> dict[str, float]:
     if weights is None:
         return dict.fromkeys(precisions, 1.0)
     by_name = dict(weights) if isinstance(weights, Mapping) else dict(zip(precisions, weights, strict=False))

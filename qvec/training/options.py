@@ -1,4 +1,4 @@
-"""What a user decides about a training."""
+"""The options of one training run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ ScheduleName = Literal["constant", "linear", "staged"]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """One training, as `qvec train` runs it.
+    """The options of `train` and of `qvec train`.
 
-    `starts` holds the first step of each precision for the staged schedule, `warmup_steps` the steps of the linear
-    one. `mini_batch_size` makes batches larger than memory by gradient caching. `threshold` is the share of the mean
-    that is subtracted before quantizing. `matryoshka` holds lengths of prefixes that are trained too, each for codes of
-    its own.
+    model: a sentence-transformers model, by name or folder. data: the pairs, .jsonl or .parquet; `columns` names the
+    query, its document and further negatives (default: all columns of text). output: the folder of the trained model.
+    starts: the first step of each precision, for the schedule `staged`. warmup_steps: for the schedule `linear`
+    (default: half of the steps). mini_batch_size: embed this many texts at a time with gradient caching, so that
+    `batch_size` can exceed memory. threshold: the share of the mean that is subtracted before quantizing. matryoshka:
+    lengths of prefixes that are trained too, each with its own calibration. restart: delete existing checkpoints.
 
-    The table of precisions is measured on a tenth of the pairs, at most 500, which are held out. With `evaluation` (a
-    file of pairs, or a folder in BEIR's layout) it is measured on half of its queries, and the other half selects the
-    best checkpoint, by the precision `select` or else the coarsest that is trained; without, the last one is kept. A
-    folder that has qrels/dev.tsv is not halved: those queries select, and its test queries are measured.
+    Without `evaluation`, a tenth of the pairs, at most 500, is held out to measure every precision, and the last
+    checkpoint is kept. With `evaluation` (a file of pairs, or a folder in BEIR's layout), half of its queries select
+    the best checkpoint, scored at the precision `select` (default: the coarsest one trained), and the other half is
+    measured. If the folder has qrels/dev.tsv, its dev queries select and its test queries are measured.
     """
 
     model: str
@@ -60,21 +62,21 @@ class TrainOptions:
             self._check_start(precision, start)
         if self.schedule != "linear" and self.warmup_steps is not None:
             raise InputError(
-                f"{self.warmup_steps:,} steps to warm up are given, but the schedule is {self.schedule}; "
+                f"{self.warmup_steps:,} warm-up steps are given, but the schedule is {self.schedule}; "
                 "add --schedule linear"
             )
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"the learning rate is {self.learning_rate}, expected a finite number above 0")
         if len(set(self.matryoshka)) != len(self.matryoshka):
-            raise InputError(f"Matryoshka prefixes of {self.matryoshka} dimensions are given, expected different ones")
+            raise InputError(f"the Matryoshka lengths are {self.matryoshka}, expected no length twice")
         if self.select is not None and self.evaluation is None:
-            raise InputError(f"checkpoints are to be selected by {self.select}, but on what? Add --eval PATH")
+            raise InputError(f"--select {self.select} needs queries to select a checkpoint by; add --eval PATH")
 
     def _check_start(self, precision: str, start: int) -> None:
         if precision not in self.precisions:
             raise InputError(
-                f"the start of {precision!r} is given, but trained are {', '.join(self.precisions)}; correct --start "
-                "or add it to --precisions"
+                f"a first step is given for {precision!r}, but the trained precisions are "
+                f"{', '.join(self.precisions)}; correct --start or add it to --precisions"
             )
         if not 0 <= start < self.steps:
             raise InputError(
@@ -83,15 +85,14 @@ class TrainOptions:
             )
 
     def settings(self) -> dict[str, Any]:
-        """What has to stay as it is for a training to go on from its checkpoint."""
+        """Return, ready for JSON, the options that must not change when a training is resumed."""
         kept = asdict(self)
         for name in ("output", "restart", "save_every"):
             del kept[name]
-        return {name: _plain(value) for name, value in kept.items()}
+        return {name: _json_value(value) for name, value in kept.items()}
 
 
-def _plain(value: Any) -> Any:
-    """A setting as JSON gives it back."""
+def _json_value(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, Path) else value

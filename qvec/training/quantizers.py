@@ -1,7 +1,7 @@
-"""qvec's quantizers in torch: the same codes, bit for bit, as `qvec.quantize` and `qvec.ternary` give in numpy.
+"""qvec's quantizers in torch: the same codes, bit for bit, as `qvec.quantize` and `qvec.ternary` in numpy.
 
-Every step is one float32 operation, as there, so nothing depends on how a device fuses or orders sums. Tests
-hold it to that on a CPU, and on CUDA where there is a device.
+Every step is one float32 operation, as there, so the result does not depend on how a device fuses operations or orders
+sums. Tests verify this on the CPU, and on CUDA where a device is available.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from qvec.errors import InputError
 
 PRECISIONS = ("float32", "int8", "int4", "ternary", "binary")
 _TERNARY_PLANES = 4
-# As in the native quantizer: below it the quotient 128 / radius could overflow.
-_LEAST_RADIUS = 2.0**-120
+_MIN_RADIUS = 2.0**-120
+"""As in the native quantizer: below it 128 / radius could overflow."""
 
 
 class Scale(NamedTuple):
-    """What quantizes: float32 tensors of shape (d,), as in a `Calibration`, and the metric that it is for."""
+    """The parameters of quantization as in a `Calibration`: float32 tensors of shape (d,), and the metric."""
 
     threshold: Tensor
     radius: Tensor
@@ -31,7 +31,7 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, calibration: Calibration | Scale, device: Any = None) -> Scale:
-        """The scale of a calibration, or the scale itself, on a device."""
+        """Return the scale of a calibration, or a scale itself, on a device."""
         if isinstance(calibration, Scale):
             arrays: tuple[Any, ...] = calibration[:3]
         else:
@@ -41,28 +41,28 @@ class Scale(NamedTuple):
 
 
 def quantize_embeddings(embeddings: Tensor, calibration: Calibration | Scale, precision: str = "int8") -> Tensor:
-    """The codes that qvec stores of embeddings (n, D): uint8 (n, bytes), equal to `qvec.quantize`'s.
+    """Quantize embeddings (n, D) to the codes that qvec stores: uint8 (n, bytes), equal to `qvec.quantize`'s.
 
     int8, int4 and binary are 8, 4 and 1 planes of ceil(d / 8) bytes; ternary is the two planes of `qvec.ternary`.
-    Raises InputError for float32, which has no codes, for embeddings of fewer dimensions than the calibration, and for
-    ones that hold NaN or an infinity.
+    Raise InputError for float32, which has no codes, for embeddings with fewer dimensions than the calibration, and
+    for NaN or infinity.
     """
     scale = Scale.of(calibration, embeddings.device)
     if not embeddings.isfinite().all():
         raise InputError("embeddings hold NaN or infinity")
-    codes = _codes(prepared(embeddings, scale), scale)
+    codes = _quantize(prepare(embeddings, scale), scale)
     if precision == "ternary":
         bits = [codes >= 144, codes >= 112]
     else:
         bits = [(codes >> (7 - plane)) & 1 for plane in range(_planes(precision))]
-    return torch.cat([_packed(bit.to(torch.uint8)) for bit in bits], dim=1)
+    return torch.cat([_pack(bit.to(torch.uint8)) for bit in bits], dim=1)
 
 
 def dequantize_embeddings(codes: Tensor, calibration: Calibration | Scale, precision: str = "int8") -> Tensor:
-    """The embeddings that codes stand for, float32 (n, d): equal to `qvec.dequantize`'s.
+    """Decode codes to embeddings, float32 (n, d), equal to `qvec.dequantize`'s.
 
-    Ternary, which qvec only compares by Hamming distance, stands for threshold + level * radius / 4: the levels of a
-    uniform quantizer whose borders are its own, threshold - radius / 8 and threshold + radius / 8.
+    Ternary codes, which qvec itself only compares by Hamming distance, decode to threshold + level * radius / 4, level
+    -1, 0 or 1: a uniform quantizer with their borders, threshold - radius / 8 and threshold + radius / 8.
     """
     scale = Scale.of(calibration, codes.device)
     dimensions = len(scale.threshold)
@@ -73,31 +73,29 @@ def dequantize_embeddings(codes: Tensor, calibration: Calibration | Scale, preci
             f"codes: {codes.dtype} of shape {tuple(codes.shape)} found, uint8 of shape (n, {count * width}) wanted for "
             f"{precision} of {dimensions} dimensions"
         )
-    planes = [_unpacked(part, dimensions) for part in codes.split(width, dim=1)]
-    if precision == "ternary":
-        return scale.threshold + (planes[0].float() + planes[1].float() - 1) * (scale.radius * 0.25)
-    whole = torch.zeros_like(planes[0])
-    for plane, bits in enumerate(planes):
-        whole |= bits << (7 - plane)
-    return _decoded(whole, scale, precision)
+    # Of ternary codes the two bits are [code >= 144] and [code >= 112], so any code with those bits decodes the same.
+    weights = (144 - 112, 112) if precision == "ternary" else [128 >> plane for plane in range(count)]
+    planes = (_unpack(part, dimensions) for part in codes.split(width, dim=1))
+    restored = sum(weight * plane for weight, plane in zip(weights, planes, strict=True))
+    return _decode(restored, scale, precision)
 
 
 def quantize_ste(embeddings: Tensor, calibration: Calibration | Scale, precision: str = "int8") -> Tensor:
-    """Embeddings as they come back from their codes, float32 (n, d), with the gradient passed straight through.
+    """Quantize and decode embeddings, float32 (n, d), with a straight-through gradient.
 
-    The value is exactly `dequantize_embeddings(quantize_embeddings(...))`. The gradient is that of the embeddings as
-    they are compared: cut to the calibration's dimensions and, under cosine, normalized (straight-through estimator,
-    Bengio, Léonard and Courville 2013). float32 gives a copy of the embeddings as they came.
+    The value equals `dequantize_embeddings(quantize_embeddings(...))`. The gradient is that of the embeddings after
+    they are cut to the calibration's dimensions and, under cosine, normalized (straight-through estimator, Bengio,
+    Léonard and Courville 2013). For float32, return a copy of the embeddings unchanged.
     """
     if precision == "float32":
         return embeddings.clone()
     scale = Scale.of(calibration, embeddings.device)
-    quantized: Tensor = _StraightThrough.apply(prepared(embeddings, scale), scale, precision)
+    quantized: Tensor = _StraightThrough.apply(prepare(embeddings, scale), scale, precision)
     return quantized
 
 
-def prepared(embeddings: Tensor, scale: Scale) -> Tensor:
-    """Embeddings as they are compared: float32, cut to the scale's dimensions, at unit length under cosine."""
+def prepare(embeddings: Tensor, scale: Scale) -> Tensor:
+    """Convert embeddings (n, D) to float32, cut them to the scale's dimensions and, under cosine, normalize them."""
     dimensions = len(scale.threshold)
     if embeddings.ndim != 2 or embeddings.shape[1] < dimensions:
         raise InputError(f"embeddings: shape {tuple(embeddings.shape)} found, (n, {dimensions} or more) wanted")
@@ -106,41 +104,40 @@ def prepared(embeddings: Tensor, scale: Scale) -> Tensor:
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """Rows divided by their norm, where that is not 1 already."""
+    """Divide rows (n, d) by their norm, except those that have unit length already."""
     squared = _squared_norms(rows.double()).unsqueeze(1)
-    divisor = torch.where(squared > 0, squared, 1.0).sqrt()  # a row of zeros stays one, and its gradient finite
+    divisor = torch.where(squared > 0, squared, 1.0).sqrt()  # a row of zeros stays zero, with a finite gradient
     unit = (rows.double() / divisor).to(torch.float32)
     return torch.where((squared - 1).abs() <= UNIT_LENGTH_TOLERANCE, rows, unit)
 
 
-def quantizable(precision: str) -> bool:
-    """Whether a precision has codes. Raises InputError for one that is unknown."""
+def check_precision(precision: str) -> None:
+    """Raise InputError unless `precision` is one of PRECISIONS."""
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
-    return precision != "float32"
 
 
 class _StraightThrough(torch.autograd.Function):  # type: ignore[misc]
-    """A function, as x + (quantized - x).detach() would round the value away from the quantized one."""
+    """Straight-through estimator. x + (quantized - x).detach() would round away from the quantized value."""
 
     @staticmethod
     def forward(_context: Any, rows: Tensor, scale: Scale, precision: str) -> Tensor:
-        decoded = _decoded(_codes(rows, scale), scale, precision)
-        return torch.where(rows.isfinite(), decoded, rows)  # a training that diverges shows it
+        decoded = _decode(_quantize(rows, scale), scale, precision)
+        return torch.where(rows.isfinite(), decoded, rows)  # keep NaN, so that a diverging training shows
 
     @staticmethod
     def backward(_context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient, None, None
 
 
-def _codes(rows: Tensor, scale: Scale) -> Tensor:
-    """One byte a dimension: clamp(127 + ceil((x - threshold) * (128 / radius)), 0, 255), above 127 if x > threshold."""
-    steps = torch.ceil((rows - scale.threshold) * (128 / scale.radius.clamp_min(_LEAST_RADIUS)))
+def _quantize(rows: Tensor, scale: Scale) -> Tensor:
+    """One byte per dimension: clamp(127 + ceil((x - threshold) * (128 / radius)), 0, 255), > 127 if x > threshold."""
+    steps = torch.ceil((rows - scale.threshold) * (128 / scale.radius.clamp_min(_MIN_RADIUS)))
     clamped = 127 + steps.clamp(-127, 128)
     return torch.where(rows > scale.threshold, clamped.clamp_min(128), clamped).to(torch.uint8)
 
 
-def _decoded(codes: Tensor, scale: Scale, precision: str) -> Tensor:
+def _decode(codes: Tensor, scale: Scale, precision: str) -> Tensor:
     if precision == "ternary":
         level = (codes >= 144).float() + (codes >= 112).float() - 1
         return scale.threshold + level * (scale.radius * 0.25)
@@ -152,15 +149,16 @@ def _decoded(codes: Tensor, scale: Scale, precision: str) -> Tensor:
 
 
 def _planes(precision: str) -> int:
-    if not quantizable(precision):
-        raise InputError("precision is float32, which has no codes; one of int8, int4, ternary, binary is wanted")
+    check_precision(precision)
+    if precision == "float32":
+        raise InputError("precision is float32, which has no codes; expected one of int8, int4, ternary, binary")
     return PLANES.get(precision, _TERNARY_PLANES)
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
-    """Sums of squares (n,) in eight lanes, lane l taking dimensions l, l + 8, ...; then the lanes in order.
+    """Sum squares (n,) in eight lanes, lane l over dimensions l, l + 8, ...; then add the lanes in order.
 
-    The native quantizer adds in this order, and a float64 sum depends on it.
+    This is the order of the native quantizer, on which a float64 sum depends.
     """
     squares = torch.nn.functional.pad(rows * rows, (0, -rows.shape[1] % 8))
     lanes = torch.zeros_like(squares[:, :8])
@@ -172,14 +170,14 @@ def _squared_norms(rows: Tensor) -> Tensor:
     return total
 
 
-def _packed(bits: Tensor) -> Tensor:
-    """Bits (n, d) as bytes (n, ceil(d / 8)), most significant bit first, padded with zeros."""
+def _pack(bits: Tensor) -> Tensor:
+    """Pack bits (n, d) into bytes (n, ceil(d / 8)), most significant bit first, padded with zeros."""
     groups = torch.nn.functional.pad(bits, (0, -bits.shape[1] % 8)).unflatten(1, (-1, 8))
     places = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=bits.device)
     return (groups * places).sum(dim=2, dtype=torch.uint8)
 
 
-def _unpacked(packed: Tensor, dimensions: int) -> Tensor:
+def _unpack(packed: Tensor, dimensions: int) -> Tensor:
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
     bits = (packed.unsqueeze(2) >> shifts) & 1
     return bits.reshape(len(packed), packed.shape[1] * 8)[:, :dimensions]

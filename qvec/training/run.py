@@ -1,8 +1,8 @@
-"""Training a model for its codes, from a file of pairs to a folder that holds model, calibrations and card."""
+"""A training run: from a file of pairs to a folder with the model, its calibrations and its card."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,84 +16,87 @@ from qvec.embedding.hub import load, quiet
 from qvec.errors import InputError
 from qvec.ingest.load_options import Reporter
 from qvec.training import checkpoints
-from qvec.training.card import Table, write_card
+from qvec.training.card import PrecisionTable, write_card
 from qvec.training.loss import metric_of
-from qvec.training.material import Material, read_material
-from qvec.training.measure import embed, fitted, measured
 from qvec.training.options import TrainOptions
-from qvec.training.trainer import finished, loss_of, run_trainer
+from qvec.training.scoring import TextEmbeddings, embed_texts, measure_precisions
+from qvec.training.split import TrainingData, read_training_data
+from qvec.training.trainer import load_finished, make_loss, run_trainer
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished training: the folder of the model, its calibration, tables of precisions (of whole embeddings, then of
-    each Matryoshka prefix), the step it began at, and the step of the checkpoint that was selected, if one was."""
+class TrainResult:
+    """A finished training.
+
+    tables: the measured precisions of whole embeddings, then of each Matryoshka prefix. resumed_at: the step at which
+    this run started. selected: the step of the selected checkpoint, if there was a selection.
+    """
 
     folder: Path
     calibration: Calibration
-    tables: tuple[Table, ...]
+    tables: tuple[PrecisionTable, ...]
     resumed_at: int
     selected: int | None
 
 
-def train(options: TrainOptions, reporter: Reporter) -> Trained:
-    """Trains, or goes on from the last checkpoint, and saves model, calibrations and card in `options.output`.
+def train(options: TrainOptions, reporter: Reporter) -> TrainResult:
+    """Train, or resume from the last checkpoint, and save model, calibrations and card in `options.output`.
 
-    A training that is finished is only measured and saved again.
-
-    Raises InputError where the data or the settings do not fit.
+    If the training was finished before, measure and save it again. Raise InputError if the options or the data are
+    invalid, or if the training diverges.
     """
     disable_progress_bar()
     disable_progress_bars()
     set_seed(options.seed)
-    material = read_material(options)
-    folder = checkpoints.prepare(options)
+    data = read_training_data(options)
+    folder = checkpoints.prepare_folder(options)
     model = load(options.model)
-    loss = loss_of(model, material.pairs, options)
-    widths = [loss.dimensions, *_prefixes(options, loss.dimensions)]
-    before = _measured(model, material, dict.fromkeys(widths), options, reporter)
-    ended = finished(loss, folder, options)
-    if ended is not None:
-        model, done = ended
-        reporter.say(f"the training was finished at step {options.steps:,}; its folder is written anew")
+    loss = make_loss(model, data.pairs, options)
+    widths = (loss.dimensions, *_checked_prefixes(options.matryoshka, loss.dimensions))
+    reporter.say("measuring the original model")
+    before = _measure_ptq(model, data, widths, options.seed)[1]
+    finished = load_finished(loss, folder, options)
+    if finished is not None:
+        model, completion = finished
+        reporter.say(f"the training had finished at step {options.steps:,}; writing its folder again")
     else:
-        done = run_trainer(model, loss, material, folder, options, reporter)
+        completion = run_trainer(model, loss, data, folder, options, reporter)
+    reporter.say("measuring the trained model")
     calibrations = {width: loss.to_calibration(width) for width in widths}
-    after = _measured(model, material, calibrations, options, reporter)
+    embeddings, after = _measure_ptq(model, data, widths, options.seed)
+    trained = {width: measure_precisions(embeddings, data.evaluation, calibrations[width]) for width in widths}
     tables = tuple(
-        Table(width, material.measure, material.described, before[width][0], *after[width]) for width in widths
+        PrecisionTable(width, data.measure, data.described, before[width], after[width], trained[width])
+        for width in widths
     )
     with quiet():
         model.save_pretrained(str(options.output))
     loss.save_calibrations(options.output)
-    whole = calibrations[loss.dimensions]
-    write_card(options.output, options, tables, whole, material.chosen(done.selected))
-    return Trained(options.output, whole, tables, done.resumed_at, done.selected)
+    calibration = calibrations[loss.dimensions]
+    write_card(options.output, options, tables, calibration, data.describe_checkpoint(completion.selected))
+    return TrainResult(options.output, calibration, tables, completion.resumed_at, completion.selected)
 
 
-def _prefixes(options: TrainOptions, dimensions: int) -> tuple[int, ...]:
-    for width in options.matryoshka:
+def _checked_prefixes(prefixes: tuple[int, ...], dimensions: int) -> tuple[int, ...]:
+    for width in prefixes:
         if not 0 < width < dimensions:
             raise InputError(f"a Matryoshka prefix has {width} dimensions, expected 1 to {dimensions - 1}")
-    return options.matryoshka
+    return prefixes
 
 
-def _measured(
-    model: Any,
-    material: Material,
-    calibrations: Mapping[int, Calibration | None],
-    options: TrainOptions,
-    reporter: Reporter,
-) -> dict[int, tuple[list[float], list[float]]]:
-    """By length of embeddings, the numbers of a calibration fitted afterwards, and those of the one given."""
-    reporter.say("measuring " + ("the trained model" if any(calibrations.values()) else "the model as it is"))
-    data = material.evaluation
+def _measure_ptq(
+    model: Any, data: TrainingData, widths: Iterable[int], seed: int
+) -> tuple[TextEmbeddings, Mapping[int, list[float]]]:
+    """Return the texts' embeddings and, by length, the precisions with ranges fitted afterwards, as `qvec ingest` does.
+
+    This is post-training quantization (PTQ).
+    """
     with quiet():
-        embedded = embed(model, data)
-    found = {}
-    for width, calibration in calibrations.items():
-        whole = width == embedded.documents.shape[1]
-        afterwards = fitted(embedded.documents, metric_of(model), options.seed, None if whole else width)
-        trained = measured(embedded, data, calibration) if calibration else []
-        found[width] = measured(embedded, data, afterwards), trained
-    return found
+        embeddings = embed_texts(model, data.evaluation)
+    documents = embeddings.documents.numpy()
+    measured = {}
+    for width in widths:
+        dimensions = None if width == documents.shape[1] else width
+        fitted = Calibration.fit(documents, metric=metric_of(model), seed=seed, dimensions=dimensions)
+        measured[width] = measure_precisions(embeddings, data.evaluation, fitted)
+    return embeddings, measured

@@ -1,4 +1,4 @@
-"""The trainer of sentence-transformers, as `qvec train` runs it."""
+"""The trainer of sentence-transformers, set up and run for `qvec train`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from torch import nn
@@ -18,34 +19,39 @@ from transformers import PrinterCallback, TrainerCallback
 from qvec.embedding.hub import load, quiet
 from qvec.errors import InputError
 from qvec.ingest.load_options import Reporter
-from qvec.training import checkpoints, prompts
-from qvec.training.callback import QuantizationCallback, restore_state
-from qvec.training.loss import QuantizationAwareLoss
-from qvec.training.material import Material
-from qvec.training.measure import batch_size_of
+from qvec.training import checkpoints
+from qvec.training.callback import QuantizationCallback, load_ranges
+from qvec.training.dataset import TextPairs
+from qvec.training.loss import QuantizationAwareLoss, Schedule, constant, linear, staged
 from qvec.training.options import TrainOptions
-from qvec.training.pairs import Pairs
-from qvec.training.schedules import Schedule, constant, linear, staged
-from qvec.training.selection import EvaluateLast
+from qvec.training.scoring import batch_size_for
+from qvec.training.split import TrainingData
 
+TextKind = Literal["query", "document"]
+
+_PROMPT_NAMES: dict[TextKind, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
+"""Names of prompts, in the order in which `encode_query` and `encode_document` look for them."""
 _WARMUP_SHARE = 0.1
-_LOGS = 40
+_LOG_COUNT = 40
 """How often a training reports its losses."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """The step that a training began at, and that of the checkpoint which was selected, if one was."""
+class Completion:
+    """The step at which the training started or resumed, and the step of the selected checkpoint, if any."""
 
     resumed_at: int
     selected: int | None
 
 
-def loss_of(model: Any, pairs: Pairs, options: TrainOptions) -> QuantizationAwareLoss:
-    """The quantization-aware loss that the options and the pairs ask for."""
+def make_loss(model: Any, pairs: TextPairs, options: TrainOptions) -> QuantizationAwareLoss:
+    """Return the quantization-aware loss for these options and pairs."""
     return QuantizationAwareLoss(
         model,
-        _wrapped_loss(model, pairs, options),
+        _wrapped_loss(model, pairs, options.mini_batch_size),
         precisions=options.precisions,
         weights=options.weights,
         schedule=_schedule(options),
@@ -55,20 +61,47 @@ def loss_of(model: Any, pairs: Pairs, options: TrainOptions) -> QuantizationAwar
     )
 
 
-def _wrapped_loss(model: Any, pairs: Pairs, options: TrainOptions) -> nn.Module:
-    if options.mini_batch_size:
-        return _cached_loss(model, pairs, options.mini_batch_size)
-    return losses.CoSENTLoss(model) if pairs.scores is not None else losses.MultipleNegativesRankingLoss(model)
+def load_finished(loss: QuantizationAwareLoss, folder: Path, options: TrainOptions) -> tuple[Any, Completion] | None:
+    """Load the model, and into `loss` the ranges, of a training that has done all steps; None if it has not."""
+    last = checkpoints.latest(folder)
+    if last is None or checkpoints.step_of(last) < options.steps:
+        return None
+    best = checkpoints.best(last)
+    load_ranges(loss, best or last)
+    return load(str(best or last)), _completion(last, best)
 
 
-def _cached_loss(model: Any, pairs: Pairs, mini_batch_size: int) -> nn.Module:
+def run_trainer(
+    model: Any, loss: QuantizationAwareLoss, data: TrainingData, folder: Path, options: TrainOptions, reporter: Reporter
+) -> Completion:
+    """Train the model in place, from the last checkpoint if there is one.
+
+    With a selection, the model and the loss's ranges end as those of the selected checkpoint.
+    """
+    last = checkpoints.latest(folder)
+    with quiet():
+        trainer = _make_trainer(model, loss, data, folder, options)
+        trainer.add_callback(_ProgressCallback(reporter, options.steps))
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    model.eval()
+    best = trainer.state.best_model_checkpoint
+    return _completion(last, Path(best) if best else None)
+
+
+def _completion(last: Path | None, best: Path | None) -> Completion:
+    return Completion(checkpoints.step_of(last) if last else 0, checkpoints.step_of(best) if best else None)
+
+
+def _wrapped_loss(model: Any, pairs: TextPairs, mini_batch_size: int | None) -> nn.Module:
+    if mini_batch_size is None:
+        return losses.CoSENTLoss(model) if pairs.scores is not None else losses.MultipleNegativesRankingLoss(model)
     if pairs.scores is not None:
-        raise InputError("scored pairs are not trained by gradient caching; leave out --mini-batch-size")
+        raise InputError("scored pairs cannot be trained with gradient caching; leave out --mini-batch-size")
     try:
         return losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=mini_batch_size)
-    except ValueError as error:  # a model whose inputs are no batches, as one of static embeddings
+    except ValueError as error:  # e.g. a model of static embeddings, whose inputs cannot be split
         raise InputError(
-            f"the model cannot be trained by gradient caching ({error}); leave out --mini-batch-size"
+            f"the model cannot be trained with gradient caching ({error}); leave out --mini-batch-size"
         ) from None
 
 
@@ -80,50 +113,24 @@ def _schedule(options: TrainOptions) -> Schedule:
     return constant()
 
 
-def finished(loss: QuantizationAwareLoss, folder: Path, options: TrainOptions) -> tuple[Any, Done] | None:
-    """The model of a training that has done all of its steps, with the loss's ranges as they ended; else None."""
-    last = checkpoints.latest(folder)
-    if last is None or checkpoints.step_of(last) < options.steps:
-        return None
-    best = checkpoints.best(last)
-    restore_state(loss, best or last)
-    done = Done(checkpoints.step_of(last), checkpoints.step_of(best) if best else None)
-    return load(str(best or last)), done
-
-
-def run_trainer(
-    model: Any, loss: QuantizationAwareLoss, material: Material, folder: Path, options: TrainOptions, reporter: Reporter
-) -> Done:
-    """Trains the model in place, from the last checkpoint or from the start.
-
-    With a selection the model, and the loss's ranges, end as they were in the checkpoint that was selected.
-    """
-    last = checkpoints.latest(folder)
-    with quiet():
-        trainer = _trainer(model, loss, material, folder, options)
-        trainer.add_callback(_Progress(reporter, options.steps))
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
-    model.eval()
-    best = trainer.state.best_model_checkpoint
-    return Done(checkpoints.step_of(last) if last else 0, checkpoints.step_of(Path(best)) if best else None)
-
-
-def _trainer(model: Any, loss: QuantizationAwareLoss, material: Material, folder: Path, options: TrainOptions) -> Any:
-    pairs, selection = material.pairs, material.selection
-    columns: dict[str, Any] = dict(pairs.texts)
-    if pairs.scores is not None:
-        columns["label"] = pairs.scores
-    around = losses.MatryoshkaLoss(model, loss, [loss.dimensions, *options.matryoshka]) if options.matryoshka else loss
-    with redirect_stderr(StringIO()):  # it shows a bar over what it takes for the model's card
+def _make_trainer(
+    model: Any, loss: QuantizationAwareLoss, data: TrainingData, folder: Path, options: TrainOptions
+) -> Any:
+    columns: dict[str, Any] = dict(data.pairs.texts)
+    if data.pairs.scores is not None:
+        columns["label"] = data.pairs.scores
+    outer = losses.MatryoshkaLoss(model, loss, [loss.dimensions, *options.matryoshka]) if options.matryoshka else loss
+    selection = data.selection
+    with redirect_stderr(StringIO()):  # the trainer shows a progress bar while it reads data for the model card
         trainer = SentenceTransformerTrainer(
             model=model,
-            args=_arguments(model, material, folder, options),
+            args=_trainer_arguments(model, data, folder, options),
             train_dataset=Dataset.from_dict(columns),
-            loss=around,
-            evaluator=selection.evaluator(loss.to_calibration, batch_size_of(model)) if selection else None,
+            loss=outer,
+            evaluator=selection.evaluator(loss.to_calibration, batch_size_for(model)) if selection else None,
             callbacks=[
-                *([EvaluateLast()] if selection else []),
-                _Diverging(model, pairs, options),
+                *([_EvaluateLastStep()] if selection else []),
+                _DivergenceCallback(model, data.pairs.documents[0], options.learning_rate),
                 QuantizationCallback(loss),
             ],
         )
@@ -131,53 +138,82 @@ def _trainer(model: Any, loss: QuantizationAwareLoss, material: Material, folder
     return trainer
 
 
-def _arguments(model: Any, material: Material, folder: Path, options: TrainOptions) -> Any:
+def _trainer_arguments(model: Any, data: TrainingData, folder: Path, options: TrainOptions) -> Any:
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         max_steps=options.steps,
         per_device_train_batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         warmup_steps=int(_WARMUP_SHARE * options.steps),
-        # A text twice in a batch would be its own negative.
-        batch_sampler=BatchSamplers.BATCH_SAMPLER if material.pairs.scores is not None else BatchSamplers.NO_DUPLICATES,
+        # A text that occurs twice in a batch would be its own negative.
+        batch_sampler=BatchSamplers.BATCH_SAMPLER if data.pairs.scores is not None else BatchSamplers.NO_DUPLICATES,
         save_strategy="steps",
         save_steps=options.save_every,
         save_total_limit=2,
-        logging_steps=max(1, options.steps // _LOGS),
+        logging_steps=max(1, options.steps // _LOG_COUNT),
         seed=options.seed,
         data_seed=options.seed,
         report_to="none",
         disable_tqdm=True,
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=model.device.type == "cuda",
-        **prompts.trainer_arguments(model, material.pairs),
-        **(material.selection.trainer_arguments(options.save_every) if material.selection else {}),
+        **_prompt_arguments(model, data.pairs),
+        **(data.selection.trainer_arguments(options.save_every) if data.selection else {}),
     )
 
 
-class _Diverging(TrainerCallback):  # type: ignore[misc]
-    """Ends a training with an InputError, before a checkpoint is evaluated or saved that embeds a text as NaN."""
+def _prompt_arguments(model: Any, pairs: TextPairs) -> dict[str, Any]:
+    """Make the trainer embed each column like `encode_query` or `encode_document`, with prompts and Router modules.
 
-    def __init__(self, model: Any, pairs: Pairs, options: TrainOptions) -> None:
-        self._model = model
-        self._text = pairs.documents[0]
-        self._learning_rate = options.learning_rate
+    The first column holds queries and the others documents. Both texts of a scored pair are documents, because the
+    score is symmetric and documents are what is stored.
+    """
+    first, *others = pairs.texts
+    first_kind: TextKind = "query" if pairs.scores is None else "document"
+    kinds: dict[str, TextKind] = {first: first_kind, **dict.fromkeys(others, "document")}
+    prompts = {column: _prompt(model, kind) for column, kind in kinds.items()}
+    has_router = any(isinstance(module, Router) for module in model.children())
+    return {
+        "prompts": {column: prompt for column, prompt in prompts.items() if prompt} or None,
+        "router_mapping": kinds if has_router else None,
+    }
+
+
+def _prompt(model: Any, kind: TextKind) -> str | None:
+    name = next((name for name in _PROMPT_NAMES[kind] if name in model.prompts), model.default_prompt_name)
+    return None if name is None else model.prompts[name]
+
+
+class _EvaluateLastStep(TrainerCallback):  # type: ignore[misc]
+    """Evaluates the last step too, because it is also a checkpoint to select from."""
 
     def on_step_end(self, _args: Any, state: Any, control: Any, **_others: Any) -> None:
-        last = state.global_step >= state.max_steps
-        if (control.should_evaluate or control.should_save or last) and not self._embeds():
+        control.should_evaluate |= state.global_step >= state.max_steps
+
+
+class _DivergenceCallback(TrainerCallback):  # type: ignore[misc]
+    """Raises InputError, before a checkpoint is evaluated or saved, if the model embeds a text as NaN or infinity."""
+
+    def __init__(self, model: Any, text: str, learning_rate: float) -> None:
+        self._model = model
+        self._text = text
+        self._learning_rate = learning_rate
+
+    def on_step_end(self, _args: Any, state: Any, control: Any, **_others: Any) -> None:
+        is_last = state.global_step >= state.max_steps
+        if (control.should_evaluate or control.should_save or is_last) and not self._embedding_is_finite():
             raise InputError(
                 f"the training diverged: after step {state.global_step:,} the model's embeddings hold NaN or infinity; "
-                f"begin anew with a lower --learning-rate than {self._learning_rate:g}, and with --restart"
+                f"start over with --restart and a --learning-rate below {self._learning_rate:g}"
             )
 
-    def _embeds(self) -> bool:
+    def _embedding_is_finite(self) -> bool:
         embedding = self._model.encode_document(self._text, convert_to_tensor=True, show_progress_bar=False)
         self._model.train()
         return bool(embedding.isfinite().all())
 
 
-class _Progress(TrainerCallback):  # type: ignore[misc]
+class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Passes the trainer's steps and losses on to a reporter."""
 
     def __init__(self, reporter: Reporter, steps: int) -> None:
@@ -196,6 +232,6 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            known = {"loss", "grad_norm", "learning_rate", "epoch"}
-            parts = [f"{name} {value:.4f}" for name, value in logs.items() if name not in known]
+            other = {"loss", "grad_norm", "learning_rate", "epoch"}
+            parts = [f"{name} {value:.4f}" for name, value in logs.items() if name not in other]
             self._reporter.say(f"step {state.global_step:,}: loss {logs['loss']:.4f} ({', '.join(parts)})")

@@ -1,0 +1,206 @@
+-- Codes of vectors: bit planes, and the binary, ternary and learned bits that are read from them. They equal those of
+-- the numpy specification in the tests, bit for bit.
+
+-- Uses only vector operations of pgvector, which are fast. With z = 2n - 1 the top bit is [z > 0]; then 128 is
+-- subtracted or added, by rounding z + 128 to a multiple of 256, and the rest is doubled for the next bit.
+CREATE OR REPLACE FUNCTION qvec._planes_of_integers(n vector) RETURNS bit varying[]
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    c128 vector := array_fill(128::real, ARRAY[vector_dims(n)])::vector;
+    round256 vector := array_fill(3221225472::real, ARRAY[vector_dims(n)])::vector; -- 1.5 * 2^31: its last bit is 256
+    z vector := n + n - array_fill(1::real, ARRAY[vector_dims(n)])::vector;
+    plane bit varying[];
+BEGIN
+    FOR i IN 1..8 LOOP
+        plane[i] := binary_quantize(z);
+        z := z + c128;
+        z := z - ((z + round256) - round256);
+        z := z + z;
+    END LOOP;
+    RETURN plane;
+END $$;
+COMMENT ON FUNCTION qvec._planes_of_integers(vector)
+    IS 'The eight planes of the codes 127 + n, for integers n from -127 to 128';
+
+CREATE OR REPLACE FUNCTION qvec._join_planes(plane bit varying[], planes integer) RETURNS bit varying
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    padding bit varying := repeat('0', (8 - length(plane[1]) % 8) % 8)::bit varying;
+    codes bit varying := '';
+BEGIN
+    FOR i IN 1..planes LOOP
+        codes := codes || plane[i] || padding;
+    END LOOP;
+    RETURN codes;
+END $$;
+COMMENT ON FUNCTION qvec._join_planes(bit varying[], integer)
+    IS 'The top planes concatenated, each padded to whole bytes';
+
+CREATE OR REPLACE FUNCTION qvec._exact_planes(x vector, threshold vector, scale vector, planes integer)
+    RETURNS bit varying
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN qvec._join_planes(qvec._planes_of_integers(ARRAY(
+        SELECT CASE
+            WHEN step > 128 THEN 128
+            WHEN difference > 0 THEN greatest(ceil(step), 1)
+            ELSE ceil(greatest(step, -127))
+        END
+        FROM unnest(x::real[], threshold::real[], scale::real[]) AS u (e, t, s),
+            LATERAL (SELECT qvec._round_float32(e::float8 - t) AS difference OFFSET 0) AS d,
+            LATERAL (SELECT qvec._round_float32(difference * s) AS step OFFSET 0) AS p)::vector), planes);
+COMMENT ON FUNCTION qvec._exact_planes(vector, vector, vector, integer)
+    IS 'Codes of a prepared vector of any norm, computed number by number: slow';
+
+-- About ten times as fast as _exact_planes. pgvector raises an error if an operation leaves the range of float32, so
+-- the norm must not exceed safe_norm. With t = (x - threshold) * scale and n = t rounded to an integer (by adding a
+-- number whose last bit has weight 1), the code is 127 + n, plus 1 where t > n; the 1 is added plane by plane.
+CREATE OR REPLACE FUNCTION qvec._fast_planes(x vector, threshold vector, scale vector, planes integer)
+    RETURNS bit varying
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    round1 vector := array_fill(12582912::real, ARRAY[vector_dims(x)])::vector; -- 1.5 * 2^23
+    c127 vector := array_fill(127::real, ARRAY[vector_dims(x)])::vector;
+    difference vector := x - threshold;
+    t vector;
+    n vector;
+    above bit varying;
+    within bit varying;
+    carry bit varying;
+    plane bit varying[];
+    sum bit varying;
+BEGIN
+    IF planes = 1 THEN
+        RETURN qvec._join_planes(ARRAY[binary_quantize(difference)::bit varying], 1);
+    END IF;
+    t := difference * scale;
+    n := (t + round1) - round1;
+    above := binary_quantize(t - c127);
+    within := binary_quantize(t + c127);
+    carry := binary_quantize(t - n);
+    plane := qvec._planes_of_integers(n);
+    FOR i IN REVERSE 8..2 LOOP
+        sum := plane[i] # carry;
+        carry := plane[i] & carry;
+        plane[i] := (sum | above) & within;
+    END LOOP;
+    plane[1] := binary_quantize(difference);
+    RETURN qvec._join_planes(plane, planes);
+END $$;
+COMMENT ON FUNCTION qvec._fast_planes(vector, vector, vector, integer)
+    IS 'Codes of a prepared vector whose norm is at most the safe_norm of the calibration';
+
+CREATE OR REPLACE FUNCTION qvec.quantize(embedding vector, calibration text, planes integer DEFAULT 8) RETURNS bit
+    LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    x vector := qvec._prepare(embedding, calibration);
+    k record;
+BEGIN
+    IF planes NOT BETWEEN 1 AND 8 THEN
+        RAISE EXCEPTION 'planes is %, expected 1 to 8', planes USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT threshold, scale, safe_norm INTO k FROM qvec.calibration AS stored WHERE stored.id = calibration;
+    IF vector_norm(x) <= k.safe_norm THEN
+        RETURN qvec._fast_planes(x, k.threshold, k.scale, planes);
+    END IF;
+    RETURN qvec._exact_planes(x, k.threshold, k.scale, planes);
+END $$;
+COMMENT ON FUNCTION qvec.quantize(vector, text, integer)
+    IS 'The codes of a vector: its 1 (binary), 4 (int4), 8 (int8) or other number of top planes, top plane first';
+
+CREATE OR REPLACE FUNCTION qvec.quantize(embedding halfvec, calibration text, planes integer DEFAULT 8) RETURNS bit
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN qvec.quantize(embedding::vector, calibration, planes);
+COMMENT ON FUNCTION qvec.quantize(halfvec, text, integer)
+    IS 'The codes of a vector: its 1 (binary), 4 (int4), 8 (int8) or other number of top planes, top plane first';
+
+CREATE OR REPLACE FUNCTION qvec.binary(embedding vector, calibration text) RETURNS bit
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN qvec.quantize(embedding, calibration, 1);
+COMMENT ON FUNCTION qvec.binary(vector, text) IS 'The sign bits of a vector: [x > threshold] in each dimension';
+
+CREATE OR REPLACE FUNCTION qvec.binary(embedding halfvec, calibration text) RETURNS bit
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN qvec.quantize(embedding::vector, calibration, 1);
+COMMENT ON FUNCTION qvec.binary(halfvec, text) IS 'The sign bits of a vector: [x > threshold] in each dimension';
+
+-- Two planes of width bits, [code >= 144] and [code >= 112]: the level -1, 0 or 1 of each dimension in unary, from the
+-- top four planes of its code. Postgres inlines the function into the index expression and into searches.
+CREATE OR REPLACE FUNCTION qvec.ternary(codes bit, width integer) RETURNS bit
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (substring(codes from 1 for width)
+            & (substring(codes from width + 1 for width)
+               | substring(codes from 2 * width + 1 for width)
+               | substring(codes from 3 * width + 1 for width)))
+        || (substring(codes from 1 for width)
+            | (substring(codes from width + 1 for width)
+               & substring(codes from 2 * width + 1 for width)
+               & substring(codes from 3 * width + 1 for width)));
+COMMENT ON FUNCTION qvec.ternary(bit, integer)
+    IS 'The ternary code, 2 * width bits, of codes of at least four planes of width bits';
+
+CREATE OR REPLACE FUNCTION qvec.ternary(embedding vector, calibration text) RETURNS bit
+    LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    codes bit varying := qvec.quantize(embedding, calibration, 4);
+BEGIN
+    RETURN qvec.ternary(codes, length(codes) / 4);
+END $$;
+COMMENT ON FUNCTION qvec.ternary(vector, text)
+    IS 'The ternary code of a vector: two bits for each dimension; their Hamming distance is the distance of the '
+       'levels -1, 0, 1';
+
+CREATE OR REPLACE FUNCTION qvec.ternary(embedding halfvec, calibration text) RETURNS bit
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN qvec.ternary(embedding::vector, calibration);
+COMMENT ON FUNCTION qvec.ternary(halfvec, text)
+    IS 'The ternary code of a vector: two bits for each dimension; their Hamming distance is the distance of the '
+       'levels -1, 0, 1';
+
+-- All sums are integers below 2^24, which float32 adds exactly in any order.
+CREATE OR REPLACE FUNCTION qvec.learned(codes bit, calibration text) RETURNS bit
+    LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    k record;
+    width integer := length(codes) / 8;
+    steps vector;
+BEGIN
+    SELECT dimensions, projection, bias INTO k FROM qvec.calibration AS stored WHERE stored.id = calibration;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no calibration %', quote_literal(calibration) USING ERRCODE = 'no_data_found';
+    ELSIF k.projection IS NULL THEN
+        RAISE EXCEPTION 'calibration % has no learned bits', calibration
+            USING HINT = 'Make one that has: qvec adapt', ERRCODE = 'invalid_parameter_value';
+    ELSIF qvec._plane_count(codes, k.dimensions) <> 8 THEN
+        RAISE EXCEPTION 'the codes have % planes, learned bits need 8', qvec._plane_count(codes, k.dimensions)
+            USING ERRCODE = 'data_exception';
+    END IF;
+    steps := (
+        SELECT array_agg((get_bit(codes, i) << 8) + (get_bit(codes, width + i) << 7) + (get_bit(codes, 2 * width + i) << 6)
+                         + (get_bit(codes, 3 * width + i) << 5) + (get_bit(codes, 4 * width + i) << 4)
+                         + (get_bit(codes, 5 * width + i) << 3) + (get_bit(codes, 6 * width + i) << 2)
+                         + (get_bit(codes, 7 * width + i) << 1) - 255 ORDER BY i)
+        FROM generate_series(0, k.dimensions - 1) AS i)::vector;
+    RETURN (SELECT string_agg(CASE WHEN b - (w <#> steps) > 0 THEN '1' ELSE '0' END, '' ORDER BY j)
+            FROM unnest(k.projection, k.bias) WITH ORDINALITY AS u (w, b, j))::bit varying;
+END $$;
+COMMENT ON FUNCTION qvec.learned(bit, text) IS 'The learned bits of codes of 8 planes, by a calibration that has them';
+
+CREATE OR REPLACE FUNCTION qvec.learned(embedding vector, calibration text) RETURNS bit
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN qvec.learned(qvec.quantize(embedding, calibration, 8), calibration);
+COMMENT ON FUNCTION qvec.learned(vector, text) IS 'The learned bits of a vector, by a calibration that has them';
+
+CREATE OR REPLACE FUNCTION qvec.learned(embedding halfvec, calibration text) RETURNS bit
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN qvec.learned(embedding::vector, calibration);
+COMMENT ON FUNCTION qvec.learned(halfvec, text) IS 'The learned bits of a vector, by a calibration that has them';
+
+CREATE OR REPLACE FUNCTION qvec._learned_bits(calibration text) RETURNS integer
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN (SELECT cardinality(bias) FROM qvec.calibration AS stored WHERE stored.id = calibration);
+COMMENT ON FUNCTION qvec._learned_bits(text) IS 'Number of learned bits of a calibration; NULL if it has none';
+
+CREATE OR REPLACE FUNCTION qvec._planes(rescore text) RETURNS integer
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN CASE rescore WHEN 'int8' THEN 8 WHEN 'int4' THEN 4 WHEN 'binary' THEN 1 END;
+COMMENT ON FUNCTION qvec._planes(text) IS 'Number of planes of a precision; NULL for float16 and float32';

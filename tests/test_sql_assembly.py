@@ -1,0 +1,113 @@
+"""The assembled SQL script: its version, its files, and the values that it shares with Python."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import psycopg
+import pytest
+from sqlside import installed, value
+
+import qvec
+from qvec import Calibration, defaults
+from qvec.codes import PLANES
+from qvec.postgres import sql_script
+from qvec.postgres.layout import Prefilter, Rescore
+
+VERSIONS = Path(__file__).parent / "sql" / "versions.json"
+SCHEMA = Path(sql_script.__file__).parents[1] / "sql" / "schema"
+
+
+@pytest.fixture(scope="module")
+def url(new_database: Callable[..., str]) -> str:
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def sql(url: str) -> Iterator[psycopg.Connection[Any]]:
+    with installed(url) as connection:
+        yield connection
+
+
+def fingerprint(script: str) -> str:
+    """A hash of the script without its comment lines and blank lines."""
+    lines = (line.rstrip() for line in script.splitlines())
+    code = "\n".join(line for line in lines if line and not line.lstrip().startswith("--"))
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def test_changed_sql_has_a_new_version() -> None:
+    """A database upgrades only if the version differs: SQL that changes without it never reaches that database."""
+    recorded: dict[str, str] = json.loads(VERSIONS.read_text())
+    version, found = sql_script.version(), fingerprint(sql_script.full())
+    if os.environ.get("QVEC_WRITE_EXPECTED"):
+        recorded[version] = found
+        VERSIONS.write_text(json.dumps(recorded, indent=2) + "\n")
+    assert recorded.get(version) == found, (
+        f"the SQL differs from what {VERSIONS.name} records for schema version {version}. Unless {version} is still "
+        "unreleased, raise default_version in qvec/sql/qvec.control and add the step from the version before, "
+        "qvec/sql/upgrades/OLD--NEW.sql. Then record the new SQL: "
+        "QVEC_WRITE_EXPECTED=1 pytest tests/test_sql_assembly.py"
+    )
+
+
+def test_every_file_is_assembled_once() -> None:
+    assert sorted(sql_script.SUBJECTS) == sorted(path.stem for path in SCHEMA.iterdir())
+
+
+def test_every_value_is_filled_in() -> None:
+    assert not re.findall(r"@\w+@", sql_script.full())
+    assert not re.findall(r"@\w+@", sql_script.upgrade_from("0.1.0"))
+
+
+def test_the_default_oversampling_is_that_of_python(sql: psycopg.Connection[Any]) -> None:
+    rows = sql.execute(
+        "SELECT oid::regprocedure::text, pg_get_function_arguments(oid) FROM pg_proc"
+        " WHERE pronamespace = 'qvec'::regnamespace AND proname IN ('create_collection', 'attach')"
+    ).fetchall()
+    assert len(rows) == 2
+    for name, arguments in rows:
+        assert f"oversampling double precision DEFAULT {defaults.DEFAULT_OVERSAMPLING}," in arguments, name
+    default = value(
+        sql,
+        "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum"
+        " WHERE adrelid = 'qvec.collection'::regclass AND attname = 'oversampling'",
+    )
+    assert default == str(defaults.DEFAULT_OVERSAMPLING)
+
+
+def test_precisions_have_the_planes_of_python(sql: psycopg.Connection[Any]) -> None:
+    assert {name: value(sql, "SELECT qvec._planes(%s)", name) for name in PLANES} == PLANES
+    for name in set(get_args(Rescore)) - set(PLANES):
+        assert value(sql, "SELECT qvec._planes(%s)", name) is None
+
+
+@pytest.mark.parametrize(("column", "names"), [("rescore", Rescore), ("prefilter", Prefilter)])
+def test_collections_take_the_settings_of_python(sql: psycopg.Connection[Any], column: str, names: Any) -> None:
+    check = value(
+        sql, "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s", f"collection_{column}_check"
+    )
+    assert set(re.findall(r"'(\w+)'", check)) == set(get_args(names))
+
+
+@pytest.mark.parametrize(("rescore", "prefilter"), [("int8", "ternary"), ("int4", "binary"), ("float16", "binary")])
+def test_the_index_is_that_of_python(
+    sql: psycopg.Connection[Any], url: str, calibration: Calibration, rescore: Any, prefilter: Any
+) -> None:
+    with qvec.connect(url) as db:
+        docs = db.create_collection(
+            f"{rescore}_{prefilter}", calibration=calibration, rescore=rescore, prefilter=prefilter
+        )
+        docs.build_index()
+    definition = f"SELECT indexdef FROM pg_indexes WHERE indexname = '{docs.name}_qvec_idx'"
+    python = value(sql, definition)
+    assert f"WITH (m='{defaults.HNSW_M}', ef_construction='{defaults.HNSW_EF_CONSTRUCTION}')" in python
+    sql.execute(f"DROP INDEX {docs.name}_qvec_idx".encode())
+    sql.execute("SELECT qvec.build_index(%s)", [docs.name])
+    assert value(sql, definition) == python
