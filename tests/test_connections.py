@@ -17,7 +17,7 @@ import numpy as np
 import psycopg
 import pytest
 from conftest import realistic
-from forking import forked
+from forked import forked
 from numpy.typing import NDArray
 
 import qvec

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import STORES, VARIABLES, Store, ids, opened
 from numpy.typing import NDArray
-from stores import STORES, VARIABLES, Store, ids, opened
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RowError

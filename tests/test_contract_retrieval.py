@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import Store, ids
 from numpy.typing import NDArray
 from psycopg.sql import SQL
 from qdrant_client import models
-from stores import Store, ids
 
 from qvec import Calibration, CollectionError, InputError
 from qvec.embedding import CachedQueries

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from loading import vectors
+from ingest_helpers import vectors
 from psycopg import errors
 from qvec.postgres.indexing import Machine
 from qvec.postgres.steps import Steps, perform

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loading import assert_holds, load, vectors, with_ids, write_lines
+from ingest_helpers import assert_holds, load, vectors, with_ids, write_lines
 
 import qvec
 from qvec import Calibration, RangeMethod

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from loading import assert_holds, codes_by_id, load, run, start, vectors, with_ids, write_lines
+from ingest_helpers import assert_holds, codes_by_id, load, run, start, vectors, with_ids, write_lines
 from qvec.postgres.steps import Execute, Steps
 
 import qvec

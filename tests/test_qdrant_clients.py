@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 from conftest import realistic
-from forking import forked
+from forked import forked
 from qdrant_wire import WireServer
 
 import qvec

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loading import vectors, with_ids, write_lines
+from ingest_helpers import vectors, with_ids, write_lines
 from qdrant_loading import assert_holds, found_rows, load, position
 from qdrant_wire import WireServer
 

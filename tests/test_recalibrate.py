@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from concurrent_writes import writing_meanwhile
 from conftest import realistic
-from loading import run, with_ids, write_lines
+from ingest_helpers import run, with_ids, write_lines
 from numpy.typing import NDArray
 from qvec.postgres.versions import PostgresVersions
-from writing import writing_meanwhile
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RangeMethod

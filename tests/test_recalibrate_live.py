@@ -14,7 +14,7 @@ import numpy as np
 import psycopg
 import pytest
 from conftest import realistic, unit
-from loading import with_ids, write_lines
+from ingest_helpers import with_ids, write_lines
 from numpy.typing import NDArray
 from qdrant_loading import run as run_and_kill
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from concurrent_writes import writing_meanwhile
 from conftest import realistic, unit
-from loading import with_ids, write_lines
+from ingest_helpers import with_ids, write_lines
 from numpy.typing import NDArray
 from qdrant_loading import assert_holds, found_rows, run
 from qdrant_wire import WireServer
-from writing import writing_meanwhile
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, RangeMethod

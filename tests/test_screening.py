@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from loading import write_lines
+from ingest_helpers import write_lines
 from numpy.typing import NDArray
 from test_cli import invoke, succeed
 

@@ -10,9 +10,9 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from conftest import realistic
+from databases import ids
 from numpy.typing import NDArray
 from pgvector import Bit
-from stores import ids
 
 import qvec
 from qvec import Calibration
