@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from concurrent_writes import writing_meanwhile
+from concurrent_writes import writing_in_background
 from conftest import realistic, unit
 from ingest_helpers import with_ids, write_lines
 from numpy.typing import NDArray
@@ -173,7 +173,7 @@ def test_what_is_written_meanwhile_comes_along(
 
 
 def test_a_writer_that_never_rests_loses_nothing(database: Database) -> None:
-    with writing_meanwhile(filled(database), ROWS_OF) as written:
+    with writing_in_background(filled(database), ROWS_OF) as written:
         anew(database)
         roll_back(database, "docs")
         anew(database)
