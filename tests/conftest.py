@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+from databases import STORES, Store, opened
 from numpy.typing import NDArray
 from psycopg import sql
-from stores import STORES, Store, opened
 from tiny_models import tiny_model, write_pairs
 
 import qvec

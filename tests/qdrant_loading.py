@@ -20,11 +20,11 @@ from qvec.sources import open_source
 DRIVER = """
 import importlib, os, signal, sys
 from qvec.cli import main
-from qvec.ingest import batches, pipeline
+from qvec.ingest import encoder, pipeline
 from qvec.qdrant import loader
 _, rows, seconds, moment, number = sys.argv[:5]
 del sys.argv[1:5]
-batches._BATCH_BYTES = 4 * 8 * int(rows)
+encoder._BATCH_BYTES = 4 * 8 * int(rows)
 loader._CHECKPOINT_SECONDS = float(seconds)
 pipeline._RETRY_SECONDS = (0.05,) * 20
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 from conftest import realistic
+from databases import Store, ids
 from numpy.typing import NDArray
-from stores import Store, ids
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RowError

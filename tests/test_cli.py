@@ -16,7 +16,7 @@ import numpy as np
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
-from loading import command, run, vectors, with_ids, write_lines
+from ingest_helpers import command, run, vectors, with_ids, write_lines
 
 import qvec
 from qvec.cli import main

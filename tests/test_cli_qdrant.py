@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loading import vectors, write_lines
+from ingest_helpers import vectors, write_lines
 from test_cli import invoke, succeed
 
 ROWS = 60

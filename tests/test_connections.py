@@ -1,4 +1,4 @@
-"""Connections to Postgres: options, breaks, restarts under load, cancellation, forks; to wait for and to await."""
+"""Connections to Postgres, of both clients: options, breaks, restarts under load, cancellation, closing, forks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import numpy as np
 import psycopg
 import pytest
 from conftest import realistic
-from forking import forked
+from forked import use_across_fork
 from numpy.typing import NDArray
 
 import qvec
 from qvec import Calibration, DatabaseError, InputError
 from qvec.client import Collection
 from qvec.metadata_index import MetadataIndex
-from qvec.postgres import connections, embedded, statements
+from qvec.postgres import embedded, pools, statements
 
 Vectors = NDArray[np.float32]
 ROWS = 300
@@ -32,7 +32,7 @@ ROWS = 300
 
 @pytest.fixture
 def docs(url: str) -> Iterator[Collection]:
-    """A collection in a database of its own, in which `qvec.connect(url)` finds it."""
+    """A collection in a separate database, where `qvec.connect(url)` finds it."""
     with qvec.connect(url) as db:
         yield filled(db)
 
@@ -45,7 +45,7 @@ def filled(db: Any) -> Collection:
 
 
 def sessions(admin: psycopg.Connection, url: str) -> dict[str, int]:
-    """The states of the sessions in a database of the test's, and how many there are of each."""
+    """Return the number of qvec's sessions in each state in the test's database."""
     with psycopg.connect(url) as connection:
         name = connection.info.dbname
     found = admin.execute(
@@ -74,7 +74,7 @@ def sessions(admin: psycopg.Connection, url: str) -> dict[str, int]:
         ({"statement_timeout": float("inf")}, "statement_timeout is inf, expected at most 2147483 seconds"),
     ],
 )
-def test_options_that_make_no_sense(url: str, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(url: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         qvec.connect(url, **options)
     assert str(caught.value) == message
@@ -83,7 +83,7 @@ def test_options_that_make_no_sense(url: str, options: dict[str, Any], message: 
     assert str(caught.value) == message
 
 
-def test_the_longest_times_are_taken(url: str) -> None:
+def test_the_longest_times_are_accepted(url: str) -> None:
     with qvec.connect(url, timeout=2_147_483, statement_timeout=2_147_483) as db:
         assert not db.has_collection("nothing")
 
@@ -102,7 +102,7 @@ def test_no_more_connections_than_the_pool_has(docs: Collection, url: str, admin
 
 
 @pytest.mark.usefixtures("docs")
-def test_a_pool_that_is_busy_for_too_long_is_told(url: str) -> None:
+def test_a_pool_that_is_busy_for_too_long_is_an_error(url: str) -> None:
     busy = r"^cannot read collection 'docs': all connections are busy .*couldn't get a connection after 0\.30 sec"
     with qvec.connect(url, pool_size=1, timeout=0.3) as db:
         other = db.collection("docs")
@@ -146,7 +146,7 @@ def test_statements_have_a_time_limit_but_not_index_builds(url: str, monkeypatch
 
 @pytest.mark.usefixtures("docs")
 def test_indexes_of_words_and_metadata_have_no_time_limit(url: str) -> None:
-    """Each waits for a lock here, instead of reading a large table, for longer than a statement may take."""
+    """Each waits for a lock, which takes the place of reading a large table, for longer than the limit."""
     by_kind = [MetadataIndex("kind", "keyword")]
     with qvec.connect(url, statement_timeout=0.2) as db:
         other = db.collection("docs")
@@ -169,7 +169,7 @@ def test_indexes_of_words_and_metadata_have_no_time_limit(url: str) -> None:
 
 @contextlib.contextmanager
 def locked(url: str) -> Iterator[None]:
-    """Others cannot use the table of docs for the first 0.6 seconds."""
+    """Lock the table of docs for the first 0.6 seconds."""
     with psycopg.connect(url) as connection:
         connection.execute("LOCK TABLE docs IN ACCESS EXCLUSIVE MODE")
         timer = threading.Timer(0.6, connection.rollback)
@@ -184,7 +184,7 @@ def locked(url: str) -> Iterator[None]:
 
 
 def test_cancelled_work_leaves_no_transaction_open(docs: Collection, url: str, admin: psycopg.Connection) -> None:
-    """Scans hold a cursor in a transaction, upserts one with a COPY."""
+    """Scans hold a transaction with a cursor, upserts one with a COPY."""
     docs._store.close()
     vectors = realistic(1000)
 
@@ -216,7 +216,7 @@ def test_cancelled_work_leaves_no_transaction_open(docs: Collection, url: str, a
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """The URL of an embedded server of the test's own."""
+    """The URL of an embedded server that only this test uses."""
     yield embedded.start(tmp_path / "data")
     embedded.stop(tmp_path / "data")
 
@@ -227,12 +227,12 @@ def restart(directory: Path) -> None:
     embedded.start(directory)
 
 
-def told_as_lost(errors: list[BaseException]) -> bool:
+def are_lost_connections(errors: list[BaseException]) -> bool:
     return all(isinstance(error, DatabaseError) and "the connection was lost" in str(error) for error in errors)
 
 
 def test_threads_survive_a_restart_under_load(server: str, tmp_path: Path) -> None:
-    """Reads wait for the server to come back; a write that was under way is told to be lost, and not repeated."""
+    """Reads wait for the server to come back; a write under way fails as lost and is not repeated."""
     vectors = realistic(1000)
     stop = threading.Event()
     reads, failed_reads, failed_writes = [0], [], []
@@ -266,12 +266,12 @@ def test_threads_survive_a_restart_under_load(server: str, tmp_path: Path) -> No
             thread.join(40)
         assert reads[0] > before + 10
         assert failed_reads == []
-        assert told_as_lost(failed_writes)
+        assert are_lost_connections(failed_writes)
         assert docs.upsert([1001], vectors[998:999]) == 1
 
 
 def test_tasks_survive_a_restart_under_load(server: str, tmp_path: Path) -> None:
-    """Reads wait for the server to come back; a write that was under way is told to be lost, and not repeated."""
+    """Reads wait for the server to come back; a write under way fails as lost and is not repeated."""
     vectors = realistic(1000)
     reads, failed_reads, failed_writes = 0, [], []
 
@@ -305,7 +305,7 @@ def test_tasks_survive_a_restart_under_load(server: str, tmp_path: Path) -> None
             await asyncio.wait_for(asyncio.gather(*tasks), 40)
             assert reads > before + 10
             assert failed_reads == []
-            assert told_as_lost(failed_writes)
+            assert are_lost_connections(failed_writes)
             assert await docs.upsert([1001], vectors[998:999]) == 1
 
     with qvec.connect(server) as db:
@@ -313,7 +313,7 @@ def test_tasks_survive_a_restart_under_load(server: str, tmp_path: Path) -> None
     asyncio.run(live())
 
 
-def test_a_server_that_stays_away_is_told(server: str, tmp_path: Path) -> None:
+def test_a_server_that_stays_away_is_an_error(server: str, tmp_path: Path) -> None:
     with qvec.connect(server, timeout=1) as db:
         docs = filled(db)
         embedded.stop(tmp_path / "data")
@@ -327,8 +327,8 @@ def test_a_server_that_stays_away_is_told(server: str, tmp_path: Path) -> None:
 def test_waiting_clients_are_served_after_the_pool_gave_up(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pool tries ever more rarely, and in the end no more: then it begins anew while somebody waits."""
-    monkeypatch.setattr(connections, "_RECONNECT_SECONDS", 0.5)
+    """The pool retries at growing intervals and then gives up; it starts again while a caller waits."""
+    monkeypatch.setattr(pools, "_RECONNECT_SECONDS", 0.5)
     with qvec.connect(server, timeout=30) as db:
         docs = filled(db)
         embedded.stop(tmp_path / "data")
@@ -346,7 +346,7 @@ CLOSED = r"^cannot read collection 'docs': the database is closed, which it was 
 
 
 def no_sessions(admin: psycopg.Connection, url: str) -> bool:
-    """Whether all are gone, which takes the server a moment, and stay away."""
+    """Return whether all sessions end, which takes the server a moment, and none is opened again."""
     deadline = time.monotonic() + 5
     while sessions(admin, url) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -354,7 +354,7 @@ def no_sessions(admin: psycopg.Connection, url: str) -> bool:
     return not sessions(admin, url)
 
 
-def test_a_search_that_a_close_overtakes_opens_nothing_again(
+def test_a_search_overtaken_by_close_does_not_reopen_the_pool(
     docs: Collection, url: str, admin: psycopg.Connection
 ) -> None:
     began, go_on = threading.Event(), threading.Event()
@@ -396,10 +396,10 @@ def test_a_search_that_a_close_overtakes_opens_nothing_again(
     assert docs.count() == ROWS
 
 
-def test_awaited_searches_that_a_close_overtakes_open_nothing_again(
+def test_awaited_searches_overtaken_by_close_do_not_reopen_the_pool(
     docs: Collection, url: str, admin: psycopg.Connection
 ) -> None:
-    """Whether they embed their questions, wait for a connection, or are at work, which they finish."""
+    """Those that embed their questions or wait for a connection fail; those at work finish."""
     docs._store.close()
     vectors = realistic(1000)
 
@@ -432,7 +432,7 @@ def test_awaited_searches_that_a_close_overtakes_open_nothing_again(
     asyncio.run(use())
 
 
-def test_work_that_has_begun_is_finished(
+def test_work_under_way_finishes_after_close(
     docs: Collection, url: str, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statements, "count", lambda _: b"SELECT 7 FROM pg_sleep(0.5)")
@@ -450,14 +450,14 @@ def test_work_that_has_begun_is_finished(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.usefixtures("docs")
-def test_a_forked_child_has_connections_of_its_own(url: str) -> None:
-    assert forked(url, "sync") == ["parent True", "child True", "parent True"]
+def test_a_forked_child_opens_separate_connections(url: str) -> None:
+    assert use_across_fork(url, "sync") == ["parent True", "child True", "parent True"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.usefixtures("docs")
-def test_a_forked_child_is_told_to_open_its_own_loops_connections(url: str) -> None:
-    first, child, last = forked(url, "async")
+def test_a_forked_child_cannot_use_the_parents_asynchronous_database(url: str) -> None:
+    first, child, last = use_across_fork(url, "async")
     assert (first, last) == ("parent True", "parent True")
     assert child.startswith("child InputError: ")
     assert child.endswith("was opened in another event loop or process; call connect_async in the one that uses it")
@@ -466,7 +466,7 @@ def test_a_forked_child_is_told_to_open_its_own_loops_connections(url: str) -> N
 # Without a server
 
 
-def test_a_server_that_is_not_there_is_told_to_those_who_await() -> None:
+def test_an_unreachable_server_is_an_error_of_connect_async() -> None:
     with pytest.raises(DatabaseError, match=r"^cannot connect to postgresql://localhost:1/db: .*refused"):
         asyncio.run(qvec.connect_async("postgresql://localhost:1/db"))
     with pytest.raises(DatabaseError) as caught:

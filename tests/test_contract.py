@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import STORES, VARIABLES, Store, ids, opened
 from numpy.typing import NDArray
-from stores import STORES, VARIABLES, Store, ids, opened
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RowError
@@ -77,7 +77,7 @@ def test_a_handle_to_a_collection_that_was_made_anew_writes_nothing(
     with pytest.raises(CollectionError, match=f"^collection '{name}' was dropped since it was opened; open it again"):
         old.upsert([1], vectors[:1])
     anew = db.create_collection(name, calibration=Calibration.fit(vectors, threshold=0))
-    with pytest.raises(CollectionError, match="was dropped and made anew since it was opened; open it again"):
+    with pytest.raises(CollectionError, match="was dropped and created again since it was opened; open it again"):
         old.upsert([1], vectors[:1])
     assert anew.count() == 0
     assert anew.upsert([1], vectors[:1]) == 1
@@ -101,7 +101,7 @@ def test_a_handle_to_a_collection_that_was_made_anew_reads_nothing(
         lambda: next(old.iter_rows(0, 10)),
         lambda: old.explain(vectors[0]),
     ):
-        with pytest.raises(CollectionError, match="was dropped and made anew since it was opened; open it again"):
+        with pytest.raises(CollectionError, match="was dropped and created again since it was opened; open it again"):
             read()
     assert ids(db.collection(name).search(vectors[3], 1)) == [3]
 
@@ -124,7 +124,7 @@ def test_an_awaited_handle_to_a_collection_that_was_made_anew_reads_nothing(
                 anew = Calibration.fit(vectors, threshold=0)
                 db.create_collection(name, calibration=anew).upsert(range(50), vectors[:50])
             for _ in range(2):
-                with pytest.raises(CollectionError, match="dropped and made anew" if again else "was dropped"):
+                with pytest.raises(CollectionError, match="dropped and created again" if again else "was dropped"):
                     await old.search(vectors[0], 5)
 
     asyncio.run(read())
@@ -203,7 +203,7 @@ def test_upsert_replaces_rows_and_adds_new_ones(docs: Collection, vectors: Vecto
 def test_rows_that_are_there_are_skipped_or_refused(docs: Collection, vectors: Vectors) -> None:
     docs.upsert([1, 2], vectors[:2], ["a", "b"])
     assert docs.upsert([2, 3], vectors[2:4], ["B", "C"], on_duplicate="skip") == 1
-    with pytest.raises(CollectionError, match=r"3\b.* is there already"):
+    with pytest.raises(CollectionError, match=r"3\b.* exists already"):
         docs.upsert([4, 3], vectors[4:6], ["d", "c"], on_duplicate="error")
     assert rows(docs, [1, 2, 3, 4]) == [(1, "a", None), (2, "b", None), (3, "C", None), None]
     assert docs.upsert([4], vectors[4:5], ["d"], on_duplicate="error") == 1
@@ -218,7 +218,7 @@ def test_one_id_several_times_in_a_call(docs: Collection, vectors: Vectors, on_d
     assert rows(docs, [7, 8, 9]) == [(7, stays, None), (8, "x", None), (9, "y", None)]
     nearest = docs.search(vectors[{"last": 3, "first": 0}[stays]], k=1)[0]
     assert (nearest.id, nearest.score) == (7, pytest.approx(1, abs=0.02))
-    with pytest.raises(CollectionError, match=r"20\b.* is there already"):
+    with pytest.raises(CollectionError, match=r"20\b.* exists already"):
         docs.upsert([20, 21, 20], vectors[:3], on_duplicate="error")
     assert docs.count() == 3
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import realistic
+from databases import Store, ids
 from numpy.typing import NDArray
-from stores import Store, ids
 
 import qvec
 from qvec import Calibration, InputError

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from databases import Store, ids
 from numpy.typing import NDArray
-from stores import Store, ids
 
 from qvec import Calibration, InputError
 from qvec.client import Collection

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import Store
 from numpy.typing import NDArray
-from stores import Store
 
 import qvec
 from qvec import Calibration, InputError

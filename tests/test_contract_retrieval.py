@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import Store, ids
 from numpy.typing import NDArray
 from psycopg.sql import SQL
 from qdrant_client import models
-from stores import Store, ids
 
 from qvec import Calibration, CollectionError, InputError
 from qvec.embedding import CachedQueries
@@ -89,7 +89,7 @@ def test_texts_get_ids_of_their_own(docs: Any, store: Store, embedder: WordEmbed
 def test_texts_replace_rows_of_their_ids(docs: Any) -> None:
     assert docs.add(["a cat"], ids=["a"]) == ["a"]
     assert (docs.get(["a"])[0].document, docs.count()) == ("a cat", 6)
-    with pytest.raises(CollectionError, match=r"id 'a' is there already|duplicate|exists"):
+    with pytest.raises(CollectionError, match=r"id 'a' exists already|duplicate|exists"):
         docs.add(["another"], ids=["a"], on_duplicate="error")
     assert docs.get(["a"])[0].document == "a cat"
 

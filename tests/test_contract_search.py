@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import realistic, unit
+from databases import Store, ids
 from numpy.typing import NDArray
-from stores import Store, ids
 
 from qvec import Calibration, InputError, RowError
 from qvec.client import Collection

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import realistic
-from loading import run
+from ingest_helpers import run
 from numpy.typing import NDArray
 
 import qvec

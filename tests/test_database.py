@@ -1,4 +1,4 @@
-"""Collections in Postgres: rows in and out, names of every kind, connections that break, passwords that stay secret."""
+"""Collections in Postgres: rows in and out, odd names, broken connections, secrets in URLs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def docs(db: Database, calibration: Calibration, name: str) -> Collection:
 
 @pytest.fixture
 def texts(db: Database, calibration: Calibration, name: str) -> Collection:
-    """A collection whose ids are text."""
+    """A collection with text ids."""
     return db.create_collection(name, calibration=calibration, id_type="text")
 
 
@@ -52,7 +52,7 @@ def test_upsert_replaces_rows_and_adds_new_ones(docs: Collection, vectors: Vecto
 def test_upsert_can_skip_and_refuse(docs: Collection, vectors: Vectors) -> None:
     docs.upsert([1, 2], vectors[:2], ["a", "b"])
     assert docs.upsert([2, 3], vectors[2:4], ["B", "C"], on_duplicate="skip") == 1
-    with pytest.raises(CollectionError, match=r"\(id\)=\(3\) is there already"):
+    with pytest.raises(CollectionError, match=r"\(id\)=\(3\) exists already"):
         docs.upsert([4, 3], vectors[4:6], ["d", "c"], on_duplicate="error")
     assert [hit and hit.document for hit in docs.get([1, 2, 3, 4])] == ["a", "b", "C", None]
     assert docs.upsert([4], vectors[4:5], ["d"], on_duplicate="error") == 1
@@ -66,7 +66,7 @@ def test_duplicates_inside_one_call(docs: Collection, vectors: Vectors, on_dupli
     documents = ["first", "x", "middle", "last", "y"]
     assert docs.upsert(ids, vectors[:5], documents, on_duplicate=on_duplicate) == 3  # type: ignore[arg-type]
     assert [hit and hit.document for hit in docs.get([7, 8, 9])] == [stays, "x", "y"]
-    with pytest.raises(CollectionError, match=r"\(id\)=\(20\) is there already"):
+    with pytest.raises(CollectionError, match=r"\(id\)=\(20\) exists already"):
         docs.upsert([20, 20], vectors[:2], on_duplicate="error")
 
 
@@ -85,7 +85,7 @@ def test_no_rows_are_written_and_read(docs: Collection) -> None:
     assert docs.count() == 0
 
 
-def test_get_keeps_the_order_and_marks_what_is_missing(docs: Collection, vectors: Vectors) -> None:
+def test_get_keeps_the_order_and_returns_none_for_missing_rows(docs: Collection, vectors: Vectors) -> None:
     docs.upsert([-5, 0, 2**63 - 1, -(2**63)], vectors[:4], ["a", "b", "c", "d"])
     found = docs.get([2**63 - 1, 77, -5, -5, -(2**63)])
     assert [hit and (hit.id, hit.document) for hit in found] == [
@@ -99,7 +99,7 @@ def test_get_keeps_the_order_and_marks_what_is_missing(docs: Collection, vectors
     assert math.isnan(found[0].score)
 
 
-def test_delete_counts_what_was_there(docs: Collection, vectors: Vectors) -> None:
+def test_delete_counts_existing_rows(docs: Collection, vectors: Vectors) -> None:
     docs.upsert(range(10), vectors[:10])  # type: ignore[arg-type]
     assert docs.delete([3, 4, 4, 99]) == 2
     assert docs.delete([3]) == 0
@@ -121,16 +121,16 @@ def test_text_ids(texts: Collection, vectors: Vectors) -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([1.5], "ids are double, but this collection's ids are bigint"),
-        (["1"], "ids are string, but this collection's ids are bigint"),
-        ([True], "ids are bool, but this collection's ids are bigint"),
+        ([1.5], "id 1.5 is float, but this collection's ids are bigint"),
+        (["1"], "id '1' is str, but this collection's ids are bigint"),
+        ([True], "id True is bool, but this collection's ids are bigint"),
         ([None], "an id is missing"),
-        ([2**63], "an id is beyond bigint"),
-        ([2**70], "an id is beyond bigint"),
+        ([2**63], "id 9223372036854775808 is beyond bigint"),
+        ([2**70], "id 1180591620717411303424 is beyond bigint"),
         ([1, 2], "there are 2 ids for 1 vectors"),
     ],
 )
-def test_ids_of_another_kind_are_refused(
+def test_ids_of_another_type_are_refused(
     docs: Collection, vectors: Vectors, ids: list[int | str], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -138,17 +138,21 @@ def test_ids_of_another_kind_are_refused(
     assert message in str(caught.value)
 
 
-def test_ids_of_two_kinds_are_refused(docs: Collection, vectors: Vectors) -> None:
-    with pytest.raises(InputError, match=r"^ids must be all integers or all text"):
+def test_mixed_ids_are_refused(docs: Collection, vectors: Vectors) -> None:
+    with pytest.raises(InputError, match=r"^id 'a' is str, but this collection's ids are bigint"):
         docs.upsert([1, "a"], vectors[:2])
-    with pytest.raises(InputError, match=r"^an id is beyond bigint$"):
+    with pytest.raises(InputError, match=r"^id 18446744073709551615 is beyond bigint$"):
         docs.upsert(np.array([2**64 - 1], np.uint64), vectors[:1])
 
 
-def test_integers_are_no_text_ids(texts: Collection, vectors: Vectors) -> None:
-    with pytest.raises(InputError, match="ids are int64, but this collection's ids are text"):
+def test_integers_are_refused_as_text_ids(texts: Collection, vectors: Vectors) -> None:
+    with pytest.raises(
+        InputError, match=r"^id 1 is int, but this collection's ids are text, as id_type was when it was created$"
+    ):
         texts.upsert([1], vectors[:1])
-    with pytest.raises(InputError, match="ids are int64, but this collection's ids are text"):
+    with pytest.raises(
+        InputError, match=r"^id 1 is int, but this collection's ids are text, as id_type was when it was created$"
+    ):
         texts.get([1])
     with pytest.raises(RowError, match="row 0: "):
         texts.upsert(["a\0b"], vectors[:1])
@@ -156,7 +160,7 @@ def test_integers_are_no_text_ids(texts: Collection, vectors: Vectors) -> None:
         texts.upsert(["\ud800"], vectors[:1])
 
 
-def test_documents_and_metadata_come_back_as_they_were(docs: Collection, vectors: Vectors) -> None:
+def test_documents_and_metadata_come_back_unchanged(docs: Collection, vectors: Vectors) -> None:
     documents = ["", 'it\'s "quoted" \\ \n\t\r', "zażółć 名前 🎉 \u202e", None, "x" * 300_000, "\\x00 %s {} $1"]
     metadata = [
         {},
@@ -270,7 +274,7 @@ def test_a_collection_of_any_name(url: str, calibration: Calibration, vectors: V
         assert keep.count() == 1
 
 
-def test_long_names_with_one_beginning_have_indexes_of_their_own(
+def test_long_names_with_the_same_prefix_have_separate_indexes(
     db: Database, calibration: Calibration, vectors: Vectors
 ) -> None:
     one, other = (db.create_collection("n" * 60 + end, calibration=calibration) for end in ("aaa", "bbb"))
@@ -280,7 +284,7 @@ def test_long_names_with_one_beginning_have_indexes_of_their_own(
     assert (one.has_index(), other.has_index()) == (True, False)
     other.build_index()
     assert (one.has_index(), other.has_index()) == (True, True)
-    assert len(one.table.index.encode()) <= 63
+    assert len(one.stored.table.index.encode()) <= 63
 
 
 @pytest.mark.parametrize(
@@ -295,7 +299,7 @@ def test_long_names_with_one_beginning_have_indexes_of_their_own(
         ("50%", "holds % or a character that cannot be printed"),
     ],
 )
-def test_names_that_postgres_has_not(db: Database, calibration: Calibration, bad: str, message: str) -> None:
+def test_invalid_names_are_refused(db: Database, calibration: Calibration, bad: str, message: str) -> None:
     with pytest.raises(CollectionError) as caught:
         db.create_collection(bad, calibration=calibration)
     assert message in str(caught.value)
@@ -311,7 +315,7 @@ def test_names_that_postgres_has_not(db: Database, calibration: Calibration, bad
         ({"oversampling": float("nan")}, "oversampling is nan, expected at least 1"),
     ],
 )
-def test_options_that_make_no_sense(
+def test_invalid_settings_are_refused(
     db: Database, calibration: Calibration, name: str, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -345,7 +349,7 @@ def test_names_that_are_taken_or_missing(url: str, calibration: Calibration) -> 
             db.drop_collection("b")
         with db.store.connection() as connection:
             connection.execute("CREATE TABLE b ()")
-        with pytest.raises(CollectionError, match=r"^table public\.b exists and is no qvec collection"):
+        with pytest.raises(CollectionError, match=r"^table public\.b exists and is not a qvec collection"):
             db.create_collection("b", calibration=calibration)
 
 
@@ -366,7 +370,7 @@ def test_a_calibration_goes_with_the_last_collection_that_uses_it(url: str, cali
             assert connection.execute("SELECT to_regclass('a'), to_regclass('b')").fetchone() == (None, None)
 
 
-def test_a_damaged_calibration_in_the_database_is_noticed(url: str, calibration: Calibration) -> None:
+def test_a_damaged_calibration_in_the_database_is_refused(url: str, calibration: Calibration) -> None:
     with qvec.connect(url) as db:
         db.create_collection("a", calibration=calibration)
         with db.store.connection() as connection:
@@ -376,7 +380,7 @@ def test_a_damaged_calibration_in_the_database_is_noticed(url: str, calibration:
         db.collection("a")
 
 
-def test_a_table_dropped_behind_our_back_is_one_clear_line(docs: Collection, db: Database) -> None:
+def test_a_table_dropped_in_sql_gives_a_one_line_error(docs: Collection, db: Database) -> None:
     with db.store.connection() as connection:
         connection.execute(f"DROP TABLE {docs.name}")
     with pytest.raises(DatabaseError, match=f"^cannot read collection '{docs.name}': relation .* does not exist$"):
@@ -396,8 +400,8 @@ def terminate_all(url: str, admin: psycopg.Connection) -> int:
 
 
 def occupy(db: Database, connections: int) -> None:
-    """Leaves that many idle connections in the pool."""
-    pool = db._connections.pool()
+    """Open so many connections, idle in the pool."""
+    pool = db.store._connections._pool.get()  # type: ignore[attr-defined]
     taken = [pool.getconn() for _ in range(connections)]
     for connection in taken:
         pool.putconn(connection)
@@ -407,22 +411,22 @@ def occupy(db: Database, connections: int) -> None:
 @pytest.mark.parametrize(
     ("call", "wanted"),
     [
-        (lambda docs, v: docs.search(v[1], k=1)[0].id, 1),
-        (lambda docs, _: docs.count(), 20),
-        (lambda docs, _: docs.get([3])[0].id, 3),
-        (lambda docs, v: docs.upsert([3], v[3:4]), 1),
-        (lambda docs, _: docs.delete([99]), 0),
-        (lambda docs, _: docs._store.collection("docs").name, "docs"),
-        (lambda docs, _: docs._store.create_collection("new", calibration=docs.calibration).name, "new"),
+        (lambda _db, docs, v: docs.search(v[1], k=1)[0].id, 1),
+        (lambda _db, docs, _: docs.count(), 20),
+        (lambda _db, docs, _: docs.get([3])[0].id, 3),
+        (lambda _db, docs, v: docs.upsert([3], v[3:4]), 1),
+        (lambda _db, docs, _: docs.delete([99]), 0),
+        (lambda db, _docs, _: db.collection("docs").name, "docs"),
+        (lambda db, docs, _: db.create_collection("new", calibration=docs.calibration).name, "new"),
     ],
     ids=["search", "count", "get", "upsert", "delete", "collection", "create"],
 )
-def test_terminated_connections_are_survived(
+def test_calls_survive_terminated_connections(
     url: str,
     admin: psycopg.Connection,
     calibration: Calibration,
     vectors: Vectors,
-    call: Callable[[Collection, Vectors], object],
+    call: Callable[[Database, Collection, Vectors], object],
     wanted: object,
     connections: int,
 ) -> None:
@@ -431,7 +435,7 @@ def test_terminated_connections_are_survived(
         docs.upsert(range(20), vectors[:20])  # type: ignore[arg-type]
         occupy(db, connections)
         assert terminate_all(url, admin) >= connections
-        assert call(docs, vectors) == wanted
+        assert call(db, docs, vectors) == wanted
 
 
 def test_a_closed_database_opens_again_when_it_is_used(url: str, calibration: Calibration) -> None:
@@ -484,7 +488,9 @@ def test_the_rest_of_a_url_is_shown(url: str, shown: str | None) -> None:
 
 @pytest.mark.parametrize("url", ["postgres:", "sqlite:x", "", "postgres", "qdrant:", "qdrant"])
 def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(InputError, match=r"is no database URL; expected postgres:DIR, postgresql://USER@HOST/DATABASE"):
+    with pytest.raises(
+        InputError, match=r"is not a database URL; expected postgres:DIR, postgresql://USER@HOST/DATABASE"
+    ):
         qvec.connect(url)
 
 

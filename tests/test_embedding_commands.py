@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from embedding_server import EmbeddingServer, Exchange, serving
-from loading import start, write_lines
+from ingest_helpers import start, write_lines
 from numpy.typing import NDArray
 from test_cli import invoke, succeed
 

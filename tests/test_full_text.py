@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import Store, ids
 from psycopg.sql import SQL
-from stores import Store, ids
 
 from qvec import Calibration
 from qvec.client import Database

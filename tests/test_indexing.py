@@ -1,4 +1,4 @@
-"""Building a collection's index: memory, workers, progress, and what happens beside it."""
+"""Building a collection's index: memory, workers, progress, and concurrent builds."""
 
 import threading
 from collections.abc import Iterator
@@ -6,15 +6,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from loading import vectors
+from ingest_helpers import vectors
 from psycopg import errors
-from qvec.postgres.indexing import Machine
-from qvec.postgres.steps import Steps, perform
 
 import qvec
-from qvec import Calibration
-from qvec.client import Collection
-from qvec.postgres import indexing
+from qvec import Calibration, Collection
+from qvec.postgres import machine
+from qvec.postgres._sync import indexes
+from qvec.postgres.machine import Machine
 
 
 @pytest.fixture
@@ -26,34 +25,30 @@ def collection(url: str) -> Iterator[Collection]:
         yield collection
 
 
-def test_progress_is_told_and_the_index_is_there(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "_POLL_SECONDS", 0.005)
-    told: list[tuple[int, int]] = []
+def test_progress_is_reported_until_the_index_exists(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_POLL_SECONDS", 0.005)
+    reported: list[tuple[int, int | None]] = []
     assert not collection.has_index()
-    collection.build_index(lambda done, total: told.append((done, total)))
+    collection.build_index(lambda done, total: reported.append((done, total)))
     assert collection.has_index()
-    assert told
-    assert all(0 <= done <= total for done, total in told)
-    told.clear()
-    collection.build_index(lambda done, total: told.append((done, total)))
-    assert not told
+    assert reported
+    assert all(total is not None and 0 <= done <= total for done, total in reported)
+    reported.clear()
+    collection.build_index(lambda done, total: reported.append((done, total)))
+    assert not reported
 
 
 def test_without_shared_memory_the_build_is_serial(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    create, tried = indexing._create, []
+    create, tried = indexes._create, []
 
-    def full(table: Any, machine: Machine) -> Steps[None]:
+    def create_in_little_memory(connection: Any, table: Any, machine: Machine) -> None:
         tried.append(machine.workers)
         if machine.workers:
             raise errors.DiskFull("could not resize shared memory segment: No space left on device")
-        yield from create(table, machine)
+        create(connection, table, machine)
 
-    def two_workers() -> Steps[Machine]:
-        yield from ()
-        return Machine(256 << 20, 2)
-
-    monkeypatch.setattr(indexing, "_create", full)
-    monkeypatch.setattr(collection._store, "machine", two_workers)
+    monkeypatch.setattr(indexes, "_create", create_in_little_memory)
+    monkeypatch.setattr(indexes, "remote_machine", lambda _: Machine(256 << 20, 2))
     collection.build_index()
     assert tried == [2, 0]
     assert collection.has_index()
@@ -64,21 +59,21 @@ def test_memory_and_workers_are_set_for_the_build_alone(
 ) -> None:
     names = ("maintenance_work_mem", "max_parallel_maintenance_workers", "statement_timeout")
     seen: list[tuple[str, ...]] = []
-    create_index = indexing.statements.create_index
+    create_index = indexes.statements.create_index
 
-    def looking(table: Any) -> Any:
+    def show_settings(table: Any) -> Any:
         seen.append(tuple(builder.execute(f"SHOW {name}".encode()).fetchone()[0] for name in names))
         return create_index(table)
 
-    monkeypatch.setattr(indexing.statements, "create_index", looking)
+    monkeypatch.setattr(indexes.statements, "create_index", show_settings)
     with psycopg.connect(url, autocommit=True) as builder:
         builder.execute("SET statement_timeout = '5s'")
-        perform(builder, indexing.build(collection.stored.table, Machine(100 << 20, 1)))
+        indexes.build(builder, collection.stored.table, Machine(100 << 20, 1))
         assert seen == [("64MB", "1", "0")]
         assert builder.execute("SHOW statement_timeout").fetchone() == ("5s",)
 
 
-def test_two_builds_at_once_end_with_one_index(collection: Collection) -> None:
+def test_concurrent_builds_end_with_one_index(collection: Collection) -> None:
     failures: list[BaseException] = []
 
     def build() -> None:

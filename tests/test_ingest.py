@@ -1,4 +1,4 @@
-"""What a load does with ids, duplicates, changed sources and existing collections."""
+"""Loads: ids, duplicates, changed sources, existing collections."""
 
 import time
 from collections.abc import Iterator
@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loading import assert_holds, load, vectors, with_ids, write_lines
+from ingest_helpers import assert_holds, load, vectors, with_ids, write_lines
 
 import qvec
 from qvec import Calibration, RangeMethod
 from qvec.client import Database
+from qvec.client.bulk import open_loader
 from qvec.errors import CalibrationError, CollectionError, DatabaseError, InputError
 from qvec.ingest import FitOptions, Reporter
 from qvec.ingest.encoder import Encoder
-from qvec.postgres import loader, loading
+from qvec.postgres import loader
+from qvec.postgres.loader import PostgresLoadRegistry
 
 
 @pytest.fixture
@@ -30,8 +32,8 @@ def npy(path: Path, array: np.ndarray) -> Path:
     return path
 
 
-class Told(Reporter):
-    """Keeps what a load reports."""
+class Recorder(Reporter):
+    """Records the reports of a load."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
@@ -56,20 +58,20 @@ class Told(Reporter):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_writes_every_row_once(database: Database, tmp_path: Path, rescore: str, workers: int) -> None:
     array = vectors(1003)
-    told = Told()
-    summary = load(database, npy(tmp_path / "a.npy", array), told, rescore=rescore, workers=workers, batch_rows=100)
+    recorder = Recorder()
+    summary = load(database, npy(tmp_path / "a.npy", array), recorder, rescore=rescore, workers=workers, batch_rows=100)
     assert_holds(database, array)
     assert (summary.rows, summary.total_rows, summary.rejected, summary.resumed_at) == (1003, 1003, 0, 0)
     assert summary.calibration == database.collection("docs").calibration.id
     assert summary.rows_per_second == pytest.approx(1003 / summary.seconds, rel=0.05)
-    assert told.stages == [("sampling", 1003), ("loading", 1003)]
-    assert told.finished == ["sampling", "loading"]
-    assert told.done == {"sampling": 1003, "loading": 1003}
-    assert "drawn uniformly" in told.messages[0]
+    assert recorder.stages == [("sampling", 1003), ("loading", 1003)]
+    assert recorder.finished == ["sampling", "loading"]
+    assert recorder.done == {"sampling": 1003, "loading": 1003}
+    assert "drawn uniformly" in recorder.messages[0]
 
 
 @pytest.mark.parametrize(("rescore", "quantile"), [("int8", 0.9999), ("int4", 0.99), ("float16", 0.9999)])
-def test_the_ranges_are_those_that_serve_the_precision(
+def test_the_default_ranges_depend_on_the_precision(
     database: Database, tmp_path: Path, rescore: str, quantile: float
 ) -> None:
     array = vectors(500)
@@ -96,15 +98,15 @@ def test_a_finished_source_is_not_loaded_again(database: Database, tmp_path: Pat
     path = npy(tmp_path / "a.npy", vectors(50))
     load(database, path)
     database.collection("docs").delete([7])
-    told = Told()
-    summary = load(database, path, told)
+    recorder = Recorder()
+    summary = load(database, path, recorder)
     assert (summary.rows, summary.resumed_at, summary.total_rows) == (0, 50, 49)
-    assert "loaded already" in told.messages[0]
+    assert "is already loaded" in recorder.messages[0]
     assert load(database, path, restart=True).rows == 50
     assert_holds(database, vectors(50))
 
 
-def test_an_index_that_is_missing_is_built_by_another_run(database: Database, tmp_path: Path) -> None:
+def test_another_run_builds_a_missing_index(database: Database, tmp_path: Path) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
     load(database, path, index=False)
     assert not database.collection("docs").has_index()
@@ -116,13 +118,13 @@ def test_a_changed_source_with_ids_replaces_its_rows(database: Database, tmp_pat
     path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(50)))
     load(database, path)
     write_lines(path, with_ids(vectors(60, seed=1)))
-    told = Told()
-    assert load(database, path, told).rows == 60
-    assert "has changed since it was loaded" in told.messages[0]
+    recorder = Recorder()
+    assert load(database, path, recorder).rows == 60
+    assert "has changed since it was loaded" in recorder.messages[0]
     assert_holds(database, vectors(60, seed=1))
 
 
-def test_a_changed_source_without_ids_needs_to_be_told_where_they_begin(database: Database, tmp_path: Path) -> None:
+def test_a_changed_source_without_ids_needs_id_start(database: Database, tmp_path: Path) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
     load(database, path)
     npy(path, vectors(60, seed=1))
@@ -135,11 +137,11 @@ def test_a_changed_source_without_ids_needs_to_be_told_where_they_begin(database
 
 
 class BrokenReaderError(Exception):
-    """Ends a load after some batches, as a fault of the reader would."""
+    """Stops a load after some batches, like a failing reader."""
 
 
 def interrupt(database: Database, path: Path, monkeypatch: pytest.MonkeyPatch, at: int, **options: Any) -> None:
-    """A load that ends before source row `at`."""
+    """Run a load that fails before source row `at`."""
     complete = Encoder.batches
 
     def broken(self: Encoder, start: int, rows: int) -> Iterator[Any]:
@@ -155,16 +157,16 @@ def interrupt(database: Database, path: Path, monkeypatch: pytest.MonkeyPatch, a
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_an_interrupted_load_goes_on_where_it_was(
+def test_an_interrupted_load_continues_at_its_checkpoint(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     path = npy(tmp_path / "a.npy", vectors(100))
     interrupt(database, path, monkeypatch, at=40, workers=workers)
     assert_holds(database, vectors(100)[:40])
-    told = Told()
-    summary = load(database, path, told, workers=workers)
+    recorder = Recorder()
+    summary = load(database, path, recorder, workers=workers)
     assert (summary.rows, summary.resumed_at) == (60, 40)
-    assert "going on at row 40" in told.messages
+    assert "continuing at row 40" in recorder.messages
     assert_holds(database, vectors(100))
 
 
@@ -181,9 +183,7 @@ def test_a_source_that_changed_while_it_was_interrupted_is_refused(
     assert_holds(database, vectors(100, seed=1))
 
 
-def test_a_source_that_changed_before_its_first_row_was_loaded_is_simply_loaded(
-    database: Database, tmp_path: Path
-) -> None:
+def test_a_source_that_changed_before_its_first_row_was_loaded_is_loaded(database: Database, tmp_path: Path) -> None:
     rows = with_ids(vectors(20))
     path = write_lines(tmp_path / "a.jsonl", [*rows, "{"])
     with pytest.raises(InputError, match="line 21: is not valid JSON"):
@@ -199,7 +199,7 @@ def test_a_second_source_adds(database: Database, tmp_path: Path) -> None:
     assert_holds(database, both)
 
 
-def test_a_second_source_without_ids_overwrites_nothing_unasked(database: Database, tmp_path: Path) -> None:
+def test_a_second_source_without_ids_needs_id_start(database: Database, tmp_path: Path) -> None:
     both = vectors(80)
     load(database, npy(tmp_path / "a.npy", both[:50]))
     second = npy(tmp_path / "b.npy", both[50:])
@@ -212,7 +212,7 @@ def test_a_second_source_without_ids_overwrites_nothing_unasked(database: Databa
     assert_holds(database, np.concatenate([both, both[:5]]), [*range(80), *range(1000, 1005)])
 
 
-def test_ids_are_not_given_out_while_another_load_may_still_need_them(
+def test_ids_are_not_assigned_while_another_load_may_need_them(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = vectors(130)
@@ -225,18 +225,18 @@ def test_ids_are_not_given_out_while_another_load_may_still_need_them(
     assert_holds(database, both)
 
 
-def test_two_loads_that_begin_at_once_do_not_take_the_same_ids(
+def test_concurrent_loads_do_not_take_the_same_ids(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(database, npy(tmp_path / "a.npy", vectors(10)))
-    unhurried = loading.numbered_and_unfinished
+    find = PostgresLoadRegistry.unfinished_without_ids
 
-    def slow(*arguments: Any) -> str | None:
-        found = unhurried(*arguments)
+    def find_slowly(registry: PostgresLoadRegistry) -> str | None:
+        found = find(registry)
         time.sleep(0.5)
         return found
 
-    monkeypatch.setattr(loading, "numbered_and_unfinished", slow)
+    monkeypatch.setattr(PostgresLoadRegistry, "unfinished_without_ids", find_slowly)
     paths = [npy(tmp_path / name, vectors(40, seed=seed)) for seed, name in enumerate(("b.npy", "c.npy"))]
     with ThreadPoolExecutor() as executor:
         loads = [executor.submit(load, database, path, id_start="auto") for path in paths]
@@ -249,7 +249,7 @@ def test_duplicates_across_sources(database: Database, tmp_path: Path) -> None:
     old, new = vectors(50), vectors(50, seed=1)
     load(database, write_lines(tmp_path / "a.jsonl", with_ids(old)))
     second = write_lines(tmp_path / "b.jsonl", with_ids(new, range(40, 90)))
-    with pytest.raises(CollectionError, match=r"\(id\)=\(40\) is there already; to replace or skip such rows"):
+    with pytest.raises(CollectionError, match=r"\(id\)=\(40\) exists already; to replace or skip such rows"):
         load(database, second, on_duplicate="error", batch_rows=10)
     assert_holds(database, old)
     assert load(database, second, on_duplicate="skip", batch_rows=10).rows == 40
@@ -278,13 +278,11 @@ def test_duplicates_inside_a_source(
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_duplicate_that_is_an_error_leaves_the_batches_before_it(
-    database: Database, tmp_path: Path, workers: int
-) -> None:
+def test_a_duplicate_error_keeps_the_batches_before_it(database: Database, tmp_path: Path, workers: int) -> None:
     array, ids = vectors(100), [*range(55), 3, *range(56, 100)]
     path = write_lines(tmp_path / "a.jsonl", with_ids(array, ids))
     for _ in range(2):
-        with pytest.raises(CollectionError, match=r"\(id\)=\(3\) is there already"):
+        with pytest.raises(CollectionError, match=r"\(id\)=\(3\) exists already"):
             load(database, path, on_duplicate="error", workers=workers, batch_rows=10)
         assert_holds(database, array[:50])
     load(database, path, on_duplicate="skip", workers=workers, batch_rows=10)
@@ -301,7 +299,7 @@ def test_a_duplicate_that_is_an_error_leaves_the_batches_before_it(
         ({"calibration": Calibration.fit(vectors(100, seed=5))}, "has calibration .* codes of two calibrations"),
     ],
 )
-def test_settings_that_a_collection_does_not_have_are_refused(
+def test_settings_other_than_the_collections_are_refused(
     database: Database, tmp_path: Path, options: dict[str, Any], reason: str
 ) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
@@ -358,7 +356,7 @@ def test_a_source_is_loaded_by_one_process_at_a_time(
 ) -> None:
     monkeypatch.setattr(loader, "_SECONDS_BETWEEN_TRIES", 0.01)
     path, other = npy(tmp_path / "a.npy", vectors(50)), npy(tmp_path / "b.npy", vectors(50))
-    with database.loader("docs", str(path), "replace", 1):
+    with open_loader(database, "docs", str(path), "replace", 1):
         with pytest.raises(DatabaseError, match=r"another process is loading .*a\.npy into collection 'docs'"):
             load(database, path)
         assert not database.has_collection("docs")
@@ -366,7 +364,7 @@ def test_a_source_is_loaded_by_one_process_at_a_time(
     assert load(database, path, id_start="auto").rows == 50
 
 
-def test_row_numbers_that_would_leave_bigint_are_refused(database: Database, tmp_path: Path) -> None:
+def test_row_numbers_beyond_bigint_are_refused(database: Database, tmp_path: Path) -> None:
     path = npy(tmp_path / "a.npy", vectors(50))
     for id_start in (2**63 - 50, 2**64, -1):
         with pytest.raises(InputError, match=rf"--id-start is {id_start}, expected 0 to {2**63 - 51} for .*a\.npy"):
@@ -376,9 +374,7 @@ def test_row_numbers_that_would_leave_bigint_are_refused(database: Database, tmp
     assert_holds(database, vectors(50), range(2**63 - 51, 2**63 - 1))
 
 
-def test_rows_that_are_zero_where_they_are_cut_are_bad_rows_and_not_calibrated_on(
-    database: Database, tmp_path: Path
-) -> None:
+def test_rows_whose_prefix_is_zero_are_bad_rows_and_not_calibrated_on(database: Database, tmp_path: Path) -> None:
     array = vectors(100)
     array[7, :4] = 0
     load(database, npy(tmp_path / "a.npy", array), fit=FitOptions(dimensions=4), on_error="skip")
@@ -387,8 +383,8 @@ def test_rows_that_are_zero_where_they_are_cut_are_bad_rows_and_not_calibrated_o
     assert database.collection("docs").calibration.description["sample"]["size"] == 99
 
 
-def test_long_float16_vectors_are_calibrated_on_without_overflow(database: Database, tmp_path: Path) -> None:
-    """Their squares are beyond float16; a warning would fail the test."""
+def test_a_calibration_of_long_float16_vectors_does_not_overflow(database: Database, tmp_path: Path) -> None:
+    """Their squares exceed float16; a warning would fail the test."""
     array = (100 * vectors(50)).astype(np.float16)
     load(database, npy(tmp_path / "a.npy", array))
     assert_holds(database, array)

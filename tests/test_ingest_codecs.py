@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Vectors, realistic, unit
-from loading import codes_by_id, run
+from ingest_helpers import codes_by_id, run
 from numpy.typing import NDArray
 
 import qvec

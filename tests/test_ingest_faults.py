@@ -1,4 +1,4 @@
-"""Loads in which processes are killed, connections break and servers crash: every row is there once at the end."""
+"""Loads with killed processes, broken connections and crashed servers: every row is loaded exactly once."""
 
 import json
 import os
@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from loading import assert_holds, codes_by_id, load, run, start, vectors, with_ids, write_lines
-from qvec.postgres.steps import Execute, Steps
+from ingest_helpers import assert_holds, codes_by_id, load, run, start, vectors, with_ids, write_lines
 
 import qvec
 from qvec.client import Database
 from qvec.errors import DatabaseError
 from qvec.ingest import Reporter, pipeline
-from qvec.postgres import embedded, inserting
+from qvec.postgres import embedded, loader
 
 ROWS = 12_000
 BAD = tuple(range(17, ROWS, 307))
@@ -38,7 +37,7 @@ def database(url: str) -> Iterator[Database]:
 
 @pytest.fixture(autouse=True)
 def no_process_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test that fails leaves its processes to be killed here."""
+    """Kill the processes that a failed test leaves."""
     started: list[subprocess.Popen[str]] = []
     create = subprocess.Popen
 
@@ -63,7 +62,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def position(database: Database) -> int:
-    """How far the load has come; -1 before it began."""
+    """Return the checkpoint of the load; -1 before it began."""
     with database.store.connection() as connection:
         if not connection.execute("SELECT to_regclass('qvec.ingest')").fetchone()[0]:
             return -1
@@ -71,7 +70,7 @@ def position(database: Database) -> int:
 
 
 def wait_until(reached: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 60) -> bool:
-    """Whether it came true before the process ended."""
+    """Wait; return False where the process ended first."""
     end = time.monotonic() + seconds
     while not reached():
         if process is not None and process.poll() is not None:
@@ -87,7 +86,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_killed_at_any_moment_a_load_ends_exact(
+def test_a_load_killed_at_any_moment_loads_every_row_once(
     database: Database, url: str, source: Path, tmp_path: Path, workers: int
 ) -> None:
     rejects = tmp_path / "rejects.jsonl"
@@ -123,7 +122,7 @@ def test_killed_at_any_moment_a_load_ends_exact(
     assert codes_by_id(database, "whole") == codes_by_id(database, "docs")
 
 
-def test_killed_while_its_index_is_built_a_load_builds_it_again(database: Database, url: str, tmp_path: Path) -> None:
+def test_a_load_killed_while_its_index_is_built_builds_it_again(database: Database, url: str, tmp_path: Path) -> None:
     array = vectors(20_000, dimensions=64)
     np.save(tmp_path / "a.npy", array)
     command = ["ingest", tmp_path / "a.npy", "--db", url, "-c", "docs"]
@@ -146,7 +145,7 @@ def test_killed_while_its_index_is_built_a_load_builds_it_again(database: Databa
     assert_holds(database, array)
 
 
-def test_a_pipe_that_was_killed_goes_on_with_the_same_content(
+def test_a_killed_load_from_a_pipe_continues_with_the_same_content(
     database: Database, url: str, source: Path, tmp_path: Path
 ) -> None:
     command = ["ingest", "-", "--db", url, "-c", "docs", "--json", "--on-error", "skip"]
@@ -166,7 +165,7 @@ def test_a_pipe_that_was_killed_goes_on_with_the_same_content(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_a_load_after_the_batch_in_hand(database: Database, url: str, source: Path, number: int) -> None:
+def test_a_signal_stops_a_load_after_the_current_batch(database: Database, url: str, source: Path, number: int) -> None:
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
     process = start(*command, batch_rows=6)
     assert wait_until(lambda: position(database) > 1000, process)
@@ -200,7 +199,7 @@ main()
 
 
 def start_slow(module: str, name: str, seconds: float, *arguments: str | Path) -> subprocess.Popen[str]:
-    """The command with a function of qvec that takes its time, and says so when it begins."""
+    """Start the command with a slow function of qvec; return when that function begins."""
     script = SLOW.format(module=module, name=name, seconds=seconds)
     process = subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -211,9 +210,9 @@ def start_slow(module: str, name: str, seconds: float, *arguments: str | Path) -
     return process
 
 
-def test_a_signal_while_sampling_ends_it_at_once(database: Database, url: str, source: Path) -> None:
+def test_a_signal_while_sampling_ends_the_load_at_once(database: Database, url: str, source: Path) -> None:
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
-    process = start_slow("qvec.ingest.plan", "_sample_vectors", 30, *command)
+    process = start_slow("qvec.ingest.fit", "_sample_vectors", 30, *command)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130
@@ -223,9 +222,9 @@ def test_a_signal_while_sampling_ends_it_at_once(database: Database, url: str, s
 
 
 def test_a_second_signal_ends_a_load_at_once(url: str, source: Path) -> None:
-    """The batch in hand takes 30 seconds to encode."""
+    """The current batch takes 30 seconds to encode."""
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
-    process = start_slow("qvec.postgres.rows", "encode", 30, *command)
+    process = start_slow("qvec.postgres._sync.collection", "encode_rows", 30, *command)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
@@ -234,8 +233,8 @@ def test_a_second_signal_ends_a_load_at_once(url: str, source: Path) -> None:
     assert "Traceback" not in err
 
 
-class Watching(Reporter):
-    """Keeps messages and the positions that a load reports, and may do something at each of them."""
+class Recorder(Reporter):
+    """Records messages and the positions that a load reports, and calls a function at each position."""
 
     def __init__(self, at_position: Callable[[int], Any] = lambda _: None) -> None:
         self.messages: list[str] = []
@@ -257,12 +256,12 @@ class Watching(Reporter):
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No long waits between tries."""
+    """Short waits between tries."""
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.05,) * 400)  # a server may take a while to recover
 
 
 def terminate_all(url: str) -> int:
-    """Ends the connections of every load in this database; returns how many there were."""
+    """Terminate the connections of every load in this database; return their number."""
     with psycopg.connect(url, autocommit=True) as connection:
         found = connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -273,7 +272,7 @@ def terminate_all(url: str) -> int:
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_load_survives_connections_that_break(
+def test_a_load_survives_broken_connections(
     database: Database, url: str, source: Path, tmp_path: Path, workers: int
 ) -> None:
     ended, over, moments = 0, threading.Event(), random.Random(workers)
@@ -283,18 +282,18 @@ def test_a_load_survives_connections_that_break(
         while not over.wait(0.05 + 0.15 * moments.random()):
             ended += terminate_all(url)
 
-    told, rejects = Watching(lambda _: time.sleep(0.002)), tmp_path / "rejects.jsonl"
+    told, rejects = Recorder(lambda _: time.sleep(0.002)), tmp_path / "rejects.jsonl"
     options = {"on_error": "skip", "rejects": rejects, "workers": workers, "batch_rows": 20}
     thread = threading.Thread(target=terminate_now_and_then)
     database.install()
     calibration = qvec.Calibration.fit(vectors(ROWS))
     database.create_collection("docs", calibration=calibration)
-    wait = told.stage
-    told.stage = lambda name, total: (wait(name, total), thread.start())  # type: ignore[method-assign]
-    told.finish = lambda _: (over.set(), thread.join())  # type: ignore[method-assign]
-    summary = load(database, source, told, **options)
+    wait = recorder.stage
+    recorder.stage = lambda name, total: (wait(name, total), thread.start())  # type: ignore[method-assign]
+    recorder.finish = lambda _: (over.set(), thread.join())  # type: ignore[method-assign]
+    summary = load(database, source, recorder, **options)
     assert ended >= 3
-    assert told.retries >= 3
+    assert recorder.retries >= 3
     assert (summary.rows, summary.rejected) == (len(KEPT), len(BAD))
     assert_holds(database, vectors(ROWS)[KEPT], KEPT)
     assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == list(BAD)
@@ -303,14 +302,14 @@ def test_a_load_survives_connections_that_break(
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("acknowledged", ["before the commit", "after the commit"])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_commit_that_nobody_heard_of(
+def test_a_load_survives_an_unacknowledged_commit(
     database: Database,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
     acknowledged: str,
 ) -> None:
-    """The connection breaks just before a COMMIT arrives, or after it took effect and before its answer."""
+    """The connection breaks just before a COMMIT arrives, or after it took effect and before the reply."""
     np.save(tmp_path / "a.npy", vectors(500))
     execute = psycopg.Connection.execute
     commits = 0
@@ -323,13 +322,13 @@ def test_a_commit_that_nobody_heard_of(
         if acknowledged == "after the commit":
             execute(self, query, *arguments, **options)
         self.close()
-        raise psycopg.OperationalError("the line went dead")
+        raise psycopg.OperationalError("the connection broke")
 
-    told = Watching()
+    recorder = Recorder()
     with monkeypatch.context() as patch:
         patch.setattr(psycopg.Connection, "execute", broken)
-        summary = load(database, tmp_path / "a.npy", told, workers=workers, batch_rows=20)
-    assert told.retries >= 5
+        summary = load(database, tmp_path / "a.npy", recorder, workers=workers, batch_rows=20)
+    assert recorder.retries >= 5
     assert summary.rows == 500
     assert_holds(database, vectors(500))
 
@@ -338,34 +337,34 @@ def test_a_commit_that_nobody_heard_of(
 def test_the_beginning_of_a_load_survives_a_broken_connection(
     database: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It holds the lock since before the source was sampled, which may have taken long."""
+    """The connection holds the lock from before the source is sampled, which may take long."""
     np.save(tmp_path / "a.npy", vectors(100))
-    told = Watching()
-    monkeypatch.setattr(told, "stage", lambda name, _total: terminate_all(url) if name == "loading" else None)
-    assert load(database, tmp_path / "a.npy", told, batch_rows=20).rows == 100
-    assert told.retries == 1
+    recorder = Recorder()
+    monkeypatch.setattr(recorder, "stage", lambda name, _total: terminate_all(url) if name == "loading" else None)
+    assert load(database, tmp_path / "a.npy", recorder, batch_rows=20).rows == 100
+    assert recorder.retries == 1
     assert_holds(database, vectors(100))
 
 
 @pytest.mark.usefixtures("soon")
 def test_the_end_of_a_load_survives_a_broken_connection(database: Database, url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
-    told = Watching(lambda done: terminate_all(url) if done == 100 else None)
-    assert load(database, tmp_path / "a.npy", told, batch_rows=20).rows == 100
-    assert told.retries == 1
+    recorder = Recorder(lambda done: terminate_all(url) if done == 100 else None)
+    assert load(database, tmp_path / "a.npy", recorder, batch_rows=20).rows == 100
+    assert recorder.retries == 1
     assert load(database, tmp_path / "a.npy").rows == 0
     assert_holds(database, vectors(100))
 
 
-def test_a_server_that_stays_away_is_one_clear_error(
+def test_a_server_that_stays_away_is_one_error(
     database: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.02, 0.03))
-    connect = database.connect
+    connect = database.store.direct_connection
     there = True
 
-    def away() -> Any:
+    def connect_while_there() -> Any:
         if there:
             return connect()
         raise DatabaseError("cannot connect")
@@ -376,11 +375,11 @@ def test_a_server_that_stays_away_is_one_clear_error(
             there = False
             terminate_all(url)
 
-    monkeypatch.setattr(database, "connect", away)
-    told = Watching(leave)
+    monkeypatch.setattr(database.store, "direct_connection", connect_while_there)
+    recorder = Recorder(leave)
     with pytest.raises(DatabaseError, match=r"^cannot load .*a\.npy into collection 'docs': the connection was lost"):
-        load(database, tmp_path / "a.npy", told, batch_rows=20)
-    assert [message.rpartition("; ")[2] for message in told.messages if "lost" in message] == [
+        load(database, tmp_path / "a.npy", recorder, batch_rows=20)
+    assert [message.rpartition("; ")[2] for message in recorder.messages if "lost" in message] == [
         "next try in 0.01 s",
         "next try in 0.02 s",
         "next try in 0.03 s",
@@ -395,27 +394,27 @@ def test_a_batch_that_always_breaks_the_connection_ends_the_load(
 ) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.01))
-    copy = inserting.copy_rows
+    copy = loader.copy_rows
     copied = 0
 
-    def broken(table: Any, rows: bytes) -> Steps[int]:
+    def copy_and_break(connection: Any, table: Any, rows: bytes) -> int:
         nonlocal copied
         if copied == 3:
-            yield Execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
         copied += 1
-        return (yield from copy(table, rows))
+        return copy(connection, table, rows)
 
-    monkeypatch.setattr(inserting, "copy_rows", broken)
-    told = Watching()
+    monkeypatch.setattr(loader, "copy_rows", copy_and_break)
+    recorder = Recorder()
     with pytest.raises(DatabaseError, match="the connection was lost"):
-        load(database, tmp_path / "a.npy", told, batch_rows=20, workers=1)
-    assert told.retries == 2
+        load(database, tmp_path / "a.npy", recorder, batch_rows=20, workers=1)
+    assert recorder.retries == 2
     assert_holds(database, vectors(100)[:60])
 
 
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The directory of a server that may be stopped and crash."""
+    """The directory of a server that tests stop and crash."""
     directory = tmp_path_factory.mktemp("server")
     embedded.start(directory)
     yield directory
@@ -427,7 +426,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_a_load_survives_a_crash_of_the_server_and_the_commits_it_lost(
     own_server: Path, tmp_path: Path, workers: int
 ) -> None:
-    """Commits do not wait for the disk, so a crash loses the last of them; their rows have to come again."""
+    """Commits do not wait for the disk, so a crash loses the last of them; their rows have to be loaded again."""
     np.save(tmp_path / "a.npy", vectors(2000))
     name = f"crash_{workers}"
     with qvec.connect(f"postgres:{own_server}") as database:
@@ -445,11 +444,11 @@ def test_a_load_survives_a_crash_of_the_server_and_the_commits_it_lost(
                     os.kill(connection.info.backend_pid, signal.SIGKILL)
                     time.sleep(0.2)
 
-        told = Watching(crash)
+        recorder = Recorder(crash)
         options = {"collection": name, "id_start": 0, "workers": workers, "batch_rows": 20}
-        summary = load(database, tmp_path / "a.npy", told, **options)
-        assert told.retries >= 2
-        assert any(later < earlier for earlier, later in zip(told.positions, told.positions[1:], strict=False))
+        summary = load(database, tmp_path / "a.npy", recorder, **options)
+        assert recorder.retries >= 2
+        assert any(later < earlier for earlier, later in zip(recorder.positions, recorder.positions[1:], strict=False))
         assert summary.rows == 2000
         assert_holds(database, vectors(2000), name=name)
 
@@ -467,8 +466,8 @@ def test_a_load_survives_a_restart_of_the_server(own_server: Path, tmp_path: Pat
             embedded.start(own_server)
 
     with qvec.connect(f"postgres:{own_server}") as database:
-        told = Watching(restart)
+        recorder = Recorder(restart)
         options = {"collection": "restarted", "batch_rows": 20}
-        assert load(database, tmp_path / "a.npy", told, **options).rows == 2000
-        assert told.retries >= 1
+        assert load(database, tmp_path / "a.npy", recorder, **options).rows == 2000
+        assert recorder.retries >= 1
         assert_holds(database, vectors(2000), name="restarted")

@@ -12,7 +12,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
-from loading import assert_holds, load, vectors, with_ids, write_lines
+from ingest_helpers import assert_holds, load, vectors, with_ids, write_lines
 from numpy.typing import NDArray
 
 import qvec

@@ -1,4 +1,4 @@
-"""Indexes on metadata fields: how they are asked for, that databases use them, and that they change no result."""
+"""Indexes on metadata fields: parsing them, their use by the databases, and the same results with and without them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from qvec.errors import InputError
 from qvec.filters import dates
 from qvec.metadata_index import IndexType, MetadataIndex
 from qvec.postgres import filters as postgres
-from qvec.postgres import metadata_index as postgres_index
-from qvec.postgres.layout import Layout, PgVector, Table
+from qvec.postgres import metadata_indexes as postgres_index
+from qvec.postgres.layout import PgVector, Table, TableLayout
 from qvec.qdrant import edge_filters
 from qvec.qdrant import filters as qdrant
 from qvec.qdrant import indexes as qdrant_index
@@ -37,7 +37,7 @@ Filter = dict[str, Any]
         ("a:b:uuid", MetadataIndex("a:b", "uuid")),
     ],
 )
-def test_an_index_is_asked_for_in_text(text: str, index: MetadataIndex) -> None:
+def test_an_index_is_parsed(text: str, index: MetadataIndex) -> None:
     assert MetadataIndex.parse(text) == index
 
 
@@ -56,13 +56,13 @@ def test_an_index_is_asked_for_in_text(text: str, index: MetadataIndex) -> None:
         ),
     ],
 )
-def test_an_index_that_cannot_be_is_refused(text: str, message: str) -> None:
+def test_an_invalid_index_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError) as raised:
         MetadataIndex.parse(text)
     assert str(raised.value) == message
 
 
-def test_an_index_on_qdrant_is_on_the_payloads_metadata() -> None:
+def test_qdrant_indexes_the_metadata_in_the_payload() -> None:
     index = MetadataIndex.parse("source.year:integer")
     assert qdrant_index.metadata_schema(index) == ("metadata.source.year", models.PayloadSchemaType.INTEGER)
     assert qdrant_index.embedded_metadata_schema(index) == ("metadata.source.year", edge.PayloadSchemaType.Integer)
@@ -105,7 +105,7 @@ def indexed(admin: psycopg.Connection) -> tuple[psycopg.Connection, list[Row]]:
     with admin.cursor() as cursor, cursor.copy("COPY indexed FROM STDIN") as copy:
         for id, row in enumerate(rows):
             copy.write_row((id, json.dumps(row)))
-    table = Table("public", "indexed", Layout(8), PgVector("public", (0, 8, 5)))
+    table = Table("public", "indexed", TableLayout(8), PgVector("public", (0, 8, 5)))
     for name in OF_TYPE:
         for statement in postgres_index.create(table, MetadataIndex(name, name)):
             admin.execute(statement)
@@ -128,7 +128,7 @@ def test_postgres_uses_the_index(indexed: tuple[psycopg.Connection, list[Row]], 
 
 def test_postgres_drops_its_indexes(admin: psycopg.Connection) -> None:
     admin.execute("CREATE TABLE dropped (id bigint PRIMARY KEY, metadata jsonb)")
-    table = Table("public", "dropped", Layout(8), PgVector("public", (0, 8, 5)))
+    table = Table("public", "dropped", TableLayout(8), PgVector("public", (0, 8, 5)))
     count = "SELECT count(*) FROM pg_indexes WHERE tablename = 'dropped'"
     year = MetadataIndex.parse("year:integer")
     for statement in (*postgres_index.create(table, year), *postgres_index.create(table, year)):
@@ -140,8 +140,8 @@ def test_postgres_drops_its_indexes(admin: psycopg.Connection) -> None:
 
 
 def test_index_names_fit_and_differ() -> None:
-    long = Table("public", "t" * 63, Layout(8), PgVector("public", (0, 8, 5)))
-    other = Table("public", "t" * 62 + "u", Layout(8), PgVector("public", (0, 8, 5)))
+    long = Table("public", "t" * 63, TableLayout(8), PgVector("public", (0, 8, 5)))
+    other = Table("public", "t" * 62 + "u", TableLayout(8), PgVector("public", (0, 8, 5)))
     names = [
         re.search(r'(?:INDEX|STATISTICS) IF NOT EXISTS (?:"public"\.)?"(\w+)"', statement.as_string(None))[1]  # type: ignore[index]
         for table in (long, other)

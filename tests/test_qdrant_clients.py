@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 from conftest import realistic
-from forking import forked
+from forked import use_across_fork
 from qdrant_wire import WireServer
 
 import qvec
@@ -147,6 +147,6 @@ def test_threads_survive_a_restart_under_load(wire: WireServer) -> None:
     ],
 )
 def test_a_forked_child_is_told_to_connect_again(wire: WireServer, kind: str, message: str) -> None:
-    first, child, last = forked(url_of(wire), kind)
+    first, child, last = use_across_fork(url_of(wire), kind)
     assert (first, last) == ("parent True", "parent True")
     assert child.endswith(message)

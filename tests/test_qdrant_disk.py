@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from conftest import realistic
-from loading import vectors
+from ingest_helpers import vectors
 from qdrant_loading import assert_holds, load, position
 
 import qvec

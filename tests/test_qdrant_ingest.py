@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loading import vectors, with_ids, write_lines
+from ingest_helpers import vectors, with_ids, write_lines
 from qdrant_loading import assert_holds, found_rows, load, position
 from qdrant_wire import WireServer
 
@@ -145,7 +145,7 @@ def test_an_id_that_is_there_is_an_error_however_often_it_is_tried(
     ids[repeated_at] = 3
     path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(12), ids))
     for batch_rows in (5, 5, 2, 12):
-        with pytest.raises(CollectionError, match=r"^id 3 is there already"):
+        with pytest.raises(CollectionError, match=r"^id 3 exists already"):
             load(database, path, on_duplicate="error", batch_rows=batch_rows)
     assert position(database, path) == repeated_at
     assert_holds(database, vectors(12)[:repeated_at], ids[:repeated_at])
@@ -156,7 +156,7 @@ def test_rows_of_another_source_are_never_replaced_where_that_is_an_error(databa
     second = write_lines(tmp_path / "b.jsonl", with_ids(vectors(100, seed=1)))
     load(database, first)
     for batch_rows in (10, 10, 20, 7):
-        with pytest.raises(CollectionError, match=r"^id 50 is there already"):
+        with pytest.raises(CollectionError, match=r"^id 50 exists already"):
             load(database, second, on_duplicate="error", batch_rows=batch_rows)
     found = found_rows(database)
     load(database, first, collection="alone", calibration=database.collection("docs").calibration)
@@ -184,7 +184,7 @@ def test_a_load_that_goes_on_lets_no_more_pass_than_its_own_rows(
     interrupt(2, "after", lambda: load(database, path, on_duplicate="error", batch_rows=10))
     load(database, write_lines(tmp_path / "b.jsonl", with_ids(vectors(1, seed=1), [25])))
     for _ in range(2):
-        with pytest.raises(CollectionError, match=r"^id 25 is there already"):
+        with pytest.raises(CollectionError, match=r"^id 25 exists already"):
             load(database, path, on_duplicate="error", batch_rows=40)
     assert load(database, path, on_duplicate="skip").total_rows == 100
 
@@ -200,7 +200,7 @@ def test_bad_rows_before_an_interruption_do_not_shift_what_is_its_own(
     options = {"on_duplicate": "error", "on_error": "skip"}
     interrupt(2, "after", lambda: load(database, path, batch_rows=10, **options))
     load(database, write_lines(tmp_path / "b.jsonl", with_ids(vectors(1, seed=1), [20])))
-    with pytest.raises(CollectionError, match=r"^id 20 is there already"):
+    with pytest.raises(CollectionError, match=r"^id 20 exists already"):
         load(database, path, batch_rows=40, **options)
     assert load(database, path, batch_rows=10, on_duplicate="replace", on_error="skip").rejected == len(bad)
     kept = [row for row in range(100) if row not in bad]

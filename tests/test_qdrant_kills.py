@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loading import vectors, with_ids, write_lines
+from ingest_helpers import vectors, with_ids, write_lines
 from qdrant_loading import assert_holds, expected_rows, found_rows, position, run, start
 from qdrant_wire import WireServer
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from ingest_helpers import run as run_plainly
+from ingest_helpers import vectors, with_ids, write_lines
 from listening import listening
-from loading import run as run_plainly
-from loading import vectors, with_ids, write_lines
 from qdrant_client import QdrantClient, models
 from qdrant_client.conversions.conversion import RestToGrpc
 from qdrant_loading import assert_holds, found_rows, load, position, run, start

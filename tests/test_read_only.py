@@ -11,8 +11,8 @@ import numpy as np
 import psycopg
 import pytest
 from conftest import realistic
+from databases import Store
 from numpy.typing import NDArray
-from stores import Store
 
 import qvec
 from qvec import Calibration, DatabaseError

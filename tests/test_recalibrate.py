@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from concurrent_writes import writing_in_background
 from conftest import realistic
-from loading import run, with_ids, write_lines
+from ingest_helpers import run, with_ids, write_lines
 from numpy.typing import NDArray
 from qvec.postgres.versions import PostgresVersions
-from writing import writing_meanwhile
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RangeMethod
@@ -263,7 +263,7 @@ def test_what_is_written_meanwhile_comes_along(database: Database, stage: str) -
 
 
 def test_a_writer_that_never_rests_loses_nothing(database: Database) -> None:
-    with writing_meanwhile(filled(database), ROWS_OF) as written:
+    with writing_in_background(filled(database), ROWS_OF) as written:
         anew(database)
         roll_back(database, "docs")
         anew(database)
@@ -300,7 +300,7 @@ def test_a_load_that_runs_meanwhile_ends_clearly_and_goes_on(database: Database,
     told = Meanwhile("loading", lambda: anew(database))
     with open_source(source) as opened:
         with pytest.raises(
-            CollectionError, match="was recalibrated, or made anew, while it was loaded; run the same load"
+            CollectionError, match="was recalibrated, or dropped and created again, while it was loaded; run the same load"
         ):
             ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50), told)
         ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50))

@@ -14,7 +14,7 @@ import numpy as np
 import psycopg
 import pytest
 from conftest import realistic, unit
-from loading import with_ids, write_lines
+from ingest_helpers import with_ids, write_lines
 from numpy.typing import NDArray
 from qdrant_loading import run as run_and_kill
 
@@ -180,7 +180,7 @@ def test_a_collection_that_was_made_anew_is_not_taken_for_it(database: Database)
     held = database.collection("docs")
     database.drop_collection("docs")
     database.create_collection("docs", calibration=POOR).upsert(range(ROWS), ROWS_OF)
-    with pytest.raises(CollectionError, match="was dropped and made anew since it was opened; open it again"):
+    with pytest.raises(CollectionError, match="was dropped and created again since it was opened; open it again"):
         held.search(QUERIES[0])
 
 

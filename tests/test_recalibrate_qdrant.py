@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from concurrent_writes import writing_in_background
 from conftest import realistic, unit
-from loading import with_ids, write_lines
+from ingest_helpers import with_ids, write_lines
 from numpy.typing import NDArray
 from qdrant_loading import assert_holds, found_rows, run
 from qdrant_wire import WireServer
-from writing import writing_meanwhile
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, RangeMethod
@@ -173,7 +173,7 @@ def test_what_is_written_meanwhile_comes_along(
 
 
 def test_a_writer_that_never_rests_loses_nothing(database: Database) -> None:
-    with writing_meanwhile(filled(database), ROWS_OF) as written:
+    with writing_in_background(filled(database), ROWS_OF) as written:
         anew(database)
         roll_back(database, "docs")
         anew(database)

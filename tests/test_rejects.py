@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from loading import assert_holds, load, vectors, write_lines
+from ingest_helpers import assert_holds, load, vectors, write_lines
 
 import qvec
 from qvec.client import Database

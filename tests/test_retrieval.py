@@ -1,10 +1,11 @@
-"""Rankings out of hits, apart from any database: diversity, groups, pages, fusion, reranking."""
+"""Searches that the client builds on a store's: diversity, groups, pages, fusion, reranking; the store is a fake."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import date
 from typing import Any
 
@@ -15,33 +16,66 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from psycopg.sql import SQL, Literal
 from qdrant_client import models
-from qvec.retrieval.diversity import diverse
-from qvec.retrieval.grouping import grouped
-from qvec.retrieval.hybrid import hybrid
-from qvec.retrieval.paging import page
-from qvec.retrieval.steps import run
 
-from qvec import Hit, InputError
+from qvec import Calibration, Collection, Hit, InputError
+from qvec.calibration import Metric
 from qvec.client import group, mmr, reciprocal_rank, rerank, weighted_scores
+from qvec.client.embedders import Embedders
 from qvec.client.pages import search_fingerprint
-from qvec.filters import Both, matches, parse
+from qvec.filters import matches, parse
+from qvec.store.connect_options import ConnectOptions
+from qvec.store.requests import RowFilter, SearchRequest, TextRequest
+
+
+class FakeStore:
+    """A store whose native filters are functions of a hit."""
+
+    kind, name = "Fake", "fake:"
+    options = ConnectOptions()
+    search_options: frozenset[str] = frozenset()
+    native_filter = "a function of a hit"
+
+    def check_open(self) -> None: ...
+
+    def wrap_errors(self, _doing: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def is_native_filter(self, filter: object) -> bool:
+        return callable(filter)
+
+
+class FakeCollection:
+    """A stored collection that accepts vectors of some dimensions; subclasses answer its searches."""
+
+    name, id_type, accepts_any_id = "docs", "bigint", False
+    settings: Mapping[str, Any] = {"rescore": "int8"}
+
+    def __init__(self, dimensions: int = 2, metric: Metric = "ip") -> None:
+        self.calibration = Calibration.from_ranges(np.array([[-1.0], [1.0]]).repeat(dimensions, axis=1), metric=metric)
+
+
+def client(stored: Any) -> Collection:
+    """Return the client's collection of a fake one."""
+    return Collection(FakeStore(), stored, Embedders())  # type: ignore[arg-type]
 
 
 def hits(*ids: int | str, scores: Sequence[float] | None = None) -> list[Hit]:
     return [Hit(id, score) for id, score in zip(ids, scores or [1 / n for n in range(1, len(ids) + 1)], strict=True)]
 
 
+QUERY = np.zeros(2, np.float32)
+
 # Diversity
 
 
-def by_definition(query: NDArray[Any], vectors: NDArray[Any], k: int, balance: float) -> list[int]:
-    """Maximal marginal relevance as the paper writes it, without anything kept between steps."""
+def by_definition(query: NDArray[Any], vectors: NDArray[Any], k: int, lambda_mult: float) -> list[int]:
+    """Maximal marginal relevance as the paper defines it, computed anew for each step."""
     chosen: list[int] = []
     while len(chosen) < min(k, len(vectors)):
         left = [i for i in range(len(vectors)) if i not in chosen]
         gains = [
-            balance * float(vectors[i] @ query)
-            - (1 - balance) * max((float(vectors[i] @ vectors[j]) for j in chosen), default=0.0)
+            lambda_mult * float(vectors[i] @ query)
+            - (1 - lambda_mult) * max((float(vectors[i] @ vectors[j]) for j in chosen), default=0.0)
             if chosen
             else float(vectors[i] @ query)
             for i in left
@@ -51,11 +85,11 @@ def by_definition(query: NDArray[Any], vectors: NDArray[Any], k: int, balance: f
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
-def test_mmr_is_its_definition(seed: int, k: int, balance: float) -> None:
+def test_mmr_is_its_definition(seed: int, k: int, lambda_mult: float) -> None:
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-4, 5, (9, 5)).astype(np.float32)  # exact in any order of summation, and full of ties
     query = rng.integers(-4, 5, 5).astype(np.float32)
-    assert mmr(query, vectors, k, balance) == by_definition(query, vectors, k, balance)
+    assert mmr(query, vectors, k, lambda_mult) == by_definition(query, vectors, k, lambda_mult)
 
 
 def test_mmr_takes_the_duplicate_last() -> None:
@@ -70,16 +104,16 @@ def test_mmr_leaves_out_a_row_that_is_gone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "balance", "message"),
+    ("k", "lambda_mult", "message"),
     [
         (0, 0.5, "k is 0, expected at least 1"),
-        (1, 1.5, r"balance is 1.5, expected 0 \(novelty\) to 1"),
-        (1, np.nan, "balance is nan"),
+        (1, 1.5, r"lambda_mult is 1.5, expected 0 \(novelty\) to 1"),
+        (1, np.nan, "lambda_mult is nan"),
     ],
 )
-def test_mmr_refuses(k: int, balance: float, message: str) -> None:
+def test_mmr_refuses(k: int, lambda_mult: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        mmr([1.0], [[1.0]], k, balance)
+        mmr([1.0], [[1.0]], k, lambda_mult)
 
 
 # Groups
@@ -110,32 +144,32 @@ def test_numbers_that_are_equal_are_one_group() -> None:
     assert [[hit.id for hit in one.hits] for one in group(found, "v")] == [[1, 2], [3]]
 
 
-class Filtered:
-    """A collection of rows 0, 1, … with the values given, in this order; it counts the hits that it gave.
-
-    A filter of the database's own kind is a function of a row.
-    """
+class Filtered(FakeCollection):
+    """A collection of rows 0, 1, … with the given values, ranked in this order; `given` counts the hits returned."""
 
     def __init__(self, values: Sequence[Any]) -> None:
+        super().__init__()
         self.rows = [
             Hit(id, -id, None, None if value is None else {"a": {"b": value}}) for id, value in enumerate(values)
         ]
         self.given = 0
 
-    def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:  # noqa: ARG002
+    def search(self, _queries: Any, request: SearchRequest) -> list[list[Hit]]:
+        return [self.find(request.k, request.filter)]
+
+    def find(self, k: int, filter: RowFilter) -> list[Hit]:
         found = [row for row in self.rows if passes(row, filter)][:k]
         self.given += len(found)
         return found
 
 
-def passes(row: Hit, filter: Any) -> bool:
-    if isinstance(filter, Both):
-        return passes(row, filter.native) and passes(row, filter.conditions)
-    return bool(filter(row)) if callable(filter) else matches(parse(filter or {}), row.metadata)
+def passes(row: Hit, filter: RowFilter) -> bool:
+    native = filter.native is None or filter.native(row)
+    return bool(native) and (filter.tree is None or matches(filter.tree, row.metadata))
 
 
-def groups_of(collection: Filtered, k: int, per_group: int = 1, filter: Any = None) -> list[tuple[Any, list[Any]]]:
-    found = run(collection, grouped(np.zeros(2, np.float32), k, "a.b", per_group, {"filter": filter}))
+def groups_of(collection: Filtered, k: int, group_size: int = 1, filter: Any = None) -> list[tuple[Any, list[Any]]]:
+    found = client(collection).search_groups(QUERY, "a.b", k, group_size=group_size, filter=filter)
     return [(one.value, [hit.id for hit in one.hits]) for one in found]
 
 
@@ -155,21 +189,22 @@ FILTERS: list[Any] = [None, {"a.b": {"$ne": "x"}}, lambda row: row.id % 3 > 0]
     st.sampled_from(FILTERS),
 )
 def test_groups_are_those_of_all_rows(
-    seed: int, kinds: list[Any], rows: int, k: int, per_group: int, filter: Any
+    seed: int, kinds: list[Any], rows: int, k: int, group_size: int, filter: Any
 ) -> None:
-    """Some values are common, so that a first search meets few."""
+    """Some values are common, so that the first search finds few of them."""
     random = np.random.default_rng(seed)
     values = [kinds[min(place, len(kinds) - 1)] for place in random.geometric(0.4, rows) - 1]
-    everything = group(Filtered(values).search(None, rows, filter=filter), "a.b")
+    filters = RowFilter(native=filter) if callable(filter) else RowFilter(parse(filter)) if filter else RowFilter()
+    everything = group(Filtered(values).find(rows, filters), "a.b")
     assert all(one.value != [] for one in everything)
-    expected = [(one.value, [hit.id for hit in one.hits[:per_group]]) for one in everything[:k]]
-    assert groups_of(Filtered(values), k, per_group, filter) == expected
+    expected = [(one.value, [hit.id for hit in one.hits[:group_size]]) for one in everything[:k]]
+    assert groups_of(Filtered(values), k, group_size, filter) == expected
 
 
 def test_groups_end_where_a_filter_does_not_tell_them_apart() -> None:
     class Unfiltered(Filtered):
-        def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:  # noqa: ARG002
-            return super().search(query, k)
+        def find(self, k: int, filter: RowFilter) -> list[Hit]:  # noqa: ARG002
+            return super().find(k, RowFilter())
 
     values = ["x"] * 50 + ["y", "z"]
     assert [value for value, _ in groups_of(Unfiltered(values), 4)] == ["x", "y", "z"]
@@ -195,36 +230,36 @@ def test_a_field_that_no_row_has_is_not_looked_for_in_all_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("by", "message"),
+    ("group_by", "message"),
     [
         ("", "field '': an empty name found"),
         ("a.", r"field 'a\.': an empty name found"),
         (".", r"field '\.': an empty name found"),
         ("$a", r"'\$a' is no operator"),
-        (None, "by is None, expected the name of a metadata field"),
-        (["a"], r"by is \['a'\], expected the name"),
+        (None, "group_by is None, expected the name of a metadata field"),
+        (["a"], r"group_by is \['a'\], expected the name"),
     ],
 )
-def test_what_is_no_field_groups_nothing(by: Any, message: str) -> None:
+def test_an_invalid_field_is_refused_before_any_search(group_by: Any, message: str) -> None:
     collection = Filtered(["x"] * 30)
     with pytest.raises(InputError, match=message):
-        run(collection, grouped(np.zeros(2, np.float32), 2, by, 1, {}))
+        client(collection).search_groups(QUERY, group_by, 2)
     assert collection.given == 0
 
 
 def test_values_that_no_filter_is_for_are_read_until_their_groups_are_full() -> None:
     class Unfilterable(Filtered):
-        def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:
+        def find(self, k: int, filter: RowFilter) -> list[Hit]:
             if filter:
                 raise InputError("there is no filter for such names")
-            return super().search(query, k)
+            return super().find(k, filter)
 
     values = ["x"] * 50 + ["y"] * 3
     assert groups_of(Unfilterable(values), 2, 2) == [("x", [0, 1]), ("y", [50, 51])]
     assert groups_of(Unfilterable(["x", *["y"] * 50, "x"]), 2, 2) == [("x", [0, 51]), ("y", [1, 2])]
 
     class Broken(Filtered):
-        def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:  # noqa: ARG002
+        def find(self, k: int, filter: RowFilter) -> list[Hit]:  # noqa: ARG002
             raise InputError("query: NaN found")
 
     with pytest.raises(InputError, match="query: NaN found"):
@@ -233,8 +268,8 @@ def test_values_that_no_filter_is_for_are_read_until_their_groups_are_full() -> 
 
 def test_a_group_that_was_overlooked_at_first_takes_its_place() -> None:
     class Approximate(Filtered):
-        def search(self, query: Any, k: int, *, filter: Any = None) -> list[Hit]:
-            found = super().search(query, k + 1, filter=filter)
+        def find(self, k: int, filter: RowFilter) -> list[Hit]:
+            found = super().find(k + 1, filter)
             return found[:k] if filter else found[1:]
 
     assert groups_of(Approximate(["best"] + ["many"] * 50), 3) == [("best", [0]), ("many", [1])]
@@ -248,14 +283,15 @@ def test_rows_of_a_group_are_looked_for_past_lists_that_hold_its_value() -> None
 # Pages
 
 
-class Ranked:
-    """A collection of given hits, which a search may give in any order among equals."""
+class Ranked(FakeCollection):
+    """A collection of the given hits; hits of equal scores come in the order in which they were given."""
 
     def __init__(self, found: list[Hit]) -> None:
+        super().__init__()
         self.found = found
 
-    def search(self, query: Any, k: int, **options: Any) -> list[Hit]:  # noqa: ARG002
-        return sorted(self.found, key=lambda hit: -hit.score)[:k]
+    def search(self, _queries: Any, request: SearchRequest) -> list[list[Hit]]:
+        return [sorted(self.found, key=lambda hit: -hit.score)[: request.k]]
 
 
 @given(st.lists(st.sampled_from([0.1, 0.5, 0.9]), max_size=40), st.integers(1, 7))
@@ -263,7 +299,7 @@ def test_pages_hold_every_row_once_in_order(scores: list[float], k: int) -> None
     collection = Ranked([Hit(id, score) for id, score in enumerate(scores)])
     shown, cursor, pages = [], None, 0
     while pages == 0 or cursor is not None:
-        found = run(collection, page(np.zeros(2, np.float32), k, cursor, "", {}))
+        found = client(collection).search_page(QUERY, k, cursor)
         assert len(found.hits) == k or found.cursor is None
         shown += found.hits
         cursor, pages = found.cursor, pages + 1
@@ -272,16 +308,16 @@ def test_pages_hold_every_row_once_in_order(scores: list[float], k: int) -> None
 
 def test_pages_hold_ids_of_both_kinds() -> None:
     collection = Ranked(hits("a", 1, "b", 2, scores=[0.5] * 4))
-    first = run(collection, page(np.zeros(2, np.float32), 2, None, "", {}))
-    second = run(collection, page(np.zeros(2, np.float32), 2, first.cursor, "", {}))
+    first = client(collection).search_page(QUERY, 2)
+    second = client(collection).search_page(QUERY, 2, first.cursor)
     assert [hit.id for hit in first.hits + second.hits] == [1, 2, "a", "b"]
 
 
 def test_a_row_written_between_pages_repeats_none() -> None:
     collection = Ranked(hits("a", "b", "c", "d", scores=[0.9, 0.8, 0.7, 0.6]))
-    first = run(collection, page(np.zeros(2, np.float32), 2, None, "", {}))
+    first = client(collection).search_page(QUERY, 2)
     collection.found.append(Hit("new", 0.95))
-    second = run(collection, page(np.zeros(2, np.float32), 2, first.cursor, "", {}))
+    second = client(collection).search_page(QUERY, 2, first.cursor)
     assert [hit.id for hit in second.hits] == ["c", "d"]
 
 
@@ -305,9 +341,9 @@ def cursor_of(*parts: Any) -> str:
         base64.urlsafe_b64encode(b"[" * 100_000).decode(),
     ],
 )
-def test_what_is_no_cursor_is_refused(cursor: Any) -> None:
-    with pytest.raises(InputError, match="is no cursor; expected the one of the page before"):
-        run(Ranked([]), page(np.zeros(2, np.float32), 2, cursor, "", {}))
+def test_a_malformed_cursor_is_refused(cursor: Any) -> None:
+    with pytest.raises(InputError, match="is not a cursor; expected that of the page before"):
+        client(Ranked([])).search_page(QUERY, 2, cursor)
 
 
 def test_a_search_is_known_by_collection_query_and_filter() -> None:
@@ -339,18 +375,20 @@ def test_a_search_is_known_by_collection_query_and_filter() -> None:
 # Texts
 
 
-class Rows:
-    """A collection of rows 0 to 99, nearest first; every other one holds the words. It tells which texts it gave."""
+class Rows(FakeCollection):
+    """A collection of rows 0 to 99, nearest first; every other one holds the words. `texts` lists the rows whose texts
+    were read."""
 
-    def __init__(self) -> None:
+    def __init__(self, dimensions: int = 100, metric: Metric = "ip") -> None:
+        super().__init__(dimensions, metric)
         self.texts: list[int] = []
         self.gone: set[int] = set()
 
-    def search(self, query: Any, k: int, *, texts: bool, **options: Any) -> list[Hit]:  # noqa: ARG002
-        return self._given([Hit(id, 1 - id / 100) for id in range(100)][:k], texts)
+    def search(self, _queries: Any, request: SearchRequest) -> list[list[Hit]]:
+        return [self._given([Hit(id, 1 - id / 100) for id in range(100)], request)]
 
-    def search_text(self, question: str, k: int, *, texts: bool, **options: Any) -> list[Hit]:  # noqa: ARG002
-        return self._given([Hit(id, 9 - id / 100) for id in range(0, 100, 2)][:k], texts)
+    def search_text(self, request: TextRequest) -> list[Hit]:
+        return self._given([Hit(id, 9 - id / 100) for id in range(0, 100, 2)], request)
 
     def get(self, ids: Sequence[int]) -> list[Hit | None]:
         self.texts += ids
@@ -359,42 +397,43 @@ class Rows:
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return np.eye(100, dtype=np.float32)[list(ids)]
 
-    def _given(self, found: list[Hit], texts: bool) -> list[Hit]:
-        self.texts += [hit.id for hit in found if texts and isinstance(hit.id, int)]
+    def _given(self, ranking: list[Hit], request: SearchRequest | TextRequest) -> list[Hit]:
+        found = ranking[: request.k]
+        self.texts += [hit.id for hit in found if request.texts and isinstance(hit.id, int)]
         return found
 
 
-QUERY = np.ones(100, np.float32)
+LONG_QUERY = np.ones(100, np.float32)
 
 
 def test_texts_of_fused_rows_are_fetched_when_they_are_returned() -> None:
     rows = Rows()
-    found = run(rows, hybrid("words", QUERY, 3, None, "ranks", (1, 1), None, {}))
+    found = client(rows).search_hybrid("words", 3, vector=LONG_QUERY)
     assert [(hit.id, hit.document, hit.metadata) for hit in found] == [(n, f"text {n}", {"n": n}) for n in (0, 2, 4)]
     assert rows.texts == [0, 2, 4]
     rows.gone = {2}
-    left = run(rows, hybrid("words", QUERY, 3, None, "ranks", (1, 1), None, {}))
+    left = client(rows).search_hybrid("words", 3, vector=LONG_QUERY)
     assert [(hit.id, hit.document, hit.score) for hit in left] == [
         (hit.id, None if hit.id == 2 else hit.document, hit.score) for hit in found
     ]
 
 
 def test_texts_of_fused_rows_are_fetched_when_they_are_reranked() -> None:
-    rows, judged = Rows(), []
+    rows, evaluated = Rows(), []
 
-    def judge(question: str, texts: Sequence[str]) -> list[float]:
-        judged.append((question, list(texts)))
+    def evaluate(question: str, texts: Sequence[str]) -> list[float]:
+        evaluated.append((question, list(texts)))
         return [float(text.split()[1]) for text in texts]
 
-    found = run(rows, hybrid("words", QUERY, 2, 5, "ranks", (1, 1), judge, {}))
+    found = client(rows).search_hybrid("words", 2, vector=LONG_QUERY, fetch_k=5, reranker=evaluate)
     assert len(rows.texts) == 5
-    assert judged == [("words", [f"text {id}" for id in rows.texts])]
+    assert evaluated == [("words", [f"text {id}" for id in rows.texts])]
     assert [hit.id for hit in found] == sorted(rows.texts)[:-3:-1]
 
 
 def test_texts_of_diverse_rows_are_fetched_when_they_are_returned() -> None:
     rows = Rows()
-    found = run(rows, diverse(QUERY, 3, 20, 0.5, "ip", {}))
+    found = client(rows).search_diverse(LONG_QUERY, 3, fetch_k=20, lambda_mult=0.5)
     assert [hit.document for hit in found] == ["text 0", "text 1", "text 2"]
     assert rows.texts == [0, 1, 2]
 
@@ -406,10 +445,12 @@ def test_lengths_count_for_diversity_only_under_inner_product() -> None:
         def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
             return np.array([[9, 12], [1, 0], [0.8, 0.6]], np.float32)[list(ids)]
 
-    query = np.array([2, 0], np.float32)
-    found = {metric: run(Long(), diverse(query, 2, 3, 0.9, metric, {})) for metric in ("cosine", "ip")}
-    assert [hit.id for hit in found["cosine"]] == [1, 2]
-    assert [hit.id for hit in found["ip"]] == [0, 1]
+    def found(metric: Metric) -> list[Any]:
+        hits = client(Long(2, metric)).search_diverse([2.0, 0.0], 2, fetch_k=3, lambda_mult=0.9)
+        return [hit.id for hit in hits]
+
+    assert found("cosine") == [1, 2]
+    assert found("ip") == [0, 1]
 
 
 # Fusion
@@ -455,7 +496,7 @@ def test_a_row_keeps_the_texts_of_where_it_was_first_met() -> None:
 # Reranking
 
 
-def test_reranking_orders_by_the_second_judge() -> None:
+def test_reranking_orders_by_the_rerankers_scores() -> None:
     found = [Hit(1, 0.9, "cat"), Hit(2, 0.8), Hit(3, 0.7, "catalogue")]
     ordered = rerank("cats?", found, lambda question, texts: [len(text) / len(question) for text in texts])
     assert [(hit.id, hit.score) for hit in ordered] == [(3, 1.8), (1, 0.6), (2, 0.8)]

@@ -1,4 +1,4 @@
-"""Rows that no calibration can be fitted to: named, as in a load, or left out and told of."""
+"""Rows that cannot be used for a calibration: the first is named, or they are skipped and counted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from loading import write_lines
+from ingest_helpers import write_lines
 from numpy.typing import NDArray
 from test_cli import invoke, succeed
 
 from qvec import Calibration
 from qvec.errors import InputError, RowError
-from qvec.ingest import plan
+from qvec.ingest import fit
 from qvec.ingest.fit import fit_source
 from qvec.ingest.load_options import FitOptions, Reporter
 from qvec.sources import open_source
@@ -43,7 +43,7 @@ def json_lines(folder: Path, vectors: NDArray[np.float32]) -> Path:
 
 @pytest.mark.parametrize("write", [npy, parquet, json_lines])
 @pytest.mark.parametrize(("value", "reason"), [(np.nan, "nan"), (np.inf, "inf"), (0, "zero")])
-def test_unusable_rows_stop_a_calibration_or_are_counted(
+def test_unusable_rows_stop_a_calibration_or_are_skipped_and_counted(
     tmp_path: Path, write: Callable[..., Path], value: float, reason: str
 ) -> None:
     vectors = GOOD.copy()
@@ -60,7 +60,7 @@ def test_unusable_rows_stop_a_calibration_or_are_counted(
     np.testing.assert_array_equal(Calibration.load(output).mean, Calibration.fit(GOOD[:10]).mean)
 
 
-def test_the_first_unusable_row_is_named_whatever_is_wrong_with_it(tmp_path: Path) -> None:
+def test_the_first_unusable_row_is_named_whatever_its_fault(tmp_path: Path) -> None:
     rows: list[Any] = [{"vector": vector} for vector in GOOD.tolist()]
     rows[100], rows[40], rows[70] = {"vector": [1, 2]}, {"vector": [0] * DIMENSIONS}, "no JSON"
     source = write_lines(tmp_path / "a.jsonl", rows)
@@ -84,7 +84,7 @@ def test_a_wrong_encoding_is_named(tmp_path: Path) -> None:
         assert (f"unusable rows left out: 297, the first of them {wrong}" if fitting else none_left) in skipped
 
 
-WHOLE = [
+INTEGERS = [
     (npy, GOOD.round(), True),
     (parquet, (100 * GOOD).round().clip(0, 255), True),
     (json_lines, np.sign(GOOD), True),
@@ -94,8 +94,8 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize(("write", "vectors", "warned"), WHOLE)
-def test_whole_numbers_that_are_read_as_floats_are_told_of_once(
+@pytest.mark.parametrize(("write", "vectors", "warned"), INTEGERS)
+def test_integers_that_are_read_as_floats_give_one_warning(
     tmp_path: Path, write: Callable[..., Path], vectors: NDArray[np.float32], warned: bool
 ) -> None:
     source, url = write(tmp_path, vectors), f"qdrant:{tmp_path / 'qdrant'}"
@@ -109,14 +109,14 @@ def test_whole_numbers_that_are_read_as_floats_are_told_of_once(
         assert json.loads(done.stdout)
 
 
-def test_whole_numbers_of_a_known_encoding_are_not_told_of(tmp_path: Path) -> None:
+def test_integers_of_a_known_encoding_give_no_warning(tmp_path: Path) -> None:
     source = json_lines(tmp_path, GOOD.round().astype(int))
     done = succeed("calibrate", source, "-o", tmp_path / "cal.safetensors", "--encoding", "int8")
     assert "Warning" not in done.output
 
 
 class FussyEmbedder:
-    """Embeds no text that holds "long", and as zeros one that holds "void"."""
+    """Refuses texts that contain "long", and embeds texts that contain "void" as zeros."""
 
     name, dimensions = "fussy", DIMENSIONS
 
@@ -142,7 +142,7 @@ class FussyEmbedder:
 def test_texts_without_a_usable_vector_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Any, reason: str
 ) -> None:
-    monkeypatch.setattr(plan, "load_embedder", FussyEmbedder)
+    monkeypatch.setattr(fit, "load_embedder", FussyEmbedder)
     rows: list[Any] = [{"text": f"{number}"} for number in range(20)]
     rows[5] = row
     source = write_lines(tmp_path / "a.jsonl", rows)
@@ -156,7 +156,7 @@ def test_texts_without_a_usable_vector_are_named(
     assert json.loads(skipped.stdout)["sample"]["size"] == 19
 
 
-def test_a_source_without_any_row_says_no_more(tmp_path: Path) -> None:
+def test_an_empty_source_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "none.npy", GOOD[:0])
     with open_source(tmp_path / "none.npy") as source, pytest.raises(InputError, match=r"calibrate on$"):
         fit_source(source, None, FitOptions(), None, Reporter(), "stop")

@@ -1,4 +1,4 @@
-"""Searching: right ids, honest scores, enough recall, sizes from none to k, and many threads at once."""
+"""Searching in Postgres: ids, scores, recall, collections of no to many rows, and concurrent threads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 import qvec
 from qvec import Calibration, InputError, RowError
 from qvec.client import Collection, Database
+from qvec.postgres._sync import collection as collection_module
+from qvec.postgres._sync.collection import CodedTable
+from qvec.postgres.search_plan import SearchPlan
 
 Vectors = NDArray[np.float32]
 
@@ -66,7 +69,7 @@ def test_scores_estimate_the_cosine(docs: Collection, vectors: Vectors, queries:
         assert np.abs(line[[hit.id for hit in hits]] - [hit.score for hit in hits]).max() < greatest
 
 
-def test_hits_come_best_first_and_once(docs: Collection, queries: Vectors) -> None:
+def test_hits_are_distinct_and_come_best_first(docs: Collection, queries: Vectors) -> None:
     for hits in docs.search(queries, k=30):
         assert len({hit.id for hit in hits}) == 30
         scores = [hit.score for hit in hits]
@@ -176,7 +179,7 @@ def test_no_queries_give_no_hits(docs: Collection, queries: Vectors) -> None:
     assert docs.search(queries[0].tolist(), k=3) == docs.search(queries[:1], k=3)[0]
 
 
-# What is refused
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -189,7 +192,7 @@ def test_no_queries_give_no_hits(docs: Collection, queries: Vectors) -> None:
         ({"rescore_in": "rust"}, "rescore_in is 'rust', expected 'client' or 'sql'"),
     ],
 )
-def test_options_that_make_no_sense(
+def test_invalid_options_are_refused(
     docs: Collection, queries: Vectors, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -197,7 +200,7 @@ def test_options_that_make_no_sense(
     assert message in str(caught.value)
 
 
-def test_queries_that_cannot_be_compared(docs: Collection, queries: Vectors) -> None:
+def test_invalid_queries_are_refused(docs: Collection, queries: Vectors) -> None:
     with pytest.raises(InputError, match=r"^query: 63 dimensions found, 64 wanted$"):
         docs.search(queries[:, :63])
     with pytest.raises(RowError, match=r"^query: row 0: zero vector"):
@@ -208,7 +211,7 @@ def test_queries_that_cannot_be_compared(docs: Collection, queries: Vectors) -> 
         docs.search(bad)
 
 
-# Many at once
+# Concurrency
 
 
 def test_threads_search_while_a_writer_replaces(
@@ -250,7 +253,7 @@ def test_threads_search_while_a_writer_replaces(
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_parent_and_forked_child_both_go_on(docs: Collection, vectors: Vectors) -> None:
+def test_parent_and_forked_child_both_continue(docs: Collection, vectors: Vectors) -> None:
     assert docs.search(vectors[1], k=1)[0].id == 1
     child = os.fork()
     if child == 0:
@@ -266,21 +269,29 @@ def test_parent_and_forked_child_both_go_on(docs: Collection, vectors: Vectors) 
     assert docs.search(vectors[2], k=1)[0].id == 2
 
 
-def test_a_search_is_prepared_by_one_calibration(
+def test_a_search_uses_one_calibration_while_another_thread_recalibrates(
     db: Database, name: str, vectors: Vectors, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread may renew the collection's while it is prepared."""
+    """The collection may read a new calibration while a query is prepared by the old one."""
     docs = db.create_collection(name, calibration=calibration)
+    docs.upsert(range(5), vectors[:5])
     renewed = Calibration.fit(vectors[:100], threshold=0)
-    planning, seen = docs._planning, []
+    prepare = Calibration.prepared
+    seen: list[Any] = []
 
-    def planned(*arguments: Any) -> Any:
-        work = planning(*arguments)
-        docs.calibration = renewed
-        seen.append(work.args[0].calibration)
-        return work
+    def prepare_late(used: Calibration, queries: Vectors) -> Vectors:
+        monkeypatch.setattr(docs.stored, "_coded", CodedTable(docs.stored.table, renewed))
+        seen.append(used)
+        return prepare(used, queries)
 
-    monkeypatch.setattr(docs, "_planning", planned)
-    prepared = docs._searching(vectors[0], 10, None, None, False, True, "client", None, True)
-    assert seen == [calibration, renewed]
-    assert prepared.args[0][0].args[0].calibration == renewed
+    def search(connection: Any, plan: SearchPlan, queries: Vectors) -> Any:
+        seen.append(plan.calibration)
+        np.testing.assert_array_equal(queries, prepare(calibration, vectors[:1]))
+        return search_plan(connection, plan, queries)
+
+    search_plan = collection_module.search
+    monkeypatch.setattr(Calibration, "prepared", prepare_late)
+    monkeypatch.setattr(collection_module, "search", search)
+    assert docs.search(vectors[0], k=1)[0].id == 0
+    assert docs.calibration == renewed
+    assert seen == [calibration, calibration]

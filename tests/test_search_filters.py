@@ -1,4 +1,4 @@
-"""Searches in Postgres that filter, that rank by bits alone, and that have nothing else to rank by."""
+"""Searches in Postgres with filters, without rescoring, and over collections that keep one bit a dimension."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Vectors = NDArray[np.float32]
 
 LAYOUTS = [("int8", "ternary"), ("int8", "binary"), ("binary", "binary"), ("float16", "ternary"), ("float32", "binary")]
 MARKS = ["100% sure", "it's 50%s", 'a "quote"', "%(bits)s", "{} \\ ?"]
-WAYS: list[dict[str, Any]] = [
+OPTIONS: list[dict[str, Any]] = [
     {},
     {"exact": True},
     {"rescore": False},
@@ -48,10 +48,10 @@ def docs(request: pytest.FixtureRequest, db: Database, vectors: Vectors, calibra
 
 
 @pytest.mark.parametrize("mark", MARKS)
-def test_signs_in_values_are_no_placeholders(docs: Collection, queries: Vectors, mark: str) -> None:
+def test_special_characters_in_values_are_not_placeholders(docs: Collection, queries: Vectors, mark: str) -> None:
     composed = sql.SQL("metadata->>'mark' = {}").format(sql.Literal(mark))
     rows = set(range(MARKS.index(mark), 1000, len(MARKS)))
-    for options in WAYS:
+    for options in OPTIONS:
         hits = docs.search(queries[0], k=10, filter={"mark": mark}, **options)
         assert {hit.id for hit in hits} <= rows
         assert len(hits) == 10
@@ -59,9 +59,9 @@ def test_signs_in_values_are_no_placeholders(docs: Collection, queries: Vectors,
     assert {hit.id for hit in docs.search(queries[0], k=1000, filter={"mark": mark})} == rows
 
 
-def test_a_composed_condition_stands_in_brackets(docs: Collection, queries: Vectors) -> None:
+def test_a_native_condition_is_put_in_parentheses(docs: Collection, queries: Vectors) -> None:
     either = sql.SQL("id = 3 OR id % 500 = 4 -- 100%\n")
-    for options in WAYS:
+    for options in OPTIONS:
         assert {hit.id for hit in docs.search(queries[0], k=10, filter=either, **options)} == {3, 4, 504}
 
 
@@ -72,7 +72,7 @@ def test_a_composed_condition_stands_in_brackets(docs: Collection, queries: Vect
 def test_fewer_rows_than_candidates_are_ranked_fully(
     docs: Collection, queries: Vectors, filter: dict[str, Any], rows: int
 ) -> None:
-    """The index scan may end before it has found them; then all that pass are ranked, none is missed."""
+    """The index scan may end before it has found them; then all rows that pass are ranked."""
     wanted = docs.search(queries[:10], k=12, filter=filter, exact=True)
     for options in ({}, {"rescore_in": "sql"}):
         found = docs.search(queries[:10], k=12, filter=filter, **options)  # type: ignore[call-overload]
@@ -83,7 +83,7 @@ def test_fewer_rows_than_candidates_are_ranked_fully(
         assert len(hits) == min(12, rows)
 
 
-def test_a_filter_leaves_the_recall_as_it_was(docs: Collection, queries: Vectors) -> None:
+def test_a_filter_does_not_lower_recall(docs: Collection, queries: Vectors) -> None:
     half = {"row": {"$gte": 500}}
     found = docs.search(queries, k=10, filter=half, oversampling=8)
     exact = docs.search(queries, k=10, filter=half, exact=True)
@@ -93,7 +93,7 @@ def test_a_filter_leaves_the_recall_as_it_was(docs: Collection, queries: Vectors
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
 @pytest.mark.parametrize("exact", [False, True])
-def test_explanations_have_the_filter(docs: Collection, queries: Vectors, exact: bool, rescore_in: Any) -> None:
+def test_explanations_show_the_filter(docs: Collection, queries: Vectors, exact: bool, rescore_in: Any) -> None:
     filters: list[Any] = [{"mark": MARKS[0]}, sql.SQL("metadata->>'mark' = {}").format(sql.Literal(MARKS[0]))]
     for filter in filters:
         explained = docs.explain(queries[0], k=5, filter=filter, exact=exact, rescore_in=rescore_in)
@@ -108,7 +108,7 @@ def test_filters_of_another_kind_are_refused(docs: Collection, queries: Vectors)
         docs.search(queries[0], filter="row = 1")  # type: ignore[call-overload]
 
 
-# By bits alone
+# Without rescoring
 
 
 def bits(vectors: Vectors, calibration: Calibration, prefilter: str) -> NDArray[np.uint8]:
@@ -142,8 +142,13 @@ def test_scores_of_signs_are_those_of_one_plane(db: Database, name: str, metric:
     prepared = calibration.prepared(queries)
     scores = codes.score(quantize(vectors, calibration, 1), prepared, calibration, 1)
     sizes = np.abs(prepared * calibration.deviation).sum(axis=1)
-    ways: list[dict[str, Any]] = [{"exact": True}, {"exact": True, "rescore_in": "sql"}, {}, {"rescore_in": "sql"}]
-    for options in ways:
+    every_option: list[dict[str, Any]] = [
+        {"exact": True},
+        {"exact": True, "rescore_in": "sql"},
+        {},
+        {"rescore_in": "sql"},
+    ]
+    for options in every_option:
         tolerance = 2.0**-10 if "rescore_in" in options else 0
         for line, hits, size in zip(scores, docs.search(queries, k=10, **options), sizes, strict=True):
             found = line[[hit.id for hit in hits]]
@@ -166,11 +171,11 @@ def test_signs_find_the_neighbours(db: Database, vectors: Vectors, queries: Vect
 
 
 def tamper(db: Database, calibration: Calibration, content: bytes) -> None:
-    """As somebody with the rights of a superuser can: a trigger guards the content."""
+    """Overwrite a stored calibration as a superuser can; a trigger refuses it to others."""
     with db.store.connection() as connection, connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")
         connection.execute("UPDATE qvec.calibration SET content = %s WHERE id = %s", [content, calibration.id])
-    db._calibrations.clear()
+    db.store._catalog._calibrations.clear()  # type: ignore[attr-defined]
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

@@ -1,4 +1,4 @@
-"""Searches in Postgres whose index scan ends before it has found its candidates, as it does for a rare filter."""
+"""Searches in Postgres whose index scan ends before it has found all candidates, as with a rare filter."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from conftest import realistic
+from databases import ids
 from numpy.typing import NDArray
 from pgvector import Bit
-from stores import ids
 
 import qvec
 from qvec import Calibration
 from qvec.client import Database
-from qvec.postgres import search, statements
+from qvec.filters import parse
+from qvec.postgres import statements
 from qvec.postgres.rows import prefilter_bits
+from qvec.postgres.search_plan import Where
+from qvec.store.requests import RowFilter
 
 Vectors = NDArray[np.float32]
 
@@ -26,13 +29,13 @@ ROWS = 3000
 RARE = {"rare": True}
 PASSING = set(range(7, ROWS, 300))
 SHORT_SCANS = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_sort": "off", "hnsw.max_scan_tuples": "1"}
-"""The index is used, and looks no further than it did to begin with."""
+"""The index is used, and its iterative scan ends after the first tuples."""
 K = 12
 
 
 @pytest.fixture(scope="module")
 def short_url(new_database: Callable[..., str]) -> str:
-    """An empty database whose index scans end at once."""
+    """The URL of an empty database whose index scans end at once."""
     settings = " ".join(f"-c {name}={value}" for name, value in SHORT_SCANS.items())
     return f"{new_database()}&options={quote(settings)}"
 
@@ -40,7 +43,6 @@ def short_url(new_database: Callable[..., str]) -> str:
 @pytest.fixture(scope="module")
 def short(short_url: str) -> Iterator[Database]:
     with qvec.connect(short_url) as database:
-        assert isinstance(database, Database)
         yield database
 
 
@@ -53,19 +55,21 @@ def docs(request: pytest.FixtureRequest, short: Database) -> Any:
     return docs
 
 
-def found_by_index(docs: Any, query: Vectors, candidates: int) -> int:
-    """How many of so many candidates that pass the index gives."""
-    where = search.where(RARE)
+def found_by_index(short: Database, docs: Any, query: Vectors, candidates: int) -> int:
+    """Return how many of the wanted candidates the index scan finds among the rows that pass."""
+    where = Where.of(RowFilter(parse(RARE)))
     statement = statements.candidates(docs.stored.table, ("id",), candidates, where.composed())
     bits = prefilter_bits(docs.calibration.prepared(query[None]), docs.calibration, docs.stored.table.layout)
-    with docs._store.store.connection() as connection:
+    with short.store.connection() as connection:
         rows = connection.execute(statement, {**where.parameters, "bits": Bit(bits.tobytes())}).fetchall()
     return len(rows)
 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
-def test_all_rows_that_pass_are_ranked(docs: Any, short_url: str, queries: Vectors, rescore_in: str) -> None:
-    assert all(found_by_index(docs, query, K) < len(PASSING) for query in queries[:5])
+def test_all_rows_that_pass_are_ranked(
+    short: Database, docs: Any, short_url: str, queries: Vectors, rescore_in: str
+) -> None:
+    assert all(found_by_index(short, docs, query, K) < len(PASSING) for query in queries[:5])
     options: dict[str, Any] = {"k": K, "filter": RARE, "rescore_in": rescore_in}
 
     async def awaited(query: Vectors) -> Any:
@@ -80,10 +84,10 @@ def test_all_rows_that_pass_are_ranked(docs: Any, short_url: str, queries: Vecto
         assert set(ids(found)) == PASSING
 
 
-def test_queries_that_found_enough_stand_beside_such_that_did_not(docs: Any) -> None:
+def test_one_call_mixes_queries_with_enough_candidates_and_without(short: Database, docs: Any) -> None:
     passing = sorted(PASSING)[:3]
     mixed = realistic(ROWS)[[*range(10), *passing, *range(10, 20)]]
-    assert {found_by_index(docs, query, 1) for query in mixed} == {0, 1}
+    assert {found_by_index(short, docs, query, 1) for query in mixed} == {0, 1}
     options: dict[str, Any] = {"k": 1, "oversampling": 1, "filter": RARE}
     found = docs.search(mixed, **options)
     assert found == [docs.search(query, **options) for query in mixed]
@@ -92,7 +96,7 @@ def test_queries_that_found_enough_stand_beside_such_that_did_not(docs: Any) -> 
 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
-def test_explanations_have_the_rows_that_a_search_finds(docs: Any, queries: Vectors, rescore_in: str) -> None:
+def test_explanations_hold_the_hits_of_the_search(docs: Any, queries: Vectors, rescore_in: str) -> None:
     options: dict[str, Any] = {"k": K, "filter": RARE, "rescore_in": rescore_in}
     explained = docs.explain(queries[0], **options)
     assert explained.hits == docs.search(queries[0], **options)

@@ -1,8 +1,8 @@
-"""The SQL that searches: its expressions agree with the specification, use the index, and are never cut short."""
+"""The SQL of searches: its expressions agree with the specification, use the index, and find every candidate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,17 @@ from conftest import realistic
 from numpy.typing import NDArray
 from pgvector import Bit
 from psycopg import sql
-from qvec.postgres.steps import perform
 
 import qvec
 from qvec import Calibration
 from qvec.client import Collection, Database
 from qvec.metadata_index import MetadataIndex
-from qvec.postgres import search, statements
-from qvec.postgres.layout import Layout, PgVector, Table
-from qvec.steps import run
+from qvec.postgres import statements
+from qvec.postgres._sync import search
+from qvec.postgres._sync.collection import CodedTable
+from qvec.postgres.layout import PgVector, Table, TableLayout
+from qvec.postgres.search_plan import SearchPlan
+from qvec.store.requests import RescoreIn
 
 Vectors = NDArray[np.float32]
 
@@ -53,12 +55,12 @@ def bit_text(row: NDArray[np.uint8]) -> str:
 
 
 @pytest.mark.parametrize("dimensions", [1, 6, 7, 8, 384, 1000])
-def test_the_ternary_expression_is_the_specifications(connection: psycopg.Connection, dimensions: int) -> None:
+def test_the_ternary_expression_agrees_with_the_specification(connection: psycopg.Connection, dimensions: int) -> None:
     codes = np.random.default_rng(dimensions).integers(0, 256, (20, dimensions), dtype=np.uint8)
     codes[0], codes[1] = 144, 112  # the edges of the levels, and the codes right below them
     codes[2], codes[3] = 143, 111
     for planes in (4, 8):
-        layout = Layout(dimensions, rescore="int8" if planes == 8 else "int4")
+        layout = TableLayout(dimensions, rescore="int8" if planes == 8 else "int4")
         expression = statements.prefilter(Table("public", "t", layout, PgVector("public", (0, 8, 5))))
         statement = sql.SQL("SELECT {}::text FROM (SELECT %s::bit({}) AS codes) AS t").format(
             expression, sql.Literal(layout.code_bits)
@@ -96,7 +98,7 @@ def test_the_top_plane_is_pgvectors_binary_quantize(
 @pytest.mark.parametrize("dimensions", [1, 7, 384])
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary"])
-def test_scores_in_sql_are_the_clients(db: Database, dimensions: int, metric: str, rescore: str) -> None:
+def test_scores_in_sql_equal_those_of_the_client(db: Database, dimensions: int, metric: str, rescore: str) -> None:
     vectors = realistic(50, dimensions)
     calibration = Calibration.fit(vectors, metric=metric)  # type: ignore[arg-type]
     docs = db.create_collection(
@@ -116,8 +118,8 @@ def test_scores_in_sql_are_the_clients(db: Database, dimensions: int, metric: st
 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
-def test_rows_whose_codes_stand_for_nothing_score_zero(db: Database, rescore_in: search.RescoreIn) -> None:
-    """Under cosine their length divides nothing."""
+def test_rows_that_decode_to_zero_score_zero(db: Database, rescore_in: RescoreIn) -> None:
+    """Under cosine they are not divided by their length."""
     ones, zeros = np.ones(20, np.float32), np.zeros(20, np.float32)
     calibration = Calibration(ones / 5, ones, ones / 5, zeros, zeros, "cosine")
     docs = db.create_collection(f"nothing_{rescore_in}", calibration=calibration, rescore="binary")
@@ -128,7 +130,7 @@ def test_rows_whose_codes_stand_for_nothing_score_zero(db: Database, rescore_in:
     ]
 
 
-# The index is used and not cut
+# The index is used and finds every candidate
 
 
 def filled(db: Database, name: str, vectors: Vectors, rescore: str, prefilter: str) -> Collection:
@@ -151,15 +153,20 @@ def many(db: Database) -> Collection:
     return filled(db, "many", vectors, "int8", "ternary")
 
 
-def plan_for(docs: Collection, candidates: int | None, k: int = 10) -> search.Plan:
-    return search.Plan(docs.stored.table, docs.calibration, k, candidates)
+def prepared(docs: Collection, queries: Vectors) -> Vectors:
+    """Return queries (m, d) as a plan takes them."""
+    return docs.calibration.prepared(np.atleast_2d(queries))
+
+
+def plan_for(docs: Collection, candidates: int | None, k: int = 10) -> SearchPlan:
+    return SearchPlan(docs.stored.table, docs.calibration, k, candidates)
 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
 def test_the_candidates_come_from_the_index(db: Database, vectors: Vectors, rescore: str, prefilter: str) -> None:
     docs = filled(db, f"planned_{rescore}_{prefilter}", vectors, rescore, prefilter)
     plan = plan_for(docs, 40)
-    query = docs._queries(vectors[0])[0]
+    query = prepared(docs, vectors[0])[0]
     with db.store.direct_connection() as connection:
         connection.execute("SET enable_seqscan = off")  # a thousand short rows are sorted as fast without the index
         lines = connection.execute(b"EXPLAIN " + plan.statement(), plan.parameters(query)).fetchall()
@@ -167,9 +174,9 @@ def test_the_candidates_come_from_the_index(db: Database, vectors: Vectors, resc
 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
-def test_the_planner_chooses_the_index_by_itself(many: Collection, rescore_in: search.RescoreIn) -> None:
+def test_the_planner_chooses_the_index(many: Collection, rescore_in: RescoreIn) -> None:
     explanation = many.explain(realistic(5000, 32)[1234], k=10, rescore_in=rescore_in)
-    assert f"Index Scan using {many.table.index}" in "\n".join(explanation.plan)
+    assert f"Index Scan using {many.stored.table.index}" in "\n".join(explanation.plan)
     assert explanation.candidates == 40
     assert explanation.hits[0].id == 1234
     assert all(milliseconds >= 0 for milliseconds in explanation.milliseconds.values())
@@ -177,15 +184,15 @@ def test_the_planner_chooses_the_index_by_itself(many: Collection, rescore_in: s
 
 @pytest.mark.parametrize("ef_search", [1, 40, 1000])
 @pytest.mark.parametrize("count", [1, 40, 400, 1000, 1001, 2500])
-def test_the_prefilter_is_never_cut(db: Database, many: Collection, ef_search: int, count: int) -> None:
-    query = many._queries(realistic(1, 32, seed=3))[0]
+def test_the_prefilter_finds_every_candidate(db: Database, many: Collection, ef_search: int, count: int) -> None:
+    query = prepared(many, realistic(1, 32, seed=3))[0]
     plan = plan_for(many, count)
     settings = "SELECT current_setting('hnsw.ef_search'), current_setting('hnsw.iterative_scan')"
     with db.store.direct_connection() as connection:
         connection.execute("SELECT '[1]'::vector")  # loads pgvector, which defines the settings
         connection.execute(f"SET hnsw.ef_search = {ef_search}")
         before = connection.execute(settings).fetchone()
-        (rows,) = perform(connection, search.fetch(plan, query[None]))
+        (rows,) = search._fetch_rows(connection, plan, query[None])
         assert len({id for id, _ in rows}) == len(rows) == count
         assert connection.execute(settings).fetchone() == before == (str(ef_search), "off")
 
@@ -193,43 +200,46 @@ def test_the_prefilter_is_never_cut(db: Database, many: Collection, ef_search: i
 @pytest.mark.parametrize("count", [41, 400, 1000])
 def test_ef_search_alone_reaches_every_candidate(db: Database, many: Collection, count: int) -> None:
     """Without an iterative scan, which would fetch the rest one by one and hide a small ef_search."""
-    table = replace(many.table, vector=PgVector(many.table.vector.schema, (0, 7, 4)))
-    plan = search.Plan(table, many.calibration, k=count, candidates=count)
-    query = many._queries(realistic(1, 32, seed=3))[0]
+    table = replace(many.stored.table, vector=PgVector(many.stored.table.vector.schema, (0, 7, 4)))
+    plan = SearchPlan(table, many.calibration, k=count, candidates=count)
+    query = prepared(many, realistic(1, 32, seed=3))[0]
     with db.store.direct_connection() as connection:
         connection.execute("SET enable_seqscan = off")
-        assert len(perform(connection, search.fetch(plan, query[None]))[0]) == count
+        assert len(search._fetch_rows(connection, plan, query[None])[0]) == count
 
 
-def test_the_prefilter_is_not_cut_in_a_fresh_session(db: Database, many: Collection) -> None:
+def test_the_prefilter_finds_every_candidate_in_a_fresh_session(db: Database, many: Collection) -> None:
     with db.store.direct_connection() as connection:
-        query = many._queries(realistic(1, 32, seed=3))[0]
-        assert len(perform(connection, search.fetch(plan_for(many, 400), query[None]))[0]) == 400
+        query = prepared(many, realistic(1, 32, seed=3))[0]
+        assert len(search._fetch_rows(connection, plan_for(many, 400), query[None])[0]) == 400
 
 
 def test_candidates_are_the_nearest_by_their_bits(db: Database, many: Collection) -> None:
-    query = many._queries(realistic(1, 32, seed=4))
+    query = prepared(many, realistic(1, 32, seed=4))
     codes = qvec.quantize(np.vstack([realistic(5000, 32)[:4000], realistic(5000, 32)[:1000]]), many.calibration)
     bits = qvec.ternary(codes, many.calibration)
     wanted = qvec.hamming(bits, qvec.ternary(qvec.quantize(query, many.calibration), many.calibration))[0]
     with db.store.direct_connection() as connection:
-        (rows,) = perform(connection, search.fetch(plan_for(many, 100), query))
+        (rows,) = search._fetch_rows(connection, plan_for(many, 100), query)
     found = np.sort(wanted[[id for id, _ in rows]])
     # HNSW is approximate: the distances, not the rows (many are equal), are nearly those of an exhaustive search.
     assert (found == np.sort(wanted)[:100]).mean() > 0.95
 
 
-def test_rows_deleted_under_the_index_do_not_cut_the_prefilter(db: Database) -> None:
+def test_the_prefilter_finds_every_candidate_among_deleted_rows(db: Database) -> None:
     docs = filled(db, "thinned", realistic(3000, 32), "int8", "binary")
     assert docs.delete(range(0, 3000, 2)) == 1500  # type: ignore[arg-type]
     assert len(docs.search(realistic(1, 32, seed=5)[0], k=100)) == 100
 
 
+@pytest.mark.usefixtures("many")
 def test_more_candidates_than_ef_search_allows_without_iterative_scan_rank_everything(
-    many: Collection,
+    db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = Table(many.table.schema, many.table.name, many.table.layout, PgVector(many.table.vector.schema, (0, 7, 4)))
-    docs = Collection(many._database, "many", old, many.calibration, 4, None, None)
+    docs = db.collection("many")
+    table = docs.stored.table
+    old = replace(table, vector=replace(table.vector, version=(0, 7, 4)))
+    monkeypatch.setattr(docs.stored, "_coded", CodedTable(old, docs.calibration))
     query = realistic(1, 32, seed=6)[0]
     assert docs.explain(query, k=400).candidates is None
     assert docs.explain(query, k=100).candidates == 400
@@ -239,7 +249,7 @@ def test_more_candidates_than_ef_search_allows_without_iterative_scan_rank_every
 
 
 def test_the_bits_are_a_parameter_in_binary_form(many: Collection) -> None:
-    parameters = plan_for(many, 40).parameters(many._queries(realistic(1, 32))[0])
+    parameters = plan_for(many, 40).parameters(prepared(many, realistic(1, 32))[0])
     assert isinstance(parameters["bits"], Bit)
     assert b"%(bits)b" in plan_for(many, 40).statement()
 
@@ -247,26 +257,31 @@ def test_the_bits_are_a_parameter_in_binary_form(many: Collection) -> None:
 @pytest.mark.parametrize(
     ("options", "trips"),
     [
-        ({}, ["FetchEach", "Fetch"]),
-        ({"texts": False}, ["FetchEach"]),
-        ({"rescore_in": "sql"}, ["FetchEach"]),
-        ({"candidates": None}, ["Scan", "Fetch"]),
+        ({}, ["fetch_each", "fetch"]),
+        ({"texts": False}, ["fetch_each"]),
+        ({"rescore_in": "sql"}, ["fetch_each"]),
+        ({"candidates": None}, ["scan", "fetch"]),
     ],
 )
 def test_several_queries_are_one_round_trip_and_one_for_their_texts(
-    many: Collection, options: dict[str, Any], trips: list[str]
+    db: Database, many: Collection, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], trips: list[str]
 ) -> None:
-    plan, queries = replace(plan_for(many, 40), **options), many._queries(realistic(5, 32, seed=5))
-    asked: list[Any] = []
+    plan, queries = replace(plan_for(many, 40), **options), prepared(many, realistic(5, 32, seed=5))
+    made: list[str] = []
 
-    def answer(step: Any) -> Any:
-        asked.append(step)
-        with many._database.connection() as connection:
-            return step.perform(connection)
+    def recorded(name: str, send: Callable[..., Any]) -> Callable[..., Any]:
+        def trip(*arguments: Any, **others: Any) -> Any:
+            made.append(name)
+            return send(*arguments, **others)
 
-    found = run(search.run(plan, queries), answer)
-    assert [type(step).__name__ for step in asked] == trips
-    assert found == [run(search.run(plan, query[None]), answer)[0] for query in queries]
+        return trip
+
+    for name in ("fetch", "fetch_each", "scan"):
+        monkeypatch.setattr(search, name, recorded(name, getattr(search, name)))
+    with db.store.direct_connection() as connection:
+        found = search.search(connection, plan, queries)
+        assert made == trips
+        assert found == [search.search(connection, plan, query[None])[0] for query in queries]
 
 
 @pytest.mark.parametrize("share", [0.5, 0.01])

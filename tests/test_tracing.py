@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from databases import Store
 from numpy.typing import NDArray
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from qdrant_client.http.exceptions import ResponseHandlingException
-from stores import Store
 
 from qvec import Calibration, connect, connect_async, tracing
 from qvec.qdrant._sync.client import Retries

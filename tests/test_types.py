@@ -1,4 +1,4 @@
-"""What a type checker knows of a search in an application's own file."""
+"""The types that a type checker infers for a search in an application."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # mypy checks numpy and qvec
+
 APPLICATION = """
 from typing import Any
 
@@ -15,13 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import assert_type
 
-import qvec
-from qvec import Hit
-from qvec.client import AsyncCollection
-from qvec.client import Collection
-from qvec.client import AsyncCollection
-from qvec.client import Collection
-from qvec.client import Collection
+from qvec import AsyncCollection, Collection, Hit
 
 {function} search({parameters}) -> None:
     number = np.float32(1)
@@ -68,7 +64,7 @@ async def search_async() -> None:
         assert_type(hit.id, int | str)
 """
 
-KINDS = ["Collection", "Collection", "Collection", "AsyncCollection", "AsyncCollection"]
+KINDS = ["Collection", "AsyncCollection"]
 
 
 def application(kind: str) -> str:
@@ -82,7 +78,7 @@ def application(kind: str) -> str:
 
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What `mypy --strict` says of all files, which use qvec as it is installed."""
+    """The messages of `mypy --strict` about all files, which import the installed qvec."""
     folder: Path = tmp_path_factory.mktemp("applications")
     for kind in KINDS:
         (folder / f"of_{kind}.py").write_text(application(kind))
@@ -95,10 +91,10 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "unions"])
-def test_one_query_has_hits_and_several_have_lists_of_them(complaints: str, kind: str) -> None:
+def test_one_query_gives_a_list_of_hits_and_several_give_a_list_each(complaints: str, kind: str) -> None:
     assert [line for line in complaints.splitlines() if line.startswith(f"of_{kind}.py")] == []
 
 
-def test_a_wrong_type_is_seen(complaints: str) -> None:
+def test_a_wrong_type_is_an_error(complaints: str) -> None:
     seen = [line for line in complaints.splitlines() if line.startswith("of_errors.py") and "[assert-type]" in line]
     assert len(seen) == application(KINDS[0]).count("list[list[Hit]]")

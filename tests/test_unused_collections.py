@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loading import write_lines
+from ingest_helpers import write_lines
 
 import qvec
 from qvec import Calibration

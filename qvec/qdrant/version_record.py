@@ -77,7 +77,7 @@ class ActiveVersion:
         """Raise CollectionError where `found`, read later, shows that the collection was dropped, and perhaps created
         again."""
         if found is None or _identity(found) != _identity(self):
-            again = " and made anew" if found else ""
+            again = " and created again" if found else ""
             raise CollectionError(f"collection {self.name!r} was dropped{again} since it was opened; open it again")
 
 

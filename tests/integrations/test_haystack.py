@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from anyio import create_task_group
-from stores import Store
+from databases import Store
 
 from qvec import Calibration, CollectionError, InputError
 
@@ -129,7 +129,7 @@ def test_all_fields_come_back(own_store: QvecDocumentStore) -> None:
 
 def test_one_id_twice_in_a_call(own_store: QvecDocumentStore) -> None:
     twice = [Document(id="1", content="a"), Document(id="1", content="b")]
-    with pytest.raises(DuplicateDocumentError, match="is there already"):
+    with pytest.raises(DuplicateDocumentError, match="exists already"):
         own_store.write_documents(twice)
     assert own_store.count_documents() == 0
     own_store.write_documents(twice, DuplicatePolicy.OVERWRITE)

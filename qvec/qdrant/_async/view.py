@@ -325,4 +325,4 @@ def _without_repeats(rows: Points, on_duplicate: OnDuplicate) -> Points:
 def _exists(rows: Points, existing: set[PointId]) -> str:
     position = next(position for position, id in enumerate(rows.ids) if id in existing)
     id = rows.row_id(position)
-    return f"id {id!r} is there already; to replace or skip such rows, say so (on_duplicate, --on-duplicate)"
+    return f"id {id!r} exists already; to replace or skip such rows, set on_duplicate (--on-duplicate)"

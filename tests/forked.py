@@ -1,4 +1,4 @@
-"""A database in a process that forks."""
+"""Use of a database across a fork."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import qvec
 url, kind = sys.argv[1:]
 
-def told(work):
+def outcome(work):
     try:
         return work()
     except qvec.QvecError as error:
@@ -24,7 +24,7 @@ async def opened():
     return await qvec.connect_async(url)
 
 def used(db):
-    return told(lambda: db.has_collection("docs") if kind == "sync" else asyncio.run(in_loop(db)))
+    return outcome(lambda: db.has_collection("docs") if kind == "sync" else asyncio.run(in_loop(db)))
 
 if kind == "sync":
     db = qvec.connect(url)
@@ -42,9 +42,9 @@ print("parent", used(db) if kind == "sync" else loop.run_until_complete(in_loop(
 """
 
 
-def forked(url: str, kind: str) -> list[str]:
-    """What a parent, its child and once more the parent get of a database with the collection "docs", opened before the
-    fork by `connect` ("sync") or by `connect_async` ("async")."""
+def use_across_fork(url: str, kind: str) -> list[str]:
+    """Return what parent, child and parent again print of a database with the collection "docs", opened before the fork
+    by `connect` (kind "sync") or `connect_async` (kind "async")."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _PROGRAM, url, kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

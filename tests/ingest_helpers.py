@@ -1,4 +1,4 @@
-"""What the tests of loading share: sources, what a table has to hold, and loads in a process of their own."""
+"""Helpers for tests of loads: sources, the expected rows of a table, and loads in a separate process."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ DRIVER = """
 import sys, json
 from pathlib import Path
 from qvec.cli import main
-from qvec.ingest import batches, pipeline
-batches._BATCH_BYTES = 4 * 8 * int(sys.argv.pop(1))
+from qvec.ingest import encoder, pipeline
+encoder._BATCH_BYTES = 4 * 8 * int(sys.argv.pop(1))
 pipeline._RETRY_SECONDS = (0.05,) * 20
 main()
 """
-"""The command with batches of so many rows of 8 dimensions, so that a small source has many of them."""
+"""The command with small batches: its first argument is the number of rows of 8 dimensions in one."""
 
 
 def vectors(rows: int, dimensions: int = DIMENSIONS, seed: int = 0) -> NDArray[np.float32]:
@@ -37,7 +37,7 @@ def vectors(rows: int, dimensions: int = DIMENSIONS, seed: int = 0) -> NDArray[n
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any] | str]) -> Path:
-    """JSON Lines of rows; text is written as it stands."""
+    """Write rows as JSON Lines, strings unchanged; return the path."""
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
 
@@ -48,15 +48,15 @@ def with_ids(array: NDArray[np.float32], ids: Sequence[int | str] | None = None)
 
 
 def load(database: Database, path: Path, reporter: Reporter | None = None, **options: Any) -> Summary:
-    """One load in this process, without an index unless asked for."""
+    """Load a source in this process, by default without an index."""
     options = {"collection": "docs", "index": False} | options
     with open_source(path) as source:
         return ingest(database, source, IngestOptions(**options), reporter)
 
 
 def codes_by_id(database: Database, name: str = "docs") -> dict[int | str, bytes]:
-    """What the table holds; an id that is there twice would be refused by its key."""
-    table = database.collection(name).table
+    """Return the codes that the table holds, by id; its primary key excludes repeated ids."""
+    table = database.collection(name).stored.table
     with database.store.connection() as connection, connection.cursor(binary=True) as cursor:
         return dict(cursor.execute(f'SELECT id, codes FROM "{table.name}"'.encode()).fetchall())
 
@@ -64,7 +64,7 @@ def codes_by_id(database: Database, name: str = "docs") -> dict[int | str, bytes
 def expected_codes(
     collection: Collection, array: NDArray[np.float32], ids: Sequence[int | str] | None = None
 ) -> dict[int | str, bytes]:
-    """What the table has to hold when the rows of `array` were loaded exactly once each."""
+    """Return the codes that the table holds when each row of `array` was loaded exactly once."""
     codes = stored_codes(array, collection.calibration, collection.stored.table.layout)
     ids = range(len(array)) if ids is None else ids
     return {id: code.tobytes() for id, code in zip(ids, codes, strict=True)}
@@ -80,14 +80,14 @@ def assert_holds(
 
 
 def command(*arguments: str | Path, batch_rows: int | None = None) -> list[str]:
-    """The command line of `qvec`, optionally with small batches."""
+    """Return the command line of `qvec`, optionally with small batches."""
     if batch_rows is None:
         return [sys.executable, "-c", "from qvec.cli import main; main()", *map(str, arguments)]
     return [sys.executable, "-c", DRIVER, str(batch_rows), *map(str, arguments)]
 
 
 def start(*arguments: str | Path, batch_rows: int | None = None, **options: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own, with its output in pipes."""
+    """Start the command in a separate process, with its output in pipes."""
     return subprocess.Popen(
         command(*arguments, batch_rows=batch_rows),
         stdout=subprocess.PIPE,
@@ -99,7 +99,7 @@ def start(*arguments: str | Path, batch_rows: int | None = None, **options: Any)
 
 
 def run(*arguments: str | Path, batch_rows: int | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command, run to its end."""
+    """Run the command to its end."""
     process = start(*arguments, batch_rows=batch_rows, **options)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

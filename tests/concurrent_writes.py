@@ -1,4 +1,4 @@
-"""A writer that never rests, beside what a test does."""
+"""Writes to a collection while a test does something else."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Vectors = NDArray[np.float32]
 
 
 @contextlib.contextmanager
-def writing_meanwhile(docs: Any, rows: Vectors) -> Iterator[dict[int, Vectors]]:
-    """Upserts rows over the collection's own and new ones, until the block ends; gives the vector of every id written.
+def writing_in_background(docs: Any, rows: Vectors) -> Iterator[dict[int, Vectors]]:
+    """Upsert existing and new rows in a thread until the block ends; yield the vector of every id written.
 
-    Raises what a write raised; fails where hardly any was done.
+    Fail where a write raised an error, or where no more than 20 ids were written.
     """
     written: dict[int, Vectors] = {}
     stop, faults = threading.Event(), []
