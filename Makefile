@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PG_CONFIG ?= pg_config
 RUST := rust/Cargo.lock rust/Cargo.toml $(wildcard rust/*/Cargo.toml rust/*/src/*.rs)
 
-.PHONY: help demo test lint format docs bench wheel install-extension clean
+.PHONY: help demo test test-slow lint format sync docs bench bench-smoke wheel install-extension clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -15,16 +15,24 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## install everything, then load real text into an embedded Postgres and search it
 	@$(BIN)/qvec demo
 
-test: $(VENV)/.dev  ## run the tests of Python and Rust
-	@$(BIN)/pytest
+test: $(VENV)/.dev  ## run the fast tests of Python, which cover every feature, and those of Rust
+	@$(BIN)/pytest -m "not slow" -n auto --dist loadfile
 	@cargo test --quiet --workspace --manifest-path rust/Cargo.toml
 
-lint: $(VENV)/.dev  ## ruff, mypy, rustfmt, clippy
+test-slow: $(VENV)/.dev  ## run the other tests: killed processes, restarts, training, browser
+	@$(BIN)/pytest -m slow -n auto --dist loadfile
+
+lint: $(VENV)/.dev  ## ruff, mypy, import rules, generated modules, rustfmt, clippy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tools/async_to_sync.py --check
 	@cargo fmt --all --check --manifest-path rust/Cargo.toml
 	@cargo clippy --quiet --workspace --all-targets --manifest-path rust/Cargo.toml -- -D warnings
+
+sync: $(VENV)/.dev  ## generate the _sync modules from their _async sources
+	@$(BIN)/python tools/async_to_sync.py
 
 format: $(VENV)/.dev  ## format Python and Rust
 	@$(BIN)/ruff check --fix .

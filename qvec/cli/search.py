@@ -132,8 +132,8 @@ def _by_words(
         return
     collection.embedder = _embedder(collection, wanted)
     for question in questions:
-        wanted = {name: options[name] for name in ("k", "oversampling", "filter")}
-        yield collection.search_hybrid(question, **wanted)
+        arguments = {name: options[name] for name in ("k", "oversampling", "filter")}
+        yield collection.search_hybrid(question, **arguments)
 
 
 def _filter(text: str) -> Any:
