@@ -267,7 +267,7 @@ def test_fewer_dimensions_and_back(database: Database) -> None:
     assert docs.stored.view.layout.dimensions == 32
     with pytest.raises(CollectionError, match="1 are missing in its other version"):
         roll_back(database, "docs")
-    assert roll_back(database, "docs", allow_missing=True).wanting.missing == 1
+    assert roll_back(database, "docs", allow_missing=True).unsynced.missing == 1
     assert docs.search(ROWS_OF[5], 1)[0].id == 5
     assert [hit and hit.document for hit in docs.get([6, 7000])] == ["other words", None]
 
@@ -296,7 +296,7 @@ def test_versions_are_dropped_one_after_another(database: Database) -> None:
 
 
 def test_rows_of_a_version_that_is_dropped_meanwhile_do_not_just_end(database: Database) -> None:
-    pages = filled(database).stored_rows(0, 100)
+    pages = filled(database).iter_rows(0, 100)
     next(pages)
     anew(database)
     assert len(next(pages).ids) == 100
