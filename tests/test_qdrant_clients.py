@@ -63,6 +63,41 @@ def test_a_request_that_fails_for_a_while_is_awaited_again(wire: WireServer) -> 
     asyncio.run(ask())
 
 
+def test_requests_that_wait_for_another_attempt_end_when_the_client_closes(wire: WireServer) -> None:
+    """The error is that of their last attempt."""
+
+    async def search_and_close() -> None:
+        db = await qvec.connect_async(url_of(wire))
+        docs = await db.collection("docs")
+        wire.fail("QueryBatch", times=100, code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=30)
+        searching = asyncio.create_task(docs.search(VECTORS[3], 1))
+        await asyncio.sleep(0.5)
+        await db.close()
+        with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': .*a fault on purpose"):
+            await searching
+
+    began = time.monotonic()
+    asyncio.run(search_and_close())
+    db = qvec.connect(url_of(wire))
+    docs, errors = db.collection("docs"), []
+
+    def search() -> None:
+        try:
+            docs.search(VECTORS[3], 1)
+        except DatabaseError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    time.sleep(0.5)
+    db.close()
+    thread.join(20)
+    (error,) = errors
+    assert error.startswith("cannot read collection 'docs': ")
+    assert "a fault on purpose" in error
+    assert time.monotonic() - began < 20
+
+
 def test_a_request_has_its_time(wire: WireServer) -> None:
     async def ask() -> None:
         async with await qvec.connect_async(url_of(wire), statement_timeout=1) as db:

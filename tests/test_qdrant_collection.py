@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 from qdrant_wire import WireServer
 
+import qvec
 from qvec import Calibration, CalibrationError, CollectionError, InputError, QvecError
 from qvec.client import Collection, Database
 from qvec.qdrant.description import Description
@@ -32,10 +33,10 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
 @pytest.fixture(scope="module", params=["directory", "server"])
 def db(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     if request.param == "directory":
-        with Database.in_directory(str(tmp_path_factory.mktemp("data"))) as database:
+        with qvec.connect(f"qdrant:{tmp_path_factory.mktemp('data')}") as database:
             yield database
     else:
-        with Database.on_server(f"qdrant://127.0.0.1:{request.getfixturevalue('wire').port}") as database:
+        with qvec.connect(f"qdrant://127.0.0.1:{request.getfixturevalue('wire').port}") as database:
             yield database
 
 
@@ -59,7 +60,7 @@ def test_settings_are_kept(
     made = db.create_collection(name, calibration=calibration, model="m", **settings)
     for docs in (made, db.collection(name)):
         assert kept.items() <= docs.settings.items()
-        assert docs.settings.keys() == db.settings
+        assert docs.settings.keys() == db.store.settings | {"oversampling"}
         assert (docs.model, docs.calibration) == ("m", calibration)
         assert docs.keeps_floats == (settings.get("rescore") != "binary")
     layout = made.stored.view.layout  # type: ignore[attr-defined]
@@ -97,7 +98,7 @@ def test_settings_that_do_not_go_together(
 
 
 def test_a_directory_has_no_shards(db: Database, calibration: Calibration, name: str) -> None:
-    if not db.embedded:
+    if not db.store.embedded:
         assert db.create_collection(name, calibration=calibration, shards=1).settings["shards"] == 1
         return
     with pytest.raises(InputError, match="is one shard in one process; shards and replicas are for a server"):
@@ -160,7 +161,7 @@ def test_damaged_metadata_on_a_server_is_told(
     tamper: Callable[[Callable[[Any], Any]], None],
     damage: str,
 ) -> None:
-    with Database.on_server(f"qdrant://127.0.0.1:{wire.port}") as db:
+    with qvec.connect(f"qdrant://127.0.0.1:{wire.port}") as db:
         db.create_collection(name, calibration=calibration)
         whole: list[Any] = []
         tamper(lambda stored: whole.append(stored) or DAMAGES[damage](stored))
@@ -181,7 +182,7 @@ def test_a_calibration_of_another_length_on_a_server_is_refused(
 ) -> None:
     cut = Calibration.fit(vectors, dimensions=32)
     content = base64.b64encode(cut.to_bytes()).decode()
-    with Database.on_server(f"qdrant://127.0.0.1:{wire.port}") as db:
+    with qvec.connect(f"qdrant://127.0.0.1:{wire.port}") as db:
         db.create_collection(name, calibration=calibration)
         whole: list[Any] = []
         tamper(lambda stored: whole.append(stored) or {**stored, "content": content, "calibration": cut.id})
@@ -273,7 +274,7 @@ def test_directories_are_written_with_tilde_and_spaces(
     tmp_path: Path, calibration: Calibration, vectors: Vectors
 ) -> None:
     for odd in ("with space", "ünï ~ %41"):
-        with Database.in_directory(str(tmp_path / odd)) as db:
+        with qvec.connect(f"qdrant:{tmp_path / odd}") as db:
             db.create_collection("docs", calibration=calibration).upsert([1], vectors[:1])
-        with Database.in_directory(str(tmp_path / odd)) as db:
+        with qvec.connect(f"qdrant:{tmp_path / odd}") as db:
             assert db.collection("docs").count() == 1

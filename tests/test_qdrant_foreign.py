@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 from qdrant_wire import WireServer
 
+import qvec
 from qvec import Calibration, CollectionError, InputError
 from qvec.client import Database
 from qvec.metadata_index import MetadataIndex
@@ -38,12 +39,12 @@ class Making(Protocol):
 @pytest.fixture(params=["directory", "server"])
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Making]:
     if request.param == "directory":
-        with Database.in_directory(str(tmp_path)) as db:
+        with qvec.connect(f"qdrant:{tmp_path}") as db:
             yield lambda *arguments, **options: _by_the_engine(db, tmp_path / "raw", *arguments, **options)
     else:
         with WireServer(tmp_path) as server:
             client = QdrantClient(host="127.0.0.1", grpc_port=server.port, prefer_grpc=True, check_compatibility=False)
-            with Database.on_server(f"qdrant://127.0.0.1:{server.port}") as db:
+            with qvec.connect(f"qdrant://127.0.0.1:{server.port}") as db:
                 yield lambda *arguments, **options: _by_the_client(db, client, *arguments, **options)
             client.close()
 
@@ -202,7 +203,7 @@ def test_another_length_of_vectors_is_refused(made: Making) -> None:
 @pytest.mark.parametrize("kind", ["named", "multi"])
 def test_named_and_several_vectors_are_refused(tmp_path: Path, zero: Calibration, kind: str) -> None:
     """On a directory: the stand-in for a server has no such collections."""
-    with Database.in_directory(str(tmp_path)) as db:
+    with qvec.connect(f"qdrant:{tmp_path}") as db:
         _by_the_engine(db, tmp_path / "raw", VECTORS, named=kind == "named", multi=kind == "multi")
         for options in ({}, {"calibration": zero}):
             with pytest.raises(CollectionError, match=r"^collection 'raw' has no vector, or named or several ones a "):

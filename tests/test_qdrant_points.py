@@ -145,7 +145,7 @@ def test_every_id_comes_back_from_its_point(id: int | str) -> None:
         ("1", "bigint", "id '1' is str, but this collection's ids are bigint, as id_type was when it was created"),
         (True, "bigint", "id True is bool, but this collection's ids are bigint, as id_type was when it was created"),
         (1, "text", "id 1 is int, but this collection's ids are text, as id_type was when it was created"),
-        ("\udc00", "text", "id '\\udc00' holds half of a surrogate pair, which is no Unicode text"),
+        ("\udc00", "text", "id '\\udc00' holds half of a surrogate pair, which is not Unicode text"),
         (None, "text", "an id is missing (null)"),
     ],
 )

@@ -16,6 +16,7 @@ from conftest import realistic, unit
 from hypothesis import HealthCheck, given, settings
 from numpy.typing import NDArray
 
+import qvec
 from qvec import Calibration, Hit, quantize
 from qvec.client import Collection, Database
 from qvec.qdrant.vector_layout import Prefilter
@@ -31,7 +32,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """A directory whose collections are indexed from the first kilobyte on: codes are made anew from what is stored."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qvec.qdrant.edge._INDEXING_THRESHOLD_KB", 1)
-        with Database.in_directory(str(tmp_path_factory.mktemp("qdrant"))) as database:
+        with qvec.connect(f"qdrant:{tmp_path_factory.mktemp('qdrant')}") as database:
             yield database
 
 
@@ -196,7 +197,7 @@ def test_a_graph_is_built_where_there_are_enough_rows(tmp_path: Path, monkeypatc
     monkeypatch.setattr("qvec.qdrant.edge._INDEXING_THRESHOLD_KB", 10_000)
     vectors, queries = realistic(20_480, 256), realistic(30, 256, seed=1)
     true = unit(queries) @ unit(vectors).T
-    with Database.in_directory(str(tmp_path)) as db:
+    with qvec.connect(f"qdrant:{tmp_path}") as db:
         docs = db.create_collection("docs", calibration=Calibration.fit(vectors))
         docs.upsert(np.arange(19_999), vectors[:19_999])
         assert (docs.has_index(), docs.info().index) == (True, "built")

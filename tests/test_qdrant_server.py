@@ -29,7 +29,7 @@ from qvec.client import Database
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.ingest import Reporter, pipeline
 from qvec.qdrant import connection, loader, messages
-from qvec.qdrant._sync import server
+from qvec.qdrant._sync import server, server_engine
 from qvec.qdrant._sync.client import Retries
 from qvec.qdrant._sync.server_engine import ServerEngine
 from qvec.qdrant.address import Address
@@ -227,6 +227,9 @@ def test_a_request_that_took_its_time_is_not_repeated() -> None:
         def code(self) -> grpc.StatusCode:
             return Code.DEADLINE_EXCEEDED
 
+        def details(self) -> str:
+            return "Deadline Exceeded"
+
     calls = []
 
     def request() -> None:
@@ -409,8 +412,8 @@ def test_many_loads_are_all_read(database: Database, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def indexed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows are enough for an index, and nobody waits long for it."""
-    monkeypatch.setattr(server, "INDEXING_THRESHOLD_KB", 1)
-    monkeypatch.setattr(server, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(server_engine, "INDEXING_THRESHOLD_KB", 1)
+    monkeypatch.setattr(server_engine, "_POLL_SECONDS", 0.05)
 
 
 def threshold(wire: WireServer) -> int:
@@ -534,7 +537,7 @@ def test_sharding_is_in_the_requests(wire: WireServer, database: Database, sourc
     load(database, source, restart=True, batch_rows=400)
     uploads = [request for request in seen if request.collection_name == "docs"]
     assert not [request for request in uploads if request.shard_key_selector.shard_keys[0].keyword != "Åland"]
-    assert database.collection("docs").sharding.shards == 3
+    assert database.collection("docs").settings["shards"] == 3
     assert_holds(database, vectors(400))
 
 

@@ -127,6 +127,19 @@ def test_rows_are_stored_anew_from_kept_floats(database: Database) -> None:
     assert (old.calibration, old.count()) == (ZERO, ROWS)
 
 
+def test_rows_that_the_other_version_lacks_altogether_are_copied(database: Database) -> None:
+    """No row of a page exists in the other version."""
+    filled(database)
+    with open_version_sync(database, "docs") as versions:
+        new = versions.begin(Calibration.fit(ROWS_OF, threshold=0.5))
+        assert not versions.catch_up()
+    assert [hit and hit.metadata for hit in database.collection(new.name).get([0, ROWS - 1])] == [
+        {"n": 0},
+        {"n": ROWS - 1},
+    ]
+    assert database.collection(new.name).count() == ROWS
+
+
 def test_a_source_gives_vectors_and_the_collection_its_texts(database: Database, source: Path) -> None:
     docs = filled(database)
     docs.upsert([3], ROWS_OF[3:4], ["rewritten"], [{"n": 3, "more": [1.5, None]}])
@@ -149,7 +162,7 @@ def test_what_keeps_no_floats_is_refused(database: Database, source: Path, resco
     assert names(database) == ["docs"]
 
 
-@pytest.mark.parametrize("moment", ["finish", "catch_up", "exchange"])
+@pytest.mark.parametrize("moment", ["finish", "catch_up", "switch"])
 def test_what_is_written_meanwhile_comes_along(
     database: Database, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -254,7 +267,7 @@ def test_fewer_dimensions_and_back(database: Database) -> None:
     assert docs.stored.view.layout.dimensions == 32
     with pytest.raises(CollectionError, match="1 are missing in its other version"):
         roll_back(database, "docs")
-    assert roll_back(database, "docs", allow_missing=True).wanting.missing == 1
+    assert roll_back(database, "docs", allow_missing=True).unsynced.missing == 1
     assert docs.search(ROWS_OF[5], 1)[0].id == 5
     assert [hit and hit.document for hit in docs.get([6, 7000])] == ["other words", None]
 
