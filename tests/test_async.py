@@ -172,9 +172,7 @@ def test_derived_searches_are_those_of_the_synchronous_client(store: Store, docs
     assert ids(expected[0]) != ids(docs.search(query, 4))
 
 
-def test_invalid_arguments_raise_the_errors_of_the_synchronous_client(
-    store: Store, docs: Collection, vectors: Vectors
-) -> None:
+def test_invalid_arguments_raise_the_same_errors(store: Store, docs: Collection, vectors: Vectors) -> None:
     async def ask(db: Any) -> None:
         other = await db.collection(docs.name)
         with pytest.raises(InputError, match="k is 0, expected at least 1"):

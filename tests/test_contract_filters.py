@@ -1,4 +1,4 @@
-"""Every operator of the filter language in every kind of search, in all stores; some of them have no condition in Qdrant."""
+"""Every operator of the filter language in every kind of search, in all stores; Qdrant has no condition for some."""
 
 from __future__ import annotations
 

@@ -89,9 +89,7 @@ def test_texts_without_ids_get_random_ones(docs: Any, store: Store, embedder: Wo
 def test_texts_replace_rows_with_their_ids(docs: Any) -> None:
     assert docs.add(["a cat"], ids=["a"]) == ["a"]
     assert (docs.get(["a"])[0].document, docs.count()) == ("a cat", 6)
-    with pytest.raises(
-        CollectionError, match=r"\ba\b.* exists already; to replace or skip such rows, set on_duplicate"
-    ):
+    with pytest.raises(CollectionError, match=r"\ba\b.* exists already; to replace or skip such rows, set "):
         docs.add(["another"], ids=["a"], on_duplicate="error")
     assert docs.get(["a"])[0].document == "a cat"
 

@@ -81,7 +81,7 @@ def test_the_tolerance_separates_the_calibrations(database: Database) -> None:
 def searchers(
     database: Database, connection: psycopg.Connection, kept: psycopg.Connection
 ) -> dict[str, Callable[[int], list[tuple[Any, float]]]]:
-    """Return kinds of searches over objects that stay open across switches; `kept` has one snapshot for five searches."""
+    """Return searches by name, over objects that stay open across switches; `kept` has a snapshot for five searches."""
     held = database.collection("docs")
     kept.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
 
