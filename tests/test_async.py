@@ -1,4 +1,4 @@
-"""What every store does alike when its methods are awaited: rows as by their twins, many at once, cancelled."""
+"""The asynchronous client on all stores: the same results as the synchronous one, concurrency, cancellation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALLERS = 200
 
 @pytest.fixture(scope="module")
 def docs(store: Store) -> Collection:
-    """A collection of `ROWS` rows, written by the twin that waits."""
+    """A collection of `ROWS` rows, written by the synchronous client."""
     vectors = realistic(1000)
     docs = store.create(Calibration.fit(vectors))
     texts = [f"text {row}" for row in range(ROWS)]
@@ -38,7 +38,7 @@ def docs(store: Store) -> Collection:
 
 
 def on(store: Store, work: Callable[[Any], Awaitable[T]], **options: Any) -> T:
-    """Does work with the store's database opened by `connect_async`, in an event loop of its own."""
+    """Do work with the store's database, opened by `connect_async` in a new event loop."""
 
     async def opened() -> T:
         async with await qvec.connect_async(store.url, **options) as database:
@@ -83,7 +83,7 @@ def test_the_life_of_a_collection(store: Store, vectors: Vectors, calibration: C
     on(store, live)
 
 
-def test_answers_are_those_of_the_twin(store: Store, docs: Collection, queries: Vectors) -> None:
+def test_results_are_those_of_the_synchronous_client(store: Store, docs: Collection, queries: Vectors) -> None:
     async def ask(db: Any) -> None:
         other = await db.collection(docs.name)
         assert repr(other).removeprefix("Async") == repr(docs)
@@ -99,7 +99,7 @@ def test_answers_are_those_of_the_twin(store: Store, docs: Collection, queries: 
     on(store, ask)
 
 
-def test_stored_rows_come_in_parts(store: Store, docs: Collection) -> None:
+def test_rows_are_streamed_in_batches(store: Store, docs: Collection) -> None:
     async def read(db: Any) -> None:
         other = await db.collection(docs.name)
         parts = [part async for part in other.iter_rows(50, 120)]
@@ -113,8 +113,8 @@ def test_stored_rows_come_in_parts(store: Store, docs: Collection) -> None:
     on(store, read)
 
 
-def test_questions_are_embedded_beside_the_loop(store: Store, docs: Collection) -> None:
-    """And more that is built on search: pages, groups, unlike hits."""
+def test_questions_are_embedded_outside_the_event_loops_thread(store: Store, docs: Collection) -> None:
+    """Also for pages, groups and diverse hits."""
     vectors = realistic(1000)
     threads: set[int] = set()
 
@@ -142,21 +142,21 @@ def test_questions_are_embedded_beside_the_loop(store: Store, docs: Collection) 
     on(store, ask)
 
 
-def test_what_is_built_on_search_is_as_by_the_twin(store: Store, docs: Collection) -> None:
-    """By every option, and by what they are without."""
+def test_derived_searches_are_those_of_the_synchronous_client(store: Store, docs: Collection) -> None:
+    """With every option, and with the defaults."""
     query: Any = realistic(1, seed=7)[0]
     even, words = {"row": {"$lt": 100}}, "text 12 13 14 99"
     docs.index_texts("simple")
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         ("search_diverse", (query, 4), {}),
-        ("search_diverse", (query, 4), {"among": 9, "balance": 0.2, "filter": even, "oversampling": 2}),
+        ("search_diverse", (query, 4), {"fetch_k": 9, "lambda_mult": 0.2, "filter": even, "oversampling": 2}),
         ("search_text", (words, 3), {"filter": even, "texts": False}),
         ("search_hybrid", (words,), {"vector": query}),
-        ("search_hybrid", (words, 4), {"vector": query, "among": 6, "weights": (1, 3), "fusion": "scores"}),
+        ("search_hybrid", (words, 4), {"vector": query, "fetch_k": 6, "weights": (1, 3), "fusion": "scores"}),
         ("search_hybrid", (words, 4), {"vector": query, "filter": even, "oversampling": 2}),
         ("search_hybrid", (words, 4), {"vector": query, "reranker": lambda _, texts: [len(text) for text in texts]}),
         ("search_groups", (query, "row", 3), {}),
-        ("search_groups", (query, "row", 3), {"per_group": 2, "filter": even, "oversampling": 2}),
+        ("search_groups", (query, "row", 3), {"group_size": 2, "filter": even, "oversampling": 2}),
         ("search_page", (query, 3), {}),
         ("search_page", (query, 3), {"filter": even, "oversampling": 2}),
         ("search_page", (query, 3), {"exact": True}),
@@ -172,7 +172,7 @@ def test_what_is_built_on_search_is_as_by_the_twin(store: Store, docs: Collectio
     assert ids(expected[0]) != ids(docs.search(query, 4))
 
 
-def test_faults_of_a_request_are_told_as_by_the_twin(store: Store, docs: Collection, vectors: Vectors) -> None:
+def test_invalid_arguments_raise_the_same_errors(store: Store, docs: Collection, vectors: Vectors) -> None:
     async def ask(db: Any) -> None:
         other = await db.collection(docs.name)
         with pytest.raises(InputError, match="k is 0, expected at least 1"):
@@ -189,7 +189,7 @@ def test_faults_of_a_request_are_told_as_by_the_twin(store: Store, docs: Collect
     on(store, ask)
 
 
-# Many at once
+# Concurrency
 
 
 def test_two_hundred_searches_share_a_few_connections(store: Store, docs: Collection) -> None:
@@ -203,8 +203,8 @@ def test_two_hundred_searches_share_a_few_connections(store: Store, docs: Collec
     on(store, search, pool_size=3)
 
 
-def test_the_loop_runs_on_while_rows_are_written(store: Store) -> None:
-    """Nothing holds it up for long: by far not for the time that quantizing and writing thousands of rows takes."""
+def test_the_event_loop_runs_while_rows_are_written(store: Store) -> None:
+    """Nothing blocks it for a large part of the time that quantizing and writing thousands of rows takes."""
     if store.serves_one_process:
         pytest.skip("the embedded engine keeps the interpreter's lock while it writes")
     vectors = realistic(20_000, 256)
@@ -229,7 +229,7 @@ def test_the_loop_runs_on_while_rows_are_written(store: Store) -> None:
         seconds = time.perf_counter() - began
         done.set()
         await ticking
-        assert longest < max(0.25, seconds / 2), f"of {seconds:.2f} s the loop stood still for {longest:.2f} s"
+        assert longest < max(0.25, seconds / 2), f"of {seconds:.2f} s the loop was blocked for {longest:.2f} s"
 
     on(store, work)
 
@@ -255,7 +255,7 @@ def test_cancelled_searches_leave_nothing_behind(store: Store, docs: Collection)
     on(store, cancel, pool_size=4)
 
 
-# Whose it is
+# Event loops and close
 
 
 def test_a_database_belongs_to_one_event_loop(store: Store, docs: Collection) -> None:

@@ -1,4 +1,4 @@
-"""What every store does alike: one body of tests, run over each database that is here."""
+"""Behaviour that all stores share: the same tests, run on each available database."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ODD_IDS = ["", UUID, UUID.upper(), "doc:1", "1", "007", "-5", " 1", "ü/'\"\\", 
 
 
 @pytest.mark.parametrize("kind", VARIABLES)
-def test_servers_take_part_when_they_are_named(kind: str, tmp_path: Path, new_database: Callable[..., str]) -> None:
+def test_named_servers_take_part(kind: str, tmp_path: Path, new_database: Callable[..., str]) -> None:
     with opened(kind, tmp_path, new_database) as server:
         assert kind in STORES
         assert server.database.kind.lower() in kind
@@ -37,7 +37,7 @@ def docs(store: Store, calibration: Calibration) -> Collection:
 
 @pytest.fixture
 def texts(store: Store, calibration: Calibration) -> Collection:
-    """A collection whose ids are text."""
+    """A collection with text ids."""
     return store.create(calibration, id_type="text")
 
 
@@ -59,7 +59,7 @@ def test_a_collection_is_created_found_and_dropped(store: Store, calibration: Ca
     db.drop_collection(name)
     assert not db.has_collection(name)
     assert name not in [found.name for found in db.collections()]
-    for use in (made.count, made.info, made.matching, lambda: made.delete(["1"]), lambda: made.get(["1"])):
+    for use in (made.count, made.info, made.scroll, lambda: made.delete(["1"]), lambda: made.get(["1"])):
         with pytest.raises(CollectionError, match=f"^collection '{name}' was dropped since it was opened; open it ag"):
             use()
     again = db.create_collection(name, calibration=Calibration.fit(vectors, dimensions=32))
@@ -68,7 +68,7 @@ def test_a_collection_is_created_found_and_dropped(store: Store, calibration: Ca
     assert ids(again.search(vectors[0])) == [1]
 
 
-def test_a_handle_to_a_collection_that_was_made_anew_writes_nothing(
+def test_a_handle_to_a_recreated_collection_writes_nothing(
     store: Store, calibration: Calibration, vectors: Vectors
 ) -> None:
     name, db = store.new_name(), store.database
@@ -76,24 +76,24 @@ def test_a_handle_to_a_collection_that_was_made_anew_writes_nothing(
     db.drop_collection(name)
     with pytest.raises(CollectionError, match=f"^collection '{name}' was dropped since it was opened; open it again"):
         old.upsert([1], vectors[:1])
-    anew = db.create_collection(name, calibration=Calibration.fit(vectors, threshold=0))
+    new = db.create_collection(name, calibration=Calibration.fit(vectors, threshold=0))
     with pytest.raises(CollectionError, match="was dropped and created again since it was opened; open it again"):
         old.upsert([1], vectors[:1])
-    assert anew.count() == 0
-    assert anew.upsert([1], vectors[:1]) == 1
+    assert new.count() == 0
+    assert new.upsert([1], vectors[:1]) == 1
 
 
-def test_a_handle_to_a_collection_that_was_made_anew_reads_nothing(
+def test_a_handle_to_a_recreated_collection_reads_nothing(
     store: Store, calibration: Calibration, vectors: Vectors
 ) -> None:
-    """Its calibration is not that of the new rows."""
+    """The new rows have another calibration."""
     name, db = store.new_name(), store.database
     old: Any = db.create_collection(name, calibration=calibration)
     old.upsert(range(50), vectors[:50])
     assert len(old.search(vectors[0], 5)) == 5
     db.drop_collection(name)
-    anew = db.create_collection(name, calibration=Calibration.fit(vectors, threshold=0))
-    anew.upsert(range(50), vectors[:50])
+    new = db.create_collection(name, calibration=Calibration.fit(vectors, threshold=0))
+    new.upsert(range(50), vectors[:50])
     for read in (
         lambda: old.search(vectors[0], 5),
         lambda: old.search(vectors[:2], 5, exact=True),
@@ -107,10 +107,10 @@ def test_a_handle_to_a_collection_that_was_made_anew_reads_nothing(
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_an_awaited_handle_to_a_collection_that_was_made_anew_reads_nothing(
+def test_an_awaited_handle_to_a_recreated_collection_reads_nothing(
     store: Store, calibration: Calibration, vectors: Vectors, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever made it anew: a handle looks every few seconds."""
+    """Even where another client created it: a handle reads the active version every few seconds."""
     monkeypatch.setattr("qvec.qdrant.version_record.LOOK_SECONDS", 0.0)
     name, db = store.new_name(), store.database
     db.create_collection(name, calibration=calibration).upsert(range(50), vectors[:50])
@@ -121,8 +121,8 @@ def test_an_awaited_handle_to_a_collection_that_was_made_anew_reads_nothing(
             assert len(await old.search(vectors[0], 5)) == 5
             db.drop_collection(name)
             if again:
-                anew = Calibration.fit(vectors, threshold=0)
-                db.create_collection(name, calibration=anew).upsert(range(50), vectors[:50])
+                other_calibration = Calibration.fit(vectors, threshold=0)
+                db.create_collection(name, calibration=other_calibration).upsert(range(50), vectors[:50])
             for _ in range(2):
                 with pytest.raises(CollectionError, match="dropped and created again" if again else "was dropped"):
                     await old.search(vectors[0], 5)
@@ -130,14 +130,14 @@ def test_an_awaited_handle_to_a_collection_that_was_made_anew_reads_nothing(
     asyncio.run(read())
 
 
-def test_missing_collections_are_named_beside_those_there_are(store: Store, docs: Collection) -> None:
+def test_an_error_for_a_missing_collection_lists_the_existing_ones(store: Store, docs: Collection) -> None:
     for attempt in (store.database.collection, store.database.drop_collection):
         with pytest.raises(CollectionError, match=rf"^no collection 'missing' in .*; there are: .*{docs.name}"):
             attempt("missing")
 
 
 @pytest.mark.parametrize("odd", ["with space", 'quo"ted', "it's", "ÜNÏ ćode 名", ".hidden", "a.b-c_d", "qvec.lock"])
-def test_names_of_many_kinds(store: Store, calibration: Calibration, vectors: Vectors, odd: str) -> None:
+def test_odd_names(store: Store, calibration: Calibration, vectors: Vectors, odd: str) -> None:
     if store.kind == "qdrant-server":
         pytest.skip("a collection of this name may be there")
     store.created.add(odd)
@@ -149,7 +149,7 @@ def test_names_of_many_kinds(store: Store, calibration: Calibration, vectors: Ve
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 64, "ä" * 32, "nul\0", "\ud800", "line\nbreak", "50%"])
-def test_names_that_no_database_has(store: Store, calibration: Calibration, bad: str) -> None:
+def test_invalid_names_are_refused(store: Store, calibration: Calibration, bad: str) -> None:
     with pytest.raises(CollectionError, match=r"^collection name .* (has \d+ bytes|holds % or a character)"):
         store.database.create_collection(bad, calibration=calibration)
 
@@ -164,7 +164,7 @@ def test_names_that_no_database_has(store: Store, calibration: Calibration, bad:
         ({"oversampling": float("nan")}, "oversampling is nan, expected at least 1"),
     ],
 )
-def test_settings_that_make_no_sense(
+def test_invalid_settings_are_refused(
     store: Store, calibration: Calibration, settings: dict[str, Any], message: str
 ) -> None:
     name = store.new_name()
@@ -178,7 +178,7 @@ def test_settings_that_make_no_sense(
 
 
 def rows(docs: Collection, wanted: list[Any]) -> list[tuple[Any, ...] | None]:
-    """Id, document and metadata of each; None for each that is missing."""
+    """Return id, document and metadata of each row; None for a missing one."""
     found = docs.get(wanted)
     assert all(math.isnan(hit.score) for hit in found if hit)
     return [hit and (hit.id, hit.document, hit.metadata) for hit in found]
@@ -200,7 +200,7 @@ def test_upsert_replaces_rows_and_adds_new_ones(docs: Collection, vectors: Vecto
     assert docs.search(vectors[2], k=1)[0].score < 0.999
 
 
-def test_rows_that_are_there_are_skipped_or_refused(docs: Collection, vectors: Vectors) -> None:
+def test_existing_rows_are_skipped_or_refused(docs: Collection, vectors: Vectors) -> None:
     docs.upsert([1, 2], vectors[:2], ["a", "b"])
     assert docs.upsert([2, 3], vectors[2:4], ["B", "C"], on_duplicate="skip") == 1
     with pytest.raises(CollectionError, match=r"3\b.* exists already"):
@@ -212,7 +212,7 @@ def test_rows_that_are_there_are_skipped_or_refused(docs: Collection, vectors: V
 
 
 @pytest.mark.parametrize(("on_duplicate", "stays"), [("replace", "last"), ("skip", "first")])
-def test_one_id_several_times_in_a_call(docs: Collection, vectors: Vectors, on_duplicate: Any, stays: str) -> None:
+def test_repeated_ids_in_one_call(docs: Collection, vectors: Vectors, on_duplicate: Any, stays: str) -> None:
     documents = ["first", "x", "middle", "last", "y"]
     assert docs.upsert([7, 8, 7, 7, 9], vectors[:5], documents, on_duplicate=on_duplicate) == 3
     assert rows(docs, [7, 8, 9]) == [(7, stays, None), (8, "x", None), (9, "y", None)]
@@ -223,7 +223,7 @@ def test_one_id_several_times_in_a_call(docs: Collection, vectors: Vectors, on_d
     assert docs.count() == 3
 
 
-def test_delete_counts_what_was_there(docs: Collection, vectors: Vectors) -> None:
+def test_delete_counts_existing_rows(docs: Collection, vectors: Vectors) -> None:
     docs.upsert(range(10), vectors[:10])  # type: ignore[arg-type]
     assert docs.delete([3, 4, 4, 99]) == 2
     assert docs.delete([3]) == 0
@@ -268,14 +268,14 @@ def test_integers_of_64_bits_are_ids(docs: Collection, vectors: Vectors) -> None
 
 
 @pytest.mark.parametrize("bad", [[1.5], ["1"], [True], [None], [2**63], [-(2**63) - 1], [2**70], [1, 2], [[1]]])
-def test_what_is_no_integer_is_no_id(docs: Collection, vectors: Vectors, bad: list[Any]) -> None:
+def test_invalid_integer_ids_are_refused(docs: Collection, vectors: Vectors, bad: list[Any]) -> None:
     with pytest.raises(InputError, match=r"\bids?\b"):
         docs.upsert(bad, vectors[:1])
     assert docs.count() == 0
 
 
 @pytest.mark.parametrize("bad", [[1], [None], ["\ud800"], [b"bytes"], [1.5]])
-def test_what_is_no_text_is_no_text_id(texts: Collection, vectors: Vectors, bad: list[Any]) -> None:
+def test_invalid_text_ids_are_refused(texts: Collection, vectors: Vectors, bad: list[Any]) -> None:
     with pytest.raises(InputError):
         texts.upsert(bad, vectors[:1])
     assert texts.count() == 0
@@ -283,7 +283,7 @@ def test_what_is_no_text_is_no_text_id(texts: Collection, vectors: Vectors, bad:
         texts.get(bad)
 
 
-def test_documents_and_metadata_come_back_as_they_were(docs: Collection, vectors: Vectors) -> None:
+def test_documents_and_metadata_come_back_unchanged(docs: Collection, vectors: Vectors) -> None:
     documents = ["", 'it\'s "quoted" \\ \n\t\r', "zażółć 名前 🎉 \u202e", None, "x" * 1_000_000, "\\x00 %s {} $1"]
     deep: dict[str, Any] = {"end": [1]}
     for _ in range(20):

@@ -1,5 +1,4 @@
-"""Every operator of the filter language in every kind of search, alike in every store: also those that Qdrant has no
-conditions for."""
+"""Every operator of the filter language in every kind of search, in all stores; Qdrant has no condition for some."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from qvec.qdrant import filters as qdrant_filters
 Vectors = NDArray[np.float32]
 
 ROWS = 1200
-"""More than are read of a server at once."""
+"""More than one read of a server returns."""
 NAMES = ["Anna", "anna", "Bob", "Ärger", "50% off", None]
 
 
@@ -64,7 +63,7 @@ def found_in(hits: list[Any]) -> list[int]:
 
 
 @pytest.mark.parametrize("filter", FILTERS, ids=str)
-def test_searches_find_the_rows_of_the_specification(docs: Any, filter: dict[str, Any]) -> None:
+def test_searches_find_the_rows_that_pass(docs: Any, filter: dict[str, Any]) -> None:
     expected = passing(filter)
     query = realistic(3, 16, seed=1)
     for options in ({}, {"exact": True}, {"texts": False}):
@@ -78,7 +77,7 @@ def test_searches_find_the_rows_of_the_specification(docs: Any, filter: dict[str
 
 
 @pytest.mark.parametrize("filter", FILTERS, ids=str)
-def test_rows_that_pass_are_those_of_the_specification(docs: Any, filter: dict[str, Any]) -> None:
+def test_scroll_returns_the_rows_that_pass(docs: Any, filter: dict[str, Any]) -> None:
     found = docs.scroll(filter)
     assert found_in(found) == passing(filter)
     assert [hit.metadata for hit in found] == [metadata(int(hit.id)) for hit in found]
@@ -86,7 +85,7 @@ def test_rows_that_pass_are_those_of_the_specification(docs: Any, filter: dict[s
         assert ids(docs.scroll(filter, limit)) == ids(found)[:limit]
 
 
-def test_other_searches_keep_to_the_filter(docs: Any) -> None:
+def test_other_searches_find_only_rows_that_pass(docs: Any) -> None:
     query, filter = realistic(1, 16, seed=1)[0], {"source.name": {"$ilike": "ann%"}}
     expected = set(passing(filter))
     assert set(found_in(docs.search_diverse(query, 20, filter=filter))) <= expected
@@ -99,7 +98,7 @@ def test_other_searches_keep_to_the_filter(docs: Any) -> None:
 
 
 @pytest.mark.parametrize("filter", FILTERS[:4], ids=str)
-def test_awaited_searches_find_the_same(store: Store, docs: Any, filter: dict[str, Any]) -> None:
+def test_awaited_searches_find_the_same_rows(store: Store, docs: Any, filter: dict[str, Any]) -> None:
     query = realistic(2, 16, seed=1)
 
     async def ask() -> None:
@@ -112,7 +111,7 @@ def test_awaited_searches_find_the_same(store: Store, docs: Any, filter: dict[st
     asyncio.run(ask())
 
 
-def test_a_filter_beside_the_databases_own(store: Store, docs: Any) -> None:
+def test_groups_by_a_field_under_a_native_filter(store: Store, docs: Any) -> None:
     query = realistic(1, 16, seed=1)[0]
     groups = docs.search_groups(query, "code", 3, group_size=2, filter=store.native_filter("code", "c0007"))
     assert [group.value for group in groups] == ["c0007"]
@@ -128,10 +127,10 @@ def test_rows_are_deleted_by_any_filter(store: Store) -> None:
     assert docs.scroll({"source.name": {"$ilike": "ANNA"}}) == []
 
 
-# What Qdrant finds by ids
+# Rows that Qdrant finds by ids
 
 
-def test_too_many_rows_to_be_named(store: Store, docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_rows_to_filter_by_ids(store: Store, docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qdrant_filters, "MAX_IDS", 100)
     query, many, few = realistic(1, 16)[0], {"code": {"$ilike": "C%"}}, {"code": {"$ilike": "C000_"}}
     refused: list[Callable[[], Any]] = [

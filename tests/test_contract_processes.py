@@ -1,4 +1,4 @@
-"""What every store does alike in many threads, in processes that end, and once it is closed."""
+"""Behaviour that all stores share across threads, across processes, and after close."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qvec import Calibration, InputError
 Vectors = NDArray[np.float32]
 
 
-# Many at once
+# Threads
 
 
 def test_readers_see_whole_rows_while_a_writer_replaces(
@@ -92,9 +92,7 @@ if end == "closed":
 
 
 @pytest.mark.parametrize("end", ["closed", "left open", "killed"])
-def test_what_another_process_wrote_is_there_after_it_ended(
-    store: Store, vectors: Vectors, tmp_path: Path, end: str
-) -> None:
+def test_rows_of_another_process_exist_after_it_ended(store: Store, vectors: Vectors, tmp_path: Path, end: str) -> None:
     url, name = store.elsewhere(tmp_path), store.new_name()
     np.save(tmp_path / "vectors.npy", vectors[:200])
     command = [sys.executable, "-c", WRITER, url, name, end]
@@ -138,6 +136,6 @@ def test_use_after_close(store: Store, calibration: Calibration, vectors: Vector
         for use in uses:
             with pytest.raises(InputError, match=r" is closed; connect again$"):
                 use()
-    with qvec.connect(store.elsewhere(tmp_path) if not store.is_postgres else db._connections.url) as again:  # type: ignore[union-attr]
+    with qvec.connect(store.elsewhere(tmp_path) if not store.is_postgres else db.store._connections.url) as again:  # type: ignore[attr-defined]
         assert again.collection(name).count() == 1
         again.drop_collection(name)

@@ -1,4 +1,4 @@
-"""What every store does alike when it is searched: scores, recall, filters."""
+"""Searches as all stores do them: scores, recall, filters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Vectors = NDArray[np.float32]
 
 @pytest.fixture(scope="module")
 def filled(store: Store, vectors: Vectors, calibration: Calibration) -> Collection:
-    """The thousand vectors in float16, with metadata to filter by, and their index. Only read."""
+    """An indexed collection of the thousand vectors in float16, with metadata. Tests only read it."""
     docs = store.create(calibration, rescore="float16")
     docs.upsert(range(1000), vectors, [f"text {row}" for row in range(1000)], [metadata(row) for row in range(1000)])  # type: ignore[arg-type]
     docs.build_index()
@@ -31,7 +31,7 @@ def metadata(row: int) -> dict[str, Any]:
     return {"row": row, "tenth": row % 10, "color": ["red", "green", "100% blue"][row % 3], "tags": [f"t{row % 7}"]}
 
 
-def test_info_tells_what_a_collection_is(filled: Collection, calibration: Calibration) -> None:
+def test_info_describes_a_collection(filled: Collection, calibration: Calibration) -> None:
     info = filled.info()
     assert (info.name, info.rows, info.dimensions, info.metric, info.id_type) == (
         filled.name,
@@ -51,7 +51,7 @@ def test_info_tells_what_a_collection_is(filled: Collection, calibration: Calibr
 
 
 @pytest.mark.parametrize("rescore", ["float32", "float16", "binary"])
-def test_scores_are_those_of_the_specification(
+def test_scores_agree_with_the_specification(
     store: Store, vectors: Vectors, queries: Vectors, calibration: Calibration, rescore: str
 ) -> None:
     docs = store.create(calibration, rescore=rescore)
@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_specification(
 
 
 def test_scores_of_all_stores_are_the_metric_to_float16(filled: Collection, vectors: Vectors, queries: Vectors) -> None:
-    """Each store is within float16's rounding of cosine, so that no two differ by more than twice as much."""
+    """Each store is within float16's rounding of cosine, so two stores differ by at most twice that."""
     true = unit(queries) @ unit(vectors).T
     for line, hits in zip(true, filled.search(3.7 * queries, k=10), strict=True):
         assert np.abs(line[ids(hits)] - [hit.score for hit in hits]).max() < 5e-4
@@ -89,7 +89,7 @@ def test_inner_products_of_vectors_of_any_length(store: Store) -> None:
 
 
 @pytest.mark.parametrize("exponent", [-40, -1, 2, 40])
-def test_the_length_of_a_query_changes_scores_alone(store: Store, exponent: int) -> None:
+def test_the_length_of_a_query_only_scales_scores(store: Store, exponent: int) -> None:
     vectors = realistic(1000) * np.random.default_rng(2).lognormal(0, 0.1, (1000, 1)).astype(np.float32)
     docs = store.create(Calibration.fit(vectors, metric="ip"))
     docs.upsert(np.arange(1000), vectors)
@@ -134,7 +134,7 @@ def test_hits_without_rescoring_are_ranked_and_have_texts(filled: Collection, ve
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 41])
-def test_small_collections_are_found_whole(
+def test_searches_of_small_collections_find_every_row(
     store: Store, vectors: Vectors, calibration: Calibration, count: int
 ) -> None:
     docs = store.create(calibration)
@@ -175,7 +175,7 @@ def test_one_query_and_many(filled: Collection, queries: Vectors) -> None:
         ({"filter": {"row": {"$near": 1}}}, "$near"),
     ],
 )
-def test_searches_that_make_no_sense(
+def test_invalid_searches_are_refused(
     filled: Collection, queries: Vectors, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -184,12 +184,12 @@ def test_searches_that_make_no_sense(
 
 
 @pytest.mark.parametrize("options", [{"k": 2**31 - 1}, {"k": np.int64(2000)}, {"oversampling": 1e300}])
-def test_searches_for_more_than_there_is(filled: Collection, queries: Vectors, options: dict[str, Any]) -> None:
+def test_searches_for_more_rows_than_exist(filled: Collection, queries: Vectors, options: dict[str, Any]) -> None:
     expected = filled.search(queries[0], 2000, exact=True)
     assert ids(filled.search(queries[0], **{"k": 2000, **options})) == ids(expected)
 
 
-def test_queries_that_cannot_be_compared(filled: Collection, queries: Vectors) -> None:
+def test_invalid_queries_are_refused(filled: Collection, queries: Vectors) -> None:
     with pytest.raises(InputError, match=r"^query: 63 dimensions found, 64 wanted$"):
         filled.search(queries[:, :63])
     with pytest.raises(RowError, match=r"^query: row 0: zero vector"):
@@ -217,7 +217,7 @@ def test_queries_that_cannot_be_compared(filled: Collection, queries: Vectors) -
         ({"missing": {"$exists": False}}, lambda _: True),
     ],
 )
-def test_a_filter_keeps_to_the_rows_that_pass(
+def test_a_filter_finds_only_rows_that_pass(
     filled: Collection, vectors: Vectors, queries: Vectors, filter: dict[str, Any], passes: Callable[[Any], bool]
 ) -> None:
     passing = [row for row in range(1000) if passes(metadata(row))]
@@ -234,7 +234,7 @@ def test_a_filter_keeps_to_the_rows_that_pass(
 
 
 @pytest.mark.parametrize("color", ["green", "100% blue"])
-def test_a_filter_of_the_databases_own_client(store: Store, filled: Collection, queries: Vectors, color: str) -> None:
+def test_a_native_filter(store: Store, filled: Collection, queries: Vectors, color: str) -> None:
     native = store.native_filter("color", color)
     for options in ({}, {"exact": True}, {"rescore": False}):
         assert filled.search(queries[0], k=5, filter=native, **options) == filled.search(
@@ -243,7 +243,7 @@ def test_a_filter_of_the_databases_own_client(store: Store, filled: Collection, 
     assert len(filled.search(queries[0], k=1000, filter=native)) == 333
 
 
-def test_metadata_is_indexed_and_filtered_alike(filled: Collection, queries: Vectors) -> None:
+def test_metadata_indexes_do_not_change_hits(filled: Collection, queries: Vectors) -> None:
     filters: list[dict[str, Any]] = [{"tenth": 3}, {"color": "green"}, {"row": {"$lt": 20}}]
     before = [filled.search(queries[0], k=50, filter=filter, exact=True) for filter in filters]
     filled.index_metadata([MetadataIndex.parse(text) for text in ("tenth:integer", "color:keyword", "row:float")])

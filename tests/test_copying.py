@@ -1,4 +1,4 @@
-"""Copying collections between databases: codes bit for bit, floats to the stored precision, texts and ids whole."""
+"""Copying collections between databases: equal codes, ids and texts, floats to the stored precision."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ METADATA = [None if number % 5 == 0 else {"n": number, "deep": {"list": [1, "a",
 @pytest.fixture
 def postgres(url: str) -> Iterator[Database]:
     with qvec.connect(url) as database:
-        yield database  # type: ignore[misc]
+        yield database
 
 
 @pytest.fixture
 def qdrant(tmp_path: Path) -> Iterator[Database]:
     with qvec.connect(f"qdrant:{tmp_path / 'qdrant'}") as database:
-        yield database  # type: ignore[misc]
+        yield database
 
 
 @pytest.fixture(scope="module", params=["cosine", "ip"])
@@ -73,7 +73,7 @@ def stored(collection: Collection) -> dict[Any, tuple[NDArray[np.float32], str |
 
 
 def assert_same(one: Collection, other: Collection, tolerance: float = 0.0) -> None:
-    """Equal rows; vectors of one form, apart from rounding by `tolerance` of their size."""
+    """Assert equal rows with vectors of one form, apart from rounding by `tolerance` of their size."""
     ours, theirs = stored(one), stored(other)
     assert ours.keys() == theirs.keys()
     assert one.form == other.form
@@ -129,7 +129,7 @@ def test_a_copy_finds_the_same_with_the_same_scores(postgres: Database, qdrant: 
 
 
 class StoppedAt(Reporter):
-    """Stops a load once it has come to a row."""
+    """Stops a load at a source row."""
 
     def __init__(self, row: int) -> None:
         self.stop = Stop()
@@ -141,15 +141,15 @@ class StoppedAt(Reporter):
 
 
 @pytest.mark.parametrize("to_qdrant", [True, False])
-def test_an_interrupted_copy_goes_on(
+def test_an_interrupted_copy_can_be_continued(
     postgres: Database, qdrant: Database, fitted: Calibration, to_qdrant: bool
 ) -> None:
     source, target = (postgres, qdrant) if to_qdrant else (qdrant, postgres)
     original = filled(source, fitted)
     options = copy_options(target, original, "docs", index=False, workers=1, batch_rows=20)
-    told = StoppedAt(100)
+    reporter = StoppedAt(100)
     with pytest.raises(LoadStoppedError):
-        ingest(target, CollectionSource(source, original), options, told, told.stop)
+        ingest(target, CollectionSource(source, original), options, reporter, reporter.stop)
     assert 0 < target.collection("docs").count() < ROWS
     resumed = ingest(target, CollectionSource(source, original), options)
     assert resumed.resumed_at >= 100
@@ -160,9 +160,9 @@ def test_an_interrupted_copy_goes_on(
 def test_a_source_that_changed_meanwhile_is_refused(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
     original = filled(postgres, fitted)
     options = copy_options(qdrant, original, "docs", index=False, workers=1, batch_rows=20)
-    told = StoppedAt(100)
+    reporter = StoppedAt(100)
     with pytest.raises(LoadStoppedError):
-        ingest(qdrant, CollectionSource(postgres, original), options, told, told.stop)
+        ingest(qdrant, CollectionSource(postgres, original), options, reporter, reporter.stop)
     original.delete([3])
     with pytest.raises(InputError, match="docs has changed since its load was interrupted"):
         ingest(qdrant, CollectionSource(postgres, original), options)
@@ -184,13 +184,13 @@ def test_the_command(url: str, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["rows"] == ROWS, done.stderr
     again = run("copy", "--from", url, "--to", there, "-c", "docs", "--as", "moved", "--json")
     assert json.loads(again.stdout)["rows"] == 0
-    assert "loaded already" in again.stderr
+    assert "is already loaded" in again.stderr
     itself = run("copy", "--from", there, "--to", there, "-c", "moved")
     assert (itself.returncode, itself.stdout) == (1, "")
     assert "would be copied onto itself; give it a new name" in itself.stderr
 
 
-def test_info_tells_of_both_databases(url: str, tmp_path: Path) -> None:
+def test_info_describes_both_databases(url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", realistic(ROWS))
     there = f"qdrant:{tmp_path / 'there'}"
     for database in (url, there):

@@ -1,4 +1,4 @@
-"""The embedded server: created, shared, restarted, survived; and directories that cannot be one."""
+"""The embedded Postgres server: created, shared, restarted, killed; and directories that it cannot use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READ = "SELECT answer FROM kept"
 
 
 def run(program: str, directory: Path | str, **options: object) -> subprocess.CompletedProcess[str]:
-    """Runs a program in a process of its own; `d` is the directory, `execute(sql)` runs a statement there."""
+    """Run a program in a separate process; `d` is the directory, `execute(sql)` runs a statement there."""
     done = subprocess.run(command(program, directory), capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stderr
     return done  # type: ignore[no-any-return]
@@ -42,7 +42,7 @@ def execute(statement, url=None):
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A database that a process has created, filled and left: initdb takes a second, so one for many tests."""
+    """The directory of a database that an ended process created and filled; shared, because initdb takes a second."""
     path = tmp_path_factory.mktemp("embedded") / "new" / "data"
     run(f"execute({WRITE!r})", path)
     yield path
@@ -62,7 +62,7 @@ def test_the_server_stops_with_its_only_process_and_keeps_the_data(directory: Pa
     assert stopped(directory)
 
 
-def test_its_settings_are_written_once(directory: Path) -> None:
+def test_settings_are_written_once(directory: Path) -> None:
     for setting, value in (("max_wal_size", "4GB"), ("shared_buffers", "256MB")):
         assert run(f"print(execute('SHOW {setting}').fetchone())", directory).stdout == f"('{value}',)\n"
     assert (directory / "postgresql.auto.conf").read_text().count("Written by qvec") == 1
@@ -126,13 +126,13 @@ def test_a_killed_process_does_not_keep_the_server_alive(
     assert stopped(directory)
 
 
-def test_a_process_killed_while_another_goes_on(directory: Path, user: Callable[[], subprocess.Popen[str]]) -> None:
-    goes_on, killed = user(), user()
-    url_of(goes_on)
+def test_a_process_killed_while_another_continues(directory: Path, user: Callable[[], subprocess.Popen[str]]) -> None:
+    survivor, killed = user(), user()
+    url_of(survivor)
     url_of(killed)
     killed.kill()
     killed.wait()
-    leave(goes_on)
+    leave(survivor)
     last = user()
     url_of(last)
     leave(last)
@@ -152,8 +152,8 @@ if child == 0:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_the_server_goes_on_for_a_forked_process_that_uses_it(directory: Path) -> None:
-    """As of a program that becomes a daemon."""
+def test_the_server_keeps_running_for_a_forked_process_that_uses_it(directory: Path) -> None:
+    """Like a program that becomes a daemon."""
     program = """
     while os.getppid() == parent:
         time.sleep(0.05)
@@ -168,7 +168,7 @@ else:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("options", ["os.WEXITED", "os.WEXITED | os.WNOWAIT"])
 def test_the_server_stops_after_workers_that_ended_at_once(directory: Path, options: str) -> None:
-    """And after those whose parent has not been told yet."""
+    """Also where the parent has not yet reaped the process."""
     program = f"""
     os._exit(0)
 os.waitid(os.P_PID, child, {options})
@@ -185,20 +185,18 @@ def test_a_killed_server_starts_again_with_its_data(directory: Path, user: Calla
     assert run(f"print(execute({READ!r}).fetchone())", directory).stdout == "(42,)\n"
 
 
-def test_a_process_number_that_another_program_has_by_now(
-    directory: Path, user: Callable[[], subprocess.Popen[str]]
-) -> None:
+def test_a_process_id_that_another_program_has_now(directory: Path, user: Callable[[], subprocess.Popen[str]]) -> None:
     # As after a restart of the machine or container: this very process has the dead server's number.
     url_of(user())
     os.kill(int(postmaster(directory)), signal.SIGKILL)
     time.sleep(2)  # the killed server's processes notice, also on a busy machine
-    mark = directory / "postmaster.pid"
-    mark.write_text(mark.read_text().replace(postmaster(directory), str(os.getpid()), 1))
+    pid_file = directory / "postmaster.pid"
+    pid_file.write_text(pid_file.read_text().replace(postmaster(directory), str(os.getpid()), 1))
     assert not embedded.running(directory)
     assert run(f"print(execute({READ!r}).fetchone())", directory).stdout == "(42,)\n"
 
 
-def test_kept_until_it_is_stopped(directory: Path) -> None:
+def test_a_kept_server_runs_until_it_is_stopped(directory: Path) -> None:
     url = run("print(embedded.keep(d))", directory).stdout.strip()
     assert embedded.running(directory)
     with psycopg.connect(url) as connection:
@@ -211,7 +209,7 @@ def test_kept_until_it_is_stopped(directory: Path) -> None:
     assert stopped(directory), "after a stop it is an ordinary server again"
 
 
-def test_stopping_what_does_not_run(tmp_path: Path) -> None:
+def test_stopping_a_server_that_does_not_run(tmp_path: Path) -> None:
     assert embedded.stop(tmp_path) is False
     assert embedded.stop(tmp_path / "none") is False
     assert not (tmp_path / "none").exists()
@@ -231,14 +229,14 @@ def test_directories_of_any_name(tmp_path: Path, odd: str) -> None:
     assert stopped(tmp_path / "new" / odd)
 
 
-def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_directory_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DatabaseError, match=r"is not empty and holds no Postgres database; name a new or empty direct"):
         qvec.connect(f"postgres:{tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_file_is_no_directory(tmp_path: Path) -> None:
+def test_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DatabaseError, match=r"file is a file; the embedded database needs a directory$"):
         qvec.connect(f"postgres:{tmp_path}/file")
@@ -252,7 +250,7 @@ def test_a_database_of_another_major_version(tmp_path: Path) -> None:
         qvec.connect(f"postgres:{tmp_path}")
 
 
-def test_a_damaged_database_says_why(tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_database_gives_the_reason(tmp_path: Path) -> None:
     run("embedded.start(d)", tmp_path / "data")
     assert stopped(tmp_path / "data")
     (tmp_path / "data" / "global" / "pg_control").unlink()

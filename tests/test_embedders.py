@@ -1,4 +1,4 @@
-"""The models of a database's collections, loaded once, by threads that do not wait for each other's."""
+"""Embedders of a database's collections: each is loaded once, and no thread waits for another one's model."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from qvec.retrieval import embedders
 
 from qvec import Calibration
-from qvec.client.embedders import Embedders
+from qvec.client import embedders
+from qvec.client.embedders import Embedders, embedding_of
 
 
-def test_a_model_that_loads_does_not_hold_up_one_that_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, calibration: Calibration
-) -> None:
+def test_a_loading_model_does_not_block_a_loaded_one(monkeypatch: pytest.MonkeyPatch, calibration: Calibration) -> None:
     began, go_on = threading.Event(), threading.Event()
 
     def load(options: Any) -> Any:
@@ -29,7 +27,7 @@ def test_a_model_that_loads_does_not_hold_up_one_that_is_loaded(
 
     def ask(model: str) -> None:
         collection: Any = SimpleNamespace(name="docs", model=model, embedding=None)
-        found.append(of_database.of(collection, calibration))
+        found.append(of_database.load(embedding_of(collection, calibration)))
 
     ask("fast")
     threads = [threading.Thread(target=ask, args=[model]) for model in ("slow", "fast")]
@@ -37,9 +35,9 @@ def test_a_model_that_loads_does_not_hold_up_one_that_is_loaded(
     assert began.wait(10)
     threads[1].start()
     threads[1].join(5)
-    asked_meanwhile = list(found)
+    found_meanwhile = list(found)
     go_on.set()
     for thread in threads:
         thread.join()
-    assert asked_meanwhile == ["fast", "fast"]
+    assert found_meanwhile == ["fast", "fast"]
     assert found == ["fast", "fast", "slow"]

@@ -1,4 +1,4 @@
-"""Locks, values and what is built of them, in processes that are forked while they are in use."""
+"""Locks, per-process values and what uses them, in processes forked while they are in use."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from embedding_server import EmbeddingServer, serving
 from numpy.typing import NDArray
-from qvec.retrieval import embedders
 
 import qvec
 from qvec import Calibration, DatabaseError
-from qvec.client.embedders import Embedders
+from qvec.client import embedders
+from qvec.client.embedders import Embedders, embedding_of
 from qvec.embedding import CachedQueries, awaiting, load_embedder
 from qvec.forking import Lock, OwnValue
 from qvec.integrations.target import Target
@@ -37,7 +37,7 @@ SECONDS = 10
 
 
 class Child:
-    """A forked process that does some work."""
+    """A forked process that calls a function."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._answer, answer = os.pipe()
@@ -51,7 +51,7 @@ class Child:
             os._exit(0)
 
     def answer(self) -> Any:
-        """What the work gave. Fails where it raised, or hangs."""
+        """Return the function's result. Fail where it raised or hangs."""
         deadline = time.monotonic() + SECONDS
         while os.waitpid(self._id, os.WNOHANG) == (0, 0):
             if time.monotonic() > deadline:
@@ -65,7 +65,7 @@ class Child:
 
 @contextmanager
 def held(lock: Any) -> Iterator[None]:
-    """Another thread holds a lock meanwhile."""
+    """Let another thread hold a lock."""
     taken, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -96,7 +96,7 @@ def test_a_lock_that_another_thread_held_is_free_in_a_child() -> None:
         thread = threading.Thread(target=lambda: free.append(take()))
         thread.start()
         thread.join(0.1)
-        assert free == []  # here it is held as before
+        assert free == []  # in this process it is still held
     thread.join()
 
 
@@ -134,7 +134,7 @@ def test_a_value_is_made_once_in_each_process() -> None:
 
 
 class Ones:
-    """Embeds all texts alike."""
+    """Embeds every text as ones."""
 
     def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.ones((len(texts), 2), np.float32)
@@ -157,10 +157,11 @@ def test_a_model_loads_in_a_child_while_it_loads_here(
     monkeypatch.setattr(embedders, "load_embedder", load)
     of_database = Embedders()
     collection: Any = SimpleNamespace(name="docs", model="m", embedding=None)
-    loading = threading.Thread(target=of_database.of, args=(collection, calibration))
+    options = embedding_of(collection, calibration)
+    loading = threading.Thread(target=of_database.load, args=[options])
     loading.start()
     began.wait()
-    assert Child(lambda: len(of_database.of(collection, calibration).embed_queries(["a", "b"]))).answer() == 2
+    assert Child(lambda: len(of_database.load(options).embed_queries(["a", "b"]))).answer() == 2
     go_on.set()
     loading.join()
 
@@ -171,7 +172,7 @@ def test_cached_questions_are_answered_in_a_child() -> None:
         assert Child(lambda: cached.embed_queries(["a"]).tolist()).answer() == [[1, 1]]
 
 
-def test_a_question_that_is_being_asked_here_is_asked_in_a_child() -> None:
+def test_a_question_that_the_parent_is_embedding_is_embedded_in_a_child() -> None:
     began, go_on = threading.Event(), threading.Event()
     parent = os.getpid()
 
@@ -191,7 +192,7 @@ def test_a_question_that_is_being_asked_here_is_asked_in_a_child() -> None:
     asking.join()
 
 
-def test_a_child_embeds_in_threads_of_its_own() -> None:
+def test_a_child_embeds_in_separate_threads() -> None:
     def embed() -> Any:
         return asyncio.run(awaiting.embed_queries(Ones(), ["a"])).tolist()
 
@@ -202,8 +203,8 @@ def test_a_database_is_used_in_a_child(url: str, calibration: Calibration) -> No
     with qvec.connect(url) as db:
         db.create_collection("docs", calibration=calibration)
         target = Target(db, "docs")
-        with held(db._connections._lock), held(target._lock):  # type: ignore[union-attr]
-            assert Child(lambda: target.found().count()).answer() == 0  # type: ignore[union-attr]
+        with held(db.store._connections._pool._lock), held(target._lock):  # type: ignore[attr-defined]
+            assert Child(lambda: target.found().count()).answer() == 0
         assert db.collection("docs").count() == 0
 
 
@@ -218,15 +219,15 @@ def test_a_document_store_is_opened_in_a_child(url: str) -> None:
 def test_a_directory_of_another_process_is_refused_in_a_child(tmp_path: Path, calibration: Calibration) -> None:
     with qvec.connect(f"qdrant:{tmp_path}") as db:
 
-        def told(work: Callable[[], Any]) -> str:
+        def refusal(work: Callable[[], Any]) -> str:
             with pytest.raises(DatabaseError) as caught:
                 work()
             return str(caught.value)
 
         def refusals() -> list[str]:
             return [
-                told(lambda: qvec.connect(f"qdrant:{tmp_path}")),
-                told(lambda: db.create_collection("docs", calibration=calibration)),
+                refusal(lambda: qvec.connect(f"qdrant:{tmp_path}")),
+                refusal(lambda: db.create_collection("docs", calibration=calibration)),
             ]
 
         home: Any = db.store.backend._directory  # type: ignore[attr-defined]
@@ -237,8 +238,8 @@ def test_a_directory_of_another_process_is_refused_in_a_child(tmp_path: Path, ca
         assert " was opened before this process was forked; connect again" in written
 
 
-def test_workers_of_one_embedder_get_the_vectors_of_their_own_texts() -> None:
-    """The server is slow, so that each would find the others' answers in a socket that they shared."""
+def test_workers_with_one_embedder_get_the_vectors_of_their_own_texts() -> None:
+    """The server is slow: workers that shared a socket would read each other's answers."""
 
     def numbers(texts: Sequence[str]) -> NDArray[np.float32]:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Quantized embeddings from file to hits, in both databases: they keep what they have and meet float queries."""
+"""Quantized embeddings from file to hits, in both databases: codes stay exact, and float queries search them."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def database(request: pytest.FixtureRequest, tmp_path: Path, new_database: Calla
 
 
 def load(database: Any, folder: Path, name: str, stored: NDArray[Any] | None = None, **options: Any) -> Summary:
-    """Loads an array in an encoding into the collection of its name."""
+    """Load an array in an encoding, by default into a collection of the same name."""
     np.save(folder / f"{name}.npy", STORED[name] if stored is None else stored)
     with open_source(folder / f"{name}.npy", columns=Columns(codec=preset(name))) as source:
         return ingest(database, source, IngestOptions(**({"collection": name} | options)))
 
 
 def found(collection: Any, queries: Vectors = QUERIES, **options: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The ids and scores of the hits, (queries, K) each."""
+    """Return the ids and scores of the hits, (queries, K) each."""
     hits = collection.search(queries, k=K, **options)
     ids, scores = ([[getattr(hit, field) for hit in each] for each in hits] for field in ("id", "score"))
     return np.array(ids), np.array(scores)
@@ -112,7 +112,7 @@ def test_one_collection_takes_bits_in_several_encodings(database: Any, tmp_path:
     assert ids[:, 0].tolist() == [3, 1500]
 
 
-def test_asking_otherwise_is_obeyed(database: Any, tmp_path: Path) -> None:
+def test_named_settings_replace_the_defaults(database: Any, tmp_path: Path) -> None:
     load(database, tmp_path, "ubinary", rescore="float32")
     collection = database.collection("ubinary")
     assert collection.settings["rescore"] == "float32"
@@ -121,8 +121,8 @@ def test_asking_otherwise_is_obeyed(database: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-def test_int8_codes_tell_the_integers(tmp_path: Path, url: str, metric: Any) -> None:
-    """Every integer has a code of its own: the decoded value is nearest to it, up to the row's length by cosine."""
+def test_int8_codes_decode_to_the_integers(tmp_path: Path, url: str, metric: Any) -> None:
+    """Every integer has a different code; the decoded value, times the row's length under cosine, rounds to it."""
     given = STORED["int8"].astype(np.float32)
     with qvec.connect(url) as database:
         database.install()
@@ -135,7 +135,7 @@ def test_int8_codes_tell_the_integers(tmp_path: Path, url: str, metric: Any) -> 
     assert np.array_equal(np.round(decoded * lengths), given)
 
 
-def test_int8_finds_what_its_integers_find(database: Any, tmp_path: Path) -> None:
+def test_int8_scores_are_those_of_its_integers(database: Any, tmp_path: Path) -> None:
     load(database, tmp_path, "int8")
     ids, scores = found(database.collection("int8"), exact=True)
     expected = QUERIES @ unit(STORED["int8"].astype(np.float32)).T
@@ -143,7 +143,7 @@ def test_int8_finds_what_its_integers_find(database: Any, tmp_path: Path) -> Non
     assert recall(ids) > 0.97
 
 
-def test_the_command_needs_nothing_but_the_encoding(tmp_path: Path) -> None:
+def test_the_command_needs_only_the_encoding(tmp_path: Path) -> None:
     url = f"qdrant:{tmp_path / 'qdrant'}"
     np.save(tmp_path / "bits.npy", STORED["ubinary"])
     np.save(tmp_path / "queries.npy", FLOATS[:3])
@@ -172,10 +172,10 @@ def test_a_calibration_of_bits_from_the_command(tmp_path: Path) -> None:
     assert np.allclose(calibration.deviation, 1 / np.sqrt(DIMENSIONS))
 
 
-# Wrong uses.
+# Errors
 
 
-def test_bits_and_another_threshold_do_not_go_together(database: Any, tmp_path: Path) -> None:
+def test_bits_and_a_threshold_other_than_zero_are_refused(database: Any, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"ubinary\.npy holds bits \(ubinary\), which were decided at 0, but"):
         load(database, tmp_path, "ubinary", calibration=Calibration.fit(FLOATS))
     assert not database.has_collection("ubinary")
@@ -184,7 +184,7 @@ def test_bits_and_another_threshold_do_not_go_together(database: Any, tmp_path: 
         load(database, tmp_path, "ubinary", collection="docs")
 
 
-def test_bits_go_where_floats_were_cut_at_zero(tmp_path: Path, url: str) -> None:
+def test_bits_are_loaded_with_a_calibration_of_threshold_zero(tmp_path: Path, url: str) -> None:
     with qvec.connect(url) as database:
         database.install()
         load(database, tmp_path, "ubinary", calibration=Calibration.fit(FLOATS, threshold=0))
@@ -197,7 +197,7 @@ def test_packed_bits_of_another_number_of_dimensions_are_refused(database: Any, 
         load(database, tmp_path, "ubinary", np.zeros((5, DIMENSIONS), np.uint8), collection="docs", id_start="auto")
 
 
-# What new collections begin with.
+# Defaults of new collections
 
 
 def test_defaults_by_encoding() -> None:
@@ -208,13 +208,13 @@ def test_defaults_by_encoding() -> None:
         assert settings_for(codec) == ({"rescore": "binary"} if name in BITS else {})
 
 
-def test_what_is_asked_for_stays() -> None:
+def test_fit_options_that_are_set_stay() -> None:
     asked = FitOptions(threshold=1, ranges=RangeMethod("rolling"))
     assert all(fit_for(codec, asked) == asked for codec in PRESETS.values())
 
 
 def test_the_command_reads_a_description_of_the_encoding(tmp_path: Path) -> None:
-    """Integers of which each dimension has its own step: read by their steps, they are the vectors again."""
+    """Integers with a scale for each dimension."""
     steps = np.linspace(0.001, 0.01, DIMENSIONS)
     stored = np.clip(np.round(FLOATS / steps), -128, 127).astype(np.int8)
     np.save(tmp_path / "stored.npy", stored)

@@ -282,7 +282,7 @@ def test_a_load_survives_broken_connections(
         while not over.wait(0.05 + 0.15 * moments.random()):
             ended += terminate_all(url)
 
-    told, rejects = Recorder(lambda _: time.sleep(0.002)), tmp_path / "rejects.jsonl"
+    recorder, rejects = Recorder(lambda _: time.sleep(0.002)), tmp_path / "rejects.jsonl"
     options = {"on_error": "skip", "rejects": rejects, "workers": workers, "batch_rows": 20}
     thread = threading.Thread(target=terminate_now_and_then)
     database.install()

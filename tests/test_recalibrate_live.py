@@ -1,4 +1,4 @@
-"""Recalibrating while a collection is searched, and when it is killed at any step: in Postgres."""
+"""Recalibrating in Postgres while a collection is searched, and when the process is killed at any step."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from qdrant_loading import run as run_and_kill
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, RangeMethod
 from qvec.client import Database
+from qvec.client.bulk import open_version_sync
 from qvec.postgres.rows import stored_codes
 from qvec.recalibration import Refit, drop_old, recalibrate, roll_back
 from qvec.sources import open_source
@@ -34,7 +35,7 @@ QUERIES = unit(realistic(40, seed=1))
 POOR = Calibration.fit(ROWS_OF, threshold=0, ranges=RangeMethod("fixed", value=3.0))
 FIT = Refit(threshold=0.5, ranges=RangeMethod())
 TOLERANCE = 0.05
-"""Of a score by codes of either calibration; decoded by the other one they are off by several times as much."""
+"""Error of a score from codes of either calibration; decoded by the other one the error is several times as large."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def database(url: str, source: Path) -> Iterator[Database]:
-    """A collection of int8 codes by a poor calibration, and a second version by a better one, not used yet."""
+    """A database with a collection that was recalibrated from a poor calibration to a better one."""
     with qvec.connect(url) as opened:
         docs = opened.create_collection("docs", calibration=POOR)
         docs.upsert(range(ROWS), ROWS_OF, [str(n) for n in range(ROWS)])
@@ -54,13 +55,13 @@ def database(url: str, source: Path) -> Iterator[Database]:
         yield opened
 
 
-def exchange(database: Database) -> None:
-    with database.versions("docs") as versions:
-        versions.exchange(although_wanting=False)
+def switch(database: Database) -> None:
+    with open_version_sync(database, "docs") as versions:
+        versions.switch(allow_missing=False)
 
 
 def faults_of(query: int, found: list[tuple[Any, float]]) -> list[str]:
-    """What is wrong with hits and their scores: too few, or a score that is not that of the row."""
+    """Describe what is wrong with hits: too few, or scores that are not those of their rows."""
     if len(found) != 10:
         return [f"{len(found)} hits"]
     exact = UNIT[[int(id) for id, _ in found]] @ QUERIES[query]
@@ -68,8 +69,8 @@ def faults_of(query: int, found: list[tuple[Any, float]]) -> list[str]:
     return [] if wrong < TOLERANCE else [f"query {query}: off by {wrong:.3f}"]
 
 
-def test_the_tolerance_tells_the_calibrations_apart(database: Database) -> None:
-    """The other tests could not fail if it did not."""
+def test_the_tolerance_separates_the_calibrations(database: Database) -> None:
+    """Otherwise the other tests could not fail."""
     new = database.collection("docs")
     mixed = qvec.score(qvec.quantize(UNIT, new.calibration), QUERIES, POOR)
     assert np.median(np.abs(mixed - QUERIES @ UNIT.T)) > 3 * TOLERANCE
@@ -80,7 +81,7 @@ def test_the_tolerance_tells_the_calibrations_apart(database: Database) -> None:
 def searchers(
     database: Database, connection: psycopg.Connection, kept: psycopg.Connection
 ) -> dict[str, Callable[[int], list[tuple[Any, float]]]]:
-    """Ways to search that stay open over exchanges, by name; `kept` sees one snapshot for five searches."""
+    """Return searches by name, over objects that stay open across switches; `kept` has a snapshot for five searches."""
     held = database.collection("docs")
     kept.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
 
@@ -121,13 +122,13 @@ def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: D
         counts[name] = turn
 
     with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url) as kept:
-        ways = searchers(database, connection, kept)
-        threads = [threading.Thread(target=keep_searching, args=way) for way in ways.items()]
+        searches = searchers(database, connection, kept)
+        threads = [threading.Thread(target=keep_searching, args=named) for named in searches.items()]
         for thread in threads:
             thread.start()
         try:
             for _ in range(12):
-                exchange(database)
+                switch(database)
         finally:
             stop.set()
             for thread in threads:
@@ -136,9 +137,9 @@ def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: D
     assert min(counts.values()) >= 12, counts
 
 
-def test_open_collections_notice(database: Database) -> None:
+def test_open_collections_follow_a_switch(database: Database) -> None:
     held, reader, stale = (database.collection("docs") for _ in range(3))
-    exchange(database)
+    switch(database)
     assert held.search(QUERIES[0])[0].document
     assert held.calibration == POOR
     assert reader.vectors([1]).shape == (1, 64)
@@ -146,27 +147,27 @@ def test_open_collections_notice(database: Database) -> None:
     assert stale.upsert([7000], ROWS_OF[:1]) == 1
     assert stale.calibration == POOR
     with pytest.raises(CollectionError, match="1 are missing in version"):
-        exchange(database)
+        switch(database)
     stored = dict(zip(*next(stale.iter_codes(1000))[:2], strict=True))
-    expected = stored_codes(ROWS_OF[:1], POOR, stale.table.layout)[0]
+    expected = stored_codes(ROWS_OF[:1], POOR, stale.stored.table.layout)[0]
     assert stored[7000].tobytes() == expected.tobytes()
 
 
-def test_streams_of_rows_are_decoded_by_what_they_are(database: Database) -> None:
+def test_streamed_rows_are_decoded_by_their_own_calibration(database: Database) -> None:
     held = database.collection("docs")
-    exchange(database)
+    switch(database)
     rows = next(held.iter_rows(0, 1000))
     assert np.abs(rows.vectors + held.calibration.threshold - UNIT).max() < 0.03
     assert held.explain(QUERIES[0]).hits == held.search(QUERIES[0])
-    exchange(database)
+    switch(database)
     assert held.explain(QUERIES[0]).hits == held.search(QUERIES[0])
 
 
-def test_awaited_collections_notice(database: Database, url: str) -> None:
+def test_awaited_collections_follow_a_switch(database: Database, url: str) -> None:
     async def search() -> None:
         async with await qvec.connect_async(url) as opened:
             held, writer = await opened.collection("docs"), await opened.collection("docs")
-            exchange(database)
+            switch(database)
             found = await asyncio.gather(*(held.search(QUERIES[query]) for query in range(20)))
             for query, hits in enumerate(found):
                 assert faults_of(query, [(hit.id, hit.score) for hit in hits]) == []
@@ -176,7 +177,7 @@ def test_awaited_collections_notice(database: Database, url: str) -> None:
     asyncio.run(search())
 
 
-def test_a_collection_that_was_made_anew_is_not_taken_for_it(database: Database) -> None:
+def test_a_collection_that_was_created_again_is_another_one(database: Database) -> None:
     held = database.collection("docs")
     database.drop_collection("docs")
     database.create_collection("docs", calibration=POOR).upsert(range(ROWS), ROWS_OF)
@@ -184,11 +185,11 @@ def test_a_collection_that_was_made_anew_is_not_taken_for_it(database: Database)
         held.search(QUERIES[0])
 
 
-def test_an_old_snapshot_whose_table_was_dropped_is_told_so(database: Database, url: str) -> None:
+def test_an_old_snapshot_whose_table_was_dropped_gets_an_error(database: Database, url: str) -> None:
     with psycopg.connect(url) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.execute("SELECT 1")
-        exchange(database)
+        switch(database)
         drop_old(database, "docs")
         with pytest.raises(
             psycopg.errors.SerializationFailure, match="exchanged for another version, and this one dropped"
@@ -196,26 +197,26 @@ def test_an_old_snapshot_whose_table_was_dropped_is_told_so(database: Database, 
             connection.execute("SELECT * FROM qvec.search('docs', %s::vector)", [json.dumps(QUERIES[0].tolist())])
 
 
-def test_a_long_transaction_is_waited_for_without_holding_others_up(
+def test_a_switch_waits_for_long_transactions_without_blocking_others(
     database: Database, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qvec.postgres.versions._TRIES", 2)
-    monkeypatch.setattr("qvec.postgres.versions._LOCK_TIMEOUT", "200ms")
-    monkeypatch.setattr("qvec.postgres.versions._SECONDS_BETWEEN_TRIES", 0.1)
+    monkeypatch.setattr("qvec.postgres.version_sync._TRIES", 2)
+    monkeypatch.setattr("qvec.postgres.version_sync._LOCK_TIMEOUT", "200ms")
+    monkeypatch.setattr("qvec.postgres.version_sync._SECONDS_BETWEEN_TRIES", 0.1)
     calibration = database.collection("docs").calibration
     with psycopg.connect(url) as connection:
         connection.execute("SELECT count(*) FROM docs")
-        with pytest.raises(DatabaseError, match="stays locked by others; end long transactions that use it"):
-            exchange(database)
+        with pytest.raises(DatabaseError, match="is still locked by others; end long transactions that use it"):
+            switch(database)
         assert database.collection("docs").calibration == calibration
-    exchange(database)
+    switch(database)
     assert database.collection("docs").calibration == POOR
 
 
 def test_one_process_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     with (
-        database.versions("docs"),
+        open_version_sync(database, "docs"),
         pytest.raises(DatabaseError, match="another process is recalibrating collection 'docs'"),
     ):
         roll_back(database, "docs")
@@ -223,27 +224,27 @@ def test_one_process_at_a_time(database: Database, monkeypatch: pytest.MonkeyPat
 
 # Killed
 
-VERSIONS = "qvec.postgres.versions:PostgresVersions"
-CHECKPOINT = "qvec.postgres.loading:write_checkpoint"
-STEPS = (
-    (f"before {VERSIONS}._begin", 1),
-    (f"after {VERSIONS}._note_changes", 1),
-    (f"after {VERSIONS}.begin", 1),
+SYNC = "qvec.postgres.version_sync:PostgresVersionSync"
+CHECKPOINT = "qvec.postgres.loader:_write_checkpoint"
+MOMENTS = (
+    (f"before {SYNC}._begin", 1),
+    (f"after {SYNC}._track_changes", 1),
+    (f"after {SYNC}.begin", 1),
     (f"before {CHECKPOINT}", 4),
     (f"after {CHECKPOINT}", 4),
-    ("before qvec.postgres.carrying:carry_indexes", 1),
-    ("after qvec.postgres.carrying:carry_indexes", 1),
-    ("before qvec.postgres.operations:CollectionOperations._build_index", 1),
-    (f"after {VERSIONS}.finish", 1),
-    (f"after {VERSIONS}.catch_up", 1),
-    (f"before {VERSIONS}._rename", 1),
-    (f"after {VERSIONS}._rename", 1),
-    (f"after {VERSIONS}.exchange", 1),
+    ("before qvec.postgres.table_properties:copy_indexes", 1),
+    ("after qvec.postgres.table_properties:copy_indexes", 1),
+    ("before qvec.postgres._sync.indexes:build", 1),
+    (f"after {SYNC}.finish", 1),
+    (f"after {SYNC}.catch_up", 1),
+    (f"before {SYNC}._rename", 1),
+    (f"after {SYNC}._rename", 1),
+    (f"after {SYNC}.switch", 1),
 )
 
 
-@pytest.mark.parametrize(("moment", "number"), STEPS)
-def test_a_recalibration_that_is_killed_goes_on(url: str, moment: str, number: int) -> None:
+@pytest.mark.parametrize(("moment", "number"), MOMENTS)
+def test_a_killed_recalibration_can_be_continued(url: str, moment: str, number: int) -> None:
     with qvec.connect(url) as database:
         docs = database.create_collection("docs", calibration=POOR, rescore="float32")
         docs.upsert(range(ROWS), ROWS_OF)
@@ -276,14 +277,12 @@ def test_a_recalibration_that_is_killed_goes_on(url: str, moment: str, number: i
         drop_old(database, "docs")
 
 
-def test_a_run_is_begun_anew_when_that_is_asked_for(url: str) -> None:
+def test_restart_begins_a_recalibration_again(url: str) -> None:
     with qvec.connect(url) as database:
         docs = database.create_collection("docs", calibration=POOR, rescore="float32")
         docs.upsert(range(ROWS), ROWS_OF)
     command = ("recalibrate", "--db", url, "-c", "docs", "--json")
-    run_and_kill(
-        *command, "--threshold", "mean", "--ranges", "minmax", batch_rows=800, moment=f"after {VERSIONS}.begin"
-    )
+    run_and_kill(*command, "--threshold", "mean", "--ranges", "minmax", batch_rows=800, moment=f"after {SYNC}.begin")
     anew = run_and_kill(*command, "--threshold", "half", "--ranges", "quantile", "--restart", batch_rows=800)
     assert anew.returncode == 0, anew.stderr
     with qvec.connect(url) as database:

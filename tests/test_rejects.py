@@ -1,4 +1,4 @@
-"""Rows that cannot be loaded: they stop a load before their batch, or go to a file, each of them once."""
+"""Rows that cannot be loaded: they stop a load before their batch, or each is written once to a file."""
 
 import json
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def database(url: str) -> Iterator[Database]:
 
 
 def source_with(path: Path, bad: dict[str, Any] | str, *at: int, rows: int = 100) -> Path:
-    """JSON Lines of good rows, with a bad one at each of the rows `at`."""
+    """Write JSON Lines of good rows, with a bad one at each of the rows `at`."""
     lines: list[dict[str, Any] | str] = [
         {"id": row, "vector": vector, "text": f"text {row}"} for row, vector in enumerate(vectors(rows).tolist())
     ]
@@ -84,7 +84,7 @@ def test_bad_rows_are_written_to_a_file(
     assert_holds(database, vectors(100)[kept], kept)
 
 
-def test_the_first_bad_row_is_named_whatever_is_wrong_with_it(database: Database, tmp_path: Path) -> None:
+def test_the_first_bad_row_is_named_whatever_its_fault(database: Database, tmp_path: Path) -> None:
     path = source_with(tmp_path / "a.jsonl", BAD["zero"][0], 55)
     lines = path.read_text().splitlines()
     lines[57] = "{"
@@ -92,7 +92,7 @@ def test_the_first_bad_row_is_named_whatever_is_wrong_with_it(database: Database
         load(database, write_lines(path, lines), batch_rows=10)
 
 
-def test_a_batch_of_nothing_but_bad_rows_is_passed(database: Database, tmp_path: Path) -> None:
+def test_a_batch_of_bad_rows_alone_is_skipped(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", *range(20, 30)), tmp_path / "rejects.jsonl"
     assert load(database, path, batch_rows=10, on_error="skip", rejects=rejects).rejected == 10
     assert rejected_rows(rejects) == list(range(20, 30))
@@ -129,16 +129,16 @@ def test_bad_rows_of_parquet(database: Database, tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Takes the place of a killed process."""
 
 
 @pytest.mark.parametrize("after_batches", [0, 1, 4])
-def test_rows_rejected_just_before_the_end_are_not_written_twice(
+def test_rows_rejected_just_before_a_crash_are_not_written_twice(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_batches: int
 ) -> None:
     """The process ends when the rejected rows of a batch are written and the batch has not committed."""
     path, rejects = source_with(tmp_path / "a.jsonl", "{", *range(5, 100, 10)), tmp_path / "rejects.jsonl"
-    rejects.write_text("of somebody else\n")
+    rejects.write_text("from another program\n")
     options = {"batch_rows": 10, "on_error": "skip", "rejects": rejects}
     write = RejectsFile.write
     calls = 0
@@ -157,22 +157,22 @@ def test_rows_rejected_just_before_the_end_are_not_written_twice(
     assert len(rejects.read_text().splitlines()) == 2 + after_batches
     assert load(database, path, **options).rejected == 10
     first, *lines = rejects.read_text().splitlines()
-    assert first == "of somebody else"
+    assert first == "from another program"
     assert [json.loads(line)["row"] for line in lines] == list(range(5, 100, 10))
 
 
-def test_a_rejects_file_named_only_when_a_load_goes_on_keeps_what_it_held(database: Database, tmp_path: Path) -> None:
+def test_a_rejects_file_named_when_a_load_continues_keeps_its_content(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", 57), tmp_path / "rejects.jsonl"
-    rejects.write_text("of somebody else\n")
+    rejects.write_text("from another program\n")
     with pytest.raises(InputError, match="line 58"):
         load(database, path, batch_rows=10)
     load(database, path, batch_rows=10, on_error="skip", rejects=rejects)
     first, second = rejects.read_text().splitlines()
-    assert first == "of somebody else"
+    assert first == "from another program"
     assert json.loads(second)["row"] == 57
 
 
-def test_a_load_again_from_the_start_does_not_repeat_rejected_rows(database: Database, tmp_path: Path) -> None:
+def test_a_restarted_load_does_not_repeat_rejected_rows(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", 57), tmp_path / "rejects.jsonl"
     for restart in (False, True):
         assert load(database, path, on_error="skip", rejects=rejects, restart=restart).rejected == 1
@@ -186,7 +186,7 @@ def lines_of(rows: list[RejectedRow]) -> bytes:
     return b"".join(json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
-def test_half_a_line_is_cut_off_and_written_again(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_removed_and_written_again(tmp_path: Path) -> None:
     path = tmp_path / "rejects.jsonl"
     path.write_bytes(lines_of(ROWS)[:-30])
     with RejectsFile(path, len(lines_of(ROWS[:1]))) as rejects:
@@ -195,7 +195,7 @@ def test_half_a_line_is_cut_off_and_written_again(tmp_path: Path) -> None:
     assert path.read_bytes() == lines_of(ROWS)
 
 
-def test_a_foreign_last_line_gets_its_end(tmp_path: Path) -> None:
+def test_an_unterminated_last_line_is_terminated(tmp_path: Path) -> None:
     path = tmp_path / "rejects.jsonl"
     path.write_bytes(b"no newline")
     with RejectsFile(path, 0) as rejects:

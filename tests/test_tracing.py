@@ -1,4 +1,4 @@
-"""Spans around searches, as an application that records them sees them."""
+"""Spans around searches, as an application records them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from qvec.qdrant._sync.client import Retries
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    """What a provider of this test alone records."""
+    """The spans that this test's provider records."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -84,7 +84,7 @@ def is_inside(step: ReadableSpan, whole: ReadableSpan) -> bool:
 
 
 def named(recorded: InMemorySpanExporter) -> list[tuple[str, dict[str, Any]]]:
-    """Names and numbers of the spans since the last call, inner ones first; those of all are left out."""
+    """Return names and attributes of the spans since the last call, inner ones first, without the common attributes."""
     spans = recorded.get_finished_spans()
     recorded.clear()
     common = ("database", "collection")
@@ -120,7 +120,7 @@ def test_scans_have_a_span(store: Store, docs: Any, recorded: InMemorySpanExport
         ]
 
 
-def test_a_statement_that_does_both_has_one_span(store: Store, docs: Any, recorded: InMemorySpanExporter) -> None:
+def test_a_statement_for_both_steps_has_one_span(store: Store, docs: Any, recorded: InMemorySpanExporter) -> None:
     if not store.is_postgres:
         pytest.skip("Qdrant's engine always does both")
     docs.search(np.ones(8), 2, 5, rescore_in="sql")
@@ -152,11 +152,11 @@ def test_awaited_searches_have_the_same_spans(docs: Any, store: Store, recorded:
 
     async def search_async() -> None:
         async with await connect_async(store.url) as database:
-            twin: Any = await database.collection(docs.name)
-            twin.embedder = Embedder()
-            await twin.search_text("aaa", 1)  # looks for the language of its words first
+            other: Any = await database.collection(docs.name)
+            other.embedder = Embedder()
+            await other.search_text("aaa", 1)  # the first one reads the language
             recorded.clear()
-            for awaited in search(twin):
+            for awaited in search(other):
                 await awaited
 
     docs.search_text("aaa", 1)
@@ -167,7 +167,7 @@ def test_awaited_searches_have_the_same_spans(docs: Any, store: Store, recorded:
     assert [name for name, _ in named(recorded)] == [name for name, _ in expected]
 
 
-def test_what_is_recorded_is_described(docs: Any, store: Store, recorded: InMemorySpanExporter) -> None:
+def test_every_span_is_documented(docs: Any, store: Store, recorded: InMemorySpanExporter) -> None:
     table = re.findall(r"^\| `qvec\.(\w+)` \|[^|]*\| (.*) \|$", tracing.__doc__ or "", re.MULTILINE)
     described = {f"qvec.{name}": set(re.findall(r"`(\w+)`", given)) for name, given in table}
     docs.search("aaa", 2)
@@ -192,7 +192,7 @@ def test_a_package_that_shares_opentelemetrys_name_is_not_its_api() -> None:
     subprocess.run([sys.executable, "-I", "-c", program], check=True)
 
 
-def test_nothing_is_logged_to_handlers_of_qvecs_own() -> None:
+def test_qvec_adds_no_log_handlers() -> None:
     program = "import logging, qvec; qvec.connect\n"
     program += (
         "loggers = [logging.getLogger(n) for n in logging.root.manager.loggerDict if n.split('.')[0] == 'qvec']\n"
@@ -201,7 +201,7 @@ def test_nothing_is_logged_to_handlers_of_qvecs_own() -> None:
     subprocess.run([sys.executable, "-I", "-c", program], check=True)
 
 
-def test_what_a_service_recovers_from_is_logged(
+def test_a_lost_connection_is_logged(
     url: str, caplog: pytest.LogCaptureFixture, vectors: NDArray[np.float32], calibration: Calibration
 ) -> None:
     with connect(url) as database, caplog.at_level(logging.INFO, "qvec"):

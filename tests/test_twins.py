@@ -1,41 +1,148 @@
-"""Every method of a database and a collection has an async twin: same parameters, same words."""
+"""The synchronous modules are generated from the asynchronous ones, and both clients have the same public names."""
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import re
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from typing_extensions import get_overloads
 
 import qvec
-from qvec import database
-from qvec.client import AsyncCollection, AsyncDatabase, Collection, Database
+from qvec import AsyncCollection, AsyncDatabase, Collection, Database
 
-TWINS = [
-    (Database, AsyncDatabase),
-    (Collection, AsyncCollection),
-    (Database, AsyncDatabase),
-    (Collection, AsyncCollection),
-]
-WITHOUT = {
-    "loader": "loads run in threads of their own: `ingest` takes a database of `connect`",
-    "loads": "and what they wrote down is read by `evaluate`, which runs in threads too",
-    "versions": "so does `recalibrate`",
-    "break_off": "of loads",
-    "open": "what the constructor does where nothing is awaited",
-}
-"""What only one of two twins has, and why."""
+SCRIPT = Path(__file__).parents[1] / "tools" / "async_to_sync.py"
+TWINS: list[tuple[Any, Any]] = [(Database, AsyncDatabase), (Collection, AsyncCollection)]
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("async_to_sync", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Generated modules
+
+
+@pytest.mark.slow  # runs ruff twice for each module
+def test_generated_modules_are_current() -> None:
+    checked = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.fixture
+def project(generator: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with one asynchronous module and its current twin."""
+    source = tmp_path / "qvec" / "store" / "_async" / "rows.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("async def count(rows):\n    return await rows.count()\n")
+    monkeypatch.setattr(generator, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["async_to_sync.py"])
+    assert generator.main() == 0
+    return tmp_path
+
+
+def test_a_generated_module_names_its_source(project: Path) -> None:
+    assert (project / "qvec" / "store" / "_sync" / "rows.py").read_text() == (
+        "# Generated from qvec/store/_async/rows.py by tools/async_to_sync.py: edit that file, then run `make sync`.\n"
+        "def count(rows):\n"
+        "    return rows.count()\n"
+    )
+
+
+def test_a_stale_module_is_named_and_not_written(
+    generator: ModuleType, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["async_to_sync.py", "--check"])
+    assert generator.main() == 0
+    twin = project / "qvec" / "store" / "_sync" / "rows.py"
+    for stale in ("edited\n", None):
+        if stale is None:
+            twin.unlink()
+        else:
+            twin.write_text(stale)
+        assert generator.main() == 1
+        assert "qvec/store/_sync/rows.py is stale: edit its source in _async, then run `make sync`" in (
+            capsys.readouterr().err
+        )
+        assert (twin.read_text() if twin.exists() else None) == stale
+    monkeypatch.setattr(sys, "argv", ["async_to_sync.py"])
+    assert generator.main() == 0
+    assert twin.exists()
+
+
+# Rules
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("async def count(self): ...", "def count(self): ..."),
+        ("await rows.count()", "rows.count()"),
+        ("found = await read(await connect())", "found = read(connect())"),
+        ("async with pool.connection() as connection:", "with pool.connection() as connection:"),
+        ("async for rows in batches:", "for rows in batches:"),
+        ("[rows async for rows in batches]", "[rows for rows in batches]"),
+        # Parentheses around an awaited primary expression go; others stay.
+        ("(await rows.count()).bit_length()", "rows.count().bit_length()"),
+        ("(await search(query))[0]", "search(query)[0]"),
+        ("await (await get_pool()).check()", "get_pool().check()"),
+        ("(await count() + 1) * 2", "(count() + 1) * 2"),
+        ("print(await count())", "print(count())"),
+        ("return (await count())", "return count()"),
+        ("found[0](await count())", "found[0](count())"),
+        # Types
+        ("Callable[[int], Awaitable[list[Hit]]]", "Callable[[int], list[Hit]]"),
+        ("Awaitable[T]", "T"),
+        ("AsyncGenerator[Rows, None]", "Generator[Rows, None, None]"),
+        ("AsyncIterator[dict[str, int]]", "Iterator[dict[str, int]]"),
+        # Names
+        ("class AsyncPostgresStore(AsyncStore):", "class PostgresStore(Store):"),
+        ("_AsyncPool()", "_Pool()"),
+        ("psycopg.AsyncConnection", "psycopg.Connection"),
+        ("sleep_async(1)", "sleep(1)"),
+        ("from qvec.store._async.interface import AsyncStore", "from qvec.store._sync.interface import Store"),
+        ("def __aenter__(self)", "def __enter__(self)"),
+        ("AbstractAsyncContextManager[T]", "AbstractContextManager[T]"),
+        ("async with AsyncExitStack() as stack, aclosing(parts):", "with ExitStack() as stack, closing(parts):"),
+        ("@asynccontextmanager", "@contextmanager"),
+        ("await anext(batches)", "next(batches)"),
+        # Unchanged
+        ("Asynchronous(unasync, asyncio)", "Asynchronous(unasync, asyncio)"),
+        ('"async await Awaitable[T] AsyncStore"  # await', '"async await Awaitable[T] AsyncStore"  # await'),
+    ],
+)
+def test_rules(generator: ModuleType, source: str, expected: str) -> None:
+    assert generator.convert(source + "\n") == expected + "\n"
+
+
+def test_an_open_bracket_is_named_by_its_line(generator: ModuleType) -> None:
+    tokens = [generator.tokenize.TokenInfo(generator.tokenize.OP, "(", (7, 0), (7, 1), "(")]
+    with pytest.raises(ValueError, match=r"^line 7: a bracket is not closed$"):
+        generator._closing(tokens, 0)
+
+
+# The public classes
 
 
 def public(kind: type) -> dict[str, Any]:
-    names = (name for name in dir(kind) if not name.startswith("_") and name not in WITHOUT)
+    names = (name for name in dir(kind) if not name.startswith("_"))
     return {name: inspect.getattr_static(kind, name) for name in names}
 
 
-PAIRS = [
+MEMBERS = [
     pytest.param(kind, twin, name, id=f"{kind.__name__}.{name}")
     for kind, twin in TWINS
     for name, value in public(kind).items()
@@ -44,30 +151,29 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("kind", "twin"), TWINS)
-def test_twins_have_the_same_public_names(kind: type, twin: type) -> None:
+def test_both_classes_have_the_same_public_names(kind: type, twin: type) -> None:
     assert public(kind).keys() == public(twin).keys()
 
 
-def plain(annotation: str) -> str:
-    """An annotation as the twin that waits has it."""
-    for awaited, waiting in (("AsyncIterator", "Iterator"), ("AbstractAsyncContext", "AbstractContext"), ("Async", "")):
-        annotation = annotation.replace(awaited, waiting)
-    return annotation
+def as_sync(annotation: str) -> str:
+    """Return an annotation as the synchronous class has it."""
+    annotation = re.sub(r"AsyncGenerator\[(.*), None\]", r"Generator[\1, None, None]", annotation)
+    return annotation.replace("Async", "")
 
 
 def signature(function: Callable[..., Any]) -> list[tuple[str, Any, Any, str]]:
     found = inspect.signature(function)
-    parameters = [(p.name, p.kind, repr_of(p.default), plain(str(p.annotation))) for p in found.parameters.values()]
-    return [*parameters, ("return", None, None, plain(str(found.return_annotation)))]
+    parameters = [(p.name, p.kind, shown(p.default), as_sync(str(p.annotation))) for p in found.parameters.values()]
+    return [*parameters, ("return", None, None, as_sync(str(found.return_annotation)))]
 
 
-def repr_of(default: Any) -> str:
-    """Functions in place of a default differ by their address."""
+def shown(default: Any) -> str:
+    """Return a default's repr; those of functions differ by their address."""
     return "a function" if inspect.isfunction(default) else repr(default)
 
 
-@pytest.mark.parametrize(("kind", "twin", "name"), PAIRS)
-def test_a_twin_has_the_same_signature_and_docstring(kind: type, twin: type, name: str) -> None:
+@pytest.mark.parametrize(("kind", "twin", "name"), MEMBERS)
+def test_both_methods_have_the_same_signature_and_docstring(kind: type, twin: type, name: str) -> None:
     one, other = getattr(kind, name), getattr(twin, name)
     assert inspect.getdoc(one) == inspect.getdoc(other)
     if isinstance(one, property):
@@ -76,23 +182,25 @@ def test_a_twin_has_the_same_signature_and_docstring(kind: type, twin: type, nam
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="overloads are not kept")
-@pytest.mark.parametrize(("kind", "twin"), [pair for pair in TWINS if pair[0].__name__.endswith("Collection")])
-def test_search_has_the_same_overloads(kind: Any, twin: Any) -> None:
-    one, other = get_overloads(kind.search), get_overloads(twin.search)
+def test_both_searches_have_the_same_overloads() -> None:
+    one, other = get_overloads(Collection.search), get_overloads(AsyncCollection.search)
     assert len(one) == 3
     assert list(map(signature, one)) == list(map(signature, other))
 
 
-def test_connecting_has_a_twin() -> None:
+def test_both_connects_have_the_same_signature_and_docstring() -> None:
     assert signature(qvec.connect) == signature(qvec.connect_async)
-    assert inspect.getdoc(database.connect) == inspect.getdoc(database.connect_async)
+    assert inspect.getdoc(qvec.connect) == inspect.getdoc(qvec.connect_async)
 
 
-@pytest.mark.parametrize("twin", [twin for _, twin in TWINS])
-def test_what_asks_the_database_is_awaited(twin: type) -> None:
-    """A method of its own, and not one that both share, is a coroutine, or gives an async iterator or context."""
+WITHOUT_DATABASE = {"encode", "wrap_errors"}
+"""Methods that ask the database nothing."""
+
+
+@pytest.mark.parametrize(("kind", "twin"), TWINS)
+def test_methods_that_ask_the_database_are_awaited(kind: type, twin: type) -> None:
     for name, value in vars(twin).items():
-        if name.startswith("_") or not inspect.isfunction(value):
+        if name.startswith("_") or not inspect.isfunction(value) or name in WITHOUT_DATABASE:
             continue
-        asynchronous = inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
-        assert asynchronous or "AsyncContextManager" in str(inspect.signature(value).return_annotation), name
+        assert inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value), name
+        assert not inspect.iscoroutinefunction(getattr(kind, name)), name

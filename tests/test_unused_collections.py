@@ -1,4 +1,4 @@
-"""A load that ends at an error before its first row leaves no collection, so that the corrected one begins anew."""
+"""A load that fails before its first row leaves no collection, so that the corrected load creates it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load(database: Any, path: Path, encoding: str, **options: Any) -> Summary:
 
 
 def test_a_load_with_the_right_encoding_follows_one_with_a_wrong_one(database: Any, source: Path) -> None:
-    """Three rows fit the wrong one, and would have made the calibration."""
+    """Three rows fit the wrong encoding; a calibration would have been fitted to them."""
     with pytest.raises(InputError, match=r"a\.jsonl, line 1: has \d+ at position 0, but encoding 'int8'"):
         load(database, source, "int8")
     assert not database.has_collection("docs")
@@ -49,36 +49,36 @@ def test_a_load_with_the_right_encoding_follows_one_with_a_wrong_one(database: A
     assert database.collection("docs").calibration.description["sample"]["size"] == ROWS
 
 
-def test_what_is_refused_once_the_collection_is_made_leaves_none(database: Any, source: Path) -> None:
+def test_a_setting_refused_after_the_collection_was_created_leaves_no_collection(database: Any, source: Path) -> None:
     with pytest.raises(InputError, match="language is 'klingon', expected one of: "):
         load(database, source, "uint8", index_texts="klingon")
     assert not database.has_collection("docs")
 
 
-def test_what_holds_a_row_stays(database: Any, source: Path) -> None:
+def test_a_collection_with_a_row_stays(database: Any, source: Path) -> None:
     with pytest.raises(InputError, match="line 4"):
         load(database, write_lines(source, [{"vector": row} for row in STORED[::-1].tolist()]), "int8", batch_rows=2)
     assert database.collection("docs").count() == 2
 
 
-def test_what_was_there_stays(database: Any, source: Path) -> None:
+def test_a_collection_that_existed_stays(database: Any, source: Path) -> None:
     database.create_collection("docs", calibration=Calibration.fit(STORED.astype(np.float32)))
     with pytest.raises(InputError, match="line 1"):
         load(database, source, "int8")
     assert database.has_collection("docs")
 
 
-def test_what_another_load_has_begun_stays(database: Any, source: Path, tmp_path: Path) -> None:
-    """It begins while the first one reads its first batch."""
+def test_a_collection_of_another_load_stays(database: Any, source: Path, tmp_path: Path) -> None:
+    """The other load starts while the first one reads its first batch."""
     other = write_lines(tmp_path / "b.jsonl", [{"vector": row} for row in STORED[-3:].tolist()])
     first = open_source(source, columns=Columns(codec=preset("int8")))
     batches = first.batches
 
-    def meanwhile(*arguments: int) -> Any:
+    def load_other_first(*arguments: int) -> Any:
         load(database, other, "int8", id_start=ROWS)
         return batches(*arguments)
 
-    first.batches = meanwhile  # type: ignore[method-assign]
+    first.batches = load_other_first  # type: ignore[method-assign]
     with first, pytest.raises(InputError, match="line 1"):
         ingest(database, first, IngestOptions("docs"))
     assert database.collection("docs").count() == 3

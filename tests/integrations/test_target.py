@@ -94,7 +94,8 @@ def test_a_collection_that_was_made_anew_is_opened_again(store: Store) -> None:
         if anew is not None:
             store.database.create_collection(target.name, calibration=anew, id_type="text")
         assert target.found() is held
-        with pytest.raises(CollectionError, match="was dropped and created again" if anew else "was dropped since it was"):
+        dropped = "was dropped and created again" if anew else "was dropped since it was"
+        with pytest.raises(CollectionError, match=dropped):
             held.search(VECTORS[0])
         found = target.found()
         assert (found and found.calibration) == anew

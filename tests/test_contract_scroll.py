@@ -1,4 +1,4 @@
-"""The rows that a filter lets pass, without a search: alike in every store."""
+"""Scrolling through the rows that pass a filter, in all stores."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from qvec import Calibration, InputError
 from qvec.client import Collection
 
 ROWS = 2500
-"""More than are asked of a server at once."""
+"""More than one request to a server returns."""
 
 
 @pytest.fixture(scope="module")
 def docs(store: Store) -> Collection:
-    """Rows whose metadata is their remainder by 5; every 100th has none."""
+    """Rows whose metadata is their number modulo 5; every 100th has none."""
     vectors: NDArray[np.float32] = np.random.default_rng(0).normal(size=(ROWS, 8)).astype(np.float32)
     made = store.create(Calibration.fit(vectors))
     metadata = [{"five": row % 5} if row % 100 else None for row in range(ROWS)]
@@ -51,13 +51,13 @@ def test_ids_alone(docs: Collection) -> None:
     ]
 
 
-def test_the_databases_own_filter(store: Store, docs: Collection) -> None:
+def test_a_native_filter(store: Store, docs: Collection) -> None:
     docs.upsert([ROWS], np.ones((1, 8)), None, [{"lang": "50% en"}])
     assert ids(docs.scroll(store.native_filter("lang", "50% en"))) == [ROWS]
     docs.delete([ROWS])
 
 
-def test_a_limit_that_is_none(docs: Collection) -> None:
+def test_invalid_limits_are_refused(docs: Collection) -> None:
     with pytest.raises(InputError, match=r"^limit is 0, expected at least 1, or None for all$"):
         docs.scroll(limit=0)
     with pytest.raises(InputError, match=r"^limit is 2\.5, expected a whole number of at least 1, or None for all$"):
