@@ -16,7 +16,7 @@ from stores import Store, ids
 import qvec
 from qvec import Calibration, InputError
 from qvec.filters import matches, parse
-from qvec.integrations.rows import delete_matching
+from qvec.integrations.adapters import delete_matching
 from qvec.qdrant import finishing
 
 Vectors = NDArray[np.float32]

@@ -22,7 +22,7 @@ import qvec
 from qvec import Calibration, DatabaseError
 from qvec.embedding import CachedQueries, awaiting, load_embedder
 from qvec.forking import Lock, OwnValue
-from qvec.integrations.target import Target
+from qvec.integrations.lazy_collection import LazyCollection
 from qvec.qdrant import directory
 from qvec.qdrant.directory import Directory
 from qvec.retrieval import embedders
@@ -201,16 +201,16 @@ def test_a_child_embeds_in_threads_of_its_own() -> None:
 def test_a_database_is_used_in_a_child(url: str, calibration: Calibration) -> None:
     with qvec.connect(url) as db:
         db.create_collection("docs", calibration=calibration)
-        target = Target(db, "docs")
-        with held(db._connections._lock), held(target._lock):  # type: ignore[union-attr]
-            assert Child(lambda: target.found().count()).answer() == 0  # type: ignore[union-attr]
+        lazy = LazyCollection(db, "docs")
+        with held(db._connections._lock), held(lazy._lock):  # type: ignore[union-attr]
+            assert Child(lambda: lazy.get().count()).answer() == 0  # type: ignore[union-attr]
         assert db.collection("docs").count() == 0
 
 
 def test_a_document_store_is_opened_in_a_child(url: str) -> None:
     haystack = pytest.importorskip("qvec.integrations.haystack")
     store = haystack.QvecDocumentStore(url, "docs")
-    with held(store._opening):
+    with held(store._lock):
         assert Child(store.count_documents).answer() == 0
     store.close()
 
