@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import qvec
 from qvec import Calibration, InputError
 from qvec.filters import matches, parse
-from qvec.integrations.rows import delete_matching
+from qvec.integrations.adapters import delete_matching
 from qvec.qdrant import filters as qdrant_filters
 
 Vectors = NDArray[np.float32]

@@ -24,7 +24,7 @@ from qvec.client import embedders
 from qvec.client.embedders import Embedders, embedding_of
 from qvec.embedding import CachedQueries, awaiting, load_embedder
 from qvec.forking import Lock, OwnValue
-from qvec.integrations.target import Target
+from qvec.integrations.lazy_collection import LazyCollection
 from qvec.qdrant import directory
 from qvec.qdrant.directory import Directory
 
@@ -202,16 +202,16 @@ def test_a_child_embeds_in_separate_threads() -> None:
 def test_a_database_is_used_in_a_child(url: str, calibration: Calibration) -> None:
     with qvec.connect(url) as db:
         db.create_collection("docs", calibration=calibration)
-        target = Target(db, "docs")
-        with held(db.store._connections._pool._lock), held(target._lock):  # type: ignore[attr-defined]
-            assert Child(lambda: target.found().count()).answer() == 0
+        lazy = LazyCollection(db, "docs")
+        with held(db.store._connections._pool._lock), held(lazy._lock):  # type: ignore[attr-defined]
+            assert Child(lambda: lazy.get().count()).answer() == 0  # type: ignore[union-attr]
         assert db.collection("docs").count() == 0
 
 
 def test_a_document_store_is_opened_in_a_child(url: str) -> None:
     haystack = pytest.importorskip("qvec.integrations.haystack")
     store = haystack.QvecDocumentStore(url, "docs")
-    with held(store._opening):
+    with held(store._lock):
         assert Child(store.count_documents).answer() == 0
     store.close()
 

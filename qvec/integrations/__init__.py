@@ -1,4 +1,4 @@
-"""Vector stores for the frameworks people build with: `langchain`, `llama_index`, `haystack`.
+"""Vector stores for LangChain (`langchain`), LlamaIndex (`llama_index`) and Haystack (`haystack`).
 
-Each needs the extra of its name and none of the others.
+Each module needs the extra of its name and no other.
 """

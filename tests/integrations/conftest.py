@@ -1,4 +1,4 @@
-"""What the tests of all frameworks share. Nothing of them calls home."""
+"""Fixtures for the tests of all frameworks, with the frameworks' telemetry switched off."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from databases import STORES, Store, opened
+from stores import STORES, Store, opened
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["LANGSMITH_TRACING"] = "false"
@@ -14,14 +14,14 @@ os.environ["ANONYMIZED_TELEMETRY"] = "false"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The frameworks' own tests carry marks of plugins that are off."""
+    """Register the markers in the frameworks' own tests whose plugins are switched off."""
     for marker in ("asyncio", "benchmark", "vcr"):
-        config.addinivalue_line("markers", f"{marker}: of a framework's tests")
+        config.addinivalue_line("markers", f"{marker}: used by a framework's tests")
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Coroutine tests run on asyncio."""
+    """Run coroutine tests on asyncio."""
     return "asyncio"
 
 
@@ -29,6 +29,6 @@ def anyio_backend() -> str:
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[..., str]
 ) -> Iterator[Store]:
-    """Each kind of database that is here. What a server is asked for the contract's tests cover."""
+    """Each available kind of database; requests to a Qdrant server are left to the contract tests."""
     with opened(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
         yield found

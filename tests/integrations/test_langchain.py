@@ -1,4 +1,4 @@
-"""The LangChain store: LangChain's own tests on every database, and what they do not cover."""
+"""The LangChain store: LangChain's own tests on every database, and what those do not cover."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from databases import Store
+from stores import Store
 
 from qvec import Calibration, CollectionError, InputError
 from qvec.client import Collection
@@ -34,7 +34,7 @@ def calibration() -> Calibration:
 
 @pytest.mark.anyio
 class TestStandard(VectorStoreIntegrationTests):
-    """Every test that LangChain has for vector stores, none left out."""
+    """All of LangChain's tests for vector stores."""
 
     @pytest.fixture
     def vectorstore(self, store: Store, calibration: Calibration) -> VectorStore:  # type: ignore[override]
@@ -42,7 +42,7 @@ class TestStandard(VectorStoreIntegrationTests):
 
 
 class Circle(Embeddings):
-    """Texts are angles in degrees; the cosine of two vectors is that of the angle between them."""
+    """Embeds a text that is an angle in degrees; the cosine of two vectors is that of the angle between them."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         angles = np.array([float(text) for text in texts])[:, None] - np.arange(0, 360, 5)
@@ -55,7 +55,7 @@ class Circle(Embeddings):
 
 @pytest.fixture(scope="module")
 def circle(store: Store) -> QvecVectorStore:
-    """Points every 10 degrees, and in the metadata the quarter they are in."""
+    """A store with a document every 10 degrees and its quarter in the metadata."""
     calibration = Calibration.fit(Circle().embed_documents([str(angle) for angle in range(360)]))
     found = QvecVectorStore(store.create(calibration, id_type="text"), Circle())
     angles = range(0, 360, 10)
@@ -91,7 +91,7 @@ def test_relevance_goes_from_0_to_1(circle: QvecVectorStore) -> None:
     assert sorted(texts([document for document, _ in near]), key=int) == ["0", "10", "20", "30", "330", "340", "350"]
 
 
-def test_an_inner_product_needs_to_be_told_what_is_relevant(store: Store) -> None:
+def test_inner_product_requires_relevance_score_fn(store: Store) -> None:
     calibration = Calibration.fit(np.eye(6) * 3, metric="ip")
     collection = store.create(calibration, id_type="text")
     model = DeterministicFakeEmbedding(size=6)
@@ -108,12 +108,12 @@ def test_diverse_documents(circle: QvecVectorStore) -> None:
     unlike = texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3))
     assert unlike[0] == "0"
     assert set(unlike[1:]) == {"40", "320"}
-    assert len(circle.max_marginal_relevance_search("0", 25)) == 25, "fetch_k is 20 unless told"
+    assert len(circle.max_marginal_relevance_search("0", 25)) == 25, "the default fetch_k is 20"
     assert {d.metadata["quarter"] for d in circle.max_marginal_relevance_search("0", 3, filter={"quarter": 3})} == {3}
 
 
 @pytest.mark.anyio
-async def test_diverse_documents_awaited(circle: QvecVectorStore) -> None:
+async def test_async_diverse_documents(circle: QvecVectorStore) -> None:
     found = await circle.amax_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3)
     assert texts(found) == texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3))
 
@@ -130,13 +130,13 @@ def test_a_retriever_filters(circle: QvecVectorStore, search_type: str, options:
 
 
 @pytest.mark.anyio
-async def test_a_retriever_awaited(circle: QvecVectorStore) -> None:
+async def test_async_retriever(circle: QvecVectorStore) -> None:
     assert texts(await circle.as_retriever(search_kwargs={"k": 1}).ainvoke("80")) == ["80"]
 
 
 @pytest.fixture(scope="module")
 def worded(store: Store, circle: QvecVectorStore) -> QvecVectorStore:
-    """Points every 10 degrees, whose words are indexed."""
+    """A store with a full-text index and a document every 10 degrees."""
     collection = store.create(circle.collection.calibration, id_type="text")
     collection.index_texts()
     found = QvecVectorStore(collection, Circle())  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ def worded(store: Store, circle: QvecVectorStore) -> QvecVectorStore:
 
 
 @pytest.mark.anyio
-async def test_documents_by_vector_and_words(worded: QvecVectorStore) -> None:
+async def test_hybrid_search(worded: QvecVectorStore) -> None:
     assert texts(worded.hybrid_search("200", 1)) == ["200"]
     assert texts(worded.hybrid_search("41", 1)) == ["40"], "no text has this word"
     assert texts(worded.hybrid_search("200", 1, {"quarter": 1})) == ["170"]
@@ -160,7 +160,7 @@ async def test_documents_by_vector_and_words(worded: QvecVectorStore) -> None:
     assert texts(worded.search("41", "similarity", k=1)) == texts(await worded.asearch("41", "mmr", k=1)) == ["40"]
 
 
-def test_words_that_are_not_indexed(circle: QvecVectorStore) -> None:
+def test_missing_full_text_index(circle: QvecVectorStore) -> None:
     with pytest.raises(InputError, match="index_texts"):
         circle.as_retriever(search_type="hybrid").invoke("80")
     with pytest.raises(ValueError, match="search_type of words not allowed"):
@@ -174,11 +174,13 @@ def test_integer_ids_are_text_to_langchain(store: Store, calibration: Calibratio
     (drawn,) = found.add_texts(["three"])
     assert texts(found.get_by_ids(["-2", drawn, "5"])) == ["two", "three"]
     assert found.collection.get([1])[0].document == "one"  # type: ignore[union-attr]
-    with pytest.raises(InputError, match=r"^id 'x' is no integer, and collection '.+' has integer ids; use such"):
+    with pytest.raises(
+        InputError, match=r"^id 'x' is not an integer, and collection '.+' has integer ids; use integers"
+    ):
         found.add_texts(["four"], ids=["x"])
 
 
-def test_what_langchain_cannot_ask_for(circle: QvecVectorStore) -> None:
+def test_invalid_arguments(circle: QvecVectorStore) -> None:
     with pytest.raises(InputError, match="delete takes the ids"):
         circle.delete()
     with pytest.raises(InputError, match="add_texts takes no batch"):
@@ -207,7 +209,7 @@ def made(url: str) -> Iterator[QvecVectorStore]:
     found.close()
 
 
-def test_from_texts_creates_a_collection_that_goes_on(made: QvecVectorStore, url: str) -> None:
+def test_from_texts_creates_a_collection_for_later_texts(made: QvecVectorStore, url: str) -> None:
     assert made.collection.name == "langchain"
     assert made.collection.id_type == "text"
     many = [f"text {number}" for number in range(300)]
@@ -245,15 +247,15 @@ def test_from_texts_in_an_open_database_leaves_it_open(store: Store, calibration
             QvecVectorStore.from_texts(["y"], MODEL, db=store.database, collection=name, **settings)
 
 
-def test_a_collection_that_was_made_anew_is_opened_again(store: Store, calibration: Calibration) -> None:
-    """A service's store outlives its collection: once it is told, it goes on with the new one."""
+def test_recreated_collection_is_opened_again(store: Store, calibration: Calibration) -> None:
+    """A long-lived store switches to the new collection after the error about the old one."""
     name, db, model = store.new_name(), store.database, DeterministicFakeEmbedding(size=6)
     with pytest.warns(UserWarning, match="first 1 vectors"):
         found = QvecVectorStore.from_texts(["old"], model, db=db, collection=name)
     db.drop_collection(name)
     with pytest.raises(CollectionError, match="was dropped since it was opened"):
         found.similarity_search("old")
-    with pytest.raises(CollectionError, match="was dropped; make it anew with from_texts"):
+    with pytest.raises(CollectionError, match="was dropped; create it again with from_texts"):
         found.similarity_search("old")
     QvecVectorStore.from_texts(["new"], model, db=db, collection=name, calibration=calibration)
     assert texts(found.similarity_search("old")) == ["new"]
@@ -267,12 +269,12 @@ def test_from_no_texts(store: Store) -> None:
     assert texts(empty.similarity_search("x")) == ["x"]
 
 
-def test_a_store_that_could_not_be_written_closes_its_database(url: str, store: Store) -> None:
-    for _ in range(2):  # an embedded Qdrant opens once at a time
+def test_failed_from_texts_closes_its_database(url: str, store: Store) -> None:
+    for _ in range(2):  # an embedded Qdrant can be opened once at a time
         with pytest.warns(UserWarning, match="first 1"), pytest.raises(InputError, match="2 ids for 1 vectors"):
             QvecVectorStore.from_texts(["a"], MODEL, ids=["1", "2"], db=url, collection=store.new_name())
 
 
 def _type_checks(collection: Collection) -> VectorStore:
-    """A collection of either kind is taken."""
+    """Both kinds of collection are accepted."""
     return QvecVectorStore(collection, MODEL)  # type: ignore[arg-type]

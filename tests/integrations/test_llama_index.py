@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from databases import Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stores import Store
 
 from qvec import Calibration, InputError
 from qvec.filters import matches, parse
@@ -39,17 +39,17 @@ from llama_index.core.vector_stores.types import (
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
 from qvec.integrations.llama_index import QvecVectorStore
-from qvec.integrations.llama_index.filters import compiled
+from qvec.integrations.llama_index.filters import convert_filters
 
 
 def direction(angle: float) -> list[float]:
-    """A unit vector (72,); the cosine of two is that of the angle in degrees between them."""
+    """Return a unit vector (72,); the cosine of two is that of the angle between them, in degrees."""
     vector: list[float] = (np.cos(np.radians(angle - np.arange(0, 360, 5))) / 6).tolist()
     return vector
 
 
 def node(angle: int, **metadata: Any) -> TextNode:
-    """A node of the document of its quarter."""
+    """Return a node whose source document is its quarter of the circle."""
     return TextNode(
         id_=f"n{angle}",
         text=f"at {angle}",
@@ -71,7 +71,7 @@ def empty(store: Store, calibration: Calibration) -> QvecVectorStore:
 
 @pytest.fixture(scope="module")
 def circle(store: Store, calibration: Calibration) -> QvecVectorStore:
-    """Nodes every 10 degrees."""
+    """A store with a node every 10 degrees."""
     found = QvecVectorStore(store.create(calibration, id_type="text"))
     tags = [["even"] if angle % 20 == 0 else ["odd", "rare"] for angle in range(0, 360, 10)]
     found.add([node(10 * row, tags=tags[row], name=f"Angle {10 * row}") for row in range(36)])
@@ -99,7 +99,7 @@ def where(key: str, value: Any, operator: str = "==") -> MetadataFilters:
         TextNode(text="% ü 名前 🎉 \n", id_="5c56c793-69f3-4fbf-87e6-c4bf54c28c26"),
     ],
 )
-def test_nodes_come_back_as_they_were(empty: QvecVectorStore, written: BaseNode) -> None:
+def test_nodes_are_read_back_unchanged(empty: QvecVectorStore, written: BaseNode) -> None:
     written.embedding = direction(1)
     assert empty.add([written]) == [written.node_id]
     (found,) = empty.get_nodes()
@@ -107,7 +107,7 @@ def test_nodes_come_back_as_they_were(empty: QvecVectorStore, written: BaseNode)
     assert found.get_content() == written.get_content()
     assert found.metadata == written.metadata
     assert found.node_id == written.node_id
-    if not isinstance(written, Document):  # which LlamaIndex brings back as text
+    if not isinstance(written, Document):  # LlamaIndex reads it back as a TextNode
         assert found == written
 
 
@@ -161,7 +161,7 @@ def test_nearest_nodes(circle: QvecVectorStore) -> None:
     assert [n.get_content() for n in found.nodes or []] == ["at 40", "at 50"]
 
 
-def test_queries_of_some_nodes(circle: QvecVectorStore) -> None:
+def test_queries_restricted_to_some_nodes(circle: QvecVectorStore) -> None:
     assert circle.query(query(41, filters=where("angle", 100, ">="))).ids == ["n350", "n100"]
     assert circle.query(query(41, doc_ids=["quarter 1", "quarter 2"])).ids == ["n90", "n100"]
     assert circle.query(query(41, doc_ids=["quarter 1"], filters=where("tags", ["rare"], "any"))).ids == ["n90", "n110"]
@@ -185,7 +185,7 @@ def test_diverse_nodes(circle: QvecVectorStore) -> None:
     assert set(circle.query(query(0, 3, mode=mmr, node_ids=ids, mmr_threshold=0.3)).ids or []) == {"n0", "n40", "n320"}
 
 
-def test_what_cannot_be_asked(circle: QvecVectorStore) -> None:
+def test_unsupported_queries(circle: QvecVectorStore) -> None:
     supported = {"default", "mmr", "hybrid", "text_search"}
     for mode in set(VectorStoreQueryMode) - set(map(VectorStoreQueryMode, supported)):
         with pytest.raises(
@@ -197,7 +197,7 @@ def test_what_cannot_be_asked(circle: QvecVectorStore) -> None:
 
 
 @pytest.mark.anyio
-async def test_awaited(empty: QvecVectorStore) -> None:
+async def test_async_methods(empty: QvecVectorStore) -> None:
     assert await empty.async_add([node(10), node(100), node(200), node(300)]) == ["n10", "n100", "n200", "n300"]
     assert (await empty.aquery(query(90))).ids == ["n100", "n10"]
     await empty.adelete("quarter 1")
@@ -250,7 +250,7 @@ FILTERS = st.recursive(
 
 
 def holds(filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]) -> bool:
-    """What LlamaIndex's own store makes of a filter, nested ones added."""
+    """Evaluate a filter as LlamaIndex's in-memory store does, extended to nested ones."""
     if isinstance(filter, MetadataFilter):
         return build_metadata_filter_fn(lambda _: metadata, MetadataFilters(filters=[filter]))("")
     parts = [holds(part, metadata) for part in filter.filters]
@@ -259,26 +259,26 @@ def holds(filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]) ->
     return any(parts) if filter.condition is FilterCondition.OR else all(parts)
 
 
-def test_every_operator_takes_part() -> None:
+def test_every_operator_is_generated() -> None:
     assert {operator for operands in OPERANDS.values() for operator in operands} == {o.value for o in FilterOperator}
 
 
 @settings(max_examples=400, deadline=None)
 @given(FILTERS, METADATA)
-def test_filters_mean_what_they_mean_to_llama_index(
+def test_filters_match_what_llama_index_matches(
     filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]
 ) -> None:
     filters = filter if isinstance(filter, MetadataFilters) else MetadataFilters(filters=[filter])
-    assert matches(parse(compiled(filters)), metadata) == holds(filters, metadata)
+    assert matches(parse(convert_filters(filters)), metadata) == holds(filters, metadata)
 
 
-def test_no_filters_let_all_pass() -> None:
+def test_empty_filters() -> None:
     nothing = MetadataFilters(filters=[])
-    assert compiled(None) == compiled(nothing) == {}
-    assert compiled(MetadataFilters(filters=[nothing], condition=FilterCondition.AND)) == {}
+    assert convert_filters(None) == convert_filters(nothing) == {}
+    assert convert_filters(MetadataFilters(filters=[nothing], condition=FilterCondition.AND)) == {}
 
 
-def test_nested_fields_and_databases_agree(circle: QvecVectorStore) -> None:
+def test_combined_filters_on_every_database(circle: QvecVectorStore) -> None:
     filters = MetadataFilters(
         filters=[where("tags", "even", "contains"), where("angle", [0, 10, 180, 190], "in")],
         condition=FilterCondition.AND,
@@ -292,8 +292,8 @@ OF_LISTS = ("any", "all", "contains")
 
 
 @pytest.mark.parametrize("operator", [operator for operator in FilterOperator if operator.value not in OF_LISTS])
-def test_operators_take_texts_on_every_database(circle: QvecVectorStore, operator: FilterOperator) -> None:
-    """As LlamaIndex's own store does."""
+def test_operators_on_texts_on_every_database(circle: QvecVectorStore, operator: FilterOperator) -> None:
+    """They match what LlamaIndex's in-memory store matches."""
     listed = operator in (FilterOperator.IN, FilterOperator.NIN)
     filter = where("name", ["Angle 20"] if listed else "ANGLE 2" if "text" in operator.value else "Angle 20", operator)
     found = circle.query(query(0, k=36, filters=filter)).nodes or []
@@ -310,17 +310,17 @@ def test_operators_take_texts_on_every_database(circle: QvecVectorStore, operato
         (where("a", [1], ">"), "field 'a': "),
     ],
 )
-def test_values_that_an_operator_cannot_have(circle: QvecVectorStore, filter: MetadataFilters, message: str) -> None:
+def test_invalid_operands(circle: QvecVectorStore, filter: MetadataFilters, message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         circle.query(query(0, filters=filter))
 
 
-# Words
+# Full-text search
 
 
 @pytest.fixture(scope="module")
 def worded(store: Store, calibration: Calibration) -> QvecVectorStore:
-    """Nodes every 10 degrees, whose words are indexed."""
+    """A store with a full-text index and a node every 10 degrees."""
     collection = store.create(calibration, id_type="text")
     collection.index_texts()
     found = QvecVectorStore(collection)  # type: ignore[arg-type]
@@ -331,7 +331,7 @@ def worded(store: Store, calibration: Calibration) -> QvecVectorStore:
 HYBRID, TEXT_SEARCH = VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.TEXT_SEARCH
 
 
-def test_words_alone(worded: QvecVectorStore) -> None:
+def test_text_search(worded: QvecVectorStore) -> None:
     asked = VectorStoreQuery(query_str="200 or 40", similarity_top_k=5, mode=TEXT_SEARCH)
     found = worded.query(asked)
     assert set(found.ids or []) == {"n200", "n40"}
@@ -344,7 +344,7 @@ def test_words_alone(worded: QvecVectorStore) -> None:
     assert len(worded.query(few).ids or []) == 1
 
 
-def test_vector_and_words(worded: QvecVectorStore) -> None:
+def test_hybrid_search(worded: QvecVectorStore) -> None:
     def found(k: int = 2, **options: Any) -> list[str]:
         return worded.query(query(41, k, mode=HYBRID, query_str="200", **options)).ids or []
 
@@ -354,11 +354,11 @@ def test_vector_and_words(worded: QvecVectorStore) -> None:
     assert found(1, alpha=0) == ["n200"]
     assert found(filters=where("angle", 90, "<")) == ["n40", "n50"]
     by_scores = worded.query(query(41, 2, mode=HYBRID, query_str="200"), fusion="scores", weights=(2, 1))
-    assert by_scores.ids == ["n40", "n50"], "keywords go to the collection's search"
+    assert by_scores.ids == ["n40", "n50"], "keywords go to the collection's search method"
 
 
 @pytest.mark.anyio
-async def test_retrievers_by_words(worded: QvecVectorStore) -> None:
+async def test_hybrid_and_text_search_retrievers(worded: QvecVectorStore) -> None:
     index = VectorStoreIndex.from_vector_store(worded, embed_model=Angles())
     both = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=1)
     words = index.as_retriever(vector_store_query_mode="text_search", similarity_top_k=3)
@@ -367,7 +367,7 @@ async def test_retrievers_by_words(worded: QvecVectorStore) -> None:
     assert [found.node.node_id for found in await words.aretrieve("where is 200")] == ["n200"]
 
 
-def test_words_that_are_not_indexed(circle: QvecVectorStore) -> None:
+def test_missing_full_text_index(circle: QvecVectorStore) -> None:
     for mode in (HYBRID, TEXT_SEARCH):
         with pytest.raises(InputError, match="index_texts"):
             circle.query(query(0, mode=mode, query_str="200"))
@@ -379,24 +379,24 @@ def test_words_that_are_not_indexed(circle: QvecVectorStore) -> None:
         ({"mode": HYBRID, "query_str": "200"}, "the query has no query_embedding; give the vector of its text"),
         (
             {"mode": TEXT_SEARCH},
-            "the query has no query_str, whose words the mode text_search looks for; give its text",
+            "the query has no query_str, whose words the mode text_search searches for; give its text",
         ),
         (
             {"mode": TEXT_SEARCH, "query_str": "200", "node_ids": ["n200"]},
-            "the mode text_search takes no node_ids; keep to nodes by filters, or use the mode default",
+            "the mode text_search takes no node_ids; select nodes by filters, or use the mode default",
         ),
         (
             {"mode": HYBRID, "query_str": "200", "query_embedding": direction(0), "alpha": 1.5},
-            r"alpha is 1\.5, expected 0 \(words alone decide\) to 1 \(the vector alone\)",
+            r"alpha is 1\.5, expected 0 \(full-text search only\) to 1 \(vector only\)",
         ),
     ],
 )
-def test_what_a_search_by_words_needs(worded: QvecVectorStore, asked: dict[str, Any], message: str) -> None:
+def test_invalid_text_queries(worded: QvecVectorStore, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}$"):
         worded.query(VectorStoreQuery(**asked))
 
 
-# Creating
+# Creation
 
 
 class Angles(BaseEmbedding):
@@ -437,7 +437,7 @@ def test_the_first_nodes_create_the_collection(made: QvecVectorStore, url: str) 
             embed_model=Angles(),
         )
     retriever = index.as_retriever(similarity_top_k=2, filters=where("quarter", 0, "!="))
-    # As LlamaIndex embeds a node: its metadata before its text.
+    # LlamaIndex embeds a node's metadata followed by its text.
     assert [found.text for found in retriever.retrieve("question 92")] == ["at 90", "at 100"]
     made.close()
     again = QvecVectorStore.from_params(url, "created")
@@ -450,7 +450,7 @@ def test_the_first_nodes_create_the_collection(made: QvecVectorStore, url: str) 
 
 
 @pytest.mark.anyio
-async def test_a_retriever_awaited(circle: QvecVectorStore) -> None:
+async def test_async_retriever(circle: QvecVectorStore) -> None:
     index = VectorStoreIndex.from_vector_store(circle, embed_model=Angles())
     assert [found.text for found in await index.as_retriever(similarity_top_k=1).aretrieve("question 121")] == [
         "at 120"

@@ -1,4 +1,4 @@
-"""What docs/integrations.md shows is run as it stands there, and prints what it says."""
+"""The examples in docs/integrations.md run and print what the page shows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_every_framework_has_an_example() -> None:
 
 
 @pytest.mark.parametrize(("name", "program", "printed"), CHAPTERS, ids=PACKAGES)
-def test_an_example(
+def test_example(
     name: str,
     program: str,
     printed: str,

@@ -1,4 +1,4 @@
-"""Haystack's filters in the language of `qvec.filters`."""
+"""Haystack's filters in the syntax of `qvec.filters`."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from haystack.errors import FilterError
 from qvec.errors import InputError
 from qvec.filters import dates, parse
 
-Filter = dict[str, Any]
+Converted = dict[str, Any]
 
 
-def compiled(filters: Mapping[str, Any] | None) -> Filter:
-    """The same filter for a collection; empty for none.
+def convert_filters(filters: Mapping[str, Any] | None) -> Converted:
+    """Return the filters in the syntax of `qvec.filters`, empty for None.
 
-    `meta.` before a field may be left out, dots lead into nested metadata. As in Haystack a missing field is None, None
-    has no order, and strings have one only where they are dates in ISO 8601. Raises FilterError for what is no filter.
+    A field may omit the prefix `meta.`; dots lead into nested metadata. As in Haystack a missing field equals None,
+    None is not ordered, and strings are ordered only if they are dates in ISO 8601. Raise FilterError for invalid
+    filters.
     """
     if not filters:
         return {}
-    found = _compiled(filters)
+    converted = _convert(filters)
     try:
-        parse(found)
+        parse(converted)
     except InputError as error:
         raise FilterError(str(error)) from error
-    return found
+    return converted
 
 
-def _compiled(filters: Any) -> Filter:
+def _convert(filters: Any) -> Converted:
     if not isinstance(filters, Mapping):
         raise FilterError(f"{filters!r} found, a filter wanted: a dict with a field or with conditions")
     return _comparison(filters) if "field" in filters else _logic(filters)
 
 
-def _logic(filters: Mapping[str, Any]) -> Filter:
+def _logic(filters: Mapping[str, Any]) -> Converted:
     operator, conditions = _required(filters, "operator"), _required(filters, "conditions")
-    if operator not in _CONDITIONS or not isinstance(conditions, list):
-        raise FilterError(f"operator {operator!r} of conditions found, {', '.join(_CONDITIONS)} of a list wanted")
-    return _CONDITIONS[operator]([_compiled(condition) for condition in conditions])
+    if operator not in _LOGIC or not isinstance(conditions, list):
+        raise FilterError(f"operator {operator!r} with conditions found, {', '.join(_LOGIC)} with a list wanted")
+    return _LOGIC[operator]([_convert(condition) for condition in conditions])
 
 
-def _comparison(filters: Mapping[str, Any]) -> Filter:
+def _comparison(filters: Mapping[str, Any]) -> Converted:
     operator, value = _required(filters, "operator"), _required(filters, "value")
     if operator not in _COMPARISONS:
         raise FilterError(f"operator {operator!r} found, one of these wanted: {', '.join(_COMPARISONS)}")
@@ -62,19 +63,19 @@ def _field(name: Any) -> str:
     return name.removeprefix("meta.") if isinstance(name, str) else name
 
 
-def _equals(field: str, value: Any) -> Filter:
+def _equal(field: str, value: Any) -> Converted:
     return {field: {"$exists": False}} if value is None else {field: {"$eq": value}}
 
 
-def _one_of(field: str, values: Any) -> Filter:
+def _in(field: str, values: Any) -> Converted:
     if not isinstance(values, list):
         raise FilterError(f"field {field!r}: {values!r} found, a list wanted for 'in' and 'not in'")
     listed = {field: {"$in": [value for value in values if value is not None]}}
-    return {"$or": [listed, _equals(field, None)]} if None in values else listed
+    return {"$or": [listed, _equal(field, None)]} if None in values else listed
 
 
-def _ordered(operator: str) -> Callable[[str, Any], Filter]:
-    def ordered(field: str, value: Any) -> Filter:
+def _ordered(operator: str) -> Callable[[str, Any], Converted]:
+    def compare(field: str, value: Any) -> Converted:
         if value is None:
             return {field: {"$in": []}}
         if isinstance(value, str):
@@ -86,26 +87,26 @@ def _ordered(operator: str) -> Callable[[str, Any], Filter]:
             raise FilterError(f"field {field!r}: {value!r} found, a number or a date wanted")
         return {field: {operator: value}}
 
-    return ordered
+    return compare
 
 
-def _denied(positive: Callable[[str, Any], Filter]) -> Callable[[str, Any], Filter]:
-    return lambda field, value: {"$not": positive(field, value)}
+def _negated(compare: Callable[[str, Any], Converted]) -> Callable[[str, Any], Converted]:
+    return lambda field, value: {"$not": compare(field, value)}
 
 
 _DOCUMENT_FIELDS = ("id", "content", "blob", "score", "embedding", "sparse_embedding")
-_CONDITIONS: dict[str, Callable[[list[Filter]], Filter]] = {
+_LOGIC: dict[str, Callable[[list[Converted]], Converted]] = {
     "AND": lambda parts: {"$and": parts},
     "OR": lambda parts: {"$or": parts},
     "NOT": lambda parts: {"$not": {"$and": parts}},
 }
-_COMPARISONS: dict[str, Callable[[str, Any], Filter]] = {
-    "==": _equals,
-    "!=": _denied(_equals),
+_COMPARISONS: dict[str, Callable[[str, Any], Converted]] = {
+    "==": _equal,
+    "!=": _negated(_equal),
     ">": _ordered("$gt"),
     ">=": _ordered("$gte"),
     "<": _ordered("$lt"),
     "<=": _ordered("$lte"),
-    "in": _one_of,
-    "not in": _denied(_one_of),
+    "in": _in,
+    "not in": _negated(_in),
 }

@@ -1,39 +1,43 @@
-"""A Haystack document store over a collection."""
+"""A Haystack document store on a qvec collection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 import numpy as np
 from haystack import default_from_dict, default_to_dict
 from haystack.dataclasses import Document
 from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
+from haystack.utils import Secret
 from numpy.typing import NDArray
 
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration, Metric
 from qvec.client import reciprocal_rank
+from qvec.client.fusion import MIN_FETCH_K
 from qvec.client.urls import DEFAULT_URL
 from qvec.errors import CollectionError, InputError
 from qvec.forking import Lock
-from qvec.integrations.haystack import address
-from qvec.integrations.haystack.documents import EMBEDDED, document_of, is_embedded, metadata_of, nowhere
-from qvec.integrations.haystack.filters import compiled
-from qvec.integrations.ids import row_ids
-from qvec.integrations.rows import delete_matching
-from qvec.integrations.target import Target
-from qvec.integrations.threads import in_thread
-from qvec.retrieval.hybrid import LEAST_AMONG
+from qvec.integrations.adapters import delete_matching, in_thread, row_ids
+from qvec.integrations.haystack.documents import (
+    HAS_EMBEDDING,
+    has_embedding,
+    placeholder_vector,
+    row_metadata,
+    to_document,
+)
+from qvec.integrations.haystack.filters import convert_filters
+from qvec.integrations.lazy_collection import LazyCollection
 
 if TYPE_CHECKING:
-    from qvec.integrations.haystack.address import Address
-    from qvec.integrations.target import Collection
+    from qvec.client import Collection, Database
     from qvec.results import Hit
     from qvec.store.requests import OnDuplicate
 
-_RULES: dict[DuplicatePolicy, OnDuplicate] = {
+_ON_DUPLICATE: dict[DuplicatePolicy, OnDuplicate] = {
     DuplicatePolicy.NONE: "error",
     DuplicatePolicy.FAIL: "error",
     DuplicatePolicy.SKIP: "skip",
@@ -42,18 +46,18 @@ _RULES: dict[DuplicatePolicy, OnDuplicate] = {
 
 
 class QvecDocumentStore:
-    """Documents in a qvec collection: text, meta and embedding of each in one row.
+    """Documents in a qvec collection: each row holds a document's text, meta and embedding.
 
-    The collection is created by the first documents that are written, where it is not there. Filters are Haystack's, on
-    `meta` fields. Embeddings come back as precisely as the collection keeps them. Documents without an embedding are
-    kept and filtered, and are never found by a vector. The async methods run the others in threads.
+    The first documents written create the collection if it does not exist. Filters are Haystack's, on `meta` fields.
+    Embeddings are returned at the precision that the collection stores. Documents without an embedding can be stored
+    and filtered, but a search by vector never finds them. The async methods run the blocking ones in threads.
 
-    Large collections want an index, built once they are filled: `store.client.build_index()`.
+    Build an index once a large collection is filled: `store.client.build_index()`.
     """
 
     def __init__(
         self,
-        db: Address = DEFAULT_URL,
+        db: str | Secret | Database = DEFAULT_URL,
         collection: str = "haystack",
         *,
         dimensions: int | None = None,
@@ -63,13 +67,13 @@ class QvecDocumentStore:
         return_embedding: bool = False,
         **settings: Any,
     ) -> None:
-        """Opens nothing yet. `db` is a URL, one in a Secret, or an open database.
+        """`db` is a URL, a Secret that holds one, or an open database. A URL is opened on first use.
 
-        A collection that is created takes the calibration in the file `calibration`, or in the folder `model`, or one
-        made of the first embeddings written, with a warning below 100 of them. `dimensions` is how many these have; it
-        is needed only where the first documents have no embedding. `model` is remembered as what embeds its texts,
-        `settings` are those of the database's `create_collection`. With `return_embedding` documents come back with
-        their embeddings.
+        A new collection takes the calibration in the file `calibration`, or in the folder `model`, or one fitted to the
+        first embeddings written, with a warning for fewer than 100. `dimensions`, the length of the embeddings, is
+        needed only if the first documents have none. `model` is stored as the collection's embedding model; `settings`
+        are arguments of `Database.create_collection`. With `return_embedding` documents are returned with their
+        embeddings.
         """
         self.db = db
         self.collection = collection
@@ -79,14 +83,14 @@ class QvecDocumentStore:
         self.model = model
         self.return_embedding = return_embedding
         self.settings = settings
-        self._opened: Target | None = None
-        self._opening = Lock()
+        self._opened: LazyCollection | None = None
+        self._lock = Lock()
 
     def to_dict(self) -> dict[str, Any]:
-        """Raises InputError where a password would be written out: give a URL that holds one as a Secret."""
+        """Serialize the store. Raise InputError for an open database, and for a URL with a password in plain text."""
         return default_to_dict(
             self,
-            db=address.to_json(self.db),
+            db=_db_to_dict(self.db),
             collection=self.collection,
             dimensions=self.dimensions,
             calibration=self.calibration,
@@ -99,80 +103,77 @@ class QvecDocumentStore:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> QvecDocumentStore:
         parameters = dict(data.get("init_parameters", {}))
-        if "db" in parameters:
-            parameters["db"] = address.from_json(parameters["db"])
+        if isinstance(parameters.get("db"), dict):
+            parameters["db"] = Secret.from_dict(parameters["db"])
         return default_from_dict(cls, {**data, "init_parameters": parameters})
 
     def close(self) -> None:
-        """Closes the database if a URL was given; the next use opens it again."""
-        with self._opening:
+        """Close the database if it was given by its URL; the next use opens it again."""
+        with self._lock:
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
 
     @property
     def client(self) -> Collection | None:
-        """The collection; None while it is not there."""
-        return self._target.found()
+        """The collection, or None if it does not exist yet."""
+        return self._lazy_collection.get()
 
     @property
-    def _target(self) -> Target:
-        with self._opening:
+    def _lazy_collection(self) -> LazyCollection:
+        with self._lock:
             if self._opened is None:
-                self._opened = self._new_target()
+                self._opened = LazyCollection(
+                    _resolve(self.db),
+                    self.collection,
+                    calibration=Calibration.load(self.calibration) if self.calibration else None,
+                    metric=self.metric,
+                    model=self.model,
+                    **self.settings,
+                )
             return self._opened
 
-    def _new_target(self) -> Target:
-        return Target(
-            address.resolved(self.db),
-            self.collection,
-            calibration=Calibration.load(self.calibration) if self.calibration else None,
-            metric=self.metric,
-            model=self.model,
-            **self.settings,
-        )
-
     def count_documents(self) -> int:
-        found = self._target.found()
-        return 0 if found is None else found.count()
+        collection = self.client
+        return 0 if collection is None else collection.count()
 
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
-        found = self._target.found()
-        return 0 if found is None else len(found.scroll(compiled(filters), texts=False))
+        filter, collection = convert_filters(filters), self.client
+        return 0 if collection is None else len(collection.scroll(filter, texts=False))
 
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
-        """The documents that pass, or all, in the order of their ids. Raises FilterError for what is no filter."""
-        filter = compiled(filters)
-        found = self._target.found()
-        return [] if found is None else _documents(found, found.scroll(filter), self.return_embedding)
+        """Return the documents that match, or all, ordered by id. Raise FilterError for invalid filters."""
+        filter, collection = convert_filters(filters), self.client
+        return [] if collection is None else self._documents(collection, collection.scroll(filter))
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
-        """Writes documents; returns how many. Where one's id is there nothing is written with FAIL and NONE, it is left
-        out with SKIP, and with OVERWRITE it replaces the other.
+        """Write documents; return how many were written.
 
-        Raises DuplicateDocumentError; ValueError for what is no list of documents.
+        A document whose id exists is skipped under SKIP and replaces the old one under OVERWRITE; under FAIL and NONE
+        nothing is written. Raise DuplicateDocumentError; ValueError unless `documents` is a list of documents.
         """
         if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
             raise ValueError(f"documents is {type(documents).__name__}, expected a list of Document")
         if not documents:
             return 0
-        collection = self._target.found() or self._target.for_vectors(self._first_vectors(documents))
+        collection = self.client or self._lazy_collection.get_or_create(self._first_vectors(documents))
         ids = row_ids(collection, [document.id for document in documents])
+        on_duplicate = _ON_DUPLICATE[policy]
         try:
             return collection.upsert(
                 ids,
                 _vectors(documents, collection.calibration.accepted_dimensions[-1]),
                 [document.content for document in documents],
-                [metadata_of(document) for document in documents],
-                on_duplicate=_RULES[policy],
+                [row_metadata(document) for document in documents],
+                on_duplicate=on_duplicate,
             )
         except CollectionError as error:
-            if _RULES[policy] == "error" and (len(set(ids)) < len(ids) or any(collection.get(ids))):
+            if on_duplicate == "error" and (len(set(ids)) < len(ids) or any(collection.get(ids))):
                 raise DuplicateDocumentError(str(error)) from error
             raise
 
     def _first_vectors(self, documents: Sequence[Document]) -> NDArray[Any]:
-        """What the collection would be created for."""
+        """Return the vectors (n, d) to create the collection for."""
         embeddings = [document.embedding for document in documents if document.embedding is not None]
         if embeddings:
             return as_vectors(embeddings, "embeddings")
@@ -181,27 +182,25 @@ class QvecDocumentStore:
                 f"collection {self.collection!r} cannot be created for documents without embeddings; embed them first, "
                 "or give the store `dimensions`"
             )
-        return nowhere(self.dimensions)[None]
+        return placeholder_vector(self.dimensions)[None]
 
     def delete_documents(self, document_ids: list[str]) -> None:
-        """Deletes documents by id; ids that are not there are passed over."""
-        found = self._target.found()
-        if found is not None:
-            found.delete(row_ids(found, document_ids))
+        """Delete documents by id; ignore unknown ids."""
+        if (collection := self.client) is not None:
+            collection.delete(row_ids(collection, document_ids))
 
     def delete_by_filter(self, filters: dict[str, Any]) -> int:
-        """Deletes the documents that pass; returns how many. Raises InputError without a filter."""
-        filter = compiled(filters)
+        """Delete the documents that match; return their number. Raise InputError without a filter."""
+        filter = convert_filters(filters)
         if not filter:
             raise InputError("delete_by_filter takes a filter; delete_all_documents deletes all")
-        found = self._target.found()
-        return 0 if found is None else delete_matching(found, filter)
+        collection = self.client
+        return 0 if collection is None else delete_matching(collection, filter)
 
     def delete_all_documents(self) -> None:
-        """Deletes all documents; the collection stays, with its calibration."""
-        found = self._target.found()
-        if found is not None:
-            delete_matching(found)
+        """Delete all documents; keep the collection and its calibration."""
+        if (collection := self.client) is not None:
+            delete_matching(collection)
 
     def embedding_retrieval(
         self,
@@ -212,15 +211,15 @@ class QvecDocumentStore:
         scale_score: bool = False,
         return_embedding: bool | None = None,
     ) -> list[Document]:
-        """The documents nearest to a vector, with their similarity as `score`; `scale_score` brings it to 0 to 1."""
-        filter = compiled(filters)
-        found = self._target.found()
-        if found is None:
+        """Return the documents closest to a vector; their `score` is the similarity, or with `scale_score` 0 … 1."""
+        filter, collection = convert_filters(filters), self.client
+        if collection is None:
             return []
-        hits = _nearest(found, query_embedding, top_k, filter)
-        scores = [_scaled(hit.score, found.calibration.metric) if scale_score else hit.score for hit in hits]
-        embeddings = self.return_embedding if return_embedding is None else return_embedding
-        return _documents(found, hits, embeddings, scores)
+        hits = _search(collection, query_embedding, top_k, filter)
+        scores = [hit.score for hit in hits]
+        if scale_score:
+            scores = [_scaled(score, collection.calibration.metric) for score in scores]
+        return self._documents(collection, hits, return_embedding, scores)
 
     def hybrid_retrieval(
         self,
@@ -232,112 +231,90 @@ class QvecDocumentStore:
         alpha: float = 0.5,
         return_embedding: bool | None = None,
     ) -> list[Document]:
-        """The documents that are best by vector and words together, with the score of reciprocal rank fusion.
+        """Return the best documents by vector and words, with the score of their reciprocal rank fusion.
 
-        `alpha` goes from 0, words, to 1, vector. Documents without an embedding are found by their words. Raises
-        InputError where the words are not indexed: `store.client.index_texts()`.
+        `alpha` goes from 0, words only, to 1, vector only. Words also find documents without an embedding. Raise
+        InputError if there is no full-text index; create it with `store.client.index_texts()`.
         """
         if not 0 <= alpha <= 1:
-            raise InputError(f"alpha is {alpha}, expected 0 (words alone decide) to 1 (the embedding alone)")
-        filter = compiled(filters)
-        found = self._target.found()
-        if found is None:
+            raise InputError(f"alpha is {alpha}, expected 0 (full-text search only) to 1 (embedding only)")
+        filter, collection = convert_filters(filters), self.client
+        if collection is None:
             return []
-        among = max(top_k, LEAST_AMONG)
-        near, worded = _nearest(found, query_embedding, among, filter), found.search_text(query, among, filter=filter)
-        hits = reciprocal_rank([near, worded], [alpha, 1 - alpha])[:top_k]
-        embeddings = self.return_embedding if return_embedding is None else return_embedding
-        return _documents(found, hits, embeddings, [hit.score for hit in hits])
+        fetch_k = max(top_k, MIN_FETCH_K)
+        by_vector = _search(collection, query_embedding, fetch_k, filter)
+        by_words = collection.search_text(query, fetch_k, filter=filter)
+        hits = reciprocal_rank([by_vector, by_words], [alpha, 1 - alpha])[:top_k]
+        return self._documents(collection, hits, return_embedding, [hit.score for hit in hits])
 
-    async def count_documents_async(self) -> int:
-        return await in_thread(self.count_documents)
-
-    async def count_documents_by_filter_async(self, filters: dict[str, Any]) -> int:
-        return await in_thread(self.count_documents_by_filter, filters)
-
-    async def filter_documents_async(self, filters: dict[str, Any] | None = None) -> list[Document]:
-        return await in_thread(self.filter_documents, filters)
-
-    async def write_documents_async(
-        self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
-    ) -> int:
-        return await in_thread(self.write_documents, documents, policy)
-
-    async def delete_documents_async(self, document_ids: list[str]) -> None:
-        await in_thread(self.delete_documents, document_ids)
-
-    async def delete_by_filter_async(self, filters: dict[str, Any]) -> int:
-        return await in_thread(self.delete_by_filter, filters)
-
-    async def delete_all_documents_async(self) -> None:
-        await in_thread(self.delete_all_documents)
-
-    async def embedding_retrieval_async(
+    def _documents(
         self,
-        query_embedding: list[float],
-        *,
-        filters: dict[str, Any] | None = None,
-        top_k: int = 10,
-        scale_score: bool = False,
+        collection: Collection,
+        hits: Sequence[Hit],
         return_embedding: bool | None = None,
+        scores: Sequence[float] | None = None,
     ) -> list[Document]:
-        return await in_thread(
-            self.embedding_retrieval,
-            query_embedding,
-            filters=filters,
-            top_k=top_k,
-            scale_score=scale_score,
-            return_embedding=return_embedding,
-        )
+        nothing: list[None] = [None] * len(hits)
+        with_vectors = self.return_embedding if return_embedding is None else return_embedding
+        vectors = collection.vectors([hit.id for hit in hits]) if with_vectors else nothing
+        columns = zip(hits, vectors, nothing if scores is None else scores, strict=True)
+        return [to_document(hit, vector, score) for hit, vector, score in columns]
 
-    async def hybrid_retrieval_async(
-        self,
-        query: str,
-        query_embedding: list[float],
-        *,
-        filters: dict[str, Any] | None = None,
-        top_k: int = 10,
-        alpha: float = 0.5,
-        return_embedding: bool | None = None,
-    ) -> list[Document]:
-        return await in_thread(
-            self.hybrid_retrieval,
-            query,
-            query_embedding,
-            filters=filters,
-            top_k=top_k,
-            alpha=alpha,
-            return_embedding=return_embedding,
-        )
+    count_documents_async = in_thread(count_documents)
+    count_documents_by_filter_async = in_thread(count_documents_by_filter)
+    filter_documents_async = in_thread(filter_documents)
+    write_documents_async = in_thread(write_documents)
+    delete_documents_async = in_thread(delete_documents)
+    delete_by_filter_async = in_thread(delete_by_filter)
+    delete_all_documents_async = in_thread(delete_all_documents)
+    embedding_retrieval_async = in_thread(embedding_retrieval)
+    hybrid_retrieval_async = in_thread(hybrid_retrieval)
 
 
-def _nearest(collection: Collection, vector: list[float], k: int, filter: Mapping[str, Any]) -> list[Hit]:
-    """The k rows nearest to a vector, of those that have an embedding."""
+def _resolve(db: str | Secret | Database) -> str | Database:
+    if not isinstance(db, Secret):
+        return db
+    url = db.resolve_value()
+    if not isinstance(url, str):
+        raise InputError("the secret of the database's URL is empty; set the variable that it names")
+    return url
+
+
+def _db_to_dict(db: str | Secret | Database) -> str | dict[str, Any]:
+    if isinstance(db, Secret):
+        return db.to_dict()
+    if not isinstance(db, str):
+        raise InputError("a store on an open database cannot be serialized; give the database's URL")
+    if _has_password(db):
+        raise InputError("the database's URL holds a password; give it as Secret.from_env_var('VARIABLE') instead")
+    return db
+
+
+def _has_password(url: str) -> bool:
+    credentials, _, address = url.partition("://")[2].rpartition("@")
+    return ":" in credentials or bool({"password", "sslpassword"} & parse_qs(address.partition("?")[2]).keys())
+
+
+def _search(collection: Collection, vector: list[float], k: int, filter: Mapping[str, Any]) -> list[Hit]:
+    """Return the k hits closest to a vector among documents with an embedding.
+
+    Most collections have no other documents, so search without that condition first.
+    """
     hits = collection.search(vector, k, filter=filter)
-    if all(map(is_embedded, hits)):
+    if all(map(has_embedding, hits)):
         return hits
-    return collection.search(vector, k, filter={"$and": [filter, EMBEDDED]})
+    return collection.search(vector, k, filter={"$and": [filter, HAS_EMBEDDING]})
 
 
 def _vectors(documents: Sequence[Document], dimensions: int) -> NDArray[Any]:
-    """Their embeddings (n, d), and a direction of no meaning in place of those that are missing."""
-    missing = nowhere(dimensions).tolist()
-    found = [missing if document.embedding is None else document.embedding for document in documents]
-    return as_vectors(found, "embeddings")
-
-
-def _documents(
-    collection: Collection, hits: Sequence[Hit], embeddings: bool, scores: Sequence[float] | None = None
-) -> list[Document]:
-    """The documents of rows, with their embeddings as they are kept where they are asked for."""
-    nothing: list[None] = [None] * len(hits)
-    vectors = collection.vectors([hit.id for hit in hits]) if embeddings else nothing
-    columns = zip(hits, vectors, nothing if scores is None else scores, strict=True)
-    return [document_of(hit, vector, score) for hit, vector, score in columns]
+    """Return the embeddings (n, d), with the placeholder where there is none."""
+    placeholder = placeholder_vector(dimensions).tolist()
+    vectors = [placeholder if document.embedding is None else document.embedding for document in documents]
+    return as_vectors(vectors, "embeddings")
 
 
 def _scaled(score: float, metric: Metric) -> float:
-    """A score on a scale from 0 to 1, as Haystack's own store has it."""
+    """Map a score to 0 … 1 by the formula of Haystack's in-memory store."""
     if metric == "cosine":
         return min(max((score + 1) / 2, 0.0), 1.0)
     return float(1 / (1 + np.exp(-score / 100)))

@@ -1,9 +1,8 @@
 """LlamaIndex: `QvecVectorStore`, `QvecEmbedding`. Needs the extra llama-index."""
 
-from qvec.integrations.extras import extra
+from qvec.integrations.adapters import require_extra
 
-with extra("llama-index", "llama_index", "llama-index-core"):
-    from qvec.integrations.llama_index.embedding import QvecEmbedding
-    from qvec.integrations.llama_index.store import QvecVectorStore
+with require_extra("llama-index", "llama_index", "llama-index-core"):
+    from qvec.integrations.llama_index.store import QvecEmbedding, QvecVectorStore
 
 __all__ = ["QvecEmbedding", "QvecVectorStore"]

@@ -1,55 +1,60 @@
-"""A LlamaIndex vector store over a collection."""
+"""A LlamaIndex vector store on a qvec collection, and qvec's embedders as LlamaIndex embeddings."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import PrivateAttr
-from llama_index.core.schema import BaseNode
+from llama_index.core.schema import BaseNode, MetadataMode, TextNode
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     MetadataFilters,
     VectorStoreQuery,
     VectorStoreQueryResult,
 )
+from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
 from qvec.calibration import Calibration, Metric
 from qvec.client.urls import DEFAULT_URL
 from qvec.errors import InputError
-from qvec.integrations.ids import row_ids
-from qvec.integrations.llama_index import filters as metadata_filters
-from qvec.integrations.llama_index.nodes import metadata_of, node_of, text_of
-from qvec.integrations.llama_index.search import check, search, with_ids
-from qvec.integrations.rows import delete_matching
-from qvec.integrations.target import Target
-from qvec.integrations.threads import in_thread
+from qvec.integrations.adapters import delete_matching, row_ids
+from qvec.integrations.lazy_collection import LazyCollection
+from qvec.integrations.llama_index.filters import convert_filters
+from qvec.integrations.llama_index.queries import check_query, get_hits, in_documents, search
+from qvec.results import Hit
 
 if TYPE_CHECKING:
-    from qvec.integrations.target import Collection, Database
+    from qvec.client import Collection, Database
+    from qvec.embedding import TextEmbedder
 
 
 class QvecVectorStore(BasePydanticVectorStore):
-    """Nodes in a qvec collection: text, metadata and vector of each in one row.
+    """Nodes in a qvec collection: each row holds a node's text, metadata and vector.
 
-    Metadata filters may use every operator and condition, nested. `similarities` are those of the collection's metric:
-    higher is nearer. Rows that LlamaIndex did not write, such as those of `qvec ingest`, come back as text nodes.
-    Large collections want an index, built once they are filled: `store.client.build_index()`. The modes hybrid and
-    text_search want the words indexed, best before there are many nodes: `store.client.index_texts()`. The async
-    methods run the others in threads.
+    Metadata filters may use every operator and condition, nested. `similarities` are scores of the collection's metric:
+    higher is closer. Rows that LlamaIndex did not write, such as those of `qvec ingest`, are returned as text nodes.
+
+    Build an index once a large collection is filled: `store.client.build_index()`. The modes hybrid and text_search
+    need a full-text index, best created while there are few nodes: `store.client.index_texts()`. The async methods run
+    the blocking ones in threads.
     """
 
     stores_text: bool = True
     is_embedding_query: bool = True
     flat_metadata: bool = False
 
-    _target: Target = PrivateAttr()
+    _lazy_collection: LazyCollection = PrivateAttr()
 
-    def __init__(self, collection: Collection | Target) -> None:
-        """`collection` is one that is open; `from_params` opens and creates by name."""
+    def __init__(self, collection: Collection | LazyCollection) -> None:
+        """`collection` is an open collection; `from_params` opens or creates one by its name."""
         super().__init__(stores_text=True)
-        self._target = collection if isinstance(collection, Target) else Target.of(collection)
+        self._lazy_collection = (
+            collection if isinstance(collection, LazyCollection) else LazyCollection.from_open(collection)
+        )
 
     @classmethod
     def from_params(
@@ -62,14 +67,14 @@ class QvecVectorStore(BasePydanticVectorStore):
         model: str | None = None,
         **settings: Any,
     ) -> QvecVectorStore:
-        """A store over a collection, which the first nodes create where it is not there.
+        """Return a store on a collection, which is created for the first nodes if it does not exist.
 
-        `db` is a URL, which `close` closes again, or an open database. A collection that is created takes
-        `calibration`, or the one in the folder `model`, or one made of the first nodes given to `add`, with a warning
-        below 100 of them; `model` is remembered as what embeds its texts, `settings` are those of the database's
-        `create_collection`.
+        `db` is an open database or a URL; what a URL opened, `close` closes. A new collection takes `calibration`, or
+        the calibration in the folder `model`, or one fitted to the nodes of the first `add`, with a warning for fewer
+        than 100. `model` is stored as the collection's embedding model; `settings` are arguments of
+        `Database.create_collection`.
         """
-        return cls(Target(db, collection, calibration=calibration, metric=metric, model=model, **settings))
+        return cls(LazyCollection(db, collection, calibration=calibration, metric=metric, model=model, **settings))
 
     @classmethod
     def class_name(cls) -> str:
@@ -77,32 +82,31 @@ class QvecVectorStore(BasePydanticVectorStore):
 
     @property
     def client(self) -> Collection | None:
-        """The collection; None while it is not there."""
-        return self._target.found()
+        """The collection, or None if it does not exist yet."""
+        return self._lazy_collection.get()
 
     def close(self) -> None:
-        """Closes the database if a URL was given."""
-        self._target.close()
+        """Close the database if it was given by its URL."""
+        self._lazy_collection.close()
 
-    def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:  # noqa: ARG002 - as the base class has it
-        """Writes nodes with their embeddings, all or none on Postgres; returns their ids. One whose id is there is
-        replaced."""
+    def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:  # noqa: ARG002 - the base class has it
+        """Write nodes with their embeddings, on Postgres all or none; return their ids.
+
+        A node with an existing id replaces the old one.
+        """
         if not nodes:
             return []
         vectors = np.array([node.get_embedding() for node in nodes], np.float32)
-        collection = self._target.for_vectors(vectors)
+        collection = self._lazy_collection.get_or_create(vectors)
         ids = [node.node_id for node in nodes]
-        collection.upsert(
-            row_ids(collection, ids),
-            vectors,
-            [text_of(node) for node in nodes],
-            [metadata_of(node) for node in nodes],
-        )
+        texts = [node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes]
+        metadata = [node_to_metadata_dict(node, remove_text=True, flat_metadata=False) for node in nodes]
+        collection.upsert(row_ids(collection, ids), vectors, texts, metadata)
         return ids
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:  # noqa: ARG002
-        """Deletes the nodes of a source document."""
-        self._delete_matching(metadata_filters.of_documents([ref_doc_id]))
+        """Delete the nodes of a source document."""
+        self._delete_matching(in_documents([ref_doc_id]))
 
     def delete_nodes(
         self,
@@ -110,75 +114,107 @@ class QvecVectorStore(BasePydanticVectorStore):
         filters: MetadataFilters | None = None,
         **delete_kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """Deletes nodes by id, by a filter, or those of the ids that pass it. Raises InputError without either."""
+        """Delete nodes by id, by filters, or by both combined. Raise InputError without either."""
         if node_ids is None and not (filters and filters.filters):
             raise InputError("delete_nodes takes node_ids or filters; clear deletes all nodes")
         if node_ids is None:
-            self._delete_matching(metadata_filters.compiled(filters))
-            return
-        collection = self.client
-        if collection is not None:
-            hits = with_ids(collection, node_ids, metadata_filters.compiled(filters))
+            self._delete_matching(convert_filters(filters))
+        elif (collection := self.client) is not None:
+            hits = get_hits(collection, node_ids, convert_filters(filters))
             collection.delete([hit.id for hit in hits])
 
     def clear(self) -> None:
-        """Deletes all nodes; the collection stays, with its calibration."""
+        """Delete all nodes; keep the collection and its calibration."""
         self._delete_matching({})
 
     def _delete_matching(self, filter: Mapping[str, Any]) -> None:
-        collection = self.client
-        if collection is not None:
+        if (collection := self.client) is not None:
             delete_matching(collection, filter)
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
-        """Nodes by id, in their order and without those that are missing, or by a filter; all without either. They
-        have no embedding."""
+        """Return nodes by id in their order, omitting missing ones, by filters, by both combined, or all.
+
+        They have no embedding.
+        """
         collection = self.client
         if collection is None:
             return []
-        filter = metadata_filters.compiled(filters)
-        hits = collection.scroll(filter) if node_ids is None else with_ids(collection, node_ids, filter)
-        return [node_of(hit) for hit in hits]
+        filter = convert_filters(filters)
+        hits = collection.scroll(filter) if node_ids is None else get_hits(collection, node_ids, filter)
+        return [_node(hit) for hit in hits]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """The nodes nearest to a vector or, in the mode mmr, near it and unlike each other; in the mode text_search
-        those that match the words best, in the mode hybrid those that are best by vector and words together.
+        """Return the best nodes for a query.
 
-        In the mode mmr `mmr_threshold` (0.5 unless told) goes from 0, novelty, to 1, relevance, and `mmr_prefetch_k`
-        says of how many nearest nodes they are chosen. In the mode hybrid `alpha` goes from 0, words, to 1, vector;
-        both count alike unless told. Other keywords go to the collection's search of that mode. Raises InputError for
-        other modes, and where a mode by words finds the texts not indexed.
+        The modes are default (by vector), mmr (by vector, and diverse), text_search (by words) and hybrid (by both). In
+        mmr `mmr_threshold` goes from 0, diverse, to 1, closest (default 0.5), and `mmr_prefetch_k` is the number of
+        closest nodes to choose from. In hybrid `alpha` goes from 0, words only, to 1, vector only; by default both have
+        the same weight. Other keywords go to the collection's search method for the mode. Raise InputError for other
+        modes, and if a mode that searches words finds no full-text index.
         """
-        check(query)
+        check_query(query)
         collection = self.client
         hits = [] if collection is None else search(collection, query, kwargs)
         return VectorStoreQueryResult(
-            nodes=[node_of(hit) for hit in hits],
+            nodes=[_node(hit) for hit in hits],
             similarities=[hit.score for hit in hits],
             ids=[str(hit.id) for hit in hits],
         )
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
-        return await in_thread(self.add, nodes, **kwargs)
+        return await asyncio.to_thread(self.add, nodes, **kwargs)
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
-        await in_thread(self.delete, ref_doc_id, **delete_kwargs)
+        await asyncio.to_thread(self.delete, ref_doc_id, **delete_kwargs)
 
     async def adelete_nodes(
-        self,
-        node_ids: list[str] | None = None,
-        filters: MetadataFilters | None = None,
-        **delete_kwargs: Any,
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
-        await in_thread(self.delete_nodes, node_ids, filters, **delete_kwargs)
+        await asyncio.to_thread(self.delete_nodes, node_ids, filters, **delete_kwargs)
 
     async def aclear(self) -> None:
-        await in_thread(self.clear)
+        await asyncio.to_thread(self.clear)
 
     async def aget_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
-        return await in_thread(self.get_nodes, node_ids, filters)
+        return await asyncio.to_thread(self.get_nodes, node_ids, filters)
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        return await in_thread(self.query, query, **kwargs)
+        return await asyncio.to_thread(self.query, query, **kwargs)
+
+
+class QvecEmbedding(BaseEmbedding):
+    """A qvec embedder as LlamaIndex embedding: from `qvec.embedding.load_embedder`, or a collection's `embedder`."""
+
+    _embedder: TextEmbedder = PrivateAttr()
+
+    def __init__(self, embedder: TextEmbedder) -> None:
+        super().__init__(model_name=getattr(embedder, "name", type(embedder).__name__))
+        self._embedder = embedder
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "QvecEmbedding"
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        vectors: list[list[float]] = self._embedder.embed_documents(texts).tolist()
+        return vectors
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._get_text_embeddings([text])[0]
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        vector: list[float] = self._embedder.embed_queries([query])[0].tolist()
+        return vector
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return await asyncio.to_thread(self._get_query_embedding, query)
+
+
+def _node(hit: Hit) -> BaseNode:
+    """Return the node of a row; a text node if LlamaIndex did not write it."""
+    metadata = hit.metadata or {}
+    if "_node_content" in metadata:
+        return metadata_dict_to_node(metadata, text=hit.document)
+    return TextNode(id_=str(hit.id), text=hit.document or "", metadata=metadata)

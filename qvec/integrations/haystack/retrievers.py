@@ -1,4 +1,4 @@
-"""Haystack components that find documents by a vector, or by a vector and words."""
+"""Haystack components that retrieve documents by vector, or by vector and words."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from haystack.dataclasses import Document
 from haystack.document_stores.types import FilterPolicy
 from haystack.document_stores.types.filter_policy import apply_filter_policy
 
+from qvec.integrations.adapters import in_thread
 from qvec.integrations.haystack.store import QvecDocumentStore
 
 R = TypeVar("R", bound="_Retriever")
 
 
 class _Retriever:
-    """What the components share: a store, filters and how they merge, and being written down."""
+    """Base of the components: the store, the filters, and serialization."""
 
     def __init__(
         self,
@@ -33,14 +34,14 @@ class _Retriever:
             filter_policy if isinstance(filter_policy, FilterPolicy) else FilterPolicy.from_str(filter_policy)
         )
 
-    def _to_dict(self, **own: Any) -> dict[str, Any]:
+    def _to_dict(self, **parameters: Any) -> dict[str, Any]:
         return default_to_dict(
             self,
             document_store=self.document_store.to_dict(),
             filters=self.filters,
             top_k=self.top_k,
             filter_policy=self.filter_policy.value,
-            **own,
+            **parameters,
         )
 
     @classmethod
@@ -49,18 +50,17 @@ class _Retriever:
         parameters["document_store"] = QvecDocumentStore.from_dict(parameters["document_store"])
         return default_from_dict(cls, {**data, "init_parameters": parameters})
 
-    def _asked(self, filters: dict[str, Any] | None, top_k: int | None, **own: Any) -> dict[str, Any]:
-        """What the store is asked with in a run that is given these."""
+    def _merged(self, filters: dict[str, Any] | None, top_k: int | None) -> dict[str, Any]:
+        """Return the filters and top_k of a run: its own arguments, else those of the component."""
         return {
             "filters": apply_filter_policy(self.filter_policy, self.filters, filters),
             "top_k": self.top_k if top_k is None else top_k,
-            **own,
         }
 
 
 @component
 class QvecEmbeddingRetriever(_Retriever):
-    """The documents of a `QvecDocumentStore` that are nearest to the embedding of a question."""
+    """Retrieves the documents of a `QvecDocumentStore` closest to the embedding of a question."""
 
     def __init__(
         self,
@@ -71,8 +71,10 @@ class QvecEmbeddingRetriever(_Retriever):
         scale_score: bool = False,
         filter_policy: str | FilterPolicy = FilterPolicy.REPLACE,
     ) -> None:
-        """`filters` hold unless `run` is given others, or beside those under FilterPolicy.MERGE; `scale_score` brings
-        scores to 0 to 1."""
+        """Filters passed to `run` replace `filters`, or are combined with them under FilterPolicy.MERGE.
+
+        `scale_score` maps scores to 0 … 1.
+        """
         _Retriever.__init__(self, document_store, filters, top_k, filter_policy)
         self.scale_score = scale_score
 
@@ -86,27 +88,19 @@ class QvecEmbeddingRetriever(_Retriever):
         filters: dict[str, Any] | None = None,
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
-        """The nearest documents, best first, as `documents`."""
-        options = self._asked(filters, top_k, scale_score=self.scale_score)
-        return {"documents": self.document_store.embedding_retrieval(query_embedding, **options)}
+        """Return the closest documents, best first, as `documents`."""
+        options = self._merged(filters, top_k)
+        found = self.document_store.embedding_retrieval(query_embedding, scale_score=self.scale_score, **options)
+        return {"documents": found}
 
-    @component.output_types(documents=list[Document])
-    async def run_async(
-        self,
-        query_embedding: list[float],
-        filters: dict[str, Any] | None = None,
-        top_k: int | None = None,
-    ) -> dict[str, list[Document]]:
-        """As `run`, awaited."""
-        options = self._asked(filters, top_k, scale_score=self.scale_score)
-        return {"documents": await self.document_store.embedding_retrieval_async(query_embedding, **options)}
+    run_async = in_thread(run)
 
 
 @component
 class QvecHybridRetriever(_Retriever):
-    """The documents of a `QvecDocumentStore` that are best by the embedding and the words of a question together.
+    """Retrieves the documents of a `QvecDocumentStore` that match a question best by embedding and words combined.
 
-    The words have to be indexed, best before there are many documents: `document_store.client.index_texts()`.
+    Needs a full-text index, best created while there are few documents: `document_store.client.index_texts()`.
     """
 
     def __init__(
@@ -118,8 +112,10 @@ class QvecHybridRetriever(_Retriever):
         alpha: float = 0.5,
         filter_policy: str | FilterPolicy = FilterPolicy.REPLACE,
     ) -> None:
-        """`filters` hold unless `run` is given others, or beside those under FilterPolicy.MERGE; `alpha` goes from 0,
-        words, to 1, embedding."""
+        """Filters passed to `run` replace `filters`, or are combined with them under FilterPolicy.MERGE.
+
+        `alpha` goes from 0, words only, to 1, embedding only.
+        """
         _Retriever.__init__(self, document_store, filters, top_k, filter_policy)
         self.alpha = alpha
 
@@ -135,19 +131,9 @@ class QvecHybridRetriever(_Retriever):
         top_k: int | None = None,
         alpha: float | None = None,
     ) -> dict[str, list[Document]]:
-        """The best documents, best first, as `documents`. Raises InputError where the words are not indexed."""
-        options = self._asked(filters, top_k, alpha=self.alpha if alpha is None else alpha)
-        return {"documents": self.document_store.hybrid_retrieval(query, query_embedding, **options)}
+        """Return the best documents, best first, as `documents`. Raise InputError without a full-text index."""
+        alpha = self.alpha if alpha is None else alpha
+        options = self._merged(filters, top_k)
+        return {"documents": self.document_store.hybrid_retrieval(query, query_embedding, alpha=alpha, **options)}
 
-    @component.output_types(documents=list[Document])
-    async def run_async(
-        self,
-        query: str,
-        query_embedding: list[float],
-        filters: dict[str, Any] | None = None,
-        top_k: int | None = None,
-        alpha: float | None = None,
-    ) -> dict[str, list[Document]]:
-        """As `run`, awaited."""
-        options = self._asked(filters, top_k, alpha=self.alpha if alpha is None else alpha)
-        return {"documents": await self.document_store.hybrid_retrieval_async(query, query_embedding, **options)}
+    run_async = in_thread(run)

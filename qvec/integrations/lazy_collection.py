@@ -1,28 +1,22 @@
-"""The collection that a framework's store writes to: opened when it is needed, created for its first vectors."""
+"""The collection behind a framework's store: opened when first used, created for its first vectors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 from numpy.typing import ArrayLike
 
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration, Metric
-from qvec.client import connect
+from qvec.client import Collection, Database, connect
 from qvec.errors import CollectionError
 from qvec.forking import Lock
-from qvec.integrations.first_calibration import calibration_for
+from qvec.integrations.first_calibration import first_calibration
 from qvec.model_folder import find_calibration
 
-if TYPE_CHECKING:
-    from qvec.client import Collection, Database
 
-    Collection: TypeAlias = Collection | Collection
-    Database: TypeAlias = Database | Database
-
-
-class Target:
-    """A collection by its database and name. Safe across threads."""
+class LazyCollection:
+    """A collection given by its database and its name. Thread-safe."""
 
     def __init__(
         self,
@@ -34,11 +28,11 @@ class Target:
         model: str | None = None,
         **settings: Any,
     ) -> None:
-        """`db` is a URL, opened when first needed and closed by `close`, or a database that is open and stays so.
+        """`db` is a URL, opened on first use and closed by `close`, or an open database, which stays open.
 
-        What follows serves the creation: without `calibration` the one that the folder `model` holds, or one made for
-        the first vectors; `settings` are those of the database's `create_collection`. In a collection that is there
-        already, a calibration or a setting has to be the same.
+        The other arguments apply when the collection is created: its calibration is `calibration`, or the one in the
+        folder `model`, or one fitted to the first vectors; `settings` are arguments of `Database.create_collection`.
+        An existing collection must have the same calibration and settings.
         """
         self.name = name
         self._db: str | Database | None = db
@@ -51,17 +45,18 @@ class Target:
         self._lock = Lock()
 
     @classmethod
-    def of(cls, collection: Collection) -> Target:
-        """A collection that is open already; whoever opened its database closes it."""
-        target = cls("", collection.name)
-        target._db = None
-        target._collection = collection
-        return target
+    def from_open(cls, collection: Collection) -> LazyCollection:
+        """Wrap an open collection; its database is closed by whoever opened it."""
+        lazy = cls("", collection.name)
+        lazy._db = None
+        lazy._collection = collection
+        return lazy
 
-    def found(self) -> Collection | None:
-        """The collection; None while it is not there. Raises CollectionError where it is another than was asked for.
+    def get(self) -> Collection | None:
+        """Return the collection, or None if it does not exist.
 
-        One that turned out to be dropped, which is an error of what found that, is looked for anew.
+        If an earlier call found the collection dropped, look it up again. Raise CollectionError if the existing
+        collection has another calibration or other settings.
         """
         with self._lock:
             if self._collection is not None and self._collection.was_dropped and self._db is not None:
@@ -70,13 +65,13 @@ class Target:
                 self._collection = self._checked(self._database.collection(self.name))
             return self._collection
 
-    def for_vectors(self, vectors: ArrayLike) -> Collection:
-        """The collection, created for these first vectors (n, d) where it is not there."""
+    def get_or_create(self, vectors: ArrayLike) -> Collection:
+        """Return the collection; if it does not exist, create it for these vectors (n, d), without writing them."""
         with self._lock:
-            return self.found() or self._create(vectors)
+            return self.get() or self._create(vectors)
 
     def close(self) -> None:
-        """Closes the database if it was opened here."""
+        """Close the database if it was given by its URL; the next use opens it again."""
         with self._lock:
             if self._opened is not None:
                 self._opened.close()
@@ -94,30 +89,29 @@ class Target:
     def _create(self, vectors: ArrayLike) -> Collection:
         calibration = self._calibration or find_calibration(self._model)
         if calibration is None:
-            calibration = calibration_for(
-                as_vectors(vectors, "vectors"), self._metric, self._model, self._settings.get("rescore")
-            )
+            rescore = self._settings.get("rescore")
+            calibration = first_calibration(as_vectors(vectors, "vectors"), self._metric, self._model, rescore)
         try:
             self._database.create_collection(self.name, calibration=calibration, model=self._model, **self._settings)
-        except CollectionError:  # another process may have been first
+        except CollectionError:  # another process may have created it meanwhile
             if not self._database.has_collection(self.name):
                 raise
-        found = self.found()
-        if found is None:
-            raise CollectionError(f"collection {self.name!r} was dropped while it was created; create it again")
-        return found
+        created = self.get()
+        if created is None:
+            raise CollectionError(f"collection {self.name!r} was dropped while it was being created; create it again")
+        return created
 
     def _checked(self, collection: Collection) -> Collection:
         if self._calibration is not None and self._calibration != collection.calibration:
             raise CollectionError(
                 f"collection {self.name!r} has calibration {collection.calibration.id}, not {self._calibration.id}; "
-                "leave calibration out, or choose another name"
+                "omit calibration, or choose another name"
             )
-        held = {"id_type": collection.id_type, **collection.settings}
+        actual = {"id_type": collection.id_type, **collection.settings}
         for setting, wanted in self._settings.items():
-            if setting != "id_type" and held.get(setting) != wanted:
+            if setting != "id_type" and actual.get(setting) != wanted:
                 raise CollectionError(
-                    f"collection {self.name!r} was created with {setting} {held.get(setting)!r}, not {wanted!r}; leave "
-                    "it out, or choose another name"
+                    f"collection {self.name!r} was created with {setting} {actual.get(setting)!r}, not {wanted!r}; "
+                    "omit it, or choose another name"
                 )
         return collection
