@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qvec.embedding.stored import stored_embedding
+from qvec.embedding.options import stored_embedding
 from qvec.errors import InputError
 from qvec.ingest import IngestOptions
 from qvec.sources import Batch, Source

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 import qvec
 from qvec import Calibration, DatabaseError
-from qvec.embedding import CachedQueries, awaiting, load_embedder
-from qvec.forking import Lock, OwnValue
+from qvec.embedding import CachedQueries, asynchronous, load_embedder
+from qvec.forking import Lock, ProcessLocal
 from qvec.integrations.lazy_collection import LazyCollection
 from qvec.qdrant import directory
 from qvec.qdrant.directory import Directory
@@ -121,7 +121,7 @@ def test_a_value_is_made_once_in_each_process() -> None:
         time.sleep(0.05)
         return os.getpid()
 
-    value = OwnValue(make)
+    value = ProcessLocal(make)
     assert value.if_made() is None
     threads = [threading.Thread(target=value) for _ in range(4)]
     for thread in threads:
@@ -193,7 +193,7 @@ def test_a_question_that_is_being_asked_here_is_asked_in_a_child() -> None:
 
 def test_a_child_embeds_in_threads_of_its_own() -> None:
     def embed() -> Any:
-        return asyncio.run(awaiting.embed_queries(Ones(), ["a"])).tolist()
+        return asyncio.run(asynchronous.embed_queries_async(Ones(), ["a"])).tolist()
 
     assert embed() == Child(embed).answer() == [[1, 1]]
 

@@ -22,7 +22,7 @@ from qvec.cli.options import (
 )
 from qvec.codecs import preset
 from qvec.embedding import Embedder, EmbeddingOptions, load_embedder
-from qvec.embedding.stored import wanted_embedding
+from qvec.embedding.options import choose_embedding
 from qvec.errors import InputError
 from qvec.hits import Hit
 from qvec.sources import Columns, open_source
@@ -153,7 +153,7 @@ def _vectors(location: str, encoding: str) -> Iterator[NDArray[Any]]:
 
 
 def _embedder(collection: Collection, asked: EmbeddingOptions) -> Embedder:
-    embedding = wanted_embedding(asked, collection, collection.calibration)
+    embedding = choose_embedding(asked, collection, collection.calibration)
     if embedding.model is None:
         raise InputError(f"collection {collection.name!r} was loaded as vectors; name the model they are from: --model")
     return load_embedder(embedding)

@@ -14,7 +14,7 @@ from qvec.arrays import Vectors
 from qvec.calibration import Calibration
 from qvec.codecs import FLOAT
 from qvec.embedding import Embedder, EmbeddingOptions, check_cut, load_embedder
-from qvec.embedding.stored import check_embedding, described, wanted_embedding
+from qvec.embedding.options import check_embedding, choose_embedding, embedding_to_store
 from qvec.errors import CalibrationError, CollectionError, InputError
 from qvec.ingest.embedding import NO_TEXT, embed_texts
 from qvec.ingest.options import FitOptions, IngestOptions, OnError, Reporter
@@ -55,7 +55,7 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
     existing = collection.calibration if collection else _given_calibration(options, reporter)
     if existing is not None:
         check_fit_options(existing, options.wanted_fit)
-    embedding = wanted_embedding(EmbeddingOptions.of(options.model), collection, existing)
+    embedding = choose_embedding(EmbeddingOptions.of(options.model), collection, existing)
     embedder = load_embedder_for(source, embedding)
     if embedder is not None:
         embedding = embedder.options
@@ -71,7 +71,7 @@ def make_plan(database: Database, loader: Loader, source: Source, options: Inges
             calibration=calibration,
             id_type=source.id_type or "bigint",
             model=embedding.model,
-            embedding=described(embedding),
+            embedding=embedding_to_store(embedding),
             **(settings_for(source.codec) | options.given_settings()),
         )
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from qvec.calibration import SAMPLE_SIZE, Calibration
-from qvec.embedding.stored import stored_embedding
+from qvec.embedding.options import stored_embedding
 from qvec.errors import CalibrationError
 from qvec.ingest.options import FitOptions, Reporter
 from qvec.ingest.plan import fit_source, load_embedder_for

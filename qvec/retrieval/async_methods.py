@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qvec.calls import one_call_async
-from qvec.embedding import awaiting
+from qvec.embedding import asynchronous
 from qvec.hits import Hit
 from qvec.retrieval.diversity import diverse
 from qvec.retrieval.grouping import Group, grouped
@@ -64,7 +64,7 @@ class AsyncRetrieval(OfTexts, ABC):
         written = list(ids) if ids is not None else new_ids(len(documents), self.id_type)
         if documents:
             with span("embed", collection=self.name, texts=len(documents)):
-                vectors = await awaiting.embed_documents(await self._loaded_embedder(), documents)
+                vectors = await asynchronous.embed_documents_async(await self._loaded_embedder(), documents)
             rule = on_duplicate or ("error" if ids is None else "replace")
             await self.upsert(written, vectors, documents, metadata, on_duplicate=rule)
         return written
@@ -172,7 +172,7 @@ class AsyncRetrieval(OfTexts, ABC):
 
     async def _embed_queries_async(self, texts: Sequence[str]) -> NDArray[Any]:
         with span("embed", collection=self.name, texts=len(texts)):
-            return await awaiting.embed_queries(await self._loaded_embedder(), texts)
+            return await asynchronous.embed_queries_async(await self._loaded_embedder(), texts)
 
     async def _loaded_embedder(self) -> TextEmbedder:
         """The `embedder`, which takes seconds to load."""
