@@ -1,4 +1,4 @@
-"""Locks and values that are right in a forked process too, as in the workers of gunicorn or celery."""
+"""Locks and values that work in forked processes, such as the workers of gunicorn or celery."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Lock:
-    """A reentrant lock that a forked process does not find held by a thread that it does not have."""
+    """A reentrant lock that is free in a forked process even if another thread of its parent holds it."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -25,16 +25,16 @@ class Lock:
         self._lock.release()
 
     def free(self) -> None:
-        """Makes it new where another thread than this one holds it."""
+        """Replace the lock if another thread than the current one holds it."""
         if self._lock.acquire(blocking=False):
             self._lock.release()
         else:
             self._lock = threading.RLock()
 
 
-class OwnValue(Generic[T]):
-    """A value that each process makes for itself when it first needs it: one with sockets or threads, which a process
-    and those forked from it cannot share."""
+class ProcessLocal(Generic[T]):
+    """A value that each process makes when it first needs it, such as one with sockets or threads, which a process
+    cannot share with those forked from it."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -42,14 +42,14 @@ class OwnValue(Generic[T]):
         self._made: tuple[int, T] | None = None
 
     def __call__(self) -> T:
-        """This process's value, one for all of its threads."""
+        """Return this process's value, which all of its threads share."""
         with self._lock:
             if self._made is None or self._made[0] != os.getpid():
                 self._made = os.getpid(), self._make()
             return self._made[1]
 
     def if_made(self) -> T | None:
-        """This process's value; None where it has not made one."""
+        """Return this process's value; None if it has not made one yet."""
         made = self._made
         return made[1] if made is not None and made[0] == os.getpid() else None
 

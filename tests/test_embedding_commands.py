@@ -19,7 +19,7 @@ from test_cli import invoke, succeed
 
 import qvec
 from qvec.embedding import PACKAGED_MODEL, connection, load_embedder
-from qvec.embedding.connection import Patience
+from qvec.embedding.connection import RetryPolicy
 
 JINA = "jinaai/jina-embeddings-v4-text-retrieval-GGUF"
 SUBJECTS = ["cats", "ships", "bread", "glaciers", "violins", "taxes"]
@@ -32,8 +32,8 @@ ROWS = [
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    patience = Patience(answer=60, attempts=2, first_pause=0.01)
-    monkeypatch.setattr(connection, "Patience", lambda: patience)
+    policy = RetryPolicy(answer_timeout=60, attempts=2, first_pause=0.01)
+    monkeypatch.setattr(connection, "RetryPolicy", lambda: policy)
 
 
 @pytest.fixture(params=["postgres", "qdrant"])

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from qvec.embedding import EmbeddingOptions, check_cut, lasting_name
-from qvec.embedding.address import key_for
-from qvec.embedding.cards import completed
-from qvec.embedding.stored import described
+from qvec.embedding.connection import api_key
+from qvec.embedding.model_cards import complete_options
+from qvec.embedding.options import embedding_to_store
 from qvec.errors import CollectionError, InputError
 
 URL = "http://host:8080/v1"
@@ -35,7 +35,7 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(url: str, take
 
 @pytest.mark.parametrize("url", ["http://", "http://host", "http://host/", "http://host:port/v1", "https://[::1/v1"])
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(InputError, match=r"is no address of an embedding server; expected http://HOST:PORT/v1 or"):
+    with pytest.raises(InputError, match=r"is not the address of an embedding server; expected http://HOST:PORT/v1 or"):
         EmbeddingOptions(url)
 
 
@@ -45,12 +45,12 @@ def test_an_address_is_kept_without_its_last_slash() -> None:
 
 def test_a_key_goes_to_the_server_it_is_for() -> None:
     openai = "https://api.openai.com/v1"
-    assert key_for(openai, {"OPENAI_API_KEY": "a"}) == "a"
-    assert key_for(openai, {"OPENAI_API_KEY": "a", "QVEC_EMBEDDING_API_KEY": "b"}) == "b"
-    assert key_for(URL, {"QVEC_EMBEDDING_API_KEY": "b"}) == "b"
-    assert key_for(URL, {"QVEC_EMBEDDING_API_KEY": ""}) is None
+    assert api_key(openai, {"OPENAI_API_KEY": "a"}) == "a"
+    assert api_key(openai, {"OPENAI_API_KEY": "a", "QVEC_EMBEDDING_API_KEY": "b"}) == "b"
+    assert api_key(URL, {"QVEC_EMBEDDING_API_KEY": "b"}) == "b"
+    assert api_key(URL, {"QVEC_EMBEDDING_API_KEY": ""}) is None
     for other in (URL, "http://api.openai.com/v1", "https://api.openai.com.evil.example/v1"):
-        assert key_for(other, {"OPENAI_API_KEY": "a"}) is None
+        assert api_key(other, {"OPENAI_API_KEY": "a"}) is None
 
 
 @pytest.mark.parametrize(("option", "value"), [("model_name", "m"), ("task", "code")])
@@ -70,19 +70,19 @@ def test_options_of_a_server_are_for_servers(option: str, value: str) -> None:
 def test_the_card_of_jina_embeddings_v4(name: str, task: str, query: str, document: str) -> None:
     """https://huggingface.co/jinaai/jina-embeddings-v4-text-retrieval-GGUF, the table of inputs."""
     wanted = EmbeddingOptions(URL, JINA.format(name), task, query, document)
-    assert completed(EmbeddingOptions(URL, JINA.format(name))) == wanted
-    assert completed(wanted) == wanted
+    assert complete_options(EmbeddingOptions(URL, JINA.format(name))) == wanted
+    assert complete_options(wanted) == wanted
     as_file = f"/models/jina-embeddings-v4-text-{name}-F16.gguf"
-    assert completed(EmbeddingOptions(URL, as_file)).task == task
-    told = completed(EmbeddingOptions(URL, "jina-embeddings-v4", task))
+    assert complete_options(EmbeddingOptions(URL, as_file)).task == task
+    told = complete_options(EmbeddingOptions(URL, "jina-embeddings-v4", task))
     assert (told.query_prefix, told.document_prefix) == (query, document)
 
 
 def test_a_prefix_that_is_given_stays() -> None:
     given = EmbeddingOptions(URL, JINA.format("retrieval"), query_prefix="")
-    assert (completed(given).query_prefix, completed(given).document_prefix) == ("", "Passage: ")
+    assert (complete_options(given).query_prefix, complete_options(given).document_prefix) == ("", "Passage: ")
     bare = EmbeddingOptions(URL, "jina-embeddings-v4", query_prefix="", document_prefix="")
-    assert completed(bare) == bare
+    assert complete_options(bare) == bare
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_prefix_that_is_given_stays() -> None:
 )
 def test_a_task_that_a_model_does_not_have_is_refused(name: str | None, task: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        completed(EmbeddingOptions(URL, name, task))
+        complete_options(EmbeddingOptions(URL, name, task))
 
 
 def test_vectors_are_cut_where_their_model_allows() -> None:
@@ -141,19 +141,19 @@ def test_what_is_asked_for_goes_before_what_is_stored(asked: EmbeddingOptions, e
     ],
 )
 def test_what_differs_from_what_is_stored_is_named(asked: EmbeddingOptions, difference: Any) -> None:
-    assert asked.differing(STORED) == difference
+    assert asked.first_difference(STORED) == difference
 
 
 def test_what_is_stored_is_read_again() -> None:
-    stored = described(STORED)
+    stored = embedding_to_store(STORED)
     assert stored == {"model": URL, "model_name": "m", "query_prefix": "q: ", "document_prefix": "d: "}
     assert EmbeddingOptions.from_json(stored, "docs") == STORED
-    assert described(EmbeddingOptions("all-MiniLM-L6-v2")) is None
-    assert described(EmbeddingOptions(query_prefix="q: ")) is None
+    assert embedding_to_store(EmbeddingOptions("all-MiniLM-L6-v2")) is None
+    assert embedding_to_store(EmbeddingOptions(query_prefix="q: ")) is None
 
 
 def test_a_description_that_is_newer_or_damaged_is_refused() -> None:
     with pytest.raises(CollectionError, match=r"'docs' was embedded with pooling, which this qvec does not know"):
         EmbeddingOptions.from_json({"model": URL, "pooling": "cls"}, "docs")
-    with pytest.raises(CollectionError, match="the embedding of collection 'docs' is damaged: task is no text"):
+    with pytest.raises(CollectionError, match="the embedding of collection 'docs' is damaged: task is not text"):
         EmbeddingOptions.from_json({"model": URL, "task": 3}, "docs")

@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qvec.embedding import PACKAGED_MODEL, EmbeddingOptions, load_embedder
-from qvec.embedding.answers import WrongAnswerError, read_answer
-from qvec.embedding.batching import joined_batches, padded_batches
-from qvec.embedding.connection import Patience, retry_after
-from qvec.embedding.server import ServerEmbedder
+from qvec.embedding.connection import RetryPolicy, retry_after
+from qvec.embedding.sentence_transformer import padded_batches
+from qvec.embedding.server import ServerEmbedder, WrongAnswerError, consecutive_batches, read_answer
 from qvec.errors import EmbeddingError, InputError, RowError
 
 DIMENSIONS = 8
-QUICK = Patience(answer=60, connect=10, attempts=4, first_pause=0.01, longest_pause=0.02, longest_asked=2)
+QUICK = RetryPolicy(
+    answer_timeout=60, connect_timeout=10, attempts=4, first_pause=0.01, max_pause=0.02, max_retry_after=2
+)
 """Asks again at once, but waits for answers as long as a busy machine takes."""
-IMPATIENT = replace(QUICK, answer=1)
+IMPATIENT = replace(QUICK, answer_timeout=1)
 TEXTS = [f"text {row}" for row in range(100)]
 
 
@@ -42,13 +43,13 @@ def server() -> Iterator[EmbeddingServer]:
         yield server
 
 
-def embedder(server: EmbeddingServer, patience: Patience = QUICK, **options: Any) -> ServerEmbedder:
-    return ServerEmbedder(EmbeddingOptions(server.url, **options), patience)
+def embedder(server: EmbeddingServer, policy: RetryPolicy = QUICK, **options: Any) -> ServerEmbedder:
+    return ServerEmbedder(EmbeddingOptions(server.url, **options), policy)
 
 
-def faulty(server: EmbeddingServer, fault: Fault, patience: Patience = QUICK) -> ServerEmbedder:
+def faulty(server: EmbeddingServer, fault: Fault, policy: RetryPolicy = QUICK) -> ServerEmbedder:
     """An embedder whose server begins to fail once it is loaded."""
-    loaded = embedder(server, patience)
+    loaded = embedder(server, policy)
     server.exchanges.clear()
     server.fault = fault
     return loaded
@@ -136,8 +137,8 @@ def test_a_server_is_not_asked_before_it_said(server: EmbeddingServer) -> None:
 
 @pytest.mark.parametrize("asked", ["0", "0.01", "Thu, 01 Jan 1970 00:00:00 GMT"])
 def test_a_server_that_says_at_once_is_given_our_own_pauses(server: EmbeddingServer, asked: str) -> None:
-    patience = Patience(attempts=4, first_pause=0.2, longest_pause=0.8)
-    model = ServerEmbedder(EmbeddingOptions(server.url), patience)
+    policy = RetryPolicy(attempts=4, first_pause=0.2, max_pause=0.8)
+    model = ServerEmbedder(EmbeddingOptions(server.url), policy)
     asked_at: list[float] = []
 
     def busy(exchange: Exchange) -> None:
@@ -288,7 +289,7 @@ def test_a_wrong_answer_is_refused_by_name(server: EmbeddingServer, fault: Fault
 
 def test_an_answer_that_is_no_json(server: EmbeddingServer) -> None:
     model = faulty(server, lambda exchange: setattr(exchange, "answer", b"<html>"))
-    with pytest.raises(EmbeddingError, match="answers with something that is no JSON"):
+    with pytest.raises(EmbeddingError, match="answers with something that is not JSON"):
         model.embed_documents(["text"])
 
 
@@ -347,7 +348,7 @@ def test_joined_batches_hold_every_row_in_order_within_their_limits(
     lengths: list[int], most_rows: int, most: int
 ) -> None:
     texts = ["x" * length for length in lengths]
-    batches = list(joined_batches(texts, most_rows, most))
+    batches = list(consecutive_batches(texts, most_rows, most))
     assert [row for start, end in batches for row in range(start, end)] == list(range(len(texts)))
     for start, end in batches:
         assert end - start <= most_rows
@@ -382,7 +383,7 @@ def test_the_key_is_sent_and_never_told(server: EmbeddingServer, monkeypatch: py
     model = embedder(server)
     assert "Authorization" not in server.exchanges[0].headers
     server.fault = lambda exchange: exchange.refuse(401, "wrong key sk-secret")
-    with pytest.raises(EmbeddingError, match=r"wants an API key \(status 401\); put it into QVEC_EMBEDDING_API_KEY$"):
+    with pytest.raises(EmbeddingError, match=r"needs an API key \(status 401\); put it into QVEC_EMBEDDING_API_KEY$"):
         model.embed_documents(["text"])
     server.fault = lambda _: None
     monkeypatch.setenv("QVEC_EMBEDDING_API_KEY", "sk-secret\n")
@@ -392,7 +393,7 @@ def test_the_key_is_sent_and_never_told(server: EmbeddingServer, monkeypatch: py
     assert server.exchanges[0].headers["Authorization"] == "Bearer sk-secret"
     assert "sk-secret" not in str(caught.value)
     monkeypatch.setenv("QVEC_EMBEDDING_API_KEY", "sk-\nsecret")
-    with pytest.raises(InputError, match=r"^QVEC_EMBEDDING_API_KEY holds characters that no API key has$"):
+    with pytest.raises(InputError, match=r"^QVEC_EMBEDDING_API_KEY holds characters that an API key cannot have$"):
         embedder(server)
 
 
@@ -423,7 +424,7 @@ def test_whatever_else_repeats_the_key_is_told_without_it(
 
 def test_a_key_does_not_follow_a_redirect(server: EmbeddingServer) -> None:
     model = faulty(server, lambda exchange: exchange.refuse(307, "", Location="http://127.0.0.1:9/v1/embeddings"))
-    with pytest.raises(EmbeddingError, match="status 307: it is elsewhere"):
+    with pytest.raises(EmbeddingError, match="status 307: it has moved; give the address that it redirects to"):
         model.embed_documents(["text"])
 
 

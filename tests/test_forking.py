@@ -22,8 +22,8 @@ import qvec
 from qvec import Calibration, DatabaseError
 from qvec.client import embedders
 from qvec.client.embedders import Embedders, embedding_of
-from qvec.embedding import CachedQueries, awaiting, load_embedder
-from qvec.forking import Lock, OwnValue
+from qvec.embedding import CachedQueries, asynchronous, load_embedder
+from qvec.forking import Lock, ProcessLocal
 from qvec.integrations.lazy_collection import LazyCollection
 from qvec.qdrant import directory
 from qvec.qdrant.directory import Directory
@@ -121,7 +121,7 @@ def test_a_value_is_made_once_in_each_process() -> None:
         time.sleep(0.05)
         return os.getpid()
 
-    value = OwnValue(make)
+    value = ProcessLocal(make)
     assert value.if_made() is None
     threads = [threading.Thread(target=value) for _ in range(4)]
     for thread in threads:
@@ -194,7 +194,7 @@ def test_a_question_that_the_parent_is_embedding_is_embedded_in_a_child() -> Non
 
 def test_a_child_embeds_in_separate_threads() -> None:
     def embed() -> Any:
-        return asyncio.run(awaiting.embed_queries(Ones(), ["a"])).tolist()
+        return asyncio.run(asynchronous.embed_queries_async(Ones(), ["a"])).tolist()
 
     assert embed() == Child(embed).answer() == [[1, 1]]
 

@@ -133,7 +133,7 @@ LAYERS = [
 ALONE = {
     "sources": {"arrays", "errors", "sampling", "codecs"},
     "codecs": {"arrays", "errors"},
-    "embedding": {"errors", "forking", "steps"},
+    "embedding": {"errors", "forking"},
     "filters": {"errors"},
     "metadata_index": {"errors"},
     "texts": {"errors"},

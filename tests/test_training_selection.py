@@ -23,7 +23,7 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("datasets")
 pytest.importorskip("accelerate")
 
-from qvec.embedding.hub import load  # noqa: E402
+from qvec.embedding.sentence_transformer import load_sentence_transformer  # noqa: E402
 from qvec.training import QuantizedInformationRetrievalEvaluator, train  # noqa: E402
 from qvec.training.dataset import RetrievalDataset, TextPairs, read_pairs, retrieval_from_pairs  # noqa: E402
 from qvec.training.scoring import Scorer, coarsest  # noqa: E402
@@ -59,7 +59,7 @@ def test_the_best_checkpoint_is_selected_with_its_ranges(model: str, pairs: Path
     data = selecting(pairs)
     found = QuantizedInformationRetrievalEvaluator(
         data.queries, data.corpus, data.relevant, precision="binary", calibration=done.calibration
-    )(load(str(tmp_path / "out")))
+    )(load_sentence_transformer(str(tmp_path / "out")))
     assert found["binary_ndcg@10"] == pytest.approx(max(by_step.values()))
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"This is the checkpoint of step {done.selected}, with the best nDCG@10 over the other half" in card
@@ -186,7 +186,7 @@ def test_each_matryoshka_prefix_has_its_calibration_and_its_table(
     card = (tmp_path / "out" / "README.md").read_text()
     for table in done.tables:
         assert "\n".join("| " + " | ".join(row) + " |" for row in table.rows()) in card
-    trained = load(str(tmp_path / "out"))
+    trained = load_sentence_transformer(str(tmp_path / "out"))
     vectors = trained.encode(read_pairs(pairs).documents)
     for width in (12, 8):
         calibration = Calibration.load(tmp_path / "out" / f"qvec-{width}.safetensors")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from qvec import Calibration, RangeMethod
 from qvec.embedding import PACKAGED_MODEL
-from qvec.embedding.hub import load
+from qvec.embedding.sentence_transformer import load_sentence_transformer
 from qvec.training import QuantizationAwareLoss, constant, staged
 
 _BATCH = 32
@@ -113,7 +113,7 @@ class LowerLayers:
 
     def __init__(self, trained: int, tokens: int) -> None:
         self.tokens = tokens
-        self._model = load(PACKAGED_MODEL)
+        self._model = load_sentence_transformer(PACKAGED_MODEL)
         self._model.max_seq_length = tokens
         self._transformer: Any = self._model[0].auto_model
         layers = self._transformer.encoder.layer

@@ -138,9 +138,9 @@ def _check_ids(collection: Collection, id_type: str | None, truth: str) -> None:
 
 
 def _embedder(collection: Collection, asked: EmbeddingOptions) -> Embedder:
-    from qvec.embedding.stored import wanted_embedding
+    from qvec.embedding.options import choose_embedding
 
-    embedding = wanted_embedding(asked, collection, collection.calibration)
+    embedding = choose_embedding(asked, collection, collection.calibration)
     if embedding.model is None:
         raise InputError(f"collection {collection.name!r} was loaded as vectors; name the model they are from: --model")
     return load_embedder(embedding)

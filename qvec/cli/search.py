@@ -23,7 +23,7 @@ from qvec.cli.options import (
 from qvec.client import Collection
 from qvec.codecs import preset
 from qvec.embedding import Embedder, EmbeddingOptions, load_embedder
-from qvec.embedding.stored import wanted_embedding
+from qvec.embedding.options import choose_embedding
 from qvec.errors import InputError
 from qvec.results import Explanation, Hit
 from qvec.sources import Columns, open_source
@@ -155,7 +155,7 @@ def _vectors(location: str, encoding: str) -> Iterator[NDArray[Any]]:
 
 
 def _embedder(collection: Collection, wanted: EmbeddingOptions) -> Embedder:
-    embedding = wanted_embedding(wanted, collection, collection.calibration)
+    embedding = choose_embedding(wanted, collection, collection.calibration)
     if embedding.model is None:
         raise InputError(f"collection {collection.name!r} was loaded as vectors; name their model: --model")
     return load_embedder(embedding)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qvec.calibration import Calibration
 from qvec.embedding import EmbeddingOptions, TextEmbedder, load_embedder
-from qvec.embedding.stored import Embedded, wanted_embedding
+from qvec.embedding.options import EmbeddedCollection, choose_embedding
 from qvec.errors import InputError
 from qvec.forking import Lock
 
@@ -30,9 +30,9 @@ class Embedders:
             return self._loaded[options]
 
 
-def embedding_of(collection: Embedded, calibration: Calibration) -> EmbeddingOptions:
+def embedding_of(collection: EmbeddedCollection, calibration: Calibration) -> EmbeddingOptions:
     """Return the options of a collection's embedder. Raise InputError where no model is known."""
-    wanted = wanted_embedding(EmbeddingOptions(), collection, calibration)
+    wanted = choose_embedding(EmbeddingOptions(), collection, calibration)
     if wanted.model is None:
         raise InputError(
             f"collection {collection.name!r} was loaded as vectors and names no model; set its `embedder`, e.g. "

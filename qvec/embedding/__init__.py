@@ -1,15 +1,14 @@
-"""Text to vectors: embedding models, and servers of them, behind one small protocol.
+"""Embedding models, local or on a server, behind one small protocol.
 
-torch, sentence-transformers and the HTTP client are imported when a model is loaded and not before.
+torch, sentence-transformers and the HTTP client are imported when a model is loaded, not before.
 """
 
 from qvec.embedding.cached import CachedQueries
-from qvec.embedding.cards import TASKS, check_cut
-from qvec.embedding.hub import PACKAGED_MODEL
 from qvec.embedding.loading import lasting_name, load_embedder
+from qvec.embedding.model_cards import TASKS, check_cut
 from qvec.embedding.options import EmbeddingOptions
 from qvec.embedding.protocol import AsyncEmbedder, Embedder, Embeddings, Progress, TextEmbedder
-from qvec.embedding.sentence_transformer import SentenceTransformerEmbedder
+from qvec.embedding.sentence_transformer import PACKAGED_MODEL, SentenceTransformerEmbedder
 
 __all__ = [
     "PACKAGED_MODEL",

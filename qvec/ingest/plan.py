@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qvec.calibration import Calibration
 from qvec.client import Collection, Database
 from qvec.embedding import Embedder, EmbeddingOptions
-from qvec.embedding.stored import check_embedding, described, wanted_embedding
+from qvec.embedding.options import check_embedding, choose_embedding, embedding_to_store
 from qvec.errors import CollectionError, InputError
 from qvec.ingest.fit import check_fit_options, check_threshold, fit_source, load_embedder_for, settings_for
 from qvec.ingest.load_options import IngestOptions, Reporter
@@ -47,7 +47,7 @@ def make_plan(
     existing = collection.calibration if collection else _given_calibration(options, reporter)
     if existing is not None:
         check_fit_options(existing, options.wanted_fit)
-    embedding = wanted_embedding(EmbeddingOptions.of(options.model), collection, existing)
+    embedding = choose_embedding(EmbeddingOptions.of(options.model), collection, existing)
     embedder = load_embedder_for(source, embedding)
     if embedder is not None:
         embedding = embedder.options
@@ -63,7 +63,7 @@ def make_plan(
             calibration=calibration,
             id_type=source.id_type or "bigint",
             model=embedding.model,
-            embedding=described(embedding),
+            embedding=embedding_to_store(embedding),
             **(settings_for(source.codec) | options.given_settings()),
         )
     else:

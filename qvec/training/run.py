@@ -12,7 +12,7 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from qvec.calibration import Calibration
-from qvec.embedding.hub import load, quiet
+from qvec.embedding.sentence_transformer import load_sentence_transformer, quiet
 from qvec.errors import InputError
 from qvec.ingest.load_options import Reporter
 from qvec.training import checkpoints
@@ -50,7 +50,7 @@ def train(options: TrainOptions, reporter: Reporter) -> TrainResult:
     set_seed(options.seed)
     data = read_training_data(options)
     folder = checkpoints.prepare_folder(options)
-    model = load(options.model)
+    model = load_sentence_transformer(options.model)
     loss = make_loss(model, data.pairs, options)
     widths = (loss.dimensions, *_checked_prefixes(options.matryoshka, loss.dimensions))
     reporter.say("measuring the original model")

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.training_args import BatchSample
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
-from qvec.embedding.hub import load, quiet
+from qvec.embedding.sentence_transformer import load_sentence_transformer, quiet
 from qvec.errors import InputError
 from qvec.ingest.load_options import Reporter
 from qvec.training import checkpoints
@@ -68,7 +68,7 @@ def load_finished(loss: QuantizationAwareLoss, folder: Path, options: TrainOptio
         return None
     best = checkpoints.best(last)
     load_ranges(loss, best or last)
-    return load(str(best or last)), _completion(last, best)
+    return load_sentence_transformer(str(best or last)), _completion(last, best)
 
 
 def run_trainer(

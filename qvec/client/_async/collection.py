@@ -517,13 +517,14 @@ class AsyncCollection:
         if self._embedder is not None:
             return self._embedder
         options = embedding_of(self, self.calibration)
-        return self._embedders.loaded(options) or await in_embedding_thread_async(self._embedders.load, options)
+        loaded = self._embedders.loaded(options)
+        return await in_embedding_thread_async(self._embedders.load, options) if loaded is None else loaded
 
     async def _embedded(self, query: ArrayLike | str | Sequence[str]) -> ArrayLike:
         """Return queries as vectors: a question (d,), several (m, d), and vectors unchanged."""
         if isinstance(query, str):
             return np.asarray((await self._embed_queries([query]))[0])
-        return await self._embed_queries(query) if arguments.are_texts(query) else query  # type: ignore[return-value]
+        return await self._embed_queries(query) if arguments.are_texts(query) else query
 
     async def _embed_queries(self, texts: Sequence[str]) -> NDArray[Any]:
         with span("embed", collection=self.name, texts=len(texts)):

@@ -516,13 +516,14 @@ class Collection:
         if self._embedder is not None:
             return self._embedder
         options = embedding_of(self, self.calibration)
-        return self._embedders.loaded(options) or in_embedding_thread(self._embedders.load, options)
+        loaded = self._embedders.loaded(options)
+        return in_embedding_thread(self._embedders.load, options) if loaded is None else loaded
 
     def _embedded(self, query: ArrayLike | str | Sequence[str]) -> ArrayLike:
         """Return queries as vectors: a question (d,), several (m, d), and vectors unchanged."""
         if isinstance(query, str):
             return np.asarray(self._embed_queries([query])[0])
-        return self._embed_queries(query) if arguments.are_texts(query) else query  # type: ignore[return-value]
+        return self._embed_queries(query) if arguments.are_texts(query) else query
 
     def _embed_queries(self, texts: Sequence[str]) -> NDArray[Any]:
         with span("embed", collection=self.name, texts=len(texts)):

@@ -1,4 +1,4 @@
-"""What model cards ask of those who serve a model without the library that knows it: prefixes, and allowed cuts."""
+"""Prefixes and dimensions that model cards prescribe, for models on a server that does not know them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ TASKS = ("retrieval", "text-matching", "code")
 
 
 @dataclass(frozen=True)
-class Card:
-    """A family of models on a server."""
+class ModelCard:
+    """What is known of a family of models on a server."""
 
     family: str
     prefixes: Mapping[str, tuple[str, str]]
-    """By task, what stands before a question and before a document."""
+    """The prefixes of a question and of a document, by task."""
     cuts: tuple[int, ...]
-    """The lengths that its vectors may be cut to."""
+    """The dimensions that its vectors may be cut to."""
     task_in_name: re.Pattern[str]
-    """Where a model serves one task, its name tells which: the group `task`."""
+    """Finds the task in the name of a model that serves only one: the group `task`."""
     short_tasks: Mapping[str, str]
 
     def task_of(self, name: str) -> str | None:
-        """The task that a model's name tells, if it does."""
+        """Return the task that a model's name contains, if any."""
         found = self.task_in_name.search(name.lower())
         return found and self.short_tasks[found["task"]]
 
 
-# https://huggingface.co/jinaai/jina-embeddings-v4-text-retrieval-GGUF; similarity has no sides, so both are queries.
-JINA_V4 = Card(
+# https://huggingface.co/jinaai/jina-embeddings-v4-text-retrieval-GGUF; text-matching has queries on both sides.
+JINA_V4 = ModelCard(
     family="jina-embeddings-v4",
     prefixes={
         "retrieval": ("Query: ", "Passage: "),
@@ -46,15 +46,15 @@ JINA_V4 = Card(
 _CARDS = (JINA_V4,)
 
 
-def card_of(name: str | None) -> Card | None:
-    """The card of a model on a server; None for one that needs none known here."""
+def card_of(name: str | None) -> ModelCard | None:
+    """Return the card of a model on a server, if there is one."""
     return next((card for card in _CARDS if card.family in (name or "").lower()), None)
 
 
-def completed(options: EmbeddingOptions) -> EmbeddingOptions:
-    """Options of a server's model with the task that its name tells and the prefixes that its card asks for.
+def complete_options(options: EmbeddingOptions) -> EmbeddingOptions:
+    """Return the options of a server's model with the task in its name and the prefixes on its card.
 
-    Prefixes that are given stay. Raises InputError for a task that the model does not have, or has to be told.
+    Given prefixes stay. Raise InputError if the model does not have the given task, or needs one and has none.
     """
     card = card_of(options.model_name)
     if card is None:
@@ -85,7 +85,7 @@ def completed(options: EmbeddingOptions) -> EmbeddingOptions:
 
 
 def check_cut(options: EmbeddingOptions, dimensions: int | None) -> None:
-    """Raises InputError where vectors would be cut to a length that the model's card does not allow."""
+    """Raise InputError unless the model's card allows to cut vectors to `dimensions`."""
     card = card_of(options.model_name)
     if card and dimensions is not None and dimensions not in card.cuts:
         lengths = ", ".join(map(str, card.cuts))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import qvec
 from qvec import Calibration, EmbeddingError
-from qvec.embedding import CachedQueries, awaiting
+from qvec.embedding import CachedQueries, asynchronous
 
 Vectors = NDArray[np.float32]
 
@@ -100,15 +100,15 @@ def test_many_questions_are_asked_at_once() -> None:
             together.wait(5)
             return vectors_of(texts)
 
-    found = in_tasks([lambda: awaiting.embed_queries(Meeting(), ["question"])] * 64)
+    found = in_tasks([lambda: asynchronous.embed_queries_async(Meeting(), ["question"])] * 64)
     assert [vectors.tolist() for vectors in found] == [[[8, 1]]] * 64
 
 
 def test_an_embedder_that_can_be_awaited_is() -> None:
     embedder = Awaited()
-    found = in_tasks([lambda: awaiting.embed_queries(embedder, ["question"])] * 200)
+    found = in_tasks([lambda: asynchronous.embed_queries_async(embedder, ["question"])] * 200)
     assert [vectors.tolist() for vectors in found] == [[[8, 1]]] * 200
-    assert in_tasks([lambda: awaiting.embed_documents(embedder, ["text"])])[0].tolist() == [[4, 1]]
+    assert in_tasks([lambda: asynchronous.embed_documents_async(embedder, ["text"])])[0].tolist() == [[4, 1]]
 
 
 def test_collections_await_their_embedders(tmp_path: Path) -> None:
