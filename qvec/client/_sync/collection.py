@@ -101,6 +101,11 @@ class Collection:
         return self.stored.keeps_floats
 
     @property
+    def exposes_codes(self) -> bool:
+        """Whether `iter_codes` can read its codes: on Postgres."""
+        return self.stored.exposes_codes
+
+    @property
     def form(self) -> Form:
         """The form of the vectors that `iter_rows` gives."""
         return self.stored.form

@@ -15,6 +15,7 @@ from psycopg import errors
 from psycopg.sql import Composed
 
 from qvec.calibration import Calibration
+from qvec.defaults import MAX_EF_SEARCH
 from qvec.errors import CollectionError
 from qvec.full_text import asked, no_index
 from qvec.metadata_index import MetadataIndex
@@ -54,6 +55,7 @@ class AsyncPostgresCollection:
     """A collection's table. A statement that reads codes finds nothing once the collection has another calibration;
     then the new table and calibration are read, and the work is done again."""
 
+    exposes_codes = True
     accepts_any_id = False
 
     def __init__(
@@ -160,7 +162,7 @@ class AsyncPostgresCollection:
 
     async def _is_small(self, connection: AsyncConnection, table: Table, candidates: int) -> bool:
         """Return whether the collection has no more rows than candidates; ask until it is seen to have more."""
-        reachable = table.vector.iterative_scan or candidates <= statements.MAX_EF_SEARCH
+        reachable = table.vector.iterative_scan or candidates <= MAX_EF_SEARCH
         if candidates >= self._min_rows:
             ((more,),) = await fetch(connection, statements.holds_more_than(table, candidates))
             if more:

@@ -16,6 +16,7 @@ from psycopg import errors
 from psycopg.sql import Composed
 
 from qvec.calibration import Calibration
+from qvec.defaults import MAX_EF_SEARCH
 from qvec.errors import CollectionError
 from qvec.full_text import asked, no_index
 from qvec.metadata_index import MetadataIndex
@@ -55,6 +56,7 @@ class PostgresCollection:
     """A collection's table. A statement that reads codes finds nothing once the collection has another calibration;
     then the new table and calibration are read, and the work is done again."""
 
+    exposes_codes = True
     accepts_any_id = False
 
     def __init__(self, connections: Connections, catalog: Catalog, entry: CatalogEntry, embedded: bool) -> None:
@@ -157,7 +159,7 @@ class PostgresCollection:
 
     def _is_small(self, connection: Connection, table: Table, candidates: int) -> bool:
         """Return whether the collection has no more rows than candidates; ask until it is seen to have more."""
-        reachable = table.vector.iterative_scan or candidates <= statements.MAX_EF_SEARCH
+        reachable = table.vector.iterative_scan or candidates <= MAX_EF_SEARCH
         if candidates >= self._min_rows:
             ((more,),) = fetch(connection, statements.holds_more_than(table, candidates))
             if more:

@@ -41,6 +41,7 @@ _POLL_SECONDS = 0.1
 class AsyncQdrantCollection:
     """See `AsyncStoreCollection`."""
 
+    exposes_codes = False
     form: Form = "centred"
 
     def __init__(self, catalog: AsyncQdrantCatalog, version: ActiveVersion) -> None:

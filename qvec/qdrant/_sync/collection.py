@@ -42,6 +42,7 @@ _POLL_SECONDS = 0.1
 class QdrantCollection:
     """See `AsyncStoreCollection`."""
 
+    exposes_codes = False
     form: Form = "centred"
 
     def __init__(self, catalog: QdrantCatalog, version: ActiveVersion) -> None:

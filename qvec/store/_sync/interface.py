@@ -27,6 +27,8 @@ class StoreCollection(Protocol):
     name: str
     was_dropped: bool
     """Whether a call found that the collection was dropped since it was opened."""
+    exposes_codes: bool
+    """Whether `iter_codes` can read the codes; an engine that computes its own does not expose them."""
     accepts_any_id: bool
     """Whether ids of either type may be asked for: in a collection that qvec did not make."""
 
