@@ -25,7 +25,8 @@ from qvec import Calibration
 from qvec.codes import code_bytes, learned, ternary
 from qvec.embedding import PACKAGED_MODEL, load_embedder
 from qvec.projection import whole
-from qvec.training.learned_bits import AdaptOptions, RecallEvaluator, adapt, itq, projection_from, random_rotation
+from qvec.training.initial_projection import itq, projection_from, random_rotation
+from qvec.training.learned_bits import AdaptOptions, RecallEvaluator, adapt
 
 Floats = NDArray[np.float32]
 

@@ -23,7 +23,8 @@ from qdrant_prefilters import PREFILTERS, Quantization, build, bytes_per_vector
 from realistic import real_embeddings
 
 from qvec import Calibration
-from qvec.training.learned_bits import CANDIDATES, AdaptOptions, K, adapt, itq
+from qvec.training.initial_projection import itq
+from qvec.training.learned_bits import CANDIDATES, AdaptOptions, K, adapt
 
 ENGINES = (
     "sign bits, 8-bit query",

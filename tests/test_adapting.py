@@ -16,7 +16,8 @@ from qvec.cli import main
 from qvec.codes import learned, quantize, ternary
 from qvec.errors import InputError, MissingExtraError
 from qvec.projection import whole
-from qvec.training.learned_bits import AdaptOptions, RecallEvaluator, adapt, itq, projection_from, random_rotation
+from qvec.training.initial_projection import itq, projection_from, random_rotation
+from qvec.training.learned_bits import AdaptOptions, RecallEvaluator, adapt
 
 DIMENSIONS = 16
 

@@ -22,7 +22,8 @@ from qvec.codes import hamming, learned, quantize
 from qvec.errors import InputError, QvecError, RowError
 from qvec.projection import whole
 from qvec.training import learned_bits_data
-from qvec.training.learned_bits import AdaptOptions, adapt, itq, projection_from
+from qvec.training.initial_projection import itq, projection_from
+from qvec.training.learned_bits import AdaptOptions, adapt
 from qvec.training.learned_bits_data import VectorPairs, read_vector_pairs, split_sample
 
 torch = pytest.importorskip("torch")

@@ -29,7 +29,8 @@ from qvec.embedding import PACKAGED_MODEL, load_embedder
 from qvec.evaluation.metrics import ndcg
 from qvec.projection import whole
 from qvec.training.dataset import read_beir
-from qvec.training.learned_bits import Bits, Projection, itq, projection_from
+from qvec.training.initial_projection import Projection, itq, projection_from
+from qvec.training.learned_bits import Bits
 from qvec.training.learned_bits_data import VectorPairs
 from qvec.training.learned_bits_training import build_dataset, train_projection
 

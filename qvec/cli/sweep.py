@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from qvec.calibration import Metric
 from qvec.cli.console import ConsoleReporter, print_table
 from qvec.cli.options import embedding_of
 from qvec.codecs import FLOAT, preset
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_RECALL, _METRIC = 0.97, "cosine"
+_RECALL = 0.97
+_METRIC: Metric = "cosine"
 _HELD_OUT = 500
 """Maximum number of rows that serve as queries."""
 SWEEP_ONLY = ("recall", "rows", "metric", "value", "vector_column", "text_column")
@@ -81,7 +83,7 @@ def run_sweep(
     embedding = embedding_of(options)
     names = {name: options[name] for name in ("vector_column", "text_column")}
     sweep_options = SweepOptions(
-        metric=options["metric"] or _METRIC,  # type: ignore[arg-type]
+        metric=options["metric"] or _METRIC,
         k=k,
         recall=options["recall"] or _RECALL,
         rows=options["rows"],

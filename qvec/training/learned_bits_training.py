@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import kl_div
 
-from qvec.training.learned_bits import Projection
+from qvec.training.initial_projection import Projection
 from qvec.training.learned_bits_data import Floats, VectorPairs
 
 GROUPS, NEIGHBOURS = 8, 32
