@@ -175,10 +175,10 @@ BEGIN
             USING ERRCODE = 'data_exception';
     END IF;
     steps := (
-        SELECT array_agg((get_bit(codes, i) << 8) + (get_bit(codes, width + i) << 7) + (get_bit(codes, 2 * width + i) << 6)
-                         + (get_bit(codes, 3 * width + i) << 5) + (get_bit(codes, 4 * width + i) << 4)
-                         + (get_bit(codes, 5 * width + i) << 3) + (get_bit(codes, 6 * width + i) << 2)
-                         + (get_bit(codes, 7 * width + i) << 1) - 255 ORDER BY i)
+        SELECT array_agg((get_bit(codes, i) << 8) + (get_bit(codes, width + i) << 7)
+                         + (get_bit(codes, 2 * width + i) << 6) + (get_bit(codes, 3 * width + i) << 5)
+                         + (get_bit(codes, 4 * width + i) << 4) + (get_bit(codes, 5 * width + i) << 3)
+                         + (get_bit(codes, 6 * width + i) << 2) + (get_bit(codes, 7 * width + i) << 1) - 255 ORDER BY i)
         FROM generate_series(0, k.dimensions - 1) AS i)::vector;
     RETURN (SELECT string_agg(CASE WHEN b - (w <#> steps) > 0 THEN '1' ELSE '0' END, '' ORDER BY j)
             FROM unnest(k.projection, k.bias) WITH ORDINALITY AS u (w, b, j))::bit varying;
