@@ -23,11 +23,9 @@ from numpy.typing import NDArray
 
 from qvec import Calibration
 from qvec.embedding import PACKAGED_MODEL, load_embedder
+from qvec.evaluation.dataset import Qrels, Queries, read_qrels, read_queries, rows_of_source
 from qvec.evaluation.evaluate import evaluate
-from qvec.evaluation.qrels import Qrels, read_qrels
-from qvec.evaluation.queries import Queries, read_queries
 from qvec.evaluation.results import Evaluation, Result
-from qvec.evaluation.rows import rows_of_source
 from qvec.ingest import IngestOptions, ingest
 from qvec.sources import open_source
 

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from qvec import Calibration, Hit, connect
 from qvec.embedding import PACKAGED_MODEL, CachedQueries, load_embedder
-from qvec.evaluation.intervals import compare, interval
-from qvec.evaluation.metrics import ndcg
+from qvec.evaluation.metrics import compare, confidence_interval, ndcg
 from qvec.training.dataset import RetrievalDataset, read_beir
 
 K = 10
@@ -75,7 +74,7 @@ def main(folder: Path) -> None:
             alone, _ = judged(ways["vectors"], data)
             for name, search in ways.items():
                 gains, milliseconds = judged(search, data)
-                found, gain = interval(gains), compare(gains, alone).difference
+                found, gain = confidence_interval(gains), compare(gains, alone).difference
                 print(
                     f"{database.kind:10} {name:16} {found.value:6.1%} ({found.low:.1%} to {found.high:.1%})"
                     f" {milliseconds:7.2f} ms  {gain.value:+.1%} ({gain.low:+.1%} to {gain.high:+.1%})"

@@ -22,13 +22,12 @@ RETRIEVAL = "qvec.retrieval.methods.Retrieval"
 GIVEN = ("stores.Info", "stores.Explanation", "stores.StoredRows", "metadata_index.MetadataIndex", "versions.Versions")
 EVALUATION = {
     "evaluate": ("evaluate",),
-    "queries": ("Queries", "read_queries"),
-    "qrels": ("read_qrels",),
-    "rows": ("Rows", "rows_of_source", "rows_of_collection"),
-    "results": ("Evaluation", "Result", "Interval", "Loss"),
+    "dataset": ("Queries", "read_queries", "read_qrels", "Rows", "rows_of_source", "rows_of_collection"),
+    "results": ("Evaluation", "Result", "Loss"),
+    "metrics": ("Interval",),
     "tune": ("tune", "Tuning"),
     "sweep": ("sweep", "SweepOptions"),
-    "drifting": ("drift_of_rows", "drift_of_vectors", "DriftReport"),
+    "drift_report": ("drift_of_rows", "drift_of_vectors", "DriftReport"),
     "report": ("write_report",),
 }
 """What is used of the evaluation without its command."""

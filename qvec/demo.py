@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from qvec.embedding import Embedder, load_embedder
 from qvec.errors import InputError
-from qvec.evaluation.drifting import statistics_of
+from qvec.evaluation.dataset import Queries, rows_of_source
+from qvec.evaluation.drift_report import collection_statistics
 from qvec.evaluation.evaluate import evaluate
-from qvec.evaluation.queries import Queries
 from qvec.evaluation.report import write_report
-from qvec.evaluation.rows import rows_of_source
 from qvec.hits import Hit
 from qvec.ingest import IngestOptions, Reporter, ingest
 from qvec.passages import QUESTIONS, Passage, stdlib_passages
@@ -155,7 +154,7 @@ def _write_report(quantized: Collection, directory: Path, queries: NDArray[np.fl
     with open_source(directory / "passages.parquet") as source:
         rows = rows_of_source(source, quantized.calibration, None, 0)
         found = evaluate(quantized, asked, rows, reporter=reporter)
-        statistics = statistics_of(quantized, rows)
+        statistics = collection_statistics(quantized, rows)
     path = directory / "report.html"
     write_report(path, found, statistics)
     return path

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from qvec import Calibration, connect
 from qvec.cli import main
 from qvec.errors import InputError
-from qvec.evaluation.scan import scan
-from qvec.evaluation.ways import prefilters
+from qvec.evaluation.scan import scan_codes
+from qvec.evaluation.search_config import scan_prefilters
 from qvec.postgres.database import PostgresDatabase
 from qvec.postgres.layout import Layout
 from qvec.training.learned_bits import AdaptOptions, adapt
@@ -199,8 +199,8 @@ def test_a_scan_computes_learned_bits_where_all_planes_are_kept(
     rows, queries = vectors(300), calibration.prepared(vectors(4, seed=5))
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
     docs.upsert(list(range(300)), rows)
-    assert set(prefilters(docs)) == scanned
-    found = scan(docs.stored_codes(100), queries, calibration, prefilters(docs), [rescore], 40)
+    assert set(scan_prefilters(docs)) == scanned
+    found = scan_codes(docs.stored_codes(100), queries, calibration, scan_prefilters(docs), [rescore], 40)
     if "learned" in scanned:
         scores = [[hit.score for hit in line] for line in docs.search(queries, 5, rescore=False)]
         assert 1 - found["learned"].distances[:, :5] * (2 / BITS) == pytest.approx(np.array(scores))

@@ -118,7 +118,7 @@ LAYERS = [
     {"arrays", "drift", "projection", "ranges"},
     {"calibration"},
     {"codes", "model_folder"},
-    {"loading"},
+    {"loading", "precisions"},
     {"versions"},
     {"stores"},
     {"retrieval"},

@@ -19,16 +19,13 @@ from hypothesis import strategies as st
 
 from qvec import Calibration
 from qvec.errors import InputError, MissingExtraError
-from qvec.evaluation import pictures, tables
-from qvec.evaluation.charts import Axis, Chart, Point, Series, around
-from qvec.evaluation.compared import compare_named
-from qvec.evaluation.labels import place
+from qvec.evaluation.charts import Axis, Chart, Point, Series, axis_around, calibration_charts, charts_of
+from qvec.evaluation.metrics import Interval
 from qvec.evaluation.plots import write_plot
-from qvec.evaluation.report import verdict, write_report
-from qvec.evaluation.results import NONE, Evaluation, Interval, Loss, Result
-from qvec.evaluation.svg import draw
+from qvec.evaluation.report import evaluation_table, verdict, write_report
+from qvec.evaluation.results import NONE, Evaluation, Loss, Result, Sweep
+from qvec.evaluation.svg import draw, place_labels
 from qvec.evaluation.sweep import SweepOptions, sweep
-from qvec.evaluation.trials import Sweep
 from qvec.ingest import Reporter
 from qvec.sources import open_source
 
@@ -190,8 +187,8 @@ def test_a_comparison_is_told(tmp_path: Path) -> None:
     recalls = [np.full(50, 0.9), np.concatenate([np.full(20, 0.8), np.full(30, 0.9)])]
     pair = [replace(one, recalls=each) for one, each in zip(RESULTS[1:3], recalls, strict=True)]
     found = replace(EVALUATION, results=(*pair, *RESULTS[3:]))
-    compared = compare_named(found, "ternary/int8/4", "ternary/int8/16")
-    page, _ = page_of(found, tmp_path, compared=compared)
+    compared = found.compare("ternary/int8/4", "ternary/int8/16")
+    page, _ = page_of(found, tmp_path, comparison=compared)
     assert "ternary/int8/4 − ternary/int8/16: recall@10 +4.00 points (" in page.text
     assert "higher in 20 queries, lower in 0, equal in 30." in page.text
     assert compared.as_dict()["p_value"] < 0.001
@@ -220,7 +217,7 @@ def test_the_page_of_a_sweep_says_what_to_use(tmp_path: Path, swept: Sweep) -> N
 def test_a_target_that_is_not_met_is_told(swept: Sweep) -> None:
     assert verdict(swept).startswith("Use ")
     unmet = replace(swept, recommendation=replace(swept.recommendation, met=False, target=0.999))
-    assert verdict(unmet).startswith("Nothing that was tried reaches 99.9% for sure.")
+    assert verdict(unmet).startswith("Nothing that was tried is sure to reach 99.9%.")
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
@@ -232,7 +229,7 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_charts_hold_every_point(swept: Sweep) -> None:
-    for chart in (*pictures.of_evaluation(EVALUATION, STATISTICS), *pictures.of_sweep(swept)):
+    for chart in (*charts_of(EVALUATION, STATISTICS), *charts_of(swept, None)):
         assert chart.series
         for series in chart.series:
             for point in series.points:
@@ -243,15 +240,13 @@ def test_charts_hold_every_point(swept: Sweep) -> None:
 def test_scans_of_a_prefilter_are_in_the_table_and_not_in_the_charts() -> None:
     scanned = replace(RESULTS[0], exact=True, recall=Interval(0.123, 0.1, 0.2))
     found = replace(EVALUATION, results=(*RESULTS, scanned))
-    points = [
-        point for chart in pictures.of_evaluation(found, None)[:3] for series in chart.series for point in series.points
-    ]
+    points = [point for chart in charts_of(found, None)[:3] for series in chart.series for point in series.points]
     assert not any(point.y == 0.123 for point in points)
-    assert any("12.3%" in row and "scan" in row for row in tables.of_evaluation(found).rows)
+    assert any("12.3%" in row and "scan" in row for row in evaluation_table(found).rows)
 
 
 def test_recall_against_oversampling_is_a_line_for_each_way() -> None:
-    chart = next(one for one in pictures.of_evaluation(EVALUATION, None) if "oversampling" in one.title)
+    chart = next(one for one in charts_of(EVALUATION, None) if "oversampling" in one.title)
     assert {one.name: [point.x for point in one.points] for one in chart.series} == {
         "int8 after ternary": [1, 4, 16],
         "int4 after ternary": [1, 4, 16],
@@ -259,7 +254,7 @@ def test_recall_against_oversampling_is_a_line_for_each_way() -> None:
 
 
 def test_losses_are_those_of_the_collections_own_search() -> None:
-    chart = next(one for one in pictures.of_evaluation(EVALUATION, None) if "lost" in one.title)
+    chart = next(one for one in charts_of(EVALUATION, None) if "lost" in one.title)
     lines = {one.name: [(point.x, point.y) for point in one.points] for one in chart.series}
     own = [one for one in RESULTS if one.rescore == "int8" and one.oversampling]
     assert lines == {
@@ -268,20 +263,18 @@ def test_losses_are_those_of_the_collections_own_search() -> None:
         "the precision": [(one.oversampling, 1 - one.recall.value - 0.03) for one in own],
     }
     unknown = [replace(one, loss=Loss(None, 0.1, 0.2)) for one in own]
-    chart = next(
-        one for one in pictures.of_evaluation(replace(EVALUATION, results=tuple(unknown)), None) if "lost" in one.title
-    )
+    chart = next(one for one in charts_of(replace(EVALUATION, results=tuple(unknown)), None) if "lost" in one.title)
     assert [one.name for one in chart.series] == ["the prefilter", "the precision"]
 
 
 def test_bit_balance_counts_every_dimension() -> None:
-    chart = pictures.of_calibration(CALIBRATION, STATISTICS)[-1]
+    chart = calibration_charts(CALIBRATION, STATISTICS)[-1]
     assert sum(point.y for point in chart.series[0].points) == 64
 
 
 def test_a_calibration_of_one_dimension_is_drawn() -> None:
     one = Calibration.fit(VECTORS[:, :1], metric="ip")
-    for chart in pictures.of_calibration(one, one.drift(VECTORS[:, :1])):
+    for chart in calibration_charts(one, one.drift(VECTORS[:, :1])):
         ElementTree.fromstring(draw(chart))
 
 
@@ -329,7 +322,7 @@ def test_a_recall_axis_keeps_the_order_and_stretches_the_top(low: float, first: 
 
 
 def test_a_drawing_puts_points_where_their_figures_are() -> None:
-    points = (Point(0, 0), Point(5, 0.5, told="half & half"), Point(10, 1))
+    points = (Point(0, 0), Point(5, 0.5, tooltip="half & half"), Point(10, 1))
     chart = Chart("t < u", "", Axis("x", 0, 10), Axis("y", 0, 1), (Series("a", points),))
     tree = ElementTree.fromstring(draw(chart))
     assert tree.get("aria-label") == "t < u"
@@ -346,14 +339,14 @@ def test_a_drawing_puts_points_where_their_figures_are() -> None:
 
 
 def test_a_sweep_has_a_series_of_every_style(swept: Sweep) -> None:
-    styles = {series.style for chart in pictures.of_sweep(swept) for series in chart.series}
+    styles = {series.style for chart in charts_of(swept, None) for series in chart.series}
     assert styles == {"line", "dots", "curve", "bars", "band"}
 
 
 @given(st.lists(st.tuples(st.floats(60, 420), st.floats(20, 250)), min_size=1, max_size=4, unique=True))
 def test_labels_cover_no_point_where_there_is_room(points: list[tuple[float, float]]) -> None:
     far = all(math.dist(a, b) > 120 for at, a in enumerate(points) for b in points[:at])
-    labels = list(place([(x, y, "int8") for x, y in points], (0, 0, 480, 320)))
+    labels = list(place_labels([(x, y, "int8") for x, y in points], (0, 0, 480, 320)))
     assert [label.text for label in labels] == ["int8"] * len(points)
     if far:
         for label in labels:
@@ -362,14 +355,14 @@ def test_labels_cover_no_point_where_there_is_room(points: list[tuple[float, flo
 
 
 def test_two_labels_side_by_side_do_not_overlap() -> None:
-    first, second = place([(200, 100, "int8 / ternary"), (215, 103, "int8 / binary")], (0, 0, 480, 320))
+    first, second = place_labels([(200, 100, "int8 / ternary"), (215, 103, "int8 / binary")], (0, 0, 480, 320))
     a, b = first.box(), second.box()
     assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 
 
 def test_an_axis_around_one_value_has_room() -> None:
     for kind in ("linear", "log", "doubling", "recall"):
-        axis = around("x", [0.5], kind)  # type: ignore[arg-type]
+        axis = axis_around("x", [0.5], kind)  # type: ignore[arg-type]
         assert 0 < axis.position(0.5) < 1
 
 

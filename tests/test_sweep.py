@@ -24,20 +24,16 @@ from qvec import Calibration
 from qvec.cli import main
 from qvec.embedding import EmbeddingOptions
 from qvec.errors import InputError, RowError
-from qvec.evaluation.choice import pareto, recommend
-from qvec.evaluation.drawing import draw_vectors
-from qvec.evaluation.intervals import interval
-from qvec.evaluation.material import Material, draw
-from qvec.evaluation.quantized import RESCORES, Quantized
-from qvec.evaluation.resampling import many_intervals
-from qvec.evaluation.results import NONE, Interval, Result
-from qvec.evaluation.sweep import SweepOptions, sweep
-from qvec.evaluation.trials import Sweep, Trial, bytes_per_vector
-from qvec.evaluation.truth import nearest_rows
-from qvec.evaluation.truth_table import TruthTable
+from qvec.evaluation.ground_truth import RecallTable, nearest_rows
+from qvec.evaluation.metrics import Interval, confidence_interval, confidence_intervals
+from qvec.evaluation.results import NONE, Result, Sweep, Trial
+from qvec.evaluation.sample import Sample, draw_sample, draw_vectors
+from qvec.evaluation.scan import RESCORES, SAMPLE_PRECISIONS, QuantizedSample
+from qvec.evaluation.sweep import SweepOptions, pareto_front, recommend, sweep
 from qvec.ingest import Reporter
 from qvec.ingest.options import FitOptions
 from qvec.postgres.layout import Layout
+from qvec.precisions import code_table_bytes
 from qvec.ranges import RangeMethod
 from qvec.sources import open_source
 
@@ -46,8 +42,8 @@ K = 10
 
 
 @pytest.fixture(scope="module")
-def material() -> Material:
-    return Material(realistic(800), realistic(40, seed=1), held_out=False, unusable=0)
+def sample() -> Sample:
+    return Sample(realistic(800), realistic(40, seed=1), held_out=False, unusable=0)
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +67,17 @@ def write(path: Path, vectors: NDArray[np.float32]) -> Path:
     ("prefilter", "rescore"), [(prefilter, rescore) for prefilter in RESCORES for rescore in RESCORES[prefilter]]
 )
 def test_recall_is_that_of_a_search_in_plain_numpy(
-    material: Material, prefilter: str, rescore: str, oversampling: float
+    sample: Sample, prefilter: str, rescore: str, oversampling: float
 ) -> None:
-    calibration = Calibration.fit(material.documents, threshold=0.25)
-    measured = Quantized(material, calibration).one_way(prefilter, rescore, oversampling, material.truth("cosine", K))
-    documents, queries = unit(material.documents), unit(material.queries)
+    calibration = Calibration.fit(sample.rows, threshold=0.25)
+    measured = QuantizedSample(sample, calibration).measure(
+        prefilter, rescore, oversampling, sample.ground_truth("cosine", K)
+    )
+    documents, queries = unit(sample.rows), unit(sample.queries)
     truth = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :K]
     codes, asked = (
         specification.codes(rows, calibration.threshold, calibration.radius, cosine=True)
-        for rows in (material.documents, material.queries)
+        for rows in (sample.rows, sample.queries)
     )
     bits = specification.ternary if prefilter == "ternary" else (lambda rows: specification.to_planes(rows, 1))
     candidates = specification.nearest(specification.hamming(bits(codes), bits(asked)), int(np.ceil(K * oversampling)))
@@ -98,35 +96,38 @@ def test_recall_is_that_of_a_search_in_plain_numpy(
     assert measured.recalls.mean() <= measured.candidates + 1e-12
 
 
-def test_all_ways_at_once_are_each_of_them(material: Material) -> None:
-    truth = material.truth("ip", K)
-    quantized = Quantized(material, Calibration.fit(material.documents, metric="ip"))
-    found = list(quantized.every_way(truth))
+def test_all_ways_at_once_are_each_of_them(sample: Sample) -> None:
+    truth = sample.ground_truth("ip", K)
+    quantized = QuantizedSample(sample, Calibration.fit(sample.rows, metric="ip"))
+    found = list(quantized.measure_all(truth))
     assert len(found) == sum(5 * len(rescores) + 1 for rescores in RESCORES.values())
     for one in found[1::4]:
         if one.oversampling is not None:
-            again = quantized.one_way(one.prefilter, one.rescore, one.oversampling, truth)
+            again = quantized.measure(one.prefilter, one.rescore, one.oversampling, truth)
             assert np.array_equal(again.recalls, one.recalls)
     alone = [one for one in found if one.rescore == NONE]
     assert [one.prefilter for one in alone] == ["ternary", "binary"]
 
 
-def test_every_row_compared(material: Material) -> None:
-    truth = material.truth("cosine", K)
-    calibration = Calibration.fit(material.documents)
-    means = {one.rescore: one.recalls.mean() for one in Quantized(material, calibration).every_row(truth)}
+def test_every_row_compared(sample: Sample) -> None:
+    truth = sample.ground_truth("cosine", K)
+    calibration = Calibration.fit(sample.rows)
+    quantized = QuantizedSample(sample, calibration)
+    means = {
+        one.rescore: one.recalls.mean() for one in (quantized.measure_exact(truth, each) for each in SAMPLE_PRECISIONS)
+    }
     assert means["float32"] == 1
     assert 1 >= means["int8"] > means["int4"] > means["binary"] > 0.2
-    scores = qvec.score(qvec.quantize(material.documents, calibration), unit(material.queries), calibration, 4)
+    scores = qvec.score(qvec.quantize(sample.rows, calibration), unit(sample.queries), calibration, 4)
     found = np.argsort(-scores, axis=1, kind="stable")[:, :K]
     assert means["int4"] == pytest.approx(truth.recalls(found).mean())
 
 
-def test_a_prefix_is_judged_by_all_dimensions(material: Material) -> None:
-    truth = material.truth("cosine", K)
-    cut = Calibration.fit(material.documents, dimensions=32)
-    (float32, *_) = Quantized(material, cut).every_row(truth)
-    documents, queries = unit(material.documents), unit(material.queries)
+def test_a_prefix_is_judged_by_all_dimensions(sample: Sample) -> None:
+    truth = sample.ground_truth("cosine", K)
+    cut = Calibration.fit(sample.rows, dimensions=32)
+    float32 = QuantizedSample(sample, cut).measure_exact(truth, "float32")
+    documents, queries = unit(sample.rows), unit(sample.queries)
     wanted = np.argsort(-(queries @ documents.T), axis=1)[:, :K]
     found = np.argsort(-(unit(queries[:, :32]) @ unit(documents[:, :32]).T), axis=1)[:, :K]
     shared = [len(set(a) & set(b)) / K for a, b in zip(wanted, found, strict=True)]
@@ -141,16 +142,16 @@ def test_the_table_says_what_the_truth_says(seed: int, k: int, rows: int) -> Non
     queries = rng.integers(-2, 3, (4, 3)).astype(np.float32)
     truth = nearest_rows([(np.arange(rows), documents)], queries, k)
     found = np.array([rng.permutation(rows)[:k] for _ in queries])
-    assert TruthTable.of(truth).recalls(found) == pytest.approx(truth.recalls(found.tolist()))
+    assert RecallTable.of(truth).recalls(found) == pytest.approx(truth.recalls(found.tolist()))
 
 
 def test_intervals_of_many_are_those_of_each() -> None:
     values = list(np.random.default_rng(0).random((700, 60)))
-    many = many_intervals(values, confidence=0.9, seed=3)
+    many = confidence_intervals(values, confidence=0.9, seed=3)
     assert len(many) == 700
     for position in (0, 511, 512, 699):
-        assert many[position] == pytest.approx(interval(values[position], confidence=0.9, seed=3))
-    assert many_intervals([]) == []
+        assert many[position] == pytest.approx(confidence_interval(values[position], confidence=0.9, seed=3))
+    assert confidence_intervals([]) == []
 
 
 @pytest.mark.parametrize("dimensions", [64, 100])
@@ -159,7 +160,7 @@ def test_bytes_are_those_of_a_collection(dimensions: int, rescore: str) -> None:
     for prefilter in ("binary",) if rescore == "binary" else ("binary", "ternary"):
         layout = Layout.of(dimensions, "bigint", rescore, prefilter)  # type: ignore[arg-type]
         stored = (layout.code_bits + layout.prefilter_bits) // 8 + layout.float_bytes
-        assert bytes_per_vector(dimensions, prefilter, rescore) == stored
+        assert code_table_bytes(dimensions, prefilter, rescore) == stored
 
 
 # What it draws.
@@ -168,34 +169,34 @@ def test_bytes_are_those_of_a_collection(dimensions: int, rescore: str) -> None:
 def test_queries_are_held_out(tmp_path: Path) -> None:
     vectors = realistic(300)
     with open_source(write(tmp_path / "a.npy", vectors)) as source:
-        drawn = draw(source, rows=200, queries=50, metric="cosine", seed=0, given=None, reporter=Reporter())
-    assert (drawn.documents.shape, drawn.queries.shape, drawn.held_out) == ((200, 64), (50, 64), True)
+        drawn = draw_sample(source, rows=200, queries=50, metric="cosine", seed=0, reporter=Reporter())
+    assert (drawn.rows.shape, drawn.queries.shape, drawn.held_out) == ((200, 64), (50, 64), True)
     rows = {row.tobytes() for row in vectors}
-    documents, queries = ({row.tobytes() for row in part} for part in (drawn.documents, drawn.queries))
+    documents, queries = ({row.tobytes() for row in part} for part in (drawn.rows, drawn.queries))
     assert not documents & queries
     assert documents | queries <= rows
 
 
 def test_a_small_source_keeps_most_of_its_rows(tmp_path: Path) -> None:
     with open_source(write(tmp_path / "a.npy", realistic(100))) as source:
-        drawn = draw(source, rows=50_000, queries=500, metric="cosine", seed=0, given=None, reporter=Reporter())
-    assert (len(drawn.documents), len(drawn.queries)) == (80, 20)
+        drawn = draw_sample(source, rows=50_000, queries=500, metric="cosine", seed=0, reporter=Reporter())
+    assert (len(drawn.rows), len(drawn.queries)) == (80, 20)
 
 
 def test_rows_that_cannot_be_quantized_are_left_out_and_counted(tmp_path: Path) -> None:
     vectors = realistic(100, dimensions=128)
     vectors[3], vectors[4, :64] = 0, 0
     with open_source(write(tmp_path / "a.npy", vectors)) as source:
-        drawn = draw(source, rows=90, queries=10, metric="cosine", seed=0, given=None, reporter=Reporter())
-        assert (drawn.unusable, len(drawn.documents), len(drawn.queries)) == (2, 88, 10)
-        whole = draw(source, rows=90, queries=10, metric="ip", seed=0, given=None, reporter=Reporter())
-        assert (whole.unusable, len(whole.documents)) == (0, 90)
+        drawn = draw_sample(source, rows=90, queries=10, metric="cosine", seed=0, reporter=Reporter())
+        assert (drawn.unusable, len(drawn.rows), len(drawn.queries)) == (2, 88, 10)
+        whole = draw_sample(source, rows=90, queries=10, metric="ip", seed=0, reporter=Reporter())
+        assert (whole.unusable, len(whole.rows)) == (0, 90)
 
 
 @pytest.mark.parametrize(("dimensions", "levels"), [(384, [384, 192, 96]), (127, [127]), (128, [128, 64]), (32, [32])])
 def test_levels_are_halves_down_to_64(dimensions: int, levels: list[int]) -> None:
     rows = np.ones((2, dimensions), np.float32)
-    assert Material(rows, rows, held_out=False, unusable=0).levels() == levels
+    assert Sample(rows, rows, held_out=False, unusable=0).prefixes() == levels
 
 
 def test_what_cannot_be_swept(tmp_path: Path) -> None:
@@ -257,15 +258,15 @@ def test_texts_are_embedded_rows_as_documents_and_queries_as_questions(tmp_path:
     asked = texts_of(tmp_path / "queries.jsonl", list(map(str, range(60))))
     options = {"metric": "cosine", "seed": 3, "reporter": Reporter(), "load": lambda: model}
     with open_source(corpus) as source, open_source(asked) as questions:
-        drawn = draw(source, rows=None, queries=50, given=questions, **options)  # type: ignore[arg-type]
-        held = draw(source, rows=60, queries=10, given=None, **options)  # type: ignore[arg-type]
-    assert np.array_equal(drawn.documents, model.documents)
+        drawn = draw_sample(source, rows=None, queries=50, query_source=questions, **options)  # type: ignore[arg-type]
+        held = draw_sample(source, rows=60, queries=10, **options)  # type: ignore[arg-type]
+    assert np.array_equal(drawn.rows, model.documents)
     assert drawn.unusable == 1
     assert len(drawn.queries) == 50
     assert {row.tobytes() for row in drawn.queries} <= {row.tobytes() for row in model.questions}
-    assert (len(held.documents) + held.unusable, len(held.queries)) == (60, 10)
-    rows = {row.tobytes() for row in np.concatenate([held.documents, held.queries])}
-    assert len(rows) == len(held.documents) + len(held.queries)
+    assert (len(held.rows) + held.unusable, len(held.queries)) == (60, 10)
+    rows = {row.tobytes() for row in np.concatenate([held.rows, held.queries])}
+    assert len(rows) == len(held.rows) + len(held.queries)
     assert rows <= {row.tobytes() for row in model.documents}
 
 
@@ -308,8 +309,8 @@ def test_the_front_has_what_none_beats_in_both() -> None:
     small, large = trial(recalls(0.5), size=100), trial(recalls(0.9), size=200)
     worse, wider = trial(recalls(0.4), size=150), trial(recalls(0.99), size=50, oversampling=16)
     alone = trial(recalls(0.99), size=10, rescore=NONE, oversampling=None)
-    assert pareto([large, worse, small, wider, alone]) == (small, large)
-    assert pareto([wider], oversampling=16) == (wider,)
+    assert pareto_front([large, worse, small, wider, alone]) == (small, large)
+    assert pareto_front([wider], oversampling=16) == (wider,)
 
 
 def test_the_fewest_bytes_that_reach_the_target_are_recommended() -> None:
@@ -392,7 +393,7 @@ def test_a_sweep_tries_everything(swept: Sweep) -> None:
     assert float32[128] == 1 > float32[64]
     assert swept.recommendation.met
     assert set(swept.pareto) <= set(swept.trials)
-    assert any("held out" in note for note in swept.notes)
+    assert any("held-out" in note for note in swept.notes)
 
 
 def test_a_line_of_json_has_the_keys_that_machines_read(swept: Sweep) -> None:
@@ -476,10 +477,11 @@ def test_json_is_a_line_for_each_configuration(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         ([], "name what to measure: --collection NAME, or --sweep SOURCE"),
-        (["--sweep", "a.npy", "-c", "docs"], "--collection is of a collection, and --sweep needs none"),
-        (["--sweep", "a.npy", "--truth", "b.npy"], "--truth is of a collection, and --sweep needs none"),
-        (["-c", "docs", "--rows", "5"], "--rows is of --sweep"),
-        (["-c", "docs", "--vector-column", "v"], "--vector-column is of --sweep"),
+        (["--sweep", "a.npy", "-c", "docs"], "--collection is only for a collection, not for --sweep"),
+        (["--sweep", "a.npy", "--truth", "b.npy"], "--truth is only for a collection, not for --sweep"),
+        (["-c", "docs", "--rows", "5"], "--rows is only for --sweep"),
+        (["-c", "docs", "--vector-column", "v"], "--vector-column is only for --sweep"),
+        (["-c", "docs", "--range", "0.2"], "--range is only for --sweep"),
         (["--sweep", "missing.npy"], "no such file: missing.npy"),
     ],
 )

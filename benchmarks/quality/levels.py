@@ -21,8 +21,7 @@ from ranking_quality import K, RankingEvaluator, RankingQuality
 from study_data import EmbeddingCache, beir_datasets, documentation
 
 from qvec import Calibration, RangeMethod
-from qvec.evaluation.intervals import interval
-from qvec.evaluation.results import Interval
+from qvec.evaluation.metrics import Interval, confidence_interval
 from qvec.training.scoring import Scorer
 
 LEVELS = {"8-bit": "int8", "4-bit": "int4", "trinary": "ternary", "binary": "binary"}
@@ -49,7 +48,7 @@ class Line:
         found: dict[str, Any] = {"retrieval": dataset, "level": self.level, "scaling": self.scaling}
         for queries, quality in (("float32", self.unquantized), ("quantized", self.quantized)):
             for metric, values in (("ndcg", quality.ndcgs), ("recall", quality.recalls)):
-                found[f"{metric}_{queries}_queries"] = interval(values)._asdict()
+                found[f"{metric}_{queries}_queries"] = confidence_interval(values)._asdict()
         return found
 
 
@@ -91,7 +90,7 @@ def print_table(lines: list[Line]) -> None:
     print("|---|---|---:|---:|---:|---:|")
     for line in lines:
         qualities = (line.unquantized, line.quantized)
-        cells = [_cell(interval(values)) for each in qualities for values in (each.ndcgs, each.recalls)]
+        cells = [_cell(confidence_interval(values)) for each in qualities for values in (each.ndcgs, each.recalls)]
         print(f"| {line.level} | {line.scaling} | {' | '.join(cells)} |")
     print()
 

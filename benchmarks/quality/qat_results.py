@@ -16,8 +16,7 @@ from ranking_quality import RankingEvaluator
 from torch import Tensor
 
 from qvec import Calibration
-from qvec.evaluation.intervals import Comparison as Difference
-from qvec.evaluation.intervals import compare, interval
+from qvec.evaluation.metrics import PairedComparison, compare, confidence_interval
 from qvec.training.dataset import RetrievalDataset
 from qvec.training.scoring import Scorer
 
@@ -108,7 +107,7 @@ class RunResults:
         mean: NDArray[np.float64] = np.mean(self._ndcgs[cell], axis=0)
         return mean
 
-    def against_plain(self, cell: Cell) -> Difference:
+    def against_plain(self, cell: Cell) -> PairedComparison:
         """The gain over plain training with ranges fitted to the documents."""
         dataset, _, _, scorer = cell
         return compare(self.values(cell), self.values((dataset, PLAIN, FITTED, scorer)))
@@ -120,7 +119,7 @@ class RunResults:
     def lines(self) -> Iterator[dict[str, Any]]:
         """For JSON: the mean of each cell with its interval, and the difference from plain training."""
         for cell, found in self._ndcgs.items():
-            mean, difference = interval(self.values(cell)), self.against_plain(cell)
+            mean, difference = confidence_interval(self.values(cell)), self.against_plain(cell)
             yield {
                 **dict(zip(("retrieval", "recipe", "ranges", "scorer"), cell, strict=True)),
                 "seeds": len(found),

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qvec import Calibration
+from qvec.evaluation.ground_truth import nearest_rows
 from qvec.evaluation.metrics import ndcg
-from qvec.evaluation.truth import nearest_rows
 from qvec.training.dataset import RetrievalDataset
 from qvec.training.scoring import Scorer
 

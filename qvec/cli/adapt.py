@@ -126,7 +126,7 @@ def _lazy_embedder(path: str, loaded: Embedder | None, embedding: EmbeddingOptio
 
 
 def _read_queries(path: str, calibration: Calibration, embedder: Callable[[], Embedder]) -> NDArray[Any]:
-    from qvec.evaluation.queries import read_queries
+    from qvec.evaluation.dataset import read_queries
 
     with open_source(path) as opened:
         return read_queries(opened, calibration, embedder).vectors

@@ -19,21 +19,23 @@ from qvec.cli.options import (
     reading_of,
     source_options,
 )
-from qvec.errors import InputError
-from qvec.sources import Source, open_source
+from qvec.sources import open_source
 
 if TYPE_CHECKING:
-    from qvec.arrays import Vectors
-    from qvec.evaluation.drifting import DriftReport
-    from qvec.stores import Collection
+    from qvec.evaluation.drift_report import DriftReport
 
 DRIFTED = 3
-"""Exit code of a calibration that fits no longer."""
-_SHOWN = 5
+"""Exit code if the calibration no longer fits."""
+_WORST_SHOWN = 5
+_FIGURES = {
+    "shift": "shift of the mean, in standard deviations",
+    "clip": "share of values that are clipped",
+    "loss": "recall that a new calibration adds",
+}
 
 
 def _limits(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
-    from qvec.evaluation.drifting import LIMITS
+    from qvec.evaluation.drift_report import LIMITS
 
     limits = dict(LIMITS)
     for text in given:
@@ -41,9 +43,9 @@ def _limits(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]
         try:
             limits[name] = float(value)
         except ValueError:
-            raise click.BadParameter(f"{text!r} is no NAME=NUMBER") from None
+            raise click.BadParameter(f"{text!r} is not NAME=NUMBER") from None
         if name not in LIMITS:
-            raise click.BadParameter(f"{name!r} is none of: {', '.join(LIMITS)}")
+            raise click.BadParameter(f"{name!r} is unknown, expected one of: {', '.join(LIMITS)}")
     return limits
 
 
@@ -57,9 +59,9 @@ def _limits(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]
     multiple=True,
     metavar="NAME=NUMBER",
     callback=_limits,
-    help="What shift, clip or loss may be (default: shift=0.3, clip=0.005, loss=0.01).",
+    help="Limit of shift, clip or loss (default: shift=0.3, clip=0.005, loss=0.01).",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sample.")
 @source_options
 @json_option
 @quiet_option
@@ -73,18 +75,19 @@ def drift(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Tell whether a collection's calibration still fits newer vectors, or its own rows.
+    """Check whether a collection's calibration still fits newer vectors, or its own rows.
 
-    shift is the change of the mean in standard deviations, over all dimensions; clip the share of values beyond their
-    range, less the share that its quantile left there; loss what a calibration of their own would add to recall@10
-    among a sample of them. Exit code 3: one of them is beyond its limit, and a new calibration would fit better.
+    shift is the change of the mean in standard deviations, over all dimensions. clip is the share of values beyond
+    their range, above the share that its quantile clips. loss is what a calibration fitted to these vectors would add
+    to recall@10 among a sample of them. Exit code 3: a figure is beyond its limit, and a new calibration would fit
+    better.
 
     \b
     Examples:
       qvec drift --collection docs --source this_week.parquet
       qvec drift --collection docs --source new.npy --allow shift=0.5 --allow loss=0.02 --json
     """
-    from qvec.evaluation.drifting import drift_of_rows, drift_of_vectors
+    from qvec.evaluation.drift_report import drift_of_rows, drift_of_source
 
     with ConsoleReporter(quiet=quiet or as_json) as reporter, open_database(url) as database:
         found = database.collection(collection)
@@ -92,7 +95,7 @@ def drift(
             report = drift_of_rows(found, seed)
         else:
             with open_source(source, **reading_of(options)) as opened:
-                report = drift_of_vectors(found, _sample(found, opened, seed, reporter), source, seed)
+                report = drift_of_source(found, opened, seed, reporter)
     beyond = report.beyond(limits)
     if as_json:
         click.echo(json.dumps({**report.as_dict(), "limits": limits, "drifted": beyond}))
@@ -100,28 +103,6 @@ def drift(
         _print(report, limits, beyond)
     if beyond:
         sys.exit(DRIFTED)
-
-
-def _sample(collection: Collection, source: Source, seed: int, reporter: ConsoleReporter) -> Vectors:
-    """Vectors drawn uniformly from a source, those left out that cannot be quantized."""
-    from qvec import _native
-    from qvec.evaluation.drifting import SAMPLE
-
-    calibration = collection.calibration
-    reporter.stage("sampling", source.rows)
-    sample = source.sample(SAMPLE, seed, lambda done: reporter.advance("sampling", done))
-    reporter.finish("sampling")
-    if sample is None:
-        raise InputError(f"{source.name} has no vectors; embed its texts first, or name their column: --vector-column")
-    if sample.shape[1] not in calibration.accepted_dimensions:
-        wanted = " or ".join(map(str, calibration.accepted_dimensions))
-        raise InputError(
-            f"{source.name} has {sample.shape[1]} dimensions, but collection {collection.name!r} takes {wanted}"
-        )
-    bad = [row for row, _ in _native.bad_rows(sample, calibration.dimensions, calibration.metric == "cosine")]
-    if len(bad) == len(sample):
-        raise InputError(f"{source.name} has no usable rows")
-    return np.delete(sample, bad, axis=0) if bad else sample
 
 
 def _print(report: DriftReport, limits: dict[str, float], beyond: list[str]) -> None:
@@ -136,41 +117,27 @@ def _print(report: DriftReport, limits: dict[str, float], beyond: list[str]) -> 
     ]
     click.echo(f"{report.statistics.count:,} vectors ({report.compared}) against calibration {report.calibration}")
     print_table(None, {"": "left", "found": "right", "limit": "right", " ": "left"}, rows)
-    _print_dimensions(report)
-    if report.recall is None:
-        click.echo("Clip rate and recall need floats: name newer vectors with --source." if report.clip is None else "")
-    else:
+    _print_worst_dimensions(report)
+    if report.recall is not None:
         low, high = report.recall.low, report.recall.high
         click.echo(
-            f"Recall@10 among them is {report.recall.value:.1%} ({100 * low:.1f}–{high:.1%}), by {report.way}, without "
-            "an index."
+            f"Recall@10 among them is {report.recall.value:.1%} ({100 * low:.1f}–{high:.1%}), by {report.searched}, "
+            "without an index."
         )
+    elif report.clip is None:
+        click.echo("Clip rate and recall need floats: name newer vectors with --source.")
     verdict = f"drifted: {', '.join(beyond)}; a new calibration would fit better" if beyond else "the calibration fits"
     click.echo(f"Collection {report.collection!r}: {verdict}.")
 
 
-_FIGURES = {
-    "shift": "shift of the mean, in spreads",
-    "clip": "share of values that are clipped",
-    "loss": "recall that a new calibration adds",
-}
-
-
-def _print_dimensions(report: DriftReport) -> None:
-    """The dimensions that have moved furthest."""
+def _print_worst_dimensions(report: DriftReport) -> None:
     found = report.statistics
-    worst = np.argsort(-np.abs(report.changes), kind="stable")[:_SHOWN]
-    columns = {
-        "dimension": "right",
-        "mean moved by": "right",
-        "spread": "right",
-        "bit set": "right",
-        "clipped": "right",
-    }
+    worst = np.argsort(-np.abs(report.changes), kind="stable")[:_WORST_SHOWN]
+    columns = dict.fromkeys(("dimension", "mean moved by", "std", "bit set", "clipped"), "right")
     rows = [
         [
             str(at),
-            f"{found.mean_shift[at]:+.2f} spreads",
+            f"{found.mean_shift[at]:+.2f} std",
             f"× {found.spread_ratio[at]:.2f}",
             f"{found.bit_balance[at]:.1%}",
             "–" if np.isnan(found.clip_rate[at]) else f"{found.clip_rate[at]:.2%}",

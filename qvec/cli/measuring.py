@@ -1,11 +1,11 @@
-"""What `qvec eval` and `qvec tune` share: what they measure with, and how they write a figure."""
+"""Shared by `qvec eval` and `qvec tune`: their options, what they measure with, and how they print a figure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
@@ -26,61 +26,73 @@ from qvec.sources import Columns, open_source
 
 if TYPE_CHECKING:
     from qvec.embedding import Embedder
-    from qvec.evaluation.queries import Queries
-    from qvec.evaluation.results import Interval
-    from qvec.evaluation.rows import Rows
+    from qvec.evaluation.dataset import Queries, Rows
+    from qvec.evaluation.metrics import Interval
     from qvec.stores import Collection
 
 _ROWS_AS_QUERIES = 500
 
+_OPTIONS = (
+    click.option(
+        "--queries",
+        metavar="FILE",
+        help="Queries: vectors, or texts (queries.jsonl with _id and text) that the model embeds. Default: rows of the "
+        "collection, each excluded from its own hits.",
+    ),
+    click.option(
+        "--truth",
+        metavar="SOURCE",
+        help="What the collection was loaded from: recall is measured against its vectors. Default: the file of "
+        "vectors that the collection was loaded from, if neither has changed since.",
+    ),
+    click.option(
+        "--id-start",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="First id of a SOURCE without ids.",
+    ),
+    encoding_option,
+    embedding_options,
+    click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits per query."),
+    click.option(
+        "--limit",
+        type=click.IntRange(2),
+        default=1000,
+        show_default=True,
+        help="Maximum number of queries, drawn uniformly.",
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of what is drawn."),
+    click.option(
+        "--confidence",
+        type=click.FloatRange(0.5, 1, max_open=True),
+        default=0.95,
+        show_default=True,
+        help="Confidence of intervals and bounds.",
+    ),
+    quiet_option,
+    json_option,
+)
+
 
 def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What both commands measure with."""
-    for option in reversed(
-        (
-            click.option(
-                "--queries",
-                metavar="FILE",
-                help="Queries: vectors, or texts (queries.jsonl with _id and text) that the model embeds. Without "
-                "them rows serve as queries, each left out of its own hits.",
-            ),
-            click.option(
-                "--truth",
-                metavar="SOURCE",
-                help="What the collection was loaded from: recall is against its vectors. A file of vectors is found "
-                "by itself, as long as neither it nor the collection has changed.",
-            ),
-            click.option(
-                "--id-start", type=click.IntRange(0), default=0, show_default=True, help="Of a SOURCE without ids."
-            ),
-            encoding_option,
-            embedding_options,
-            click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits for each query."),
-            click.option(
-                "--limit",
-                type=click.IntRange(2),
-                default=1000,
-                show_default=True,
-                help="Queries at most, drawn uniformly.",
-            ),
-            click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn."),
-            click.option(
-                "--confidence",
-                type=click.FloatRange(0.5, 1, max_open=True),
-                default=0.95,
-                show_default=True,
-                help="Of intervals and bounds.",
-            ),
-            quiet_option,
-            json_option,
-        )
-    ):
+    """Add the options that both commands measure with."""
+    for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
+class Measured(NamedTuple):
+    """A collection with what it is measured with; `truth` is None if only the collection itself is known."""
+
+    collection: Collection
+    queries: Queries
+    truth: Rows | None
+    reporter: ConsoleReporter
+
+
 @contextmanager
-def material(
+def open_measured(
     url: str,
     name: str,
     quiet: bool,
@@ -91,39 +103,37 @@ def material(
     limit: int,
     seed: int,
     **options: Any,
-) -> Iterator[tuple[Collection, Queries, Rows | None, ConsoleReporter]]:
-    """The collection, its queries, and the rows that recall is against."""
-    from qvec.evaluation.origin import origin
-    from qvec.evaluation.queries import Queries, read_queries
-    from qvec.evaluation.rows import rows_of_collection, rows_of_source
+) -> Iterator[Measured]:
+    """Open a collection, read its queries, and open the source of the ground truth."""
+    from qvec.evaluation.dataset import Queries, find_source, read_queries, rows_of_collection, rows_of_source
 
     columns = Columns(codec=preset(encoding))
-    with open_database(url) as database, ConsoleReporter(quiet=quiet) as reporter, ExitStack() as opening:
+    with open_database(url) as database, ConsoleReporter(quiet=quiet) as reporter, ExitStack() as opened:
         collection: Collection = database.collection(name)
-        embedder = cache(partial(_embedder, collection, embedding_of(options)))
-        given = None
+        embedder = cache(partial(_load_embedder, collection, embedding_of(options)))
+        asked = None
         if queries is not None:
             with open_source(queries, columns=columns) as source:
-                given = _drawn(read_queries(source, collection.calibration, embedder), limit, seed)
-        width = given.vectors.shape[1] if given else None
+                asked = _limited(read_queries(source, collection.calibration, embedder), limit, seed)
+        dimensions = asked.vectors.shape[1] if asked else None
         rows = None
         if truth is not None:
-            opened = opening.enter_context(open_source(truth, columns=columns))
-            _check_ids(collection, opened.id_type, truth)
-            needed = embedder() if opened.dimensions is None else None
-            rows = rows_of_source(opened, collection.calibration, needed, id_start, width or opened.dimensions)
-        elif found := origin(database, collection, columns, width):
+            source = opened.enter_context(open_source(truth, columns=columns))
+            _check_ids(collection, source.id_type, truth)
+            needed = embedder() if source.dimensions is None else None
+            rows = rows_of_source(source, collection.calibration, needed, id_start, dimensions or source.dimensions)
+        elif found := find_source(database, collection, columns, dimensions):
             source, rows = found
-            opening.enter_context(source)
+            opened.enter_context(source)
             reporter.say(f"recall is against the vectors of {source.name}, which the collection was loaded from")
-        if given is None:
+        if asked is None:
             known = rows or rows_of_collection(collection)
             ids, vectors = known.sample(min(limit, _ROWS_AS_QUERIES), seed)
-            given = Queries(tuple(map(str, ids)), vectors, f"rows of {known.name}", tuple(ids))
-        yield collection, given, rows, reporter
+            asked = Queries(tuple(map(str, ids)), vectors, f"rows of {known.name}", tuple(ids))
+        yield Measured(collection, asked, rows, reporter)
 
 
-def _drawn(queries: Queries, limit: int, seed: int) -> Queries:
+def _limited(queries: Queries, limit: int, seed: int) -> Queries:
     if len(queries) <= limit:
         return queries
     return queries.take(np.sort(np.random.default_rng(seed).choice(len(queries), limit, replace=False)))
@@ -137,16 +147,16 @@ def _check_ids(collection: Collection, id_type: str | None, truth: str) -> None:
         )
 
 
-def _embedder(collection: Collection, asked: EmbeddingOptions) -> Embedder:
+def _load_embedder(collection: Collection, options: EmbeddingOptions) -> Embedder:
     from qvec.embedding.options import choose_embedding
 
-    embedding = choose_embedding(asked, collection, collection.calibration)
+    embedding = choose_embedding(options, collection, collection.calibration)
     if embedding.model is None:
         raise InputError(f"collection {collection.name!r} was loaded as vectors; name the model they are from: --model")
     return load_embedder(embedding)
 
 
 def percent(interval: Interval) -> str:
-    """A mean in percent, with the longer side of its interval."""
-    beside = max(interval.high - interval.value, interval.value - interval.low)
-    return f"{100 * interval.value:.1f} ±{100 * beside:.1f}"
+    """Write a mean in percent, with the longer side of its interval."""
+    margin = max(interval.high - interval.value, interval.value - interval.low)
+    return f"{100 * interval.value:.1f} ±{100 * margin:.1f}"

@@ -1,1 +1,1 @@
-"""What quantizing costs: recall, nDCG, milliseconds and bytes, measured and not hoped for."""
+"""What quantizing costs: recall, nDCG, milliseconds and bytes, measured on collections and on samples."""

@@ -1,48 +1,45 @@
-"""What an evaluation found, for people, reports and machines."""
+"""Results: the configurations that were measured of a collection or in a sweep, and what they cost."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from qvec.calibration import Calibration
+from qvec.calibration import Calibration
+from qvec.drift import Drift
+from qvec.errors import InputError
+from qvec.evaluation.metrics import CONFIDENCE, Interval, PairedComparison, compare
+from qvec.ingest.options import FitOptions
 
 NONE = "none"
-"""In place of a prefilter: every row is ranked. In place of a rescoring: the prefilter's bits rank."""
-
-
-class Interval(NamedTuple):
-    """A mean over queries, and the bounds between which it lies with the confidence that the evaluation states."""
-
-    value: float
-    low: float
-    high: float
+"""Instead of a prefilter: every row is ranked. Instead of a rescoring precision: the prefilter's bits rank."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Where recall is lost; with the recall the shares make 1. They come of one sample of queries: a share of the index
-    may be slightly below 0, where its candidates happen to be better than the nearest ones."""
+    """The recall that each step loses; recall and losses sum to 1.
+
+    The losses are measured on a sample of queries, so that of the index may be slightly below 0.
+    """
 
     index: float | None
-    """By the graph, against the scan of the same codes; None where no scan can be made."""
+    """Against a scan of the same codes; None if there is no scan."""
     prefilter: float
-    """By the prefilter's bits, against rescoring every row; with the index's share, where that is not known."""
+    """Against rescoring every row; includes the loss of the index if that is None."""
     rescore: float
-    """By the precision of the rescoring, against the truth."""
+    """Of rescoring every row, against the ground truth."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One configuration, measured. Milliseconds are None where nothing was timed, as in a sweep.
+    """A configuration with what was measured.
 
-    `prefilter` is what finds candidates ("ternary", "binary", "turbo1" …) and `rescore` what ranks them ("int8",
-    "int4", "binary", "float16" …), with float32 queries; either may be "none", not both. `oversampling` is None where
-    there are no candidates. `exact`: no index took part, every row was compared.
+    `prefilter` ("ternary", "binary", "turbo1" …) finds candidates and `rescore` ("int8", "binary", "float16" …) ranks
+    them by a float32 query; one of them may be "none". `oversampling` is None without candidates. `exact` means that
+    every row was compared, without an index. Milliseconds are None if searches were not timed.
     """
 
     prefilter: str
@@ -51,31 +48,34 @@ class Result:
     exact: bool
     recall: Interval
     bytes_per_vector: float
-    """Of vector data: what is stored to rescore by and what is kept beside it to find candidates, without row headers,
-    ids, texts and the graph's links."""
+    """Vector data in table and index, without row headers, ids, texts and graph links."""
     ndcg: Interval | None = None
     mrr: Interval | None = None
     judged_recall: Interval | None = None
-    """The share of the relevant documents that is among the first k."""
+    """Share of the relevant documents among the first k."""
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
     loss: Loss | None = None
     recalls: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
-    """The recall of each query, in their order: what paired comparisons are made of."""
+    """Recall of each query, for paired comparisons."""
     ndcgs: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
-    """The nDCG of each query that has judgements, in their order."""
+    """nDCG of each judged query."""
 
     @property
     def name(self) -> str:
         """PREFILTER/RESCORE[/OVERSAMPLING][/scan], as `--compare` takes it."""
-        parts = [self.prefilter, self.rescore]
-        parts += [] if self.oversampling is None else [f"{self.oversampling:g}"]
-        parts += ["scan"] if self.exact and self.prefilter != NONE else []
-        return "/".join(parts)
+        steps = [self.prefilter, self.rescore]
+        steps += [] if self.oversampling is None else [f"{self.oversampling:g}"]
+        return "/".join([*steps, "scan"] if self.is_scan else steps)
+
+    @property
+    def is_scan(self) -> bool:
+        """Whether candidates come from a scan, and not from an index."""
+        return self.exact and self.prefilter != NONE
 
     def as_dict(self) -> dict[str, Any]:
-        """One line of `qvec eval --json`; `ndcg`, `mrr` and `judged_recall` with judgements only."""
+        """Return a line of `qvec eval --json`; `ndcg`, `mrr` and `judged_recall` only with judgements."""
         line: dict[str, Any] = {
             "prefilter": self.prefilter,
             "rescore": self.rescore,
@@ -90,30 +90,126 @@ class Result:
             line["mrr"] = self.mrr.value
         if self.judged_recall is not None:
             line["judged_recall"] = self.judged_recall.value
-        return {
-            **line,
-            "p50_ms": self.p50_ms,
-            "p95_ms": self.p95_ms,
-            "p99_ms": self.p99_ms,
-            "bytes_per_vector": self.bytes_per_vector,
-            "loss": None if self.loss is None else asdict(self.loss),
-        }
+        line |= {name: getattr(self, name) for name in ("p50_ms", "p95_ms", "p99_ms", "bytes_per_vector")}
+        return {**line, "loss": None if self.loss is None else asdict(self.loss)}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The configurations of a collection, or of a source without one, over the same queries."""
+    """The configurations of a collection, measured over the same queries."""
 
     collection: str
-    """Name of the collection, or of the source."""
     rows: int
     queries: int
     k: int
     results: tuple[Result, ...]
     calibration: Calibration | None
-    """None where the configurations have different ones."""
     truth: str
-    """What recall is measured against: what stood for exact float32."""
-    confidence: float = 0.95
+    """Description of the ground truth of recall."""
+    confidence: float = CONFIDENCE
     notes: tuple[str, ...] = ()
-    """What a reader has to know beside the figures."""
+    """What a reader of the figures should know."""
+
+    def compare(self, first: str, second: str) -> NamedComparison:
+        """Compare two configurations by their names. Raise InputError if a name is unknown."""
+        named = {result.name: result for result in self.results}
+        for name in (first, second):
+            if name not in named:
+                raise InputError(f"no configuration {name!r} was measured; there are: {', '.join(named)}")
+        a, b = named[first], named[second]
+        ndcg = None
+        if a.ndcgs is not None and b.ndcgs is not None:
+            ndcg = compare(a.ndcgs, b.ndcgs, self.confidence)
+        return NamedComparison(first, second, self.k, compare(a.recalls, b.recalls, self.confidence), ndcg)
+
+
+@dataclass(frozen=True)
+class NamedComparison:
+    """Two configurations of an evaluation compared by recall and, with judgements, by nDCG."""
+
+    first: str
+    second: str
+    k: int
+    recall: PairedComparison
+    ndcg: PairedComparison | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the line of `qvec eval --compare --json`; `ndcg` only with judgements."""
+        line = {"compare": [self.first, self.second], **self.recall.as_dict()}
+        return line if self.ndcg is None else {**line, "ndcg": self.ndcg.as_dict()}
+
+    def sentences(self) -> list[str]:
+        """Describe the comparison, one sentence for each metric."""
+        metrics = {"recall": self.recall, "nDCG": self.ndcg}
+        return [f"{self.first} − {self.second}: {name}@{self.k} {each}" for name, each in metrics.items() if each]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A configuration of a sweep: how its calibration is fitted, and its result."""
+
+    fit: FitOptions
+    """`fit.dimensions` is never None."""
+    whole: bool
+    """Whether all dimensions of the model are kept."""
+    result: Result
+    candidates: float | None
+    """Recall of the candidates before rescoring, the limit for any rescoring; None without candidates."""
+
+    @property
+    def dimensions(self) -> int:
+        """Dimensions that are kept."""
+        assert self.fit.dimensions is not None
+        return self.fit.dimensions
+
+    @property
+    def loadable(self) -> bool:
+        """Whether a collection can have this configuration: both a prefilter and a rescoring precision."""
+        return NONE not in (self.result.prefilter, self.result.rescore)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a line of `qvec eval --sweep --json`."""
+        ranges = self.fit.ranges
+        return {
+            **self.result.as_dict(),
+            "candidates": self.candidates,
+            "dimensions": self.dimensions,
+            "threshold": self.fit.threshold,
+            "ranges": ranges.name,
+            "quantile": ranges.quantile if ranges.name == "quantile" else None,
+            "per_dimension": ranges.per_dimension,
+        }
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The trial to use; `recall` is that of the queries that were not used to choose it."""
+
+    trial: Trial
+    recall: Interval
+    target: float
+    met: bool
+    """Whether the queries used to choose reach the target with confidence."""
+    command: str
+    """The `qvec ingest` command that makes such a collection."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The results of a sweep over sampled `rows` of a source, for `queries` with k hits each."""
+
+    source: str
+    rows: int
+    queries: int
+    k: int
+    trials: tuple[Trial, ...]
+    pareto: tuple[Trial, ...]
+    """Trials with the default oversampling that no other beats in both bytes and recall, by ascending bytes."""
+    recommendation: Recommendation
+    calibration: Calibration
+    """The recommended calibration, fitted to the sample."""
+    statistics: Drift
+    """The sample against that calibration."""
+    confidence: float
+    notes: tuple[str, ...]
+    """What a reader of the figures should know."""

@@ -1,12 +1,13 @@
-"""What a prefilter finds when it compares every row: the codes of a collection in Postgres, read once.
+"""Searches without an index: every row's bits are compared, then the best candidates are rescored.
 
-Against it a search through the index shows what the index alone loses.
+`scan_codes` reads the codes of a collection; a search through the index of the same codes shows what the index loses.
+`QuantizedSample` quantizes a sample in memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +15,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
-from qvec.codes import PLANES, hamming_top_k, learned, quantize, score, ternary
-from qvec.evaluation.ways import Block
+from qvec.codes import PLANES, Codes, code_bytes, hamming_top_k, learned, quantize, score, ternary
+from qvec.evaluation.ground_truth import RecallTable
+from qvec.evaluation.results import NONE
+from qvec.evaluation.sample import Sample
+from qvec.evaluation.search_config import CodeBlock, HitIds
 
 Floats = NDArray[np.float32]
-Codes = NDArray[np.uint8]
+Positions = NDArray[np.int64]
+
+RESCORES = {"ternary": ("int8", "int4", "float16"), "binary": ("int8", "int4", "binary", "float16")}
+"""The rescoring precisions of a collection of codes, for each prefilter."""
+SAMPLE_PRECISIONS = ("float32", "int8", "int4", "binary")
+"""The precisions by which every row of a sample can be ranked."""
+SAMPLE_OVERSAMPLINGS = (1, 2, 4, 8, 16)
+_BLOCK_SCORES = 4 << 20
+
+
+def _prefilter_bits(codes: Codes, prefilter: str, calibration: Calibration) -> Codes:
+    if prefilter == "learned":
+        return learned(codes, calibration)
+    if prefilter == "ternary":
+        return ternary(codes, calibration)
+    return np.ascontiguousarray(codes[:, : code_bytes(calibration.dimensions, 1)])
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The rows nearest to each query by one prefilter's bits, nearest first (of equal ones the first in the table), and
-    their scores (m, n) by each precision."""
+    """The rows (m, n) whose prefilter bits are nearest to each query, nearest first, ties in table order.
+
+    `scores` holds their scores (m, n) for each precision.
+    """
 
     ids: NDArray[Any]
     distances: NDArray[np.int32]
     scores: dict[str, Floats]
 
-    def best(self, count: int, rescore: str | None = None) -> list[list[int | str]]:
-        """The ids of the first `count` for each query; rescored by a precision where one is named, best first."""
+    def best(self, count: int, rescore: str | None = None) -> HitIds:
+        """Return the ids of the first `count` candidates, reordered by the scores of `rescore` if given."""
         ids = self.ids[:, :count]
         if rescore is not None:
             order = np.argsort(-self.scores[rescore][:, :count], axis=1, kind="stable")
@@ -39,67 +60,135 @@ class Candidates:
         return [line.tolist() for line in ids]
 
     def without(self, rows: Sequence[int | str]) -> Candidates:
-        """Without the row of each query's own, and so one fewer."""
+        """Return one candidate fewer for each query: without the given row, or else without the last."""
         own = self.ids == np.array(rows, self.ids.dtype)[:, None]
-        order = np.argsort(own, axis=1, kind="stable")[:, :-1]
-
-        def kept(values: NDArray[Any]) -> NDArray[Any]:
-            return np.take_along_axis(values, order, axis=1)
-
-        scores = {name: kept(values) for name, values in self.scores.items()}
-        return Candidates(kept(self.ids), kept(self.distances), scores)
+        return self._reordered(np.argsort(own, axis=1, kind="stable")[:, :-1])
 
     def merged(self, other: Candidates, count: int) -> Candidates:
-        """The nearest of both; `other` comes later in the table."""
-        distances = np.concatenate([self.distances, other.distances], axis=1)
-        order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+        """Return the nearest `count` of these and of `other` candidates that come later in the table."""
+        both = Candidates(
+            np.concatenate([self.ids, other.ids], axis=1),
+            np.concatenate([self.distances, other.distances], axis=1),
+            {name: np.concatenate([self.scores[name], other.scores[name]], axis=1) for name in self.scores},
+        )
+        return both._reordered(np.argsort(both.distances, axis=1, kind="stable")[:, :count])
 
-        def chosen(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-            return np.take_along_axis(np.concatenate([first, second], axis=1), order, axis=1)
+    def _reordered(self, order: Positions) -> Candidates:
+        ids, distances = (np.take_along_axis(values, order, axis=1) for values in (self.ids, self.distances))
+        scores = {name: np.take_along_axis(values, order, axis=1) for name, values in self.scores.items()}
+        return Candidates(ids, distances, scores)
 
-        scores = {name: chosen(self.scores[name], other.scores[name]) for name in self.scores}
-        return Candidates(chosen(self.ids, other.ids), chosen(self.distances, other.distances), scores)
 
-
-def scan(
-    blocks: Iterable[Block],
+def scan_codes(
+    blocks: Iterable[CodeBlock],
     queries: Floats,
     calibration: Calibration,
     prefilters: Sequence[str],
     rescores: Sequence[str],
     count: int,
 ) -> dict[str, Candidates]:
-    """The `count` candidates of each prefilter for prepared queries (m, d), over blocks of stored rows."""
+    """Find `count` candidates of each prefilter for prepared queries (m, d) among blocks of stored rows."""
     codes = quantize(queries, calibration)
-    bits = {name: _bits(codes, name, calibration) for name in prefilters}
+    query_bits = {name: _prefilter_bits(codes, name, calibration) for name in prefilters}
     found: dict[str, Candidates] = {}
     for ids, stored, floats in blocks:
         scores = {name: _scores(stored, floats, queries, calibration, name) for name in rescores}
-        for name in prefilters:
-            # Where floats are kept, the codes may be the prefilter's bits and nothing else.
-            rows = stored if stored.shape[1] == bits[name].shape[1] else _bits(stored, name, calibration)
-            near, distances = hamming_top_k(rows, bits[name], min(count, len(rows)))
-            taken = {key: np.take_along_axis(values, near, axis=1) for key, values in scores.items()}
-            new = Candidates(ids[near], distances, taken)
+        for name, bits in query_bits.items():
+            # Beside floats, a table keeps the bits of its prefilter as codes.
+            rows = stored if stored.shape[1] == bits.shape[1] else _prefilter_bits(stored, name, calibration)
+            near, distances = hamming_top_k(rows, bits, min(count, len(rows)))
+            new = Candidates(
+                ids[near], distances, {key: np.take_along_axis(each, near, axis=1) for key, each in scores.items()}
+            )
             found[name] = found[name].merged(new, count) if name in found else new
     return found
-
-
-def candidate_count(k: int, oversampling: float) -> int:
-    """How many candidates a search takes."""
-    return max(k, math.ceil(k * oversampling))
-
-
-def _bits(codes: Codes, prefilter: str, calibration: Calibration) -> Codes:
-    if prefilter == "learned":
-        return learned(codes, calibration)
-    width = math.ceil(calibration.dimensions / 8)
-    return ternary(codes, calibration) if prefilter == "ternary" else np.ascontiguousarray(codes[:, :width])
 
 
 def _scores(stored: Codes, floats: Floats | None, queries: Floats, calibration: Calibration, rescore: str) -> Floats:
     if rescore in PLANES:
         return score(stored, queries, calibration, PLANES[rescore])
     assert floats is not None
-    seen: Floats = queries.astype(rescore).astype(np.float32)  # Postgres rounds the query as well
-    return np.asarray(seen @ floats.T)
+    rounded = queries.astype(rescore).astype(np.float32)  # Postgres rounds the query as well
+    return np.asarray(rounded @ floats.T, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The recall of each query (m,) by one configuration; `candidates` is the mean recall before rescoring."""
+
+    prefilter: str
+    rescore: str
+    oversampling: float | None
+    recalls: NDArray[np.float64]
+    candidates: float | None = None
+
+
+class QuantizedSample:
+    """A sample quantized with one calibration, to be searched as a collection of codes is."""
+
+    def __init__(self, sample: Sample, calibration: Calibration) -> None:
+        self._calibration = calibration
+        self._rows = sample.rows
+        self._codes = quantize(sample.rows, calibration)
+        self._queries = calibration.prepared(sample.queries)
+        self._query_codes = quantize(calibration.for_prefilter(self._queries), calibration)
+
+    def measure_all(self, truth: RecallTable) -> Iterator[Measurement]:
+        """Measure each prefilter alone, and with every precision and oversampling."""
+        for prefilter, rescores in RESCORES.items():
+            candidates = self._candidates(prefilter, truth.k * SAMPLE_OVERSAMPLINGS[-1])
+            yield Measurement(prefilter, NONE, None, truth.recalls(candidates[:, : truth.k]))
+            for rescore in rescores:
+                yield from self._rescore(prefilter, rescore, SAMPLE_OVERSAMPLINGS, candidates, truth)
+
+    def measure(self, prefilter: str, rescore: str, oversampling: float, truth: RecallTable) -> Measurement:
+        """Measure one configuration."""
+        candidates = self._candidates(prefilter, math.ceil(truth.k * oversampling))
+        return next(self._rescore(prefilter, rescore, (oversampling,), candidates, truth))
+
+    def measure_exact(self, truth: RecallTable, rescore: str) -> Measurement:
+        """Rank every row by one precision, with the query in float32 and without a prefilter."""
+        rows = self._floats() if rescore == "float32" else self._planes(PLANES[rescore])
+        size = max(_BLOCK_SCORES // len(rows), 1)
+        found = []
+        for start in range(0, len(self._queries), size):
+            queries = self._queries[start : start + size]
+            scores = queries @ rows.T if rescore == "float32" else score(rows, queries, self._calibration)
+            found.append(_best(np.broadcast_to(np.arange(len(rows)), scores.shape), scores, truth.k))
+        return Measurement(NONE, rescore, None, truth.recalls(np.concatenate(found)))
+
+    def _candidates(self, prefilter: str, count: int) -> Positions:
+        """The rows (m, count) whose prefilter bits are nearest to each query, nearest first."""
+        rows, queries = (
+            _prefilter_bits(codes, prefilter, self._calibration) for codes in (self._codes, self._query_codes)
+        )
+        return hamming_top_k(rows, queries, count)[0]
+
+    def _rescore(
+        self, prefilter: str, rescore: str, oversamplings: Sequence[float], candidates: Positions, truth: RecallTable
+    ) -> Iterator[Measurement]:
+        pairs = list(zip(candidates, self._queries, strict=True))
+        if rescore == "float16":
+            halves = self._floats().astype(np.float16)
+            scores = np.array([halves[rows].astype(np.float32) @ query for rows, query in pairs], np.float32)
+        else:
+            codes = self._planes(PLANES[rescore])
+            scores = np.array([score(codes[rows], query, self._calibration)[0] for rows, query in pairs], np.float32)
+        for oversampling in oversamplings:
+            count = math.ceil(truth.k * oversampling)
+            among = candidates[:, :count]
+            recalls = truth.recalls(_best(among, scores[:, :count], truth.k))
+            yield Measurement(prefilter, rescore, oversampling, recalls, float(truth.recalls(among).mean()))
+
+    def _planes(self, planes: int) -> Codes:
+        return self._codes[:, : code_bytes(self._calibration.dimensions, planes)]
+
+    def _floats(self) -> Floats:
+        return self._calibration.prepared(self._rows)
+
+
+def _best(rows: Positions, scores: Floats, k: int) -> Positions:
+    """The k rows (m, k) with the highest scores, of rows and scores (m, n)."""
+    k = min(k, rows.shape[1])
+    order = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    return np.take_along_axis(rows, order, axis=1)

@@ -1,52 +1,62 @@
-"""The smallest oversampling that keeps a recall, found by searching as users do."""
+"""Tuning: find the smallest oversampling that reaches a recall, or what to load instead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from qvec.codes import PLANES, quantize
+from qvec.defaults import ef_search
 from qvec.errors import InputError
-from qvec.evaluation.advice import advise
-from qvec.evaluation.alternatives import alternatives
-from qvec.evaluation.intervals import CONFIDENCE, interval, lower_bound
-from qvec.evaluation.queries import Queries
-from qvec.evaluation.reference import described, find_truth
-from qvec.evaluation.results import NONE, Interval
-from qvec.evaluation.rows import Rows
-from qvec.evaluation.scan import candidate_count
-from qvec.evaluation.searches import measure, warm
-from qvec.evaluation.truth import Truth
-from qvec.evaluation.ways import HoldsCodes, Way
+from qvec.evaluation.dataset import Queries, Rows, rows_of_collection
+from qvec.evaluation.ground_truth import GroundTruth, describe_ground_truth, find_ground_truth
+from qvec.evaluation.metrics import CONFIDENCE, Interval, confidence_interval, lower_bound
+from qvec.evaluation.results import NONE
+from qvec.evaluation.scan import RESCORES, scan_codes
+from qvec.evaluation.search_config import (
+    CodeBlock,
+    SearchConfig,
+    candidate_count,
+    has_codes,
+    iter_codes,
+    time_searches,
+    warm_up,
+)
 from qvec.ingest.options import Reporter
-from qvec.postgres.statements import ef_search
+from qvec.precisions import code_table_bytes
 from qvec.stores import Collection
 
-MOST = 128
-"""The largest oversampling that is tried: beyond it a search reads so many rows that another prefilter is better."""
+MAX_OVERSAMPLING = 128
+"""Largest oversampling to try: beyond it a search reads so many rows that another prefilter is better."""
+ALTERNATIVE_OVERSAMPLINGS = (4, 8, 16, 32)
+_BLOCK_ROWS = 4096
+_MORE_PRECISE = {"binary": "int4", "int4": "int8", "int8": "float16", "turbo8": "float16"}
+_MORE_PRECISE |= {"turbo16": "float32", "float16": "float32"}
+_BETTER_ENGINE_PREFILTER = {"binary": "turbo1", "binary1.5": "turbo2", "binary2": "turbo2", "turbo1": "turbo2"}
+_BETTER_ENGINE_PREFILTER |= {"turbo1.5": "turbo2", "turbo2": "turbo4"}
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What an oversampling finds (None: every row was rescored), and what recall is above with the confidence asked."""
+    """The recall measured with an oversampling; None means that every row was rescored."""
 
     oversampling: float | None
     recall: Interval
     at_least: float
+    """Lower bound of the recall, with the confidence asked for."""
     p50_ms: float
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "oversampling": self.oversampling,
-            "recall": self.recall.value,
-            "at_least": self.at_least,
-            "p50_ms": self.p50_ms,
-        }
+        """Return the attempt as JSON values."""
+        return {**vars(self), "recall": self.recall.value}
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The oversampling that meets a target, None where none does: then `advice` says why and what would."""
+    """The oversampling that reaches a target; if it is None, `advice` says why and what would reach it."""
 
     collection: str
     target: float
@@ -56,7 +66,7 @@ class Tuning:
     truth: str
     oversampling: float | None
     ef_search: int | None
-    """How wide searches for k hits then search the graph; None in Qdrant, whose engine knows."""
+    """Width of the graph search for k hits (hnsw.ef_search); None if the engine decides."""
     attempts: tuple[Attempt, ...]
     advice: str | None
     stored: bool
@@ -64,34 +74,31 @@ class Tuning:
 
     @property
     def chosen(self) -> Attempt | None:
-        """What was measured at the oversampling that was chosen."""
-        return next(
-            (each for each in self.attempts if each.oversampling and each.oversampling == self.oversampling), None
-        )
+        """The attempt with the chosen oversampling."""
+        return next((each for each in self.attempts if each.oversampling == self.oversampling is not None), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """What `qvec tune --json` prints."""
-        names = (
-            "collection",
-            "target",
-            "k",
-            "confidence",
-            "queries",
-            "truth",
-            "oversampling",
-            "ef_search",
-            "advice",
-            "stored",
-            "notes",
-        )
-        attempts = [attempt.as_dict() for attempt in self.attempts]
+        """Return what `qvec tune --json` prints."""
+        fields = {name: value for name, value in vars(self).items() if name != "attempts"}
         chosen = self.chosen
         return {
-            **{name: getattr(self, name) for name in names},
+            **fields,
             "recall": chosen and chosen.recall.value,
             "at_least": chosen and chosen.at_least,
-            "attempts": attempts,
+            "attempts": [attempt.as_dict() for attempt in self.attempts],
         }
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another way to load the rows, with the recall of a scan and its lower bound."""
+
+    prefilter: str
+    rescore: str
+    oversampling: int
+    bytes_per_vector: float
+    recall: float
+    at_least: float
 
 
 def tune(
@@ -102,41 +109,40 @@ def tune(
     recall: float = 0.99,
     k: int = 10,
     confidence: float = CONFIDENCE,
-    most: int = MOST,
+    max_oversampling: int = MAX_OVERSAMPLING,
     store: bool = True,
     reporter: Reporter | None = None,
 ) -> Tuning:
-    """Finds the smallest whole oversampling whose recall@k is above `recall` with this confidence (by a one-sided
-    bootstrap over the queries), and stores it with the collection.
+    """Find the smallest whole oversampling whose recall@k reaches `recall` with confidence, and store it.
 
-    The graph is searched as wide as there are candidates (in Postgres at least 40 wide), so its width (ef_search) is
-    found with them and needs no setting of its own. In 100,000 rows of 384 dimensions a wider search never paid: for
-    the same time more candidates find more, since rescoring them costs less than finding them. Only after 4-bit codes
-    of Qdrant, above 99.5%, did `search(ef=...)` save a fifth of the time.
+    The confidence is that of a one-sided bootstrap over the queries. Recall is against `truth`, or what the collection
+    keeps, as in `evaluate`. If no oversampling reaches the target, other ways to load the rows are measured, and
+    `advice` names the smallest that does.
 
-    Against `truth`, or what the collection keeps, as in `evaluate`. Where no oversampling meets the target, other ways
-    to load the rows are measured too, and `advice` names the smallest that would.
+    The graph is searched as wide as there are candidates (at least 40 in Postgres), so its width needs no setting of
+    its own: in 100,000 rows of 384 dimensions, more candidates always found more than a wider search in the same time.
+    The only exception was 4-bit codes of Qdrant above 99.5%, where `search(ef=...)` saved a fifth of the time.
     """
     if not 0 < recall <= 1:
-        raise InputError(f"recall is {recall}, expected a share above 0, at most 1")
+        raise InputError(f"recall is {recall}, expected a share above 0 and at most 1")
     reporter = reporter or Reporter()
-    nearest = find_truth(collection, queries, truth, k, reporter)
+    nearest = find_ground_truth(collection, queries, truth, k, reporter)
     reporter.stage("searching", None)
     attempts: list[Attempt] = []
 
-    def meets(oversampling: float | None) -> bool:
-        attempts.append(_attempt(collection, queries, nearest, oversampling, k, confidence))
+    def reaches(oversampling: float | None) -> bool:
+        attempts.append(_attempt(collection, queries, nearest, oversampling, confidence))
         reporter.advance("searching", len(attempts))
         return attempts[-1].at_least >= recall
 
-    warm(collection, queries, _way(collection, float(most)), k)
-    found = _smallest(meets, most) if meets(None) else None
+    warm_up(collection, queries, _config(collection, float(max_oversampling)), k)
+    found = _smallest(reaches, max_oversampling) if reaches(None) else None
     reporter.finish("searching")
     if found is not None and store:
         collection.set_oversampling(found)
     advice = None
     if found is None:
-        others = alternatives(collection, queries, truth, nearest, confidence, reporter)
+        others = find_alternatives(collection, queries, truth, nearest, confidence, reporter)
         advice = advise(collection, attempts, recall, confidence, others)
     return Tuning(
         collection=collection.name,
@@ -144,9 +150,9 @@ def tune(
         k=k,
         confidence=confidence,
         queries=len(queries),
-        truth=described(collection, truth),
+        truth=describe_ground_truth(collection, truth),
         oversampling=found,
-        ef_search=ef_search(candidate_count(k, found)) if found and isinstance(collection, HoldsCodes) else None,
+        ef_search=ef_search(candidate_count(k, found)) if found and has_codes(collection) else None,
         attempts=tuple(attempts),
         advice=advice,
         stored=found is not None and store,
@@ -155,30 +161,156 @@ def tune(
 
 
 def _attempt(
-    collection: Collection, queries: Queries, truth: Truth, oversampling: float | None, k: int, confidence: float
+    collection: Collection, queries: Queries, truth: GroundTruth, oversampling: float | None, confidence: float
 ) -> Attempt:
-    measured = measure(collection, queries, _way(collection, oversampling), k)
-    recalls = truth.recalls(measured.found)
-    at_least = lower_bound(recalls, confidence, k=k)
-    return Attempt(oversampling, interval(recalls, confidence), at_least, measured.percentiles()[0])
+    timed = time_searches(collection, queries, _config(collection, oversampling), truth.k)
+    recalls = truth.recalls(timed.found)
+    at_least = lower_bound(recalls, confidence, k=truth.k)
+    return Attempt(oversampling, confidence_interval(recalls, confidence), at_least, timed.percentiles()[0])
 
 
-def _way(collection: Collection, oversampling: float | None) -> Way:
-    """The collection's own search, or that of every row."""
+def _config(collection: Collection, oversampling: float | None) -> SearchConfig:
+    """The collection's own search; None means that every row is rescored."""
     settings = collection.settings
     if oversampling is None:
-        return Way(NONE, settings["rescore"], None, True, 0, {"exact": True})
-    return Way(settings["prefilter"], settings["rescore"], oversampling, False, 0)
+        return SearchConfig(NONE, settings["rescore"], None, True, 0, {"exact": True})
+    return SearchConfig(settings["prefilter"], settings["rescore"], oversampling, False, 0)
 
 
-def _smallest(meets: Callable[[float | None], bool], most: int) -> float | None:
-    """The smallest whole number up to `most` that meets, by doubling and halving; None where `most` does not."""
+def _smallest(reaches: Callable[[float | None], bool], limit: int) -> float | None:
+    """Find the smallest whole number up to `limit` that reaches the target, by doubling and bisection."""
     low, high = 0, 1
-    while not meets(float(high)):
-        if high == most:
+    while not reaches(float(high)):
+        if high == limit:
             return None
-        low, high = high, min(2 * high, most)
+        low, high = high, min(2 * high, limit)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if meets(float(middle)) else (middle, high)
+        low, high = (low, middle) if reaches(float(middle)) else (middle, high)
     return float(high)
+
+
+def find_alternatives(
+    collection: Collection,
+    queries: Queries,
+    rows: Rows | None,
+    truth: GroundTruth,
+    confidence: float,
+    reporter: Reporter,
+) -> list[Alternative]:
+    """Measure every other way to load the rows of a collection with its calibration, fewest bytes first.
+
+    The rows are quantized again from `rows`, the source of the collection, or from the floats that it keeps; from codes
+    alone, only other prefilters and shorter precisions can be measured. There are none for an engine with its own
+    codes.
+    """
+    if not has_codes(collection):
+        return []
+    calibration, settings = collection.calibration, collection.settings
+    from_floats = rows is not None or collection.keeps_floats
+    planes = 8 if from_floats else PLANES[settings["rescore"]]
+    prefilters = [name for name in RESCORES if name == "binary" or planes >= 4]
+    rescores = [name for name, needed in PLANES.items() if needed <= planes] + ["float16"] * from_floats
+    blocks = _quantized(collection, rows) if from_floats else iter_codes(collection, _BLOCK_ROWS)
+    reporter.stage("alternatives", truth.rows)
+    count = candidate_count(truth.k, ALTERNATIVE_OVERSAMPLINGS[-1]) + 1
+    vectors = queries.prepared(calibration)
+    found = scan_codes(_counted(blocks, reporter), vectors, calibration, prefilters, rescores, count)
+    reporter.finish("alternatives")
+    alternatives = []
+    for prefilter, candidates in found.items():
+        nearest = candidates if queries.row_ids is None else candidates.without(queries.row_ids)
+        for rescore in rescores:
+            own = (prefilter, rescore) == (settings["prefilter"], settings["rescore"])
+            if own or rescore not in RESCORES[prefilter]:
+                continue
+            size = code_table_bytes(calibration.dimensions, prefilter, rescore)
+            for oversampling in ALTERNATIVE_OVERSAMPLINGS:
+                recalls = truth.recalls(nearest.best(candidate_count(truth.k, oversampling), rescore))
+                at_least = lower_bound(recalls, confidence, k=truth.k)
+                recall = float(recalls.mean())
+                alternatives.append(Alternative(prefilter, rescore, oversampling, size, recall, at_least))
+    return sorted(alternatives, key=lambda each: (each.bytes_per_vector, each.oversampling))
+
+
+def _quantized(collection: Collection, rows: Rows | None) -> Iterator[CodeBlock]:
+    """The rows as another load would quantize them, with the floats that it could keep."""
+    calibration = collection.calibration
+    for ids, vectors in (rows or rows_of_collection(collection)).read(lambda _: None):
+        for start in range(0, len(vectors), _BLOCK_ROWS):
+            some = vectors[start : start + _BLOCK_ROWS]
+            floats = calibration.prepared(some).astype(np.float16).astype(np.float32)
+            yield np.asarray(ids[start : start + _BLOCK_ROWS]), quantize(some, calibration), floats
+
+
+def _counted(blocks: Iterator[CodeBlock], reporter: Reporter) -> Iterator[CodeBlock]:
+    done = 0
+    for block in blocks:
+        yield block
+        done += len(block[0])
+        reporter.advance("alternatives", done)
+
+
+def advise(
+    collection: Collection,
+    attempts: Sequence[Attempt],
+    target: float,
+    confidence: float,
+    others: Sequence[Alternative],
+) -> str:
+    """Say, in a sentence without its full stop, why no attempt reached the target and which alternative does.
+
+    The first attempt rescored every row, and the last is the best.
+    """
+    best = attempts[-1]
+    what = (
+        f"rescoring every row by {collection.settings['rescore']}"
+        if best.oversampling is None
+        else f"an oversampling of {best.oversampling:g}"
+    )
+    found = f"{what} finds {best.recall.value:.2%} (at least {best.at_least:.2%} with {confidence:.0%} confidence)"
+    if best.recall.value >= target:
+        return f"{found}: more queries are needed to be sure of {target:.2%}"
+    if best.oversampling is None:
+        found = f"{found}, and no oversampling finds more"
+    else:
+        found = f"{found}, while rescoring every row finds {attempts[0].recall.value:.2%}"
+    sufficient = next((other for other in others if other.at_least >= target), None)
+    if sufficient is not None:
+        command = (
+            f"qvec ingest --rescore {sufficient.rescore} --prefilter {sufficient.prefilter} --oversampling "
+            f"{sufficient.oversampling}"
+        )
+        return f"{found}: load it again as {_described(sufficient)} ({command})"
+    return f"{found}: {_untested_advice(collection, best, target, others)}"
+
+
+def _untested_advice(collection: Collection, best: Attempt, target: float, others: Sequence[Alternative]) -> str:
+    """What may help if nothing that was measured is sure to."""
+    every_row = "search every row (qvec search --exact)"
+    if others:
+        closest = max(others, key=lambda other: other.at_least)
+        if closest.recall >= target:
+            last = "more queries are needed to be sure of it"
+        elif best.oversampling is not None:
+            last = every_row
+        else:
+            last = "keep floats and search every row (qvec ingest --rescore float32, qvec search --exact)"
+        return f"no other way to load it is sure to reach the target; the closest is {_described(closest)}; {last}"
+    if best.oversampling is None:
+        precision = _MORE_PRECISE.get(collection.settings["rescore"])
+        if precision is None:
+            return "the floats that it keeps are exact; are these the vectors that it was loaded from?"
+        return f"load it again with a more precise rescoring (qvec ingest --rescore {precision})"
+    better = None if has_codes(collection) else _BETTER_ENGINE_PREFILTER.get(collection.settings["prefilter"])
+    if better is None:
+        return f"{every_row}, or tune a collection with a calibration that fits its vectors better"
+    return f"load it again with a more precise prefilter (qvec ingest --prefilter {better}), or {every_row}"
+
+
+def _described(other: Alternative) -> str:
+    return (
+        f"{other.rescore} after {other.prefilter} bits, {other.bytes_per_vector:,.0f} bytes a vector, which finds "
+        f"{other.recall:.2%} (at least {other.at_least:.2%}) with an oversampling of {other.oversampling}, without the "
+        "loss of an index"
+    )

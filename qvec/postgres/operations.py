@@ -17,6 +17,7 @@ from psycopg.sql import SQL, Composed
 
 from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
+from qvec.defaults import MAX_EF_SEARCH
 from qvec.errors import CollectionError, InputError
 from qvec.full_text import no_index
 from qvec.hits import Hit
@@ -453,7 +454,7 @@ class CollectionOperations:
 
     def _is_small(self, candidates: int) -> Steps[bool]:
         """Whether the collection has no more rows than candidates; asked until it is seen to have more."""
-        reachable = self.table.vector.iterative_scan or candidates <= statements.MAX_EF_SEARCH
+        reachable = self.table.vector.iterative_scan or candidates <= MAX_EF_SEARCH
         if candidates >= self._rows_seen:
             ((more,),) = yield Fetch(statements.holds_more_than(self.table, candidates))
             if more:

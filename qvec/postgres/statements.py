@@ -9,14 +9,10 @@ from __future__ import annotations
 from psycopg import sql
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
-from qvec.defaults import HNSW_EF_CONSTRUCTION, HNSW_M
+from qvec.defaults import HNSW_EF_CONSTRUCTION, HNSW_M, MAX_EF_SEARCH, ef_search
 from qvec.loading import OnDuplicate
 from qvec.postgres import lengths
 from qvec.postgres.layout import Table
-
-MAX_EF_SEARCH = 1000
-"""pgvector's limit of hnsw.ef_search; more candidates than that come from its iterative scan."""
-
 
 EVERY_ROW = SQL("true")
 
@@ -167,11 +163,6 @@ def candidates(
         distance=table.operator("<~>"),
         count=sql.Literal(count),
     )
-
-
-def ef_search(count: int) -> int:
-    """How wide the graph is searched for so many candidates."""
-    return min(max(count, 40), MAX_EF_SEARCH)
 
 
 def _scan_settings(table: Table, count: int) -> dict[str, int | str]:

@@ -12,17 +12,6 @@ Rescore = Literal["float16", "float32", "turbo16", "turbo8", "binary"]
 Prefilter = Literal["binary", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]
 QueryEncoding = Literal["scalar8bits", "scalar4bits", "binary"]
 
-BITS: dict[str, float] = {
-    "binary": 1,
-    "binary1.5": 1.5,
-    "binary2": 2,
-    "turbo1": 1,
-    "turbo1.5": 1.5,
-    "turbo2": 2,
-    "turbo4": 4,
-}
-"""Bits a dimension that each prefilter holds in memory."""
-
 
 @dataclass(frozen=True)
 class Layout:

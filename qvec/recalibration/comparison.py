@@ -10,11 +10,10 @@ import numpy as np
 from qvec import _native
 from qvec.calibration import Calibration
 from qvec.errors import InputError
-from qvec.evaluation.drifting import FEWEST, QUERIES, SAMPLE, way_of
-from qvec.evaluation.intervals import compare, interval
-from qvec.evaluation.material import Material
-from qvec.evaluation.quantized import Quantized
-from qvec.evaluation.results import Interval
+from qvec.evaluation.drift_report import MIN_ROWS, SAMPLE_QUERIES, SAMPLE_ROWS, sampled_steps
+from qvec.evaluation.metrics import Interval, compare, confidence_interval
+from qvec.evaluation.sample import Sample
+from qvec.evaluation.scan import QuantizedSample
 from qvec.ingest.options import Reporter
 from qvec.sources import Source
 from qvec.stores import Collection
@@ -56,32 +55,37 @@ def compared(
     if originals.dimensions is None:
         return None
     reporter.stage("sampling", originals.rows)
-    sample = originals.sample(SAMPLE, seed, lambda done: reporter.advance("sampling", done))
+    sample = originals.sample(SAMPLE_ROWS, seed, lambda done: reporter.advance("sampling", done))
     reporter.finish("sampling")
     assert sample is not None
     old = collection.calibration
     bad = [row for row, _ in _native.bad_rows(sample, min(old.dimensions, new.dimensions), old.metric == "cosine")]
     vectors = np.ascontiguousarray(np.delete(sample, bad, axis=0), np.float32)
-    if len(vectors) < FEWEST:
+    if len(vectors) < MIN_ROWS:
         return None
-    order = np.random.default_rng(seed).permutation(len(vectors))
-    held = min(QUERIES, len(vectors) // 5)
-    material = Material(vectors[order[held:]], vectors[order[:held]], held_out=True, unusable=len(bad))
-    truth = material.truth(old.metric, K)
-    way = way_of(collection)
-    found, anew = (
-        Quantized(_seen(material, calibration), calibration).one_way(*way, truth).recalls for calibration in (old, new)
+    drawn = Sample.split(vectors, SAMPLE_QUERIES, seed, unusable=len(bad))
+    truth = drawn.ground_truth(old.metric, K)
+    steps = sampled_steps(collection)
+    before, after = (
+        QuantizedSample(_fitting(drawn, calibration), calibration).measure(*steps, truth).recalls
+        for calibration in (old, new)
     )
-    return Recalls(interval(found), interval(anew), compare(anew, found).difference, len(vectors), held)
+    return Recalls(
+        confidence_interval(before),
+        confidence_interval(after),
+        compare(after, before).difference,
+        len(vectors),
+        len(drawn.queries),
+    )
 
 
-def _seen(material: Material, calibration: Calibration) -> Material:
-    """The material as a calibration takes it: where it cuts to fewer dimensions, these alone."""
-    if material.dimensions in calibration.accepted_dimensions:
-        return material
+def _fitting(sample: Sample, calibration: Calibration) -> Sample:
+    """The sample with as many dimensions as a calibration accepts."""
+    if sample.dimensions in calibration.accepted_dimensions:
+        return sample
     cut = calibration.dimensions
-    documents, queries = (np.ascontiguousarray(of[:, :cut]) for of in (material.documents, material.queries))
-    return replace(material, documents=documents, queries=queries)
+    rows, queries = (np.ascontiguousarray(of[:, :cut]) for of in (sample.rows, sample.queries))
+    return replace(sample, rows=rows, queries=queries)
 
 
 def check_gain(recalls: Recalls | None, collection: str) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qvec.errors import InputError, RowError
-from qvec.evaluation.qrels import read_qrels
+from qvec.evaluation.dataset import read_qrels
 
 SCORE_COLUMNS = ("score", "label")
 _ID_COLUMNS = ("id", "_id")

@@ -18,7 +18,7 @@ from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
 from qvec.embedding import Embedder
 from qvec.errors import InputError
-from qvec.evaluation.queries import read_queries
+from qvec.evaluation.dataset import read_queries
 from qvec.sources import Columns, open_source
 from qvec.training.dataset import SCORE_COLUMNS, TextPairs, read_pairs
 

@@ -16,7 +16,7 @@ import qvec
 from qvec import Calibration, RangeMethod
 from qvec.cli import main
 from qvec.errors import InputError
-from qvec.evaluation.drifting import LIMITS, drift_of_rows, drift_of_vectors, statistics_of
+from qvec.evaluation.drift_report import LIMITS, collection_statistics, drift_of_rows, drift_of_vectors
 from qvec.stores import Database
 
 ROWS = 1500
@@ -156,7 +156,7 @@ def test_rows_of_a_collection_fit_its_calibration(database: Database) -> None:
 
 def test_statistics_for_a_report_are_of_the_rows(database: Database) -> None:
     collection = database.collection("floats")
-    found = statistics_of(collection, None)
+    found = collection_statistics(collection, None)
     assert found.bit_balance == pytest.approx(collection.calibration.drift(realistic(ROWS)).bit_balance, abs=0.005)
 
 
@@ -197,7 +197,10 @@ def test_limits_are_the_users(url: str, tmp_path: Path) -> None:
     assert lenient.exit_code == 0
     strict = drift(url, "-c", "floats", "--allow", "shift=0", "-q")
     assert (strict.exit_code, strict.output) == (DRIFTED, "")
-    for given, told in (("size=1", "'size' is none of: shift, clip, loss"), ("shift", "'shift' is no NAME=NUMBER")):
+    for given, told in (
+        ("size=1", "'size' is unknown, expected one of: shift, clip, loss"),
+        ("shift", "'shift' is not NAME=NUMBER"),
+    ):
         wrong = drift(url, "-c", "codes", "--allow", given)
         assert wrong.exit_code == 2
         assert told in wrong.output

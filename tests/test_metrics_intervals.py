@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from qvec import InputError
-from qvec.evaluation import intervals
-from qvec.evaluation.intervals import compare, interval, lower_bound
+from qvec.evaluation import metrics
+from qvec.evaluation.metrics import compare, confidence_interval, lower_bound
 
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intervals, "RESAMPLES", 800)
+    monkeypatch.setattr(metrics, "RESAMPLES", 800)
 
 
 @pytest.mark.usefixtures("fast")
@@ -22,7 +22,7 @@ def test_intervals_hold_the_true_mean_as_often_as_they_say() -> None:
     """Recalls as they are: tenths, most of them 1."""
     rng = np.random.default_rng(0)
     samples = [rng.binomial(10, 0.93, 200) / 10 for _ in range(400)]
-    found = [interval(sample, 0.9, seed) for seed, sample in enumerate(samples)]
+    found = [confidence_interval(sample, 0.9, seed) for seed, sample in enumerate(samples)]
     assert 0.85 <= np.mean([each.low <= 0.93 <= each.high for each in found]) <= 0.94
     bounds = [lower_bound(sample, 0.9, seed) for seed, sample in enumerate(samples)]
     assert 0.85 <= np.mean([bound <= 0.93 for bound in bounds]) <= 0.95
@@ -30,7 +30,7 @@ def test_intervals_hold_the_true_mean_as_often_as_they_say() -> None:
 
 def test_an_interval_is_about_its_mean_and_narrows_with_more_queries() -> None:
     values = np.random.default_rng(1).random(400)
-    few, many = interval(values[:100]), interval(values)
+    few, many = confidence_interval(values[:100]), confidence_interval(values)
     assert many.value == pytest.approx(values.mean())
     assert many.low < lower_bound(values) < many.value < many.high
     assert many.high - many.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
@@ -39,8 +39,8 @@ def test_an_interval_is_about_its_mean_and_narrows_with_more_queries() -> None:
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     values = np.random.default_rng(2).random(50)
-    assert interval(values) == interval(values)
-    assert interval(np.ones(30)) == (1, 1, 1)
+    assert confidence_interval(values) == confidence_interval(values)
+    assert confidence_interval(np.ones(30)) == (1, 1, 1)
 
 
 def test_queries_without_a_loss_are_no_promise_that_others_have_none() -> None:
@@ -96,4 +96,4 @@ def test_configurations_over_other_queries_are_not_compared() -> None:
     with pytest.raises(InputError, match=r"^configurations were measured over 3 and 4 queries, expected the same$"):
         compare(np.ones(3), np.ones(4))
     with pytest.raises(InputError, match=r"^there are no queries to take a mean over$"):
-        interval(np.empty(0))
+        confidence_interval(np.empty(0))

@@ -18,15 +18,12 @@ from numpy.typing import NDArray
 from stores import STORES, Store, opened
 
 from qvec import Calibration, InputError
-from qvec.evaluation.alternatives import alternatives
+from qvec.evaluation.dataset import Queries, Rows, read_queries, rows_of_collection, rows_of_source
 from qvec.evaluation.evaluate import evaluate
-from qvec.evaluation.queries import Queries, read_queries
-from qvec.evaluation.reference import find_truth
+from qvec.evaluation.ground_truth import find_ground_truth
 from qvec.evaluation.results import Evaluation, Result
-from qvec.evaluation.rows import Rows, rows_of_collection, rows_of_source
-from qvec.evaluation.scan import candidate_count
-from qvec.evaluation.searches import beside_itself
-from qvec.evaluation.ways import bytes_per_vector
+from qvec.evaluation.search_config import bytes_per_vector, candidate_count, oversampling_with_own_row
+from qvec.evaluation.tune import find_alternatives
 from qvec.ingest import Reporter
 from qvec.postgres.collection import PostgresCollection
 from qvec.postgres.database import PostgresDatabase
@@ -164,8 +161,8 @@ def test_alternatives_have_the_recall_of_a_search_in_plain_numpy(
     collection: PostgresCollection, vectors: Floats, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     truth = true_nearest(vectors, queries)
-    nearest = find_truth(collection, asked(queries), rows_of(source, calibration), K, Reporter())
-    found = alternatives(collection, asked(queries), rows_of(source, calibration), nearest, 0.95, Reporter())
+    nearest = find_ground_truth(collection, asked(queries), rows_of(source, calibration), K, Reporter())
+    found = find_alternatives(collection, asked(queries), rows_of(source, calibration), nearest, 0.95, Reporter())
     ways = {(each.prefilter, each.rescore, each.oversampling): each for each in found}
     assert len(ways) == len(found) == 4 * (3 + 4 - 1)  # its own, int8 after ternary, is no other
     assert [each.bytes_per_vector for each in found] == sorted(each.bytes_per_vector for each in found)
@@ -182,8 +179,8 @@ def test_alternatives_of_codes_alone_are_no_more_precise(
     db: PostgresDatabase, collection: PostgresCollection, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
     def others(of: PostgresCollection) -> set[tuple[str, str]]:
-        nearest = find_truth(of, asked(queries), None, K, Reporter())
-        found = alternatives(of, asked(queries), None, nearest, 0.95, Reporter())
+        nearest = find_ground_truth(of, asked(queries), None, K, Reporter())
+        found = find_alternatives(of, asked(queries), None, nearest, 0.95, Reporter())
         return {(each.prefilter, each.rescore) for each in found}
 
     assert others(collection) == {("ternary", "int4"), *(("binary", each) for each in PLANES)}
@@ -251,8 +248,8 @@ def test_without_its_source_a_collection_stands_in_for_itself(collection: Postgr
     assert named(found)["none/int8"].recall.value == 1
     assert "none/float32" not in named(found)
     assert found.truth == (
-        "exact search of the collection's own int8 vectors, which stand in for the floats that it does not keep: what "
-        "int8 itself loses is not seen; to see it name the vectors it was loaded from (--truth SOURCE)"
+        "exact search of the collection's own int8 vectors, because it keeps no floats: what int8 itself loses is not "
+        "included; to include it, name what the collection was loaded from (--truth SOURCE)"
     )
 
 
@@ -296,7 +293,7 @@ def test_rows_as_queries_are_left_out(
 
 @given(st.integers(1, 200), st.floats(1, 64))
 def test_a_row_as_query_takes_one_candidate_more(k: int, oversampling: float) -> None:
-    assert candidate_count(k + 1, beside_itself(k, oversampling)) == candidate_count(k, oversampling) + 1
+    assert candidate_count(k + 1, oversampling_with_own_row(k, oversampling)) == candidate_count(k, oversampling) + 1
 
 
 def test_rows_are_drawn_uniformly_and_once(source: Path, calibration: Calibration, vectors: Floats) -> None:
@@ -366,7 +363,8 @@ def test_a_truth_of_other_rows_is_refused(
     np.save(fewer, vectors[:900])
     np.save(more, np.concatenate([vectors, queries]))
     with pytest.raises(
-        InputError, match=r"^collection 'evaluated' has 1,000 rows, but .*fewer.npy 900 that can be com"
+        InputError,
+        match=r"^collection 'evaluated' has 1,000 rows, but .*fewer.npy has 900 usable rows; give everything",
     ):
         evaluate(collection, asked(queries), rows_of(fewer, calibration))
     with pytest.raises(InputError, match=r"rows of .*more.npy that are nearest to the queries are not in collection"):
@@ -475,11 +473,11 @@ def test_queries_of_a_source(tmp_path: Path, calibration: Calibration, queries: 
 
     np.save(tmp_path / "queries.npy", queries)
     found = read_queries(open_source(tmp_path / "queries.npy"), calibration, no_model)
-    assert found.names[:3] == ("0", "1", "2")
+    assert found.ids[:3] == ("0", "1", "2")
     assert np.array_equal(found.vectors, queries)
-    assert np.allclose(found.compared(calibration), unit(queries))
+    assert np.allclose(found.prepared(calibration), unit(queries))
     np.save(tmp_path / "short.npy", queries[:, :10])
-    with pytest.raises(InputError, match=r"short.npy has 10 dimensions, expected 64, as the collection$"):
+    with pytest.raises(InputError, match=r"short.npy has 10 dimensions, expected 64 like the collection$"):
         read_queries(open_source(tmp_path / "short.npy"), calibration, no_model)
     np.save(tmp_path / "nan.npy", np.full((2, DIMENSIONS), math.nan, np.float32))
     with pytest.raises(InputError, match=r"nan.npy: row 0: "):

@@ -20,12 +20,9 @@ from stores import STORES, Store, ids, opened
 import qvec
 from qvec import Calibration, CollectionError, InputError
 from qvec.cli import main
-from qvec.evaluation.advice import advise
-from qvec.evaluation.alternatives import Alternative
-from qvec.evaluation.queries import Queries
-from qvec.evaluation.results import Interval
-from qvec.evaluation.rows import Rows, rows_of_source
-from qvec.evaluation.tune import Attempt, Tuning, tune
+from qvec.evaluation.dataset import Queries, Rows, rows_of_source
+from qvec.evaluation.metrics import Interval
+from qvec.evaluation.tune import Alternative, Attempt, Tuning, advise, tune
 from qvec.postgres.database import PostgresDatabase
 from qvec.sources import open_source
 from qvec.stores import Collection
@@ -98,7 +95,7 @@ def test_nothing_is_stored_when_that_is_not_wanted(made: Collection, store: Stor
 
 
 def test_a_target_that_needs_more_candidates_than_are_tried(made: Collection, store: Store, asked: Queries) -> None:
-    tuning = tune(made, asked, recall=0.95, most=1)
+    tuning = tune(made, asked, recall=0.95, max_oversampling=1)
     assert tuning.oversampling is tuning.chosen is None
     assert not tuning.stored
     assert tuning.advice is not None
@@ -107,7 +104,7 @@ def test_a_target_that_needs_more_candidates_than_are_tried(made: Collection, st
         assert advised(tuning)["rescore"] in ("int8", "float16")
     else:
         assert tuning.advice.endswith(
-            ": load it anew with a prefilter that sees more (qvec ingest --prefilter turbo1), or search "
+            ": load it again with a more precise prefilter (qvec ingest --prefilter turbo1), or search "
             "every row (qvec search --exact)"
         )
     assert store.database.collection(made.name).oversampling == 4
@@ -173,7 +170,7 @@ def test_a_precision_that_cannot_meet_the_target(
     assert tuning.advice is not None
     assert tuning.advice.startswith(
         f"rescoring every row by int8 finds {only.recall.value:.2%} (at least {only.at_least:.2%} with 95% confidence)"
-        ", and no oversampling finds more than that: load it anew as float16 after "
+        ", and no oversampling finds more: load it again as float16 after "
     )
     wanted: Any = advised(tuning)
     factor = float(wanted.pop("oversampling"))
@@ -193,8 +190,8 @@ def test_a_target_that_nothing_is_sure_to_meet(
 ) -> None:
     tuning = tune(codes, asked.take(np.arange(30)), truth(source, calibration), recall=0.9999)
     assert tuning.advice is not None
-    assert "no other way to load it is sure to either; the closest is float16 after " in tuning.advice
-    assert tuning.advice.endswith(", before an index; more queries are needed to be sure of it")
+    assert "no other way to load it is sure to reach the target; the closest is float16 after " in tuning.advice
+    assert tuning.advice.endswith(", without the loss of an index; more queries are needed to be sure of it")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +208,7 @@ def test_what_is_left_where_nothing_meets(codes: Any, tried: tuple[float, ...], 
         for at, recall in enumerate(tried)
     ]
     others = [Alternative("ternary", "float16", 8, 900, found, found - 0.02)]
-    assert advise(codes, attempts, 0.95, 0.95, others).endswith(f"before an index; {told}")
+    assert advise(codes, attempts, 0.95, 0.95, others).endswith(f"without the loss of an index; {told}")
 
 
 def test_too_few_queries_to_be_sure(codes: Any, asked: Queries, source: Path, calibration: Calibration) -> None:
@@ -327,7 +324,7 @@ def test_eval_takes_rows_for_queries(loaded: str, source: Path) -> None:
     result = invoke("eval", "--db", loaded, "-c", "docs", "--truth", source, "--limit", "30")
     assert result.exit_code == 0
     assert "1,000 rows, 30 queries" in result.stdout
-    assert "Note: queries are rows themselves, each left out of its own hits" in result.stdout
+    assert "Note: queries are rows, each excluded from its own hits" in result.stdout
     assert "Note: 30 queries are few" in result.stdout
 
 
@@ -349,7 +346,7 @@ def test_tune_says_what_cannot_be_met(loaded: str, source: Path, query_file: Pat
     arguments = ("tune", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source)
     result = invoke(*arguments, "--recall", "0.9999")
     assert result.exit_code == 3
-    assert "99.99% cannot be met: rescoring every row by int8 finds" in result.stdout
+    assert "A recall of 99.99% cannot be reached: rescoring every row by int8 finds" in result.stdout
     assert "the closest is float16 after" in result.stdout
     found = json.loads(invoke(*arguments, "--recall", "0.9999", "--json").stdout)
     assert found["oversampling"] is found["recall"] is None

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qvec import InputError
-from qvec.evaluation import truth
-from qvec.evaluation.truth import nearest_rows
+from qvec.evaluation import ground_truth
+from qvec.evaluation.ground_truth import nearest_rows
 
 Floats = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ QUERY = np.array([[1, 0]], np.float32)
 
 def test_rows_that_any_choice_has_and_rows_as_near_as_the_last() -> None:
     found = nearest_rows(batches(on_a_line(3, 5, 2, 3, 3, 1)), QUERY, 3)
-    assert found.better == ((1,),)
+    assert found.nearer == ((1,),)
     assert found.tied == (frozenset({0, 3, 4}),)
     assert found.rows == 6
 
@@ -61,13 +61,13 @@ def test_fewer_rows_than_k_are_all_wanted() -> None:
 
 def test_all_rows_alike() -> None:
     found = nearest_rows(batches(on_a_line(*[2.0] * 30)), QUERY, 10)
-    assert found.better == ((),)
+    assert found.nearer == ((),)
     assert found.recalls([list(range(20, 30))]) == [1]
     assert found.recalls([list(range(25, 30))]) == [0.5]
 
 
 def test_a_row_left_out_is_neither_found_nor_wanted() -> None:
-    found = nearest_rows(batches(on_a_line(9, 3, 5, 4)), np.repeat(QUERY, 2, axis=0), 2, left_out=[0, 2])
+    found = nearest_rows(batches(on_a_line(9, 3, 5, 4)), np.repeat(QUERY, 2, axis=0), 2, excluded=[0, 2])
     assert found.nearest() == [[2, 3], [0, 3]]
     assert found.recalls([[2, 3], [0, 3]]).tolist() == [1, 1]
 
@@ -108,7 +108,7 @@ def test_batches_make_no_difference(rows: int, k: int, size: int, seed: int, lea
     for query in range(4):
         order = [row for row in np.argsort(-scores[query], kind="stable") if left_out is None or row != left_out[query]]
         last = scores[query, order[min(k, len(order)) - 1]]
-        assert set(found.better[query]) == {row for row in order if scores[query, row] > last}
+        assert set(found.nearer[query]) == {row for row in order if scores[query, row] > last}
         assert found.tied[query] == {row for row in order if scores[query, row] == last}
     wanted = np.argsort(-scores, axis=1, kind="stable").tolist()
     if left_out is not None:
@@ -120,12 +120,12 @@ def test_scores_in_blocks_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> N
     rng = np.random.default_rng(1)
     vectors, queries = rng.normal(size=(500, 16)).astype(np.float32), rng.normal(size=(9, 16)).astype(np.float32)
     whole = nearest_rows(batches(vectors, size=500), queries, 10)
-    monkeypatch.setattr(truth, "_BLOCK_SCORES", 100)
+    monkeypatch.setattr(ground_truth, "_BLOCK_SCORES", 100)
     assert nearest_rows(batches(vectors, size=500), queries, 10) == whole
 
 
 def test_more_ties_than_are_kept_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(truth, "MOST_TIES", 20)
+    monkeypatch.setattr(ground_truth, "MAX_TIES", 20)
     assert nearest_rows(batches(on_a_line(*[2.0] * 30)), QUERY, 10).capped
     assert not nearest_rows(batches(on_a_line(*[2.0] * 20)), QUERY, 10).capped
 

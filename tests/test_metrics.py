@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvec import InputError
+from qvec.evaluation.dataset import read_qrels
 from qvec.evaluation.metrics import judged_recall, ndcg, reciprocal_rank
-from qvec.evaluation.qrels import read_qrels
 
 GRADES = {"a": 3, "b": 2, "c": 0, "d": 1}
 
@@ -98,7 +98,7 @@ def test_trec_separates_by_blanks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("query-id\tcorpus-id\tscore\nq1\td1\n", "qrels, line 2: 2 fields found, 3 (BEIR) or 4 (TREC) wanted"),
+        ("query-id\tcorpus-id\tscore\nq1\td1\n", "qrels, line 2: 2 fields found, expected 3 (BEIR) or 4 (TREC)"),
         ("q1\td1\thigh\n", "qrels, line 1: the grade is 'high', expected a whole number"),
         ("q1\td1\t1\nq1\td1\t2\n", "qrels, line 2: q1 and d1 have grades 1 and 2"),
         ("query-id\tcorpus-id\tscore\n", "qrels has no judgements"),
