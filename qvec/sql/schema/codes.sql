@@ -201,6 +201,6 @@ CREATE OR REPLACE FUNCTION qvec._learned_bits(calibration text) RETURNS integer
 COMMENT ON FUNCTION qvec._learned_bits(text) IS 'Number of learned bits of a calibration; NULL if it has none';
 
 CREATE OR REPLACE FUNCTION qvec._planes(rescore text) RETURNS integer
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE rescore WHEN 'int8' THEN 8 WHEN 'int4' THEN 4 WHEN 'binary' THEN 1 END;
 COMMENT ON FUNCTION qvec._planes(text) IS 'Number of planes of a precision; NULL for float16 and float32';

@@ -7,11 +7,12 @@ CREATE TABLE IF NOT EXISTS qvec.collection (
     id_type text NOT NULL CHECK (id_type IN ('bigint', 'text')),
     rescore text NOT NULL CHECK (rescore IN ('int8', 'int4', 'binary', 'float16', 'float32')),
     prefilter text NOT NULL CHECK (prefilter IN ('ternary', 'binary', 'learned')),
-    oversampling real NOT NULL DEFAULT @DEFAULT_OVERSAMPLING@ CHECK (oversampling >= 1),
+    oversampling real NOT NULL CHECK (oversampling >= 1),
     model text,
     created_at timestamptz NOT NULL DEFAULT now(),
     embedding jsonb CHECK (jsonb_typeof(embedding) = 'object')
 );
+ALTER TABLE qvec.collection ALTER COLUMN oversampling SET DEFAULT @DEFAULT_OVERSAMPLING@;
 COMMENT ON TABLE qvec.collection IS 'A collection: a table whose rows share one calibration';
 COMMENT ON COLUMN qvec.collection.embedding
     IS 'How texts are embedded, in addition to the model: model_name on a server, task, query_prefix, document_prefix';
