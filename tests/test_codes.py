@@ -1,4 +1,4 @@
-"""The public functions on codes: golden values, what is accepted and converted, what is refused and how it is said."""
+"""The public functions on codes: golden values, accepted inputs, conversions, errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qvec.errors import InputError, RowError
 
 @dataclass
 class Ranges:
-    """As much of a Calibration as codes need."""
+    """The part of a Calibration that codes need."""
 
     threshold: np.ndarray
     radius: np.ndarray

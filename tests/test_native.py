@@ -1,4 +1,4 @@
-"""The native component against the numpy specification: codes bit for bit, scores within 1e-5."""
+"""The Rust functions agree with the numpy specification: codes bit for bit, scores within 1e-5."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ def codes_of(case: Case, *, cosine: bool = False) -> np.ndarray:
 
 @given(cases(), planes_of_codes)
 @settings(max_examples=300)
-def test_quantize_is_the_specification_bit_for_bit(case: Case, planes: int) -> None:
+def test_quantize_equals_the_specification(case: Case, planes: int) -> None:
     found = _native.quantize(case.vectors, case.threshold, case.radius, planes, False)
     np.testing.assert_array_equal(found, specification.to_planes(codes_of(case), planes))
 
 
 @given(cases(), planes_of_codes)
 @settings(max_examples=200)
-def test_quantize_under_cosine_is_the_specification_bit_for_bit(case: Case, planes: int) -> None:
+def test_quantize_under_cosine_equals_the_specification(case: Case, planes: int) -> None:
     assume(case.vectors[:, : case.dimensions].any(axis=1).all())
     found = _native.quantize(case.vectors, case.threshold, case.radius, planes, True)
     np.testing.assert_array_equal(found, specification.to_planes(codes_of(case, cosine=True), planes))
 
 
 @given(cases())
-def test_normalize_is_the_specification_bit_for_bit(case: Case) -> None:
+def test_normalize_equals_the_specification(case: Case) -> None:
     assume(case.vectors[:, : case.dimensions].any(axis=1).all())
     wanted = specification.unit_rows(case.vectors, case.dimensions)
     np.testing.assert_array_equal(_native.normalize(case.vectors, case.dimensions), wanted)
 
 
 @pytest.mark.parametrize(("squared", "kept"), [(1 + 1.9e-4, True), (1 - 1.9e-4, True), (1 + 2.1e-4, False)])
-def test_rows_that_are_normalized_already_are_kept(squared: float, kept: bool) -> None:
+def test_normalized_rows_are_unchanged(squared: float, kept: bool) -> None:
     row = np.full((1, 16), np.sqrt(squared / 16), np.float32)
     assert np.array_equal(_native.normalize(row, 16), row) is kept
 
 
 @given(cases())
-def test_the_top_plane_says_on_which_side_of_the_threshold(case: Case) -> None:
+def test_the_top_plane_compares_with_the_threshold(case: Case) -> None:
     found = _native.quantize(case.vectors, case.threshold, case.radius, 1, False)
     above = case.vectors[:, : case.dimensions].astype(np.float32) > case.threshold
     np.testing.assert_array_equal(found, np.packbits(above, axis=1))
@@ -62,7 +62,7 @@ def test_ternary_compares_with_144_and_112(case: Case, planes: int) -> None:
 
 @given(cases(extreme=False), planes_of_codes, planes_of_codes)
 @settings(max_examples=200)
-def test_dequantize_is_the_specification_bit_for_bit(case: Case, stored: int, read: int) -> None:
+def test_dequantize_equals_the_specification(case: Case, stored: int, read: int) -> None:
     assume(read <= stored)
     rows = specification.to_planes(codes_of(case), stored)
     found = _native.dequantize(rows, case.threshold, case.radius, case.deviation, read)
@@ -82,7 +82,9 @@ def test_a_dimension_without_spread_decodes_to_its_threshold() -> None:
 
 @given(cases(extreme=False), planes_of_codes, st.integers(0, 4), st.booleans(), st.integers(0, 2**32 - 1))
 @settings(max_examples=200)
-def test_scores_are_those_of_the_decoded_rows(case: Case, planes: int, count: int, by_length: bool, seed: int) -> None:
+def test_scores_are_inner_products_with_decoded_rows(
+    case: Case, planes: int, count: int, by_length: bool, seed: int
+) -> None:
     queries = np.random.default_rng(seed).normal(size=(count, case.dimensions)).astype(np.float32)
     rows = specification.to_planes(codes_of(case), 8)
     found = _native.score(rows, queries, case.threshold, case.radius, case.deviation, planes, by_length)
@@ -96,8 +98,8 @@ def test_scores_are_those_of_the_decoded_rows(case: Case, planes: int, count: in
     assert np.all(np.abs(found - exact) <= allowed)
 
 
-def test_rows_that_stand_for_nothing_score_zero_by_length() -> None:
-    """Where the decoded row is the zero vector there is nothing to divide by."""
+def test_rows_that_decode_to_zero_score_zero_by_length() -> None:
+    """A zero vector has no length to divide by."""
     ranges = (np.full(9, 0.25, np.float32), np.ones(9, np.float32), np.full(9, 0.25, np.float32))
     codes = np.array([[0, 0], [255, 128]], np.uint8)
     found = _native.score(codes, np.ones((1, 9), np.float32), *ranges, 1, True)
@@ -105,7 +107,7 @@ def test_rows_that_stand_for_nothing_score_zero_by_length() -> None:
 
 
 def random_bits(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
-    """Rows close enough to each other that distances repeat."""
+    """Rows that are similar, so that distances repeat."""
     return np.packbits(random.random((rows, 8 * width)) < 0.1, axis=1)
 
 
@@ -130,8 +132,8 @@ def test_the_nearest_rows_come_first_and_ties_by_row(rows: int, count: int, widt
 
 
 @pytest.mark.parametrize("dimensions", [9, 1000])
-def test_large_inputs_are_computed_as_small_ones(dimensions: int) -> None:
-    """Spread over threads and cut into pieces, with a last piece that is not full."""
+def test_large_inputs_give_the_results_of_small_ones(dimensions: int) -> None:
+    """Large inputs are cut into parts for threads; the last part is shorter."""
     random = np.random.default_rng(dimensions)
     rows = 5_000_011 // dimensions
     vectors = random.normal(size=(rows, dimensions)).astype(np.float32)
@@ -188,7 +190,7 @@ def test_a_zero_vector_is_bad_under_cosine_only() -> None:
         _native.normalize(vectors, 2)
 
 
-def test_values_beyond_the_dimensions_used_are_not_looked_at() -> None:
+def test_values_beyond_the_used_dimensions_are_ignored() -> None:
     vectors = np.array([[1, 2, np.nan]], np.float32)
     assert _native.bad_rows(vectors, 2, False) == []
 
@@ -202,7 +204,7 @@ def test_a_query_that_is_not_finite_is_named() -> None:
     assert caught.value.args == (1, "infinity at dimension 1")
 
 
-def test_shapes_that_do_not_fit_are_errors_and_not_panics() -> None:
+def test_wrong_shapes_are_errors_not_panics() -> None:
     ones, codes = np.ones(9, np.float32), np.zeros((2, 16), np.uint8)
     for call in (
         lambda: _native.quantize(np.ones((2, 8), np.float32), ones, ones, 8, False),

@@ -127,7 +127,6 @@ LAYERS = [
     {"ingest"},
     {"copying", "evaluation", "integrations"},
     {"demo", "recalibration", "training"},
-    {"adapting"},
     {"cli"},
 ]
 ALONE = {
@@ -156,7 +155,6 @@ MAY_USE_SOURCES = {
     "evaluation",
     "recalibration",
     "training",
-    "adapting",
     "demo",
     "cli",
 }

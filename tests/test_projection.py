@@ -1,4 +1,4 @@
-"""Learned bits: the whole numbers that give them, what a calibration keeps of them, and the bits themselves."""
+"""Learned bits: the integer projection, the calibration that stores it, and the bits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_bits_agree_with_the_specification(rows: int, dimensions: int, bits: int
 
 
 def test_sums_are_exact_in_float32_in_any_order() -> None:
-    """What Postgres sums in float32 is what integers give: the bound on weights sees to it."""
+    """Postgres sums in float32; the bound on weights makes these sums equal to those of integers."""
     dimensions = 500
     weights = np.where(np.arange(dimensions) % 2, 127, -128).astype(np.int8)[None].repeat(8, axis=0)
     bias = np.full(8, EXACT - 1 - 255 * int(np.abs(weights[0].astype(int)).sum()), np.int32)
@@ -75,7 +75,7 @@ def test_sums_are_exact_in_float32_in_any_order() -> None:
 
 @settings(max_examples=40)
 @given(st.integers(1, 60), st.floats(1e-6, 1e6), st.integers(0, 99))
-def test_whole_numbers_keep_the_bits_whatever_their_scale(dimensions: int, scale: float, seed: int) -> None:
+def test_rounding_to_integers_keeps_the_bits_at_any_scale(dimensions: int, scale: float, seed: int) -> None:
     random = np.random.default_rng(seed)
     projection = random.normal(size=(16, dimensions)) * scale
     bias = random.normal(size=16) * scale / 10
@@ -90,14 +90,14 @@ def test_whole_numbers_keep_the_bits_whatever_their_scale(dimensions: int, scale
     assert np.all(np.abs(exact[wrong]) <= np.broadcast_to(slack, exact.shape)[wrong])
 
 
-def test_a_row_of_zero_weights_and_a_far_bias_are_kept_within_bounds() -> None:
+def test_zero_weights_and_a_large_bias_stay_within_bounds() -> None:
     weights, bias = whole(np.zeros((8, 2)), np.full(8, -1e30), np.ones(2, np.float32))
     assert weights.any() == 0
     assert calibration(2).with_learned(weights, bias, {}).bias is not None
     assert bias.tolist() == [-(EXACT - 1)] * 8
 
 
-def test_saved_and_loaded_whole() -> None:
+def test_saving_and_loading_keeps_the_projection() -> None:
     held = with_learned()
     loaded = Calibration.from_bytes(held.to_bytes())
     assert loaded == held
@@ -107,7 +107,7 @@ def test_saved_and_loaded_whole() -> None:
     assert not loaded.projection.flags.writeable
 
 
-def test_learned_bits_are_part_of_the_id_and_codes_are_as_before() -> None:
+def test_learned_bits_change_the_id_but_not_the_codes() -> None:
     held, plain = with_learned(), calibration()
     other = replace(held, bias=held.bias + np.int32(1))
     vectors = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -131,19 +131,19 @@ def test_learned_bits_are_part_of_the_id_and_codes_are_as_before() -> None:
         (np.zeros((8, 3), np.int8), np.zeros(7, np.int32), r"bias has shape \(7,\), expected \(8,\)"),
     ],
 )
-def test_refused(projection: np.ndarray, bias: np.ndarray | None, message: str) -> None:
+def test_invalid_projections_are_errors(projection: np.ndarray, bias: np.ndarray | None, message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         replace(calibration(), projection=projection, bias=bias)
 
 
-def test_bits_need_learned_bits_and_whole_codes() -> None:
+def test_learned_needs_a_projection_and_eight_planes() -> None:
     with pytest.raises(InputError, match="has no learned bits; make one that has: qvec adapt"):
         learned(np.zeros((1, 8), np.uint8), calibration())
     with pytest.raises(InputError, match="4 planes found, 8 wanted"):
         learned(np.zeros((1, 4), np.uint8), with_learned())
 
 
-def test_native_refuses_what_does_not_fit() -> None:
+def test_wrong_shapes_are_errors() -> None:
     codes, weights, bias = np.zeros((1, 8), np.uint8), np.zeros((8, 3), np.int8), np.zeros(8, np.int32)
     for call in (
         lambda: _native.project(codes[:, :4].copy(), weights, bias),

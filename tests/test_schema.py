@@ -1,4 +1,4 @@
-"""What qvec needs of a database: installed where it may be, and named in one line where something is missing."""
+"""Requirements of a database: installed if allowed, otherwise a one-line error that says what is missing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import psycopg
 import pytest
 from numpy.typing import NDArray
 from psycopg import sql
-from qvec.postgres.steps import perform
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, InputError, QvecError
 from qvec.client import Database
-from qvec.postgres import schema, sql_script
+from qvec.postgres import sql_script
+from qvec.postgres._sync import schema
 from qvec.postgres.layout import PgVector
 
 Vectors = NDArray[np.float32]
@@ -34,7 +34,7 @@ def run(url: str, *statements: str) -> None:
 
 
 def load_and_search(db: Database, calibration: Calibration, vectors: Vectors, rescore: str = "int8") -> None:
-    """Creates, loads, indexes and searches a collection."""
+    """Create, load, index and search a collection."""
     docs = db.create_collection("docs", calibration=calibration, rescore=rescore)  # type: ignore[arg-type]
     docs.upsert(range(200), vectors[:200])  # type: ignore[arg-type]
     docs.build_index()
@@ -57,11 +57,11 @@ def test_the_script_can_be_run_again(url: str, calibration: Calibration, vectors
         assert db.install() is None
 
 
-def test_the_schema_says_its_version(url: str) -> None:
+def test_the_schema_returns_its_version(url: str) -> None:
     with qvec.connect(url) as db:
         db.install()
         with db.store.connection() as connection:
-            assert perform(connection, schema.installed_version()) == sql_script.version()
+            assert schema.installed_version(connection) == sql_script.version()
 
 
 def test_reading_installs_nothing(url: str) -> None:
@@ -73,7 +73,7 @@ def test_reading_installs_nothing(url: str) -> None:
 
 
 def at_once(work: Callable[[int], object], threads: int = 6) -> list[object]:
-    """What work returned or raised in each of that many threads that start together."""
+    """Run `work` in several threads at the same time; return its results and the messages of its errors."""
     barrier = threading.Barrier(threads)
 
     def start(number: int) -> object:
@@ -114,7 +114,7 @@ def test_pgvector_in_a_schema_that_needs_quotes(
 # The search path
 
 
-def test_a_search_path_of_ones_own(
+def test_a_database_with_its_own_search_path(
     url: str, admin: psycopg.Connection, calibration: Calibration, vectors: Vectors
 ) -> None:
     run(url, "CREATE SCHEMA mine", "CREATE EXTENSION vector")
@@ -126,8 +126,8 @@ def test_a_search_path_of_ones_own(
         assert db.collection("docs").table.schema == "mine"
 
 
-def test_names_that_look_like_placeholders_are_refused(url: str, calibration: Calibration) -> None:
-    """One after the other; a list of what there is goes on."""
+def test_names_with_percent_signs_are_errors(url: str, calibration: Calibration) -> None:
+    """Schema of the collection, its table, the schema of pgvector, in turn. Listing collections still works."""
     expected = r"is called '100%s'; expected a name without %: rename it"
     run(url, 'CREATE SCHEMA "100%s"', "CREATE EXTENSION vector")
     with qvec.connect(f"{url}&options={quote('-c search_path=100%s')}") as db:
@@ -178,7 +178,7 @@ CREATE OPERATOR evil.<~> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = evil.hamming
 def test_a_hostile_search_path(
     url: str, admin: psycopg.Connection, calibration: Calibration, vectors: Vectors, rescore: str
 ) -> None:
-    """Objects in front of the search path, with the names of those that qvec uses, change nothing."""
+    """Objects that come first in the search path and have the names of those that qvec uses have no effect."""
     run(url, "CREATE EXTENSION vector", HOSTILE)
     with psycopg.connect(url) as connection:
         database = connection.info.dbname
@@ -204,7 +204,7 @@ def test_a_temporary_table_of_the_same_name_is_not_taken_for_the_collection(
 
 @pytest.fixture
 def guest(admin: psycopg.Connection, url: str) -> str:
-    """A role without any right on the database of `url`."""
+    """A role without rights in the database of `url`."""
     role = "guest_" + url.rpartition("test_")[2].partition("?")[0]
     admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
     return role
@@ -246,11 +246,13 @@ def test_no_right_to_read_is_one_clear_line(url: str, guest: str, calibration: C
         db.collections()
 
 
-# Databases that do not do
+# Unsuitable databases
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-def test_another_encoding_is_refused(new_database: Callable[..., str], calibration: Calibration, encoding: str) -> None:
+def test_another_encoding_is_an_error(
+    new_database: Callable[..., str], calibration: Calibration, encoding: str
+) -> None:
     url = new_database(f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
     with qvec.connect(url) as db:
         with pytest.raises(DatabaseError, match=f"has encoding {encoding}; qvec needs UTF8"):
@@ -267,7 +269,7 @@ def with_version(url: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.5.1", "0.6.2"])
-def test_a_pgvector_that_is_too_old_is_refused(url: str, calibration: Calibration, version: str) -> None:
+def test_an_old_pgvector_is_an_error(url: str, calibration: Calibration, version: str) -> None:
     with_version(url, version)
     with (
         qvec.connect(url) as db,
@@ -277,13 +279,13 @@ def test_a_pgvector_that_is_too_old_is_refused(url: str, calibration: Calibratio
 
 
 @pytest.mark.parametrize("version", ["0.7.0", "0.8.1", "0.8.3"])
-def test_a_pgvector_with_bugs_is_warned_of(url: str, version: str) -> None:
+def test_a_pgvector_with_known_bugs_gives_a_warning(url: str, version: str) -> None:
     with_version(url, version)
     with qvec.connect(url) as db:
         assert f"pgvector {version} has known HNSW bugs" in str(db.install())
 
 
-def test_a_pgvector_without_iterative_scan_is_searched_all_the_same(
+def test_searching_with_a_pgvector_without_iterative_scans(
     url: str, calibration: Calibration, vectors: Vectors
 ) -> None:
     with_version(url, "0.7.4")
@@ -308,7 +310,7 @@ def test_a_version_with_a_suffix_is_read(url: str) -> None:
 
 
 def test_a_server_without_pgvector(url: str, calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
-    # No server without it is at hand: the list of available extensions is asked for a name that none has.
+    # Every test server has pgvector, so look for an extension that no server has.
     monkeypatch.setattr(schema, "_AVAILABLE", schema._AVAILABLE.replace("'vector'", "'no such extension'"))
     with (
         qvec.connect(url) as db,
@@ -317,7 +319,7 @@ def test_a_server_without_pgvector(url: str, calibration: Calibration, monkeypat
         db.create_collection("docs", calibration=calibration)
 
 
-def test_an_old_server_is_refused(url: str, calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_server_is_an_error(url: str, calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "OLDEST_POSTGRES", 99)
     with (
         qvec.connect(url) as db,
@@ -326,7 +328,7 @@ def test_an_old_server_is_refused(url: str, calibration: Calibration, monkeypatc
         db.create_collection("docs", calibration=calibration)
 
 
-def test_a_collection_whose_calibration_is_another_ones(url: str, calibration: Calibration) -> None:
+def test_a_collection_with_the_content_of_another_calibration(url: str, calibration: Calibration) -> None:
     other = Calibration.from_ranges(np.array([[-1] * 64, [1] * 64]))
     with qvec.connect(url) as db:
         db.create_collection("docs", calibration=calibration)

@@ -24,7 +24,7 @@ ROWS = 600
 
 @pytest.fixture
 def sql(url: str, vectors: Vectors) -> Iterator[Connection]:
-    """A database with a table of articles, an awkward name and awkward columns."""
+    """A database with a table of articles whose names need quotes."""
     with installed(url) as connection:
         connection.execute('CREATE SCHEMA "News Room"')
         create_articles(connection, '"News Room"."The Articles"', "vector", vectors[:ROWS])
@@ -61,7 +61,7 @@ def finish(sql: Connection) -> None:
 
 @pytest.mark.parametrize("kind", ["vector", "vector(64)", "halfvec(64)"])
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float32"])
-def test_the_codes_are_those_of_the_vectors(
+def test_backfilled_codes_equal_those_of_python(
     sql: Connection, vectors: Vectors, calibration: Calibration, kind: str, rescore: str
 ) -> None:
     given = vectors[:ROWS].astype(np.float16) if "half" in kind else vectors[:ROWS]
@@ -84,7 +84,7 @@ def test_the_codes_are_those_of_the_vectors(
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("rescore", ["int8", "float32"])
-def test_scores_are_the_metric_though_the_tables_vectors_are_of_any_length(
+def test_scores_estimate_the_metric_for_vectors_of_any_length(
     sql: Connection, vectors: Vectors, metric: Any, rescore: str
 ) -> None:
     attach(sql, stored(sql, Calibration.fit(vectors, metric=metric)), rescore=rescore)
@@ -97,7 +97,7 @@ def test_scores_are_the_metric_though_the_tables_vectors_are_of_any_length(
         assert score == pytest.approx(exact[int(id)], rel=1e-5 if rescore == "float32" else 0.03)
 
 
-def test_codes_follow_the_vectors(sql: Connection, vectors: Vectors, calibration: Calibration) -> None:
+def test_triggers_keep_codes_current(sql: Connection, vectors: Vectors, calibration: Calibration) -> None:
     attach(sql, stored(sql, calibration))
     finish(sql)
     table = '"News Room"."The Articles"'
@@ -118,21 +118,23 @@ def test_codes_follow_the_vectors(sql: Connection, vectors: Vectors, calibration
     for query, key in ((900, "9000"), (901, "1")):
         assert value(sql, "SELECT id FROM qvec.search('articles', %s::vector, 1)", text(vectors[query])) == key
     everything = sql.execute("SELECT id FROM qvec.search('articles', %s::vector, 1000)", [text(vectors[0])]).fetchall()
-    assert len(everything) == ROWS  # 601 with a vector, less the one that lost it
+    assert len(everything) == ROWS  # 601 rows with a vector, minus the one set to NULL
     with pytest.raises(psycopg.Error, match="the vector has 2 dimensions, expected 64"):
         sql.execute(f"""INSERT INTO {table} ("Key", "the vector") VALUES (1e4, '[1,2]')""".encode())
     with pytest.raises(psycopg.Error, match="zero vector"):
         sql.execute(f'UPDATE {table} SET "the vector" = %s::vector'.encode(), [text(0 * vectors[0])])
 
 
-def test_a_backfill_goes_on_where_it_was(sql: Connection, url: str, vectors: Vectors, calibration: Calibration) -> None:
+def test_a_backfill_continues_after_an_interruption(
+    sql: Connection, url: str, vectors: Vectors, calibration: Calibration
+) -> None:
     attach(sql, stored(sql, calibration))
     for _ in range(4):
         assert value(sql, "SELECT qvec._backfill_step('articles', 3)") is True
     done, blocks = sql.execute("SELECT rows_done, blocks_done FROM qvec.backfills").fetchone()  # type: ignore[misc]
     assert 0 < done < ROWS
     assert blocks == 12
-    with psycopg.connect(url) as other:  # a step that was rolled back leaves nothing behind
+    with psycopg.connect(url) as other:  # a step that is rolled back has no effect
         assert value(other, "SELECT qvec._backfill_step('articles', 3)") is True
         other.rollback()
     assert sum(row is not None for row in codes(sql).values()) == done
@@ -141,18 +143,18 @@ def test_a_backfill_goes_on_where_it_was(sql: Connection, url: str, vectors: Vec
     sql.execute("CALL qvec.backfill('articles')")
 
 
-def test_a_backfill_commits_as_it_goes_and_blocks_no_one(
+def test_a_backfill_commits_batches_and_blocks_no_writer(
     sql: Connection, url: str, vectors: Vectors, calibration: Calibration
 ) -> None:
     attach(sql, stored(sql, calibration))
     table = '"News Room"."The Articles"'
     with psycopg.connect(url) as holder:
-        holder.execute(f'SELECT FROM {table} WHERE "Key" = {ROWS - 1} FOR UPDATE'.encode())  # it waits for this row
+        holder.execute(f'SELECT FROM {table} WHERE "Key" = {ROWS - 1} FOR UPDATE'.encode())  # blocks the backfill
         backfill = threading.Thread(target=call_backfill, args=(url,))
         backfill.start()
         while not value(sql, "SELECT coalesce(max(rows_done), 0) > 100 FROM qvec.backfills"):
             assert backfill.is_alive()
-        assert sum(row is not None for row in codes(sql).values()) > 100  # seen from outside, while it runs
+        assert sum(row is not None for row in codes(sql).values()) > 100  # committed before the backfill ends
         with psycopg.connect(url, options="-c lock_timeout=2s") as writer:
             writer.execute(f"UPDATE {table} SET body = 'meanwhile' WHERE \"Key\" = 0".encode())
             writer.execute(
@@ -200,7 +202,7 @@ def test_a_matryoshka_prefix(sql: Connection, vectors: Vectors) -> None:
         assert score == pytest.approx(expected[int(id)], abs=1e-5)
 
 
-def test_detach_leaves_the_table_as_it_was(sql: Connection, url: str, calibration: Calibration) -> None:
+def test_detach_restores_the_table(sql: Connection, url: str, calibration: Calibration) -> None:
     def objects() -> list[tuple[Any, ...]]:
         return sql.execute(
             'SELECT attname::text FROM pg_attribute WHERE attrelid = \'"News Room"."The Articles"\'::regclass'
@@ -236,7 +238,7 @@ def test_drift_of_an_attached_table(sql: Connection, calibration: Calibration, v
     assert shift == pytest.approx(calibration.drift(vectors[:ROWS]).summary()["largest_mean_shift"], rel=1e-3)
 
 
-def test_other_keys(sql: Connection, vectors: Vectors, calibration: Calibration) -> None:
+def test_ids_of_other_types(sql: Connection, vectors: Vectors, calibration: Calibration) -> None:
     name = stored(sql, calibration)
     for kind, key in (("uuid", "6ecd8c99-4036-403d-bf84-cf8400f67836"), ("text", "a b"), ("bigint", "12")):
         sql.execute(f"CREATE TABLE keyed_{kind} (k {kind} UNIQUE, embedding vector)".encode())
@@ -265,7 +267,7 @@ def test_other_keys(sql: Connection, vectors: Vectors, calibration: Calibration)
         ("'taken', 'v', %(id)s, 'again'", "table taken is a collection already"),
     ],
 )
-def test_what_cannot_be_attached_is_named(sql: Connection, calibration: Calibration, call: str, message: str) -> None:
+def test_invalid_attachments_are_errors(sql: Connection, calibration: Calibration, call: str, message: str) -> None:
     name = stored(sql, calibration)
     sql.execute("CREATE TABLE plain (id int PRIMARY KEY, v vector); CREATE TABLE taken (LIKE plain INCLUDING ALL)")
     sql.execute("SELECT qvec.attach('taken', 'v', %s)", [name])

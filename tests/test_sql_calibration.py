@@ -1,4 +1,4 @@
-"""Calibrations in SQL: Python's bytes and ids, verified, immutable; fitted to a table's vectors as Python fits them."""
+"""Calibrations in SQL: same bytes and ids as in Python, verified, immutable, and fitted with the same results."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_numbers_at_the_edges_of_float32(sql: Connection) -> None:
     assert arrays(sql, name)[1] == both.tolist()
 
 
-def test_a_description_that_holds_ids_of_its_own(sql: Connection, calibration: Calibration) -> None:
+def test_metadata_that_contains_other_ids(sql: Connection, calibration: Calibration) -> None:
     inner = {"a": 1, "id": "0123456789abcdef"}
     rest = [getattr(calibration, array) for array in ARRAYS]
     made = Calibration(*rest, metric="ip", description={"extra": inner, "z": inner, "note": ',"id":"0123456789abcdef"'})
@@ -74,8 +74,8 @@ def test_a_description_that_holds_ids_of_its_own(sql: Connection, calibration: C
     assert exported(sql, made.id) == made
 
 
-def test_more_dimensions_than_a_vector_has(sql: Connection) -> None:
-    """Python may use it; SQL has no vector to quantize by it."""
+def test_more_dimensions_than_pgvector_supports(sql: Connection) -> None:
+    """Python can use such a calibration; SQL stores it without vectors to quantize by."""
     ones = np.ones(16_001, np.float32)
     name = stored(sql, Calibration(ones, ones, ones, ones, ones, "ip"))
     assert sql.execute("SELECT dimensions, threshold FROM qvec.calibration WHERE id = %s", [name]).fetchone() == (
@@ -95,7 +95,7 @@ def tampered(calibration: Calibration) -> Iterator[tuple[bytes, str]]:
     yield b"\x02" + b"\0" * 7 + b"{}", "a safetensors file written by qvec"
 
 
-def test_damage_is_refused(sql: Connection, vectors: Vectors) -> None:
+def test_damaged_content_is_an_error(sql: Connection, vectors: Vectors) -> None:
     calibration = Calibration.fit(vectors[:77])
     for data, message in tampered(calibration):
         with pytest.raises(psycopg.Error, match=message):
@@ -103,12 +103,12 @@ def test_damage_is_refused(sql: Connection, vectors: Vectors) -> None:
         with pytest.raises(psycopg.Error, match=f"calibration {calibration.id} is damaged: .*{message}"):
             sql.execute("INSERT INTO qvec.calibration (id, content) VALUES (%s, %s)", [calibration.id, data])
     for document in ("{}", "[]", '{"content": 1}'):
-        with pytest.raises(psycopg.Error, match="this is not a calibration: expected an object with content"):
+        with pytest.raises(psycopg.Error, match="this is not a calibration: expected the object that"):
             sql.execute("SELECT qvec.import_calibration(%s::jsonb)", [document])
     assert value(sql, "SELECT count(*) FROM qvec.calibration WHERE id = %s", calibration.id) == 0
 
 
-def test_rows_are_immutable_and_stay_while_used(sql: Connection, calibration: Calibration) -> None:
+def test_calibrations_are_immutable_and_kept_while_in_use(sql: Connection, calibration: Calibration) -> None:
     name = stored(sql, calibration)
     with pytest.raises(psycopg.Error, match=f"calibration {name} is immutable: its id is the hash of its content"):
         sql.execute("UPDATE qvec.calibration SET metadata = '{}' WHERE id = %s", [name])
@@ -134,7 +134,7 @@ def fill(sql: Connection, table: str, vectors: Vectors, kind: str = "vector") ->
 
 
 def assert_fitted_as_in_python(found: Calibration, expected: Calibration) -> None:
-    """Bit for bit: the id too, but that the SQL side puts its own version among what it hashes."""
+    """Arrays are equal bit for bit; ids too, but for the version, which in SQL is that of the schema."""
     ours, theirs = found.metadata(), expected.metadata()
     assert {**ours, "qvec": None} == {**theirs, "qvec": None}
     for array in ARRAYS:
@@ -168,7 +168,7 @@ def test_fitting_equals_python_on_the_same_rows(sql: Connection, options: Any, p
     assert_fitted_as_in_python(exported(sql, row[0]), expected)
 
 
-def test_fitting_vectors_at_unit_length_and_halves(sql: Connection) -> None:
+def test_fitting_unit_vectors_and_halfvec(sql: Connection) -> None:
     vectors = unit(realistic(100, 24))
     fill(sql, "units", vectors)
     assert_fitted_as_in_python(
@@ -180,7 +180,7 @@ def test_fitting_vectors_at_unit_length_and_halves(sql: Connection) -> None:
 
 
 def test_a_sample_is_drawn_from_the_whole_table(sql: Connection) -> None:
-    """The table is sorted: a sample from its front would have another mean."""
+    """The table is sorted, so that a sample of its first rows would have another mean."""
     vectors = np.sort(np.random.default_rng(0).normal(size=(3000, 1)).astype(np.float32), axis=0)
     fill(sql, "sorted", vectors)
     samples = [
@@ -220,7 +220,7 @@ def test_a_sample_is_drawn_from_the_whole_table(sql: Connection) -> None:
         ("'zeros', 'embedding'", "zero vector, which has no direction under cosine"),
     ],
 )
-def test_what_cannot_be_fitted_is_named(sql: Connection, call: str, message: str) -> None:
+def test_invalid_settings_and_vectors_are_errors(sql: Connection, call: str, message: str) -> None:
     fill(sql, "units", unit(realistic(20, 24)))
     fill(sql, "empty", np.empty((0, 1), np.float32))
     fill(sql, "mixed", np.ones((1, 1), np.float32))

@@ -1,4 +1,4 @@
-"""Codes in SQL: the same bits as the numpy specification for every finite input, and what is made of them."""
+"""Codes in SQL: the same bits as the numpy specification for every finite input; decoded vectors, scores, distances."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def calibration_of(threshold: Any, radius: Any, deviation: Any = None, metric: A
 
 
 def assert_exact(sql: Connection, vector: Floats, calibration: Calibration) -> None:
-    """All planes, the binary and the ternary code are those of the specification."""
+    """Planes, binary code and ternary code equal the specification."""
     cosine = calibration.metric == "cosine"
     codes = specification.codes(vector[None], calibration.threshold, calibration.radius, cosine=cosine)
     found = sql.execute(
@@ -56,7 +56,7 @@ def assert_exact(sql: Connection, vector: Floats, calibration: Calibration) -> N
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(FLOATS, FLOATS, RADII), min_size=1, max_size=20))
 @example([(3.4e38, -3.4e38, 0.0)])  # the difference overflows
-@example([(1e-45, 0.0, 3.4e38), (-1e-45, 0.0, 3.4e38)])  # the product underflows, and the top bit still tells
+@example([(1e-45, 0.0, 3.4e38), (-1e-45, 0.0, 3.4e38)])  # the product underflows, but the top bit is right
 @example([(1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0)])  # no spread
 @example([(0.0078125 * step, 0.0, 1.0) for step in range(-20, 20)])  # on the steps
 def test_every_finite_vector_has_the_codes_of_the_specification(
@@ -98,8 +98,8 @@ def test_realistic_vectors(sql: Connection, dimensions: int, metric: Any) -> Non
         assert_exact(sql, vector, calibration)
 
 
-def test_the_fast_way_and_the_slow_one_agree(sql: Connection) -> None:
-    """Realistic vectors go the fast way; here both are asked."""
+def test_fast_and_exact_planes_agree(sql: Connection) -> None:
+    """Realistic vectors take the fast path; here both paths are called."""
     vectors = realistic(40, 100)
     for metric in ("cosine", "ip"):
         name = stored(sql, Calibration.fit(vectors, metric=metric))  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def test_decoding_rounds_as_the_specification_does(
 
 
 @pytest.mark.parametrize("planes", [1, 2, 4, 8])
-def test_scores_are_those_of_rust(sql: Connection, planes: int) -> None:
+def test_scores_equal_those_of_rust(sql: Connection, planes: int) -> None:
     vectors = unit(realistic(30, 65))
     calibration = Calibration.fit(vectors)
     name = stored(sql, calibration)
@@ -190,7 +190,7 @@ def test_scores_are_those_of_rust(sql: Connection, planes: int) -> None:
         assert found == pytest.approx(score, abs=1e-5)
 
 
-def test_hamming_compares_the_beginning_of_longer_codes(sql: Connection) -> None:
+def test_hamming_compares_the_prefix_of_longer_codes(sql: Connection) -> None:
     assert value(sql, "SELECT qvec.hamming(B'1010', B'0110')") == 2
     assert value(sql, "SELECT qvec.hamming(B'10101111', B'1001')") == 2
 
@@ -208,7 +208,7 @@ def test_hamming_compares_the_beginning_of_longer_codes(sql: Connection) -> None
         ("qvec.dequantize(B'1010', 'none')", "no calibration 'none'"),
     ],
 )
-def test_what_cannot_be_used_is_named(sql: Connection, expression: str, message: str) -> None:
+def test_invalid_arguments_are_errors(sql: Connection, expression: str, message: str) -> None:
     name = stored(sql, Calibration.fit(realistic(20, 3)))
     expression = expression.replace("'[1,2]'", "'[1,2]'::vector")
     with pytest.raises(psycopg.Error) as caught:

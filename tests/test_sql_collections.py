@@ -1,4 +1,4 @@
-"""Collections from SQL: created, written with plain INSERT, shared with Python, dropped."""
+"""Collections in SQL: created, written by plain INSERT, shared with Python, dropped."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def insert(sql: Connection, table: str, vectors: Vectors, first: int = 0) -> Non
 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
-def test_what_insert_writes_is_what_python_writes(
+def test_insert_writes_the_same_rows_as_python(
     sql: Connection,
     url: str,
     cosine: str,
@@ -78,7 +78,7 @@ def test_what_insert_writes_is_what_python_writes(
         here.build_index()
         for query in vectors[60:65]:
             assert [hit.id for hit in here.search(query)] == [hit.id for hit in other.search(query)]
-        # And the other way: what Python writes into the collection that SQL created is found by SQL.
+        # SQL finds the rows that Python writes to a collection created by SQL.
         here.upsert([1000], vectors[999:], ["from Python"])
     found = sql.execute(
         "SELECT id, document FROM qvec.search(%s, %s::vector, 1)", [name, text(vectors[999])]
@@ -122,7 +122,7 @@ def test_update_and_upsert(sql: Connection, cosine: str, vectors: Vectors, name:
         (None, 'null value in column "codes" of relation'),
     ],
 )
-def test_vectors_that_are_refused(sql: Connection, cosine: str, name: str, vector: str | None, message: str) -> None:
+def test_invalid_vectors_are_errors(sql: Connection, cosine: str, name: str, vector: str | None, message: str) -> None:
     sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cosine])
     with pytest.raises(psycopg.Error) as caught:
         sql.execute(
@@ -134,7 +134,7 @@ def test_vectors_that_are_refused(sql: Connection, cosine: str, name: str, vecto
     assert str(caught.value.diag.message_primary).startswith(message)
 
 
-def test_a_collection_of_python_accepts_vectors_when_told(
+def test_accept_vectors_makes_a_python_collection_writable_by_insert(
     sql: Connection, url: str, calibration: Calibration, vectors: Vectors, name: str
 ) -> None:
     with qvec.connect(url) as db:
@@ -152,7 +152,7 @@ def test_a_collection_of_python_accepts_vectors_when_told(
         assert [docs.search(v, k=1)[0].id for v in vectors[:4]] == list("abcd")
 
 
-def test_the_view_of_collections(sql: Connection, url: str, cosine: str, vectors: Vectors, name: str) -> None:
+def test_the_view_collections(sql: Connection, url: str, cosine: str, vectors: Vectors, name: str) -> None:
     sql.execute("SELECT qvec.create_collection(%s, %s, oversampling => 3, model => 'm')", [name, cosine])
     insert(sql, name, vectors[:50])
     columns = "dimensions, rescore, prefilter, oversampling, model, calibration, attached, has_index"
@@ -169,7 +169,7 @@ def test_the_view_of_collections(sql: Connection, url: str, cosine: str, vectors
         assert db.collection(name).has_index()
 
 
-def test_long_names_have_the_index_that_python_knows(sql: Connection, url: str, cosine: str) -> None:
+def test_long_names_have_the_same_index_name_as_in_python(sql: Connection, url: str, cosine: str) -> None:
     with qvec.connect(url) as db:
         for long in ("x" * 63, "é" * 31, "b" + "é" * 31, "ab" + "\U0001f600" * 15):
             sql.execute("SELECT qvec.create_collection(%s, %s)", [long, cosine])
@@ -226,7 +226,7 @@ def test_where_the_table_is_created(sql: Connection, cosine: str, vectors: Vecto
         ("qvec.detach('here')", "collection 'here' is not an attached table; drop it with qvec.drop_collection"),
     ],
 )
-def test_what_cannot_be_is_named(sql: Connection, cosine: str, call: str, message: str) -> None:
+def test_invalid_arguments_are_errors(sql: Connection, cosine: str, call: str, message: str) -> None:
     if "here" in call:
         sql.execute("SELECT qvec.create_collection('here', %s)", [cosine])
     with pytest.raises(psycopg.Error) as caught:
@@ -234,7 +234,7 @@ def test_what_cannot_be_is_named(sql: Connection, cosine: str, call: str, messag
     assert caught.value.diag.message_primary == message
 
 
-def test_a_name_that_is_taken(sql: Connection, cosine: str, name: str) -> None:
+def test_an_existing_name_is_an_error(sql: Connection, cosine: str, name: str) -> None:
     sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cosine])
     with pytest.raises(psycopg.Error, match=f"collection '{name}' exists already"):
         sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cosine])
@@ -264,13 +264,13 @@ def test_drift_of_codes_and_of_floats(sql: Connection, name: str) -> None:
             assert spread == pytest.approx(summary["median_spread_ratio"], rel=1e-4)
             assert float(clipped) == pytest.approx(summary["mean_clip_rate"], abs=1e-6)
             assert float(most_clipped) == pytest.approx(summary["largest_clip_rate"], abs=1e-6)
-        else:  # the outermost codes reach a little inside the radius
+        else:  # the outermost codes begin slightly within the radius
             assert summary["mean_clip_rate"] <= float(clipped) <= summary["mean_clip_rate"] + 0.05
             assert shift is None
 
 
 def test_inserts_are_not_slow(sql: Connection, name: str) -> None:
-    """A thousand dimensions quantize in well under a millisecond: no way round pgvector's loops is taken by chance."""
+    """1,024 dimensions are quantized in well under a millisecond, by vector operations of pgvector."""
     vectors = realistic(1, 1024)
     cal = stored(sql, Calibration.fit(realistic(20, 1024)))
     sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cal])

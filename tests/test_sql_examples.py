@@ -1,4 +1,4 @@
-"""The examples of SQL for applications, run as they stand: by psql, and by Java's ordinary driver."""
+"""The SQL examples, run unchanged by psql and by the JDBC driver."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ import numpy as np
 import psycopg
 import pytest
 from numpy.typing import NDArray
-from sqlside import installed, text, value
-from test_sql_scripts import psql
+from sqlside import installed, psql, text, value
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 JDBC = Path(os.environ.get("QVEC_JDBC", "/usr/share/java/postgresql.jar"))
 
 
-def test_the_walk_through(url: str, server_url: str) -> None:
+def test_the_walkthrough(url: str, server_url: str) -> None:
     installed(url).close()
     script = EXAMPLES / "sql" / "walkthrough.sql"
     done = subprocess.run(
@@ -61,7 +60,7 @@ def test_the_readme(url: str, server_url: str, vectors: NDArray[np.float32]) -> 
 
 @contextmanager
 def on_tcp(directory: str) -> Iterator[int]:
-    """A port of this machine that leads to the server's socket in a directory: Java's driver knows no such sockets."""
+    """A local TCP port that forwards to the server's Unix socket, which the JDBC driver cannot use."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=forward_all, args=(listener, directory), daemon=True).start()
         yield listener.getsockname()[1]
@@ -81,7 +80,7 @@ def forward_all(listener: socket.socket, directory: str) -> None:
 
 
 def forward(source: socket.socket, target: socket.socket) -> None:
-    with source, suppress(OSError):  # either side may be gone
+    with source, suppress(OSError):  # either side may be closed
         while data := source.recv(1 << 16):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)

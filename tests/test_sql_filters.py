@@ -1,4 +1,4 @@
-"""Filters in SQL: the rows that the specification of the language, in Python, says."""
+"""Filters in SQL select the rows that the specification of the filter language selects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sql(new_database: Callable[..., str]) -> Iterator[Connection]:
 
 
 def in_json(condition: language.Filter) -> str:
-    """A filter as SQL takes it: dates as strings, which ordering operators read as dates."""
+    """A filter as SQL takes it: with dates as strings, which ordering operators read as dates."""
     return json.dumps(condition, default=lambda date: date.isoformat())
 
 
@@ -39,7 +39,9 @@ def found(sql: Connection, condition: str) -> set[int]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(language.cases(language.FLOATS))
-def test_the_rows_of_the_specification(sql: Connection, case: tuple[list[language.Row], list[language.Filter]]) -> None:
+def test_filters_select_the_rows_of_the_specification(
+    sql: Connection, case: tuple[list[language.Row], list[language.Filter]]
+) -> None:
     rows, conditions = case
     language.fill_postgres(sql, rows)
     for condition in map(in_json, conditions):
@@ -61,7 +63,7 @@ def test_every_operator_with_every_operand(sql: Connection) -> None:
 
 
 @pytest.mark.parametrize("setting", ["DateStyle = 'SQL, DMY'", "TimeZone = 'Asia/Tokyo'", "search_path = pg_temp"])
-def test_no_setting_of_the_session_matters(sql: Connection, setting: str) -> None:
+def test_session_settings_do_not_matter(sql: Connection, setting: str) -> None:
     language.fill_postgres(sql, language.EVERY_VALUE)
     for operand in ("2024-01-31T00:00", "2024-01-30T20:00:00-0400", "a"):
         asked = {"a": {"$lte": operand}}
@@ -72,7 +74,7 @@ def test_no_setting_of_the_session_matters(sql: Connection, setting: str) -> Non
         assert rows == language.expected(language.EVERY_VALUE, filters.parse(asked))
 
 
-def test_another_column(sql: Connection) -> None:
+def test_a_metadata_column_of_another_name(sql: Connection) -> None:
     where = value(sql, """SELECT qvec.filter_sql('{"a": true}', 'my "data"')""")
     assert where.startswith('((("my ""data""" ->')
 
@@ -119,14 +121,14 @@ def test_another_column(sql: Connection) -> None:
         {"": 1},
     ],
 )
-def test_what_the_sdk_refuses_is_refused(sql: Connection, condition: Any) -> None:
+def test_filters_that_the_sdk_rejects_are_errors(sql: Connection, condition: Any) -> None:
     with pytest.raises(InputError):
         filters.parse(condition)
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         sql.execute("SELECT qvec.filter_sql(%s::jsonb)", [json.dumps(condition)])
 
 
-def test_nesting_has_an_end(sql: Connection) -> None:
+def test_deep_nesting_is_an_error(sql: Connection) -> None:
     condition: dict[str, Any] = {"a": 1}
     for _ in range(60):
         condition = {"$not": condition}
@@ -134,11 +136,11 @@ def test_nesting_has_an_end(sql: Connection) -> None:
         sql.execute("SELECT qvec.filter_sql(%s::jsonb)", [json.dumps(condition)])
 
 
-def test_the_examples_of_the_language(sql: Connection) -> None:
+def test_the_examples_of_the_filter_language(sql: Connection) -> None:
     language.fill_postgres(sql, [json.loads(json.dumps(test_filters.ROW))])
     for condition in test_filters.HOLDS:
         try:
             asked = json.dumps(condition)
         except TypeError:
-            continue  # dates of Python's own
+            continue  # Python date objects
         assert found(sql, asked) == {0}, condition

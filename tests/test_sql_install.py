@@ -1,10 +1,9 @@
-"""The schema qvec: installed by psql and by drivers, upgraded to a fresh one's state, uninstalled, as an extension."""
+"""The schema qvec: installed by psql and by drivers, upgraded, uninstalled, packaged as an extension."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,13 +15,13 @@ import pytest
 from click.testing import CliRunner
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from qvec.postgres.steps import perform
-from sqlside import installed, value
+from sqlside import installed, psql, value
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, InputError
 from qvec.cli import main
-from qvec.postgres import schema, sql_script
+from qvec.postgres import sql_script
+from qvec.postgres._sync import schema
 
 OLDEST = "0.1.0"
 OLDEST_SCRIPT = (Path(__file__).parent / "sql" / f"qvec--{OLDEST}.sql").read_text(encoding="utf-8")
@@ -78,18 +77,11 @@ def run(*command: str) -> str:
     return done.output
 
 
-def psql(server_url: str) -> str:
-    """psql of the embedded server."""
-    with psycopg.connect(server_url) as connection:
-        folder = value(connection, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")
-    return str(Path(folder) / "psql") if (Path(folder) / "psql").exists() else shutil.which("psql") or "psql"
-
-
 # The script
 
 
 def test_every_function_is_described_and_safe(fresh: psycopg.Connection[Any]) -> None:
-    """A comment each; no rights of its owner; a fixed search path where the body is resolved when it runs."""
+    """Each has a comment and the caller's rights; a body resolved at run time has a fixed search path."""
     rows = fresh.execute(
         "SELECT p.oid::regprocedure::text, obj_description(p.oid, 'pg_proc'), prosecdef, proconfig, prosqlbody IS NULL,"
         " prokind FROM pg_proc p WHERE pronamespace = 'qvec'::regnamespace"
@@ -135,7 +127,7 @@ def test_psql_runs_what_the_command_prints(url: str, server_url: str, fresh: psy
         assert catalogs(connection) == catalogs(fresh)
 
 
-def test_pgvector_wherever_it_is_and_a_hostile_search_path(url: str) -> None:
+def test_pgvector_in_another_schema_and_a_hostile_search_path(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute('CREATE SCHEMA "Ext ""1"""')
         connection.execute('CREATE EXTENSION vector SCHEMA "Ext ""1"""')
@@ -171,14 +163,14 @@ def test_an_old_pgvector(url: str, version: str) -> None:
 # Upgrades
 
 
-def test_every_version_before_has_a_script() -> None:
+def test_upgrades_start_from_known_versions() -> None:
     assert sql_script.knows(OLDEST)
     assert not sql_script.knows(sql_script.version())
     with pytest.raises(InputError, match=r"no upgrade from schema version '9\.9'; known: 0\.1\.0"):
         sql_script.upgrade_from("9.9")
 
 
-def test_the_oldest_schema_becomes_what_a_fresh_one_is(
+def test_an_upgraded_schema_equals_a_fresh_one(
     old: psycopg.Connection[Any], fresh: psycopg.Connection[Any], calibration: Calibration
 ) -> None:
     old.execute(sql_script.upgrade_from(OLDEST).encode())
@@ -199,7 +191,7 @@ def test_the_full_script_refuses_an_older_schema(old: psycopg.Connection[Any]) -
     assert "qvec sql print --from 0.1.0" in str(caught.value.diag.message_hint)
 
 
-def test_an_upgrade_is_not_run_twice(old: psycopg.Connection[Any]) -> None:
+def test_an_upgrade_cannot_run_twice(old: psycopg.Connection[Any]) -> None:
     old.execute(sql_script.upgrade_from(OLDEST).encode())
     with pytest.raises(psycopg.Error, match=r"and this script is for 0\.1\.0"):
         old.execute(sql_script.upgrade_from(OLDEST).encode())
@@ -210,15 +202,15 @@ def test_reading_does_not_upgrade_and_writing_does(
 ) -> None:
     with qvec.connect(url) as db:
         assert db.collections() == []
-        assert perform(old, schema.installed_version()) == OLDEST
+        assert schema.installed_version(old) == OLDEST
         db.create_collection("docs", calibration=calibration)
-        assert perform(old, schema.installed_version()) == sql_script.version()
+        assert schema.installed_version(old) == sql_script.version()
 
 
 def test_a_newer_schema_is_left_alone(fresh: psycopg.Connection[Any]) -> None:
     fresh.execute("CREATE OR REPLACE FUNCTION qvec.version() RETURNS text LANGUAGE sql RETURN '99.0.0'")
-    perform(fresh, schema.prepare(install=True))
-    assert perform(fresh, schema.installed_version()) == "99.0.0"
+    schema.prepare(fresh, install=True)
+    assert schema.installed_version(fresh) == "99.0.0"
 
 
 # Uninstalling
@@ -229,13 +221,13 @@ def test_uninstalling_refuses_while_there_are_collections(url: str, calibration:
         db.create_collection("docs", calibration=calibration)
         message = "there are collections: docs; drop them first"
         with db.store.direct_connection() as connection, pytest.raises(CollectionError, match=message):
-            perform(connection, schema.uninstall())
+            schema.uninstall(connection)
     assert "uninstalled" in run("sql", "uninstall", "--with-collections", "--db", url)
     with psycopg.connect(url) as connection:
         assert value(connection, "SELECT to_regnamespace('qvec')") is None
         assert value(connection, "SELECT to_regclass('docs')") is None
         with pytest.raises(DatabaseError, match="the schema qvec is not installed in this database"):
-            perform(connection, schema.uninstall())
+            schema.uninstall(connection)
 
 
 def test_install_by_the_command(url: str, fresh: psycopg.Connection[Any]) -> None:
@@ -250,7 +242,7 @@ def test_install_by_the_command(url: str, fresh: psycopg.Connection[Any]) -> Non
 
 @pytest.fixture
 def extension(server_url: str) -> Iterator[None]:
-    """The extension's files where the embedded server looks for them, while a test runs."""
+    """Installs the extension into the embedded server for the duration of a test."""
     with psycopg.connect(server_url) as connection:
         bindir = Path(value(connection, "SELECT setting FROM pg_config WHERE name = 'BINDIR'"))
         folder = Path(value(connection, "SELECT setting FROM pg_config WHERE name = 'SHAREDIR'")) / "extension"
@@ -280,7 +272,7 @@ def test_the_extension_is_the_schema(url: str, fresh: psycopg.Connection[Any], c
         with qvec.connect(url) as db:
             db.create_collection("docs", calibration=calibration)
             db.drop_collection("docs")
-        perform(connection, schema.uninstall())
+        schema.uninstall(connection)
         assert value(connection, "SELECT to_regnamespace('qvec')") is None
 
 
@@ -289,7 +281,7 @@ def test_the_extension_is_updated(url: str, fresh: psycopg.Connection[Any]) -> N
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION vector")
         connection.execute(sql.SQL("CREATE EXTENSION qvec VERSION {}").format(OLDEST))
-        perform(connection, schema.prepare(install=True))
+        schema.prepare(connection, install=True)
         assert catalogs(connection) == catalogs(fresh)
         assert value(connection, "SELECT extversion FROM pg_extension WHERE extname = 'qvec'") == sql_script.version()
 
@@ -303,13 +295,13 @@ def test_the_command_prints_the_roles() -> None:
     assert run("sql", "print", "--from", OLDEST) == sql_script.upgrade_from(OLDEST)
 
 
-def test_another_database_has_no_sql(tmp_path: Path) -> None:
+def test_sql_commands_need_postgres(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["sql", "install", "--db", f"qdrant:{tmp_path / 'points'}"])
     assert done.exit_code == 1
     assert "is no Postgres database; SQL needs one" in done.output
 
 
-def test_upgrading_what_is_not_installed(url: str) -> None:
+def test_upgrading_without_the_schema_is_an_error(url: str) -> None:
     done = CliRunner().invoke(main, ["sql", "upgrade", "--db", url])
     assert (done.exit_code, done.output) == (
         1,

@@ -1,4 +1,4 @@
-"""Who may do what: readers with SELECT only, writers, row-level security in search; and texts that try to be SQL."""
+"""Rights of readers and writers, row-level security in searches, and SQL injection."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ CALLS = [
 
 
 def failure_of(connection: Connection, call: str, parameters: dict[str, str]) -> str | None:
-    """The code of the error that a call raises, if any; a condition that it returns is run too."""
+    """The error code that a call raises, if any. A condition that the call returns is executed as well."""
     try:
         with connection.transaction(force_rollback=True):
             rows = connection.execute(f"SELECT * FROM {call}".encode(), parameters).fetchall()
@@ -204,7 +204,7 @@ def failure_of(connection: Connection, call: str, parameters: dict[str, str]) ->
 
 @pytest.mark.parametrize("evil", EVIL)
 def test_no_text_becomes_sql(owner: Connection, vectors: Vectors, evil: str) -> None:
-    """Every text argument in turn: an error that names it or an answer, and nothing is dropped or runs for long."""
+    """Each text argument in turn: the call returns or raises an error; nothing is dropped, nothing runs for long."""
     calibration = value(owner, "SELECT calibration FROM qvec.collection WHERE name = 'docs'")
     parameters = {"evil": evil, "id": calibration, "v": text(vectors[0])}
     tables = "SELECT array_agg(oid ORDER BY oid) FROM pg_class WHERE relkind IN ('r', 'v')"
@@ -214,7 +214,7 @@ def test_no_text_becomes_sql(owner: Connection, vectors: Vectors, evil: str) -> 
     before = value(owner, tables)
     for call in CALLS:
         sqlstate = failure_of(owner, call, parameters)
-        # A name of a table is read by Postgres itself, to which some of these are no names.
+        # Postgres itself parses the name of a table; some of these texts are not valid names.
         assert sqlstate != "42601" or re.search(r"(attach|calibrate)\(%\(evil\)s", call), call
         assert sqlstate != "57014", f"{call} ran until it was cancelled"
         assert value(owner, tables) == before, call

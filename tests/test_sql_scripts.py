@@ -1,34 +1,22 @@
-"""The scripts in tests/sql, run by psql: each prints what the file beside it says, errors included.
+"""The scripts in tests/sql, run by psql: each prints its expected output, errors included.
 
-`QVEC_WRITE_EXPECTED=1 pytest tests/test_sql_scripts.py` writes those files anew, to be read before they are committed.
+`QVEC_WRITE_EXPECTED=1 pytest tests/test_sql_scripts.py` rewrites the expected output; review it before you commit it.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
-import psycopg
 import pytest
-from sqlside import installed, value
+from sqlside import installed, psql
 
 SCRIPTS = sorted(path for path in (Path(__file__).parent / "sql").glob("*.sql") if not path.name.startswith("qvec--"))
 
 
-def psql(server_url: str) -> str:
-    """The server's own psql, or one on the path."""
-    with psycopg.connect(server_url) as connection:
-        own = Path(value(connection, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")) / "psql"
-    found = str(own) if own.exists() else shutil.which("psql")
-    if found is None:
-        pytest.skip("psql is not installed")
-    return found
-
-
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_script_prints_what_is_expected(script: Path, url: str, server_url: str) -> None:
+def test_a_script_prints_its_expected_output(script: Path, url: str, server_url: str) -> None:
     installed(url).close()
     done = subprocess.run(
         [psql(server_url), url, "--no-psqlrc", "--quiet", "--echo-all", "--set", "VERBOSITY=terse", "--file", "-"],

@@ -1,4 +1,4 @@
-"""qvec.search: the hits and scores of the SDK, by the index, under every setting, with filters, in batches."""
+"""qvec.search returns the hits and scores of the SDK: with the index, under every setting, with filters, in batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import qvec
 from qvec import Calibration
 from qvec.client import Database
 from qvec.postgres import sql_script
-from qvec.postgres.layout import Layout
+from qvec.postgres.layout import TableLayout
 from qvec.postgres.rows import query_bits
 
 Connection = psycopg.Connection[Any]
@@ -26,7 +26,7 @@ Vectors = NDArray[np.float32]
 
 ROWS = 1000
 TOLERANCE = 4e-5
-"""Of |q| |x|, at a few dimensions; scores of a real model's come closer."""
+"""Relative to |q| |x|, for vectors of few dimensions; for those of real models the difference is smaller."""
 LAYOUTS = [
     ("int8", "ternary"),
     ("int8", "binary"),
@@ -73,7 +73,7 @@ def search(sql: Connection, collection: str, query: Vectors, **options: Any) -> 
 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
-def test_hits_and_scores_are_those_of_the_sdk(
+def test_hits_and_scores_equal_those_of_the_sdk(
     sql: Connection, shop: Database, queries: Vectors, rescore: str, prefilter: str
 ) -> None:
     docs = shop.collection(f"{rescore}_{prefilter}")
@@ -83,7 +83,7 @@ def test_hits_and_scores_are_those_of_the_sdk(
         assert [row[1] for row in found] == sorted([row[1] for row in found], reverse=True)
         assert [row[1] for row in found] == pytest.approx([hit.score for hit in expected], abs=TOLERANCE)
         scores = {str(hit.id): hit for hit in expected}
-        assert len(scores.keys() & {row[0] for row in found}) >= 9  # two of one score may change places at the end
+        assert len(scores.keys() & {row[0] for row in found}) >= 9  # rows of equal score may swap at the end
         for id, score, document, metadata in found:
             if id in scores:
                 assert score == pytest.approx(scores[id].score, abs=TOLERANCE)
@@ -102,7 +102,7 @@ def test_exact_ranks_every_row(sql: Connection, shop: Database, queries: Vectors
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float32"])
 def test_scores_estimate_the_metric(sql: Connection, shop: Database, name: str, metric: Any, rescore: Any) -> None:
-    """At odd dimensions, for queries that are long, sparse, tiny or zero: by the definition of the score."""
+    """Compare with the definition of the score, at odd dimensions, for long, sparse, tiny and zero queries."""
     vectors = realistic(200, 13)
     calibration = Calibration.fit(vectors, metric=metric)
     docs = shop.create_collection(name, calibration=calibration, rescore=rescore, prefilter="binary")
@@ -129,8 +129,8 @@ def test_scores_estimate_the_metric(sql: Connection, shop: Database, name: str, 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("prefilter", ["ternary", "binary"])
-def test_bits_of_queries_are_those_of_the_sdk(sql: Connection, metric: Any, prefilter: Any) -> None:
-    """Of any length; under ip they are the same for all lengths, but none."""
+def test_query_bits_equal_those_of_the_sdk(sql: Connection, metric: Any, prefilter: Any) -> None:
+    """For queries of any length. Under ip, all lengths but zero give the same bits."""
     calibration = Calibration.fit(3 * realistic(200, 13), metric=metric)
     id = stored(sql, calibration)
     for query in realistic(20, 13, seed=4) * np.float32([[0.1], [1], [7], [100]]).repeat(5, axis=0):
@@ -138,7 +138,7 @@ def test_bits_of_queries_are_those_of_the_sdk(sql: Connection, metric: Any, pref
         for length in (1, 2**-60, 2**60):
             given = np.float32(length) * query
             bits = value(sql, "SELECT (qvec._query(%s::vector, %s, %s, 8)).bits::text", text(given), id, prefilter)
-            expected = query_bits(calibration.prepared(given[None]), calibration, Layout(13, prefilter=prefilter))
+            expected = query_bits(calibration.prepared(given[None]), calibration, TableLayout(13, prefilter=prefilter))
             assert from_bits(bits).tobytes() == expected.tobytes()
             found.add(bits)
         assert len(found) == 1
@@ -147,8 +147,8 @@ def test_bits_of_queries_are_those_of_the_sdk(sql: Connection, metric: Any, pref
         assert value(sql, "SELECT (qvec._query(%s::vector, %s, %s, 8)).bits", text(zero), id, prefilter)
 
 
-def test_rows_whose_codes_stand_for_nothing_score_zero(sql: Connection, shop: Database, name: str) -> None:
-    """Under cosine their length divides nothing."""
+def test_rows_that_decode_to_zero_score_zero(sql: Connection, shop: Database, name: str) -> None:
+    """Under cosine there is no length to divide by."""
     ones, zeros = np.ones(20, np.float32), np.zeros(20, np.float32)
     calibration = Calibration(ones / 5, ones, ones / 5, zeros, zeros, "cosine")
     docs = shop.create_collection(name, calibration=calibration, rescore="binary")
@@ -160,7 +160,7 @@ def test_rows_whose_codes_stand_for_nothing_score_zero(sql: Connection, shop: Da
 
 
 def test_the_index_is_used(sql: Connection, queries: Vectors) -> None:
-    sql.execute("SET enable_seqscan = off")  # so few rows are read faster without
+    sql.execute("SET enable_seqscan = off")  # a sequential scan of so few rows would be cheaper
     for rescore, prefilter in LAYOUTS:
         collection = f"{rescore}_{prefilter}"
         plan = sql.execute("SELECT * FROM qvec.explain(%s, %s::vector, 2)", [collection, text(queries[0])]).fetchall()
@@ -168,7 +168,7 @@ def test_the_index_is_used(sql: Connection, queries: Vectors) -> None:
     sql.execute("RESET enable_seqscan")
 
 
-def test_settings_of_the_session_neither_matter_nor_change(sql: Connection, queries: Vectors) -> None:
+def test_session_settings_do_not_matter_and_are_restored(sql: Connection, queries: Vectors) -> None:
     expected = search(sql, "int8_ternary", queries[0], k=50)
     with sql.transaction():
         sql.execute("SET LOCAL hnsw.ef_search = 1")
@@ -197,7 +197,7 @@ def test_candidates_by_number(sql: Connection, queries: Vectors) -> None:
     assert search(sql, "int8_ternary", queries[1], k=5, oversampling=100) == every
 
 
-def test_more_candidates_than_ef_search_can_be(shop: Database, sql: Connection, name: str) -> None:
+def test_more_candidates_than_the_limit_of_ef_search(shop: Database, sql: Connection, name: str) -> None:
     vectors = realistic(3000, 16)
     docs = shop.create_collection(name, calibration=Calibration.fit(vectors))
     docs.upsert(range(3000), vectors)
@@ -212,7 +212,7 @@ def test_halfvec_queries(sql: Connection, queries: Vectors) -> None:
 
 
 @pytest.mark.parametrize("collection", ["int8_ternary", "float16_ternary"])
-def test_a_batch_is_its_queries(sql: Connection, queries: Vectors, collection: str) -> None:
+def test_a_batch_returns_the_hits_of_its_queries(sql: Connection, queries: Vectors, collection: str) -> None:
     rows = sql.execute(
         "SELECT * FROM qvec.search(%s, %s::vector[], 7)", [collection, [text(query) for query in queries[:9]]]
     ).fetchall()
@@ -221,7 +221,9 @@ def test_a_batch_is_its_queries(sql: Connection, queries: Vectors, collection: s
         assert [row[1:] for row in rows if row[0] == n] == search(sql, collection, query, k=7)
 
 
-def test_a_small_collection_is_ranked_fully(shop: Database, sql: Connection, vectors: Vectors, name: str) -> None:
+def test_all_rows_of_a_small_collection_are_ranked(
+    shop: Database, sql: Connection, vectors: Vectors, name: str
+) -> None:
     docs = shop.create_collection(name, calibration=shop.collection("int8_ternary").calibration)
     assert search(sql, name, vectors[0]) == []
     docs.upsert(range(30), vectors[:30])
@@ -242,7 +244,7 @@ def test_a_small_collection_is_ranked_fully(shop: Database, sql: Connection, vec
     [{"lang": "de"}, {"n": {"$lt": 500}}, {"n": {"$in": [3, 5, 8]}}, {"lang": "fr"}, {"$not": {"lang": "en"}}, {}],
 )
 def test_filters(sql: Connection, shop: Database, queries: Vectors, collection: str, condition: dict[str, Any]) -> None:
-    """All rows that pass are found, however few they are."""
+    """All rows that pass are found, even if they are few."""
     docs = shop.collection(collection)
     found = search(sql, collection, queries[2], filter=json.dumps(condition), candidates=200)
     expected = docs.search(queries[2], k=10, exact=True, filter=condition)
@@ -259,7 +261,7 @@ def test_filters_in_a_batch(sql: Connection, queries: Vectors) -> None:
     assert {row[1]["lang"] for row in rows} == {"de"}
 
 
-# What cannot be
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -273,13 +275,13 @@ def test_filters_in_a_batch(sql: Connection, queries: Vectors) -> None:
         ({"filter": "[]"}, "the filter: [] found, an object of fields and operators wanted"),
     ],
 )
-def test_options_that_are_refused(sql: Connection, queries: Vectors, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_errors(sql: Connection, queries: Vectors, options: dict[str, Any], message: str) -> None:
     with pytest.raises(psycopg.Error) as caught:
         search(sql, "int8_ternary", queries[0], **options)
     assert caught.value.diag.message_primary == message
 
 
-def test_queries_that_are_refused(sql: Connection, queries: Vectors) -> None:
+def test_invalid_queries_are_errors(sql: Connection, queries: Vectors) -> None:
     for query, message in (
         (queries[0, :3], "the vector has 3 dimensions, expected 64"),
         (0 * queries[0], "zero vector"),

@@ -1,4 +1,4 @@
-"""The stub of the native component says what the built module has: the same names, each with the same parameters."""
+"""The stub of the Rust module has the names and parameters of the built module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TYPES_ONLY = {"Vectors", "Codes", "Text"}
 
 
 def functions(body: list[ast.stmt]) -> dict[str, list[str]]:
-    """Parameter names by function, without the one that stands for the class or its instance."""
+    """Parameter names of each function, without self and cls."""
     found = [statement for statement in body if isinstance(statement, ast.FunctionDef)]
     names = {function.name: [argument.arg for argument in function.args.args] for function in found}
     return {name: [each for each in arguments if each not in ("self", "cls")] for name, arguments in names.items()}

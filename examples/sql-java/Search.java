@@ -1,6 +1,6 @@
-// qvec from Java with its ordinary driver, no Python near (Debian: apt install libpostgresql-jdbc-java):
+// qvec from Java with the JDBC driver, without Python (Debian: apt install libpostgresql-jdbc-java):
 //   java -cp /usr/share/java/postgresql.jar Search.java 'jdbc:postgresql://host/shop?user=me'
-// The schema has to be there: qvec sql install --db "$DATABASE_URL", or: qvec sql print | psql "$DATABASE_URL"
+// First install the schema: qvec sql install --db "$DATABASE_URL", or: qvec sql print | psql "$DATABASE_URL"
 
 import java.sql.Connection;
 import java.sql.DriverManager;
@@ -11,7 +11,7 @@ import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 
 public class Search {
-    /** Stands for your embedding model: a direction on a circle, 32 times. As pgvector reads it. */
+    /** Replace this by your embedding model. It repeats a direction on a circle 32 times, in the text format of pgvector. */
     static String embed(double degrees) {
         return IntStream.range(0, 64)
                 .mapToDouble(i -> Math.toRadians(degrees) + i / 2 + (i % 2 == 0 ? 0 : -Math.PI / 2))
@@ -25,11 +25,11 @@ public class Search {
             fill(db, calibrate(db));
             search(db, "{}");
             search(db, "{\"sunny\": true}");
-            db.rollback(); // an example leaves nothing behind
+            db.rollback(); // clean up
         }
     }
 
-    /** A calibration is fitted to vectors in a table. */
+    /** Fits a calibration to vectors in a table. */
     static String calibrate(Connection db) throws SQLException {
         db.createStatement().execute("CREATE TEMP TABLE sample (embedding vector(64))");
         try (PreparedStatement insert = db.prepareStatement("INSERT INTO sample VALUES (?::vector)")) {
@@ -44,7 +44,7 @@ public class Search {
         return made.getString(1);
     }
 
-    /** A collection takes plain INSERT: the column embedding_in becomes codes. */
+    /** Writes to a collection by plain INSERT: a trigger quantizes the column embedding_in. */
     static void fill(Connection db, String calibration) throws SQLException {
         try (PreparedStatement create = db.prepareStatement("SELECT qvec.create_collection('compass', ?, id_type => 'text')")) {
             create.setString(1, calibration);
@@ -64,7 +64,7 @@ public class Search {
         }
     }
 
-    /** Queries and filters are parameters like any other. */
+    /** Searches with the query and the filter as ordinary parameters. */
     static void search(Connection db, String filter) throws SQLException {
         String sql = "SELECT id, score, document FROM qvec.search('compass', ?::vector, k => 2, filter => ?::jsonb)";
         try (PreparedStatement query = db.prepareStatement(sql)) {

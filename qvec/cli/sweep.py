@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from qvec.calibration import Metric
 from qvec.cli.console import ConsoleReporter, print_table
 from qvec.cli.options import embedding_of
 from qvec.codecs import FLOAT, preset
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_RECALL = 0.97
-_METRIC: Metric = "cosine"
 _HELD_OUT = 500
 """Maximum number of rows that serve as queries."""
 SWEEP_ONLY = ("recall", "rows", "metric", "value", "vector_column", "text_column")
@@ -37,7 +34,7 @@ _OPTIONS = (
     click.option(
         "--recall",
         type=click.FloatRange(0, 1, min_open=True),
-        help=f"With --sweep: the recall that the recommendation should reach (default: {_RECALL}).",
+        help="With --sweep: the recall that the recommendation should reach (default: 0.97).",
     ),
     click.option(
         "--rows",
@@ -47,7 +44,7 @@ _OPTIONS = (
     click.option(
         "--metric",
         type=click.Choice(["cosine", "ip"]),
-        help=f"With --sweep: similarity (default: {_METRIC}).",
+        help="With --sweep: similarity (default: cosine).",
     ),
     click.option("--range", "value", type=float, help="With --sweep: a fixed range to try as well."),
     click.option("--vector-column", metavar="NAME", help="With --sweep: column of the vectors."),
@@ -83,9 +80,9 @@ def run_sweep(
     embedding = embedding_of(options)
     names = {name: options[name] for name in ("vector_column", "text_column")}
     sweep_options = SweepOptions(
-        metric=options["metric"] or _METRIC,
+        metric=options["metric"] or SweepOptions.metric,
         k=k,
-        recall=options["recall"] or _RECALL,
+        recall=options["recall"] or SweepOptions.recall,
         rows=options["rows"],
         queries=limit if queries else min(limit, _HELD_OUT),
         seed=seed,

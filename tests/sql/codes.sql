@@ -19,7 +19,7 @@ SELECT qvec.quantize('[1,2]'::vector, :'cal', 0);
 SELECT qvec.quantize('[1,2]'::vector, 'nothing');
 SELECT qvec.dequantize(B'101', :'cal');
 
--- A calibration is its hash.
+-- The id of a calibration is its hash.
 SELECT qvec.import_calibration(qvec.export_calibration(:'cal')) = :'cal' AS same;
 SELECT qvec.export_calibration(:'cal') -> 'metadata' -> 'method' AS method;
 SELECT qvec.import_calibration('{"content": "AAAA"}'::jsonb);

@@ -23,7 +23,7 @@ SELECT id FROM qvec.search('docs', '[-1,-2,-3]'::vector, k => 2) ORDER BY id;
 SELECT rows, mean_bit_balance > 0 AS balanced, largest_mean_shift FROM qvec.drift('docs');
 SELECT name, relation, rescore, prefilter, oversampling, attached, has_index FROM qvec.collections;
 
--- Floats are kept where the layout says so.
+-- A collection that rescores by floats keeps them.
 SELECT qvec.create_collection('floats', :'cal', rescore => 'float16', prefilter => 'binary', id_type => 'text');
 INSERT INTO floats (id, embedding_in) VALUES ('a', '[3,4,0]');
 SELECT id, codes, embedding FROM floats;

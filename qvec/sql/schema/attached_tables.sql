@@ -66,8 +66,8 @@ BEGIN
         RAISE EXCEPTION 'table % has no column %', relation, quote_nullable(column_name)
             USING ERRCODE = 'undefined_column';
     ELSIF type <> ALL (types) THEN
-        RAISE EXCEPTION 'column % of table % is %, expected %', column_name, relation, type, array_to_string(types, ' or ')
-            USING ERRCODE = 'datatype_mismatch';
+        RAISE EXCEPTION 'column % of table % is %, expected %',
+            column_name, relation, type, array_to_string(types, ' or ') USING ERRCODE = 'datatype_mismatch';
     END IF;
 END $$;
 COMMENT ON FUNCTION qvec._check_column(regclass, name, text[])
@@ -76,7 +76,8 @@ COMMENT ON FUNCTION qvec._check_column(regclass, name, text[])
 CREATE OR REPLACE FUNCTION qvec.attach(
     relation regclass, vector_column name, calibration text, collection text DEFAULT NULL, rescore text DEFAULT 'int8',
     prefilter text DEFAULT NULL, oversampling float8 DEFAULT @DEFAULT_OVERSAMPLING@, id_column name DEFAULT NULL,
-    codes_column name DEFAULT 'codes', document_column name DEFAULT NULL, metadata_column name DEFAULT NULL) RETURNS text
+    codes_column name DEFAULT 'codes', document_column name DEFAULT NULL, metadata_column name DEFAULT NULL)
+    RETURNS text
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     name text := coalesce(collection, (SELECT relname FROM pg_class WHERE oid = relation));
@@ -89,9 +90,10 @@ BEGIN
         RAISE EXCEPTION 'the table is NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     chosen := qvec._check_collection(
-        name, calibration, rescore, coalesce(prefilter, CASE WHEN rescore <> 'binary' THEN 'ternary' END), oversampling);
+        name, calibration, rescore, coalesce(prefilter, CASE WHEN rescore <> 'binary' THEN 'ternary' END),
+        oversampling);
     IF chosen = 'learned' THEN
-        RAISE EXCEPTION 'prefilter is ''learned'', but an attached table has no column for learned bits: expected ternary or binary'
+        RAISE EXCEPTION 'prefilter is ''learned'', which attached tables do not have: expected ternary or binary'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     key := coalesce(id_column, qvec._primary_key(relation));
@@ -145,8 +147,8 @@ DECLARE
     own record;
 BEGIN
     IF NOT layout.attached THEN
-        RAISE EXCEPTION 'collection % is not an attached table; drop it with qvec.drop_collection', quote_literal(collection)
-            USING ERRCODE = 'object_not_in_prerequisite_state';
+        RAISE EXCEPTION 'collection % is not an attached table; drop it with qvec.drop_collection',
+            quote_literal(collection) USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     SELECT format('%I.%I', nspname, qvec._index_name(relname)) AS index,
            format('%I.%I', nspname, qvec._trigger_name(layout.relation)) AS trigger_function INTO own

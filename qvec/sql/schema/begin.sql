@@ -1,5 +1,5 @@
--- qvec: the whole schema, for a new database or for one that has this version already. It needs PostgreSQL 14 or newer and
--- pgvector 0.7 or newer, and consists of SQL and PL/pgSQL only. Upgrade scripts bring older versions of the schema here.
+-- qvec: the whole schema, for a new database or for one that has this version already; upgrade scripts bring older
+-- versions here. It needs PostgreSQL 14 or newer and pgvector 0.7 or newer, and is SQL and PL/pgSQL only.
 --
 -- This check is a block of its own, because an older server could not parse the next block.
 DO $version$
@@ -10,8 +10,8 @@ BEGIN
     END IF;
 END $version$;
 
--- Everything else is one DO block. So any client runs it completely or not at all, inside or outside of a transaction, and
--- the search path can be pg_catalog and the schema of pgvector, wherever that is. PL/pgSQL functions keep this path
+-- Everything else is one DO block. So any client runs it completely or not at all, inside or outside of a transaction,
+-- and the search path can be pg_catalog and the schema of pgvector, wherever that is. PL/pgSQL functions keep this path
 -- (SET search_path FROM CURRENT); functions with RETURN are resolved when they are created. Every role that may create
 -- objects in the schema of pgvector must be trusted (for public, from PostgreSQL 15 on, that is only its owner).
 -- Functions whose names start with an underscore are private to qvec.

@@ -13,8 +13,9 @@ BEGIN
     start := 8 + header_bytes;
     arrays := convert_from(substring(content FROM 9 FOR header_bytes::int), 'UTF8')::json;
     metadata := arrays -> '__metadata__' ->> 'qvec';
-EXCEPTION WHEN data_exception OR array_subscript_error OR character_not_in_repertoire OR invalid_text_representation THEN
-    metadata := NULL;
+EXCEPTION
+    WHEN data_exception OR array_subscript_error OR character_not_in_repertoire OR invalid_text_representation THEN
+        metadata := NULL;
 END $$;
 COMMENT ON FUNCTION qvec._header(bytea)
     IS 'Header of a safetensors file written by qvec; metadata is NULL for any other bytes';
@@ -33,7 +34,7 @@ CREATE OR REPLACE FUNCTION qvec._read_float32s(content bytea) RETURNS real[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ARRAY(
         SELECT qvec._float32_from_bits(get_byte(content, i) + (get_byte(content, i + 1) << 8)
-                           + (get_byte(content, i + 2) << 16) + (get_byte(content, i + 3)::bigint << 24))
+                                       + (get_byte(content, i + 2) << 16) + (get_byte(content, i + 3)::bigint << 24))
         FROM generate_series(0, length(content) - 4, 4) AS i ORDER BY i);
 COMMENT ON FUNCTION qvec._read_float32s(bytea) IS 'float32 numbers from little-endian bytes';
 
@@ -79,9 +80,7 @@ CREATE OR REPLACE FUNCTION qvec._hashed_arrays(arrays json, content bytea, start
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (
         SELECT string_agg(convert_to(E'\n' || name || E'\n', 'UTF8')
-                          || substring(content FROM start + 1 + (arrays #>> ARRAY[name, 'data_offsets', '0'])::int
-                                       FOR (arrays #>> ARRAY[name, 'data_offsets', '1'])::int
-                                           - (arrays #>> ARRAY[name, 'data_offsets', '0'])::int), ''::bytea ORDER BY i)
+                          || qvec._array_bytes(arrays, content, start, name), ''::bytea ORDER BY i)
         FROM unnest('{bias,deviation,mean,projection,radius,std,threshold}'::text[]) WITH ORDINALITY AS u (name, i)
         WHERE arrays -> name IS NOT NULL);
 COMMENT ON FUNCTION qvec._hashed_arrays(json, bytea, integer)
@@ -127,7 +126,8 @@ CREATE OR REPLACE FUNCTION qvec._json_text(value text) RETURNS text
                 WHEN c = '\' OR ascii(c) < 32 THEN btrim(to_json(c)::text, '"')
                 WHEN ascii(c) < 127 THEN c
                 WHEN ascii(c) < 65536 THEN '\u' || lpad(to_hex(ascii(c)), 4, '0')
-                ELSE '\u' || to_hex(55296 + ((ascii(c) - 65536) >> 10)) || '\u' || to_hex(56320 + ((ascii(c) - 65536) & 1023))
+                ELSE '\u' || to_hex(55296 + ((ascii(c) - 65536) >> 10))
+                    || '\u' || to_hex(56320 + ((ascii(c) - 65536) & 1023))
             END, '' ORDER BY i), '')
         FROM regexp_split_to_table(value, '') WITH ORDINALITY AS u (c, i)) || '"' END;
 COMMENT ON FUNCTION qvec._json_text(text) IS 'A string in canonical JSON, as Python writes it';
@@ -152,8 +152,9 @@ BEGIN
                                  (i - 1) * 4 * dimensions, i * 4 * dimensions), '' ORDER BY i)
         FROM unnest(names) WITH ORDINALITY AS u (name, i)) || '}';
     header := header || repeat(' ', (8 - length(header) % 8) % 8);
-    content := (SELECT string_agg(set_byte('\x00'::bytea, 0, (length(header) >> 8 * place) & 255), ''::bytea ORDER BY place)
-                FROM generate_series(0, 3) AS place)
+    content := (
+        SELECT string_agg(set_byte('\x00'::bytea, 0, (length(header) >> 8 * place) & 255), ''::bytea ORDER BY place)
+        FROM generate_series(0, 3) AS place)
         || '\x00000000'::bytea || convert_to(header, 'UTF8')
         || arrays[1] || arrays[2] || arrays[3] || arrays[4] || arrays[5];
 END $$;

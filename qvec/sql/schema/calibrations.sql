@@ -119,7 +119,8 @@ COMMENT ON FUNCTION qvec._refuse_change() IS 'Trigger: rejects changes of a cali
 
 CREATE OR REPLACE TRIGGER verify BEFORE INSERT OR UPDATE ON qvec.calibration
     FOR EACH ROW EXECUTE FUNCTION qvec._verify_calibration();
-UPDATE qvec.calibration SET content = content WHERE dimensions IS NULL;  -- rows stored by an older version of the schema
+-- Rows that an older version of the schema stored:
+UPDATE qvec.calibration SET content = content WHERE dimensions IS NULL;
 ALTER TABLE qvec.calibration ALTER COLUMN dimensions SET NOT NULL, ALTER COLUMN safe_norm SET NOT NULL;
 
 CREATE OR REPLACE TRIGGER immutable BEFORE UPDATE ON qvec.calibration
@@ -134,7 +135,8 @@ BEGIN
         RAISE EXCEPTION 'this is not a calibration: expected a safetensors file written by qvec'
             USING ERRCODE = 'data_exception';
     END IF;
-    INSERT INTO qvec.calibration (id, content) VALUES (id, content) ON CONFLICT ON CONSTRAINT calibration_pkey DO NOTHING;
+    INSERT INTO qvec.calibration (id, content) VALUES (id, content)
+        ON CONFLICT ON CONSTRAINT calibration_pkey DO NOTHING;
     RETURN id;
 END $$;
 COMMENT ON FUNCTION qvec.import_calibration(bytea)
@@ -144,7 +146,7 @@ CREATE OR REPLACE FUNCTION qvec.import_calibration(calibration jsonb) RETURNS te
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     IF jsonb_typeof(calibration -> 'content') IS DISTINCT FROM 'string' THEN
-        RAISE EXCEPTION 'this is not a calibration: expected an object with content (base64), as returned by qvec.export_calibration'
+        RAISE EXCEPTION 'this is not a calibration: expected the object that qvec.export_calibration returns'
             USING ERRCODE = 'data_exception';
     END IF;
     RETURN qvec.import_calibration(decode(calibration ->> 'content', 'base64'));

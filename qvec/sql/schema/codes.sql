@@ -175,10 +175,10 @@ BEGIN
             USING ERRCODE = 'data_exception';
     END IF;
     steps := (
-        SELECT array_agg((get_bit(codes, i) << 8) + (get_bit(codes, width + i) << 7) + (get_bit(codes, 2 * width + i) << 6)
-                         + (get_bit(codes, 3 * width + i) << 5) + (get_bit(codes, 4 * width + i) << 4)
-                         + (get_bit(codes, 5 * width + i) << 3) + (get_bit(codes, 6 * width + i) << 2)
-                         + (get_bit(codes, 7 * width + i) << 1) - 255 ORDER BY i)
+        SELECT array_agg((get_bit(codes, i) << 8) + (get_bit(codes, width + i) << 7)
+                         + (get_bit(codes, 2 * width + i) << 6) + (get_bit(codes, 3 * width + i) << 5)
+                         + (get_bit(codes, 4 * width + i) << 4) + (get_bit(codes, 5 * width + i) << 3)
+                         + (get_bit(codes, 6 * width + i) << 2) + (get_bit(codes, 7 * width + i) << 1) - 255 ORDER BY i)
         FROM generate_series(0, k.dimensions - 1) AS i)::vector;
     RETURN (SELECT string_agg(CASE WHEN b - (w <#> steps) > 0 THEN '1' ELSE '0' END, '' ORDER BY j)
             FROM unnest(k.projection, k.bias) WITH ORDINALITY AS u (w, b, j))::bit varying;
@@ -201,6 +201,6 @@ CREATE OR REPLACE FUNCTION qvec._learned_bits(calibration text) RETURNS integer
 COMMENT ON FUNCTION qvec._learned_bits(text) IS 'Number of learned bits of a calibration; NULL if it has none';
 
 CREATE OR REPLACE FUNCTION qvec._planes(rescore text) RETURNS integer
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE rescore WHEN 'int8' THEN 8 WHEN 'int4' THEN 4 WHEN 'binary' THEN 1 END;
 COMMENT ON FUNCTION qvec._planes(text) IS 'Number of planes of a precision; NULL for float16 and float32';

@@ -7,11 +7,12 @@ CREATE TABLE IF NOT EXISTS qvec.collection (
     id_type text NOT NULL CHECK (id_type IN ('bigint', 'text')),
     rescore text NOT NULL CHECK (rescore IN ('int8', 'int4', 'binary', 'float16', 'float32')),
     prefilter text NOT NULL CHECK (prefilter IN ('ternary', 'binary', 'learned')),
-    oversampling real NOT NULL DEFAULT @DEFAULT_OVERSAMPLING@ CHECK (oversampling >= 1),
+    oversampling real NOT NULL CHECK (oversampling >= 1),
     model text,
     created_at timestamptz NOT NULL DEFAULT now(),
     embedding jsonb CHECK (jsonb_typeof(embedding) = 'object')
 );
+ALTER TABLE qvec.collection ALTER COLUMN oversampling SET DEFAULT @DEFAULT_OVERSAMPLING@;
 COMMENT ON TABLE qvec.collection IS 'A collection: a table whose rows share one calibration';
 COMMENT ON COLUMN qvec.collection.embedding
     IS 'How texts are embedded, in addition to the model: model_name on a server, task, query_prefix, document_prefix';
@@ -51,13 +52,14 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     bits := qvec._learned_bits(calibration);
-    prefilter := coalesce(prefilter, CASE WHEN rescore = 'binary' THEN 'binary' WHEN bits > 0 THEN 'learned' ELSE 'ternary' END);
+    prefilter := coalesce(
+        prefilter, CASE WHEN rescore = 'binary' THEN 'binary' WHEN bits > 0 THEN 'learned' ELSE 'ternary' END);
     IF prefilter NOT IN ('ternary', 'binary', 'learned') THEN
         RAISE EXCEPTION 'prefilter is %, expected ternary, binary or learned', quote_nullable(prefilter)
             USING ERRCODE = 'invalid_parameter_value';
     ELSIF rescore = 'binary' AND prefilter <> 'binary' THEN
-        RAISE EXCEPTION 'prefilter is %, but rescore ''binary'' keeps one bit: expected binary', quote_literal(prefilter)
-            USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'prefilter is %, but rescore ''binary'' keeps one bit: expected binary',
+            quote_literal(prefilter) USING ERRCODE = 'invalid_parameter_value';
     ELSIF prefilter = 'learned' AND bits IS NULL THEN
         RAISE EXCEPTION 'prefilter is ''learned'', but calibration % has no learned bits', calibration
             USING HINT = 'Make one that has: qvec adapt', ERRCODE = 'invalid_parameter_value';
@@ -85,7 +87,8 @@ DECLARE
     bits integer := coalesce(
         qvec._planes(rescore) * width,
         CASE chosen WHEN 'learned' THEN qvec._learned_bits(calibration) WHEN 'ternary' THEN 2 * width ELSE width END);
-    learned integer := CASE WHEN chosen = 'learned' AND rescore IN ('int8', 'int4') THEN qvec._learned_bits(calibration) END;
+    learned integer := CASE WHEN chosen = 'learned' AND qvec._planes(rescore) IS NOT NULL
+                            THEN qvec._learned_bits(calibration) END;
     code_bytes integer := 64 + (bits + coalesce(learned, 0)) / 8;
     row_bytes integer := code_bytes + CASE rescore WHEN 'float16' THEN 2 * d WHEN 'float32' THEN 4 * d ELSE 0 END;
     floats text := CASE rescore WHEN 'float16' THEN 'halfvec' WHEN 'float32' THEN 'vector' END;
@@ -130,8 +133,8 @@ DECLARE
     layout record := qvec._layout(collection);
 BEGIN
     IF layout.attached THEN
-        RAISE EXCEPTION 'collection % is an attached table; its codes are made from its own vectors', quote_literal(collection)
-            USING ERRCODE = 'object_not_in_prerequisite_state';
+        RAISE EXCEPTION 'collection % is an attached table; its codes are made from its own vectors',
+            quote_literal(collection) USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS embedding_in vector', layout.source);
     EXECUTE format('COMMENT ON COLUMN %s.embedding_in IS %L', layout.source,

@@ -38,7 +38,8 @@ BEGIN
     END IF;
     padded := codes || repeat('0', (8 - planes) * width)::bit varying;
     RETURN ARRAY(
-        SELECT qvec._round_float32(t + qvec._round_float32((level + 0.5::float8 - half) * qvec._round_float32(r::float8 / half)))
+        SELECT qvec._round_float32(
+            t + qvec._round_float32((level + 0.5::float8 - half) * qvec._round_float32(r::float8 / half)))
         FROM unnest(k.threshold::real[], k.radius::real[]) WITH ORDINALITY AS u (t, r, i),
             LATERAL (SELECT i::int - 1 AS at OFFSET 0) AS place,
             LATERAL (SELECT ((get_bit(padded, at) << 7) + (get_bit(padded, width + at) << 6)
@@ -65,7 +66,8 @@ COMMENT ON FUNCTION qvec._divides_by_length(bit, text)
 
 CREATE OR REPLACE FUNCTION qvec.score(codes bit, query vector, calibration text) RETURNS float8
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
-    RETURN (SELECT CASE WHEN qvec._divides_by_length(codes, calibration) THEN coalesce(sum(x * q) / nullif(sqrt(sum(x * x)), 0), 0)
+    RETURN (SELECT CASE WHEN qvec._divides_by_length(codes, calibration)
+                        THEN coalesce(sum(x * q) / nullif(sqrt(sum(x * x)), 0), 0)
                         ELSE sum(x * q) END
             FROM unnest(qvec._decode(codes, calibration), qvec._prepare(query, calibration)::real[]) AS u (x, q));
 COMMENT ON FUNCTION qvec.score(bit, vector, text)

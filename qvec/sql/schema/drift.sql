@@ -35,16 +35,19 @@ CREATE OR REPLACE FUNCTION qvec._drift_of_codes(
 DECLARE
     sample bit varying[];
 BEGIN
-    EXECUTE format('SELECT array_agg(c) FROM (SELECT %1$s::bit varying AS c FROM %2$s ORDER BY ctid DESC LIMIT %3$s) AS recent',
+    EXECUTE format('SELECT array_agg(c)'
+                   ' FROM (SELECT %1$s::bit varying AS c FROM %2$s ORDER BY ctid DESC LIMIT %3$s) AS recent',
                    layout.codes, layout.source, sample_size) INTO sample;
     rows := coalesce(cardinality(sample), 0);
-    SELECT avg(positive), CASE WHEN layout.planes > 1 THEN avg(clipped) END, CASE WHEN layout.planes > 1 THEN max(clipped) END
+    SELECT avg(positive), CASE WHEN layout.planes > 1 THEN avg(clipped) END,
+           CASE WHEN layout.planes > 1 THEN max(clipped) END
     INTO bit_balance, clip_rate, largest_clip_rate
     FROM (SELECT i, avg(get_bit(c, i)) AS positive, avg(get_bit(ends, i)) AS clipped
           FROM unnest(sample) AS c,
               LATERAL (SELECT bit_and(plane) | ~bit_or(plane) AS ends
                        FROM generate_series(0, layout.planes - 1) AS p,
-                           LATERAL (SELECT substring(c FROM p * layout.width + 1 FOR layout.width) AS plane) AS sliced) AS all_planes,
+                           LATERAL (SELECT substring(c FROM p * layout.width + 1 FOR layout.width) AS plane) AS sliced
+                      ) AS all_planes,
               generate_series(0, layout.dimensions - 1) AS i
           GROUP BY i) AS d;
 END $$;
@@ -52,7 +55,8 @@ COMMENT ON FUNCTION qvec._drift_of_codes(record, integer) IS 'Drift of the newes
 
 CREATE OR REPLACE FUNCTION qvec.drift(
     collection text, sample_size integer DEFAULT 1000, OUT rows bigint, OUT largest_mean_shift float8,
-    OUT median_spread_ratio float8, OUT mean_bit_balance float8, OUT mean_clip_rate float8, OUT largest_clip_rate float8)
+    OUT median_spread_ratio float8, OUT mean_bit_balance float8, OUT mean_clip_rate float8,
+    OUT largest_clip_rate float8)
     LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
     layout record := qvec._layout(collection);

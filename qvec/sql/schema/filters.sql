@@ -17,7 +17,6 @@ CREATE OR REPLACE FUNCTION qvec._instant(text text) RETURNS timestamptz
          || CASE WHEN text ~ ':[0-9.]+(Z|[+-][0-9:]+)$' THEN '' ELSE 'Z' END)::timestamptz END;
 COMMENT ON FUNCTION qvec._instant(text) IS 'The instant of an ISO 8601 date; NULL for any other string';
 
-
 CREATE OR REPLACE FUNCTION qvec._reject_operand(field text, wanted text, operand jsonb) RETURNS text
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
 BEGIN
@@ -121,10 +120,12 @@ BEGIN
         IF jsonb_typeof(operand) <> 'boolean' THEN
             RETURN qvec._reject_operand(name, 'true or false', operand);
         END IF;
-        RETURN format('((%s NOT IN (''null'', ''[]'')) IS %s TRUE)', value, CASE WHEN operand = 'false' THEN 'NOT' ELSE '' END);
+        RETURN format('((%s NOT IN (''null'', ''[]'')) IS %s TRUE)',
+                      value, CASE WHEN operand = 'false' THEN 'NOT' ELSE '' END);
     ELSIF operator IN ('$like', '$ilike') THEN
         IF jsonb_typeof(operand) <> 'string' OR operand #>> '{}' ~ '^(.*[^\\])?(\\\\)*\\$' THEN
-            RETURN qvec._reject_operand(name, 'a pattern such as "intro%" that does not end in a single backslash,', operand);
+            RETURN qvec._reject_operand(
+                name, 'a pattern such as "intro%" that does not end in a single backslash,', operand);
         END IF;
         RETURN qvec._any_value(value, 'pattern', ARRAY[upper(substr(operator, 2))], ARRAY[operand]);
     ELSIF operator = '$not' THEN
@@ -170,7 +171,7 @@ BEGIN
         RETURN format('(%s IS NOT TRUE)', qvec._conditions(metadata, operand, depth + 1));
     ELSIF left(key, 1) = '$' THEN
         RAISE EXCEPTION '% is not an operator of a whole filter', quote_literal(key)
-            USING HINT = 'The operators of a filter are $and $or $not; the others belong to a field: {"field": {"$gte": 1}}',
+            USING HINT = 'A filter has $and $or $not; the other operators belong to a field: {"field": {"$gte": 1}}',
                   ERRCODE = 'invalid_parameter_value';
     ELSIF '' = ANY (string_to_array(key, '.')) OR key = '' THEN
         RAISE EXCEPTION 'field %: an empty name found, names separated by single dots wanted', quote_literal(key)

@@ -11,7 +11,7 @@ DECLARE
     share float8 := place - below;
 BEGIN
     RETURN qvec._round_float32(CASE WHEN share >= 0.5 THEN upper - (upper - lower) * (1 - share)
-                              ELSE lower + (upper - lower) * share END);
+                                    ELSE lower + (upper - lower) * share END);
 END $$;
 COMMENT ON FUNCTION qvec._quantile(real[], float8) IS 'A quantile of sorted numbers';
 
@@ -60,8 +60,8 @@ BEGIN
         RAISE EXCEPTION 'quantile is %, expected a number above 0 and at most 1', quantile
             USING ERRCODE = 'invalid_parameter_value';
     ELSIF (method = 'fixed') <> (radius IS NOT NULL) OR NOT (radius > 0 AND radius < 'Infinity') THEN
-        RAISE EXCEPTION 'radius is %: method fixed needs one, positive and finite, and the other methods take none', radius
-            USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'radius is %: method fixed needs one, positive and finite, and the other methods take none',
+            radius USING ERRCODE = 'invalid_parameter_value';
     ELSIF sample_size IS NULL OR sample_size < 1 THEN
         RAISE EXCEPTION 'sample_size is %, expected at least 1', sample_size USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -77,8 +77,8 @@ CREATE OR REPLACE FUNCTION qvec.calibrate(
     seed integer DEFAULT 0) RETURNS text
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-    source text := (SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
-                    WHERE pg_class.oid = relation);
+    source text := (SELECT format('%I.%I', nspname, relname)
+                    FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace WHERE pg_class.oid = relation);
     drawn record;
     sample vector[];
     s record;
@@ -97,8 +97,8 @@ BEGIN
         RAISE EXCEPTION 'no vectors to calibrate on in column % of %', vector_column, relation
             USING ERRCODE = 'no_data_found';
     ELSIF drawn.least < drawn.dimensions THEN
-        RAISE EXCEPTION 'vectors have % and % dimensions, expected the same number in each row', drawn.least, drawn.dimensions
-            USING ERRCODE = 'data_exception';
+        RAISE EXCEPTION 'vectors have % and % dimensions, expected the same number in each row',
+            drawn.least, drawn.dimensions USING ERRCODE = 'data_exception';
     END IF;
     dimensions := coalesce(dimensions, drawn.dimensions);
     IF dimensions NOT BETWEEN 1 AND drawn.dimensions THEN
@@ -106,7 +106,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     sample := ARRAY(SELECT qvec._prepare_sample(v, dimensions, metric) FROM unnest(drawn.sample) AS v);
-    SELECT array_agg(qvec._round_float32(x.mean)::real ORDER BY i) AS mean, array_agg(qvec._round_float32(x.std)::real ORDER BY i) AS std,
+    SELECT array_agg(qvec._round_float32(x.mean)::real ORDER BY i) AS mean,
+           array_agg(qvec._round_float32(x.std)::real ORDER BY i) AS std,
            array_agg(x.least ORDER BY i) AS least, array_agg(x.greatest ORDER BY i) AS greatest
     INTO s
     FROM (SELECT i, avg(e::float8) AS mean, stddev_pop(e::float8) AS std, min(e) AS least, max(e) AS greatest
@@ -124,11 +125,13 @@ BEGIN
         ARRAY[qvec._write_float32s(qvec._mean_distance(sample, center)), qvec._write_float32s(s.mean),
               qvec._write_float32s(CASE method
                   WHEN 'quantile' THEN qvec._quantile_distance(sample, center, quantile)
-                  WHEN 'minmax' THEN ARRAY(SELECT greatest(g - c, c - l) FROM unnest(s.greatest, s.least, center) AS u (g, l, c))
+                  WHEN 'minmax' THEN ARRAY(SELECT greatest(g - c, c - l)
+                                           FROM unnest(s.greatest, s.least, center) AS u (g, l, c))
                   ELSE array_fill(radius::real, ARRAY[dimensions]) END),
               qvec._write_float32s(s.std), qvec._write_float32s(center)],
         dimensions);
-    INSERT INTO qvec.calibration (id, content) VALUES (made.id, made.content) ON CONFLICT ON CONSTRAINT calibration_pkey DO NOTHING;
+    INSERT INTO qvec.calibration (id, content) VALUES (made.id, made.content)
+        ON CONFLICT ON CONSTRAINT calibration_pkey DO NOTHING;
     RETURN made.id;
 END $$;
 COMMENT ON FUNCTION qvec.calibrate(regclass, name, text, text, float8, float8, float8, integer, text, integer, integer)

@@ -58,7 +58,8 @@ CREATE OR REPLACE FUNCTION qvec._score_sql(planes integer) RETURNS text
         SELECT string_agg(
             format('%s * hamming_distance(%s, digits%s)', 2 ^ s,
                    CASE WHEN low = 0 AND high = planes - 1 THEN 'codes'
-                        ELSE format('substring(codes from %s * WIDTH + 1 for %s * WIDTH)', planes - 1 - high, high - low + 1)
+                        ELSE format('substring(codes from %s * WIDTH + 1 for %s * WIDTH)',
+                                    planes - 1 - high, high - low + 1)
                    END, s),
             ' + ' ORDER BY s)
         FROM generate_series(0, planes + 14) AS s,
@@ -69,8 +70,8 @@ COMMENT ON FUNCTION qvec._score_sql(integer)
 CREATE OR REPLACE FUNCTION qvec._digits_sql(planes integer) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (
-        SELECT string_agg(format(', substring(digits from %s * WIDTH + 1 for %s * WIDTH) AS digits%s', s - high, high - low + 1, s), ''
-                          ORDER BY s)
+        SELECT string_agg(format(', substring(digits from %s * WIDTH + 1 for %s * WIDTH) AS digits%s',
+                                 s - high, high - low + 1, s), '' ORDER BY s)
         FROM generate_series(0, planes + 14) AS s,
             LATERAL (SELECT greatest(0, s - 15) AS low, least(planes - 1, s) AS high) AS plane);
 COMMENT ON FUNCTION qvec._digits_sql(integer)
@@ -88,8 +89,9 @@ CREATE OR REPLACE FUNCTION qvec._length(
 DECLARE
     linear float8[] := ARRAY(SELECT t * s FROM unnest(threshold, step) AS u (t, s));
     squares float8[] := ARRAY(SELECT -s * s / 2 FROM unnest(step) AS s);
-    most float8 := (SELECT max(greatest(2 ^ (planes - 1) * abs(l), CASE WHEN planes > 1 THEN 2 ^ (2 * planes - 3) * abs(s) END))
-                    FROM unnest(linear, squares) AS u (l, s));
+    most float8 := (
+        SELECT max(greatest(2 ^ (planes - 1) * abs(l), CASE WHEN planes > 1 THEN 2 ^ (2 * planes - 3) * abs(s) END))
+        FROM unnest(linear, squares) AS u (l, s));
     width integer := (cardinality(step) + 7) / 8 * 8;
     weights bit varying[];
 BEGIN
@@ -119,7 +121,8 @@ CREATE OR REPLACE FUNCTION qvec._length_bits_sql(planes integer) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN 'codes' || coalesce((
         SELECT string_agg(
-            format(' || (substring(codes from 1 for %1$s * WIDTH) # substring(codes from %2$s * WIDTH + 1 for %1$s * WIDTH))',
+            format(' || (substring(codes from 1 for %1$s * WIDTH)'
+                   ' # substring(codes from %2$s * WIDTH + 1 for %1$s * WIDTH))',
                    planes - apart, apart), '' ORDER BY apart)
         FROM generate_series(1, planes - 1) AS apart), '');
 COMMENT ON FUNCTION qvec._length_bits_sql(integer)

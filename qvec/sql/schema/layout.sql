@@ -20,7 +20,8 @@ BEGIN
     WHERE s.name = _layout.collection;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no collection %', quote_literal(collection)
-            USING HINT = 'There are: ' || coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM qvec.collection), 'none'),
+            USING HINT = 'There are: ' || coalesce(
+                      (SELECT string_agg(name, ', ' ORDER BY name) FROM qvec.collection), 'none'),
                   ERRCODE = 'undefined_table';
     END IF;
     relation := c.relation; source := c.source; calibration := c.calibration; metric := c.metric;
@@ -91,7 +92,8 @@ BEGIN
     WHILE get_byte(bytes, kept) BETWEEN 128 AND 191 LOOP  -- do not cut inside a character
         kept := kept - 1;
     END LOOP;
-    RETURN convert_from(substring(bytes FOR kept), 'UTF8') || '_' || left(encode(sha256(bytes), 'hex'), 8) || '_qvec_idx';
+    RETURN convert_from(substring(bytes FOR kept), 'UTF8') || '_' || left(encode(sha256(bytes), 'hex'), 8)
+        || '_qvec_idx';
 END $$;
 COMMENT ON FUNCTION qvec._index_name(name) IS 'Name of the index of a collection''s table';
 

@@ -13,7 +13,8 @@ BEGIN
     IF k.metric <> 'ip' THEN
         RETURN x;
     END IF;
-    wanted := (SELECT 2 * sqrt(sum(m::float8 * m + s::float8 * s)) FROM unnest(k.mean::real[], k.std::real[]) AS u (m, s));
+    wanted := (SELECT 2 * sqrt(sum(m::float8 * m + s::float8 * s))
+               FROM unnest(k.mean::real[], k.std::real[]) AS u (m, s));
     IF wanted > 0 AND qvec._squared_norm(x) > 0 THEN
         -- Rounded to multiples of 2^-24, so that no product underflows in float32.
         one := array_fill(1::real, ARRAY[vector_dims(x)])::vector;
@@ -38,7 +39,8 @@ BEGIN
     IF floats IS NULL THEN
         RAISE EXCEPTION 'the query is NULL, a vector wanted' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    bits := qvec.quantize(qvec._scale_query(floats, calibration), calibration, CASE prefilter WHEN 'learned' THEN 8 WHEN 'ternary' THEN 4 ELSE 1 END);
+    bits := qvec.quantize(qvec._scale_query(floats, calibration), calibration,
+                          CASE prefilter WHEN 'learned' THEN 8 WHEN 'ternary' THEN 4 ELSE 1 END);
     IF prefilter = 'learned' THEN
         bits := qvec.learned(bits, calibration);
     ELSIF prefilter = 'ternary' THEN
@@ -54,7 +56,8 @@ BEGIN
     steps := (l2_normalize(k.step) + one) - one;
     d := qvec._digits(((l2_normalize(floats) + one) - one) * steps);
     digits := d.digits;
-    scale := -d.factor * vector_norm(floats) * vector_norm(k.step) * CASE planes WHEN 1 THEN 2 ELSE 2.0 ^ (1 - planes) END;
+    scale := -d.factor * vector_norm(floats) * vector_norm(k.step)
+        * CASE planes WHEN 1 THEN 2 ELSE 2.0 ^ (1 - planes) END;
     base := -(floats <#> k.threshold) - scale / 2 * vector_dims(floats) * (2 ^ planes - 1) * 65535;
 END $$;
 COMMENT ON FUNCTION qvec._query(vector, text, text, integer)
@@ -82,7 +85,8 @@ BEGIN
             CASE layout.planes WHEN 8 THEN qvec._score_sql(8) WHEN 4 THEN qvec._score_sql(4) ELSE qvec._score_sql(1) END,
             'WIDTH', layout.width::text));
         IF layout.metric = 'cosine' AND layout.planes < 8 THEN
-            score := format('coalesce((%s) / sqrt(nullif(greatest(%s, least_length), least_length)), 0)', score, qvec._length_sql());
+            score := format('coalesce((%s) / sqrt(nullif(greatest(%s, least_length), least_length)), 0)',
+                            score, qvec._length_sql());
             query := query || ', lengths.*';
             lengths := ' CROSS JOIN ' || qvec._length_source_sql(layout.calibration, layout.planes, layout.dimensions);
             rows := format('SELECT stored.*, %s AS pairs FROM (%s) AS stored OFFSET 0',

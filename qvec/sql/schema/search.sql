@@ -33,9 +33,11 @@ COMMENT ON FUNCTION qvec._set_settings(jsonb) IS 'Sets those settings that exist
 -- pgvector stops after ef_search rows, unless it scans iteratively, which it can from 0.8 on.
 CREATE OR REPLACE FUNCTION qvec._scan_settings(candidates integer) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN jsonb_build_object('hnsw.ef_search', least(greatest(candidates, 40), 1000), 'hnsw.iterative_scan', 'relaxed_order')
+    RETURN jsonb_build_object('hnsw.ef_search', least(greatest(candidates, 40), 1000),
+                              'hnsw.iterative_scan', 'relaxed_order')
         || CASE WHEN candidates <= 1000 THEN '{}'
-                ELSE jsonb_build_object('hnsw.max_scan_tuples', 50 * least(candidates, 40000000), 'hnsw.scan_mem_multiplier', 8) END;
+                ELSE jsonb_build_object('hnsw.max_scan_tuples', 50 * least(candidates, 40000000),
+                                        'hnsw.scan_mem_multiplier', 8) END;
 COMMENT ON FUNCTION qvec._scan_settings(integer)
     IS 'Settings of the index scan that returns the given number of candidates';
 
@@ -171,7 +173,8 @@ DECLARE
 BEGIN
     layout.source := qvec._lock_name(layout.relation);
     RETURN QUERY EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF) ' || qvec._search_sql(layout, k, wanted, filter)
-        USING ARRAY[prepared.bits], ARRAY[prepared.floats], ARRAY[prepared.base], ARRAY[prepared.scale], ARRAY[prepared.digits];
+        USING ARRAY[prepared.bits], ARRAY[prepared.floats], ARRAY[prepared.base], ARRAY[prepared.scale],
+              ARRAY[prepared.digits];
     PERFORM qvec._set_settings(former);
 END $$;
 COMMENT ON FUNCTION qvec.explain(text, vector, integer, float8, jsonb, integer) IS 'The plan of a search, with times';
