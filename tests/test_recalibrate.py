@@ -140,6 +140,20 @@ def test_a_matryoshka_prefix_still_accepts_whole_vectors(database: Database) -> 
     assert docs.search(ROWS_OF[5], 1)[0].id == 5
 
 
+def test_queries_of_former_dimensions_are_refused(database: Database) -> None:
+    """The client checked them against the calibration that it knew."""
+    docs = database.create_collection(
+        "docs", rescore="float16", calibration=Calibration.fit(ROWS_OF[:50], threshold=0, dimensions=32)
+    )
+    docs.upsert(range(ROWS), ROWS_OF)
+    other = database.collection("docs")
+    recalibrate_docs(database, refit=Refit(dimensions=16), allow_worse=True)
+    for search in (docs.search, other.explain):
+        with pytest.raises(InputError, match=r"^query: 32 dimensions found, 16 or 64 wanted$"):
+            search(ROWS_OF[5][:32])
+    assert docs.search(ROWS_OF[5], 1)[0].id == 5
+
+
 def test_a_recalibration_that_changes_nothing_is_refused(database: Database) -> None:
     filled(database)
     recalibrate_docs(database)

@@ -21,7 +21,7 @@ from qdrant_loading import assert_holds, found_rows, run
 from qdrant_wire import WireServer
 
 import qvec
-from qvec import Calibration, CollectionError, DatabaseError, RangeMethod
+from qvec import Calibration, CollectionError, DatabaseError, InputError, RangeMethod
 from qvec.client import Collection, Database
 from qvec.client.bulk import open_version_sync
 from qvec.ingest import IngestOptions, Reporter, ingest
@@ -270,6 +270,17 @@ def test_fewer_dimensions_and_back(database: Database) -> None:
     assert roll_back(database, "docs", allow_missing=True).unsynced.missing == 1
     assert docs.search(ROWS_OF[5], 1)[0].id == 5
     assert [hit and hit.document for hit in docs.get([6, 7000])] == ["other words", None]
+
+
+def test_queries_of_former_dimensions_are_refused(database: Database) -> None:
+    """The client checked them against the calibration that it knew."""
+    docs = database.create_collection("docs", calibration=Calibration.fit(ROWS_OF, threshold=0, dimensions=32))
+    docs.upsert(range(ROWS), ROWS_OF)
+    other = database.collection("docs")
+    anew(database, refit=Refit(dimensions=16))
+    for search in (docs.search, other.explain):
+        with pytest.raises(InputError, match=r"^query: 32 dimensions found, 16 or 64 wanted$"):
+            search(ROWS_OF[5][:32])
 
 
 def test_versions_are_dropped_one_after_another(database: Database) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qvec.arrays import as_vectors
 from qvec.calibration import Calibration
 from qvec.filters import And, Filter
 from qvec.sources import Form, IdType
@@ -96,6 +97,17 @@ class NewCollection:
     model: str | None = None
     embedding: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prepared_queries(queries: NDArray[Any], calibration: Calibration) -> NDArray[np.float32]:
+    """Return raw queries (m, D) as a calibration compares them, float32 (m, d).
+
+    Raise InputError where it does not accept them: the collection may have been recalibrated to other dimensions since
+    the client checked them.
+    """
+    array = as_vectors(queries, "query", calibration.accepted_dimensions)
+    calibration.check(array, "query")
+    return calibration.prepared(array)
 
 
 def candidate_count(k: int, oversampling: float) -> int:

@@ -384,6 +384,7 @@ class AsyncCollection:
         score is that of the fusion, or of the reranker. `vector` replaces the question's embedding.
         """
         check_fusion(fusion)
+        arguments.check_count("k", k)
         wanted = arguments.fetch_count(fetch_k, k, max(k, MIN_FETCH_K))
         request = replace(self._request(wanted, oversampling, filter), texts=False)
         words = TextRequest(asked(question), wanted, request.filter, texts=False)

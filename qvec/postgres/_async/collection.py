@@ -35,7 +35,15 @@ from qvec.postgres.search_plan import EVERY_ROW, SearchPlan, Where
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
 from qvec.sources import Form, IdType
 from qvec.store._async.interface import StoredCodes
-from qvec.store.requests import OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest, candidate_count
+from qvec.store.requests import (
+    OnDuplicate,
+    RowColumns,
+    RowFilter,
+    SearchRequest,
+    TextRequest,
+    candidate_count,
+    prepared_queries,
+)
 from qvec.tracing import span
 from qvec.waiting import in_thread_async
 
@@ -106,7 +114,7 @@ class AsyncPostgresCollection:
 
     async def search(self, queries: NDArray[Any], request: SearchRequest) -> list[list[Hit]]:
         coded, where = self._coded, Where.of(request.filter)
-        prepared = coded.calibration.prepared(queries)
+        prepared = prepared_queries(queries, coded.calibration)
 
         async def work(connection: AsyncConnection) -> list[list[Hit]]:
             nonlocal coded, prepared
@@ -118,7 +126,7 @@ class AsyncPostgresCollection:
                 if all(found) or await self._has_calibration(connection, coded.calibration):
                     return found
                 coded = await self._refresh(connection)
-                prepared = coded.calibration.prepared(queries)
+                prepared = prepared_queries(queries, coded.calibration)
 
         return await self._read(work)
 
@@ -129,7 +137,7 @@ class AsyncPostgresCollection:
             coded = self._coded
             while True:
                 started = time.perf_counter()
-                prepared = coded.calibration.prepared(query)[0]
+                prepared = prepared_queries(query, coded.calibration)[0]
                 milliseconds = (time.perf_counter() - started) * 1e3
                 plan = await self._plan(connection, coded, request, where)
                 explanation = await explain(connection, plan, prepared, milliseconds)
@@ -320,9 +328,11 @@ class AsyncPostgresCollection:
     async def build_index(self, progress: Progress) -> None:
         """Build the HNSW index over direct connections: a build may take longer than the pool's statements. Searches
         continue meanwhile, writes wait."""
-        builder = await self._connections.connect()
-        watcher = await self._connections.connect()
-        async with builder, watcher, watching_async(watcher, builder.info.backend_pid, progress):
+        async with (
+            await self._connections.connect() as builder,
+            await self._connections.connect() as watcher,
+            watching_async(watcher, builder.info.backend_pid, progress),
+        ):
             machine = Machine.local() if self._embedded else await indexes.remote_machine(builder)
             await indexes.build(builder, self.table, machine)
 

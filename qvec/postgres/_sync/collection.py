@@ -36,7 +36,15 @@ from qvec.postgres.search_plan import EVERY_ROW, SearchPlan, Where
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
 from qvec.sources import Form, IdType
 from qvec.store._sync.interface import StoredCodes
-from qvec.store.requests import OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest, candidate_count
+from qvec.store.requests import (
+    OnDuplicate,
+    RowColumns,
+    RowFilter,
+    SearchRequest,
+    TextRequest,
+    candidate_count,
+    prepared_queries,
+)
 from qvec.tracing import span
 from qvec.waiting import in_thread
 
@@ -105,7 +113,7 @@ class PostgresCollection:
 
     def search(self, queries: NDArray[Any], request: SearchRequest) -> list[list[Hit]]:
         coded, where = self._coded, Where.of(request.filter)
-        prepared = coded.calibration.prepared(queries)
+        prepared = prepared_queries(queries, coded.calibration)
 
         def work(connection: Connection) -> list[list[Hit]]:
             nonlocal coded, prepared
@@ -117,7 +125,7 @@ class PostgresCollection:
                 if all(found) or self._has_calibration(connection, coded.calibration):
                     return found
                 coded = self._refresh(connection)
-                prepared = coded.calibration.prepared(queries)
+                prepared = prepared_queries(queries, coded.calibration)
 
         return self._read(work)
 
@@ -128,7 +136,7 @@ class PostgresCollection:
             coded = self._coded
             while True:
                 started = time.perf_counter()
-                prepared = coded.calibration.prepared(query)[0]
+                prepared = prepared_queries(query, coded.calibration)[0]
                 milliseconds = (time.perf_counter() - started) * 1e3
                 plan = self._plan(connection, coded, request, where)
                 explanation = explain(connection, plan, prepared, milliseconds)
@@ -317,9 +325,11 @@ class PostgresCollection:
     def build_index(self, progress: Progress) -> None:
         """Build the HNSW index over direct connections: a build may take longer than the pool's statements. Searches
         continue meanwhile, writes wait."""
-        builder = self._connections.connect()
-        watcher = self._connections.connect()
-        with builder, watcher, watching(watcher, builder.info.backend_pid, progress):
+        with (
+            self._connections.connect() as builder,
+            self._connections.connect() as watcher,
+            watching(watcher, builder.info.backend_pid, progress),
+        ):
             machine = Machine.local() if self._embedded else indexes.remote_machine(builder)
             indexes.build(builder, self.table, machine)
 

@@ -26,7 +26,7 @@ from qvec.qdrant.point_query import PointQuery, ScaledQueries
 from qvec.qdrant.points import PointId, Points, StoredPoint, plain, point_id, row_id
 from qvec.qdrant.version_record import ActiveVersion
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
-from qvec.store.requests import OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest
+from qvec.store.requests import OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest, prepared_queries
 from qvec.texts import metadata_array
 from qvec.tracing import span
 from qvec.waiting import in_thread
@@ -203,15 +203,16 @@ class CollectionView:
 
     def search(self, queries: NDArray[Any], request: SearchRequest) -> list[list[Hit]]:
         query = PointQuery.of_search(request, self.version)
-        prepared = self.calibration.prepared(queries)
+        prepared = prepared_queries(queries, self.calibration)
         attributes = {"queries": len(queries), "k": query.limit, "candidates": query.candidates}
         with span("search", database="Qdrant", collection=self.name, **attributes):
             return self._search(prepared, query)
 
     def explain(self, query: NDArray[Any], request: SearchRequest) -> Explanation:
-        self._search(self.calibration.prepared(query), PointQuery.of_search(request, self.version))  # warms up
+        warm_up = PointQuery.of_search(request, self.version)
+        self._search(prepared_queries(query, self.calibration), warm_up)
         started = time.perf_counter()
-        prepared, point_query = self.calibration.prepared(query), PointQuery.of_search(request, self.version)
+        prepared, point_query = prepared_queries(query, self.calibration), PointQuery.of_search(request, self.version)
         searched = time.perf_counter()
         hits = self._search(prepared, point_query)[0]
         ended = time.perf_counter()
