@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qvec import Calibration
-from qvec.postgres import schema
+from qvec.postgres._sync import schema
 
 Vectors = NDArray[np.float32]
 

@@ -12,10 +12,10 @@ import pytest
 import pytrec_eval
 import specification
 from conftest import realistic, unit
+from databases import STORES, Store, opened
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from stores import STORES, Store, opened
 
 from qvec import Calibration, InputError
 from qvec.client import Collection, Database

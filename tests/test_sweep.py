@@ -32,7 +32,7 @@ from qvec.evaluation.scan import RESCORES, SAMPLE_PRECISIONS, QuantizedSample
 from qvec.evaluation.sweep import SweepOptions, pareto_front, recommend, sweep
 from qvec.ingest import Reporter
 from qvec.ingest.load_options import FitOptions
-from qvec.postgres.layout import Layout
+from qvec.postgres.layout import TableLayout
 from qvec.precisions import code_table_bytes
 from qvec.ranges import RangeMethod
 from qvec.sources import open_source
@@ -158,7 +158,7 @@ def test_intervals_of_many_are_those_of_each() -> None:
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float16", "float32"])
 def test_bytes_are_those_of_a_collection(dimensions: int, rescore: str) -> None:
     for prefilter in ("binary",) if rescore == "binary" else ("binary", "ternary"):
-        layout = Layout.of(dimensions, "bigint", rescore, prefilter)  # type: ignore[arg-type]
+        layout = TableLayout.of(dimensions, "bigint", rescore, prefilter)  # type: ignore[arg-type]
         stored = (layout.code_bits + layout.prefilter_bits) // 8 + layout.float_bytes
         assert code_table_bytes(dimensions, prefilter, rescore) == stored
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import realistic
+from databases import STORES, Store, ids, opened
 from numpy.typing import NDArray
 from psycopg import sql
-from stores import STORES, Store, ids, opened
 
 import qvec
 from qvec import Calibration, CollectionError, InputError

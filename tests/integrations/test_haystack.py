@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from anyio import create_task_group
-from stores import Store
+from databases import Store
 
 from qvec import Calibration, CollectionError, InputError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stores import Store
+from databases import Store
 
 from qvec import Calibration, CollectionError, InputError
 from qvec.client import Collection

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stores import Store
+from databases import Store
 
 from qvec import Calibration, CollectionError
 from qvec.integrations.adapters import delete_matching

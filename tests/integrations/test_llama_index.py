@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import Store
 
 from qvec import Calibration, InputError
 from qvec.filters import matches, parse
