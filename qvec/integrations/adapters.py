@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from qvec.client.arguments import new_ids
 from qvec.errors import InputError, MissingExtraError
-from qvec.retrieval.texts import new_ids
 
 if TYPE_CHECKING:
     from qvec.client import Collection
