@@ -17,7 +17,7 @@ from psycopg.sql import SQL, Literal
 from qdrant_client import models
 
 from qvec import Hit, InputError
-from qvec.filters import Both, matches, parse
+from qvec.filters import CombinedFilter, matches, parse
 from qvec.retrieval import group, mmr, reciprocal_rank, rerank, weighted_scores
 from qvec.retrieval.diversity import diverse
 from qvec.retrieval.grouping import grouped
@@ -128,7 +128,7 @@ class Filtered:
 
 
 def passes(row: Hit, filter: Any) -> bool:
-    if isinstance(filter, Both):
+    if isinstance(filter, CombinedFilter):
         return passes(row, filter.native) and passes(row, filter.conditions)
     return bool(filter(row)) if callable(filter) else matches(parse(filter or {}), row.metadata)
 
@@ -199,7 +199,7 @@ def test_a_field_that_no_row_has_is_not_looked_for_in_all_rows() -> None:
         ("", "field '': an empty name found"),
         ("a.", r"field 'a\.': an empty name found"),
         (".", r"field '\.': an empty name found"),
-        ("$a", r"'\$a' is no operator"),
+        ("$a", r"'\$a' is not an operator"),
         (None, "by is None, expected the name of a metadata field"),
         (["a"], r"by is \['a'\], expected the name"),
     ],

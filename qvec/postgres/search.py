@@ -16,7 +16,7 @@ from psycopg.sql import SQL, Composable, Composed
 from qvec.calibration import Calibration
 from qvec.codes import by_length, hamming, score, ternary
 from qvec.errors import InputError
-from qvec.filters import Both, is_none, parse
+from qvec.filters import CombinedFilter, is_none, parse
 from qvec.hits import Hit
 from qvec.postgres import filters, statements
 from qvec.postgres.layout import Table
@@ -47,14 +47,14 @@ class Where:
 EVERY_ROW = Where("true")
 
 
-def where(filter: FilterLike | Both | None) -> Where:
+def where(filter: FilterLike | CombinedFilter | None) -> Where:
     """The rows that a filter lets pass; what psycopg composed is taken as it is.
 
     Raises InputError for a filter of neither kind.
     """
     if is_none(filter):
         return EVERY_ROW
-    if isinstance(filter, Both):
+    if isinstance(filter, CombinedFilter):
         native, conditions = where(filter.native), where(filter.conditions)
         return Where(f"{native.text} AND {conditions.text}", conditions.parameters)
     if isinstance(filter, Mapping):

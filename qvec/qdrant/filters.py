@@ -16,9 +16,23 @@ from typing import Any, NamedTuple
 from qdrant_client import models
 
 from qvec.errors import InputError
-from qvec.filters import And, Both, Exists, Filter, FilterLike, Like, Not, OneOf, Or, Range, is_none, parse, patterns
+from qvec.filters import (
+    And,
+    CombinedFilter,
+    Exists,
+    Filter,
+    FilterLike,
+    Like,
+    Not,
+    OneOf,
+    Or,
+    Range,
+    is_none,
+    parse,
+    patterns,
+)
 from qvec.filters.nodes import Field, Scalar
-from qvec.filters.patterns import Wild
+from qvec.filters.patterns import Wildcard
 
 _EXACT = 2**53
 """Qdrant compares numbers as float64, which tells whole numbers apart up to here."""
@@ -48,11 +62,11 @@ class _Condition(NamedTuple):
     unknown: tuple[str, ...] = ()
 
 
-def asked(filter: FilterLike | Both | None) -> Compiled:
+def asked(filter: FilterLike | CombinedFilter | None) -> Compiled:
     """What a search takes, in the language or as Qdrant's own. Raises InputError for a filter of neither kind."""
     if is_none(filter):
         return Compiled(None)
-    if isinstance(filter, Both):
+    if isinstance(filter, CombinedFilter):
         native, (other, rest) = asked(filter.native).native, asked(filter.conditions)
         return Compiled(models.Filter(must=[part for part in (native, other) if part]), rest)
     if isinstance(filter, models.Filter):
@@ -166,9 +180,9 @@ def _like(node: Like, key: str) -> _Condition:
             return _Condition(_matched(key, models.MatchValue(value="")))
         case [False, str(text)]:
             return _Condition(_matched(key, models.MatchValue(value=text)))
-        case [False, str(text), Wild.MANY] if finds_parts:
+        case [False, str(text), Wildcard.MANY] if finds_parts:
             return _Condition(_matched(key, models.MatchPrefix(prefix=text)))
-        case [False, Wild.MANY, str(text), Wild.MANY] if finds_parts:
+        case [False, Wildcard.MANY, str(text), Wildcard.MANY] if finds_parts:
             return _Condition(_matched(key, models.MatchSubstring(substring=text)))
         case [False, str(text), *_] if finds_parts:
             return _Condition(_matched(key, models.MatchPrefix(prefix=text)), unknown)

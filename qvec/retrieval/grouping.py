@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.errors import InputError
-from qvec.filters import Both, parse
+from qvec.filters import CombinedFilter, parse
 from qvec.hits import Hit
 from qvec.retrieval.steps import Search, Steps
 from qvec.stores import check_count
@@ -150,4 +150,4 @@ def _within(options: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     given = options.get("filter")
     if not given:
         return {**options, "filter": own}
-    return {**options, "filter": {"$and": [given, own]} if isinstance(given, Mapping) else Both(given, own)}
+    return {**options, "filter": {"$and": [given, own]} if isinstance(given, Mapping) else CombinedFilter(given, own)}
