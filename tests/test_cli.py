@@ -167,7 +167,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a filter that is no JSON": ([*SEARCH, "--vectors", "a.npy", "--filter", "{lang: en}"], "--filter is no JSON"),
     "a filter that is no filter": (
         [*SEARCH, "--vectors", "a.npy", "--filter", '{"$near": 1}'],
-        "'$near' is no operator",
+        "'$near' is not an operator",
     ),
     "a copy onto itself": (["copy", "--from", "X", "--to", "X", "-c", "docs"], "would be copied onto itself"),
     "a copy of nothing": (["copy", "--from", "X", "--to", "qdrant:copied", "-c", "other"], "no collection 'other'"),

@@ -170,30 +170,31 @@ def test_numbers_of_numpy_become_pythons() -> None:
 
 REFUSED: list[tuple[Any, str]] = [
     (["a"], "the filter: ['a'] found, a mapping of fields and operators wanted"),
-    ({"$near": 1}, "'$near' is no operator of a whole filter; these are: $and, $or, $not"),
+    ({"$near": 1}, "'$near' is not an operator of a whole filter; those are: $and, $or, $not"),
     (
         {"$gt": 1},
-        "'$gt' is no operator of a whole filter; these are: $and, $or, $not; "
-        "it stands under a field, {'field': {'$gt': …}}",
+        "'$gt' is not an operator of a whole filter; those are: $and, $or, $not; "
+        "write it under a field, {'field': {'$gt': …}}",
     ),
     (
         {"year": {"$near": 1}},
-        "field 'year': '$near' is no operator; these are: $eq, $ne, $lt, $lte, $gt, $gte, $in, $nin, $between, "
+        "field 'year': '$near' is not an operator; those are: $eq, $ne, $lt, $lte, $gt, $gte, $in, $nin, $between, "
         "$exists, $like, $ilike, $contains, $not",
     ),
     (
         {"a.source": {"name": "wiki"}},
-        "field 'a.source': 'name' is no operator; these are: $eq, $ne, $lt, $lte, $gt, $gte, $in, $nin, $between, "
-        "$exists, $like, $ilike, $contains, $not; a field below it is written 'a.source.name'",
+        "field 'a.source': 'name' is not an operator; those are: $eq, $ne, $lt, $lte, $gt, $gte, $in, $nin, $between, "
+        "$exists, $like, $ilike, $contains, $not; write a nested field as 'a.source.name'",
     ),
     ({"year": {}}, "field 'year': no operator found, one or more wanted, such as {'$eq': …}"),
     (
         {"tags": ["a", "b"]},
-        "field 'tags': a list found, a scalar or operators wanted; {'$in': […]} is any of it, {'$contains': […]} all",
+        "field 'tags': a list found, a scalar or operators wanted; "
+        "{'$in': […]} matches any of it, {'$contains': […]} all",
     ),
     ({"": 1}, "field '': an empty name found, names with one dot between them wanted (source.name)"),
     ({"a..b": 1}, "field 'a..b': an empty name found, names with one dot between them wanted (source.name)"),
-    ({1: 1}, "field 1: its name is a int, a string wanted"),
+    ({1: 1}, "field 1: its name is of type int, a string wanted"),
     ({"$and": []}, "$and: [] found, a list of one filter or more wanted"),
     ({"$or": {"a": 1}}, "$or: {'a': 1} found, a list of one filter or more wanted"),
     ({"$or": [1]}, "$or: one of its filters: 1 found, a mapping of fields and operators wanted"),
@@ -217,13 +218,13 @@ REFUSED: list[tuple[Any, str]] = [
         "field 'a': $like: pattern 'x\\\\': its last backslash escapes nothing; write \\\\ for a backslash",
     ),
     ({"a": {"$contains": []}}, "field 'a': $contains: an empty list found, one scalar or more wanted"),
-    ({"a": float("nan")}, "field 'a': a number beyond JSON's found, a finite one wanted"),
-    ({"a": 10**400}, "field 'a': a number beyond JSON's found, a finite one wanted"),
-    ({"a": "x\0"}, "field 'a': a NUL character or half of a surrogate pair found, text in Unicode wanted"),
-    ({"a": "\ud800"}, "field 'a': a NUL character or half of a surrogate pair found, text in Unicode wanted"),
+    ({"a": float("nan")}, "field 'a': a number that JSON cannot hold found, a finite one wanted"),
+    ({"a": 10**400}, "field 'a': a number that JSON cannot hold found, a finite one wanted"),
+    ({"a": "x\0"}, "field 'a': a NUL character or half of a surrogate pair found, valid Unicode text wanted"),
+    ({"a": "\ud800"}, "field 'a': a NUL character or half of a surrogate pair found, valid Unicode text wanted"),
     (
         {"a": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))},
-        "field 'a': 0001-01-01 00:00:00+01:00 in UTC is out of the years 1 to 9999; use a date within",
+        "field 'a': 0001-01-01 00:00:00+01:00 in UTC is outside the years 1 to 9999; use a date within them",
     ),
 ]
 

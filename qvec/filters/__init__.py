@@ -1,4 +1,4 @@
-"""One filter language for all databases: which rows a search may return, by their metadata.
+"""One filter language for all databases: conditions on the metadata of the rows that a search may return.
 
     {"lang": "en", "year": {"$gte": 2020}, "$or": [{"source.name": "wiki"}, {"tags": {"$contains": "news"}}]}
 
@@ -18,24 +18,27 @@ Every entry must hold. Fields are nested by dots; a field that is not an object 
 | `$not` | filter, or operators of a field | not so: also rows without the field |
 
 - Scalars are strings, numbers, true and false, null, and dates (`datetime`, `date`).
-- A field that holds an array is a field of many values: a condition holds where it does for any element (of that array,
-  not of arrays inside). So `$contains` is `$eq` where its operand is a scalar. Negations deny the whole: `$ne` holds
-  where no element is the operand.
-- A value of another kind never matches: true is not 1, "1" is not 1. Numbers compare by value, 1 is 1.0. That is no
-  error, for a field may hold values of several kinds, and so may the lists of `$in`, `$nin` and `$contains`; the ends
-  of `$between` are of one kind.
-- Null is a value that only null equals; a missing field is not null.
-- Strings compare by code points, `$ilike` takes A-Z and a-z as one and nothing else: no database's locale matters.
-- Dates are instants, compared with the field's strings that are written in ISO 8601 (as `dates.ISO` says); without a
-  zone they are UTC. An ordering operator's string that is written so is a date too, since JSON has no others.
-- A row without metadata is one whose metadata is {}. The empty filter holds for every row.
+- A field that holds an array has many values: a condition holds if it holds for any element (of that array, not of
+  arrays inside it). So `$contains` with a scalar is `$eq`. Negations negate the whole: `$ne` holds if no element is the
+  operand.
+- Values of different kinds never match: true is not 1, "1" is not 1. Numbers compare by value, 1 is 1.0. A field may
+  hold values of several kinds, and so may the lists of `$in`, `$nin` and `$contains`; both ends of `$between` are of
+  the same kind.
+- Only null equals null; a missing field is not null.
+- Strings compare by code points, and `$ilike` ignores the case of A-Z only: the locale of a database does not matter.
+- Dates are instants. They are compared with strings in ISO 8601 (see `dates.ISO`); without a zone they are UTC. If the
+  operand of an ordering operator is such a string, it is a date, too, because JSON has no dates.
+- Missing metadata counts as {}. The empty filter holds for every row.
 
-Every database takes all of it, and finds the same rows. Qdrant itself has no conditions for `$ilike`, for the order of
-strings, and for `$like` other than of a whole, a beginning (`a%`) and a middle (`%a%`; both from qdrant-client 1.20
-on). There the client reads these fields of all rows that the rest of the filter lets pass and searches those that pass
-by their ids: the same hits, but slower the more rows there are (200,000 in a directory take a second or two), and an
-error where more than 100,000 pass. Qdrant also refuses numbers from 2^53 on, of which it has `$eq` and `$in` of 64-bit
-integers alone, and names of fields that hold a double quote or a backslash.
+Every database accepts the whole language and finds the same rows. Qdrant has no conditions for `$ilike`, for the order
+of strings, and for `$like` other than a whole string, a prefix (`a%`) and a substring (`%a%`; both need qdrant-client
+1.20). For these, the client reads the fields of all rows that pass the rest of the filter, and searches those that pass
+the whole filter by their ids: the hits are the same, but a search takes longer the more rows there are (a second or two
+for 200,000 rows in a directory), and fails if more than 100,000 rows pass. Qdrant also refuses numbers from 2^53 on,
+except in `$eq` and `$in` of 64-bit integers, and fields whose names hold a double quote or a backslash.
+
+To add an operator, add it to `parsing._OPERATORS` and, for SQL, to filters.sql. Only if no node of `nodes` expresses
+it, add one there, in `nodes.matches`, and in filters.py of each store.
 """
 
 from __future__ import annotations
@@ -44,8 +47,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qvec.filters.matching import matches
-from qvec.filters.nodes import And, Exists, Filter, Like, Not, OneOf, Or, Range
+from qvec.filters.nodes import And, Exists, Filter, Like, Not, OneOf, Or, Range, matches
 from qvec.filters.parsing import parse
 
 if TYPE_CHECKING:
@@ -55,17 +57,4 @@ if TYPE_CHECKING:
 __all__ = ["And", "Exists", "Filter", "FilterLike", "Like", "Not", "OneOf", "Or", "Range", "matches", "parse"]
 
 FilterLike: TypeAlias = "Mapping[str, Any] | QdrantFilter | Composable"
-"""What a search takes: the language, or the database's own (models.Filter on Qdrant, psycopg's SQL on Postgres)."""
-
-
-def is_none(filter: object) -> bool:
-    """Whether what a search was given for a filter is none: None, or the empty filter. Other empty things are wrong."""
-    return filter is None or (isinstance(filter, Mapping) and not filter)
-
-
-@dataclass(frozen=True)
-class Both:
-    """A filter of a search that keeps to a database's own filter and to one in the language."""
-
-    native: QdrantFilter | Composable
-    conditions: Mapping[str, Any]
+"""A filter in the language, or the database's own: models.Filter on Qdrant, psycopg's SQL on Postgres."""

@@ -1,4 +1,4 @@
-"""Instants: which strings are dates, and when they are."""
+"""Dates in metadata: which strings are dates, and which instants they name."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _OFFSET = "[+-](?:0[0-9]|1[0-5])(?::?[0-5][0-9])?"
 ISO = rf"({_DAY})(?:[T ]({_MINUTE})(?::([0-5][0-9])(?:\.([0-9]{{1,9}}))?(Z|{_OFFSET})?)?)?"
 """Dates as all databases read them: YYYY-MM-DD, then T or a space and HH:MM, then :SS, a fraction, and Z or an offset.
 
-Nothing that it matches is out of range, so no database fails to convert it. Written for Python's and Postgres's regular
-expressions alike; the match must be that of the whole text. Qdrant takes a few spellings more (2024-1-1, second 60).
+No match is out of range, so no database fails to convert it. The expression works in Python and Postgres and must match
+the whole text. Qdrant accepts a few more spellings (2024-1-1, second 60).
 """
 
 _iso = re.compile(ISO)
 
 
 def parse(text: str) -> datetime | None:
-    """The instant of an ISO 8601 date, or date and time, with its offset; None for other text.
+    """Return the instant of an ISO 8601 date, or date and time, with its offset; None for other text.
 
-    Without a zone it is UTC. Digits below the microsecond are cut off, as Qdrant does.
+    Without a zone it is UTC. Digits below the microsecond are cut off, as in Qdrant.
     """
     match = _iso.fullmatch(text)
     if match is None:
@@ -45,9 +45,9 @@ def _timezone(zone: str | None) -> timezone:
 
 
 def utc(value: datetime | date) -> datetime:
-    """The instant in UTC; without a zone it is taken as UTC, a date as its midnight.
+    """Return the instant in UTC. A value without a zone is taken as UTC, a date as its midnight.
 
-    OverflowError where that is out of the years 1 to 9999.
+    Raise OverflowError if the result is outside the years 1 to 9999.
     """
     if not isinstance(value, datetime):
         value = datetime.combine(value, time())

@@ -1,4 +1,4 @@
-"""From the filter language to the tree, every operand checked."""
+"""Parse the filter language into a tree, and check every operand."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from qvec.errors import InputError
 from qvec.filters import dates, patterns
 from qvec.filters.nodes import And, Exists, Field, Filter, Kind, Like, Not, OneOf, Or, Range, Scalar, kind_of
 
-_DEEPEST = 50
-"""Filters within filters: more is no one's filter, and databases have small stacks."""
+Operator = Callable[[Field, object, str], Filter]
+"""Parses the operand of a field; the string names both in errors."""
+
+_MAX_DEPTH = 50
+"""Limit of nested filters, because databases have small stacks."""
 
 
 def parse(conditions: Mapping[str, Any]) -> Filter:
-    """The tree of a filter in the language that `qvec.filters` describes.
+    """Return the tree of a filter in the language that `qvec.filters` describes.
 
-    InputError names the operator or field, what was found there, and what is wanted.
+    Raise InputError for an invalid filter. It names the operator or field, the value found and the value wanted.
     """
     return _all(_filters(conditions, "the filter", 0))
 
@@ -36,8 +39,7 @@ def _any(parts: Iterable[Filter]) -> Filter:
 def _filters(conditions: object, name: str, depth: int) -> Iterable[Filter]:
     if not isinstance(conditions, Mapping):
         raise InputError(f"{name}: {_shown(conditions)} found, a mapping of fields and operators wanted")
-    if depth > _DEEPEST:
-        raise InputError(f"the filter is nested more than {_DEEPEST} deep; write it flatter")
+    _check_depth(depth)
     return [_entry(key, value, depth + 1) for key, value in conditions.items()]
 
 
@@ -49,10 +51,15 @@ def _entry(key: object, value: object, depth: int) -> Filter:
         return Not(_all(_filters(value, "$not", depth)))
     if isinstance(key, str) and key.startswith("$"):
         raise InputError(
-            f"{key!r} is no operator of a whole filter; these are: $and, $or, $not"
-            + (f"; it stands under a field, {{'field': {{{key!r}: …}}}}" if key in _OPERATORS else "")
+            f"{key!r} is not an operator of a whole filter; those are: $and, $or, $not"
+            + (f"; write it under a field, {{'field': {{{key!r}: …}}}}" if key in _OPERATORS else "")
         )
     return _condition(_field(key), value, depth)
+
+
+def _check_depth(depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise InputError(f"the filter is nested more than {_MAX_DEPTH} deep; write it flatter")
 
 
 def _filter_list(key: str, value: object) -> list[object]:
@@ -63,7 +70,7 @@ def _filter_list(key: str, value: object) -> list[object]:
 
 def _field(key: object) -> Field:
     if not isinstance(key, str):
-        raise InputError(f"field {_shown(key)}: its name is a {type(key).__name__}, a string wanted")
+        raise InputError(f"field {_shown(key)}: its name is of type {type(key).__name__}, a string wanted")
     _check_text(key, f"field {key!r}")
     field = tuple(key.split("."))
     if not all(field):
@@ -72,11 +79,12 @@ def _field(key: object) -> Field:
 
 
 def _condition(field: Field, value: object, depth: int) -> Filter:
-    """What is under a field: operators, or a scalar that it equals."""
+    """Parse what is under a field: operators, or a scalar that it equals."""
     name = _name(field)
     if isinstance(value, (list, tuple, set)):
         raise InputError(
-            f"{name}: a list found, a scalar or operators wanted; {{'$in': […]}} is any of it, {{'$contains': […]}} all"
+            f"{name}: a list found, a scalar or operators wanted; "
+            "{'$in': […]} matches any of it, {'$contains': […]} all"
         )
     if not isinstance(value, Mapping):
         return _equals(field, value, name)
@@ -88,14 +96,13 @@ def _condition(field: Field, value: object, depth: int) -> Filter:
 def _operator(field: Field, operator: object, operand: object, depth: int) -> Filter:
     name = _name(field)
     if operator == "$not":
-        if depth > _DEEPEST:
-            raise InputError(f"the filter is nested more than {_DEEPEST} deep; write it flatter")
+        _check_depth(depth)
         if not isinstance(operand, Mapping):
             raise InputError(f"{name}: $not: {_shown(operand)} found, operators wanted ($ne takes a scalar)")
         return Not(_condition(field, operand, depth + 1))
     if operator not in _OPERATORS:
-        hint = "" if str(operator).startswith("$") else f"; a field below it is written {name[6:-1]}.{operator}'"
-        raise InputError(f"{name}: {operator!r} is no operator; these are: {', '.join(_OPERATORS)}, $not{hint}")
+        hint = "" if str(operator).startswith("$") else f"; write a nested field as {name[6:-1]}.{operator}'"
+        raise InputError(f"{name}: {operator!r} is not an operator; those are: {', '.join(_OPERATORS)}, $not{hint}")
     return _OPERATORS[str(operator)](field, operand, f"{name}: {operator}")
 
 
@@ -122,7 +129,7 @@ def _contains(field: Field, operand: object, name: str) -> Filter:
     return _all(_equals(field, item, name) for item in operand)
 
 
-def _bound(side: str) -> Callable[[Field, object, str], Filter]:
+def _bound(side: str) -> Operator:
     def bounded(field: Field, operand: object, name: str) -> Filter:
         kind, value = _ordered(operand, name)
         return Range(field, kind, **{side: value})
@@ -139,7 +146,7 @@ def _between(field: Field, operand: object, name: str) -> Filter:
     return Range(field, kind, gte=low, lte=high)
 
 
-def _like(ignore_case: bool) -> Callable[[Field, object, str], Filter]:
+def _like(ignore_case: bool) -> Operator:
     def like(field: Field, operand: object, name: str) -> Filter:
         if not isinstance(operand, str):
             raise InputError(f"{name}: {_shown(operand)} found, a pattern wanted, such as 'intro%'")
@@ -160,7 +167,7 @@ def _exists(field: Field, operand: object, name: str) -> Filter:
 
 
 def _scalar(operand: object, name: str) -> tuple[Kind, Any]:
-    """The operand and its kind, dates in UTC."""
+    """Return the kind of an operand and its value, dates in UTC."""
     kind = kind_of(operand)
     if kind is None:
         raise InputError(f"{name}: {_shown(operand)} found, a string, number, true, false, null or date wanted")
@@ -175,7 +182,7 @@ def _scalar(operand: object, name: str) -> tuple[Kind, Any]:
 
 
 def _ordered(operand: object, name: str) -> tuple[Kind, Any]:
-    """An operand that has an order; strings that are dates become instants."""
+    """Return the kind and value of an operand that has an order; strings that are dates become instants."""
     kind, value = _scalar(operand, name)
     if kind in ("bool", "null"):
         raise InputError(f"{name}: {_shown(operand)} found, a number, string or date wanted")
@@ -187,23 +194,23 @@ def _utc(value: date, name: str) -> Any:
     try:
         return dates.utc(value)
     except OverflowError:
-        raise InputError(f"{name}: {value} in UTC is out of the years 1 to 9999; use a date within") from None
+        raise InputError(f"{name}: {value} in UTC is outside the years 1 to 9999; use a date within them") from None
 
 
 def _finite(value: int | float, name: str) -> int | float:
-    """The number as Python's own type: subclasses, numpy's among them, print themselves in other ways."""
+    """Return the number in Python's own type: subclasses such as numpy's print themselves in other ways."""
     try:
         if math.isfinite(value):
             return float(value) if isinstance(value, float) else int(value)
     except OverflowError:
         pass
-    raise InputError(f"{name}: a number beyond JSON's found, a finite one wanted")
+    raise InputError(f"{name}: a number that JSON cannot hold found, a finite one wanted")
 
 
 def _check_text(text: str, name: str) -> None:
-    """Refuses what no database stores, instead of asking one that then fails."""
+    """Raise InputError for text that no database can store."""
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{name}: a NUL character or half of a surrogate pair found, text in Unicode wanted")
+        raise InputError(f"{name}: a NUL character or half of a surrogate pair found, valid Unicode text wanted")
 
 
 def _name(field: Field) -> str:
@@ -217,19 +224,19 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:60] + "…"
 
 
-def _denied(positive: Callable[[Field, object, str], Filter]) -> Callable[[Field, object, str], Filter]:
+def _negated(positive: Operator) -> Operator:
     return lambda field, operand, name: Not(positive(field, operand, name))
 
 
-_OPERATORS: dict[str, Callable[[Field, object, str], Filter]] = {
+_OPERATORS: dict[str, Operator] = {
     "$eq": _equals,
-    "$ne": _denied(_equals),
+    "$ne": _negated(_equals),
     "$lt": _bound("lt"),
     "$lte": _bound("lte"),
     "$gt": _bound("gt"),
     "$gte": _bound("gte"),
     "$in": _one_of,
-    "$nin": _denied(_one_of),
+    "$nin": _negated(_one_of),
     "$between": _between,
     "$exists": _exists,
     "$like": _like(ignore_case=False),

@@ -18,7 +18,7 @@ from qdrant_client import models
 from qvec.errors import InputError
 from qvec.filters import And, Exists, Filter, Like, Not, OneOf, Or, Range, matches, patterns
 from qvec.filters.nodes import Field, Scalar
-from qvec.filters.patterns import Wild
+from qvec.filters.patterns import Wildcard
 from qvec.qdrant.points import METADATA, Payload
 from qvec.store.requests import RowFilter
 
@@ -193,9 +193,9 @@ def _like(node: Like, key: str) -> _Condition:
             return _Condition(_matched(key, models.MatchValue(value="")))
         case [False, str(text)]:
             return _Condition(_matched(key, models.MatchValue(value=text)))
-        case [False, str(text), Wild.MANY] if finds_parts:
+        case [False, str(text), Wildcard.MANY] if finds_parts:
             return _Condition(_matched(key, models.MatchPrefix(prefix=text)))
-        case [False, Wild.MANY, str(text), Wild.MANY] if finds_parts:
+        case [False, Wildcard.MANY, str(text), Wildcard.MANY] if finds_parts:
             return _Condition(_matched(key, models.MatchSubstring(substring=text)))
         case [False, str(text), *_] if finds_parts:
             return _Condition(_matched(key, models.MatchPrefix(prefix=text)), unknown)
