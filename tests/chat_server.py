@@ -1,4 +1,4 @@
-"""A server that speaks the wire format of OpenAI's chat completions, streamed, and fails on purpose."""
+"""A simulated server for OpenAI's streaming chat completions, which can fail on purpose."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from listening import listening
 
 
 def event(text: str | None) -> str:
-    """One piece of an answer, as it stands in the stream."""
+    """Return one event of the stream with a piece of an answer."""
     choices = [{"index": 0, "delta": {"role": "assistant", "content": text}}]
     return "data: " + json.dumps({"choices": choices}, ensure_ascii=False)
 
 
 @dataclass
 class ChatServer:
-    """Answers /v1/chat/completions with these lines, waiting for an event among them, and keeps what it was asked."""
+    """Answers /v1/chat/completions with `lines`, waiting at a threading.Event, and records requests and API keys."""
 
     url: str
     lines: list[str | threading.Event] = field(default_factory=list)
     status: int = 200
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
     def says(self, *pieces: str | threading.Event) -> None:
-        """The next answers, in pieces, with what surrounds them."""
+        """Set the next answers, in pieces."""
         self.status = 200
-        told = [piece if isinstance(piece, threading.Event) else event(piece) for piece in pieces]
-        self.lines = [": a comment", event(None), *told, 'data: {"choices": []}', "data: [DONE]"]
+        events = [piece if isinstance(piece, threading.Event) else event(piece) for piece in pieces]
+        self.lines = [": a comment", event(None), *events, 'data: {"choices": []}', "data: [DONE]"]
 
     def fails(self, status: int, *lines: str) -> None:
-        """The next answers: a refusal, or a stream that is none."""
+        """Set the next answers to an error status, or to an invalid stream."""
         self.status, self.lines = status, list(lines)
 
 
 @contextmanager
 def chatting() -> Iterator[ChatServer]:
-    """The server at its `url`, until the block ends."""
+    """Run the server until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            server.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            server.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             server.keys.append(self.headers["Authorization"])
             known = self.path == "/v1/chat/completions"
             self.send_response(server.status if known else 404)

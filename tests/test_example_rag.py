@@ -1,4 +1,4 @@
-"""The example of a RAG service: its endpoints, on both databases with the real model, and with a language model."""
+"""The RAG example: its endpoints on both databases with the real embedding model, and a simulated language model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ if not all(map(importlib.util.find_spec, NEEDED)):
     pytest.skip("needs qvec[demo,examples]", allow_module_level=True)
 sys.path.insert(0, str(EXAMPLES))
 
-from rag.answering import NOTHING, Extractive  # noqa: E402
-from rag.chat import Chat  # noqa: E402
-from rag.ingestion import open_library  # noqa: E402
-from rag.library import Library  # noqa: E402
+from rag.answers import NO_ANSWER, Chat, Extractive  # noqa: E402
+from rag.library import Library, open_library  # noqa: E402
 from rag.passages import Passage, split  # noqa: E402
 from rag.service import create_app  # noqa: E402
 
@@ -68,21 +66,22 @@ def passages_of(notes: dict[str, str]) -> list[Passage]:
 
 
 class Service:
-    """A library in an event loop of its own, and the service of it without a network between."""
+    """A library with its event loop, and the service called in-process."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, library: Library) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, database: Any, library: Library) -> None:
         self.loop = loop
+        self.database = database
         self.library = library
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.request("GET", path, **options)
 
     def ask(self, question: str, **options: Any) -> httpx.Response:
-        answering = options.pop("answering", None)
-        return self.request("POST", "/ask", answering=answering, json={"question": question, **options})
+        answerer = options.pop("answerer", None)
+        return self.request("POST", "/ask", answerer=answerer, json={"question": question, **options})
 
-    def request(self, method: str, path: str, *, answering: Any = None, **options: Any) -> httpx.Response:
-        app = create_app(self.library, answering or Extractive(self.library))
+    def request(self, method: str, path: str, *, answerer: Any = None, **options: Any) -> httpx.Response:
+        app = create_app(self.library, answerer or Extractive(self.library))
 
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -102,7 +101,7 @@ def service(
         database = loop.run_until_complete(qvec.connect_async(url))
         try:
             opened = open_library(database, "notes", PACKAGED_MODEL, passages_of(NOTES))
-            yield Service(loop, loop.run_until_complete(opened))
+            yield Service(loop, database, loop.run_until_complete(opened))
         finally:
             loop.run_until_complete(database.close())
     finally:
@@ -143,7 +142,7 @@ def test_passages_are_numbered_by_file(service: Service) -> None:
     assert [one["number"] for file in files for one in file["passages"]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_an_answer_is_the_nearest_sentence_with_its_source(service: Service) -> None:
+def test_answer_is_the_closest_sentence_with_its_source(service: Service) -> None:
     answered = service.ask("What do bees eat in winter?").json()
     cited = answered["cited"]
     assert answered["answer"] == f"In winter the colony lives on its honey. [{cited[0]}]"
@@ -152,12 +151,12 @@ def test_an_answer_is_the_nearest_sentence_with_its_source(service: Service) -> 
     assert by_number[cited[0]][1]["heading"] == "Bees › Winter"
 
 
-def test_where_there_is_only_code_there_is_no_sentence(service: Service) -> None:
+def test_code_contains_no_answer(service: Service) -> None:
     answered = service.ask("ingest notes.jsonl", k=1).json()
-    assert (answered["answer"], answered["cited"]) == (NOTHING, [])
+    assert (answered["answer"], answered["cited"]) == (NO_ANSWER, [])
 
 
-def test_an_answer_streams(service: Service) -> None:
+def test_answer_is_streamed(service: Service) -> None:
     answer = service.ask("What do bees eat in winter?", stream=True)
     assert answer.headers["content-type"] == "application/x-ndjson"
     files, text, cited = map(json.loads, answer.text.splitlines())
@@ -186,7 +185,7 @@ def test_errors_are_json(
     assert answer.json()["error"].startswith(message)
 
 
-def test_a_database_that_is_away_and_a_fault_of_the_service_are_told_apart(
+def test_database_errors_and_internal_errors(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(error: Exception) -> Callable[..., Awaitable[Any]]:
@@ -199,16 +198,16 @@ def test_a_database_that_is_away_and_a_fault_of_the_service_are_told_apart(
     assert (service.get("/health").status_code, service.get("/health").json()) == (503, {"error": "it is away"})
     monkeypatch.setattr(service.library, "count", failing(ZeroDivisionError("secret")))
     answer = service.get("/health")
-    assert (answer.status_code, answer.json()) == (500, {"error": "the service failed; its log says why"})
+    assert (answer.status_code, answer.json()) == (500, {"error": "the service failed; see its log"})
     assert "GET /health failed" in caplog.text
 
 
-def test_files_that_change_are_read_again(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_files_are_synced(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     changed = {**NOTES, "bees.md": NOTES["bees.md"].replace("honey", "sugar"), "new.md": "A new note."}
     del changed["code.md"]
 
     async def update(notes: dict[str, str], model: str = PACKAGED_MODEL) -> None:
-        await open_library(service.library._collection._store, "notes", model, passages_of(notes))
+        await open_library(service.database, "notes", model, passages_of(notes))
 
     with caplog.at_level(logging.INFO, "rag"):
         service.loop.run_until_complete(update(changed))
@@ -222,34 +221,34 @@ def test_files_that_change_are_read_again(service: Service, caplog: pytest.LogCa
         service.loop.run_until_complete(update(NOTES, "other"))
 
 
-def asked_of_a_model(service: Service, chat: ChatServer, stream: bool, url: str | None = None) -> httpx.Response:
+def ask_with_model(service: Service, chat: ChatServer, stream: bool, url: str | None = None) -> httpx.Response:
     client = httpx.AsyncClient(timeout=10)
     try:
-        answering = Chat(client, url or chat.url, "small", "a key")
-        return service.ask("What do bees eat in winter?", stream=stream, answering=answering)
+        answerer = Chat(client, url or chat.url, "small", "a key")
+        return service.ask("What do bees eat in winter?", stream=stream, answerer=answerer)
     finally:
         service.loop.run_until_complete(client.aclose())
 
 
-def test_a_language_model_answers_from_the_passages(service: Service, chat: ChatServer) -> None:
+def test_language_model_answers_from_the_passages(service: Service, chat: ChatServer) -> None:
     chat.says("Hon", "ey, [2, 1", "] not [99].")
-    answered = asked_of_a_model(service, chat, stream=False).json()
+    answered = ask_with_model(service, chat, stream=False).json()
     assert (answered["answer"], answered["cited"]) == ("Honey, [2, 1] not [99].", [2, 1])
-    request = chat.asked[-1]
+    request = chat.requests[-1]
     assert (request["model"], request["stream"], chat.keys[-1]) == ("small", True, "Bearer a key")
     told = request["messages"][-1]["content"]
     assert "[1] Bees" in told
     assert "In winter the colony lives on its honey." in told
     assert told.endswith("Question: What do bees eat in winter?")
-    lines = [json.loads(line) for line in asked_of_a_model(service, chat, stream=True).text.splitlines()]
+    lines = [json.loads(line) for line in ask_with_model(service, chat, stream=True).text.splitlines()]
     assert [line["text"] for line in lines[1:-1] if line["text"]] == ["Hon", "ey, [2, 1", "] not [99]."]
     assert lines[-1] == {"cited": [2, 1]}
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
-def test_an_answer_may_hold_any_line_end(service: Service, chat: ChatServer, mark: str) -> None:
+def test_answer_may_contain_any_line_end(service: Service, chat: ChatServer, mark: str) -> None:
     chat.says(f"Honey,{mark}", "and\nwax.")
-    assert asked_of_a_model(service, chat, stream=False).json()["answer"] == f"Honey,{mark}and\nwax."
+    assert ask_with_model(service, chat, stream=False).json()["answer"] == f"Honey,{mark}and\nwax."
 
 
 @pytest.mark.parametrize(
@@ -258,22 +257,22 @@ def test_an_answer_may_hold_any_line_end(service: Service, chat: ChatServer, mar
         (401, ['{"error": {"message": "no such key"}}'], "/chat/completions answered 401: no such key"),
         (500, ["out of order"], "/chat/completions answered 500: out of order"),
         (200, [event("Hon")], "the answer broke off: the server closed the stream before its end"),
-        (200, ["data: nonsense"], "the answer broke off: 'nonsense' is no piece of one"),
+        (200, ["data: nonsense"], "the answer broke off: 'nonsense' is not a chat completion event"),
         (200, ['data: {"error": {"message": "too hot"}}'], "the answer broke off: too hot"),
     ],
 )
-def test_a_language_model_that_fails(
+def test_failing_language_model(
     service: Service, chat: ChatServer, status: int, lines: list[str], message: str
 ) -> None:
     chat.fails(status, *lines)
-    answer = asked_of_a_model(service, chat, stream=False)
+    answer = ask_with_model(service, chat, stream=False)
     assert answer.status_code == 502
     assert message in answer.json()["error"]
-    *_, last = map(json.loads, asked_of_a_model(service, chat, stream=True).text.splitlines())
+    *_, last = map(json.loads, ask_with_model(service, chat, stream=True).text.splitlines())
     assert message in last["error"]
 
 
-def test_a_language_model_that_is_not_there(service: Service, chat: ChatServer) -> None:
-    answer = asked_of_a_model(service, chat, stream=False, url="http://me:secret@127.0.0.1:9/v1")
+def test_unreachable_language_model(service: Service, chat: ChatServer) -> None:
+    answer = ask_with_model(service, chat, stream=False, url="http://me:secret@127.0.0.1:9/v1")
     assert answer.status_code == 502
-    assert answer.json()["error"].startswith("http://127.0.0.1:9/v1/chat/completions cannot be asked: ")
+    assert answer.json()["error"].startswith("request to http://127.0.0.1:9/v1/chat/completions failed: ")

@@ -1,4 +1,4 @@
-"""The example of a RAG service, run as its README says: its page in a browser, and how it starts and stops."""
+"""The RAG example run as a program: its page in a browser, and how it starts and stops."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ CONTRAST = """() => {
     return [element.tagName + "#" + element.id, (a + 0.05) / (b + 0.05)];
   });
 }"""
-"""Contrast of text to what is behind it, as WCAG 2 has it."""
+"""Returns the contrast of each text to its background, by the formula of WCAG 2."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def chat() -> Iterator[ChatServer]:
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory, chat: ChatServer) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The service as a program, asking a language model: its address, and its process."""
+    """The service as a process that uses the chat server: its URL and its process."""
     folder = tmp_path_factory.mktemp("rag")
     (folder / "notes").mkdir()
     (folder / "notes" / "bees.md").write_text(NOTE)
@@ -107,7 +107,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Chromium's own sandbox does not start for root, who runs tests in containers.
+        # Chromium's sandbox does not start for root, which runs tests in containers.
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
         found.close()
@@ -115,7 +115,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, started: tuple[str, Any]) -> Iterator[Callable[..., Any]]:
-    """Opens the page; in the end no script has failed, and nothing was asked of another host."""
+    """Opens the page; afterwards checks that no script failed and no other host was contacted."""
     pages, faults = [], []
 
     def opened(path: str = "/", **options: Any) -> Any:
@@ -133,7 +133,7 @@ def open_page(browser: Any, started: tuple[str, Any]) -> Iterator[Callable[..., 
 
 
 @needs_browser
-def test_a_question_by_keyboard(open_page: Callable[..., Any], chat: ChatServer) -> None:
+def test_ask_by_keyboard(open_page: Callable[..., Any], chat: ChatServer) -> None:
     chat.says("On ", "honey [", "1", "].")
     page = open_page()
     page.wait_for_selector("#service:text-is('2 passages; answers: small')")
@@ -150,7 +150,7 @@ def test_a_question_by_keyboard(open_page: Callable[..., Any], chat: ChatServer)
 
 
 @needs_browser
-def test_texts_are_never_markup(open_page: Callable[..., Any], chat: ChatServer) -> None:
+def test_texts_are_never_rendered_as_html(open_page: Callable[..., Any], chat: ChatServer) -> None:
     attack = "<img src=x onerror=\"document.title='owned'\">"
     chat.says(attack, " [1]")
     page = open_page("/?q=" + "danger <b>bold</b>")
@@ -164,7 +164,7 @@ def test_texts_are_never_markup(open_page: Callable[..., Any], chat: ChatServer)
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1200])
-def test_it_is_readable(open_page: Callable[..., Any], chat: ChatServer, scheme: str, width: int) -> None:
+def test_page_is_readable(open_page: Callable[..., Any], chat: ChatServer, scheme: str, width: int) -> None:
     chat.says("y" * 200 + " [1]")
     page = open_page("/?q=very+long+word", viewport={"width": width, "height": 640}, color_scheme=scheme)
     page.wait_for_selector("details.cited")
@@ -191,18 +191,18 @@ def test_errors_are_shown(open_page: Callable[..., Any], chat: ChatServer) -> No
     page.wait_for_selector("#error:not([hidden])")
 
 
-def test_pieces_come_as_they_are_written(started: tuple[str, Any], chat: ChatServer) -> None:
+def test_answer_arrives_in_pieces(started: tuple[str, Any], chat: ChatServer) -> None:
     rest = threading.Event()
     chat.says("First ", rest, "and last.")
     asked = {"question": "bees", "stream": True}
     with httpx.stream("POST", f"{started[0]}/ask", json=asked, timeout=30, trust_env=False) as response:
         lines = (json.loads(line) for line in response.iter_lines())
-        assert "First " in [line.get("text") for line in itertools.islice(lines, 3)]  # the model still writes
+        assert "First " in [line.get("text") for line in itertools.islice(lines, 3)]  # before the model has finished
         rest.set()
         assert "and last." in [line.get("text") for line in lines]
 
 
-def test_it_stops_at_once_and_says_what_it_wrote(started: tuple[str, subprocess.Popen[str]]) -> None:
+def test_it_stops_promptly_and_logs_what_it_wrote(started: tuple[str, subprocess.Popen[str]]) -> None:
     _, process = started
     process.send_signal(signal.SIGTERM)
     printed = process.communicate(timeout=20)[1]
@@ -211,7 +211,7 @@ def test_it_stops_at_once_and_says_what_it_wrote(started: tuple[str, subprocess.
     assert "Traceback" not in printed
 
 
-def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
+def test_start_up_error_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rag", str(tmp_path)]
     done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, f"Error: there is no Markdown file (.md) in {tmp_path}\n")

@@ -1,4 +1,4 @@
-"""The example of a RAG service: Markdown as passages, and their sentences."""
+"""The RAG example: splitting Markdown into passages and sentences."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ pytest.importorskip("markdown_it", reason="needs qvec[examples]")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
-from rag.markdown import sentences  # noqa: E402
-from rag.passages import LONGEST, Passage, read_passages, split  # noqa: E402
+from rag.passages import MAX_LENGTH, Passage, read_passages, sentences, split  # noqa: E402
 
 NOTE = """---
 draft: true
@@ -47,7 +46,7 @@ Sour
 """
 
 
-def test_a_document_is_split_at_its_headings() -> None:
+def test_document_is_split_at_its_headings() -> None:
     passages = list(split("food/bread.md", NOTE))
     assert [(passage.heading, passage.text) for passage in passages] == [
         ("Bread and butter", "Before any heading."),
@@ -63,27 +62,27 @@ def test_a_document_is_split_at_its_headings() -> None:
     }
 
 
-def test_long_sections_are_split_between_blocks_and_lines_and_nothing_is_lost() -> None:
+def test_long_sections_are_split_between_blocks_and_lines_without_loss() -> None:
     paragraphs = ["\n".join(f"Line {line} of paragraph {number}." for line in range(20)) for number in range(8)]
     code = "```\n" + "code\n\n" * 400 + "```"
     passages = list(split("long.md", "\n\n".join([*paragraphs, code])))
     assert len(passages) > 5
     assert code in [passage.text for passage in passages]
-    assert all(len(passage.text) <= LONGEST for passage in passages if passage.text != code)
+    assert all(len(passage.text) <= MAX_LENGTH for passage in passages if passage.text != code)
     lines = [line for passage in passages for line in passage.text.splitlines() if line]
     assert lines == [line for line in "\n".join([*paragraphs, code]).splitlines() if line]
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\x85", "\f"])
-def test_lines_are_those_of_markdown(mark: str) -> None:
-    """A mark that Python takes for the end of a line shifts no passage, and stays in its text."""
+def test_only_markdown_line_ends_end_lines(mark: str) -> None:
+    """Characters at which str.splitlines splits, but Markdown does not, stay in the text."""
     text = f"One{mark}two.\r\nthree.\n\n# Second\n\nIts text.\n"
     assert [passage.text for passage in split("marks.md", text)] == [f"One{mark}two.\nthree.", "Its text."]
     long = "\n".join(f"Line {number}{mark}of a long block." for number in range(200))
     assert "\n".join(passage.text for passage in split("long.md", long)) == long
 
 
-def test_an_id_tells_the_text() -> None:
+def test_id_depends_on_place_and_text() -> None:
     passage = Passage("a.md", "A", "A", 0, "text")
     assert passage.id == Passage("a.md", "A", "A", 0, "text").id
     others = [Passage("b.md", "A", "A", 0, "text"), Passage("a.md", "A", "B", 0, "text")]
@@ -91,7 +90,7 @@ def test_an_id_tells_the_text() -> None:
     assert len({passage.id, *(other.id for other in others)}) == 5
 
 
-def test_folders_and_files_are_read(tmp_path: Path) -> None:
+def test_read_folders_and_files(tmp_path: Path) -> None:
     (tmp_path / "notes" / ".hidden").mkdir(parents=True)
     (tmp_path / "notes" / "deep").mkdir()
     for name in ("notes/.hidden/no.md", "notes/deep/b.md", "notes/a.md", "notes/c.txt", "one.md"):
@@ -110,7 +109,7 @@ def test_folders_and_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", " \n\t\n", "---\ndraft: true\n---\n", "[name]: https://example.org\n", "# Only a title"]
 )
-def test_files_without_text_have_no_passages(text: str, tmp_path: Path) -> None:
+def test_files_without_text(text: str, tmp_path: Path) -> None:
     (tmp_path / "empty.md").write_text(text)
     with pytest.raises(InputError, match=r"there is no text in the Markdown files of .*"):
         read_passages([tmp_path])
@@ -128,7 +127,7 @@ def test_sentences() -> None:
     assert sentences("```\nonly code\n```") == []
 
 
-def test_the_project_s_own_text_can_be_asked() -> None:
+def test_default_sources() -> None:
     passages = read_passages([EXAMPLES.parent / "README.md", EXAMPLES.parent / "docs"])
     assert {"README.md"} <= {passage.path for passage in passages}
     assert len(passages) > 20

@@ -1,1 +1,1 @@
-"""A small RAG service on qvec: Markdown files in, answers with their sources out."""
+"""A small RAG service on qvec: Markdown files in, answers with sources out."""

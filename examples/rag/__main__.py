@@ -1,4 +1,4 @@
-"""python -m rag: reads Markdown files into a collection, then serves questions about them."""
+"""python -m rag: read Markdown files into a collection, then answer questions about them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ import uvicorn
 import qvec
 from qvec.client.urls import DEFAULT_URL
 from qvec.embedding import PACKAGED_MODEL
-from rag.answering import Answering, Extractive
-from rag.chat import Chat
-from rag.ingestion import open_library
-from rag.library import Library
-from rag.passages import read_passages
+from rag.answers import Answerer, Chat, Extractive
+from rag.library import open_library
+from rag.passages import Passage, read_passages
 from rag.service import create_app
 
 _PROJECT = Path(__file__).parents[2]
@@ -36,34 +34,29 @@ _SHUTDOWN_SECONDS = 5
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
 def main(sources: tuple[Path, ...], db: str, collection: str, model: str, host: str, port: int) -> None:
-    """Reads Markdown files, or folders of them, into a collection, and serves questions about them.
+    """Read Markdown files, or folders of them, into a collection, and answer questions about them.
 
-    Without SOURCES they are qvec's own README and docs. RAG_LLM_URL (http://HOST:PORT/v1), RAG_LLM_MODEL and
-    RAG_LLM_KEY name the language model that answers; without it an answer is a sentence of a passage.
+    Without SOURCES, read qvec's own README and docs. RAG_LLM_URL (http://HOST:PORT/v1), RAG_LLM_MODEL and RAG_LLM_KEY
+    select a language model that writes the answers; without it an answer is a sentence of a passage.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    for stopping in (signal.SIGINT, signal.SIGTERM):  # wherever it is: what is open gets closed on the way out
-        signal.signal(stopping, lambda *_: sys.exit(0))
+    for stop_signal in (signal.SIGINT, signal.SIGTERM):  # SystemExit closes what is open, also during start-up
+        signal.signal(stop_signal, lambda *_: sys.exit(0))
     try:
-        asyncio.run(_run(sources or (_PROJECT / "README.md", _PROJECT / "docs"), db, collection, model, host, port))
+        passages = read_passages(sources or (_PROJECT / "README.md", _PROJECT / "docs"))
+        asyncio.run(_serve(passages, db, collection, model, host, port))
     except qvec.QvecError as error:
         raise click.ClickException(str(error)) from None
 
 
-async def _run(sources: tuple[Path, ...], db: str, collection: str, model: str, host: str, port: int) -> None:
-    passages = await asyncio.to_thread(read_passages, sources)
+async def _serve(passages: list[Passage], db: str, collection: str, model: str, host: str, port: int) -> None:
     async with await qvec.connect_async(db) as database, httpx.AsyncClient(timeout=_ANSWER_SECONDS) as client:
         library = await open_library(database, collection, model, passages)
-        app = create_app(library, _answering(library, client))
-        config = uvicorn.Config(app, host, port, timeout_graceful_shutdown=_SHUTDOWN_SECONDS)
+        answerer: Answerer = Extractive(library)
+        if llm_url := os.environ.get("RAG_LLM_URL"):
+            answerer = Chat(client, llm_url, os.environ.get("RAG_LLM_MODEL", ""), os.environ.get("RAG_LLM_KEY"))
+        config = uvicorn.Config(create_app(library, answerer), host, port, timeout_graceful_shutdown=_SHUTDOWN_SECONDS)
         await uvicorn.Server(config).serve()
-
-
-def _answering(library: Library, client: httpx.AsyncClient) -> Answering:
-    url = os.environ.get("RAG_LLM_URL")
-    if not url:
-        return Extractive(library)
-    return Chat(client, url, os.environ.get("RAG_LLM_MODEL", ""), os.environ.get("RAG_LLM_KEY"))
 
 
 if __name__ == "__main__":

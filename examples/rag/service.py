@@ -1,4 +1,4 @@
-"""The service: a page, and what the page asks for, as JSON."""
+"""The HTTP service: a page, and the JSON endpoints that it calls."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from pydantic import BaseModel, StringConstraints
 from starlette.exceptions import HTTPException
 
 from qvec import QvecError
-from rag.answering import AnswerError, Answering
-from rag.found import File, by_file, cited, passages_of
-from rag.library import Library
+from rag.answers import Answerer, AnswerError, cited_numbers
+from rag.library import FoundFile, FoundPassage, Library
 
 _LOG = logging.getLogger(__name__)
 _PAGE = Path(__file__).with_name("page")
@@ -29,92 +28,95 @@ Question = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1,
 Count = Annotated[int, Query(ge=1, le=50)]
 
 
-class Asked(BaseModel):
-    """The body of a request to /ask. With `stream` the answer comes in lines of JSON, as it is written."""
+class AskRequest(BaseModel):
+    """The body of a request to /ask. With `stream` the answer is sent as JSON lines while it is written."""
 
     question: Question
     k: Count = 6
     stream: bool = False
 
 
-def create_app(library: Library, answering: Answering) -> FastAPI:
-    """The service of an open library. Errors are JSON too: {"error": message}."""
+def create_app(library: Library, answerer: Answerer) -> FastAPI:
+    """Return the service for an open library. Errors are JSON too: {"error": message}."""
     app = FastAPI(title="qvec RAG", docs_url=None, redoc_url=None)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "passages": await library.count(), "answers": answering.name}
+        return {"status": "ok", "passages": await library.count(), "answers": answerer.name}
 
     @app.get("/search")
     async def search(q: Annotated[Question, Query()], k: Count = 10) -> dict[str, Any]:
-        return {"question": q, "files": _as_json(by_file(await library.search(q, k)))}
+        return {"question": q, "files": _as_json(await library.search(q, k))}
 
     @app.post("/ask")
-    async def ask(asked: Asked) -> Any:
-        files = by_file(await library.search(asked.question, asked.k))
-        pieces = answering.answer(asked.question, passages_of(files))
-        if asked.stream:
-            return StreamingResponse(_lines(files, pieces), media_type="application/x-ndjson")
+    async def ask(request: AskRequest) -> Any:
+        files = await library.search(request.question, request.k)
+        passages = _passages(files)
+        pieces = answerer.answer(request.question, passages)
+        if request.stream:
+            return StreamingResponse(_json_lines(files, pieces), media_type="application/x-ndjson")
         answer = "".join([piece async for piece in pieces])
         return {
-            "question": asked.question,
+            "question": request.question,
             "answer": answer,
-            "cited": cited(answer, passages_of(files)),
+            "cited": cited_numbers(answer, passages),
             "files": _as_json(files),
         }
 
     app.mount("/", StaticFiles(directory=_PAGE, html=True))
-    _answer_errors(app)
+    _add_error_handlers(app)
     return app
 
 
-async def _lines(files: Sequence[File], pieces: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """Lines of JSON: the files, the answer's texts, and last what it cites, or the error that it ended with."""
-    yield _line({"files": _as_json(files)})
+async def _json_lines(files: Sequence[FoundFile], pieces: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """Yield lines of JSON: the files, the answer's pieces, and finally the cited numbers or an error."""
+    yield _json_line({"files": _as_json(files)})
     answer = ""
     try:
         async with aclosing(pieces):
             async for piece in pieces:
                 answer += piece
-                yield _line({"text": piece})
+                yield _json_line({"text": piece})
     except QvecError as error:
-        yield _line({"error": str(error)})
+        yield _json_line({"error": str(error)})
     else:
-        yield _line({"cited": cited(answer, passages_of(files))})
+        yield _json_line({"cited": cited_numbers(answer, _passages(files))})
 
 
-def _line(value: Mapping[str, Any]) -> str:
+def _json_line(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
-def _as_json(files: Sequence[File]) -> list[dict[str, Any]]:
+def _as_json(files: Sequence[FoundFile]) -> list[dict[str, Any]]:
     return [asdict(file) for file in files]
 
 
-def _answer_errors(app: FastAPI) -> None:
-    """Every error as JSON: of the request, of what is asked for it, of the service itself."""
+def _passages(files: Sequence[FoundFile]) -> list[FoundPassage]:
+    return [passage for file in files for passage in file.passages]
 
+
+def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return _error(422, f"{'.'.join(map(str, first['loc'][1:])) or 'request'}: {first['msg']}")
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
         return _error(error.status_code, error.detail)
 
     @app.exception_handler(AnswerError)
-    async def unanswered(_: Request, error: AnswerError) -> JSONResponse:
+    async def no_answer(_: Request, error: AnswerError) -> JSONResponse:
         return _error(502, str(error))
 
     @app.exception_handler(QvecError)
-    async def unavailable(_: Request, error: QvecError) -> JSONResponse:
+    async def database_error(_: Request, error: QvecError) -> JSONResponse:
         return _error(503, str(error))
 
     @app.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> JSONResponse:
+    async def internal_error(request: Request, error: Exception) -> JSONResponse:
         _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _error(500, "the service failed; its log says why")
+        return _error(500, "the service failed; see its log")
 
 
 def _error(status: int, message: str) -> JSONResponse:

@@ -1,9 +1,9 @@
-// Asks the service and shows what it answers. Texts of others go into the page as text and never as HTML.
+// Sends questions to the service and shows the answers. Text from the service is inserted as text, never as HTML.
 "use strict";
 
 const find = (id) => document.getElementById(id);
 const form = find("form");
-let asking = null; // the request under way, which the next one breaks off
+let pending = null; // AbortController of the current request; the next request aborts it
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -14,8 +14,8 @@ form.addEventListener("submit", (event) => {
 });
 
 async function ask(question) {
-  asking?.abort();
-  const own = (asking = new AbortController());
+  pending?.abort();
+  const own = (pending = new AbortController());
   clear();
   try {
     const response = await fetch("ask", {
@@ -29,19 +29,19 @@ async function ask(question) {
   } catch (error) {
     if (error.name !== "AbortError") fail(error.message);
   } finally {
-    if (asking === own) find("answer").removeAttribute("aria-busy");
+    if (pending === own) find("answer").removeAttribute("aria-busy");
   }
 }
 
-// The lines of a body, each a JSON value, as they come.
+// Yield the JSON values of a body, one per line, as they arrive.
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let held = "";
+  let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    const lines = (held + value).split("\n");
-    held = lines.pop();
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
     yield* lines.map((line) => JSON.parse(line));
   }
 }
@@ -69,26 +69,26 @@ function fail(message) {
 
 function showFiles(files) {
   find("sources").hidden = files.length === 0;
-  find("files").replaceChildren(...files.flatMap((file) => [titled(file), ...file.passages.map(folded)]));
+  find("files").replaceChildren(...files.flatMap((file) => [fileTitle(file), ...file.passages.map(passageDetails)]));
 }
 
-function titled(file) {
-  const title = made("h3", file.title + " ");
-  title.append(made("span", file.path, "quiet"));
+function fileTitle(file) {
+  const title = create("h3", file.title + " ");
+  title.append(create("span", file.path, "quiet"));
   return title;
 }
 
-function folded(passage) {
-  const shown = made("details");
+function passageDetails(passage) {
+  const shown = create("details");
   shown.id = "passage-" + passage.number;
-  shown.append(made("summary", `[${passage.number}] ${passage.heading}`), made("pre", passage.text));
+  shown.append(create("summary", `[${passage.number}] ${passage.heading}`), create("pre", passage.text));
   return shown;
 }
 
-// Numbers in the answer become links to their passages, and those that are cited open.
+// Turn the numbers in the answer into links to their passages, and open the cited passages.
 function showCited(numbers) {
   const parts = find("text").textContent.split(/(\d+(?=[\d\s,]*\]))/);
-  find("text").replaceChildren(...parts.map((part) => (numbers.includes(Number(part)) ? link(part) : part)));
+  find("text").replaceChildren(...parts.map((part) => (numbers.includes(Number(part)) ? citation(part) : part)));
   for (const number of numbers) {
     const passage = find("passage-" + number);
     passage.open = true;
@@ -96,30 +96,30 @@ function showCited(numbers) {
   }
 }
 
-function link(number) {
-  const shown = made("a", number);
+function citation(number) {
+  const shown = create("a", number);
   shown.href = "#passage-" + number;
   shown.addEventListener("click", () => { find("passage-" + number).open = true; });
   return shown;
 }
 
-function made(tag, text = "", kind = "") {
+function create(tag, text = "", kind = "") {
   const element = document.createElement(tag);
   element.textContent = text;
   element.className = kind;
   return element;
 }
 
-async function greet() {
+async function showStatus() {
   const response = await fetch("health");
   const health = await response.json();
   if (!response.ok) throw new Error(health.error);
   find("service").textContent = `${health.passages} passages; answers: ${health.answers}`;
 }
 
-greet().catch((error) => { find("service").textContent = `The service does not answer: ${error.message}`; });
-const asked = new URLSearchParams(location.search).get("q");
-if (asked) {
-  find("question").value = asked;
-  ask(asked);
+showStatus().catch((error) => { find("service").textContent = `The service is not available: ${error.message}`; });
+const initial = new URLSearchParams(location.search).get("q");
+if (initial) {
+  find("question").value = initial;
+  ask(initial);
 }
