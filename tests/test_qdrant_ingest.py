@@ -371,7 +371,7 @@ def test_ids_are_taken_back_when_rows_came_while_they_were_taken(
     np.save(tmp_path / "a.npy", vectors(20))
     np.save(tmp_path / "b.npy", vectors(30, seed=1))
     database.create_collection("docs", calibration=qvec.Calibration.fit(vectors(100)))
-    starts = loader.QdrantStarts
+    starts = loader.QdrantLoadRegistry
     next_id = starts.next_id
 
     def late(self: Any) -> int:
