@@ -39,8 +39,9 @@ format: $(VENV)/.dev  ## format Python and Rust
 	@$(BIN)/ruff format .
 	@cargo fmt --all --manifest-path rust/Cargo.toml
 
-docs: $(VENV)/.dev  ## write docs/api.md from signatures and docstrings
-	@$(BIN)/python docs/generate.py
+docs: $(VENV)/.dev  ## build the documentation into docs/_build/html
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 bench: $(VENV)/.dev  ## run the benchmarks (about an hour)
 	@for script in quantize load memory search sql qdrant qdrant_prefilters filters sdk; do $(BIN)/python benchmarks/$$script.py || exit 1; done

@@ -13,13 +13,17 @@ import pytest
 from qvec.cli import main
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
 FILES = r"\b[\w-]+\.(?:npy|parquet|jsonl|safetensors|tsv|csv|arrow|json|fvecs|fbin)\b"
 
 
 def in_documents() -> Iterator[tuple[str, str]]:
     for path in DOCUMENTS:
-        for block in re.findall(r"^```(?:sh)?\n(.*?)^```$", path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        for block in re.findall(r"^```(?:sh|text)?\n(.*?)^```$", path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
             yield from ((path.name, command) for command in commands(block))
 
 

@@ -1,92 +1,180 @@
-"""The page of the public API: as the source is now, with every public name; and the examples of docs/ run."""
+"""The documentation: its examples run, its references are complete, its links lead somewhere, and it builds."""
 
 from __future__ import annotations
 
 import ast
-import doctest
 import importlib
-import importlib.util
+import inspect
+import posixpath
 import re
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
+from example_pages import MODELS, PAGES, README, ROOT, Block, blocks, make_files, run, run_python, run_shell
 
-import qvec
-from qvec.client import AsyncCollection, AsyncDatabase, Collection, Database
+from qvec.client import Collection, Database
 
-DOCS = Path(__file__).parents[1] / "docs"
-API = DOCS / "api.md"
-DATABASES = [Database, Database, AsyncDatabase, AsyncDatabase]
-COLLECTIONS = [Collection, Collection, AsyncCollection, AsyncCollection]
-
-
-def chapter(title: str) -> str:
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", API.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    assert found, title
-    return found[1]
-
-
-def entries(title: str) -> set[str]:
-    return set(re.findall(r"^### `(\w+)`$", chapter(title), re.MULTILINE))
-
-
-@pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    pytest.importorskip("griffe", reason="needs griffelib")
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["generate"] = module  # where its dataclasses look up their annotations
-    spec.loader.exec_module(module)
-    return module
+DOCS = ROOT / "docs"
+WRITTEN = [README, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+TESTED_ELSEWHERE = {"integrations.md", "train.md", "get-started.md"}
+PYTHON_PAGES = [page for page in PAGES if page.name not in TESTED_ELSEWHERE and blocks(page, "python")]
+PREPARED = {
+    "measure.md": ["qvec ingest vectors.parquet --collection docs"],
+    "filters.md": ["qvec ingest vectors.parquet --collection docs"],
+    "load.md": [],
+    "concepts.md": [],
+    "qdrant.md": ["qvec ingest vectors.parquet --collection docs --no-index"],
+    "recalibrate.md": ["qvec ingest vectors.parquet --collection docs --rescore float16"],
+    "sql.md": [],
+    "postgres.md": [],
+}
+"""The pages whose commands run, and what has to run before them."""
+NOT_RUN = re.compile(r"http://|qdrants?://|zcat ")
+"""In commands that only parse: servers, and files that the pages do not name."""
 
 
-def test_the_page_is_as_the_source(generate: ModuleType) -> None:
-    assert generate.page(generate.load()) == API.read_text("utf-8"), "docs/api.md is out of date; run: make docs"
+# Examples
 
 
-@pytest.mark.parametrize("name", ["qvec", "qvec.filters", "qvec.retrieval", "qvec.embedding", "qvec.training"])
-def test_every_exported_name_is_there(name: str) -> None:
-    assert entries(name) == set(importlib.import_module(name).__all__)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow if page.name == "search.md" else []) for page in PYTHON_PAGES]
+)
+def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
+    if page.name == "search.md" and not MODELS:
+        pytest.skip("needs qvec[demo]")
+    run_python(blocks(page, "python"), tmp_path)
 
 
-@pytest.mark.parametrize("framework", ["langchain", "llama_index", "haystack"])
-def test_the_stores_of_frameworks_are_there(framework: str) -> None:
-    """Read the source instead of importing it, since the framework may not be installed."""
-    module = DOCS.parent / "qvec" / "integrations" / framework
-    file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
-    exported = re.search(r"^__all__ = (\[.*\])$", file.read_text("utf-8"), re.MULTILINE)
-    assert exported
-    assert entries(f"qvec.integrations.{framework}") == set(ast.literal_eval(exported[1]))
+@pytest.mark.slow
+@pytest.mark.skipif(not MODELS, reason="needs qvec[demo]")
+def test_getting_started(tmp_path: Path) -> None:
+    for block in blocks(DOCS / "get-started.md", "python", "sh"):
+        if block.kind == "sh":
+            run_shell(block, tmp_path)
+        else:
+            run_python([block], tmp_path)
 
 
-def methods_for_users(kind: type) -> set[str]:
-    """Public methods of a class's own and of retrieval; its other bases are what it shares with its twin."""
-    bases = (base for base in kind.__mro__ if base is kind or base.__module__.startswith("qvec.retrieval"))
-    names = (name for base in bases for name in vars(base) if not name.startswith("_"))
-    return {name for name in names if callable(getattr(kind, name, None))}
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PREPARED)
+def test_shell_blocks_run(name: str, tmp_path: Path) -> None:
+    make_files(tmp_path)
+    for command in PREPARED[name]:
+        run(["sh", "-c", command], tmp_path)
+    try:
+        for block in blocks(DOCS / name, "sh"):
+            lines = [line for line in block.text.splitlines() if not NOT_RUN.search(line)]
+            if MODELS or "--model" not in block.text:
+                run_shell(Block("sh", "\n".join(lines)), tmp_path)
+    finally:
+        run(["qvec", "db", "stop"], tmp_path)
 
 
-@pytest.mark.parametrize(("title", "classes"), [("Databases", DATABASES), ("Collections", COLLECTIONS)])
-def test_every_public_method_is_there_and_each_class_with_its_twin(title: str, classes: list[type]) -> None:
-    methods = {name for kind in classes for name in methods_for_users(kind)}
-    assert entries(title) == methods - {"open"}  # of the twins alone: what the constructor does otherwise
-    for kind in classes:
-        assert f"`{kind.__module__}.{kind.__name__}`" in chapter(title)
+def test_pages_tested_here_and_elsewhere_are_all() -> None:
+    with_commands = {page.name for page in PAGES if blocks(page, "sh")}
+    assert with_commands - PREPARED.keys() <= {*TESTED_ELSEWHERE, "adapt.md", "quality.md"}
 
 
-def test_every_class_and_function_says_what_it_is() -> None:
-    parts = re.split(r"^### ", API.read_text("utf-8"), flags=re.MULTILINE)[1:]
-    said = {part.splitlines()[0]: re.sub(r"```.*?```", "", part, flags=re.DOTALL).splitlines()[1:] for part in parts}
-    constants = {part.splitlines()[0] for part in parts if re.search(r"```python\n\w+ = ", part)}
-    assert [name for name, lines in said.items() if not "".join(lines).strip() and name not in constants] == []
+# References
 
 
-@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
-def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    failed, _ = doctest.testfile(str(path), module_relative=False, globs={"qvec": qvec})
-    assert failed == 0
+def documented() -> set[str]:
+    """Return what the API reference documents, by qualified names."""
+    return {name for page in (DOCS / "api").glob("*.md") for name in documented_by(page.read_text("utf-8"))}
+
+
+def documented_by(text: str) -> Iterator[str]:
+    module = ""
+    for kind, name in re.findall(r"^\.\. (\w+):: ([\w.]+)$", text, re.MULTILINE):
+        if kind == "currentmodule":
+            module = name
+        elif kind == "automodule":
+            yield from (f"{name}.{exported}" for exported in exported_by(name))
+        elif kind.startswith("auto"):
+            yield f"{module}.{name}"
+
+
+def exported_by(module: str) -> list[str]:
+    """Return the names in `__all__`; read where a framework need not be installed."""
+    path = ROOT.joinpath(*module.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found = re.search(r"^__all__ = (\[[^]]*\])", source.read_text("utf-8"), re.MULTILINE)
+    names: list[str] = ast.literal_eval(found[1]) if found else []
+    return names
+
+
+def found_by_name(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["qvec", "qvec.client", "qvec.filters", "qvec.embedding", "qvec.training"]
+    + [f"qvec.integrations.{framework}" for framework in ("langchain", "llama_index", "haystack")],
+)
+def test_every_exported_name_is_in_the_reference(module: str) -> None:
+    names = {f"{module}.{name}" for name in exported_by(module)}
+    assert names
+    assert names <= documented()
+
+
+def test_what_the_reference_names_has_a_docstring() -> None:
+    methods = [method for kind in (Database, Collection) for method in vars(kind).values()]
+    public = [method for method in methods if inspect.isfunction(method) and not method.__name__.startswith("_")]
+    optional = ("qvec.integrations", "qvec.training")
+    objects = [found_by_name(name) for name in documented() if not name.startswith(optional)]
+    described = [each for each in objects if inspect.isclass(each) or inspect.isfunction(each)]
+    assert len(described) > 50
+    assert [each for each in (*described, *public) if not inspect.getdoc(each)] == []
+
+
+# Links and paths
+
+
+@pytest.mark.parametrize("page", [*WRITTEN, *PAGES, *(ROOT / "examples").rglob("*.md")], ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if target.startswith(("http://", "https://", "<")):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors_of(linked), target
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", WRITTEN[1:3], ids=lambda page: page.name)
+def test_paths_exist(page: Path) -> None:
+    """Of the files and folders that a page names; OLD--NEW.sql and the like are patterns."""
+    named = re.findall(r"`((?:qvec|tests|tools|rust|docs|examples)/[^`]*)`", page.read_text("utf-8"))
+    patterns = [path for path in named if path.upper().find("OLD--NEW") < 0 and "_build" not in path]
+    assert len(patterns) > 10
+    assert [path for path in patterns if not any(ROOT.glob(path.rstrip("/")))] == []
+
+
+# The site
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    pytest.importorskip("furo", reason="needs qvec[docs]")
+    pytest.importorskip("torch", reason="needs qvec[models]")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", str(DOCS), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    from sphinx.util.inventory import InventoryFile
+
+    with (tmp_path / "objects.inv").open("rb") as file:
+        inventory = InventoryFile.load(file, "", posixpath.join)
+    objects = {name.rpartition(".")[2] for kind, names in inventory.items() if kind.startswith("py:") for name in names}
+    assert {name.rpartition(".")[2] for name in documented()} <= objects
+    assert "qvec ingest" in (tmp_path / "cli.html").read_text("utf-8")

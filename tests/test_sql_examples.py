@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -11,10 +10,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
+from example_pages import blocks
 from numpy.typing import NDArray
 from sqlside import installed, psql, text, value
 
@@ -39,23 +40,61 @@ def test_the_walkthrough(url: str, server_url: str) -> None:
             assert value(connection, f"SELECT count(*) FROM {table}") == 0
 
 
-def test_the_readme(url: str, server_url: str, vectors: NDArray[np.float32]) -> None:
-    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sql\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
+@pytest.fixture
+def articles(url: str, vectors: NDArray[np.float32]) -> Iterator[psycopg.Connection[Any]]:
+    """A database with the table that the pages name."""
     with installed(url) as connection:
         connection.execute("CREATE TABLE articles (id int PRIMARY KEY, title text, details jsonb, embedding vector)")
         for n, vector in enumerate(vectors[:100]):
             row = [n, f"article {n}", '{"lang": "en"}', text(vector)]
             connection.execute("INSERT INTO articles VALUES (%s, %s, %s, %s)", row)
-        script = "\\set ON_ERROR_STOP on\n" + "\n".join(blocks).replace("$1", f"'{text(vectors[7])}'")
-        command = [psql(server_url), url, "--no-psqlrc", "--quiet", "--no-align", "--tuples-only"]
+        yield connection
+
+
+def run_page(page: str, server_url: str, url: str, query: str) -> list[list[list[str]]]:
+    """Run the SQL of a page; return the rows of each block."""
+    command = [psql(server_url), url, "--no-psqlrc", "--quiet", "--no-align", "--tuples-only"]
+    printed = []
+    for block in blocks(EXAMPLES.parent / "docs" / page, "sql"):
+        script = "\\set ON_ERROR_STOP on\n" + block.text.replace("$1", f"'{query}'")
         done = subprocess.run(command, input=script, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
-        hits = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2]
-        assert len(hits) == 10
-        assert (hits[0][0], hits[0][2]) == ("7", "article 7")
-        assert value(connection, "SELECT id FROM qvec.search('docs', %s::vector)", text(vectors[7])) == "1"
+        assert (done.returncode, done.stderr) == (0, ""), block.text
+        printed.append([line.split("|") for line in done.stdout.splitlines()])
+    return printed
+
+
+def test_the_page_about_sql(
+    articles: psycopg.Connection[Any], url: str, server_url: str, vectors: NDArray[np.float32]
+) -> None:
+    attached, found, created, several, joined, filters, codes, watched = run_page(
+        "sql.md", server_url, url, text(vectors[7])
+    )
+    assert attached  # a calibration's id, and the name of the collection
+    assert len(found) == 10
+    assert (found[0][0], found[0][2]) == ("7", "article 7")
+    assert created[-1] == ["1", "text"]
+    assert [row[0] for row in several[:4]] == ["1", "1", "2", "2"]
+    assert several[0][1] == several[2][1] == "7"
+    assert joined[0] == ["7", "article 7"]
+    assert filters[-1] == ["100"]
+    assert len(codes) == 2
+    assert {row[0] for row in watched[:2]} == {"articles", "docs"}
+    assert value(articles, "SELECT id FROM qvec.search('docs', %s::vector)", text(vectors[7])) == "1"
+
+
+def test_the_page_about_postgres(
+    articles: psycopg.Connection[Any], url: str, server_url: str, vectors: NDArray[np.float32]
+) -> None:
+    try:
+        run_page("postgres.md", server_url, url, text(vectors[7]))
+        articles.execute("SET ROLE app_reader")
+        assert value(articles, "SELECT count(*) FROM qvec.search('docs', %s::vector)", text(vectors[7])) == 0
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            articles.execute("DELETE FROM docs")
+    finally:
+        articles.execute("RESET ROLE")
+        articles.execute("DROP OWNED BY app_reader CASCADE")
+        articles.execute("DROP ROLE app_reader")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_readme import run
+from example_pages import run
 
 from qvec import Calibration
 
