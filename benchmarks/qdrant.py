@@ -22,6 +22,7 @@ import qdrant_edge as edge
 from measure import alternate, compare, print_header
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
+from qvec.qdrant.layout import Layout
 from realistic import realistic_queries, realistic_vectors
 
 import qvec
@@ -29,7 +30,6 @@ from qvec.calibration import Calibration
 from qvec.client import Collection, Database
 from qvec.ingest import IngestOptions, ingest
 from qvec.qdrant.edge import configuration
-from qvec.qdrant.layout import Layout
 from qvec.sources import open_source
 
 DIMENSIONS, K, REPETITIONS = 1024, 10, 5
