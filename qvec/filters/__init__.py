@@ -44,7 +44,6 @@ it, add one there, in `nodes.matches`, and in filters.py of each store.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qvec.filters.nodes import And, Exists, Filter, Like, Not, OneOf, Or, Range, matches
