@@ -24,7 +24,7 @@ from realistic import real_embeddings
 from qvec import Calibration
 from qvec.codes import code_bytes, learned, ternary
 from qvec.embedding import PACKAGED_MODEL, load_embedder
-from qvec.projection import whole
+from qvec.projection import quantize_projection
 from qvec.training.initial_projection import itq, projection_from, random_rotation
 from qvec.training.learned_bits import AdaptOptions, RecallEvaluator, adapt
 
@@ -95,7 +95,7 @@ def without_training(rows: Floats, fitted: Calibration) -> Iterator[tuple[str, i
     for name, directions in turns.items():
         for size in (width, 3 * width // 2, 2 * width):
             made = projection_from(directions, centred, 8 * size)
-            arrays = whole(made.weights, made.bias, fitted.radius)
+            arrays = quantize_projection(made.weights, made.bias, fitted.radius)
             yield f"{name}, {8 * size} bits", size, fitted.with_learned(*arrays, {})
 
 

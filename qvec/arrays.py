@@ -1,14 +1,18 @@
-"""Checks at the border: what a caller hands over becomes an array that the Rust component takes."""
+"""Convert a caller's vectors, documents and metadata into arrays, and check them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Literal
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvec.errors import InputError, RowError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Vectors = NDArray[np.float32] | NDArray[np.float16]
 Form = Literal["raw", "prepared", "centred"]
@@ -17,10 +21,10 @@ centred, prepared and with the calibration's threshold subtracted. Only raw vect
 
 
 def as_vectors(array: ArrayLike, name: str, dimensions: Collection[int] = ()) -> Vectors:
-    """`array` as a C-contiguous float32 or float16 array of shape (n, d), d one of `dimensions` where any are given.
+    """Return `array` as a C-contiguous float32 or float16 array of shape (n, d), d one of `dimensions` if given.
 
-    A 1-D array is one row. Other floats and integers are converted to float32. `name` stands in the errors: InputError
-    for another kind of array or number of columns, RowError for a number beyond float32.
+    A 1-D array is one row. Other floats and integers are converted to float32. Raise InputError for another dtype or
+    number of columns, RowError for a number beyond float32; `name` names the array in errors.
     """
     rows = as_rows(array, name)
     if dimensions and rows.shape[1] not in dimensions:
@@ -34,7 +38,7 @@ def as_vectors(array: ArrayLike, name: str, dimensions: Collection[int] = ()) ->
 
 
 def as_rows(array: ArrayLike, name: str) -> NDArray[np.generic]:
-    """`array` with two axes, one row where it has one."""
+    """Return `array` with two axes; a 1-D array becomes one row."""
     try:
         rows = np.asarray(array)
     except (TypeError, ValueError) as error:
@@ -52,3 +56,41 @@ def _to_float32(rows: NDArray[np.generic], name: str) -> NDArray[np.float32]:
         row, dimension = (int(i) for i in beyond[0])
         raise RowError(row, f"{rows[row, dimension]} at dimension {dimension} is beyond float32", name)
     return converted
+
+
+def document_array(documents: Sequence[str | None] | None) -> pa.Array | None:
+    """Return documents as large_string. Raise RowError for one that is not text or not valid Unicode."""
+    if documents is None:
+        return None
+    for row, document in enumerate(documents):
+        if not isinstance(document, (str, type(None))):
+            raise RowError(row, f"document is {type(document).__name__}, expected text or None")
+    return _texts(documents, "document")
+
+
+def _texts(texts: Sequence[str | None], what: str) -> pa.Array:
+    import pyarrow as pa  # late: calibrating and quantizing do not need it
+
+    try:
+        return pa.array(texts, pa.large_string())
+    except UnicodeEncodeError as error:
+        row = next(row for row, text in enumerate(texts) if text and error.object in text)
+        raise RowError(row, f"{what} holds half of a surrogate pair, which is not valid Unicode") from None
+
+
+def metadata_array(metadata: Sequence[Mapping[str, Any] | None] | None) -> pa.Array | None:
+    """Return metadata as large_string of compact JSON. Raise RowError for a value that JSON cannot hold."""
+    if metadata is None:
+        return None
+    return _texts([_json(row, value) for row, value in enumerate(metadata)], "metadata")
+
+
+def _json(row: int, value: Mapping[str, Any] | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RowError(row, f"metadata cannot be stored as JSON: {error}") from None
+    except RecursionError:
+        raise RowError(row, "metadata cannot be stored as JSON: it is nested too deeply") from None

@@ -33,7 +33,7 @@ Metric = Literal["cosine", "ip"]
 Array = NDArray[np.float32]
 
 FORMAT = 2
-"""The newest format that is read. Files with learned bits have it; the others stay in format 1, as they were."""
+"""The newest format that this version reads. Files with learned bits have it, all others have format 1."""
 SAMPLE_SIZE = 20_000
 UNIT_LENGTH_TOLERANCE = 2e-4
 _ARRAYS = ("deviation", "mean", "radius", "std", "threshold")
@@ -42,13 +42,14 @@ _LEARNED = {"bias": "<i4", "projection": "<i1"}
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How one model's floats become codes. Two calibrations are equal when their ids are.
+    """How one model's floats become codes. Calibrations with the same id are equal.
 
     `threshold`, `radius`, `deviation` (mean |x - threshold|), `mean` and `std` are read-only float32 arrays (d,).
-    `description` is everything else that the id covers: model, metric, whether vectors came at unit length, the range
-    method with its parameters, the sample, and the qvec version that fitted it.
+    `description` is everything else that the id covers: model, whether the sample had unit length, the range method
+    with its parameters, how the sample was drawn, and the version of qvec that fitted it.
 
-    `projection`, int8 (m, d), and `bias`, int32 (m,), are of a calibration with learned bits (see `qvec.projection`).
+    `projection`, int8 (m, d), and `bias`, int32 (m,), make learned bits (see `qvec.projection`); without them both are
+    None.
     """
 
     threshold: Array
@@ -81,50 +82,50 @@ class Calibration:
 
     @property
     def dimensions(self) -> int:
-        """Number d of dimensions that it quantizes: a vector's first d, when it is cut to a Matryoshka prefix."""
+        """Number d of dimensions of the codes; longer vectors are cut to a Matryoshka prefix."""
         return len(self.threshold)
 
     @cached_property
     def accepted_dimensions(self) -> tuple[int, ...]:
-        """Lengths of vectors it takes: its own and, when it cuts to a Matryoshka prefix, the model's."""
+        """Accepted lengths of vectors: `dimensions` and, if they are a Matryoshka prefix, the model's."""
         return tuple(sorted({self.dimensions, int(self.description.get("cut_from", self.dimensions))}))
 
     @property
     def learned_bits(self) -> int | None:
-        """Number m of learned bits; None where it has none."""
+        """Number m of learned bits; None without them."""
         return None if self.projection is None else len(self.projection)
 
     def with_learned(self, projection: Weights, bias: Bias, how: Mapping[str, Any]) -> Calibration:
-        """The same calibration with learned bits; `how` is recorded of what made them. Codes stay the same."""
+        """Return the calibration with learned bits. `how` describes how they were made. Codes stay the same."""
         return replace(self, projection=projection, bias=bias, description={**self.description, "learned": dict(how)})
 
     @property
     def model(self) -> str | None:
-        """Name of the embedding model, when it was given."""
+        """Name of the embedding model, if it is known."""
         return self.description.get("model")
 
     @cached_property
     def id(self) -> str:
-        """The first 16 hexadecimal digits of SHA-256 over the metadata (canonical JSON) and the arrays."""
+        """First 16 hexadecimal digits of SHA-256 over the metadata (canonical JSON) and the arrays."""
         digest = hashlib.sha256(_canonical(self.metadata()).encode())
         for name, array in self._arrays().items():
             digest.update(b"\n" + name.encode() + b"\n" + array.astype(_LEARNED.get(name, "<f4")).tobytes())
         return digest.hexdigest()[:16]
 
     def prepared(self, vectors: Vectors) -> Array:
-        """Rows (n, D) as they are compared, float32 (n, d): cut to its dimensions, at unit length under cosine.
+        """Return rows (n, D) as float32 (n, d), cut to `dimensions` and, under cosine, normalized.
 
-        The rows are fit to be quantized: `check` has found nothing in them, or `quantize` has taken them.
+        The rows must be valid: `check` accepts them.
         """
         return _prepare(vectors, self.dimensions, self.metric)
 
     def for_prefilter(self, queries: Array) -> Array:
-        """Prepared queries (m, d) as their prefilter bits are made of them, float32.
+        """Return prepared queries (m, d) scaled for their prefilter bits, float32.
 
-        Under ip a query's length does not change which rows are best, but the bits of a short one are those of zero. So
-        every query is brought to twice the rows' root mean square length, where the prefilter finds most if their
-        lengths differ: with a spread of 5%, 40 ternary candidates hold 87.8% of the 10 best, 84.6% at once that length;
-        with none 95.4 and 95.8 (20,000 × 384, `benchmarks/realistic.py`).
+        Under ip the length of a query does not change which rows are best, but a short query has the bits of zero.
+        Therefore queries get twice the root mean square length of the rows. If the lengths of rows have a spread of
+        5%, 40 ternary candidates then hold 87.8% of the 10 best rows, and 84.6% if queries get once that length;
+        without a spread it is 95.4 and 95.8 (20,000 × 384, `benchmarks/realistic.py`).
         """
         if self.metric != "ip" or not self._row_length:
             return queries
@@ -136,12 +137,12 @@ class Calibration:
 
     @cached_property
     def _row_length(self) -> float:
-        """The root mean square of the lengths of the vectors that it was fitted to."""
+        """Root mean square length of the vectors in the sample."""
         squares = self.mean.astype(np.float64) ** 2 + self.std.astype(np.float64) ** 2
-        return math.sqrt(np.cumsum(squares)[-1])  # one after the other, as SQL adds
+        return math.sqrt(np.cumsum(squares)[-1])  # added one after the other, as in SQL
 
     def check(self, vectors: Vectors, where: str = "") -> None:
-        """Raises RowError for the first row with NaN, an infinity or, under cosine, nothing but zeros."""
+        """Raise RowError for the first row with NaN, an infinity or, under cosine, only zeros."""
         bad = _native.bad_rows(vectors, self.dimensions, self.metric == "cosine")
         if bad:
             raise RowError(*bad[0], where=where)
@@ -154,7 +155,7 @@ class Calibration:
         return replace(self, threshold=threshold, metric="ip")
 
     def metadata(self) -> dict[str, Any]:
-        """The description with format, dimensions and metric: what is stored beside the arrays."""
+        """Return the description with format, dimensions and metric, which is stored beside the arrays."""
         form = 1 if self.projection is None else FORMAT
         return {**self.description, "format": form, "dimensions": self.dimensions, "metric": self.metric}
 
@@ -165,7 +166,7 @@ class Calibration:
         return hash(self.id)
 
     def __reduce__(self) -> tuple[Callable[[bytes], Calibration], tuple[bytes]]:
-        """Copied and pickled as its bytes: the arrays of a copy are read-only too."""
+        """Copy and pickle through `to_bytes`, so that the arrays of a copy are read-only, too."""
         return Calibration.from_bytes, (self.to_bytes(),)
 
     def __repr__(self) -> str:
@@ -185,14 +186,14 @@ class Calibration:
         seed: int = 0,
         drawn: str | None = None,
     ) -> Calibration:
-        """Fits a calibration to vectors, an array (n, D) or an iterable of such batches (read once).
+        """Fit a calibration to vectors: an array (n, D), or an iterable of such batches, which is read once.
 
-        All rows are checked; more than `sample_size` are sampled uniformly, never from the front. `threshold` is the
-        share c of the mean that is subtracted: 0 for models trained for sign bits, 0.5 for others. `dimensions` cuts
-        vectors to a Matryoshka prefix. Under `cosine` vectors are normalized, after the cut, unless they come at unit
-        length. `drawn` records how a sample was drawn when the caller drew it.
+        All rows are checked; if there are more than `sample_size`, a uniform sample is used. `threshold` is the share c
+        of the mean that is subtracted: 0 for models trained for sign bits, 0.5 for others. `dimensions` cuts vectors to
+        a Matryoshka prefix. Under `cosine` vectors are normalized after the cut. `drawn` describes how the caller drew
+        the vectors, if they are a sample already.
 
-        Raises RowError for NaN, infinities and zero vectors under cosine; InputError for what is no set of vectors.
+        Raise RowError for NaN, infinities and, under cosine, zero vectors; InputError for other invalid vectors.
         """
         _check_metric(metric)
         ranges = ranges or RangeMethod()
@@ -230,12 +231,12 @@ class Calibration:
     def from_ranges(
         cls, ranges: ArrayLike, *, metric: Metric = "cosine", midpoint: bool = False, model: str | None = None
     ) -> Calibration:
-        """Imports sentence-transformers' `ranges`: an array (2, d) of each dimension's minimum and maximum.
+        """Import `ranges` of sentence-transformers: an array (2, d) of the minimum and maximum of each dimension.
 
-        The threshold is 0, as in its binary codes, and the radius reaches the further end; with `midpoint` the
-        threshold is the middle of the range, so that all 256 levels serve it. Mean and spread are those of a normal
-        distribution of which the range holds 99.99% (3.89 standard deviations to each side), and so, within 10%, is
-        the deviation.
+        The threshold is 0, as in its binary codes, and the radius reaches the further end. With `midpoint`, the
+        threshold is the middle of the range, so that all 256 levels are used. Mean and standard deviation are those of
+        a normal distribution of which the range holds 99.99% (3.89 standard deviations to each side); the deviation is
+        within 10% of that distribution's.
         """
         low, high = _check_ranges(ranges)
         mean = (low + high) * np.float32(0.5)
@@ -254,7 +255,7 @@ class Calibration:
         return cls(threshold, radius, deviation.astype(np.float32), mean, std, metric, description)
 
     def drift(self, vectors: ArrayLike) -> Drift:
-        """Compares newer vectors (n, D) with the statistics stored here. Raises InputError when there are none."""
+        """Compare newer vectors (n, D) with the stored statistics. Raise InputError if there are no vectors."""
         sample = as_vectors(vectors, "vectors", self.accepted_dimensions)
         if not len(sample):
             raise InputError("no vectors to compare with the calibration")
@@ -262,17 +263,17 @@ class Calibration:
         return measure(prepared, threshold=self.threshold, radius=self.radius, mean=self.mean, std=self.std)
 
     def to_bytes(self) -> bytes:
-        """The safetensors file: the same bytes in a file, a Postgres row and a Qdrant collection."""
+        """Return the safetensors file; files, Postgres rows and Qdrant collections hold the same bytes."""
         return save_safetensors(self._arrays(), metadata={"qvec": _canonical({**self.metadata(), "id": self.id})})
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays that it has, in order of name."""
+        """Return the arrays that are not None, in order of name."""
         names = sorted((*_ARRAYS, *(() if self.projection is None else _LEARNED)))
         return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "calibration") -> Calibration:
-        """Reads what to_bytes wrote and checks its id. `name` stands for the data in errors."""
+        """Read what `to_bytes` wrote and check its id. `name` is the name of the data in errors."""
         metadata = _read_metadata(data, name)
         stored_id = metadata.pop("id", None)
         try:
@@ -295,7 +296,7 @@ class Calibration:
         return calibration
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the calibration to a file: whole or, when that fails, not at all."""
+        """Write the calibration to a file atomically."""
         target = Path(path)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         try:
@@ -309,7 +310,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
-        """Reads a calibration from a file. Raises CalibrationError for one that is damaged, foreign or newer."""
+        """Read a calibration from a file. Raise CalibrationError if it is damaged, not a calibration, or newer."""
         try:
             data = Path(path).read_bytes()
         except OSError as error:
@@ -322,13 +323,13 @@ def _canonical(metadata: Mapping[str, Any]) -> str:
 
 
 def _read_metadata(data: bytes, name: str) -> dict[str, Any]:
-    """The metadata of a safetensors file that qvec wrote, its format checked."""
+    """Return the metadata of a safetensors file that qvec wrote, after checking its format."""
     length = int.from_bytes(data[:8], "little")
     header = data[8 : 8 + length]
     try:
         stored = dict(json.loads(header).get("__metadata__", {}))
     except (ValueError, AttributeError, TypeError, RecursionError):
-        raise CalibrationError(f"{name} is not a calibration: it does not begin as a safetensors file does") from None
+        raise CalibrationError(f"{name} is not a calibration: it does not begin like a safetensors file") from None
     if "qvec" not in stored:
         raise CalibrationError(f"{name} is not a calibration: a safetensors file, but not one that qvec wrote")
     try:
@@ -355,7 +356,7 @@ def _check_ranges(ranges: ArrayLike) -> tuple[Array, Array]:
     try:
         array = np.asarray(ranges, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise InputError(f"ranges are no array of numbers ({error})") from None
+        raise InputError(f"ranges are not an array of numbers ({error})") from None
     if array.ndim != 2 or array.shape[0] != 2 or array.shape[1] == 0:
         raise InputError(f"ranges have shape {array.shape}, expected (2, dimensions): minimum and maximum of each")
     if not np.all(np.isfinite(array)) or np.any(array[0] > array[1]):
@@ -366,7 +367,7 @@ def _check_ranges(ranges: ArrayLike) -> tuple[Array, Array]:
 def _sample(
     vectors: ArrayLike | Iterable[ArrayLike], size: int, seed: int, checked: Callable[[ArrayLike], Vectors]
 ) -> tuple[Array, int]:
-    """A uniform sample of at most `size` rows and the number of rows there were; every row passes `checked`."""
+    """Return a uniform sample of at most `size` rows, and the number of all rows; `checked` checks each batch."""
     if size < 1:
         raise InputError(f"sample_size is {size}, expected at least 1")
     if seed < 0:
@@ -390,14 +391,14 @@ def _sample(
 
 
 def _batches(vectors: ArrayLike | Iterable[ArrayLike]) -> Iterable[ArrayLike]:
-    """Batches as they are; one array, or one list of rows, as a single batch."""
+    """Return the batches; one array, or one list of rows, is a single batch."""
     rows = isinstance(vectors, (list, tuple)) and len(vectors) > 0 and np.ndim(vectors[0]) < 2
     one = rows or hasattr(vectors, "__array__")
     return (cast(ArrayLike, vectors),) if one else cast(Iterable[ArrayLike], vectors)
 
 
 def _checked(batch: ArrayLike, dimensions: int | None, metric: Metric) -> Vectors:
-    """A batch as an array, all of its rows fit to be quantized in their first `dimensions`."""
+    """Return a batch as an array. Raise RowError for the first row that cannot be quantized."""
     array = as_vectors(batch, "vectors")
     if not 1 <= (dimensions or array.shape[1]) <= array.shape[1]:
         raise InputError(f"dimensions is {dimensions}, but the vectors have {array.shape[1]}")
@@ -413,7 +414,7 @@ def _at_unit_length(sample: NDArray[Any]) -> bool:
 
 
 def _prepare(checked: Vectors, dimensions: int, metric: Metric) -> Array:
-    """The vectors as they are quantized: cut, normalized under cosine, float32."""
+    """Return valid vectors as float32, cut to `dimensions` and, under cosine, normalized."""
     if metric == "cosine":
         return _native.normalize(checked, dimensions)
     return np.ascontiguousarray(checked[:, :dimensions], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Codes: vectors as bit planes, and what is computed from them.
+"""Codes: quantize vectors into bit planes, and compute distances, scores and vectors from these.
 
 A row's codes are planes of w = ceil(dimensions / 8) bytes, the top bit of every dimension's code first, dimension i at
 byte i // 8, most significant bit first (numpy's packbits, pgvector's bit), padded with zero bits. p planes take p * w
@@ -27,30 +27,29 @@ if TYPE_CHECKING:
 Codes = NDArray[np.uint8]
 
 PLANES = {"int8": 8, "int4": 4, "binary": 1}
-"""How many planes the precisions take that are kept as codes alone."""
+"""Number of planes of each precision."""
 
 
 def quantize(vectors: ArrayLike, calibration: Calibration, planes: int = 8) -> Codes:
-    """The codes of `vectors`, shape (n, planes * w).
+    """Return the codes of `vectors`, shape (n, planes * w).
 
     With t = (x - threshold) * (128 / radius), the code of x is clamp(127 + ceil(t), 0, 255), so that its top bit is
-    exactly [x > threshold]; its `planes` top bits (1 to 8) are kept. `vectors` has shape (n, D) or
-    (D,), D one of `calibration.accepted_dimensions`; the first dimensions are used where the calibration cuts to a
-    prefix. Under cosine each row is normalized after that cut.
+    exactly [x > threshold]; its `planes` top bits (1 to 8) are kept. `vectors` has shape (n, D) or (D,) with D one of
+    `calibration.accepted_dimensions`. Rows are cut to the calibration's dimensions and, under cosine, then normalized.
 
-    Raises RowError for NaN, an infinity or, under cosine, a zero vector; InputError for a wrong shape or dtype.
+    Raise RowError for NaN, an infinity or, under cosine, a zero vector; InputError for a wrong shape or dtype.
     """
     _check_planes(planes)
     rows = as_vectors(vectors, "vectors", calibration.accepted_dimensions)
-    with _naming_rows("vectors"):
+    with _row_errors("vectors"):
         return _native.quantize(rows, calibration.threshold, calibration.radius, planes, calibration.metric == "cosine")
 
 
 def ternary(codes: ArrayLike, calibration: Calibration) -> Codes:
-    """The ternary code of each row, shape (n, 2 * w): the planes [code >= 144] and [code >= 112].
+    """Return the ternary code of each row, shape (n, 2 * w): the planes [code >= 144] and [code >= 112].
 
-    They stand for x > threshold + radius / 8 and x > threshold - radius / 8, and the Hamming distance between two
-    ternary codes is the distance between levels -1, 0 and 1. Codes of at least 4 planes are needed.
+    They say whether x > threshold + radius / 8 and x > threshold - radius / 8. The Hamming distance between two
+    ternary codes is the distance between their levels -1, 0 and 1. Raise InputError for codes of less than 4 planes.
     """
     rows = as_codes(codes, "codes")
     held = _planes_held(rows, calibration.dimensions)
@@ -60,14 +59,16 @@ def ternary(codes: ArrayLike, calibration: Calibration) -> Codes:
 
 
 def learned(codes: ArrayLike, calibration: Calibration) -> Codes:
-    """The learned bits of each row, shape (n, m / 8), from codes of 8 planes.
+    """Return the learned bits of each row, shape (n, m / 8), from codes of 8 planes.
 
-    Bit j is [sum_i projection[j, i] * (2 * code[i] - 255) + bias[j] > 0], computed in whole numbers.
+    Bit j is [sum_i projection[j, i] * (2 * code[i] - 255) + bias[j] > 0], computed in integers.
 
-    Raises InputError for a calibration without a projection, or fewer planes.
+    Raise InputError if the calibration has no projection, or the codes have fewer planes.
     """
     if calibration.projection is None or calibration.bias is None:
-        raise InputError(f"calibration {calibration.id} has no learned bits; make one that has: qvec adapt SOURCE")
+        raise InputError(
+            f"calibration {calibration.id} has no learned bits; make a calibration that has them: qvec adapt SOURCE"
+        )
     rows = as_codes(codes, "codes")
     held = _planes_held(rows, calibration.dimensions)
     if held != 8:
@@ -76,10 +77,10 @@ def learned(codes: ArrayLike, calibration: Calibration) -> Codes:
 
 
 def dequantize(codes: ArrayLike, calibration: Calibration, planes: int | None = None) -> NDArray[np.float32]:
-    """The vectors that the top `planes` planes of the codes stand for (None: all they hold), float32, shape (n, d).
+    """Return the vectors decoded from the top `planes` planes of the codes (None: all), float32, shape (n, d).
 
-    With p planes a code c stands for threshold + ((c >> (8 - p)) + 1/2 - 2**(p-1)) * radius / 2**(p-1), and with one
-    plane for threshold + deviation or threshold - deviation.
+    With p planes, a code c decodes to threshold + ((c >> (8 - p)) + 1/2 - 2**(p-1)) * radius / 2**(p-1); with one
+    plane, to threshold + deviation or threshold - deviation.
     """
     rows = as_codes(codes, "codes")
     return _native.dequantize(
@@ -94,25 +95,24 @@ def dequantize(codes: ArrayLike, calibration: Calibration, planes: int | None = 
 def score(
     codes: ArrayLike, queries: ArrayLike, calibration: Calibration, planes: int | None = None
 ) -> NDArray[np.float32]:
-    """The score of every query for every row, float32, shape (m, n): an estimate of the metric.
+    """Return the score of every query for every row, float32, shape (m, n): an estimate of the metric.
 
-    It is the inner product of the query with the row as `dequantize` gives it, x. Under cosine, with fewer than 8
-    planes, it is divided by the length of x: vectors had length 1, what few planes stand for has not (recall@10 of
-    MiniLM's sign bits against float32 queries: 75.6 with the division, 71.7 without; Cranfield). A row without length
+    A score is the inner product of the query and the row x that `dequantize` returns. Under cosine, with fewer than 8
+    planes, it is divided by the length of x, because vectors of few planes do not decode to length 1 (recall@10 of
+    MiniLM's sign bits against float32 queries: 75.6 with the division, 71.7 without; Cranfield). A row of length 0
     scores 0.
 
-    Queries have shape (m, D) or (D,), cut as `quantize` cuts vectors, and stay float32. They are taken as they come:
-    under cosine they have to be normalized already (searching does it), and the scores are then estimates of the
-    cosine. The rounding error of the inner product is under 1e-5 of the sum of |query * threshold| + |query * (x -
-    threshold)|, that of the length under 1e-5 of it.
+    Queries have shape (m, D) or (D,), are cut like the vectors of `quantize`, and stay float32. They are not
+    normalized: under cosine, the caller does that (a search does). The rounding error of the inner product is below
+    1e-5 of the sum of |query * threshold| + |query * (x - threshold)|, that of the length below 1e-5 of the length.
 
-    Raises RowError for a query that holds NaN or an infinity.
+    Raise RowError for a query that holds NaN or an infinity.
     """
     rows = as_codes(codes, "codes")
     dimensions = calibration.dimensions
     wanted = as_vectors(queries, "queries", calibration.accepted_dimensions)[:, :dimensions]
     read = _planes_read(rows, dimensions, planes)
-    with _naming_rows("queries"):
+    with _row_errors("queries"):
         return _native.score(
             rows,
             np.ascontiguousarray(wanted, dtype=np.float32),
@@ -120,27 +120,27 @@ def score(
             calibration.radius,
             calibration.deviation,
             read,
-            by_length(calibration, read),
+            divides_by_length(calibration, read),
         )
 
 
-def by_length(calibration: Calibration, planes: int) -> bool:
-    """Whether scores of codes of so many planes are divided by the length of what the codes stand for."""
+def divides_by_length(calibration: Calibration, planes: int) -> bool:
+    """Tell whether `score` divides by the length of the decoded rows if it reads `planes` planes."""
     return calibration.metric == "cosine" and planes < 8
 
 
 def hamming(codes: ArrayLike, queries: ArrayLike) -> NDArray[np.int32]:
-    """The number of bits in which every query differs from every row, shape (m, n).
+    """Return the number of bits in which every query differs from every row, shape (m, n).
 
-    Rows may be longer than queries: then their prefix is compared, which reads the sign bits out of stored codes.
+    If rows are longer than queries, their prefix is compared: for example the sign bits of stored codes.
     """
     return _native.hamming(*_comparable(codes, queries))
 
 
 def hamming_top_k(codes: ArrayLike, queries: ArrayLike, k: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """The k nearest rows to each query by `hamming`, nearest first, ties by lower row, and their distances.
+    """Return the k nearest rows of each query by `hamming`, and their distances, both of shape (m, min(k, n)).
 
-    Both arrays have shape (m, min(k, n)).
+    The nearest row comes first; of rows at the same distance, the one with the lower number.
     """
     if k < 1:
         raise InputError(f"k: {k} found, at least 1 wanted")
@@ -148,12 +148,12 @@ def hamming_top_k(codes: ArrayLike, queries: ArrayLike, k: int) -> tuple[NDArray
 
 
 def code_bytes(dimensions: int, planes: int) -> int:
-    """The bytes of one row of codes."""
+    """Return the bytes of one row of codes."""
     return planes * math.ceil(dimensions / 8)
 
 
 def as_codes(array: ArrayLike, name: str) -> Codes:
-    """`array` as a C-contiguous uint8 array of shape (n, bytes); a 1-D array is one row."""
+    """Return `array` as a C-contiguous uint8 array of shape (n, bytes); a 1-D array is one row."""
     rows = as_rows(array, name)
     if rows.dtype != np.uint8:
         raise InputError(f"{name}: dtype {rows.dtype} found, uint8 wanted")
@@ -191,7 +191,7 @@ def _check_planes(planes: int) -> None:
 
 
 @contextmanager
-def _naming_rows(where: str) -> Iterator[None]:
+def _row_errors(where: str) -> Iterator[None]:
     try:
         yield
     except _native.BadRow as bad:

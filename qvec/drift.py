@@ -1,4 +1,4 @@
-"""How far newer vectors have moved from those a calibration was fitted on."""
+"""Drift: how newer vectors differ from those that a calibration was fitted to."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """Newer vectors against a calibration, one value for each dimension (float32, shape (d,))."""
+    """Newer vectors compared with a calibration, one value for each dimension (float32, shape (d,))."""
 
     count: int
     mean_shift: Array
-    """Change of the mean in the calibration's standard deviations; 0 where a dimension had no spread and has not moved,
-    infinite where it had none and has moved."""
+    """Change of the mean in the calibration's standard deviations. In a dimension whose standard deviation was 0, it is
+    0 if the mean is unchanged, and infinite if not."""
     spread_ratio: Array
-    """Standard deviation against the calibration's; 1 where neither has any."""
+    """Standard deviation divided by the calibration's; 1 if both are 0."""
     bit_balance: Array
     """Share of vectors whose sign bit is set; 0.5 carries the most information."""
     clip_rate: Array
     """Share of vectors further from the threshold than the radius: their codes are clipped."""
 
     def summary(self) -> dict[str, float]:
-        """The figures to watch, over all dimensions."""
+        """Return the figures to watch, over all dimensions."""
         return {
             "count": self.count,
             "largest_mean_shift": float(np.abs(self.mean_shift).max()),
@@ -38,7 +38,7 @@ class Drift:
 
 
 def measure(vectors: Array, *, threshold: Array, radius: Array, mean: Array, std: Array) -> Drift:
-    """Compares vectors (n, d), n at least 1, with the statistics of a calibration."""
+    """Compare vectors (n, d), n at least 1, with the statistics of a calibration."""
     difference = vectors - threshold
     new_mean = vectors.mean(axis=0, dtype=np.float64)
     new_std = vectors.std(axis=0, dtype=np.float64)

@@ -1,15 +1,15 @@
 """The errors qvec raises on purpose.
 
 QvecError
-├── InputError        a file, row, option or array that cannot be used as it is
-│   └── RowError      one row of it; knows which
-├── CalibrationError  a calibration that is damaged, foreign, or not the one needed
-├── CollectionError   a collection that is missing, exists already, or does not fit the request
+├── InputError        an invalid file, row, option or array
+│   └── RowError      one invalid row; has its number
+├── CalibrationError  a calibration is damaged, not one of qvec, or not the one needed
+├── CollectionError   a collection is missing, exists already, or does not fit the request
 ├── DatabaseError     the database refused, is unreachable, or lacks something
-├── EmbeddingError    a server of embeddings refused, is unreachable, or answered wrongly
+├── EmbeddingError    an embedding server refused, is unreachable, or answered wrongly
 └── MissingExtraError an optional package is not installed
 
-The message of each is one sentence or two for the user: the thing, the value found, the value wanted, what to do.
+Each message is one or two sentences for the user: the thing, the value found, the value wanted, and what to do.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class QvecError(Exception):
 
 
 class InputError(QvecError):
-    """A file, row, option or array that cannot be used as it is."""
+    """An invalid file, row, option or array."""
 
 
 class RowError(InputError):
-    """One row that cannot be used. `row` is its position (from 0) in the array or source, `reason` says why."""
+    """One invalid row: `row` is its number (from 0) in the array or source, `reason` tells why it is invalid."""
 
     def __init__(self, row: int, reason: str, where: str = "") -> None:
         super().__init__(f"{where + ': ' if where else ''}row {row}: {reason}")
@@ -33,11 +33,11 @@ class RowError(InputError):
 
 
 class CalibrationError(QvecError):
-    """A calibration that is damaged, foreign, or not the one needed."""
+    """A calibration is damaged, not one of qvec, or not the one needed."""
 
 
 class CollectionError(QvecError):
-    """A collection that is missing, exists already, or does not fit the request."""
+    """A collection is missing, exists already, or does not fit the request."""
 
 
 class DatabaseError(QvecError):
@@ -45,7 +45,7 @@ class DatabaseError(QvecError):
 
 
 class EmbeddingError(QvecError):
-    """A server of embeddings refused, is unreachable, or answered wrongly."""
+    """An embedding server refused, is unreachable, or answered wrongly."""
 
 
 class MissingExtraError(QvecError):

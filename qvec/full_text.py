@@ -1,4 +1,4 @@
-"""Full-text search beside vectors: the languages that both databases stem."""
+"""Full-text search: the languages that both databases stem, and the checks and errors that they share."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ Language = Literal[
     "tamil",
     "turkish",
 ]
-"""`simple` takes words as they are, of any language."""
+"""`simple` does not stem words, and fits any language."""
 
 
 def check_language(language: str) -> None:
-    """Raises InputError for a language that is none of `Language`."""
+    """Raise InputError unless the language is one of `Language`."""
     if language not in get_args(Language):
         raise InputError(f"language is {language!r}, expected one of: {', '.join(get_args(Language))}")
 
 
-MOST_ASKED = 10_000
-"""Characters of a question whose words are looked for."""
+MAX_QUESTION_CHARACTERS = 10_000
+"""Questions are cut to this length."""
 
 
-def asked(question: str) -> str:
-    """A question as the databases take it: no longer than they can search for, without halves of surrogate pairs.
+def clean_question(question: str) -> str:
+    """Return a question that the databases accept: cut to their limit, without halves of surrogate pairs.
 
-    Raises InputError for what is no string.
+    Raise InputError unless it is a string.
     """
     if not isinstance(question, str):
         raise InputError(f"the question is {question!r}, expected a string")
-    return question[:MOST_ASKED].encode("utf-8", "replace").decode()
+    return question[:MAX_QUESTION_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def check_indexed_language(collection: str, found: str, wanted: str) -> None:
-    """Raises InputError where the texts of a collection are indexed in another language than is wanted."""
+    """Raise InputError if the texts of a collection are indexed already, in another language than `wanted`."""
     if found != wanted:
         raise InputError(
             f"the texts of collection {collection!r} are indexed in {found!r} already, not in {wanted!r}; "
-            f"go on with {found!r}, or load them into another collection"
+            f"use {found!r}, or load the texts into another collection"
         )
 
 
-def no_index(collection: str) -> InputError:
-    """The error of a collection that is searched for words before they are indexed."""
+def not_indexed_error(collection: str) -> InputError:
+    """Return the error for a full-text search in a collection without an index of its texts."""
     return InputError(
         f"the texts of collection {collection!r} are not indexed; run: qvec index --collection {collection} "
         "--texts english, or call index_texts('english')"

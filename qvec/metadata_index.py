@@ -1,4 +1,4 @@
-"""Indexes on metadata fields, as a user asks for them: `lang`, `year:integer`, `source.name:keyword`."""
+"""Indexes on metadata fields, named as the user writes them: `lang`, `year:integer`, `source.name:keyword`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ IndexType = Literal["keyword", "integer", "float", "bool", "datetime", "text", "
 
 @dataclass(frozen=True)
 class MetadataIndex:
-    """An index that filters on one field use. The type says what the field holds, alone or in arrays.
+    """An index for filters on one field. The type is that of the field's values, alone or in arrays.
 
-    | type | Postgres serves | Qdrant serves |
+    | type | used by Postgres for | used by Qdrant for |
     |---|---|---|
     | keyword, uuid | `$eq` `$in` `$contains` of strings | these, and `$like` of a beginning or a middle (keyword) |
     | bool | `$eq` of true and false | the same |
@@ -22,9 +22,9 @@ class MetadataIndex:
     | datetime | all operators with dates | the same |
     | text | the ordering operators of strings, `$like` with a beginning | native full-text conditions |
 
-    On Postgres values of other types do no harm. On Qdrant the index answers for the field: give the type of all its
-    values and of the filters' operands. One of integers does not find fractions, one of UUIDs takes all spellings of a
-    UUID as equal, one of numbers takes dates for numbers.
+    In Postgres, values of other types do no harm. In Qdrant, filters on the field use only the index, so that all
+    values and operands must have its type: an index of integers does not find fractions, one of UUIDs treats all
+    spellings of a UUID as equal, one of numbers treats dates as numbers.
     """
 
     field: str
@@ -44,11 +44,11 @@ class MetadataIndex:
 
     @classmethod
     def parse(cls, text: str) -> MetadataIndex:
-        """`FIELD` or `FIELD:TYPE`. InputError for an unknown type and an empty field."""
+        """Parse `FIELD` or `FIELD:TYPE`. Raise InputError for an unknown type or an empty name."""
         field, colon, type = text.rpartition(":")  # noqa: A001 - the field's word
         return cls(field, type) if colon else cls(text)  # type: ignore[arg-type]  # checked above
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys that lead to the field."""
+        """Path of the field: the keys of nested objects."""
         return tuple(self.field.split("."))

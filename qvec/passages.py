@@ -1,4 +1,4 @@
-"""A small corpus that every machine has: the documentation strings of the Python standard library.
+"""A small corpus that every machine has: the docstrings of the Python standard library.
 
 The modules are parsed and never imported, so collecting the passages has no side effects.
 """
@@ -11,6 +11,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -41,7 +42,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Passage:
-    """One documentation string. `id` is the dotted name of what it documents, `title` adds the kind of it."""
+    """One docstring. `id` is the dotted name of the module, class or function, `title` its kind and name."""
 
     id: str
     title: str
@@ -50,11 +51,16 @@ class Passage:
 
 
 def stdlib_passages(limit: int = 3000) -> list[Passage]:
-    """At most `limit` passages of 60 to about 1,000 characters, each text once, from all over the library.
+    """Return at most `limit` different passages of 60 to about 1,000 characters from all over the library.
 
-    The choice and its order depend only on the library's files. Modules take turns, so that a few large ones
-    do not fill the list.
+    The choice and its order depend only on the library's files. Modules take turns, so that a few large ones do not
+    fill the list.
     """
+    return list(_all_passages()[:limit])
+
+
+@cache
+def _all_passages() -> tuple[Passage, ...]:
     shuffled = random.Random(_SEED)
     by_module = []
     for module, path in _modules(Path(sysconfig.get_paths()["stdlib"])):
@@ -65,11 +71,11 @@ def stdlib_passages(limit: int = 3000) -> list[Passage]:
     for passage in chain.from_iterable(zip_longest(*by_module)):
         if passage is not None:
             unique.setdefault(passage.text, passage)
-    return list(unique.values())[:limit]
+    return tuple(unique.values())
 
 
 def _modules(library: Path) -> Iterator[tuple[str, Path]]:
-    """Dotted name and file of each public module, by name; that of `a/__init__.py` is `a`."""
+    """Return name and file of each public module, sorted by name; that of `a/__init__.py` is `a`."""
     found = {}
     for path in library.rglob("*.py"):
         parts = path.relative_to(library).with_suffix("").parts
@@ -86,7 +92,7 @@ def _is_public(name: str) -> bool:
 
 def _passages(module: str, path: Path) -> Iterator[Passage]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # newer Pythons report escape sequences that an old module still holds
+        warnings.simplefilter("ignore")  # newer Pythons warn of escape sequences in old modules
         tree = ast.parse(path.read_bytes(), path)
     for kind, name, documentation in _documented(tree, module, "module"):
         text = _shortened(documentation)
@@ -95,7 +101,7 @@ def _passages(module: str, path: Path) -> Iterator[Passage]:
 
 
 def _documented(node: _Documented, name: str, kind: str) -> Iterator[tuple[str, str, str]]:
-    """Kind, dotted name and documentation string of `node` and of the public classes and functions in it."""
+    """Yield kind, dotted name and docstring of `node` and of the public classes and functions in it."""
     documentation = ast.get_docstring(node)
     if documentation:
         yield kind, name, documentation
@@ -108,7 +114,7 @@ def _documented(node: _Documented, name: str, kind: str) -> Iterator[tuple[str, 
 
 
 def _shortened(text: str) -> str:
-    """`text` up to the last paragraph, line or word that ends in the second half of the limit."""
+    """Return `text` up to the last paragraph, line or word that ends in the second half of the limit."""
     if len(text) <= _LONGEST:
         return text
     start = text[:_LONGEST]

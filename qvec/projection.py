@@ -1,8 +1,8 @@
-"""Learned bits: the arrays of a calibration that give them, checked.
+"""Learned bits: the integer projection of a calibration that computes them from codes.
 
-Bit j of a row is [sum_i projection[j, i] * (2 * code[i] - 255) + bias[j] > 0], of the row's 8-bit codes. Everything is
-a whole number below 2**24 in magnitude, and so is every partial sum: float32 holds it exactly in whatever order it is
-summed, and numpy, Rust and Postgres agree bit for bit.
+Bit j of a row is [sum_i projection[j, i] * (2 * code[i] - 255) + bias[j] > 0] of the row's 8-bit codes. All terms and
+partial sums are integers below 2**24 in magnitude, which float32 holds exactly: numpy, Rust and Postgres agree bit for
+bit, in whatever order they add.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ Weights = NDArray[np.int8]
 Bias = NDArray[np.int32]
 
 EXACT = 1 << 24
-"""Whole numbers below it in magnitude are float32 numbers, and so are their sums that stay below."""
+"""float32 holds all integers below this magnitude."""
 
 
 def checked_projection(projection: Any, bias: Any, dimensions: int) -> tuple[Weights, Bias] | None:
-    """A projection (m, dimensions) and its bias (m,) as read-only arrays; None where there is neither.
+    """Return a projection (m, dimensions) and its bias (m,) as read-only arrays; None if there is neither.
 
-    Raises CalibrationError for other shapes or types, and for weights whose sums float32 could not hold.
+    Raise CalibrationError for other shapes or types, and for weights whose sums float32 could not hold.
     """
     if projection is None and bias is None:
         return None
     if projection is None or bias is None:
-        raise CalibrationError("a projection and its bias come together, but one of them is missing")
+        raise CalibrationError("a projection needs a bias and a bias a projection, but one of them is missing")
     weights, offsets = np.asarray(projection), np.asarray(bias)
     if weights.dtype != np.int8 or offsets.dtype != np.int32:
         raise CalibrationError(
             f"projection and bias are {weights.dtype} and {offsets.dtype}, expected int8 and int32: "
-            "make them with qvec.projection.whole"
+            "make them with qvec.projection.quantize_projection"
         )
     if weights.ndim != 2 or weights.shape[1] != dimensions or not len(weights) or len(weights) % 8:
         raise CalibrationError(
@@ -42,17 +42,19 @@ def checked_projection(projection: Any, bias: Any, dimensions: int) -> tuple[Wei
         )
     if offsets.shape != (len(weights),):
         raise CalibrationError(f"bias has shape {offsets.shape}, expected ({len(weights)},)")
-    most = int(_reach(weights, offsets).max())
-    if most >= EXACT:
-        raise CalibrationError(f"projection and bias reach {most} in a row, expected less than {EXACT}")
+    largest = int(_reach(weights, offsets).max())
+    if largest >= EXACT:
+        raise CalibrationError(f"projection and bias reach {largest} in a row, expected less than {EXACT}")
     return _frozen(weights), _frozen(offsets)
 
 
-def whole(projection: NDArray[Any], bias: NDArray[Any], radius: NDArray[np.float32]) -> tuple[Weights, Bias]:
-    """The whole numbers that give the bits [projection @ (x - threshold) + bias > 0], as closely as int8 can.
+def quantize_projection(
+    projection: NDArray[Any], bias: NDArray[Any], radius: NDArray[np.float32]
+) -> tuple[Weights, Bias]:
+    """Return int8 weights and int32 bias for the bits [projection @ (x - threshold) + bias > 0], as exact as int8 can.
 
-    A code stands for x - threshold = (2 * code - 255) * radius / 256, so the radius goes into the weights; then each
-    row, with its bias, is scaled as a whole, which leaves the sign, until its largest weight is 127.
+    A code decodes to x - threshold = (2 * code - 255) * radius / 256, so the radius is multiplied into the weights.
+    Then each row is scaled with its bias until its largest weight is 127, which does not change the sign.
     """
     weights = np.asarray(projection, np.float64) * (np.asarray(radius, np.float64) / 256)
     offsets = np.asarray(bias, np.float64)
@@ -64,7 +66,7 @@ def whole(projection: NDArray[Any], bias: NDArray[Any], radius: NDArray[np.float
 
 
 def _reach(weights: Weights, bias: Bias) -> NDArray[np.int64]:
-    """The largest magnitude that the sum of each row can have."""
+    """Return the largest magnitude of each row's sum."""
     reach: NDArray[np.int64] = 255 * np.abs(weights.astype(np.int64)).sum(axis=1) + np.abs(bias.astype(np.int64))
     return reach
 

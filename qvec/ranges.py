@@ -1,4 +1,4 @@
-"""How far from its threshold each dimension is expected to go: the radius r of a calibration, by four methods."""
+"""The radius of a calibration, the expected distance of each dimension from its threshold, by four methods."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ METHODS = ("quantile", "minmax", "rolling", "fixed")
 
 @dataclass(frozen=True)
 class RangeMethod:
-    """A method and its parameters, as they are written into a calibration.
+    """A range method and its parameters.
 
-    quantile: the `quantile` of |x - threshold|; minmax: its maximum; rolling: `spread` standard deviations around the
-    mean, both exponential moving averages over batches of `batch_size` rows with `momentum` (the method that did best
-    in Jina's study of quantization-aware training); fixed: `value` as the model's author gives it, one number or one
-    for each dimension. With `per_dimension` false, one radius serves all dimensions.
+    - quantile: the `quantile` of |x - threshold|.
+    - minmax: the maximum of |x - threshold|.
+    - rolling: `spread` standard deviations around the mean, both of them exponential moving averages with `momentum`
+      over batches of `batch_size` rows; the best method in Jina's study of quantization-aware training.
+    - fixed: `value`, given by the model's author as one number or one for each dimension.
+
+    If `per_dimension` is false, all dimensions have the same radius.
     """
 
     name: str = "quantile"
@@ -52,7 +55,7 @@ class RangeMethod:
             object.__setattr__(self, "value", _plain(self.value))
 
     def parameters(self) -> Mapping[str, Any]:
-        """What a calibration records of the method: its name and the parameters that it uses."""
+        """Return the name and the parameters that the method uses, which a calibration records."""
         used: dict[str, tuple[str, ...]] = {
             "quantile": ("quantile",),
             "rolling": ("spread", "momentum", "batch_size"),
@@ -93,7 +96,7 @@ def _rolling(method: RangeMethod, sample: Array, threshold: Array) -> Array:
 def _moving_averages(
     sample: Array, batch_size: int, momentum: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Exponential moving averages of the batches' means and standard deviations, started at the first batch's."""
+    """Return exponential moving averages of the batches' means and standard deviations, from those of the first on."""
     mean = std = np.empty(0)
     for start in range(0, len(sample), batch_size):
         batch = sample[start : start + batch_size].astype(np.float64)
@@ -116,7 +119,7 @@ def _fixed(method: RangeMethod, sample: Array, _threshold: Array) -> Array:
 
 
 def _plain(value: ArrayLike) -> float | tuple[float, ...]:
-    """A fixed range as a number or a tuple of them, so that methods can be compared and hashed."""
+    """Return a fixed range as a number or a tuple of numbers, so that methods can be compared and hashed."""
     try:
         with np.errstate(over="ignore"):
             array = np.asarray(value, dtype=np.float32)

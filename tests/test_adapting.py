@@ -15,7 +15,7 @@ from qvec.calibration import Calibration
 from qvec.cli import main
 from qvec.codes import learned, quantize, ternary
 from qvec.errors import InputError, MissingExtraError
-from qvec.projection import whole
+from qvec.projection import quantize_projection
 from qvec.training.initial_projection import itq, projection_from, random_rotation
 from qvec.training.learned_bits import AdaptOptions, RecallEvaluator, adapt
 
@@ -58,7 +58,7 @@ def test_two_bits_of_a_direction_are_ternary(sample: np.ndarray, fitted: Calibra
     spread = np.sqrt((centred**2).mean(axis=0))
     assert np.allclose(levels, -0.4307 * np.tile(spread, 2), rtol=1e-3)
     made = replace(made, bias=np.tile([1, -1], DIMENSIONS) * np.repeat(fitted.radius / 8, 2))
-    held = fitted.with_learned(*whole(made.weights, made.bias, fitted.radius), {})
+    held = fitted.with_learned(*quantize_projection(made.weights, made.bias, fitted.radius), {})
     codes = quantize(sample, fitted)
     wanted = np.unpackbits(ternary(codes, fitted), axis=1).reshape(-1, 2, DIMENSIONS)[:, ::-1]
     assert np.array_equal(

@@ -20,7 +20,7 @@ from qvec.calibration import Calibration
 from qvec.cli import main
 from qvec.codes import hamming, learned, quantize
 from qvec.errors import InputError, QvecError, RowError
-from qvec.projection import whole
+from qvec.projection import quantize_projection
 from qvec.training import learned_bits_data
 from qvec.training.initial_projection import itq, projection_from
 from qvec.training.learned_bits import AdaptOptions, adapt
@@ -74,7 +74,7 @@ def test_bits_learn_which_document_answers_which_query(sample: np.ndarray, fitte
         made = train_projection(
             start, build_dataset(rows, fitted.threshold, prepared.queries[:0], prepared), 400, 0, lambda _step: None
         )
-        held = fitted.with_learned(*whole(made.weights, made.bias, fitted.radius), {})
+        held = fitted.with_learned(*quantize_projection(made.weights, made.bias, fitted.radius), {})
         queries, documents = (learned(quantize(side, held), held) for side in (held_out.queries, held_out.documents))
         distances = hamming(documents, queries)
         return float(np.mean((distances < np.diag(distances)[:, None]).sum(axis=1) < 20))

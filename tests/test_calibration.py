@@ -433,7 +433,7 @@ def test_the_file_built_by_hand_is_a_calibration() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "cal.bin is not a calibration: it does not begin as a safetensors file does"),
+        (b"", "cal.bin is not a calibration: it does not begin like a safetensors file"),
         (b"id,vector\n1,0.5\n" * 30, "cal.bin is not a calibration: it does not begin"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "cal.bin is not a calibration: it does not begin"),
         (header(b"[1]"), "cal.bin is not a calibration: it does not begin"),

@@ -14,7 +14,7 @@ from qvec import _native
 from qvec.calibration import Calibration
 from qvec.codes import learned, quantize
 from qvec.errors import CalibrationError, InputError
-from qvec.projection import EXACT, whole
+from qvec.projection import EXACT, quantize_projection
 
 
 def calibration(dimensions: int = 3) -> Calibration:
@@ -79,7 +79,7 @@ def test_rounding_to_integers_keeps_the_bits_at_any_scale(dimensions: int, scale
     random = np.random.default_rng(seed)
     projection = random.normal(size=(16, dimensions)) * scale
     bias = random.normal(size=16) * scale / 10
-    weights, offsets = whole(projection, bias, np.ones(dimensions, np.float32))
+    weights, offsets = quantize_projection(projection, bias, np.ones(dimensions, np.float32))
     held = calibration(dimensions).with_learned(weights, offsets, {})
     rows = random.uniform(-1, 1, (50, dimensions)).astype(np.float32)
     exact = rows @ projection.T + bias
@@ -91,7 +91,7 @@ def test_rounding_to_integers_keeps_the_bits_at_any_scale(dimensions: int, scale
 
 
 def test_zero_weights_and_a_large_bias_stay_within_bounds() -> None:
-    weights, bias = whole(np.zeros((8, 2)), np.full(8, -1e30), np.ones(2, np.float32))
+    weights, bias = quantize_projection(np.zeros((8, 2)), np.full(8, -1e30), np.ones(2, np.float32))
     assert weights.any() == 0
     assert calibration(2).with_learned(weights, bias, {}).bias is not None
     assert bias.tolist() == [-(EXACT - 1)] * 8
@@ -123,7 +123,7 @@ def test_learned_bits_change_the_id_but_not_the_codes() -> None:
 @pytest.mark.parametrize(
     ("projection", "bias", "message"),
     [
-        (np.zeros((8, 3), np.int8), None, "come together"),
+        (np.zeros((8, 3), np.int8), None, "needs a bias and a bias a projection, but one of them is missing"),
         (np.zeros((8, 3), np.float32), np.zeros(8, np.int32), "are float32 and int32, expected int8 and int32"),
         (np.zeros((8, 4), np.int8), np.zeros(8, np.int32), r"shape \(8, 4\), expected \(m, 3\)"),
         (np.zeros((9, 3), np.int8), np.zeros(9, np.int32), "m a multiple of 8"),
@@ -137,7 +137,7 @@ def test_invalid_projections_are_errors(projection: np.ndarray, bias: np.ndarray
 
 
 def test_learned_needs_a_projection_and_eight_planes() -> None:
-    with pytest.raises(InputError, match="has no learned bits; make one that has: qvec adapt"):
+    with pytest.raises(InputError, match="has no learned bits; make a calibration that has them: qvec adapt"):
         learned(np.zeros((1, 8), np.uint8), calibration())
     with pytest.raises(InputError, match="4 planes found, 8 wanted"):
         learned(np.zeros((1, 4), np.uint8), with_learned())

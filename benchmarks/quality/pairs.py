@@ -27,7 +27,7 @@ from qvec import Calibration
 from qvec.codes import code_bytes, hamming_top_k, learned, quantize, ternary
 from qvec.embedding import PACKAGED_MODEL, load_embedder
 from qvec.evaluation.metrics import ndcg
-from qvec.projection import whole
+from qvec.projection import quantize_projection
 from qvec.training.dataset import read_beir
 from qvec.training.initial_projection import Projection, itq, projection_from
 from qvec.training.learned_bits import Bits
@@ -97,7 +97,7 @@ def measure_fold(fold: Fold, bits: int, steps: int, seed: int) -> Iterator[tuple
 
 
 def _measure_projection(fold: Fold, fitted: Calibration, projection: Projection) -> list[float]:
-    calibration = fitted.with_learned(*whole(projection.weights, projection.bias, fitted.radius), {})
+    calibration = fitted.with_learned(*quantize_projection(projection.weights, projection.bias, fitted.radius), {})
     return measure_bits(fold, fitted, partial(learned, calibration=calibration))
 
 

@@ -13,7 +13,7 @@ from pgvector import Bit, Vector
 from psycopg.sql import SQL, Composable, Composed
 
 from qvec.calibration import Calibration
-from qvec.codes import by_length, hamming, score, ternary
+from qvec.codes import divides_by_length, hamming, score, ternary
 from qvec.postgres import filters, rescoring, statements
 from qvec.postgres.layout import Table
 from qvec.postgres.rows import query_bits
@@ -132,7 +132,7 @@ class SearchPlan:
             return self.source(("id", self.ranked_column))
         if self.table.layout.planes:
             codes = self.source(("id", "codes", "document", "metadata"))
-            calibration = self.calibration.id if by_length(self.calibration, self.table.layout.planes) else None
+            calibration = self.calibration.id if divides_by_length(self.calibration, self.table.layout.planes) else None
             return rescoring.rescore_codes(self.table, codes, QUERY_PLANES, self.k, calibration)
         return rescoring.rescore_floats(self.table, self.source(("id", "embedding", "document", "metadata")), self.k)
 

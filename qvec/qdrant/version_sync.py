@@ -13,6 +13,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from qvec.arrays import metadata_array
 from qvec.calibration import Calibration
 from qvec.errors import CollectionError, DatabaseError
 from qvec.qdrant._sync.store import QdrantStore
@@ -21,7 +22,6 @@ from qvec.qdrant.loader import checkpoint_of
 from qvec.qdrant.points import PointId, Points, StoredPoint, plain, stored_vectors
 from qvec.qdrant.version_record import VersionRecord, generation_of, version_name
 from qvec.store.versions import UnsyncedRows, Version, cut
-from qvec.texts import metadata_array
 
 _PAGE = 1_000
 _ROUNDING = {"float16": 2.0**-11, "float32": 2.0**-24}

@@ -16,7 +16,7 @@ from qvec.calibration import Calibration
 from qvec.codes import Codes, code_bytes, hamming_top_k, learned, quantize, ternary
 from qvec.errors import InputError, MissingExtraError
 from qvec.ingest.load_options import Reporter
-from qvec.projection import whole
+from qvec.projection import quantize_projection
 from qvec.training.initial_projection import Projection, itq, projection_from, random_rotation
 from qvec.training.learned_bits_data import Floats, SampleSplit, VectorPairs, split_sample
 
@@ -204,7 +204,9 @@ def _train(
 
 
 def _with_projection(calibration: Calibration, projection: Projection, description: dict[str, Any]) -> Calibration:
-    return calibration.with_learned(*whole(projection.weights, projection.bias, calibration.radius), description)
+    return calibration.with_learned(
+        *quantize_projection(projection.weights, projection.bias, calibration.radius), description
+    )
 
 
 def _select(candidates: dict[str, Calibration], evaluator: RecallEvaluator) -> str:

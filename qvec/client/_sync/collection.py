@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qvec.arrays import as_vectors
+from qvec.arrays import as_vectors, document_array, metadata_array
 from qvec.calibration import Calibration
 from qvec.client import arguments, pages
 from qvec.client._sync.grouping import search_groups
@@ -26,14 +26,13 @@ from qvec.embedding import TextEmbedder
 from qvec.embedding.asynchronous import embed_documents, embed_queries
 from qvec.embedding.asynchronous import in_thread as in_embedding_thread
 from qvec.filters import FilterLike
-from qvec.full_text import asked, check_language
+from qvec.full_text import check_language, clean_question
 from qvec.metadata_index import MetadataIndex
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
 from qvec.sources import Form, IdType
 from qvec.store._sync.interface import Store, StoreCollection, StoredCodes
 from qvec.store.requests import OnDuplicate, RescoreIn, RowColumns, RowFilter, SearchRequest, TextRequest
 from qvec.store.scope import operation
-from qvec.texts import document_array, metadata_array
 from qvec.tracing import span
 from qvec.waiting import in_thread
 
@@ -360,7 +359,7 @@ class Collection:
         Raise InputError before `index_texts`.
         """
         arguments.check_count("k", k)
-        return self._search_text(TextRequest(asked(question), k, self._filter(filter), texts))
+        return self._search_text(TextRequest(clean_question(question), k, self._filter(filter), texts))
 
     def search_hybrid(
         self,
@@ -386,7 +385,7 @@ class Collection:
         arguments.check_count("k", k)
         wanted = arguments.fetch_count(fetch_k, k, max(k, MIN_FETCH_K))
         request = replace(self._request(wanted, oversampling, filter), texts=False)
-        words = TextRequest(asked(question), wanted, request.filter, texts=False)
+        words = TextRequest(clean_question(question), wanted, request.filter, texts=False)
         with operation():
             query = self._single(question if vector is None else vector)
             nearest = self._search_one(query, request)

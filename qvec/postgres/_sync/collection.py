@@ -18,7 +18,7 @@ from psycopg.sql import Composed
 from qvec.calibration import Calibration
 from qvec.defaults import MAX_EF_SEARCH
 from qvec.errors import CollectionError
-from qvec.full_text import asked, no_index
+from qvec.full_text import clean_question, not_indexed_error
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import statements, text_index
 from qvec.postgres._sync import indexes
@@ -181,9 +181,9 @@ class PostgresCollection:
             if self._language is None:
                 self._language = indexes.text_language(connection, self.table)
             if self._language is None:
-                raise no_index(self.name)
+                raise not_indexed_error(self.name)
             statement = text_index.search(self.table, self._language, request.k, where.composed())
-            question = asked(request.question).replace("\0", " ")
+            question = clean_question(request.question).replace("\0", " ")
             parameters = {**where.parameters, "question": question}
             with span("search_text", database="Postgres", collection=self.name, k=request.k) as searching:
                 prepare = None if where == EVERY_ROW else False

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from qvec.arrays import metadata_array
 from qvec.errors import CollectionError
-from qvec.full_text import check_indexed_language, no_index
+from qvec.full_text import check_indexed_language, not_indexed_error
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import points
 from qvec.qdrant._async.backend import AsyncEngine
@@ -26,7 +27,6 @@ from qvec.qdrant.points import PointId, Points, StoredPoint, plain, point_id, ro
 from qvec.qdrant.version_record import ActiveVersion
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
 from qvec.store.requests import OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest, prepared_queries
-from qvec.texts import metadata_array
 from qvec.tracing import span
 from qvec.waiting import in_thread_async
 
@@ -248,7 +248,7 @@ class AsyncCollectionView:
         engine = await self.engine()
         self._ranks_texts = self._ranks_texts or await engine.text_language() is not None
         if not self._ranks_texts:
-            raise no_index(self.name)
+            raise not_indexed_error(self.name)
         query = await resolved(engine, query)
         with span("search_text", database="Qdrant", collection=self.name, k=query.limit) as searching:
             found = await engine.search_text(request.question, query)
