@@ -1,5 +1,5 @@
 """The pool of connections of one process or event loop: opened when first needed, never again by a call that began
-before `close`."""
+before `close`; and the set-up of each connection."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
+from pgvector.psycopg.bit import register_bit_info
+from psycopg.adapt import Loader
+from psycopg.pq import Format
+from psycopg.types import TypeInfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed
 
 from qvec.forking import Lock
@@ -152,3 +156,22 @@ async def _retry_for_waiting_async(pool: AsyncConnectionPool[Any]) -> None:
     """Try again while callers wait: the pool would leave them to their time-outs once it has given up."""
     if pool.get_stats().get("requests_waiting"):
         await pool.check()
+
+
+_BIT_OID = 1560
+_BIT_ARRAY_OID = 1561
+
+
+class _BitLoader(Loader):
+    """The bytes of a bit value, without the length before them."""
+
+    format = Format.BINARY
+
+    def load(self, data: Any) -> bytes:
+        return bytes(data)[4:]
+
+
+def adapt(connection: Connection | AsyncConnection) -> None:
+    """Let a connection send `pgvector.Bit` and receive bit values as bytes."""
+    register_bit_info(connection, TypeInfo("bit", _BIT_OID, _BIT_ARRAY_OID))
+    connection.adapters.register_loader(_BIT_OID, _BitLoader)

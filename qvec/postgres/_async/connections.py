@@ -10,9 +10,8 @@ from typing import TypeVar
 
 import psycopg
 
-from qvec.postgres.adapters import adapt
 from qvec.postgres.errors import check_url, connection_lost, redact, wrap_connect_errors
-from qvec.postgres.pools import AsyncConnection, AsyncPool, connect_arguments
+from qvec.postgres.pools import AsyncConnection, AsyncPool, adapt, connect_arguments
 from qvec.store.connect_options import ConnectOptions
 from qvec.store.scope import operation
 from qvec.waiting import sleep_async

@@ -7,12 +7,17 @@ import re
 import psycopg
 from psycopg import sql
 
-from qvec.errors import CollectionError, DatabaseError
+from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.postgres import sql_script
 from qvec.postgres._async.execute import execute, fetch
 from qvec.postgres.layout import PgVector
 from qvec.postgres.pools import AsyncConnection
-from qvec.postgres.requirements import OLDEST_PGVECTOR, OLDEST_POSTGRES, SOUND_PGVECTOR, check_identifier, dotted
+
+OLDEST_POSTGRES = 14
+OLDEST_PGVECTOR = (0, 7, 0)
+SOUND_PGVECTOR = (0, 8, 4)
+"""HNSW before it: 0.6.0-0.8.1 overflow a buffer in parallel builds (CVE-2026-3172); up to 0.8.2 vacuum can corrupt the
+index, and up to 0.8.3 leave its graph unrepaired."""
 
 
 async def prepare(connection: AsyncConnection, *, install: bool) -> PgVector:
@@ -155,3 +160,23 @@ async def _run_as_owner(connection: AsyncConnection, script: str, what: str) -> 
         grant = sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(database), sql.Identifier(user))
         owner = f"let its owner run: {grant.as_string()}" if "create" in what else "let the schema's owner do it"
         raise DatabaseError(f"user {user!r} may not {what} in database {database!r}; {owner}") from None
+
+
+def hnsw_warning(vector: PgVector) -> str | None:
+    """Return a warning about known bugs in this pgvector's HNSW, if it has any."""
+    if vector.version >= SOUND_PGVECTOR:
+        return None
+    return (
+        f"pgvector {dotted(vector.version)} has known HNSW bugs (a buffer overflow in parallel builds before 0.8.2, "
+        "index corruption by vacuum before 0.8.3, an unrepaired graph before 0.8.4); upgrade pgvector"
+    )
+
+
+def check_identifier(what: str, name: str) -> None:
+    """Raise InputError for a name that psycopg would take for a placeholder in statements with parameters."""
+    if "%" in name:
+        raise InputError(f"the {what} is called {name!r}; expected a name without %: rename it (ALTER … RENAME TO …)")
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
