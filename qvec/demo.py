@@ -42,7 +42,7 @@ Ids = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Measured:
+class DemoFigures:
     """One way to search, over held-out queries. `bytes_per_vector` counts the vectors' data, in table and index."""
 
     name: str
@@ -58,7 +58,7 @@ class Demonstration:
     passages: int
     queries: int
     answers: list[tuple[str, list[Hit]]]
-    comparison: list[Measured]
+    comparison: list[DemoFigures]
     report: Path
 
 
@@ -133,7 +133,7 @@ def _load(database: Database, directory: Path, options: IngestOptions, reporter:
 
 def _compare(
     quantized: Collection, floats: Collection, documents: pa.Table, queries: NDArray[np.float32]
-) -> list[Measured]:
+) -> list[DemoFigures]:
     """The three ways to search, each against exact float32 search done in numpy."""
     ids = np.array(documents["id"].to_pylist())
     nearest = np.argsort(-(queries @ _vectors(documents).T), axis=1, kind="stable")[:, :_K]
@@ -166,7 +166,7 @@ def _measure(
     queries: NDArray[np.float32],
     bits: float,
     find: Callable[[NDArray[np.float32]], list[str]],
-) -> Measured:
+) -> DemoFigures:
     """One way, that keeps so many bits of each dimension."""
     find(queries[0])
     found, seconds = [], []
@@ -176,7 +176,7 @@ def _measure(
         seconds.append(time.perf_counter() - started)
     shared = sum(len({*a} & {*b}) for a, b in zip(found, truth, strict=True))
     recall = shared / sum(map(len, truth))
-    return Measured(name, recall, round(queries.shape[1] * bits / 8), float(np.median(seconds)) * 1e3)
+    return DemoFigures(name, recall, round(queries.shape[1] * bits / 8), float(np.median(seconds)) * 1e3)
 
 
 def _found(
