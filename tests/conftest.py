@@ -1,4 +1,4 @@
-"""Shared fixtures: one embedded Postgres for the whole run, a fresh database where a test needs its own."""
+"""Shared fixtures: one embedded Postgres server for the whole run, and a new database for each test that needs one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Vectors = NDArray[np.float32]
 _numbers = itertools.count()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # So a shell starts what runs in the background; the processes that tests interrupt would inherit it.
+    # A shell starts background jobs like this, and the processes that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The connection URL of a superuser on an embedded server that lives as long as the test run."""
+    """The connection URL of the superuser of an embedded server that runs as long as the tests."""
     directory = tmp_path_factory.mktemp("postgres")
     yield embedded.start(directory)
     embedded.stop(directory)
@@ -38,14 +38,14 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def admin(server_url: str) -> Iterator[psycopg.Connection]:
-    """A superuser's connection in autocommit, to the server's first database."""
+    """The superuser's connection to the server's first database, in autocommit."""
     with psycopg.connect(server_url, autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture(scope="session")
 def new_database(server_url: str, admin: psycopg.Connection) -> Callable[..., str]:
-    """Creates an empty database, with the given options of CREATE DATABASE, and returns its URL."""
+    """A function that creates an empty database, with options of CREATE DATABASE, and returns its URL."""
 
     def create(options: str = "") -> str:
         name = f"test_{next(_numbers)}"
@@ -57,25 +57,25 @@ def new_database(server_url: str, admin: psycopg.Connection) -> Callable[..., st
 
 @pytest.fixture
 def url(new_database: Callable[..., str]) -> str:
-    """An empty database of the test's own."""
+    """The URL of an empty database that only this test uses."""
     return new_database()
 
 
 @pytest.fixture(scope="module")
 def db(new_database: Callable[..., str]) -> Iterator[Database]:
-    """A database for the tests of one module."""
+    """A database that the tests of one module share."""
     with qvec.connect(new_database()) as database:
         yield database
 
 
 @pytest.fixture
 def name() -> str:
-    """A collection name that no other test has."""
+    """A collection name that no other test uses."""
     return f"docs_{next(_numbers)}"
 
 
 def realistic(rows: int, dimensions: int = 64, seed: int = 0) -> Vectors:
-    """Vectors as embeddings are: off centre, a few strong directions, in families of neighbours; not unit length."""
+    """Return vectors like embeddings: off centre, with a few strong directions and clusters; not of unit length."""
     fixed = np.random.default_rng(12345)
     directions = fixed.normal(size=(24, dimensions)) * np.linspace(2, 0.2, 24)[:, None]
     families = fixed.normal(size=(40, 24))
@@ -87,19 +87,19 @@ def realistic(rows: int, dimensions: int = 64, seed: int = 0) -> Vectors:
 
 
 def unit(vectors: Vectors) -> Vectors:
-    """Rows divided by their length."""
+    """Return rows divided by their length."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="session")
 def vectors() -> Vectors:
-    """A thousand vectors of 64 dimensions, 40 families among them."""
+    """A thousand vectors of 64 dimensions in 40 clusters."""
     return realistic(1000)
 
 
 @pytest.fixture(scope="session")
 def queries() -> Vectors:
-    """Vectors of the same kind, none of them among `vectors`."""
+    """Vectors of the same distribution, none of them in `vectors`."""
     return realistic(50, seed=1)
 
 
@@ -113,7 +113,7 @@ def calibration(vectors: Vectors) -> Calibration:
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[..., str]
 ) -> Iterator[Store]:
-    """Each kind of database that is here, for the tests of one module."""
+    """Each kind of available database; the tests of one module share it."""
     with opened(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
         yield found
 
@@ -123,7 +123,7 @@ def store(
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """torch on one thread: the small models of tests gain nothing from more, and wait for them on a busy machine."""
+    """Run torch on one thread: more do not help small models, and slow them down on a busy machine."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The databases that the contract is held against, and what a test has to know of each."""
+"""The databases that the shared tests run on, and how they differ."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from qvec.client import Collection, Database
 Floats = NDArray[np.float32]
 
 VARIABLES = {"postgres-server": "QVEC_TEST_POSTGRES_URL", "qdrant-server": "QVEC_TEST_QDRANT_URL"}
-"""Where a real server's URL comes from."""
+"""Environment variables with the URLs of real servers."""
 STORES = ["postgres", "qdrant", "qdrant-wire", *(kind for kind in VARIABLES if os.environ.get(VARIABLES[kind]))]
-"""Those that are here."""
+"""Kinds of available databases."""
 
 
 def ids(hits: list[Hit]) -> list[int | str]:
@@ -33,13 +33,13 @@ def ids(hits: list[Hit]) -> list[int | str]:
 
 @dataclass
 class Store:
-    """A database that is open, and others like it."""
+    """An open database of some kind."""
 
     kind: str
     url: str
     database: Database
     elsewhere: Callable[[Path], str]
-    """The URL of a database that this process has not opened, so that another one can; itself, if it is a server."""
+    """Return the URL of a database that another process can open: a server's own URL, or a new directory."""
     created: set[str] = field(default_factory=set)
 
     @property
@@ -48,12 +48,12 @@ class Store:
 
     @property
     def holds_nul(self) -> bool:
-        """Whether texts may contain NUL: Postgres's cannot."""
+        """Whether texts may contain NUL; in Postgres they cannot."""
         return not self.is_postgres
 
     @property
     def opens_again(self) -> bool:
-        """Whether a closed database opens by itself when it is used."""
+        """Whether a closed database opens again when it is used."""
         return self.is_postgres
 
     @property
@@ -61,7 +61,7 @@ class Store:
         return self.kind == "qdrant"
 
     def new_name(self) -> str:
-        """A collection name that is nowhere yet, and is dropped in the end."""
+        """Return an unused collection name; the collection is dropped in the end."""
         name = f"qvec_test_{uuid.uuid4().hex[:12]}"
         self.created.add(name)
         return name
@@ -75,7 +75,7 @@ class Store:
                 self.database.drop_collection(name)
 
     def native_filter(self, name: str, value: str) -> Any:
-        """The filter {name: value} as the database's own client writes it."""
+        """Return the filter {name: value} in the database's own form."""
         if self.is_postgres:
             return sql.SQL("metadata->>{} = {}").format(sql.Literal(name), sql.Literal(value))
         from qdrant_client import models  # an extra
@@ -84,11 +84,10 @@ class Store:
         return models.Filter(must=[condition])
 
     def scores(self, queries: Floats, vectors: Floats, calibration: Calibration, rescore: str) -> NDArray[np.float64]:
-        """Scores (m, n) that a search of prepared queries and vectors has to give, to float32's precision.
+        """Return the scores (m, n) of prepared queries and vectors, to float32's precision.
 
-        Postgres keeps x, Qdrant x - threshold; both round the query as well. Signs alone stand for threshold ±
-        deviation; there Postgres takes the query as it is, and under cosine divides by the length of what they stand
-        for.
+        Postgres stores x, Qdrant x - threshold; both round the query as well. Signs decode to threshold ± deviation;
+        there Postgres does not round the query, and under cosine divides by the length of the decoded vector.
         """
         threshold = calibration.threshold.astype(np.float64)
         if rescore == "binary":
@@ -106,14 +105,14 @@ class Store:
 
 
 def _rounded(queries: Floats, datatype: str) -> NDArray[np.float64]:
-    """Queries in the precision of the stored vectors, at the scale where their largest component is about 1."""
+    """Return queries rounded to the precision of the stored vectors, at the scale where their largest component is 1."""
     _, exponents = np.frexp(np.abs(queries).max(axis=1, keepdims=True))
     return np.ldexp(np.ldexp(queries, -exponents).astype(datatype).astype(np.float64), exponents)
 
 
 @contextmanager
 def opened(kind: str, directory: Path, new_database: Callable[[], str]) -> Iterator[Store]:
-    """A store of a kind; what was created in it is dropped in the end. Skips where its server is not named."""
+    """Open a database of a kind, and drop what was created in it. Skip the test where no server is named."""
     if kind in VARIABLES:
         url = os.environ.get(VARIABLES[kind], "")
         if not url:

@@ -66,8 +66,8 @@ def test_the_life_of_a_collection(store: Store, vectors: Vectors, calibration: C
         assert await docs.delete([8, 999]) == 1
         await docs.index_metadata([MetadataIndex.parse("a:integer")])
         assert ids(await docs.scroll({"a": 1})) == [7]
-        told: list[object] = []
-        await docs.build_index(lambda *progress: told.append(progress))
+        reported: list[object] = []
+        await docs.build_index(lambda *progress: reported.append(progress))
         assert await docs.has_index()
         await docs.set_oversampling(6)
         again = await db.collection(name)

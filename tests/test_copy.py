@@ -1,4 +1,4 @@
-"""Rows of binary COPY: golden bytes by hand, and every row read back by a parser of the documented format."""
+"""Rows of binary COPY: golden bytes, and rows read back by a parser of the documented format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Fields = list[bytes | None]
 
 
 def text(*values: str | None) -> _native.Text:
-    """The buffers of an Arrow column, with something before and after them to be skipped."""
+    """Return the buffers of a slice of an Arrow column, which has values before and after it."""
     column = pa.array(["before", *values, "after"], pa.large_string())
     _, offsets, data = column.buffers()
     valid = np.array([value is not None for value in values])
@@ -66,7 +66,7 @@ def test_golden_row_of_every_column() -> None:
     )
 
 
-def test_learned_bits_stand_behind_the_codes() -> None:
+def test_learned_bits_follow_the_codes() -> None:
     codes, learned = np.array([[0xA5], [1]], np.uint8), np.array([[1, 2], [3, 4]], np.uint8)
     encoded = _native.encode_copy(np.arange(2), codes, np.zeros((2, 1), np.float32), True, None, None, learned)
     length = struct.pack("!i", 16)
@@ -93,7 +93,7 @@ def test_golden_row_of_text_id_float_vector_and_nulls() -> None:
     )
 
 
-def test_without_an_embedding_there_is_no_such_field() -> None:
+def test_rows_without_an_embedding_lack_the_field() -> None:
     found = _native.encode_copy(np.array([1]), np.array([[1]], np.uint8), None, False, text(""), None)
     assert list(parse(found)) == [[struct.pack("!q", 1), struct.pack("!i", 8) + b"\x01", b"", None]]
 

@@ -157,7 +157,7 @@ def test_an_interrupted_copy_can_be_continued(
     assert stored(target.collection("docs")).keys() == stored(original).keys()
 
 
-def test_a_source_that_changed_meanwhile_is_refused(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
+def test_a_source_that_changed_since_is_refused(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
     original = filled(postgres, fitted)
     options = copy_options(qdrant, original, "docs", index=False, workers=1, batch_rows=20)
     reporter = StoppedAt(100)

@@ -400,7 +400,7 @@ def terminate_all(url: str, admin: psycopg.Connection) -> int:
 
 
 def occupy(db: Database, connections: int) -> None:
-    """Open so many connections, idle in the pool."""
+    """Leave this number of idle connections in the pool."""
     pool = db.store._connections._pool.get()  # type: ignore[attr-defined]
     taken = [pool.getconn() for _ in range(connections)]
     for connection in taken:

@@ -1,4 +1,4 @@
-"""The thread pool: a forked child computes right answers, on threads of its own, and the environment sets how many."""
+"""The thread pool of the Rust part: a forked child computes on its own threads; the environment sets their number."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ print("parent", threads() - before, flush=True)
 child = os.fork()
 if child == 0:
     alone = threads()
-    right = all(np.array_equal(_native.quantize(vectors, zero, one, 8, False), wanted) for _ in range(3))
-    print("child", threads() - alone, right, flush=True)
+    is_right = all(np.array_equal(_native.quantize(vectors, zero, one, 8, False), wanted) for _ in range(3))
+    print("child", threads() - alone, is_right, flush=True)
     os._exit(0)
 os.waitpid(child, 0)
 assert np.array_equal(_native.quantize(vectors, zero, one, 8, False), wanted)

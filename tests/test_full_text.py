@@ -1,4 +1,4 @@
-"""Words: what a ranking by BM25 has to be, on each database, and in Postgres what it rests on besides the documents."""
+"""Word searches: the ranking by BM25 in all stores, and in Postgres its dependence on table statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = 1000
 
 
 def texts(random: np.random.Generator, rows: int) -> list[str]:
-    """Four to forty words each, of two hundred, the n-th of which is n times rarer than the first."""
+    """Return texts of 4 to 40 words out of 200; the n-th word is n times rarer than the first."""
     share = 1 / np.arange(1, 201)
     words = random.choice(200, (rows, 40), p=share / share.sum())
     lengths = random.integers(4, 41, rows)
@@ -29,7 +29,7 @@ QUESTIONS = [" ".join(f"w{word}" for word in words) for words in np.random.defau
 
 
 def bm25(documents: list[str], question: str, distinct: bool) -> dict[int, float]:
-    """Scores of the documents that hold a word of the question, in Lucene's form with k1 = 1.2 and b = 0.75.
+    """Return the BM25 scores of documents with a word of the question, in Lucene's form with k1 = 1.2 and b = 0.75.
 
     A document is as long as it has words, set beside the average of all. With `distinct` it is as long as it has
     distinct words, set beside the average of those that hold a word of the question.
@@ -49,7 +49,7 @@ def bm25(documents: list[str], question: str, distinct: bool) -> dict[int, float
 
 
 def check_ranking(docs: Any, distinct: bool) -> None:
-    """With as many hits asked for as there are rows, every row that holds a word is ranked by its whole score."""
+    """Assert that with k = all rows, every row with a word of the question is ranked by its exact score."""
     for question in QUESTIONS:
         expected = bm25(DOCUMENTS, question, distinct)
         found = docs.search_text(question, ROWS)
@@ -72,7 +72,7 @@ def test_words_rank_by_bm25(store: Store, calibration: Calibration, vectors: Any
 
 @pytest.fixture
 def docs(db: Database, name: str, calibration: Calibration, vectors: Any) -> Any:
-    """The documents, in a table that ANALYZE has seen empty."""
+    """A collection of the documents whose table ANALYZE last saw empty."""
     docs: Any = db.create_collection(name, calibration=calibration)
     docs.index_texts("simple")
     docs.upsert(np.arange(ROWS), vectors, DOCUMENTS)
@@ -91,8 +91,8 @@ def test_rankings_are_the_same_before_analyze_has_seen_the_rows(db: Database, do
     assert [ids(hits) for hits in before] == [ids(hits) for hits in after]
 
 
-def test_rows_that_are_picked_for_a_ranking_hold_the_best(docs: Any) -> None:
-    """Common words match more rows than are ranked."""
+def test_the_rows_read_for_a_ranking_contain_the_best(docs: Any) -> None:
+    """Common words match more rows than the ranking reads."""
     shared = []
     for question in ("w0 w1 w2", "w0 w3 w150", "w1 w2 w80 w90"):
         best, found = docs.search_text(question, ROWS), docs.search_text(question, 10)

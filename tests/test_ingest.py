@@ -313,10 +313,10 @@ def test_settings_other_than_the_collections_are_refused(
 @pytest.mark.parametrize(
     ("fit", "reason"),
     [
-        (FitOptions(metric="ip"), "--metric ip is asked for, but calibration [0-9a-f]{16} has cosine"),
-        (FitOptions(threshold=0), "--threshold 0 is asked for, but calibration [0-9a-f]{16} has 1.0"),
-        (FitOptions(ranges=RangeMethod("minmax")), "--ranges minmax is asked for, but .* has rolling"),
-        (FitOptions(dimensions=3), "--dimensions 3 is asked for, but .* has 4"),
+        (FitOptions(metric="ip"), "--metric is ip, but calibration [0-9a-f]{16} has cosine"),
+        (FitOptions(threshold=0), "--threshold is 0, but calibration [0-9a-f]{16} has 1.0"),
+        (FitOptions(ranges=RangeMethod("minmax")), "--ranges is minmax, but .* has rolling"),
+        (FitOptions(dimensions=3), "--dimensions is 3, but .* has 4"),
     ],
 )
 def test_a_calibration_is_not_fitted_again(database: Database, tmp_path: Path, fit: FitOptions, reason: str) -> None:

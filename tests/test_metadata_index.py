@@ -95,7 +95,7 @@ ODD: list[Any] = [None, True, 1e300, -(2**63), "", "x" * 9000, "2023-02-30", [],
 
 @pytest.fixture(scope="module")
 def indexed(admin: psycopg.Connection) -> tuple[psycopg.Connection, list[Row]]:
-    """5,000 rows with a field for each type of index, now and then in an array, and odd values in all of them."""
+    """5,000 rows with a field for each type of index, some values in arrays, and rows with odd values."""
     rows: list[Row] = []
     for n in range(5000):
         of_type = {name: values[n * 7 % 500] for name, (values, _) in OF_TYPE.items()}

@@ -496,15 +496,15 @@ def test_the_command(database: Database, url: str) -> None:
     assert trial["kept"] is None
     done = run("recalibrate", *place, "--threshold", "half", "--ranges", "quantile", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["calibration"], told["rows"], told["missing"]) == (trial["calibration"], ROWS, 0)
-    assert told["recall"]["new"] > told["recall"]["old"]
+    result = json.loads(done.stdout)
+    assert (result["calibration"], result["rows"], result["missing"]) == (trial["calibration"], ROWS, 0)
+    assert result["recall"]["new"] > result["recall"]["old"]
     assert "recall@10 among 600 sampled rows" in done.stderr
-    assert told["kept"] in run("collections", "--db", url).stdout
+    assert result["kept"] in run("collections", "--db", url).stdout
     shown = run("info", "docs", "--db", url, "--json").stdout.splitlines()
-    assert [json.loads(line)["name"] for line in shown] == ["docs", told["kept"]]
+    assert [json.loads(line)["name"] for line in shown] == ["docs", result["kept"]]
     assert "rows, in" in run("recalibrate", *place, "--rollback").stdout
-    assert f"dropped docs@{told['calibration']}" in run("recalibrate", *place, "--drop-old").stdout
+    assert f"dropped docs@{result['calibration']}" in run("recalibrate", *place, "--drop-old").stdout
     assert database.collection("docs").calibration == POOR
     assert run("recalibrate", *place, "--metric", "ip").returncode == 1
     assert run("recalibrate", *place, "--rollback", "--dry-run").returncode == 1

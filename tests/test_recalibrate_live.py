@@ -283,8 +283,8 @@ def test_restart_begins_a_recalibration_again(url: str) -> None:
         docs.upsert(range(ROWS), ROWS_OF)
     command = ("recalibrate", "--db", url, "-c", "docs", "--json")
     run_and_kill(*command, "--threshold", "mean", "--ranges", "minmax", batch_rows=800, moment=f"after {SYNC}.begin")
-    anew = run_and_kill(*command, "--threshold", "half", "--ranges", "quantile", "--restart", batch_rows=800)
-    assert anew.returncode == 0, anew.stderr
+    restarted = run_and_kill(*command, "--threshold", "half", "--ranges", "quantile", "--restart", batch_rows=800)
+    assert restarted.returncode == 0, restarted.stderr
     with qvec.connect(url) as database:
         method = database.collection("docs").calibration.description["method"]
         assert (method["threshold"], method["name"]) == (0.5, "quantile")

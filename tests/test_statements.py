@@ -147,7 +147,7 @@ def filled(db: Database, name: str, vectors: Vectors, rescore: str, prefilter: s
 
 @pytest.fixture(scope="module")
 def many(db: Database) -> Collection:
-    """Five thousand rows in a few families, with many equal codes among them."""
+    """Five thousand rows in a few clusters, many of them with equal codes."""
     vectors = realistic(5000, 32)
     vectors[4000:] = vectors[:1000]
     return filled(db, "many", vectors, "int8", "ternary")
@@ -199,7 +199,7 @@ def test_the_prefilter_finds_every_candidate(db: Database, many: Collection, ef_
 
 @pytest.mark.parametrize("count", [41, 400, 1000])
 def test_ef_search_alone_reaches_every_candidate(db: Database, many: Collection, count: int) -> None:
-    """Without an iterative scan, which would fetch the rest one by one and hide a small ef_search."""
+    """Without an iterative scan, which would find the missing candidates despite a small ef_search."""
     table = replace(many.stored.table, vector=PgVector(many.stored.table.vector.schema, (0, 7, 4)))
     plan = SearchPlan(table, many.calibration, k=count, candidates=count)
     query = prepared(many, realistic(1, 32, seed=3))[0]
