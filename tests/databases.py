@@ -105,8 +105,7 @@ class Store:
 
 
 def _rounded(queries: Floats, datatype: str) -> NDArray[np.float64]:
-    """Return queries rounded to the precision of the stored vectors, scaled so that the largest component is about
-    1."""
+    """Return queries rounded to the precision of the stored vectors, scaled to a largest component of about 1."""
     _, exponents = np.frexp(np.abs(queries).max(axis=1, keepdims=True))
     return np.ldexp(np.ldexp(queries, -exponents).astype(datatype).astype(np.float64), exponents)
 

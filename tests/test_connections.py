@@ -231,6 +231,7 @@ def are_lost_connections(errors: list[BaseException]) -> bool:
     return all(isinstance(error, DatabaseError) and "the connection was lost" in str(error) for error in errors)
 
 
+@pytest.mark.slow
 def test_threads_survive_a_restart_under_load(server: str, tmp_path: Path) -> None:
     """Reads wait for the server to come back; a write under way fails as lost and is not repeated."""
     vectors = realistic(1000)
@@ -270,6 +271,7 @@ def test_threads_survive_a_restart_under_load(server: str, tmp_path: Path) -> No
         assert docs.upsert([1001], vectors[998:999]) == 1
 
 
+@pytest.mark.slow
 def test_tasks_survive_a_restart_under_load(server: str, tmp_path: Path) -> None:
     """Reads wait for the server to come back; a write under way fails as lost and is not repeated."""
     vectors = realistic(1000)
@@ -313,6 +315,7 @@ def test_tasks_survive_a_restart_under_load(server: str, tmp_path: Path) -> None
     asyncio.run(live())
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_is_an_error(server: str, tmp_path: Path) -> None:
     with qvec.connect(server, timeout=1) as db:
         docs = filled(db)
@@ -324,6 +327,7 @@ def test_a_server_that_stays_away_is_an_error(server: str, tmp_path: Path) -> No
         embedded.start(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_waiting_clients_are_served_after_the_pool_gave_up(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ if end == "closed":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["closed", "left open", "killed"])
 def test_rows_of_another_process_exist_after_it_ended(store: Store, vectors: Vectors, tmp_path: Path, end: str) -> None:
     url, name = store.elsewhere(tmp_path), store.new_name()

@@ -176,6 +176,7 @@ def test_another_calibration_is_refused(postgres: Database, qdrant: Database, fi
         copied(postgres, qdrant)
 
 
+@pytest.mark.slow
 def test_the_command(url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", realistic(ROWS))
     there = f"qdrant:{tmp_path / 'there'}"
@@ -190,6 +191,7 @@ def test_the_command(url: str, tmp_path: Path) -> None:
     assert "would be copied onto itself; give it a new name" in itself.stderr
 
 
+@pytest.mark.slow
 def test_info_describes_both_databases(url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", realistic(ROWS))
     there = f"qdrant:{tmp_path / 'there'}"

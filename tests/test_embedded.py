@@ -112,6 +112,7 @@ def test_processes_on_one_directory_share_a_server(directory: Path, user: Callab
     assert stopped(directory)
 
 
+@pytest.mark.slow
 def test_a_killed_process_does_not_keep_the_server_alive(
     directory: Path, user: Callable[[], subprocess.Popen[str]]
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_killed_process_does_not_keep_the_server_alive(
     assert stopped(directory)
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_another_continues(directory: Path, user: Callable[[], subprocess.Popen[str]]) -> None:
     survivor, killed = user(), user()
     url_of(survivor)
@@ -177,6 +179,7 @@ os.waitid(os.P_PID, child, {options})
     assert stopped(directory)
 
 
+@pytest.mark.slow
 def test_a_killed_server_starts_again_with_its_data(directory: Path, user: Callable[[], subprocess.Popen[str]]) -> None:
     process = user()
     url_of(process)
@@ -185,6 +188,7 @@ def test_a_killed_server_starts_again_with_its_data(directory: Path, user: Calla
     assert run(f"print(execute({READ!r}).fetchone())", directory).stdout == "(42,)\n"
 
 
+@pytest.mark.slow
 def test_a_process_id_that_another_program_has_now(directory: Path, user: Callable[[], subprocess.Popen[str]]) -> None:
     # As after a restart of the machine or container: this very process has the dead server's number.
     url_of(user())
@@ -196,6 +200,7 @@ def test_a_process_id_that_another_program_has_now(directory: Path, user: Callab
     assert run(f"print(execute({READ!r}).fetchone())", directory).stdout == "(42,)\n"
 
 
+@pytest.mark.slow
 def test_a_kept_server_runs_until_it_is_stopped(directory: Path) -> None:
     url = run("print(embedded.keep(d))", directory).stdout.strip()
     assert embedded.running(directory)
@@ -218,6 +223,7 @@ def test_stopping_a_server_that_does_not_run(tmp_path: Path) -> None:
 ODD = ["with space", "quo'te", "per%cent", "ünï ćode", "dollar$HOME", "hash#?&=", "x" * 110]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ODD, ids=["space", "quote", "percent", "unicode", "dollar", "url", "long"])
 def test_directories_of_any_name(tmp_path: Path, odd: str) -> None:
     """Relative, below a parent that is new; the long one is beyond what a socket's path may have."""
@@ -250,6 +256,7 @@ def test_a_database_of_another_major_version(tmp_path: Path) -> None:
         qvec.connect(f"postgres:{tmp_path}")
 
 
+@pytest.mark.slow
 def test_the_error_for_a_damaged_database_gives_the_reason(tmp_path: Path) -> None:
     run("embedded.start(d)", tmp_path / "data")
     assert stopped(tmp_path / "data")

@@ -143,6 +143,7 @@ def test_int8_scores_are_those_of_its_integers(database: Any, tmp_path: Path) ->
     assert recall(ids) > 0.97
 
 
+@pytest.mark.slow
 def test_the_command_needs_only_the_encoding(tmp_path: Path) -> None:
     url = f"qdrant:{tmp_path / 'qdrant'}"
     np.save(tmp_path / "bits.npy", STORED["ubinary"])
@@ -213,6 +214,7 @@ def test_fit_options_that_are_set_stay() -> None:
     assert all(fit_for(codec, asked) == asked for codec in PRESETS.values())
 
 
+@pytest.mark.slow
 def test_the_command_reads_a_description_of_the_encoding(tmp_path: Path) -> None:
     """Integers with a scale for each dimension."""
     steps = np.linspace(0.001, 0.01, DIMENSIONS)

