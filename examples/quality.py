@@ -20,7 +20,7 @@ from qvec.embedding import PACKAGED_MODEL, load_embedder
 from qvec.passages import stdlib_passages
 
 PASSAGES = int(os.environ.get("PASSAGES", "3000"))
-QUERIES = 100
+QUERIES = min(100, PASSAGES // 4)
 K = 10
 
 # %% [markdown]

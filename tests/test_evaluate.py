@@ -140,8 +140,8 @@ def test_a_scan_in_blocks_is_one_scan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("qvec.evaluation.evaluate._SCAN_ROWS", 97)
-    again = evaluate(collection, asked(queries), rows_of(source, calibration))
-    scanned = [name for name in named(evaluation) if name.endswith("/scan")]
+    again = evaluate(collection, asked(queries), rows_of(source, calibration), oversamplings=[2, 16])
+    scanned = [name for name in named(again) if name.endswith("/scan")]
     assert scanned
     for name in scanned:
         assert named(again)[name].recalls.tolist() == named(evaluation)[name].recalls.tolist()

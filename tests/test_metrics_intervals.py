@@ -15,6 +15,7 @@ from qvec.evaluation.metrics import compare, confidence_interval, lower_bound
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "RESAMPLES", 800)
+    monkeypatch.setattr(metrics, "FLIPS", 2_000)
 
 
 @pytest.mark.usefixtures("fast")
@@ -68,6 +69,7 @@ def test_the_p_value_is_that_of_all_exchanges(seed: int) -> None:
     assert (found.better, found.worse, found.equal) == ((first > second).sum(), (first < second).sum(), ties)
 
 
+@pytest.mark.usefixtures("fast")
 def test_chance_alone_is_not_taken_for_a_difference() -> None:
     rng = np.random.default_rng(3)
     values = [compare(*rng.integers(0, 11, (2, 60)) / 10, seed=seed).p_value for seed in range(200)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import re
@@ -66,9 +67,13 @@ EVALUATION = Evaluation(
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A sweep of six of the forty calibrations."""
     path = tmp_path_factory.mktemp("report") / "vectors.npy"
     np.save(path, realistic(400, dimensions=128))
-    with open_source(path) as source:
+    module = importlib.import_module("qvec.evaluation.sweep")
+    with pytest.MonkeyPatch.context() as patch, open_source(path) as source:
+        patch.setattr(module, "THRESHOLDS", (0.0, 0.5, 1.0))
+        patch.setattr(module, "RANGES", module.RANGES[:2])
         return sweep(source, SweepOptions(queries=50, recall=0.8), Reporter())
 
 

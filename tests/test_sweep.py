@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -49,9 +50,17 @@ def sample() -> Sample:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     path = tmp_path_factory.mktemp("sweep") / "vectors.npy"
-    np.save(path, realistic(2000, dimensions=128))
+    np.save(path, realistic(640, dimensions=128))
     with open_source(path) as source:
-        return sweep(source, SweepOptions(queries=100, recall=0.8), Reporter())
+        return sweep(source, SweepOptions(queries=40, recall=0.8), Reporter())
+
+
+@pytest.fixture
+def few_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweep four calibrations, because all forty take seconds."""
+    module = importlib.import_module("qvec.evaluation.sweep")
+    monkeypatch.setattr(module, "THRESHOLDS", (0.25, 0.5))
+    monkeypatch.setattr(module, "RANGES", (RangeMethod("quantile"), RangeMethod("minmax")))
 
 
 def write(path: Path, vectors: NDArray[np.float32]) -> Path:
@@ -378,7 +387,7 @@ def test_the_command_names_the_choice(fit: FitOptions, options: dict[str, str]) 
 
 
 def test_a_sweep_tries_everything(swept: Sweep) -> None:
-    assert (swept.rows, swept.queries, swept.k) == (1900, 100, 10)
+    assert (swept.rows, swept.queries, swept.k) == (600, 40, 10)
     fits = {trial.fit for trial in swept.trials}
     assert {fit.threshold for fit in fits} == {0, 0.25, 0.5, 0.75, 1}
     assert {(fit.ranges.name, fit.ranges.quantile, fit.ranges.per_dimension) for fit in fits} == {
@@ -403,6 +412,7 @@ def test_a_line_of_json_has_the_keys_that_machines_read(swept: Sweep) -> None:
     assert "ndcg" not in line
 
 
+@pytest.mark.usefixtures("few_calibrations")
 def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
     with open_source(write(tmp_path / "a.npy", realistic(400))) as source:
         first, again = (sweep(source, SweepOptions(rows=300, queries=40), Reporter()) for _ in range(2))
@@ -413,9 +423,10 @@ def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
     assert "40 queries are few: figures and intervals may be off" in first.notes
 
 
+@pytest.mark.usefixtures("few_calibrations")
 def test_the_recommended_command_makes_the_collection(tmp_path: Path, url: str) -> None:
     """As it was measured: the same settings, the same method, and a recall within what was told."""
-    vectors, queries = realistic(3000), realistic(100, seed=1)
+    vectors, queries = realistic(2000), realistic(100, seed=1)
     source = write(tmp_path / "my vectors.npy", vectors)
     with open_source(source) as opened, open_source(write(tmp_path / "q.npy", queries)) as asked:
         found = sweep(opened, SweepOptions(recall=0.9), Reporter(), queries=asked)
@@ -446,6 +457,7 @@ def run(*arguments: object) -> Ran:
     return result
 
 
+@pytest.mark.usefixtures("few_calibrations")
 def test_the_command_tells_what_to_use_and_writes_report_and_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs qvec[plots]")
     source = write(tmp_path / "a.npy", realistic(400))
@@ -461,9 +473,9 @@ def test_the_command_tells_what_to_use_and_writes_report_and_plot(tmp_path: Path
 
 
 def test_json_is_a_line_for_each_configuration(tmp_path: Path) -> None:
-    source = write(tmp_path / "a.npy", realistic(300))
-    asked = write(tmp_path / "q.npy", realistic(30, seed=1))
-    result = run("--sweep", source, "--queries", asked, "--rows", 200, "--encoding", "float", "--json")
+    source = write(tmp_path / "a.npy", realistic(120))
+    asked = write(tmp_path / "q.npy", realistic(10, seed=1))
+    result = run("--sweep", source, "--queries", asked, "--rows", 100, "--encoding", "float", "--json")
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(lines) == 40 * 37 + 4
@@ -491,6 +503,7 @@ def test_options_that_do_not_go_together(arguments: list[str], told: str) -> Non
     assert told in result.output
 
 
+@pytest.mark.usefixtures("few_calibrations")
 def test_the_column_of_the_vectors_goes_into_the_command(tmp_path: Path) -> None:
     rows = [{"id": at, "first": row, "second": row} for at, row in enumerate(realistic(60).tolist())]
     source = tmp_path / "a.jsonl"
@@ -500,6 +513,7 @@ def test_the_column_of_the_vectors_goes_into_the_command(tmp_path: Path) -> None
     assert f"qvec ingest {source} --vector-column second --collection NAME" in result.stdout
 
 
+@pytest.mark.usefixtures("few_calibrations")
 def test_texts_are_swept_with_a_model_that_goes_into_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

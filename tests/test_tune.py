@@ -281,7 +281,7 @@ def loaded(new_database: Callable[[], str], source: Path) -> str:
 @pytest.fixture(scope="module")
 def query_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("queries") / "queries.npy"
-    np.save(path, realistic(120, seed=3))
+    np.save(path, realistic(60, seed=3))
     return path
 
 
@@ -312,9 +312,9 @@ def test_eval_with_judgements_and_a_comparison(loaded: str, source: Path, query_
     assert all("ndcg" in line for line in lines)
     assert compared["difference"] > 0
     assert compared["p_value"] < 0.01
-    assert compared["better"] + compared["worse"] + compared["equal"] == 120
+    assert compared["better"] + compared["worse"] + compared["equal"] == 60
     assert sum(compared["ndcg"][name] for name in ("better", "worse", "equal")) == 2
-    refused = invoke(*arguments, "--compare", "none/int8", "none/int5")
+    refused = invoke(*arguments[:-2], "--limit", 2, "--compare", "none/int8", "none/int5")
     assert refused.exit_code == 1
     assert "no configuration 'none/int5' was measured; there are: ternary/int8/1" in refused.output
 
