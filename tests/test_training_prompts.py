@@ -25,7 +25,7 @@ from qvec.training import train  # noqa: E402
 from qvec.training.dataset import read_pairs  # noqa: E402
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("fast_trainer"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning"),
 ]
 

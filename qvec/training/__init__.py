@@ -23,23 +23,20 @@ if TYPE_CHECKING:
     from qvec.training.quantizers import Scale, dequantize_embeddings, quantize_embeddings, quantize_ste
     from qvec.training.run import train
 
-_MODULES = {
-    "QuantizationAwareLoss": "loss",
-    "QuantizationCallback": "callback",
-    "QuantizedInformationRetrievalEvaluator": "evaluators",
-    "QuantizedNanoBEIREvaluator": "evaluators",
-    "QuantizedSimilarityEvaluator": "evaluators",
-    "QuantizedTripletEvaluator": "evaluators",
-    "Scale": "quantizers",
-    "TrainOptions": "options",
-    "constant": "loss",
-    "dequantize_embeddings": "quantizers",
-    "linear": "loss",
-    "quantize_embeddings": "quantizers",
-    "quantize_ste": "quantizers",
-    "staged": "loss",
-    "train": "run",
+_EXPORTS = {
+    "callback": ("QuantizationCallback",),
+    "evaluators": (
+        "QuantizedInformationRetrievalEvaluator",
+        "QuantizedNanoBEIREvaluator",
+        "QuantizedSimilarityEvaluator",
+        "QuantizedTripletEvaluator",
+    ),
+    "loss": ("QuantizationAwareLoss", "constant", "linear", "staged"),
+    "options": ("TrainOptions",),
+    "quantizers": ("Scale", "dequantize_embeddings", "quantize_embeddings", "quantize_ste"),
+    "run": ("train",),
 }
+_MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = [
     "QuantizationAwareLoss",

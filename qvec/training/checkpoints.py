@@ -11,22 +11,26 @@ from qvec.errors import InputError
 from qvec.training.callback import RANGES_FILE, TRAINER_STATE_FILE
 from qvec.training.options import TrainOptions
 
-FOLDER = "checkpoints"
 _SETTINGS_FILE = "qvec_training.json"
 
 
-def prepare_folder(options: TrainOptions) -> Path:
-    """Create the folder of checkpoints and return it.
+def folder_of(options: TrainOptions) -> Path:
+    """Return the folder of checkpoints."""
+    return options.output / "checkpoints"
+
+
+def prepare_folder(options: TrainOptions) -> None:
+    """Create the folder of checkpoints, or check that a training in it can be resumed.
 
     Raise InputError if it holds checkpoints made with other settings or data, or if the output folder is not empty and
     holds no training.
     """
-    folder = options.output / FOLDER
+    folder = folder_of(options)
     settings = json.loads(json.dumps({**options.settings(), "data_sha256": _sha256(options.data)}))
     if options.restart:
         shutil.rmtree(folder, ignore_errors=True)
     elif (folder / _SETTINGS_FILE).exists():
-        if latest(folder) is not None:  # without a checkpoint, other settings do no harm
+        if latest(options) is not None:  # without a checkpoint, other settings do no harm
             existing = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
             _check_same_settings(settings, existing, options.output)
     elif options.output.exists() and any(options.output.iterdir()):
@@ -36,12 +40,11 @@ def prepare_folder(options: TrainOptions) -> Path:
         (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}") from None
-    return folder
 
 
-def latest(folder: Path) -> Path | None:
+def latest(options: TrainOptions) -> Path | None:
     """Return the last complete checkpoint; ranges are the last file of a checkpoint to be written."""
-    complete = [found for found in folder.glob("checkpoint-*") if (found / RANGES_FILE).exists()]
+    complete = [found for found in folder_of(options).glob("checkpoint-*") if (found / RANGES_FILE).exists()]
     return max(complete, key=step_of, default=None)
 
 

@@ -105,7 +105,8 @@ def train_projection(
         sharpness = _sharpness(step / steps)
         groups = rng.integers(len(dataset.neighbours), size=GROUPS)
         drawn = torch.from_numpy(dataset.neighbours[groups].reshape(-1))
-        similarities = student.similarities(centred[drawn], centred[drawn], sharpness)
+        batch = centred[drawn]
+        similarities = student.similarities(batch, batch, sharpness)
         targets = rows[drawn] @ rows[drawn].T / temperature
         loss = _row_divergence(similarities, targets, drawn[:, None] == drawn)
         if len(pairs):

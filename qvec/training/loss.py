@@ -97,7 +97,7 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
         self.fixed = calibration if isinstance(calibration, Calibration) else None
         self.method = calibration if isinstance(calibration, RangeMethod) else RangeMethod("rolling")
         self.threshold = threshold
-        self.metric = metric_of(model)
+        self.metric: Metric = "ip" if model.similarity_fn_name == "dot" else "cosine"
         self.ranges: dict[int, RangeTracker] = {}
         """The tracker of each length of embeddings."""
         self.frozen = False
@@ -252,11 +252,6 @@ class QuantizationAwareLoss(nn.Module):  # type: ignore[misc]
         if embeddings.shape[1] > len(scale.threshold):
             embeddings = prepare(embeddings, scale)
         return quantize_ste(embeddings, scale, "float32" if is_query else precision)
-
-
-def metric_of(model: Any) -> Metric:
-    """Return the calibration metric for a model: ip if its similarity is the dot product, otherwise cosine."""
-    return "ip" if model.similarity_fn_name == "dot" else "cosine"
 
 
 @contextmanager

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from datasets import disable_progress_bars
 from transformers import set_seed
@@ -17,11 +16,11 @@ from qvec.errors import InputError
 from qvec.ingest.load_options import Reporter
 from qvec.training import checkpoints
 from qvec.training.card import PrecisionTable, write_card
-from qvec.training.loss import metric_of
+from qvec.training.loss import QuantizationAwareLoss
 from qvec.training.options import TrainOptions
-from qvec.training.scoring import TextEmbeddings, embed_texts, measure_precisions
+from qvec.training.scoring import Embeddings, embed_texts, measure_precisions
 from qvec.training.split import TrainingData, read_training_data
-from qvec.training.trainer import load_finished, make_loss, run_trainer
+from qvec.training.trainer import make_loss, train_model
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,19 @@ def train(options: TrainOptions, reporter: Reporter) -> TrainResult:
     disable_progress_bars()
     set_seed(options.seed)
     data = read_training_data(options)
-    folder = checkpoints.prepare_folder(options)
+    checkpoints.prepare_folder(options)
     model = load_sentence_transformer(options.model)
     loss = make_loss(model, data.pairs, options)
     widths = (loss.dimensions, *_checked_prefixes(options.matryoshka, loss.dimensions))
     reporter.say("measuring the original model")
-    before = _measure_ptq(model, data, widths, options.seed)[1]
-    finished = load_finished(loss, folder, options)
-    if finished is not None:
-        model, completion = finished
-        reporter.say(f"the training had finished at step {options.steps:,}; writing its folder again")
-    else:
-        completion = run_trainer(model, loss, data, folder, options, reporter)
+    before = _measure_ptq(embed_texts(model, data.evaluation), data, loss, widths, options.seed)
+    last = checkpoints.latest(options)
+    model, best = train_model(model, loss, data, last, options, reporter)
+    resumed_at, selected = (checkpoints.step_of(each) if each else None for each in (last, best))
     reporter.say("measuring the trained model")
     calibrations = {width: loss.to_calibration(width) for width in widths}
-    embeddings, after = _measure_ptq(model, data, widths, options.seed)
+    embeddings = embed_texts(model, data.evaluation)
+    after = _measure_ptq(embeddings, data, loss, widths, options.seed)
     trained = {width: measure_precisions(embeddings, data.evaluation, calibrations[width]) for width in widths}
     tables = tuple(
         PrecisionTable(width, data.measure, data.described, before[width], after[width], trained[width])
@@ -73,8 +70,8 @@ def train(options: TrainOptions, reporter: Reporter) -> TrainResult:
         model.save_pretrained(str(options.output))
     loss.save_calibrations(options.output)
     calibration = calibrations[loss.dimensions]
-    write_card(options.output, options, tables, calibration, data.describe_checkpoint(completion.selected))
-    return TrainResult(options.output, calibration, tables, completion.resumed_at, completion.selected)
+    write_card(options.output, options, tables, calibration, data.describe_checkpoint(selected))
+    return TrainResult(options.output, calibration, tables, resumed_at or 0, selected)
 
 
 def _checked_prefixes(prefixes: tuple[int, ...], dimensions: int) -> tuple[int, ...]:
@@ -85,18 +82,13 @@ def _checked_prefixes(prefixes: tuple[int, ...], dimensions: int) -> tuple[int, 
 
 
 def _measure_ptq(
-    model: Any, data: TrainingData, widths: Iterable[int], seed: int
-) -> tuple[TextEmbeddings, Mapping[int, list[float]]]:
-    """Return the texts' embeddings and, by length, the precisions with ranges fitted afterwards, as `qvec ingest` does.
-
-    This is post-training quantization (PTQ).
-    """
-    with quiet():
-        embeddings = embed_texts(model, data.evaluation)
-    documents = embeddings.documents.numpy()
+    embeddings: Embeddings, data: TrainingData, loss: QuantizationAwareLoss, widths: Iterable[int], seed: int
+) -> dict[int, list[float]]:
+    """Measure post-training quantization by length: precisions with ranges fitted afterwards, as `qvec ingest` does."""
+    documents = embeddings[1].numpy()
     measured = {}
     for width in widths:
         dimensions = None if width == documents.shape[1] else width
-        fitted = Calibration.fit(documents, metric=metric_of(model), seed=seed, dimensions=dimensions)
+        fitted = Calibration.fit(documents, metric=loss.metric, seed=seed, dimensions=dimensions)
         measured[width] = measure_precisions(embeddings, data.evaluation, fitted)
-    return embeddings, measured
+    return measured

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qvec.calibration import Calibration
 from qvec.codes import PLANES, score
+from qvec.embedding.sentence_transformer import quiet
 from qvec.evaluation.metrics import ndcg
 from qvec.training.dataset import RetrievalDataset, TextPairs
 from qvec.training.quantizers import (
@@ -118,12 +119,8 @@ TABLE_SCORERS = (
 """The rows of a table of precisions."""
 
 
-@dataclass(frozen=True)
-class TextEmbeddings:
-    """Embeddings of an evaluation's texts: queries (m, d) and documents (n, d), float32 on the CPU."""
-
-    queries: Tensor
-    documents: Tensor
+Embeddings = tuple[Tensor, Tensor]
+"""Queries (m, d) and documents (n, d) of an evaluation, float32 on the CPU."""
 
 
 def batch_size_for(model: Any) -> int:
@@ -131,28 +128,29 @@ def batch_size_for(model: Any) -> int:
     return 16 if model.device.type == "cpu" else 128
 
 
-def embed_texts(model: Any, data: RetrievalDataset | TextPairs) -> TextEmbeddings:
+def embed_texts(model: Any, data: RetrievalDataset | TextPairs) -> Embeddings:
     """Embed queries and documents with the model's prompts for each; both texts of scored pairs as documents."""
     if isinstance(data, TextPairs):
         encode_query, queries, documents = model.encode_document, data.queries, data.documents
     else:
         encode_query, queries, documents = model.encode_query, list(data.queries.values()), list(data.corpus.values())
     options = {"batch_size": batch_size_for(model), "convert_to_tensor": True, "show_progress_bar": False}
-    left, right = encode_query(queries, **options), model.encode_document(documents, **options)
-    return TextEmbeddings(left.cpu().float(), right.cpu().float())
+    with quiet():
+        embedded = encode_query(queries, **options), model.encode_document(documents, **options)
+    return embedded[0].cpu().float(), embedded[1].cpu().float()
 
 
 def measure_precisions(
-    embeddings: TextEmbeddings, data: RetrievalDataset | TextPairs, calibration: Calibration
+    embeddings: Embeddings, data: RetrievalDataset | TextPairs, calibration: Calibration
 ) -> list[float]:
     """Return one number for each of TABLE_SCORERS: the mean nDCG@10, or Spearman's correlation of scored pairs."""
     if isinstance(data, TextPairs):
-        return [_spearman(scorer, embeddings, data, calibration) for scorer in TABLE_SCORERS]
-    return [_mean_ndcg(scorer, embeddings, data, calibration) for scorer in TABLE_SCORERS]
+        similarities = [scorer.pairwise_scores(*embeddings, calibration).numpy() for scorer in TABLE_SCORERS]
+        return [float(spearmanr(data.scores, found).statistic) for found in similarities]
+    return [_mean_ndcg(scorer.scores(*embeddings, calibration), data) for scorer in TABLE_SCORERS]
 
 
-def _mean_ndcg(scorer: Scorer, embeddings: TextEmbeddings, data: RetrievalDataset, calibration: Calibration) -> float:
-    scores = scorer.scores(embeddings.queries, embeddings.documents, calibration)
+def _mean_ndcg(scores: Tensor, data: RetrievalDataset) -> float:
     order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :_K].tolist()
     names = list(data.corpus)
     values = [
@@ -160,8 +158,3 @@ def _mean_ndcg(scorer: Scorer, embeddings: TextEmbeddings, data: RetrievalDatase
         for query, ranking in zip(data.queries, order, strict=True)
     ]
     return sum(values) / len(values)
-
-
-def _spearman(scorer: Scorer, embeddings: TextEmbeddings, data: TextPairs, calibration: Calibration) -> float:
-    scores = scorer.pairwise_scores(embeddings.queries, embeddings.documents, calibration)
-    return float(spearmanr(data.scores, scores.numpy()).statistic)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -39,14 +38,6 @@ _LOG_COUNT = 40
 """How often a training reports its losses."""
 
 
-@dataclass(frozen=True)
-class Completion:
-    """The step at which the training started or resumed, and the step of the selected checkpoint, if any."""
-
-    resumed_at: int
-    selected: int | None
-
-
 def make_loss(model: Any, pairs: TextPairs, options: TrainOptions) -> QuantizationAwareLoss:
     """Return the quantization-aware loss for these options and pairs."""
     return QuantizationAwareLoss(
@@ -61,35 +52,31 @@ def make_loss(model: Any, pairs: TextPairs, options: TrainOptions) -> Quantizati
     )
 
 
-def load_finished(loss: QuantizationAwareLoss, folder: Path, options: TrainOptions) -> tuple[Any, Completion] | None:
-    """Load the model, and into `loss` the ranges, of a training that has done all steps; None if it has not."""
-    last = checkpoints.latest(folder)
-    if last is None or checkpoints.step_of(last) < options.steps:
-        return None
-    best = checkpoints.best(last)
-    load_ranges(loss, best or last)
-    return load_sentence_transformer(str(best or last)), _completion(last, best)
+def train_model(
+    model: Any,
+    loss: QuantizationAwareLoss,
+    data: TrainingData,
+    last: Path | None,
+    options: TrainOptions,
+    reporter: Reporter,
+) -> tuple[Any, Path | None]:
+    """Train the model from the checkpoint `last` if there is one; only load it if its training has finished.
 
-
-def run_trainer(
-    model: Any, loss: QuantizationAwareLoss, data: TrainingData, folder: Path, options: TrainOptions, reporter: Reporter
-) -> Completion:
-    """Train the model in place, from the last checkpoint if there is one.
-
-    With a selection, the model and the loss's ranges end as those of the selected checkpoint.
+    Return the trained model and the selected checkpoint, if there was a selection. The loss's ranges end as those of
+    the returned model.
     """
-    last = checkpoints.latest(folder)
+    if last is not None and checkpoints.step_of(last) >= options.steps:
+        reporter.say(f"the training had finished at step {options.steps:,}; writing its folder again")
+        best = checkpoints.best(last)
+        load_ranges(loss, best or last)
+        return load_sentence_transformer(str(best or last)), best
     with quiet():
-        trainer = _make_trainer(model, loss, data, folder, options)
+        trainer = _make_trainer(model, loss, data, options)
         trainer.add_callback(_ProgressCallback(reporter, options.steps))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.eval()
-    best = trainer.state.best_model_checkpoint
-    return _completion(last, Path(best) if best else None)
-
-
-def _completion(last: Path | None, best: Path | None) -> Completion:
-    return Completion(checkpoints.step_of(last) if last else 0, checkpoints.step_of(best) if best else None)
+    best_checkpoint = trainer.state.best_model_checkpoint
+    return model, Path(best_checkpoint) if best_checkpoint else None
 
 
 def _wrapped_loss(model: Any, pairs: TextPairs, mini_batch_size: int | None) -> nn.Module:
@@ -113,9 +100,7 @@ def _schedule(options: TrainOptions) -> Schedule:
     return constant()
 
 
-def _make_trainer(
-    model: Any, loss: QuantizationAwareLoss, data: TrainingData, folder: Path, options: TrainOptions
-) -> Any:
+def _make_trainer(model: Any, loss: QuantizationAwareLoss, data: TrainingData, options: TrainOptions) -> Any:
     columns: dict[str, Any] = dict(data.pairs.texts)
     if data.pairs.scores is not None:
         columns["label"] = data.pairs.scores
@@ -124,7 +109,7 @@ def _make_trainer(
     with redirect_stderr(StringIO()):  # the trainer shows a progress bar while it reads data for the model card
         trainer = SentenceTransformerTrainer(
             model=model,
-            args=_trainer_arguments(model, data, folder, options),
+            args=_trainer_arguments(model, data, options),
             train_dataset=Dataset.from_dict(columns),
             loss=outer,
             evaluator=selection.evaluator(loss.to_calibration, batch_size_for(model)) if selection else None,
@@ -138,9 +123,9 @@ def _make_trainer(
     return trainer
 
 
-def _trainer_arguments(model: Any, data: TrainingData, folder: Path, options: TrainOptions) -> Any:
+def _trainer_arguments(model: Any, data: TrainingData, options: TrainOptions) -> Any:
     return SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
+        output_dir=str(checkpoints.folder_of(options)),
         max_steps=options.steps,
         per_device_train_batch_size=options.batch_size,
         learning_rate=options.learning_rate,
