@@ -140,6 +140,7 @@ class AsyncCollection:
         the last one stays; with `on_duplicate` "skip" existing rows stay, and "error" raises CollectionError. Postgres
         writes all rows or none.
         """
+        self.stored.check_writable()
         rows = await in_thread_async(self._columns, ids, vectors, documents, metadata, on_duplicate)
         with self._writing(f"cannot write to collection {self.name!r}"):
             return await self.stored.upsert(rows, on_duplicate)
@@ -169,6 +170,7 @@ class AsyncCollection:
 
     async def delete(self, ids: Sequence[int | str]) -> int:
         """Delete the rows with these ids; return the number that existed."""
+        self.stored.check_writable()
         wanted = self._id_list(ids)
         with self._writing(f"cannot delete from collection {self.name!r}"):
             return await self.stored.delete(wanted)

@@ -110,6 +110,9 @@ class AsyncPostgresCollection:
     def form(self) -> Form:
         return "prepared" if self.keeps_floats else "centred"
 
+    def check_writable(self) -> None:
+        """Do nothing: qvec made every collection that it opens."""
+
     # Searches
 
     async def search(self, queries: NDArray[Any], request: SearchRequest) -> list[list[Hit]]:

@@ -259,7 +259,7 @@ class AsyncQdrantCollection:
 
         The first write may have come too late to be copied to the next version, or not.
         """
-        self._check_writable()
+        self.check_writable()
         generation = generation_of(await self.settled())
         await self._look_closely()
         result = await work(self._view)
@@ -269,7 +269,7 @@ class AsyncQdrantCollection:
             await (repeat or work)(self._view)
         return result
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
         self._catalog.check_writable()
         if not self._view.is_managed:
             raise CollectionError(f"collection {self.name!r} was not made by qvec, and is only read")

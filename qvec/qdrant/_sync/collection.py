@@ -258,7 +258,7 @@ class QdrantCollection:
 
         The first write may have come too late to be copied to the next version, or not.
         """
-        self._check_writable()
+        self.check_writable()
         generation = generation_of(self.settled())
         self._look_closely()
         result = work(self._view)
@@ -268,7 +268,7 @@ class QdrantCollection:
             (repeat or work)(self._view)
         return result
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
         self._catalog.check_writable()
         if not self._view.is_managed:
             raise CollectionError(f"collection {self.name!r} was not made by qvec, and is only read")

@@ -58,6 +58,9 @@ class AsyncStoreCollection(Protocol):
     def form(self) -> Form:
         """The form of the vectors that `iter_rows` gives."""
 
+    def check_writable(self) -> None:
+        """Raise CollectionError for a collection that is only read, because qvec did not make it."""
+
     async def search(self, queries: NDArray[Any], request: SearchRequest) -> list[list[Hit]]:
         """Return the hits of each raw query (m, D), best first."""
 

@@ -59,6 +59,9 @@ class StoreCollection(Protocol):
     def form(self) -> Form:
         """The form of the vectors that `iter_rows` gives."""
 
+    def check_writable(self) -> None:
+        """Raise CollectionError for a collection that is only read, because qvec did not make it."""
+
     def search(self, queries: NDArray[Any], request: SearchRequest) -> list[list[Hit]]:
         """Return the hits of each raw query (m, D), best first."""
 
