@@ -189,5 +189,5 @@ def test_command_refuses_options_that_contradict_the_given_calibration(tmp_path:
         main, ["adapt", str(source), "-o", "x", "--calibration", str(given), "--threshold", "zero"]
     )
     assert run.exit_code == 1
-    assert "--threshold 0.0 is asked for" in run.output
+    assert "--threshold is 0.0, but calibration" in run.output
     assert not (tmp_path / "x").exists()
