@@ -1,4 +1,4 @@
-"""The documentation of Python's standard library, searched by LangChain.
+"""Search the documentation of Python's standard library with LangChain.
 
     python examples/langchain_search.py "How do I merge several sorted inputs into one?"
 
@@ -18,19 +18,19 @@ from qvec.passages import stdlib_passages
 
 @click.command()
 @click.argument("question")
-@click.option("--db", default="postgres:./qvec-data", show_default=True, help="Where the passages are kept.")
-@click.option("--passages", default=1000, show_default=True, help="How many are embedded.")
+@click.option("--db", default="postgres:./qvec-data", show_default=True, help="URL of the database.")
+@click.option("--passages", default=1000, show_default=True, help="Number of passages to embed.")
 def main(question: str, db: str, passages: int) -> None:
-    """Embeds passages, stores them, and prints three different ones that answer QUESTION."""
+    """Embed and store passages, then print three different ones that answer QUESTION."""
     chosen = stdlib_passages(passages)
     store = QvecVectorStore.from_texts(
         [passage.text for passage in chosen],
         QvecEmbeddings(load_embedder(PACKAGED_MODEL)),
         [{"module": passage.module, "title": passage.title} for passage in chosen],
-        ids=[passage.id for passage in chosen],  # a second run replaces them
+        ids=[passage.id for passage in chosen],  # so that a second run replaces them
         db=db,
         collection="langchain_search",
-        model=PACKAGED_MODEL,  # so that `qvec search` can ask the collection too
+        model=PACKAGED_MODEL,  # so that `qvec search` can embed questions too
     )
     not_asyncio = {"module": {"$ne": "asyncio"}}
     retriever = store.as_retriever(search_type="mmr", search_kwargs={"k": 3, "filter": not_asyncio})

@@ -1,4 +1,4 @@
-"""The documentation of Python's standard library, searched by LlamaIndex.
+"""Search the documentation of Python's standard library with LlamaIndex.
 
     python examples/llama_index_search.py "How do I merge several sorted inputs into one?"
 
@@ -21,10 +21,10 @@ from qvec.passages import stdlib_passages
 
 @click.command()
 @click.argument("question")
-@click.option("--db", default="postgres:./qvec-data", show_default=True, help="Where the passages are kept.")
-@click.option("--passages", default=1000, show_default=True, help="How many are embedded.")
+@click.option("--db", default="postgres:./qvec-data", show_default=True, help="URL of the database.")
+@click.option("--passages", default=1000, show_default=True, help="Number of passages to embed.")
 def main(question: str, db: str, passages: int) -> None:
-    """Embeds passages, stores them, and prints the three nearest to QUESTION."""
+    """Embed and store passages, then print the three closest to QUESTION."""
     nodes = [
         TextNode(id_=passage.id, text=passage.text, metadata={"module": passage.module, "title": passage.title})
         for passage in stdlib_passages(passages)

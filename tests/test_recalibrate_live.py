@@ -193,7 +193,7 @@ def test_an_old_snapshot_whose_table_was_dropped_gets_an_error(database: Databas
         switch(database)
         drop_old(database, "docs")
         with pytest.raises(
-            psycopg.errors.SerializationFailure, match="exchanged for another version, and this one dropped"
+            psycopg.errors.SerializationFailure, match="switched to another version, and this version was dropped"
         ):
             connection.execute("SELECT * FROM qvec.search('docs', %s::vector)", [json.dumps(QUERIES[0].tolist())])
 

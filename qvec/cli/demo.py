@@ -17,15 +17,14 @@ from qvec.errors import InputError
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("demo-data"),
     show_default=True,
-    help="Where passages, embeddings and the embedded database are kept.",
+    help="Folder for passages, embeddings and the embedded database.",
 )
-@click.option("--db", "url", metavar="URL", help="Another database (default: postgres:DIRECTORY/postgres).")
+@click.option("--db", "url", metavar="URL", help="URL of another database (default: postgres:DIRECTORY/postgres).")
 def demo(directory: Path, url: str | None) -> None:
-    """Show qvec at work on real text: the documentation of Python's standard library.
+    """Try qvec on real text, the documentation of Python's standard library.
 
-    Embeds about 3,000 passages with the MiniLM model, loads them into an embedded Postgres (or the database of --db),
-    answers questions from them, compares float32, quantized and bits, and writes a report. A second run reuses the
-    embeddings.
+    Embed 3,000 passages with the MiniLM model, load them into an embedded Postgres (or --db), answer questions from
+    them, compare float32, quantized and binary search, and write a report. A second run reuses the embeddings.
 
     \b
     Examples:
@@ -43,8 +42,8 @@ def demo(directory: Path, url: str | None) -> None:
         ConsoleReporter(messages=False) as reporter,
         open_database(url or f"postgres:{directory / 'postgres'}", create=True) as database,
     ):
-        found = run(database, directory, reporter)
-    for question, hits in found.answers:
+        result = run(database, directory, reporter)
+    for question, hits in result.answers:
         click.echo()
         click.secho(question, bold=True)
         for hit in hits:
@@ -52,10 +51,10 @@ def demo(directory: Path, url: str | None) -> None:
     click.echo()
     columns = {"search": "left", "recall@10": "right", "bytes per vector": "right", "ms per query": "right"}
     rows = [
-        [way.name, f"{100 * way.recall:.1f} %", f"{way.bytes_per_vector:,}", f"{way.milliseconds:.2f}"]
-        for way in found.comparison
+        [one.name, f"{100 * one.recall:.1f} %", f"{one.bytes_per_vector:,}", f"{one.milliseconds:.2f}"]
+        for one in result.comparison
     ]
-    title = f"{found.passages:,} passages, {found.queries} held-out queries, recall against exact float32"
+    title = f"{result.passages:,} passages, {result.queries} held-out queries, recall against exact float32"
     print_table(title, columns, rows)
-    click.echo(f"Recall against bytes, time and oversampling, in charts: {found.report}")
+    click.echo(f"Charts of recall against bytes, time and oversampling: {result.report}")
     click.echo(f'Ask your own: qvec search "…" --collection qvec_demo --db {url or f"postgres:{directory}/postgres"}')

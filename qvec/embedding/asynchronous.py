@@ -30,7 +30,7 @@ async def embed_documents_async(embedder: TextEmbedder, texts: Sequence[str]) ->
     """Return the vectors of texts, shape (len(texts), dimensions)."""
     if isinstance(embedder, AsyncEmbedder):
         return await embedder.embed_documents_async(texts)
-    return await in_thread_async(embedder.embed_documents, texts)
+    return await in_embedding_thread_async(embedder.embed_documents, texts)
 
 
 def embed_documents(embedder: TextEmbedder, texts: Sequence[str]) -> NDArray[Any]:
@@ -42,7 +42,7 @@ async def embed_queries_async(embedder: TextEmbedder, texts: Sequence[str]) -> N
     """Return the vectors of questions, shape (len(texts), dimensions)."""
     if isinstance(embedder, AsyncEmbedder):
         return await embedder.embed_queries_async(texts)
-    return await in_thread_async(embedder.embed_queries, texts)
+    return await in_embedding_thread_async(embedder.embed_queries, texts)
 
 
 def embed_queries(embedder: TextEmbedder, texts: Sequence[str]) -> NDArray[Any]:
@@ -50,12 +50,12 @@ def embed_queries(embedder: TextEmbedder, texts: Sequence[str]) -> NDArray[Any]:
     return embedder.embed_queries(texts)
 
 
-async def in_thread_async(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_embedding_thread_async(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking call in a thread for embedders and return its result."""
     call = partial(contextvars.copy_context().run, work, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(_threads(), call)
 
 
-def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def in_embedding_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call `work`: sync code may block."""
     return work(*args, **kwargs)

@@ -222,7 +222,7 @@ class QvecVectorStore(VectorStore):
     def hybrid_search(self, query: str, k: int = 4, filter: FilterLike | None = None, **kwargs: Any) -> list[Document]:
         """Return the k best documents by vector and full-text search combined.
 
-        Further keywords (`weights`, `fusion`, `among`, `reranker`) go to `Collection.search_hybrid`. Raise InputError
+        Further keywords (`weights`, `fusion`, `fetch_k`, `reranker`) go to `Collection.search_hybrid`. Raise InputError
         if the collection has no full-text index.
         """
         vector = self._embedding.embed_query(query)

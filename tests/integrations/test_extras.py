@@ -49,6 +49,6 @@ def test_error_names_the_extra_to_install(name: str) -> None:
 
 def test_other_missing_modules_raise_as_usual() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_module"), require_extra("x", "x", "x"):
-        import no_such_module  # type: ignore[import-not-found]
+        import no_such_module
     with pytest.raises(MissingExtraError), require_extra("x", "no_such_module", "x"):
         import no_such_module.inner  # noqa: F401

@@ -77,7 +77,7 @@ def calibration() -> Calibration:
 @pytest.fixture
 def own_store(store: Store, calibration: Calibration) -> QvecDocumentStore:
     name = store.create(calibration, id_type="text").name
-    return QvecDocumentStore(store.database, name, return_embedding=True)  # type: ignore[arg-type]
+    return QvecDocumentStore(store.database, name, return_embedding=True)
 
 
 class TestStandard(StoreMixin, DocumentStoreBaseTests, DeleteAllTest, DeleteByFilterTest, CountDocumentsByFilterTest):
@@ -110,7 +110,7 @@ class TestStandardAsync(
     test_delete_all_documents_with_recreate_index_async = None
     test_delete_all_documents_without_recreate_index_async = None
 
-    async def test_write_documents_async(self, document_store: QvecDocumentStore) -> None:  # type: ignore[override]
+    async def test_write_documents_async(self, document_store: QvecDocumentStore) -> None:
         assert await document_store.write_documents_async([Document(content="test doc")]) == 1
 
 
@@ -163,7 +163,7 @@ def circle(store: Store) -> QvecDocumentStore:
     """A store with documents every 10 degrees, and as many without embeddings."""
     calibration = Calibration.fit([direction(angle) for angle in range(360)])
     name = store.create(calibration, id_type="text").name
-    found = QvecDocumentStore(store.database, name)  # type: ignore[arg-type]
+    found = QvecDocumentStore(store.database, name)
     angles = range(0, 360, 10)
     found.write_documents([Document(content=f"{a}", embedding=direction(a), meta={"quarter": a // 90}) for a in angles])
     found.write_documents([Document(content=f"no {a}", meta={"quarter": a // 90}) for a in angles])
@@ -222,7 +222,7 @@ async def test_async_retriever(circle: QvecDocumentStore) -> None:
 
 def test_scaled_scores_of_inner_products(store: Store) -> None:
     name = store.create(Calibration.fit(np.eye(8) * 30, metric="ip"), id_type="text").name
-    found = QvecDocumentStore(store.database, name)  # type: ignore[arg-type]
+    found = QvecDocumentStore(store.database, name)
     found.write_documents([Document(content="x", embedding=[20.0] * 8)])
     (document,) = found.embedding_retrieval([1.0] * 8, scale_score=True)
     assert document.score == pytest.approx(1 / (1 + np.exp(-1.6)), abs=0.02)
@@ -237,7 +237,7 @@ def worded(store: Store, circle: QvecDocumentStore) -> QvecDocumentStore:
     assert circle.client is not None
     collection = store.create(circle.client.calibration, id_type="text")
     collection.index_texts()
-    found = QvecDocumentStore(store.database, collection.name)  # type: ignore[arg-type]
+    found = QvecDocumentStore(store.database, collection.name)
     angles = range(0, 360, 10)
     found.write_documents([Document(content=f"{a}", embedding=direction(a), meta={"quarter": a // 90}) for a in angles])
     found.write_documents([Document(content="cosine")])

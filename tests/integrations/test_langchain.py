@@ -37,7 +37,7 @@ class TestStandard(VectorStoreIntegrationTests):
     """All of LangChain's tests for vector stores."""
 
     @pytest.fixture
-    def vectorstore(self, store: Store, calibration: Calibration) -> VectorStore:  # type: ignore[override]
+    def vectorstore(self, store: Store, calibration: Calibration) -> VectorStore:
         return QvecVectorStore(store.create(calibration, id_type="text"), self.get_embeddings())
 
 
@@ -139,7 +139,7 @@ def worded(store: Store, circle: QvecVectorStore) -> QvecVectorStore:
     """A store with a full-text index and a document every 10 degrees."""
     collection = store.create(circle.collection.calibration, id_type="text")
     collection.index_texts()
-    found = QvecVectorStore(collection, Circle())  # type: ignore[arg-type]
+    found = QvecVectorStore(collection, Circle())
     angles = range(0, 360, 10)
     found.add_texts([str(angle) for angle in angles], [{"quarter": angle // 90} for angle in angles])
     return found
@@ -277,4 +277,4 @@ def test_failed_from_texts_closes_its_database(url: str, store: Store) -> None:
 
 def _type_checks(collection: Collection) -> VectorStore:
     """Both kinds of collection are accepted."""
-    return QvecVectorStore(collection, MODEL)  # type: ignore[arg-type]
+    return QvecVectorStore(collection, MODEL)

@@ -19,8 +19,8 @@ VECTORS = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
 
 
 def test_several_threads_create_one_collection(store: Store) -> None:
-    lazies = [LazyCollection(store.database, store.new_name())] * 4  # type: ignore[arg-type]
-    lazies += [LazyCollection(store.database, lazies[0].name) for _ in range(2)]  # type: ignore[arg-type]
+    lazies = [LazyCollection(store.database, store.new_name())] * 4
+    lazies += [LazyCollection(store.database, lazies[0].name) for _ in range(2)]
     created: list[Any] = []
     threads = [
         threading.Thread(target=lambda lazy=lazy: created.append(lazy.get_or_create(VECTORS))) for lazy in lazies
@@ -36,7 +36,7 @@ def test_several_threads_create_one_collection(store: Store) -> None:
 def test_another_process_may_create_it_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calibration = Calibration.fit(VECTORS)
     name = store.create(calibration, id_type="text").name
-    late = LazyCollection(store.database, name)  # type: ignore[arg-type]
+    late = LazyCollection(store.database, name)
     answers = iter([False])
     has_collection = store.database.has_collection
     monkeypatch.setattr(store.database, "has_collection", lambda name: next(answers, None) or has_collection(name))
@@ -52,13 +52,13 @@ def _once(first: Any, then: Any) -> Any:
 
 def test_invalid_collection_name(store: Store) -> None:
     with pytest.raises(CollectionError, match="collection name"):
-        LazyCollection(store.database, "").get_or_create(VECTORS)  # type: ignore[arg-type]
+        LazyCollection(store.database, "").get_or_create(VECTORS)
 
 
 def test_calibration_from_the_model_folder(store: Store, tmp_path: Path) -> None:
     calibration = Calibration.fit(VECTORS, model=str(tmp_path))
     save_calibration(calibration, tmp_path)
-    found = LazyCollection(store.database, store.new_name(), model=str(tmp_path)).get_or_create(VECTORS[:1])  # type: ignore[arg-type]
+    found = LazyCollection(store.database, store.new_name(), model=str(tmp_path)).get_or_create(VECTORS[:1])
     assert (found.calibration, found.model) == (calibration, str(tmp_path))
 
 
@@ -86,7 +86,7 @@ def test_rows_are_deleted_by_filter(store: Store, monkeypatch: pytest.MonkeyPatc
 
 def test_recreated_collection_is_opened_again(store: Store) -> None:
     """After a call has failed because it was dropped; a collection that was passed open is not reopened."""
-    lazy = LazyCollection(store.database, store.new_name())  # type: ignore[arg-type]
+    lazy = LazyCollection(store.database, store.new_name())
     old = lazy.get_or_create(VECTORS)
     old.upsert(["a"], VECTORS[:1])
     passed_open = LazyCollection.from_open(old)

@@ -144,7 +144,7 @@ def test_deleting(empty: QvecVectorStore) -> None:
 def test_rows_that_llama_index_did_not_write(store: Store, calibration: Calibration) -> None:
     collection = store.create(calibration)
     collection.upsert([7], [direction(30)], ["from elsewhere"], [{"lang": "en"}])
-    found = QvecVectorStore(collection).query(query(30, 5))  # type: ignore[arg-type]
+    found = QvecVectorStore(collection).query(query(30, 5))
     assert found.ids == ["7"]
     assert found.nodes
     assert (found.nodes[0].node_id, found.nodes[0].get_content()) == ("7", "from elsewhere")
@@ -323,7 +323,7 @@ def worded(store: Store, calibration: Calibration) -> QvecVectorStore:
     """A store with a full-text index and a node every 10 degrees."""
     collection = store.create(calibration, id_type="text")
     collection.index_texts()
-    found = QvecVectorStore(collection)  # type: ignore[arg-type]
+    found = QvecVectorStore(collection)
     found.add([node(angle) for angle in range(0, 360, 10)])
     return found
 

@@ -22,8 +22,7 @@ from qvec.client.pages import Page
 from qvec.client.queries import OfUnknownRank, OneQuery, SeveralQueries
 from qvec.client.reranking import Reranker, rerank
 from qvec.embedding import TextEmbedder
-from qvec.embedding.asynchronous import embed_documents_async, embed_queries_async
-from qvec.embedding.asynchronous import in_thread_async as in_embedding_thread_async
+from qvec.embedding.asynchronous import embed_documents_async, embed_queries_async, in_embedding_thread_async
 from qvec.filters import FilterLike
 from qvec.full_text import check_language, clean_question
 from qvec.metadata_index import MetadataIndex

@@ -23,8 +23,7 @@ from qvec.client.pages import Page
 from qvec.client.queries import OfUnknownRank, OneQuery, SeveralQueries
 from qvec.client.reranking import Reranker, rerank
 from qvec.embedding import TextEmbedder
-from qvec.embedding.asynchronous import embed_documents, embed_queries
-from qvec.embedding.asynchronous import in_thread as in_embedding_thread
+from qvec.embedding.asynchronous import embed_documents, embed_queries, in_embedding_thread
 from qvec.filters import FilterLike
 from qvec.full_text import check_language, clean_question
 from qvec.metadata_index import MetadataIndex
