@@ -61,7 +61,7 @@ def _directory(url: str) -> str:
     directory = embedded_directory(url)
     if directory is None or not url.startswith("postgres:"):
         raise InputError(
-            "only an embedded Postgres (postgres:DIR) is started and stopped here; a server runs by itself, and the "
-            "embedded Qdrant engine inside the process that uses it"
+            "only an embedded Postgres (postgres:DIR) can be started and stopped; a server runs independently, and the "
+            "embedded Qdrant engine runs inside the process that uses it"
         )
     return directory

@@ -73,7 +73,7 @@ def check_rescore_in(rescore_in: str | None) -> None:
 
 
 def check_planes(planes: int | None, rescore_in: str | None, collection: str, rescore: str) -> None:
-    """Raise InputError unless this process rescores a collection of codes that have so many planes."""
+    """Raise InputError unless this process rescores a collection of codes with that many planes."""
     if planes is None:
         return
     held = PLANES.get(rescore)

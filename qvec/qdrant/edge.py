@@ -259,7 +259,7 @@ def _check_disk(path: Path, points: Points) -> None:
     if free < wanted:
         raise DatabaseError(
             f"the disk of {path} is full: {free >> 20} MB are left, and {wanted >> 20} MB are wanted to write more; "
-            "nothing is lost, so make room and go on"
+            "nothing is lost, so make room and continue"
         )
 
 

@@ -16,13 +16,13 @@ TRANSIENT = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.ABORTED,
-    grpc.StatusCode.CANCELLED,  # by a server that stops or has a time limit of its own
+    grpc.StatusCode.CANCELLED,  # by a server that stops or has its own time limit
 )
 """Statuses after which the same request may succeed."""
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _ADVICE = {
     "CERTIFICATE_VERIFY_FAILED": "; ?ca=FILE names a certificate that the system does not trust",
-    "Failed parsing HTTP/2": "; this may be the port of HTTP, and gRPC has one of its own: 6334 unless configured",
+    "Failed parsing HTTP/2": "; this may be the HTTP port; the gRPC port is 6334 by default",
 }
 """What to do where a retry cannot help, by a text in the error."""
 

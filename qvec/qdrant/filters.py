@@ -25,7 +25,7 @@ from qvec.store.requests import RowFilter
 MAX_IDS = 100_000
 """Upper limit for the points that a search names: each takes 8 to 40 bytes of a request, and a server accepts 32 MB."""
 _EXACT = 2**53
-"""Qdrant compares numbers as float64, which tells whole numbers apart up to here."""
+"""Qdrant compares numbers as float64, which distinguishes whole numbers up to here."""
 _INT64 = range(-(2**63), 2**63)
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -52,7 +52,7 @@ class ResidualFilter:
             raise InputError(
                 f"the filter lets more than {MAX_IDS:,} rows pass, and Qdrant has no condition for "
                 f"{', '.join(self.unknown)}; such rows are searched by their ids: add conditions that let fewer pass, "
-                "or store what you ask for in a field of its own (lower-case text, a number, a date)"
+                "or store what you ask for in a separate field (lower-case text, a number, a date)"
             )
 
 

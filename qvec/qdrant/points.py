@@ -1,7 +1,7 @@
 """Rows as Qdrant's points: ids, stored vectors and payloads, and back.
 
 The id of a point is an unsigned integer or a UUID. Row ids that are one of these are kept; any other row id gets a UUID
-derived from it, and stands in the payload.
+derived from it, and is stored in the payload.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PointId = int | str
 Payload = dict[str, Any]
 
 DOCUMENT, METADATA, ID = "document", "metadata", "id"
-"""Keys of a payload; the id stands there where the point's own is derived from it."""
+"""Keys of a payload; the id is stored where the point's own is derived from it."""
 
 MAX_NESTING = 30
 """Objects and arrays inside each other. A gRPC message may be nested 100 deep, three levels for each object; the

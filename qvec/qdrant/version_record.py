@@ -1,6 +1,6 @@
 """Which collections of the engine hold the versions of one collection.
 
-A collection begins as the engine's collection of its own name. Each later version is an engine collection of its own,
+A collection starts as the engine's collection of the same name. Each later version is a separate engine collection,
 NAME@CALIBRATION. The version record stored under NAME says which of them is in use, so a switch is one write. The
 collection NAME stays in the engine, without points once the version that was stored there has been dropped.
 """

@@ -81,7 +81,7 @@ class AsyncPostgresCollection:
         self._coded = CodedTable(entry.table, entry.calibration)
         self._created_at = entry.created_at
         self._min_rows = 0
-        """The collection has been seen to have at least so many rows."""
+        """A number of rows that the collection was seen to have at least."""
         self._language: str | None = None
 
     @property

@@ -1,5 +1,5 @@
-"""A server or a cluster as a backend. What qvec stores about a collection stands in the metadata that the server keeps
-of it, except for its loads, which are points of the collection `qvec_loads`."""
+"""A server or a cluster as a backend. qvec stores what it needs about a collection in the metadata that the server
+keeps of it, except for its loads, which are points of the collection `qvec_loads`."""
 
 from __future__ import annotations
 

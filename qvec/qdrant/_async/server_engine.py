@@ -138,7 +138,7 @@ class AsyncServerEngine:
             info = await self._info()
             if info.status is models.CollectionStatus.RED:
                 raise DatabaseError(f"the server cannot index collection {self._collection!r}: {_fault(info)}")
-            if info.status is models.CollectionStatus.GREY:  # after a restart it goes on only when something changes
+            if info.status is models.CollectionStatus.GREY:  # after a restart it continues only when something changes
                 await self._configure(models.OptimizersConfigDiff())
             settled = settled + 1 if info.status is models.CollectionStatus.GREEN else 0
             progress(info.indexed_vectors_count or 0, info.points_count)

@@ -226,7 +226,7 @@ class QdrantCollection:
         self._looked, self._changes = began, changes
 
     def _is_current(self) -> bool:
-        """Return whether the view shows the active version, as far as one request tells."""
+        """Return whether the view shows the active version, as far as one request shows."""
         version = self._view.version
         record, fingerprint = self._catalog.backend.peek(self.name)
         used = self.name if record is None else record.used

@@ -22,7 +22,7 @@ StoredCodes = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32] | None]
 
 
 class StoreCollection(Protocol):
-    """One collection in a store. It follows a recalibration by itself: its calibration may change between calls."""
+    """One collection in a store. It follows recalibrations: its calibration may change between calls."""
 
     name: str
     was_dropped: bool
@@ -139,7 +139,7 @@ class Store(Protocol):
         """Raise DatabaseError for what the driver raises inside: what was done, why it failed, what to do."""
 
     def check_open(self) -> None:
-        """Raise InputError where the database is closed and does not open again by itself."""
+        """Raise InputError where the database is closed and does not open again automatically."""
 
     def is_native_filter(self, filter: object) -> bool: ...
 
