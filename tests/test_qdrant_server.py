@@ -301,7 +301,7 @@ def test_tls(tmp_path: Path, source: Path) -> None:
 
 
 def test_the_port_of_http_is_told_from_that_of_grpc() -> None:
-    wrong = "this may be the port of HTTP, and gRPC has one of its own: 6334"
+    wrong = "this may be the HTTP port; the gRPC port is 6334"
     with listening(Silent) as port, pytest.raises(DatabaseError, match=wrong):
         qvec.connect(f"qdrant://127.0.0.1:{port}")
 

@@ -1,6 +1,6 @@
 # Generated from qvec/qdrant/_async/server.py by tools/async_to_sync.py: edit that file, then run `make sync`.
-"""A server or a cluster as a backend. qvec stores what it needs about a collection in the metadata that the server keeps
-of it, except for its loads, which are points of the collection `qvec_loads`."""
+"""A server or a cluster as a backend. qvec stores what it needs about a collection in the metadata that the server
+keeps of it, except for its loads, which are points of the collection `qvec_loads`."""
 
 from __future__ import annotations
 
