@@ -30,7 +30,7 @@ PREPARED = {
     "qdrant.md": ["qvec ingest vectors.parquet --collection docs --no-index"],
     "recalibrate.md": ["qvec ingest vectors.parquet --collection docs --rescore float16"],
     "sql.md": [],
-    "postgres.md": [],
+    "postgres.md": ["qvec sql install"],
 }
 """The pages whose commands run, and what has to run before them."""
 NOT_RUN = re.compile(r"http://|qdrants?://|zcat ")

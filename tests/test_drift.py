@@ -1,4 +1,4 @@
-"""Drift: none on the same data, and each kind of change in the figure that stands for it."""
+"""Drift statistics: none on the same data, and each kind of change in its own figure."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_wider_spread_is_a_ratio_and_clips(rows: Vectors, fitted: Calibration)
     assert wanted.max() > 0.05
 
 
-def test_under_cosine_the_length_is_no_drift(rows: Vectors) -> None:
+def test_under_cosine_lengths_do_not_count_as_drift(rows: Vectors) -> None:
     fitted = Calibration.fit(rows, metric="cosine")
     np.testing.assert_allclose(fitted.drift(7 * rows).mean_shift, 0, atol=1e-4)
     np.testing.assert_allclose(fitted.drift(7 * rows).spread_ratio, 1, atol=1e-4)
@@ -92,7 +92,7 @@ def test_one_vector_can_be_compared(rows: Vectors, fitted: Calibration) -> None:
     np.testing.assert_allclose(drift.mean_shift, (rows[0] - fitted.mean) / fitted.std, rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_compared_is_refused(rows: Vectors, fitted: Calibration) -> None:
+def test_invalid_input_is_refused(rows: Vectors, fitted: Calibration) -> None:
     with pytest.raises(InputError, match=r"^no vectors to compare with the calibration$"):
         fitted.drift(rows[:0])
     with pytest.raises(InputError, match=r"^vectors: 15 dimensions found, 16 wanted$"):

@@ -1,4 +1,4 @@
-"""qvec drift: what it finds in rows and in newer vectors, and its exit codes."""
+"""Drift of collections: of their rows and of newer vectors; the command `qvec drift`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def url(request: pytest.FixtureRequest, new_database: Callable[..., str], tmp_pa
     with qvec.connect(found, create=True) as database:
         for name, rescore in (("codes", "int8"), ("floats", "float16")):
             if request.param == "qdrant" and name == "codes":
-                rescore = "float32"  # it keeps no codes of ours
+                rescore = "float32"  # Qdrant keeps no codes of the calibration
             collection = database.create_collection(name, calibration=calibration, rescore=rescore)
             collection.upsert(range(ROWS), vectors)
     return found
@@ -57,12 +57,12 @@ def saved(folder: Path, vectors: Any) -> Path:
 
 
 def moved(vectors: Any) -> Any:
-    """Unit vectors that all lean to one side, which they did not before."""
+    """The vectors, all moved to one side."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors + 0.5 * lengths * np.eye(vectors.shape[1], dtype=np.float32)[0]
 
 
-# What is measured.
+# Reports
 
 
 def test_vectors_of_the_same_kind_have_not_drifted(database: Database) -> None:
@@ -77,7 +77,7 @@ def test_vectors_of_the_same_kind_have_not_drifted(database: Database) -> None:
     assert found.beyond(LIMITS) == []
 
 
-def test_a_mean_that_moved_is_found_where_it_moved(database: Database) -> None:
+def test_a_moved_mean_is_found_in_its_dimension(database: Database) -> None:
     found = drift_of_vectors(database.collection("codes"), moved(realistic(1000, seed=5)), "new.npy")
     assert found.shift > LIMITS["shift"]
     assert "shift" in found.beyond(LIMITS)
@@ -93,10 +93,10 @@ def test_the_shift_is_that_of_the_formula(database: Database) -> None:
     found = drift_of_vectors(collection, vectors, "new.npy")
     assert found.shift == pytest.approx(expected, rel=1e-4)
     beyond = np.abs(prepared - calibration.threshold) > calibration.radius
-    assert found.clip == pytest.approx(beyond.mean() - 1e-4, abs=1e-5)  # the quantile 0.9999 leaves out as much
+    assert found.clip == pytest.approx(beyond.mean() - 1e-4, abs=1e-5)  # the quantile 0.9999 clips as much
 
 
-def test_a_dimension_without_spread_does_not_raise_an_alarm(database: Database) -> None:
+def test_a_dimension_without_spread_is_not_drift(database: Database) -> None:
     vectors = realistic(600)
     vectors[:, 7] = 0
     calibration = Calibration.fit(vectors)
@@ -113,7 +113,7 @@ def test_a_dimension_without_spread_does_not_raise_an_alarm(database: Database) 
 
 
 def test_ranges_that_are_too_narrow_cost_recall(database: Database) -> None:
-    """A loss of recall is seen against a calibration that is fitted anew, by the same method."""
+    """The loss is against a calibration that is fitted again by the same method."""
     calibration = Calibration.fit(realistic(ROWS) * 0.5, metric="ip", ranges=RangeMethod("minmax"))
     collection = database.create_collection("narrow", calibration=calibration)
     try:
@@ -126,11 +126,11 @@ def test_ranges_that_are_too_narrow_cost_recall(database: Database) -> None:
         assert found.loss.difference.low > 0
         assert found.loss.p_value < 0.01
     else:
-        assert found.beyond(LIMITS) == ["clip"]  # floats rank as well as ever what the prefilter finds
+        assert found.beyond(LIMITS) == ["clip"]  # floats still rank the candidates exactly
 
 
-def test_what_a_narrow_quantile_left_out_is_no_drift(database: Database) -> None:
-    """The range of int4 leaves one value of a hundred out from the beginning."""
+def test_values_that_the_quantile_clips_are_not_drift(database: Database) -> None:
+    """The range for int4 clips one value in a hundred on purpose."""
     calibration = Calibration.fit(realistic(ROWS), ranges=RangeMethod("quantile", quantile=0.99))
     collection = database.create_collection("quantile", calibration=calibration)
     try:
@@ -160,7 +160,7 @@ def test_statistics_for_a_report_are_of_the_rows(database: Database) -> None:
     assert found.bit_balance == pytest.approx(collection.calibration.drift(realistic(ROWS)).bit_balance, abs=0.005)
 
 
-def test_few_vectors_have_no_sampled_recall(database: Database) -> None:
+def test_few_vectors_have_no_recall(database: Database) -> None:
     found = drift_of_vectors(database.collection("codes"), realistic(99, seed=3), "new.npy")
     assert found.recall is None
     assert found.clip is not None
@@ -175,10 +175,10 @@ def test_an_empty_collection(database: Database) -> None:
         database.drop_collection("empty")
 
 
-# The command.
+# The command
 
 
-def test_exit_codes_are_for_monitoring(url: str, tmp_path: Path) -> None:
+def test_exit_codes(url: str, tmp_path: Path) -> None:
     fine = drift(url, "-c", "codes", "--source", saved(tmp_path, realistic(800, seed=4)))
     assert fine.exit_code == 0
     assert "Collection 'codes': the calibration fits." in fine.output
@@ -189,7 +189,7 @@ def test_exit_codes_are_for_monitoring(url: str, tmp_path: Path) -> None:
     assert drift(url, "-c", "none").exit_code == 1
 
 
-def test_limits_are_the_users(url: str, tmp_path: Path) -> None:
+def test_limits_can_be_set(url: str, tmp_path: Path) -> None:
     source = saved(tmp_path, moved(realistic(800, seed=4)))
     lenient = drift(
         url, "-c", "codes", "--source", source, "--allow", "shift=9", "--allow", "clip=1", "--allow", "loss=1"
@@ -206,7 +206,7 @@ def test_limits_are_the_users(url: str, tmp_path: Path) -> None:
         assert told in wrong.output
 
 
-def test_one_object_of_json(url: str, tmp_path: Path) -> None:
+def test_json(url: str, tmp_path: Path) -> None:
     result = drift(url, "-c", "floats", "--source", saved(tmp_path, moved(realistic(800, seed=4))), "--json")
     found = json.loads(result.output)
     assert result.exit_code == DRIFTED
@@ -217,7 +217,7 @@ def test_one_object_of_json(url: str, tmp_path: Path) -> None:
     assert len(found["dimensions"]["bit_balance"]) == 64
 
 
-def test_sources_that_do_not_fit(url: str, tmp_path: Path) -> None:
+def test_unusable_sources_are_refused(url: str, tmp_path: Path) -> None:
     wide = drift(url, "-c", "codes", "--source", saved(tmp_path, realistic(50, dimensions=16)))
     assert wide.exit_code == 1
     assert "has 16 dimensions, but collection 'codes' takes 64" in wide.output

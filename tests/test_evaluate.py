@@ -1,8 +1,7 @@
-"""What is measured of a collection, against the same computed in plain numpy; losses planted on purpose are found."""
+"""Evaluation of collections: against the same searches in numpy, and with losses that the test causes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from qvec import Calibration, InputError
 from qvec.client import Collection, Database
-from qvec.evaluation.dataset import Queries, Rows, read_queries, rows_of_collection, rows_of_source
+from qvec.evaluation.dataset import Queries, Rows, rows_of_collection, rows_of_source
 from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.ground_truth import find_ground_truth
 from qvec.evaluation.results import Evaluation, Result
@@ -70,7 +69,7 @@ def named(evaluation: Evaluation) -> dict[str, Result]:
     return {result.name: result for result in evaluation.results}
 
 
-# The same in plain numpy, from the specification of codes.
+# The same searches in numpy, from the specification of codes.
 
 
 def top(scores: NDArray[np.float64], k: int = K) -> Lists:
@@ -131,7 +130,7 @@ def test_a_scan_has_the_recall_of_its_candidates(
     assert found[f"{prefilter}/none/scan"].recall.value == pytest.approx(recall(near.tolist(), truth))
 
 
-def test_a_scan_in_blocks_is_one_scan(
+def test_a_scan_in_small_blocks_finds_the_same(
     collection: Collection,
     evaluation: Evaluation,
     queries: Floats,
@@ -156,14 +155,14 @@ def test_each_query_has_its_own_recall(
     assert found.recall.low < found.recall.value < found.recall.high
 
 
-def test_alternatives_have_the_recall_of_a_search_in_plain_numpy(
+def test_alternatives_have_the_recall_of_numpy(
     collection: Collection, vectors: Floats, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     truth = true_nearest(vectors, queries)
     nearest = find_ground_truth(collection, asked(queries), rows_of(source, calibration), K, Reporter())
     found = find_alternatives(collection, asked(queries), rows_of(source, calibration), nearest, 0.95, Reporter())
     ways = {(each.prefilter, each.rescore, each.oversampling): each for each in found}
-    assert len(ways) == len(found) == 4 * (3 + 4 - 1)  # its own, int8 after ternary, is no other
+    assert len(ways) == len(found) == 4 * (3 + 4 - 1)  # without its own, int8 after ternary
     assert [each.bytes_per_vector for each in found] == sorted(each.bytes_per_vector for each in found)
     halves = unit(vectors).astype(np.float16).astype(np.float64)
     scores = {name: decoded_scores(vectors, queries, calibration, planes) for name, planes in PLANES.items()}
@@ -174,7 +173,7 @@ def test_alternatives_have_the_recall_of_a_search_in_plain_numpy(
         assert each.at_least < each.recall
 
 
-def test_alternatives_of_codes_alone_are_no_more_precise(
+def test_from_codes_alone_no_alternative_is_more_precise(
     db: Database, collection: Collection, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
     def others(of: Collection) -> set[tuple[str, str]]:
@@ -189,7 +188,7 @@ def test_alternatives_of_codes_alone_are_no_more_precise(
     assert ("binary", "float16") not in others(floats)
 
 
-def test_every_way_is_there_once(evaluation: Evaluation) -> None:
+def test_every_configuration_is_measured_once(evaluation: Evaluation) -> None:
     factors = [1, 2, 4, 8, 16]
     indexed = [f"ternary/{rescore}/{factor}" for rescore in PLANES for factor in factors]
     scanned = [f"{p}/{r}/{factor}/scan" for p in ("ternary", "binary") for r in PLANES for factor in factors]
@@ -198,7 +197,7 @@ def test_every_way_is_there_once(evaluation: Evaluation) -> None:
     assert sorted(result.name for result in evaluation.results) == sorted([*indexed, *scanned, *exact, *bits])
 
 
-def test_what_is_searched_is_timed_and_a_scan_is_not(evaluation: Evaluation) -> None:
+def test_searches_are_timed_and_scans_are_not(evaluation: Evaluation) -> None:
     for result in evaluation.results:
         if result.name.endswith("/scan") or result.rescore == "float32":
             assert result.p50_ms is result.p95_ms is result.p99_ms is None
@@ -206,17 +205,17 @@ def test_what_is_searched_is_timed_and_a_scan_is_not(evaluation: Evaluation) -> 
             assert 0 < result.p50_ms <= result.p95_ms <= result.p99_ms < 10_000  # type: ignore[operator]
 
 
-def test_what_is_lost_and_what_is_found_make_the_whole(evaluation: Evaluation) -> None:
+def test_recall_and_losses_sum_to_one(evaluation: Evaluation) -> None:
     for result in evaluation.results:
         loss = result.loss
         assert loss is not None
         assert loss.index is not None
         assert result.recall.value + loss.index + loss.prefilter + loss.rescore == pytest.approx(1)
-        assert abs(loss.index) < 0.03  # a graph of a thousand rows loses next to nothing
+        assert abs(loss.index) < 0.03  # a graph of a thousand rows loses almost nothing
 
 
 class Losing:
-    """A collection whose searches through the index lose the best hit, as a bad graph does."""
+    """A collection whose index loses the best hit of every search, as a bad graph does."""
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
@@ -229,7 +228,7 @@ class Losing:
         return found if options.get("exact") else found[1:]
 
 
-def test_a_loss_of_the_index_is_told_from_one_of_quantization(
+def test_the_loss_of_the_index_is_separate_from_that_of_quantization(
     collection: Collection, evaluation: Evaluation, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     lossy = evaluate(Losing(collection), asked(queries), rows_of(source, calibration), oversamplings=[4])  # type: ignore[arg-type]
@@ -242,7 +241,7 @@ def test_a_loss_of_the_index_is_told_from_one_of_quantization(
     assert after.loss.rescore == pytest.approx(before.loss.rescore)
 
 
-def test_without_its_source_a_collection_stands_in_for_itself(collection: Collection, queries: Floats) -> None:
+def test_without_a_source_the_collection_is_the_ground_truth(collection: Collection, queries: Floats) -> None:
     found = evaluate(collection, asked(queries), oversamplings=[4])
     assert named(found)["none/int8"].recall.value == 1
     assert "none/float32" not in named(found)
@@ -252,7 +251,9 @@ def test_without_its_source_a_collection_stands_in_for_itself(collection: Collec
     )
 
 
-def test_kept_floats_are_the_truth(db: Database, calibration: Calibration, vectors: Floats, queries: Floats) -> None:
+def test_kept_floats_are_the_ground_truth(
+    db: Database, calibration: Calibration, vectors: Floats, queries: Floats
+) -> None:
     made = db.create_collection("floats", calibration=calibration, rescore="float16", prefilter="binary")
     made.upsert(range(len(vectors)), vectors)
     found = evaluate(made, asked(queries), oversamplings=[2])
@@ -269,10 +270,10 @@ def test_kept_floats_are_the_truth(db: Database, calibration: Calibration, vecto
     assert "the collection has no index: every search reads all rows" in found.notes
 
 
-def test_rows_as_queries_are_left_out(
+def test_rows_as_queries_are_excluded_from_their_hits(
     collection: Collection, vectors: Floats, source: Path, calibration: Calibration
 ) -> None:
-    """Against the same without the row: k of the others, and no more candidates among them than otherwise."""
+    """A search finds k other rows, among as many candidates as any search for k hits."""
     ids, drawn = rows_of(source, calibration).sample(40, 1)
     rows_asked = Queries(tuple(map(str, ids)), drawn, "rows", tuple(ids))
     found = named(evaluate(collection, rows_asked, rows_of(source, calibration), oversamplings=[1, 2]))
@@ -289,11 +290,13 @@ def test_rows_as_queries_are_left_out(
 
 
 @given(st.integers(1, 200), st.floats(1, 64))
-def test_a_row_as_query_takes_one_candidate_more(k: int, oversampling: float) -> None:
+def test_a_row_as_query_takes_one_more_candidate(k: int, oversampling: float) -> None:
     assert candidate_count(k + 1, oversampling_with_own_row(k, oversampling)) == candidate_count(k, oversampling) + 1
 
 
-def test_rows_are_drawn_uniformly_and_once(source: Path, calibration: Calibration, vectors: Floats) -> None:
+def test_rows_are_sampled_uniformly_without_replacement(
+    source: Path, calibration: Calibration, vectors: Floats
+) -> None:
     rows = rows_of(source, calibration)
     counts = np.zeros(len(vectors))
     for seed in range(60):
@@ -305,14 +308,12 @@ def test_rows_are_drawn_uniformly_and_once(source: Path, calibration: Calibratio
     assert len(rows.sample(5000, 0)[0]) == len(vectors)
 
 
-def test_rows_of_a_collection_are_queries_as_they_were_before_they_were_centred(
-    collection: Collection, vectors: Floats
-) -> None:
+def test_sampled_rows_of_a_collection_are_not_centred(collection: Collection, vectors: Floats) -> None:
     ids, drawn = rows_of_collection(collection).sample(50, 0)
     assert np.allclose(drawn, unit(vectors)[ids], atol=0.02)
 
 
-def test_ndcg_is_trec_evals_over_the_judged(
+def test_ranking_metrics_are_those_of_trec_eval(
     collection: Collection, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     rng = np.random.default_rng(5)
@@ -353,7 +354,7 @@ def test_judgements_of_other_queries_are_refused(collection: Collection, queries
     )
 
 
-def test_a_truth_of_other_rows_is_refused(
+def test_a_ground_truth_with_other_rows_is_refused(
     collection: Collection, vectors: Floats, queries: Floats, calibration: Calibration, tmp_path: Path
 ) -> None:
     fewer, more = tmp_path / "fewer.npy", tmp_path / "more.npy"
@@ -372,7 +373,7 @@ def test_a_truth_of_other_rows_is_refused(
         evaluate(collection, asked(queries), rows_of(more, calibration, first_id=1000))
 
 
-def test_a_truth_of_other_vectors_is_noticed(
+def test_a_ground_truth_with_other_vectors_is_noted(
     collection: Collection, queries: Floats, calibration: Calibration, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "other.npy", realistic(1000, seed=9))
@@ -380,7 +381,7 @@ def test_a_truth_of_other_vectors_is_noticed(
     assert any(note.startswith("even rescoring every row finds") for note in found.notes)
 
 
-def test_a_truth_leaves_out_what_a_load_leaves_out(
+def test_a_ground_truth_omits_rows_that_a_load_omits(
     collection: Collection, vectors: Floats, queries: Floats, calibration: Calibration, tmp_path: Path
 ) -> None:
     damaged = np.concatenate(
@@ -391,10 +392,10 @@ def test_a_truth_leaves_out_what_a_load_leaves_out(
     assert named(found)["none/int8"].recall.value > 0.9
 
 
-def test_all_dimensions_are_the_truth_where_a_prefix_is_kept(
+def test_recall_of_a_prefix_is_against_all_dimensions(
     db: Database, vectors: Floats, queries: Floats, source: Path
 ) -> None:
-    """What the cut loses is a loss, too."""
+    """The recall lost by the cut counts as a loss."""
     cut = Calibration.fit(vectors, dimensions=16)
     made = db.create_collection("cut", calibration=cut)
     made.upsert(range(len(vectors)), vectors)
@@ -423,14 +424,14 @@ def decoded_scores_of_prefix(vectors: Floats, queries: Floats, cut: Calibration)
         ({"rescore": "float32"}, "none", "float32", 4 * 70),
     ],
 )
-def test_bytes_are_those_of_vector_data(
+def test_bytes_per_vector(
     db: Database, name: str, settings: dict[str, Any], prefilter: str, rescore: str, size: float
 ) -> None:
     made = db.create_collection(name, calibration=Calibration.fit(realistic(100, 70)), **settings)
     assert bytes_per_vector(made, prefilter, rescore) == size
 
 
-# Every store.
+# Every store
 
 
 @pytest.fixture(scope="module", params=STORES)
@@ -452,7 +453,7 @@ def test_every_store_is_measured(
     assert results["none/float16"].recall.value > 0.98
     near = candidates(vectors, queries, calibration, "binary", 8 * K)
     wanted = recall(rescored(near, unit(queries).astype(np.float64) @ unit(vectors).astype(np.float64).T), truth)
-    if store.is_postgres:  # Qdrant's query is not cut to bits
+    if store.is_postgres:  # Qdrant does not reduce the query to bits
         assert results["binary/float16/8"].recall.value == pytest.approx(wanted, abs=0.02)
     assert wanted - 0.02 <= results["binary/float16/8"].recall.value <= 1
     assert results["binary/none"].recall.value < results["binary/float16/2"].recall.value
@@ -462,20 +463,3 @@ def test_every_store_is_measured(
         lost = (result.loss.index or 0) + result.loss.prefilter + result.loss.rescore
         assert result.recall.value + lost == pytest.approx(1)
     assert found.rows == len(vectors)
-
-
-def test_queries_of_a_source(tmp_path: Path, calibration: Calibration, queries: Floats) -> None:
-    def no_model() -> Any:
-        raise AssertionError
-
-    np.save(tmp_path / "queries.npy", queries)
-    found = read_queries(open_source(tmp_path / "queries.npy"), calibration, no_model)
-    assert found.ids[:3] == ("0", "1", "2")
-    assert np.array_equal(found.vectors, queries)
-    assert np.allclose(found.prepared(calibration), unit(queries))
-    np.save(tmp_path / "short.npy", queries[:, :10])
-    with pytest.raises(InputError, match=r"short.npy has 10 dimensions, expected 64 like the collection$"):
-        read_queries(open_source(tmp_path / "short.npy"), calibration, no_model)
-    np.save(tmp_path / "nan.npy", np.full((2, DIMENSIONS), math.nan, np.float32))
-    with pytest.raises(InputError, match=r"nan.npy: row 0: "):
-        read_queries(open_source(tmp_path / "nan.npy"), calibration, no_model)

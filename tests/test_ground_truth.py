@@ -1,4 +1,4 @@
-"""The truly nearest rows, ties included: by hand, and against all scores in float64."""
+"""The nearest rows with their ties: by hand, and against all scores in float64."""
 
 from __future__ import annotations
 
@@ -31,55 +31,55 @@ def on_a_line(*scores: float) -> Floats:
 QUERY = np.array([[1, 0]], np.float32)
 
 
-def test_rows_that_any_choice_has_and_rows_as_near_as_the_last() -> None:
+def test_nearer_and_tied_rows() -> None:
     found = nearest_rows(batches(on_a_line(3, 5, 2, 3, 3, 1)), QUERY, 3)
     assert found.nearer == ((1,),)
     assert found.tied == (frozenset({0, 3, 4}),)
     assert found.rows == 6
 
 
-def test_a_tie_is_met_by_any_of_its_rows_but_makes_up_for_no_better_one() -> None:
+def test_any_tied_row_counts_but_does_not_replace_a_nearer_one() -> None:
     found = nearest_rows(batches(on_a_line(3, 5, 2, 3, 3, 1)), QUERY, 3)
     assert found.recalls([[1, 0, 3]]) == [1]
     assert found.recalls([[1, 4, 3]]) == [1]
-    assert found.recalls([[0, 3, 4]]) == [pytest.approx(2 / 3)]  # the third of the equal ones stands for nothing
+    assert found.recalls([[0, 3, 4]]) == [pytest.approx(2 / 3)]  # the third tied row does not count
     assert found.recalls([[1, 2, 5]]) == [pytest.approx(1 / 3)]
     assert found.recalls([[]]) == [0]
 
 
-def test_no_row_counts_twice_nor_after_k() -> None:
+def test_a_row_counts_once_and_not_after_k() -> None:
     found = nearest_rows(batches(on_a_line(4, 3, 2, 1)), QUERY, 2)
     assert found.recalls([[0, 0]]) == [0.5]
     assert found.recalls([[3, 2, 0, 1]]) == [0]
 
 
-def test_fewer_rows_than_k_are_all_wanted() -> None:
+def test_fewer_rows_than_k() -> None:
     found = nearest_rows(batches(on_a_line(1, 2)), QUERY, 5)
     assert found.recalls([[0]]) == [0.5]
     assert found.recalls([[1, 0]]) == [1]
 
 
-def test_all_rows_alike() -> None:
+def test_all_rows_tie() -> None:
     found = nearest_rows(batches(on_a_line(*[2.0] * 30)), QUERY, 10)
     assert found.nearer == ((),)
     assert found.recalls([list(range(20, 30))]) == [1]
     assert found.recalls([list(range(25, 30))]) == [0.5]
 
 
-def test_a_row_left_out_is_neither_found_nor_wanted() -> None:
+def test_an_excluded_row_does_not_count() -> None:
     found = nearest_rows(batches(on_a_line(9, 3, 5, 4)), np.repeat(QUERY, 2, axis=0), 2, excluded=[0, 2])
     assert found.nearest() == [[2, 3], [0, 3]]
     assert found.recalls([[2, 3], [0, 3]]).tolist() == [1, 1]
 
 
-def test_ids_may_be_text() -> None:
+def test_text_ids() -> None:
     found = nearest_rows(batches(on_a_line(1, 3, 2), np.array(["x", "y", "z"], object)), QUERY, 2)
     assert found.nearest() == [["y", "z"]]
     assert found.ids() == {"y", "z"}
 
 
-def test_equal_vectors_tie_wherever_they_stand() -> None:
-    """The order in which float32 products are summed depends on the place in a batch."""
+def test_equal_vectors_tie_in_all_batches() -> None:
+    """The order of a float32 summation depends on the position in a batch."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(1000, 333)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -97,8 +97,8 @@ def test_equal_vectors_tie_wherever_they_stand() -> None:
     st.integers(0, 2**32 - 1),
     st.booleans(),
 )
-def test_batches_make_no_difference(rows: int, k: int, size: int, seed: int, leave_out: bool) -> None:
-    """Small whole numbers have exact scores and many ties."""
+def test_the_batch_size_makes_no_difference(rows: int, k: int, size: int, seed: int, leave_out: bool) -> None:
+    """Small integers have exact scores and many ties."""
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-2, 3, (rows, 3)).astype(np.float32)
     queries = rng.integers(-2, 3, (4, 3)).astype(np.float32)
@@ -116,7 +116,7 @@ def test_batches_make_no_difference(rows: int, k: int, size: int, seed: int, lea
     assert found.recalls(wanted).tolist() == [1] * 4
 
 
-def test_scores_in_blocks_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     vectors, queries = rng.normal(size=(500, 16)).astype(np.float32), rng.normal(size=(9, 16)).astype(np.float32)
     whole = nearest_rows(batches(vectors, size=500), queries, 10)
@@ -124,13 +124,13 @@ def test_scores_in_blocks_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert nearest_rows(batches(vectors, size=500), queries, 10) == whole
 
 
-def test_more_ties_than_are_kept_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_ties_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ground_truth, "MAX_TIES", 20)
     assert nearest_rows(batches(on_a_line(*[2.0] * 30)), QUERY, 10).capped
     assert not nearest_rows(batches(on_a_line(*[2.0] * 20)), QUERY, 10).capped
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     with pytest.raises(InputError, match=r"^there are no rows to compare the queries with$"):
         nearest_rows(batches(np.empty((0, 2), np.float32)), QUERY, 3)
     with pytest.raises(InputError, match=r"^there are no queries$"):

@@ -1,18 +1,27 @@
-"""Rankings against judgements: tiny cases by hand, and trec_eval's own code on random ones."""
+"""Ranking metrics by hand and against trec_eval; confidence intervals and the paired test by simulation."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from itertools import product
 
+import numpy as np
 import pytest
 import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qvec import InputError
-from qvec.evaluation.dataset import read_qrels
-from qvec.evaluation.metrics import judged_recall, ndcg, reciprocal_rank
+from qvec.evaluation import metrics
+from qvec.evaluation.metrics import (
+    compare,
+    confidence_interval,
+    confidence_intervals,
+    judged_recall,
+    lower_bound,
+    ndcg,
+    reciprocal_rank,
+)
 
 GRADES = {"a": 3, "b": 2, "c": 0, "d": 1}
 
@@ -28,18 +37,18 @@ def test_ndcg_by_hand() -> None:
     assert ndcg(["a", "b"], {"a": -1, "b": 1}) == pytest.approx(1 / math.log2(3))
 
 
-def test_ndcg_takes_documents_as_they_were_found() -> None:
+def test_ndcg_keeps_the_order_of_the_search() -> None:
     assert ndcg(["z", "a"], {"a": 1}) == pytest.approx(1 / math.log2(3))
     assert ndcg(["a", "z"], {"a": 1}) == 1
 
 
-def test_the_first_relevant_document_counts() -> None:
+def test_reciprocal_rank() -> None:
     assert reciprocal_rank(["c", "x", "d", "a"], GRADES) == pytest.approx(1 / 3)
     assert reciprocal_rank(["c", "x", "d"], GRADES, 2) == 0
     assert reciprocal_rank([], GRADES) == 0
 
 
-def test_recall_of_the_relevant() -> None:
+def test_judged_recall() -> None:
     assert judged_recall(["a", "x", "c"], GRADES) == pytest.approx(1 / 3)
     assert judged_recall(["a", "b", "d"], GRADES, 2) == pytest.approx(2 / 3)
     assert judged_recall(["a"], {"a": 0}) == 0
@@ -53,8 +62,8 @@ DOCUMENTS = [f"d{number:02}" for number in range(15)]
     st.dictionaries(st.sampled_from(DOCUMENTS), st.integers(0, 3), min_size=1),
     st.sampled_from([1, 3, 5, 10]),
 )
-def test_trec_eval_says_the_same(ranking: list[str], grades: dict[str, int], k: int) -> None:
-    """It orders by score, so scores are given that fall along the ranking."""
+def test_metrics_agree_with_trec_eval(ranking: list[str], grades: dict[str, int], k: int) -> None:
+    """trec_eval orders by score, so the scores fall along the ranking."""
     run = {"q": {name: float(-rank) for rank, name in enumerate(ranking)}}
     first = {"q": {name: float(-rank) for rank, name in enumerate(ranking[:k])}}
     if not any(grade > 0 for grade in grades.values()):
@@ -67,49 +76,99 @@ def test_trec_eval_says_the_same(ranking: list[str], grades: dict[str, int], k: 
     assert reciprocal_rank(ranking, grades, k) == pytest.approx(evaluator.evaluate(first)["q"]["recip_rank"])
 
 
-def written(folder: Path, content: str) -> Path:
-    file = folder / "qrels"
-    file.write_text(content, encoding="utf-8")
-    return file
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "RESAMPLES", 800)
+    monkeypatch.setattr(metrics, "FLIPS", 2_000)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "query-id\tcorpus-id\tscore\nq1\td 1\t2\nq1\td2\t0\n\nq2\td2\t1\n",
-        "q1\td 1\t2\nq1\td2\t0\nq2\td2\t1",
-        "q1\t0\td 1\t2\nq1\t0\td2\t0\nq2\t0\td2\t1\n",
-        "\ufeffquery-id\tcorpus-id\tscore\r\nq1\td 1\t2\r\nq1\td2\t0\r\nq2\td2\t1\r\nq2\td2\t1\r\n",
-    ],
-)
-def test_judgements_in_beirs_form_and_trecs(tmp_path: Path, content: str) -> None:
-    assert read_qrels(written(tmp_path, content)) == {"q1": {"d 1": 2, "d2": 0}, "q2": {"d2": 1}}
+@pytest.mark.usefixtures("fast")
+def test_intervals_contain_the_true_mean_as_often_as_promised() -> None:
+    """Typical recalls: multiples of a tenth, most of them 1."""
+    rng = np.random.default_rng(0)
+    samples = [rng.binomial(10, 0.93, 200) / 10 for _ in range(400)]
+    found = [confidence_interval(sample, 0.9, seed) for seed, sample in enumerate(samples)]
+    assert 0.85 <= np.mean([each.low <= 0.93 <= each.high for each in found]) <= 0.94
+    bounds = [lower_bound(sample, 0.9, seed) for seed, sample in enumerate(samples)]
+    assert 0.85 <= np.mean([bound <= 0.93 for bound in bounds]) <= 0.95
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
-def test_a_line_ends_at_a_newline_alone(tmp_path: Path, mark: str) -> None:
-    assert read_qrels(written(tmp_path, f"q1\ta{mark}b\t1\n")) == {"q1": {f"a{mark}b": 1}}
+def test_an_interval_narrows_with_more_queries() -> None:
+    values = np.random.default_rng(1).random(400)
+    few, many = confidence_interval(values[:100]), confidence_interval(values)
+    assert many.value == pytest.approx(values.mean())
+    assert many.low < lower_bound(values) < many.value < many.high
+    assert many.high - many.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    assert few.high - few.low == pytest.approx(2 * (many.high - many.low), rel=0.25)
 
 
-def test_trec_separates_by_blanks(tmp_path: Path) -> None:
-    assert read_qrels(written(tmp_path, "7 0  12 1\n7 0 13 0\n")) == {"7": {"12": 1, "13": 0}}
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values = np.random.default_rng(2).random(50)
+    assert confidence_interval(values) == confidence_interval(values)
+    assert confidence_interval(np.ones(30)) == (1, 1, 1)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("query-id\tcorpus-id\tscore\nq1\td1\n", "qrels, line 2: 2 fields found, expected 3 (BEIR) or 4 (TREC)"),
-        ("q1\td1\thigh\n", "qrels, line 1: the grade is 'high', expected a whole number"),
-        ("q1\td1\t1\nq1\td1\t2\n", "qrels, line 2: q1 and d1 have grades 1 and 2"),
-        ("query-id\tcorpus-id\tscore\n", "qrels has no judgements"),
-    ],
-)
-def test_what_are_no_judgements_is_named(tmp_path: Path, content: str, message: str) -> None:
-    with pytest.raises(InputError) as raised:
-        read_qrels(written(tmp_path, content))
-    assert str(raised.value).removeprefix(f"{tmp_path}/") == message
+def test_the_lower_bound_of_perfect_recalls_is_below_one() -> None:
+    """If one query in 40 loses a tenth, the mean is 0.9975, but most samples of 20 queries show no loss."""
+    assert lower_bound(np.ones(20)) < 0.9975
+    assert 0.998 < lower_bound(np.ones(1000)) < 1
+    assert lower_bound(np.ones(20), k=100) > lower_bound(np.ones(20))
 
 
-def test_a_missing_file_of_judgements_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^cannot read .*/none: No such file or directory$"):
-        read_qrels(tmp_path / "none")
+def exact_p_value(differences: np.ndarray) -> float:
+    """Over all combinations of signs."""
+    signs = np.array(list(product([-1, 1], repeat=len(differences))))
+    means = abs(signs @ differences)
+    return float(np.mean(means >= abs(differences.sum()) - 1e-12))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_p_value_is_that_of_all_sign_flips(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = rng.integers(0, 11, (2, 10)) / 10
+    found = compare(first, second)
+    assert found.p_value == pytest.approx(exact_p_value(first - second), abs=0.012)
+    assert found.difference.value == pytest.approx((first - second).mean())
+    ties = (first == second).sum()
+    assert (found.better, found.worse, found.equal) == ((first > second).sum(), (first < second).sum(), ties)
+
+
+@pytest.mark.usefixtures("fast")
+def test_chance_alone_is_not_significant() -> None:
+    rng = np.random.default_rng(3)
+    values = [compare(*rng.integers(0, 11, (2, 60)) / 10, seed=seed).p_value for seed in range(200)]
+    assert 0.01 <= np.mean(np.array(values) <= 0.05) <= 0.1
+
+
+def test_a_small_difference_in_every_pair_is_significant() -> None:
+    """An unpaired test would miss it, because queries differ much more."""
+    first = np.random.default_rng(4).random(100)
+    found = compare(first, first - 0.001)
+    assert found.p_value < 0.001
+    assert found.difference.low > 0
+    assert compare(first, first).p_value == 1
+
+
+def test_a_comparison_with_ties_by_hand() -> None:
+    """Sign flips of +0.2, -0.1 and 0 sum to ±0.1 or ±0.3 equally often; ties do not matter."""
+    found = compare(np.array([0.9, 0.5, 1.0]), np.array([0.7, 0.6, 1.0]))
+    assert found.p_value == 1  # 0.1 / 3 is the smallest possible difference
+    assert found.difference.value == pytest.approx(0.1 / 3)
+    assert (found.better, found.worse, found.equal) == (1, 1, 1)
+    assert compare(np.array([0.9, 0.6, 1.0]), np.array([0.7, 0.5, 1.0])).p_value == pytest.approx(0.5, abs=0.02)
+
+
+def test_different_numbers_of_queries_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^configurations were measured over 3 and 4 queries, expected the same$"):
+        compare(np.ones(3), np.ones(4))
+    with pytest.raises(InputError, match=r"^there are no queries to take a mean over$"):
+        confidence_interval(np.empty(0))
+
+
+def test_intervals_of_many_arrays_are_those_of_each() -> None:
+    values = list(np.random.default_rng(0).random((700, 60)))
+    many = confidence_intervals(values, confidence=0.9, seed=3)
+    assert len(many) == 700
+    for position in (0, 511, 512, 699):
+        assert many[position] == pytest.approx(confidence_interval(values[position], confidence=0.9, seed=3))
+    assert confidence_intervals([]) == []

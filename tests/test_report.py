@@ -1,4 +1,4 @@
-"""The report and the picture: a page that needs nothing else, charts that stand where their figures are."""
+"""The report, its charts, and the plot."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 
 class Page(HTMLParser):
-    """What a browser would fetch or run, the text, and whether tags are closed in order."""
+    """A parsed page: its tags, which must be closed in order, what a browser would fetch, and its text."""
 
     VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
 
@@ -123,7 +123,7 @@ def page_of(found: Evaluation | Sweep, tmp_path: Path, **options: object) -> tup
     return Page(html), html
 
 
-# The page.
+# The page
 
 
 def test_the_page_needs_neither_network_nor_scripts(tmp_path: Path, swept: Sweep) -> None:
@@ -135,7 +135,7 @@ def test_the_page_needs_neither_network_nor_scripts(tmp_path: Path, swept: Sweep
         assert not re.search(r"url\(|@import|http:|https:", html)
 
 
-def test_the_page_is_light_and_dark_and_fits_a_phone(tmp_path: Path) -> None:
+def test_the_page_has_light_and_dark_colours_and_fits_a_phone(tmp_path: Path) -> None:
     _, html = page_of(EVALUATION, tmp_path)
     assert "prefers-color-scheme: dark" in html
     assert 'name="viewport" content="width=device-width' in html
@@ -159,7 +159,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_names_are_text_and_not_markup(tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path: Path) -> None:
     page, _ = page_of(EVALUATION, tmp_path)
     assert "b" not in page.tags
     assert "Recall of docs & <b>more</b>" in page.text
@@ -180,7 +180,7 @@ def test_every_figure_is_in_a_table(tmp_path: Path) -> None:
         assert title in page.text
 
 
-def test_judgements_are_shown_where_there_are_any(tmp_path: Path) -> None:
+def test_judged_metrics_are_shown_if_measured(tmp_path: Path) -> None:
     assert "nDCG@10" not in page_of(EVALUATION, tmp_path)[0].text
     judged = replace(EVALUATION, results=tuple(replace(one, ndcg=Interval(0.4, 0.3, 0.5)) for one in RESULTS))
     page, _ = page_of(judged, tmp_path)
@@ -188,7 +188,7 @@ def test_judgements_are_shown_where_there_are_any(tmp_path: Path) -> None:
     assert "40.00%" in page.cells
 
 
-def test_a_comparison_is_told(tmp_path: Path) -> None:
+def test_a_comparison_is_shown(tmp_path: Path) -> None:
     recalls = [np.full(50, 0.9), np.concatenate([np.full(20, 0.8), np.full(30, 0.9)])]
     pair = [replace(one, recalls=each) for one, each in zip(RESULTS[1:3], recalls, strict=True)]
     found = replace(EVALUATION, results=(*pair, *RESULTS[3:]))
@@ -199,7 +199,7 @@ def test_a_comparison_is_told(tmp_path: Path) -> None:
     assert compared.as_dict()["p_value"] < 0.001
 
 
-def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+def test_unknown_figures_are_omitted(tmp_path: Path) -> None:
     untimed = tuple(replace(one, p50_ms=None, p95_ms=None, p99_ms=None, loss=None) for one in RESULTS[:1])
     page, _ = page_of(replace(EVALUATION, results=untimed, calibration=None, notes=()), tmp_path)
     assert "against time" not in page.text
@@ -209,7 +209,7 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     assert not any("nan" in cell for cell in page_of(EVALUATION, tmp_path, statistics=codes)[0].cells)
 
 
-def test_the_page_of_a_sweep_says_what_to_use(tmp_path: Path, swept: Sweep) -> None:
+def test_the_page_of_a_sweep_shows_the_recommendation(tmp_path: Path, swept: Sweep) -> None:
     page, _ = page_of(swept, tmp_path)
     assert verdict(swept) in page.text
     assert "".join(page.words).count("qvec ingest") == 1
@@ -219,7 +219,7 @@ def test_the_page_of_a_sweep_says_what_to_use(tmp_path: Path, swept: Sweep) -> N
         assert f"{100 * one.result.recall.value:.1f}%" in page.cells
 
 
-def test_a_target_that_is_not_met_is_told(swept: Sweep) -> None:
+def test_a_target_that_is_not_reached(swept: Sweep) -> None:
     assert verdict(swept).startswith("Use ")
     unmet = replace(swept, recommendation=replace(swept.recommendation, met=False, target=0.999))
     assert verdict(unmet).startswith("Nothing that was tried is sure to reach 99.9%.")
@@ -230,7 +230,7 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
         write_report(tmp_path / "none" / "out.html", EVALUATION)
 
 
-# Charts.
+# Charts
 
 
 def test_charts_hold_every_point(swept: Sweep) -> None:
@@ -242,7 +242,7 @@ def test_charts_hold_every_point(swept: Sweep) -> None:
                 assert 0 <= chart.y.position(point.y) <= 1, chart.title
 
 
-def test_scans_of_a_prefilter_are_in_the_table_and_not_in_the_charts() -> None:
+def test_scans_are_in_the_table_but_not_in_the_charts() -> None:
     scanned = replace(RESULTS[0], exact=True, recall=Interval(0.123, 0.1, 0.2))
     found = replace(EVALUATION, results=(*RESULTS, scanned))
     points = [point for chart in charts_of(found, None)[:3] for series in chart.series for point in series.points]
@@ -250,7 +250,7 @@ def test_scans_of_a_prefilter_are_in_the_table_and_not_in_the_charts() -> None:
     assert any("12.3%" in row and "scan" in row for row in evaluation_table(found).rows)
 
 
-def test_recall_against_oversampling_is_a_line_for_each_way() -> None:
+def test_recall_against_oversampling_has_a_line_for_each_precision() -> None:
     chart = next(one for one in charts_of(EVALUATION, None) if "oversampling" in one.title)
     assert {one.name: [point.x for point in one.points] for one in chart.series} == {
         "int8 after ternary": [1, 4, 16],
@@ -258,7 +258,7 @@ def test_recall_against_oversampling_is_a_line_for_each_way() -> None:
     }
 
 
-def test_losses_are_those_of_the_collections_own_search() -> None:
+def test_the_loss_chart_is_of_the_collections_own_search() -> None:
     chart = next(one for one in charts_of(EVALUATION, None) if "lost" in one.title)
     lines = {one.name: [(point.x, point.y) for point in one.points] for one in chart.series}
     own = [one for one in RESULTS if one.rescore == "int8" and one.oversampling]
@@ -277,7 +277,7 @@ def test_bit_balance_counts_every_dimension() -> None:
     assert sum(point.y for point in chart.series[0].points) == 64
 
 
-def test_a_calibration_of_one_dimension_is_drawn() -> None:
+def test_charts_of_one_dimension() -> None:
     one = Calibration.fit(VECTORS[:, :1], metric="ip")
     for chart in calibration_charts(one, one.drift(VECTORS[:, :1])):
         ElementTree.fromstring(draw(chart))
@@ -293,14 +293,14 @@ AXES = st.builds(
 
 
 @given(AXES)
-def test_ticks_are_within_apart_and_in_order(axis: Axis) -> None:
+def test_ticks_are_sorted_and_apart(axis: Axis) -> None:
     positions = [axis.position(value) for value, _ in axis.ticks()]
     assert positions == sorted(positions)
     assert all(-1e-6 <= position <= 1 + 1e-6 for position in positions)
     assert all(later - earlier >= 0.069 for earlier, later in itertools.pairwise(positions))
 
 
-def test_ticks_read_as_people_write_them() -> None:
+def test_tick_labels() -> None:
     assert [text for _, text in Axis("", 0.5, 1, "recall").ticks()] == [
         "50%",
         "60%",
@@ -326,7 +326,7 @@ def test_a_recall_axis_keeps_the_order_and_stretches_the_top(low: float, first: 
     assert axis.position(1 - (1 - low) / 4) == pytest.approx(0.5)
 
 
-def test_a_drawing_puts_points_where_their_figures_are() -> None:
+def test_points_are_drawn_at_their_positions() -> None:
     points = (Point(0, 0), Point(5, 0.5, tooltip="half & half"), Point(10, 1))
     chart = Chart("t < u", "", Axis("x", 0, 10), Axis("y", 0, 1), (Series("a", points),))
     tree = ElementTree.fromstring(draw(chart))
@@ -349,7 +349,7 @@ def test_a_sweep_has_a_series_of_every_style(swept: Sweep) -> None:
 
 
 @given(st.lists(st.tuples(st.floats(60, 420), st.floats(20, 250)), min_size=1, max_size=4, unique=True))
-def test_labels_cover_no_point_where_there_is_room(points: list[tuple[float, float]]) -> None:
+def test_labels_cover_no_marker_if_there_is_room(points: list[tuple[float, float]]) -> None:
     far = all(math.dist(a, b) > 120 for at, a in enumerate(points) for b in points[:at])
     labels = list(place_labels([(x, y, "int8") for x, y in points], (0, 0, 480, 320)))
     assert [label.text for label in labels] == ["int8"] * len(points)
@@ -365,19 +365,19 @@ def test_two_labels_side_by_side_do_not_overlap() -> None:
     assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 
 
-def test_an_axis_around_one_value_has_room() -> None:
+def test_an_axis_around_one_value_has_a_length() -> None:
     for kind in ("linear", "log", "doubling", "recall"):
         axis = axis_around("x", [0.5], kind)  # type: ignore[arg-type]
         assert 0 < axis.position(0.5) < 1
 
 
-# The picture.
+# The plot
 
 
 @pytest.mark.parametrize(
     ("name", "begins"), [("out.png", b"\x89PNG\r\n\x1a\n"), ("out.svg", b"<?xml"), ("out.pdf", b"%PDF")]
 )
-def test_the_picture(tmp_path: Path, swept: Sweep, name: str, begins: bytes) -> None:
+def test_the_plot(tmp_path: Path, swept: Sweep, name: str, begins: bytes) -> None:
     pytest.importorskip("matplotlib", reason="needs qvec[plots]")
     path = tmp_path / name
     write_plot(path, swept)
@@ -386,13 +386,13 @@ def test_the_picture(tmp_path: Path, swept: Sweep, name: str, begins: bytes) -> 
     assert path.read_bytes().startswith(begins)
 
 
-def test_a_picture_of_no_known_kind(tmp_path: Path) -> None:
+def test_a_plot_of_unknown_format(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs qvec[plots]")
     with pytest.raises(InputError, match=r"^cannot write the plot .*out\.doc: "):
         write_plot(tmp_path / "out.doc", EVALUATION)
 
 
-def test_without_matplotlib_the_command_to_install_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"^matplotlib is not installed; run: pip install 'qvec\[plots\]'$"):
         write_plot(tmp_path / "out.png", EVALUATION)

@@ -54,10 +54,11 @@ def articles(url: str, vectors: NDArray[np.float32]) -> Iterator[psycopg.Connect
 def run_page(page: str, server_url: str, url: str, query: str) -> list[list[list[str]]]:
     """Run the SQL of a page; return the rows of each block."""
     command = [psql(server_url), url, "--no-psqlrc", "--quiet", "--no-align", "--tuples-only"]
+    environment = {**os.environ, "PGOPTIONS": "-c client_min_messages=warning"}
     printed = []
     for block in blocks(EXAMPLES.parent / "docs" / page, "sql"):
         script = "\\set ON_ERROR_STOP on\n" + block.text.replace("$1", f"'{query}'")
-        done = subprocess.run(command, input=script, capture_output=True, text=True)
+        done = subprocess.run(command, input=script, capture_output=True, text=True, env=environment)
         assert (done.returncode, done.stderr) == (0, ""), block.text
         printed.append([line.split("|") for line in done.stdout.splitlines()])
     return printed
@@ -85,8 +86,8 @@ def test_the_page_about_sql(
 def test_the_page_about_postgres(
     articles: psycopg.Connection[Any], url: str, server_url: str, vectors: NDArray[np.float32]
 ) -> None:
+    run_page("postgres.md", server_url, url, text(vectors[7]))
     try:
-        run_page("postgres.md", server_url, url, text(vectors[7]))
         articles.execute("SET ROLE app_reader")
         assert value(articles, "SELECT count(*) FROM qvec.search('docs', %s::vector)", text(vectors[7])) == 0
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

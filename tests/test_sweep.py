@@ -1,13 +1,11 @@
-"""The offline sweep: what it measures, against plain numpy; what it draws, recommends and refuses."""
+"""The sweep: its measurements against numpy, its recommendation and its command."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +16,17 @@ from conftest import realistic, unit
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from test_sample import NumberModel, write_texts, write_vectors
 
 import qvec
 import qvec.cli.sweep
 from qvec import Calibration
 from qvec.cli import main
 from qvec.embedding import EmbeddingOptions
-from qvec.errors import InputError, RowError
 from qvec.evaluation.ground_truth import RecallTable, nearest_rows
-from qvec.evaluation.metrics import Interval, confidence_interval, confidence_intervals
+from qvec.evaluation.metrics import Interval
 from qvec.evaluation.results import NONE, Result, Sweep, Trial
-from qvec.evaluation.sample import Sample, draw_sample, draw_vectors
+from qvec.evaluation.sample import Sample
 from qvec.evaluation.scan import RESCORES, SAMPLE_PRECISIONS, QuantizedSample
 from qvec.evaluation.sweep import SweepOptions, pareto_front, recommend, sweep
 from qvec.ingest import Reporter
@@ -63,21 +61,14 @@ def few_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RANGES", (RangeMethod("quantile"), RangeMethod("minmax")))
 
 
-def write(path: Path, vectors: NDArray[np.float32]) -> Path:
-    np.save(path, vectors)
-    return path
-
-
-# What is measured, against the specification.
+# Measurements, against the specification of codes
 
 
 @pytest.mark.parametrize("oversampling", [1, 2.5, 16])
 @pytest.mark.parametrize(
     ("prefilter", "rescore"), [(prefilter, rescore) for prefilter in RESCORES for rescore in RESCORES[prefilter]]
 )
-def test_recall_is_that_of_a_search_in_plain_numpy(
-    sample: Sample, prefilter: str, rescore: str, oversampling: float
-) -> None:
+def test_recall_is_that_of_a_search_in_numpy(sample: Sample, prefilter: str, rescore: str, oversampling: float) -> None:
     calibration = Calibration.fit(sample.rows, threshold=0.25)
     measured = QuantizedSample(sample, calibration).measure(
         prefilter, rescore, oversampling, sample.ground_truth("cosine", K)
@@ -105,7 +96,7 @@ def test_recall_is_that_of_a_search_in_plain_numpy(
     assert measured.recalls.mean() <= measured.candidates + 1e-12
 
 
-def test_all_ways_at_once_are_each_of_them(sample: Sample) -> None:
+def test_measure_all_agrees_with_measure(sample: Sample) -> None:
     truth = sample.ground_truth("ip", K)
     quantized = QuantizedSample(sample, Calibration.fit(sample.rows, metric="ip"))
     found = list(quantized.measure_all(truth))
@@ -118,7 +109,7 @@ def test_all_ways_at_once_are_each_of_them(sample: Sample) -> None:
     assert [one.prefilter for one in alone] == ["ternary", "binary"]
 
 
-def test_every_row_compared(sample: Sample) -> None:
+def test_exact_measurements(sample: Sample) -> None:
     truth = sample.ground_truth("cosine", K)
     calibration = Calibration.fit(sample.rows)
     quantized = QuantizedSample(sample, calibration)
@@ -132,7 +123,7 @@ def test_every_row_compared(sample: Sample) -> None:
     assert means["int4"] == pytest.approx(truth.recalls(found).mean())
 
 
-def test_a_prefix_is_judged_by_all_dimensions(sample: Sample) -> None:
+def test_recall_of_a_prefix_is_against_all_dimensions(sample: Sample) -> None:
     truth = sample.ground_truth("cosine", K)
     cut = Calibration.fit(sample.rows, dimensions=32)
     float32 = QuantizedSample(sample, cut).measure_exact(truth, "float32")
@@ -145,154 +136,25 @@ def test_a_prefix_is_judged_by_all_dimensions(sample: Sample) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 12))
-def test_the_table_says_what_the_truth_says(seed: int, k: int, rows: int) -> None:
+def test_the_recall_table_agrees_with_the_ground_truth(seed: int, k: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
-    documents = rng.integers(-1, 2, (rows, 3)).astype(np.float32)  # so few values that many rows tie
+    documents = rng.integers(-1, 2, (rows, 3)).astype(np.float32)  # few values, so that many rows tie
     queries = rng.integers(-2, 3, (4, 3)).astype(np.float32)
     truth = nearest_rows([(np.arange(rows), documents)], queries, k)
     found = np.array([rng.permutation(rows)[:k] for _ in queries])
     assert RecallTable.of(truth).recalls(found) == pytest.approx(truth.recalls(found.tolist()))
 
 
-def test_intervals_of_many_are_those_of_each() -> None:
-    values = list(np.random.default_rng(0).random((700, 60)))
-    many = confidence_intervals(values, confidence=0.9, seed=3)
-    assert len(many) == 700
-    for position in (0, 511, 512, 699):
-        assert many[position] == pytest.approx(confidence_interval(values[position], confidence=0.9, seed=3))
-    assert confidence_intervals([]) == []
-
-
 @pytest.mark.parametrize("dimensions", [64, 100])
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float16", "float32"])
-def test_bytes_are_those_of_a_collection(dimensions: int, rescore: str) -> None:
+def test_bytes_are_those_of_the_table_layout(dimensions: int, rescore: str) -> None:
     for prefilter in ("binary",) if rescore == "binary" else ("binary", "ternary"):
         layout = TableLayout.of(dimensions, "bigint", rescore, prefilter)  # type: ignore[arg-type]
         stored = (layout.code_bits + layout.prefilter_bits) // 8 + layout.float_bytes
         assert code_table_bytes(dimensions, prefilter, rescore) == stored
 
 
-# What it draws.
-
-
-def test_queries_are_held_out(tmp_path: Path) -> None:
-    vectors = realistic(300)
-    with open_source(write(tmp_path / "a.npy", vectors)) as source:
-        drawn = draw_sample(source, rows=200, queries=50, metric="cosine", seed=0, reporter=Reporter())
-    assert (drawn.rows.shape, drawn.queries.shape, drawn.held_out) == ((200, 64), (50, 64), True)
-    rows = {row.tobytes() for row in vectors}
-    documents, queries = ({row.tobytes() for row in part} for part in (drawn.rows, drawn.queries))
-    assert not documents & queries
-    assert documents | queries <= rows
-
-
-def test_a_small_source_keeps_most_of_its_rows(tmp_path: Path) -> None:
-    with open_source(write(tmp_path / "a.npy", realistic(100))) as source:
-        drawn = draw_sample(source, rows=50_000, queries=500, metric="cosine", seed=0, reporter=Reporter())
-    assert (len(drawn.rows), len(drawn.queries)) == (80, 20)
-
-
-def test_rows_that_cannot_be_quantized_are_left_out_and_counted(tmp_path: Path) -> None:
-    vectors = realistic(100, dimensions=128)
-    vectors[3], vectors[4, :64] = 0, 0
-    with open_source(write(tmp_path / "a.npy", vectors)) as source:
-        drawn = draw_sample(source, rows=90, queries=10, metric="cosine", seed=0, reporter=Reporter())
-        assert (drawn.unusable, len(drawn.rows), len(drawn.queries)) == (2, 88, 10)
-        whole = draw_sample(source, rows=90, queries=10, metric="ip", seed=0, reporter=Reporter())
-        assert (whole.unusable, len(whole.rows)) == (0, 90)
-
-
-@pytest.mark.parametrize(("dimensions", "levels"), [(384, [384, 192, 96]), (127, [127]), (128, [128, 64]), (32, [32])])
-def test_levels_are_halves_down_to_64(dimensions: int, levels: list[int]) -> None:
-    rows = np.ones((2, dimensions), np.float32)
-    assert Sample(rows, rows, held_out=False, unusable=0).prefixes() == levels
-
-
-def test_what_cannot_be_swept(tmp_path: Path) -> None:
-    (tmp_path / "texts.jsonl").write_text('{"id": 1, "text": "one"}\n')
-    write(tmp_path / "wide.npy", realistic(50, dimensions=128))
-    write(tmp_path / "few.npy", realistic(7))
-    write(tmp_path / "zeros.npy", np.zeros((50, 64), np.float32))
-    with (
-        open_source(tmp_path / "texts.jsonl") as texts,
-        pytest.raises(InputError, match="has text but no vectors; name a model"),
-    ):
-        sweep(texts, SweepOptions(), Reporter())
-    with (
-        open_source(tmp_path / "wide.npy") as wide,
-        open_source(tmp_path / "few.npy") as few,
-        open_source(tmp_path / "zeros.npy") as zeros,
-    ):
-        with pytest.raises(InputError, match=r"few\.npy has 64 dimensions, but .*wide\.npy has 128"):
-            sweep(wide, SweepOptions(), Reporter(), queries=few)
-        with pytest.raises(InputError, match=r"few\.npy gives 1 queries, expected at least 2"):
-            sweep(few, SweepOptions(), Reporter())
-        with pytest.raises(InputError, match=r"zeros\.npy has no usable rows"):
-            sweep(zeros, SweepOptions(), Reporter())
-        with pytest.raises(InputError, match=r"zeros\.npy has no usable rows"):
-            sweep(few, SweepOptions(), Reporter(), queries=zeros)
-    with pytest.raises(InputError, match=r"^recall is 1.5, expected a share above 0 and at most 1$"):
-        SweepOptions(recall=1.5)
-    with pytest.raises(InputError, match=r"^rows is 0, expected at least 1$"):
-        SweepOptions(rows=0)
-
-
-class Words:
-    """A model of texts that are numbers: those of documents are rows, those of questions other rows."""
-
-    name = "words"
-    options = EmbeddingOptions("words")
-    dimensions = 64
-
-    def __init__(self) -> None:
-        self.documents, self.questions = realistic(120), realistic(60, seed=1)
-
-    def embed_documents(self, texts: Sequence[str], _progress: object = None) -> Any:
-        if "empty" in texts:
-            raise RowError(list(texts).index("empty"), "is empty")
-        return self.documents[list(map(int, texts))]
-
-    def embed_queries(self, texts: Sequence[str], _progress: object = None) -> Any:
-        return self.questions[list(map(int, texts))]
-
-
-def texts_of(path: Path, texts: Sequence[str | None]) -> Path:
-    path.write_text("".join(json.dumps({"_id": f"d{at}", "text": text}) + "\n" for at, text in enumerate(texts)))
-    return path
-
-
-def test_texts_are_embedded_rows_as_documents_and_queries_as_questions(tmp_path: Path) -> None:
-    model = Words()
-    corpus = texts_of(tmp_path / "corpus.jsonl", [None, "empty", *map(str, range(120))])
-    asked = texts_of(tmp_path / "queries.jsonl", list(map(str, range(60))))
-    options = {"metric": "cosine", "seed": 3, "reporter": Reporter(), "load": lambda: model}
-    with open_source(corpus) as source, open_source(asked) as questions:
-        drawn = draw_sample(source, rows=None, queries=50, query_source=questions, **options)  # type: ignore[arg-type]
-        held = draw_sample(source, rows=60, queries=10, **options)  # type: ignore[arg-type]
-    assert np.array_equal(drawn.rows, model.documents)
-    assert drawn.unusable == 1
-    assert len(drawn.queries) == 50
-    assert {row.tobytes() for row in drawn.queries} <= {row.tobytes() for row in model.questions}
-    assert (len(held.rows) + held.unusable, len(held.queries)) == (60, 10)
-    rows = {row.tobytes() for row in np.concatenate([held.rows, held.queries])}
-    assert len(rows) == len(held.rows) + len(held.queries)
-    assert rows <= {row.tobytes() for row in model.documents}
-
-
-def test_texts_are_drawn_uniformly(tmp_path: Path) -> None:
-    model = Words()
-    counts = np.zeros(120)
-    rows = {row.tobytes(): at for at, row in enumerate(model.documents)}
-    with open_source(texts_of(tmp_path / "corpus.jsonl", list(map(str, range(120))))) as source:
-        for seed in range(60):
-            for row in draw_vectors(source, 40, seed, Reporter(), lambda: model):
-                counts[rows[row.tobytes()]] += 1
-    assert counts.sum() == 2400
-    assert abs(counts[:60].sum() - 1200) < 100  # four standard deviations: 25 for draws without replacement
-    assert counts.min() > 5
-
-
-# What it recommends.
+# Recommendations
 
 
 def trial(
@@ -310,11 +172,11 @@ def trial(
 
 
 def recalls(mean: float, queries: int = 200, seed: int = 0) -> NDArray[np.float64]:
-    """Recalls of queries, tenths as with k = 10, with about this mean."""
+    """Recalls of queries with about this mean: multiples of a tenth, as with k = 10."""
     return np.random.default_rng(seed).binomial(10, mean, queries) / 10
 
 
-def test_the_front_has_what_none_beats_in_both() -> None:
+def test_the_pareto_front() -> None:
     small, large = trial(recalls(0.5), size=100), trial(recalls(0.9), size=200)
     worse, wider = trial(recalls(0.4), size=150), trial(recalls(0.99), size=50, oversampling=16)
     alone = trial(recalls(0.99), size=10, rescore=NONE, oversampling=None)
@@ -331,7 +193,7 @@ def test_the_fewest_bytes_that_reach_the_target_are_recommended() -> None:
     assert found.recall.low <= found.recall.value <= found.recall.high
 
 
-def test_more_candidates_are_taken_only_where_few_do_not_reach_the_target() -> None:
+def test_a_larger_oversampling_is_recommended_only_if_needed() -> None:
     few, many, most = (
         trial(recalls(mean), oversampling=o, size=s) for mean, o, s in ((0.9, 4, 99), (0.97, 8, 99), (0.99, 16, 9))
     )
@@ -340,7 +202,7 @@ def test_more_candidates_are_taken_only_where_few_do_not_reach_the_target() -> N
     assert recommend([few, most], 0.95, ["a"]).trial is most
 
 
-def test_a_target_that_is_not_met_is_told() -> None:
+def test_a_target_that_is_not_reached() -> None:
     low, high = trial(recalls(0.6), size=100), trial(recalls(0.8), size=300)
     found = recommend([low, high], 0.99, ["a.npy"])
     assert (found.trial, found.met) == (high, False)
@@ -353,7 +215,7 @@ def test_the_target_is_reached_with_confidence_not_by_luck() -> None:
     assert recommend([lucky, sure], 0.95, ["a"]).trial is sure
 
 
-def test_the_default_is_left_only_for_what_is_better_beyond_chance() -> None:
+def test_the_default_is_kept_unless_another_is_significantly_better() -> None:
     default = recalls(0.96)
     luckier = default.copy()
     luckier[np.flatnonzero(default == 0.9)[:8]] = 1.0
@@ -373,7 +235,7 @@ def test_the_default_is_left_only_for_what_is_better_beyond_chance() -> None:
         (FitOptions(ranges=RangeMethod("fixed", value=0.18), dimensions=64), {"--ranges": "fixed", "--range": "0.18"}),
     ],
 )
-def test_the_command_names_the_choice(fit: FitOptions, options: dict[str, str]) -> None:
+def test_the_recommended_command_has_the_options_of_the_trial(fit: FitOptions, options: dict[str, str]) -> None:
     one = trial(recalls(0.99))
     found = recommend([Trial(fit, fit.dimensions == 64, one.result, 0.99)], 0.9, ["a file.npy", "--format", "npy"])
     words = shlex.split(found.command)
@@ -383,7 +245,7 @@ def test_the_command_names_the_choice(fit: FitOptions, options: dict[str, str]) 
     assert ("--dimensions" in words) == (fit.dimensions == 32)
 
 
-# The whole of it.
+# Whole sweeps
 
 
 def test_a_sweep_tries_everything(swept: Sweep) -> None:
@@ -405,7 +267,7 @@ def test_a_sweep_tries_everything(swept: Sweep) -> None:
     assert any("held-out" in note for note in swept.notes)
 
 
-def test_a_line_of_json_has_the_keys_that_machines_read(swept: Sweep) -> None:
+def test_the_keys_of_a_line_of_json(swept: Sweep) -> None:
     line = swept.trials[5].as_dict()
     wanted = {"prefilter", "rescore", "oversampling", "recall", "bytes_per_vector", "p50_ms", "dimensions", "threshold"}
     assert wanted | {"ranges", "per_dimension", "candidates"} <= set(line)
@@ -413,8 +275,8 @@ def test_a_line_of_json_has_the_keys_that_machines_read(swept: Sweep) -> None:
 
 
 @pytest.mark.usefixtures("few_calibrations")
-def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
-    with open_source(write(tmp_path / "a.npy", realistic(400))) as source:
+def test_the_same_seed_gives_the_same_results(tmp_path: Path) -> None:
+    with open_source(write_vectors(tmp_path / "a.npy", realistic(400))) as source:
         first, again = (sweep(source, SweepOptions(rows=300, queries=40), Reporter()) for _ in range(2))
         other = sweep(source, SweepOptions(rows=300, queries=40, seed=1), Reporter())
     assert [one.as_dict() for one in first.trials] == [one.as_dict() for one in again.trials]
@@ -425,10 +287,10 @@ def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_calibrations")
 def test_the_recommended_command_makes_the_collection(tmp_path: Path, url: str) -> None:
-    """As it was measured: the same settings, the same method, and a recall within what was told."""
+    """The collection has the settings and the method of the trial, and about its recall."""
     vectors, queries = realistic(2000), realistic(100, seed=1)
-    source = write(tmp_path / "my vectors.npy", vectors)
-    with open_source(source) as opened, open_source(write(tmp_path / "q.npy", queries)) as asked:
+    source = write_vectors(tmp_path / "my vectors.npy", vectors)
+    with open_source(source) as opened, open_source(write_vectors(tmp_path / "q.npy", queries)) as asked:
         found = sweep(opened, SweepOptions(recall=0.9), Reporter(), queries=asked)
     words = shlex.split(found.recommendation.command)
     result = CliRunner().invoke(main, [*words[1:], "--db", url, "--quiet"])
@@ -447,7 +309,7 @@ def test_the_recommended_command_makes_the_collection(tmp_path: Path, url: str) 
     assert reached == pytest.approx(advised.result.recall.value, abs=0.03)
 
 
-# The command.
+# The command
 
 
 def run(*arguments: object) -> Ran:
@@ -458,9 +320,9 @@ def run(*arguments: object) -> Ran:
 
 
 @pytest.mark.usefixtures("few_calibrations")
-def test_the_command_tells_what_to_use_and_writes_report_and_plot(tmp_path: Path) -> None:
+def test_the_command_prints_a_recommendation_and_writes_report_and_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs qvec[plots]")
-    source = write(tmp_path / "a.npy", realistic(400))
+    source = write_vectors(tmp_path / "a.npy", realistic(400))
     report, plot = tmp_path / "out.html", tmp_path / "out.png"
     result = run("--sweep", source, "--recall", 0.8, "--report", report, "--plot", plot)
     assert result.exit_code == 0, result.output
@@ -473,8 +335,8 @@ def test_the_command_tells_what_to_use_and_writes_report_and_plot(tmp_path: Path
 
 
 def test_json_is_a_line_for_each_configuration(tmp_path: Path) -> None:
-    source = write(tmp_path / "a.npy", realistic(120))
-    asked = write(tmp_path / "q.npy", realistic(10, seed=1))
+    source = write_vectors(tmp_path / "a.npy", realistic(120))
+    asked = write_vectors(tmp_path / "q.npy", realistic(10, seed=1))
     result = run("--sweep", source, "--queries", asked, "--rows", 100, "--encoding", "float", "--json")
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
@@ -497,14 +359,14 @@ def test_json_is_a_line_for_each_configuration(tmp_path: Path) -> None:
         (["--sweep", "missing.npy"], "no such file: missing.npy"),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], told: str) -> None:
+def test_options_that_exclude_each_other(arguments: list[str], told: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 1
     assert told in result.output
 
 
 @pytest.mark.usefixtures("few_calibrations")
-def test_the_column_of_the_vectors_goes_into_the_command(tmp_path: Path) -> None:
+def test_the_recommended_command_names_the_vector_column(tmp_path: Path) -> None:
     rows = [{"id": at, "first": row, "second": row} for at, row in enumerate(realistic(60).tolist())]
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -514,13 +376,11 @@ def test_the_column_of_the_vectors_goes_into_the_command(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("few_calibrations")
-def test_texts_are_swept_with_a_model_that_goes_into_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recommended_command_names_the_model_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[EmbeddingOptions] = []
-    monkeypatch.setattr(qvec.cli.sweep, "load_embedder", lambda options: asked.append(options) or Words())
-    corpus = texts_of(tmp_path / "corpus.jsonl", list(map(str, range(120))))
-    questions = texts_of(tmp_path / "queries.jsonl", list(map(str, range(60))))
+    monkeypatch.setattr(qvec.cli.sweep, "load_embedder", lambda options: asked.append(options) or NumberModel())
+    corpus = write_texts(tmp_path / "corpus.jsonl", list(map(str, range(120))))
+    questions = write_texts(tmp_path / "queries.jsonl", list(map(str, range(60))))
     options = ("--model", "words", "--query-prefix", "ask: ", "--text-column", "text")
     result = run("--sweep", corpus, "--queries", questions, "--recall", 0.5, *options)
     assert result.exit_code == 0, result.output
@@ -529,4 +389,4 @@ def test_texts_are_swept_with_a_model_that_goes_into_the_command(
     assert command[:4] == ["qvec", "ingest", str(corpus), "--text-column"]
     assert command[command.index("--model") + 1] == "words"
     assert command[command.index("--query-prefix") + 1] == "ask: "
-    assert asked == [EmbeddingOptions("words", query_prefix="ask: ")]  # once, for rows and for queries
+    assert asked == [EmbeddingOptions("words", query_prefix="ask: ")]  # loaded once, for rows and queries

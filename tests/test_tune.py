@@ -1,4 +1,4 @@
-"""Tuning: the smallest oversampling that meets a recall, stored for every later search; and what it takes for that."""
+"""Tuning: the smallest sufficient oversampling is found and stored; the commands `qvec eval` and `qvec tune`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def store(
 
 @pytest.fixture
 def made(store: Store, calibration: Calibration, vectors: Floats) -> Collection:
-    """A thousand rows, of which sign bits find the nearest with trouble."""
+    """A thousand rows whose sign bits find the nearest only with many candidates."""
     found = store.create(calibration, rescore="float16", prefilter="binary")
     found.upsert(range(len(vectors)), vectors)
     found.build_index()
@@ -67,7 +67,7 @@ def at_least(tuning: Tuning) -> dict[float | None, float]:
     return {attempt.oversampling: attempt.at_least for attempt in tuning.attempts}
 
 
-def test_the_smallest_that_meets_is_stored(
+def test_the_smallest_sufficient_oversampling_is_stored(
     store: Store, made: Collection, asked: Queries, source: Path, calibration: Calibration
 ) -> None:
     tuning = tune(made, asked, truth(source, calibration), recall=0.97)
@@ -86,14 +86,14 @@ def test_the_smallest_that_meets_is_stored(
     assert again.explain(asked.vectors[0]).candidates == 10 * found
 
 
-def test_nothing_is_stored_when_that_is_not_wanted(made: Collection, store: Store, asked: Queries) -> None:
+def test_nothing_is_stored_without_store(made: Collection, store: Store, asked: Queries) -> None:
     tuning = tune(made, asked, recall=0.8, store=False)
     assert tuning.oversampling is not None
     assert not tuning.stored
     assert store.database.collection(made.name).oversampling == 4
 
 
-def test_a_target_that_needs_more_candidates_than_are_tried(made: Collection, store: Store, asked: Queries) -> None:
+def test_a_target_beyond_the_largest_oversampling(made: Collection, store: Store, asked: Queries) -> None:
     tuning = tune(made, asked, recall=0.95, max_oversampling=1)
     assert tuning.oversampling is tuning.chosen is None
     assert not tuning.stored
@@ -109,7 +109,7 @@ def test_a_target_that_needs_more_candidates_than_are_tried(made: Collection, st
     assert store.database.collection(made.name).oversampling == 4
 
 
-def test_what_is_stored_outlives_the_process(store: Store, made: Collection) -> None:
+def test_a_stored_oversampling_is_read_by_other_connections(store: Store, made: Collection) -> None:
     made.set_oversampling(6.5)
     with qvec.connect(store.url) as elsewhere:
         again = elsewhere.collection(made.name)
@@ -132,7 +132,7 @@ def test_a_dropped_collection_is_not_tuned(store: Store, made: Collection) -> No
         made.set_oversampling(8)
 
 
-def test_a_graph_is_searched_as_wide_as_asked(store: Store, made: Collection, asked: Queries) -> None:
+def test_ef_sets_the_width_of_the_graph_search(store: Store, made: Collection, asked: Queries) -> None:
     if store.is_postgres:
         pytest.skip("Postgres searches as wide as there are candidates")
     wide: Any = made
@@ -141,7 +141,7 @@ def test_a_graph_is_searched_as_wide_as_asked(store: Store, made: Collection, as
         wide.search(asked.vectors, ef=0)
 
 
-# Of Postgres.
+# Postgres
 
 
 @pytest.fixture(scope="module")
@@ -153,16 +153,16 @@ def codes(db: Database, calibration: Calibration, vectors: Floats) -> Any:
 
 
 def advised(tuning: Tuning) -> dict[str, str]:
-    """The options of the command that is advised."""
+    """The options of the advised command."""
     found = re.search(r"\(qvec ingest --rescore (\w+) --prefilter (\w+) --oversampling (\d+)\)$", tuning.advice or "")
     assert found, tuning.advice
     return dict(zip(("rescore", "prefilter", "oversampling"), found.groups(), strict=True))
 
 
-def test_a_precision_that_cannot_meet_the_target(
+def test_the_advised_command_reaches_the_target(
     db: Database, codes: Any, asked: Queries, source: Path, calibration: Calibration, vectors: Floats
 ) -> None:
-    """What is advised is loaded, and finds what was told."""
+    """A collection loaded by the advised command has the recall that the advice promises."""
     tuning = tune(codes, asked, truth(source, calibration), recall=0.995)
     (only,) = tuning.attempts
     assert only.oversampling is None
@@ -179,12 +179,12 @@ def test_a_precision_that_cannot_meet_the_target(
     other.upsert(range(len(vectors)), vectors)
     met = tune(other, asked, truth(source, calibration), recall=0.995, store=False)
     assert met.oversampling is not None
-    assert factor // 2 < met.oversampling <= factor + 2  # ties among candidates fall otherwise
+    assert factor // 2 < met.oversampling <= factor + 2  # ties among candidates are broken otherwise
     (measured,) = [each.recall.value for each in met.attempts if each.oversampling == factor]
     assert measured == pytest.approx(float(told[1]) / 100, abs=0.003)
 
 
-def test_a_target_that_nothing_is_sure_to_meet(
+def test_a_target_that_no_alternative_is_sure_to_reach(
     codes: Any, asked: Queries, source: Path, calibration: Calibration
 ) -> None:
     tuning = tune(codes, asked.take(np.arange(30)), truth(source, calibration), recall=0.9999)
@@ -201,7 +201,9 @@ def test_a_target_that_nothing_is_sure_to_meet(
         ((0.99, 0.8), 0.96, "more queries are needed to be sure of it"),
     ],
 )
-def test_what_is_left_where_nothing_meets(codes: Any, tried: tuple[float, ...], found: float, told: str) -> None:
+def test_advice_if_no_alternative_reaches_the_target(
+    codes: Any, tried: tuple[float, ...], found: float, told: str
+) -> None:
     attempts = [
         Attempt(128.0 if at else None, Interval(recall, recall, recall), recall - 0.05, 1.0)
         for at, recall in enumerate(tried)
@@ -255,13 +257,13 @@ def test_fewer_planes_rescore_as_a_collection_of_them_does(
         ({"planes": 4, "rescore_in": "sql"}, "planes is 4, but Postgres rescores; expected None"),
     ],
 )
-def test_planes_that_are_not_there_are_refused(codes: Any, queries: Floats, options: Any, message: str) -> None:
+def test_invalid_planes_are_refused(codes: Any, queries: Floats, options: Any, message: str) -> None:
     with pytest.raises(InputError) as raised:
         codes.search(queries[0], **options)
     assert str(raised.value) == message
 
 
-# The commands.
+# The commands
 
 
 def invoke(*arguments: Any) -> Result:
@@ -319,7 +321,7 @@ def test_eval_with_judgements_and_a_comparison(loaded: str, source: Path, query_
     assert "no configuration 'none/int5' was measured; there are: ternary/int8/1" in refused.output
 
 
-def test_eval_takes_rows_for_queries(loaded: str, source: Path) -> None:
+def test_eval_uses_rows_as_queries(loaded: str, source: Path) -> None:
     result = invoke("eval", "--db", loaded, "-c", "docs", "--truth", source, "--limit", "30")
     assert result.exit_code == 0
     assert "1,000 rows, 30 queries" in result.stdout
@@ -341,7 +343,7 @@ def test_tune_stores_what_it_finds(loaded: str, source: Path, query_file: Path) 
         assert database.collection("docs").oversampling == tried["oversampling"]
 
 
-def test_tune_says_what_cannot_be_met(loaded: str, source: Path, query_file: Path) -> None:
+def test_tune_reports_a_target_that_cannot_be_reached(loaded: str, source: Path, query_file: Path) -> None:
     arguments = ("tune", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source)
     result = invoke(*arguments, "--recall", "0.9999")
     assert result.exit_code == 3

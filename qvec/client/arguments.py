@@ -124,6 +124,8 @@ def id_list(ids: Sequence[Any] | NDArray[Any], id_type: IdType) -> list[int | st
 def id_array(ids: Sequence[Any] | NDArray[Any], id_type: IdType) -> NDArray[np.int64] | pa.Array:
     """Return ids as int64 (n,) or a large_string array. Raise InputError unless each is of the collection's type."""
     if id_type == "bigint":
+        if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind == "i":
+            return ids.astype(np.int64)  # no id can be invalid
         return np.array(id_list(ids, id_type), np.int64)
     return pa.array(id_list(ids, id_type), pa.large_string())
 
