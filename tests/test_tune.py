@@ -233,7 +233,7 @@ def test_a_search_in_sql_uses_what_is_stored(db: Database, codes: Any, asked: Qu
 
 def sql_hits(db: Database, queries: Floats) -> list[list[int]]:
     statement = sql.SQL("SELECT id::bigint FROM qvec.search('tuned', %s::vector, 10)")
-    with db.connect() as connection:
+    with db.store.connection() as connection:
         return [[row[0] for row in connection.execute(statement, [str(query.tolist())])] for query in queries]
 
 
