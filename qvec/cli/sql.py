@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import click
 
-from qvec.cli.options import db_option
-from qvec.client import Database, connect
+from qvec.cli.options import db_option, open_database
+from qvec.client import Database
 from qvec.errors import InputError
 from qvec.postgres import sql_script
 from qvec.postgres._sync import schema
@@ -102,7 +102,7 @@ def print_script(old: str | None, roles: bool) -> None:
 
 @contextmanager
 def _postgres(url: str, *, create: bool = False) -> Iterator[tuple[Database, PostgresStore]]:
-    with connect(url, create=create) as database:
+    with open_database(url, create=create) as database:
         if not isinstance(database.store, PostgresStore):
             raise InputError(f"{url} is not a Postgres database; SQL needs one: postgres:DIR or postgresql://…")
         yield database, database.store

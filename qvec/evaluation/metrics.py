@@ -1,4 +1,5 @@
-"""Metrics of a search: of one ranking, and of many queries with confidence intervals and paired comparisons.
+"""Metrics of a search: of one ranking, and of many queries with confidence intervals and paired comparisons. Recall
+against exact neighbours is computed in `ground_truth`.
 
 The metrics of a ranking are those of trec_eval, but documents keep the order in which the search returned them:
 trec_eval sorts them by score, and equal scores by document id.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
 from qvec.codes import PLANES, Codes, code_bytes, hamming_top_k, learned, quantize, score, ternary
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.ground_truth import RecallTable
 from qvec.evaluation.results import NONE
 from qvec.evaluation.sample import Sample
@@ -28,7 +29,7 @@ RESCORES = {"ternary": ("int8", "int4", "float16"), "binary": ("int8", "int4", "
 """The rescoring precisions of a collection of codes, for each prefilter."""
 SAMPLE_PRECISIONS = ("float32", "int8", "int4", "binary")
 """The precisions by which every row of a sample can be ranked."""
-SAMPLE_OVERSAMPLINGS = (1, 2, 4, 8, 16)
+SAMPLE_OVERSAMPLINGS = tuple(sorted({1, 2, 4, 8, 16, DEFAULT_OVERSAMPLING}))
 _BLOCK_SCORES = 4 << 20
 
 

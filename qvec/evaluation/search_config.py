@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qvec.client import Collection
 from qvec.codes import PLANES
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.dataset import Queries
 from qvec.evaluation.results import NONE
 from qvec.precisions import code_table_bytes, engine_bytes
@@ -24,7 +25,7 @@ CodeBlock = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32] | None]
 Steps = tuple[str, str, float | None]
 """Prefilter, rescoring precision and oversampling."""
 
-OVERSAMPLINGS = (1.0, 2.0, 4.0, 8.0, 16.0)
+OVERSAMPLINGS = tuple(sorted({1.0, 2.0, 4.0, 8.0, 16.0, float(DEFAULT_OVERSAMPLING)}))
 WIDE_SEARCH = 10_000
 """Points that a search of an engine's graph visits to stand in for a scan."""
 _WARM_UP_QUERIES = 20

@@ -30,6 +30,13 @@ _LOCK_TRIES = 20
 _SECONDS_BETWEEN_TRIES = 0.5
 
 
+def open_loader(
+    store: PostgresStore, collection: str, source: str, on_duplicate: OnDuplicate, workers: int
+) -> PostgresLoader:
+    """Return a load of one source into a collection, which need not exist yet."""
+    return PostgresLoader(store, collection, source, on_duplicate, workers)
+
+
 class PostgresLoader:
     """One load of one source into one collection; see `qvec.store.loads.Loader`.
 

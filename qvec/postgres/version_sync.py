@@ -33,6 +33,11 @@ _SECONDS_BETWEEN_TRIES = 1.0
 _BATCH_ROWS = 5_000
 
 
+def open_version_sync(store: PostgresStore, collection: str) -> PostgresVersionSync:
+    """Return the version sync of a collection."""
+    return PostgresVersionSync(store, collection)
+
+
 class PostgresVersionSync:
     """The versions of one collection; see `qvec.store.versions.VersionSync`."""
 

@@ -33,6 +33,13 @@ _RUN = "run"
 _CHECKPOINT_FIELDS = frozenset(field.name for field in fields(Checkpoint))
 
 
+def open_loader(
+    store: QdrantStore, collection: str, source: str, on_duplicate: OnDuplicate, workers: int
+) -> QdrantLoader:
+    """Return a load of one source into a collection, which need not exist yet."""
+    return QdrantLoader(store, collection, source, on_duplicate, workers)
+
+
 class QdrantLoader:
     """One load of one source into one collection; see `qvec.store.loads.Loader`."""
 

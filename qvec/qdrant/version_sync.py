@@ -30,6 +30,11 @@ _SMALLEST = 2.0**-24
 """The smallest number of float16; half of it is the largest error near zero."""
 
 
+def open_version_sync(store: QdrantStore, collection: str) -> QdrantVersionSync:
+    """Return the version sync of a collection."""
+    return QdrantVersionSync(store, collection)
+
+
 class QdrantVersionSync:
     """The versions of one collection; see `qvec.store.versions.VersionSync`."""
 

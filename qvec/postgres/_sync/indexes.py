@@ -9,6 +9,7 @@ from contextlib import suppress
 from psycopg import errors
 from psycopg.sql import SQL
 
+from qvec.defaults import HNSW_M
 from qvec.full_text import check_indexed_language
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import metadata_indexes, statements, text_index
@@ -17,8 +18,9 @@ from qvec.postgres.layout import Table
 from qvec.postgres.machine import Machine
 from qvec.postgres.pools import Connection
 
-_GRAPH_BYTES = 700
-"""Bytes of one HNSW element beside its bits: pgvector's neighbours (`HNSW_M`) and bookkeeping, with some reserve."""
+_GRAPH_BYTES = 2 * HNSW_M * 16 + 188
+"""Bytes of one HNSW element beside its bits: 2 m neighbours in pgvector's lowest layer, and bookkeeping with a
+reserve."""
 _MIN_MEMORY = 64 << 20
 
 
