@@ -1,4 +1,4 @@
-"""A server that speaks the wire format of OpenAI's embeddings, with whatever model behind it, and faults on purpose."""
+"""A server with the wire format of OpenAI's embeddings, any model behind it, and faults on request."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Fault = Callable[["Exchange"], None]
 
 @dataclass
 class Exchange:
-    """One request, and the answer that it gets unless a fault changes it."""
+    """One request and its answer, which a fault may change."""
 
     request: dict[str, Any]
     headers: dict[str, str]
     number: int
-    """How many requests for embeddings came before it."""
+    """Number of earlier requests for embeddings."""
     status: int = 200
     answer: Any = None
     answer_headers: dict[str, str] = field(default_factory=dict)
@@ -42,26 +42,26 @@ class Exchange:
 
 
 class EmbeddingServer:
-    """Answers /v1/embeddings and /v1/models, and keeps what it was asked."""
+    """Answers /v1/embeddings and /v1/models, and records the requests."""
 
     def __init__(
         self, embed: Callable[[Sequence[str]], Vectors], models: Sequence[str] | None = ("test-model",)
     ) -> None:
-        """`models` None is a server that does not list them; without "base64" in `encodings` it refuses that one."""
+        """`models` None is a server that does not list them. It refuses encodings that are not in `encodings`."""
         self.embed = embed
         self.models = models
         self.fault: Fault = lambda _: None
         self.encodings = ("base64", "float")
         self.exchanges: list[Exchange] = []
         self.most_at_once = 0
-        """Requests that were in flight together."""
+        """Largest number of concurrent requests."""
         self._at_once = 0
         self._lock = threading.Lock()
         self.url = ""
 
     @property
     def texts(self) -> list[str]:
-        """All texts that were answered."""
+        """All texts that were embedded."""
         return [text for exchange in self.exchanges if exchange.status == 200 for text in exchange.texts]
 
     def exchange(self, request: dict[str, Any], headers: dict[str, str]) -> Exchange:
@@ -96,7 +96,7 @@ def encoded(vector: Vectors, encoding: str) -> Any:
 
 @contextmanager
 def serving(server: EmbeddingServer) -> Iterator[EmbeddingServer]:
-    """The server at its `url`, until the block ends."""
+    """Run the server at its `url` until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

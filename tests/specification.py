@@ -1,4 +1,4 @@
-"""What the native component must compute, in plain numpy: slow, each formula once, obviously right."""
+"""The specification of the native component in plain numpy: slow, each formula once, easy to verify."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def width(dimensions: int) -> int:
 
 
 def unit_rows(vectors: NDArray[np.floating], dimensions: int) -> Floats:
-    """The first dimensions of each row, divided by their norm where that is not 1 already."""
+    """Return the first dimensions of each row, divided by their norm unless that is 1 already."""
     cut = vectors[:, :dimensions].astype(np.float32)
     return np.array([_unit(row) for row in cut], dtype=np.float32).reshape(cut.shape)
 
@@ -30,7 +30,7 @@ def _unit(row: Floats) -> Floats:
 
 
 def squared_norm(row: Floats) -> float:
-    """The sum of squares in eight lanes, lane l taking dimensions l, l + 8, ...; then the lanes in order."""
+    """Return the sum of squares, added in eight lanes (lane l has dimensions l, l + 8, ...), then lane by lane."""
     squares = np.zeros(8 * width(len(row)))
     squares[: len(row)] = row.astype(np.float64) ** 2
     lanes = np.zeros(8)
@@ -43,7 +43,8 @@ def squared_norm(row: Floats) -> float:
 
 
 def codes(vectors: NDArray[np.floating], threshold: Floats, radius: Floats, *, cosine: bool) -> Codes:
-    """One byte a dimension: clamp(127 + ceil((x - threshold) * (128 / radius)), 0, 255), above 127 if x > threshold."""
+    """Return a byte for each dimension: clamp(127 + ceil((x - threshold) * (128 / radius)), 0, 255), above 127 if
+    x > threshold."""
     dimensions = len(threshold)
     rows = unit_rows(vectors, dimensions) if cosine else vectors[:, :dimensions].astype(np.float32)
     with np.errstate(all="ignore"):
@@ -59,7 +60,7 @@ def to_planes(codes: Codes, planes: int) -> Codes:
 
 
 def from_planes(rows: Codes, dimensions: int, planes: int) -> Codes:
-    """The codes, their bits below the top `planes` zero."""
+    """Return the codes, with zero bits below the top `planes`."""
     codes = np.zeros((len(rows), dimensions), np.uint8)
     for plane in range(planes):
         start = plane * width(dimensions)
@@ -86,7 +87,7 @@ def decoded(codes: Codes, threshold: Floats, radius: Floats, deviation: Floats, 
 
 
 def scores(decoded: NDArray[np.floating], queries: Floats, *, by_length: bool) -> NDArray[np.float64]:
-    """<query, decoded row>; by length, divided by that of the decoded row, and 0 where it has none."""
+    """Return <query, decoded row>; `by_length` divides it by the decoded row's length (0 for length 0)."""
     rows = decoded.astype(np.float64)
     products = queries.astype(np.float64) @ rows.T
     if not by_length:

@@ -1,4 +1,4 @@
-"""Calibrations: what is fitted, what is stored, what is refused."""
+"""Calibrations: fitting, storing, and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Vectors = NDArray[np.float32]
 
 
 def tiny(**changes: object) -> Calibration:
-    """A calibration whose every byte is written here."""
+    """Return a calibration whose values are all written here."""
     given: dict[str, object] = {
         "threshold": [0.5, -0.25, 0],
         "radius": [1, 2, 0.125],
@@ -36,7 +36,7 @@ def tiny(**changes: object) -> Calibration:
     return Calibration(**{**given, **changes})  # type: ignore[arg-type]
 
 
-# What is fitted
+# Fitting
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def rows() -> Vectors:
 
 @pytest.mark.parametrize("share", [0, 0.5, 1])
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-def test_the_statistics_are_numpys(rows: Vectors, metric: str, share: float) -> None:
+def test_statistics_equal_those_of_numpy(rows: Vectors, metric: str, share: float) -> None:
     fitted = Calibration.fit(rows, metric=metric, threshold=share)
     seen = (unit(rows) if metric == "cosine" else rows).astype(np.float64)
     np.testing.assert_allclose(fitted.mean, seen.mean(axis=0), rtol=1e-5, atol=1e-7)
@@ -71,7 +71,7 @@ def test_the_defaults_are_half_the_mean_and_the_9999th_quantile(rows: Vectors) -
     }
 
 
-def test_every_option_is_in_the_id(rows: Vectors) -> None:
+def test_every_option_changes_the_id(rows: Vectors) -> None:
     options: list[dict[str, object]] = [
         {},
         {"metric": "ip"},
@@ -92,7 +92,7 @@ def test_numbers_of_other_types_give_the_same_id(rows: Vectors) -> None:
     assert Calibration.fit(rows, threshold=np.float32(0)).threshold.tolist() == [0] * 20  # type: ignore[arg-type]
 
 
-def test_vectors_of_unit_length_are_noticed(rows: Vectors) -> None:
+def test_unit_length_is_detected(rows: Vectors) -> None:
     assert Calibration.fit(unit(rows)).description["normalized"] is True
     assert Calibration.fit(rows).description["normalized"] is False
     one_is_longer = unit(rows)
@@ -192,7 +192,7 @@ def test_a_number_beyond_float32_names_its_row_over_all_batches(rows: Vectors) -
         (lambda _: Calibration.fit(np.array([["a"]])), "vectors: dtype <U1 found"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(rows: Vectors, call: object, message: str) -> None:
+def test_invalid_vectors_and_options_are_refused(rows: Vectors, call: object, message: str) -> None:
     assert callable(call)
     with pytest.raises(InputError) as caught:
         call(rows)
@@ -220,7 +220,7 @@ def test_a_cut_calibration_takes_whole_vectors_and_cut_ones(rows: Vectors) -> No
         quantize(rows[:, :9], cut)
 
 
-def test_a_cut_to_all_dimensions_is_none(rows: Vectors) -> None:
+def test_a_cut_to_all_dimensions_changes_nothing(rows: Vectors) -> None:
     assert Calibration.fit(rows, dimensions=20) == Calibration.fit(rows)
     assert Calibration.fit(rows).accepted_dimensions == (20,)
 
@@ -272,12 +272,12 @@ def test_imported_ranges_without_midpoint_have_binary_codes_around_zero(rows: Ve
     "ranges",
     [[[1, 1]], [[0, 0], [1, np.nan]], [[2, 0], [1, 1]], np.zeros((3, 4)), np.zeros((2, 0)), [[1], [1, 2]], "x"],
 )
-def test_ranges_that_are_none_are_refused(ranges: object) -> None:
+def test_invalid_ranges_are_refused(ranges: object) -> None:
     with pytest.raises(InputError, match=r"^ranges "):
         Calibration.from_ranges(ranges)  # type: ignore[arg-type]
 
 
-# The value
+# Values, copies and equality
 
 
 def test_arrays_and_description_are_frozen() -> None:
@@ -300,7 +300,7 @@ def test_arrays_and_description_are_frozen() -> None:
     [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c)), lambda c: Calibration.from_bytes(c.to_bytes())],
     ids=["copy", "deepcopy", "pickle", "bytes"],
 )
-def test_a_copy_is_equal_and_as_frozen(again: object) -> None:
+def test_a_copy_is_equal_and_read_only(again: object) -> None:
     assert callable(again)
     copied = again(tiny())
     assert copied == tiny()
@@ -327,7 +327,7 @@ def test_calibrations_are_equal_when_their_ids_are() -> None:
         ({"radius": [1, -2, 1]}, "radius holds a negative value"),
     ],
 )
-def test_arrays_that_no_calibration_has_are_refused(changes: dict[str, object], message: str) -> None:
+def test_invalid_arrays_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         tiny(**changes)
 
@@ -385,7 +385,7 @@ def refused_or_changed(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x04, 0x20, 0x80, 0xFF])
-def test_a_flip_of_any_byte_is_noticed(flip: int) -> None:
+def test_any_changed_byte_is_detected(flip: int) -> None:
     data = tiny().to_bytes()
     for place in range(len(data)):
         damaged = bytearray(data)
@@ -393,7 +393,7 @@ def test_a_flip_of_any_byte_is_noticed(flip: int) -> None:
         assert refused_or_changed(bytes(damaged)), f"byte {place} of {data[place - 20 : place + 20]!r}"
 
 
-def test_every_other_byte_of_the_header_is_noticed() -> None:
+def test_any_changed_byte_of_the_header_is_detected() -> None:
     data = tiny().to_bytes()
     for place in range(8 + int.from_bytes(data[:8], "little")):
         for other in b' \t"\\{}[]:,0123456789abcdefABCDEFu':
@@ -462,7 +462,7 @@ def test_the_file_built_by_hand_is_a_calibration() -> None:
         (file({**ARRAYS, "mean": ARRAYS["std"]}), "cal.bin is damaged: its content hashes to"),
     ],
 )
-def test_what_is_no_calibration_is_refused(data: bytes, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_calibrations_are_refused(data: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "cal.bin"
     path.write_bytes(data)
     with pytest.raises(CalibrationError) as caught:
@@ -470,7 +470,7 @@ def test_what_is_no_calibration_is_refused(data: bytes, message: str, tmp_path: 
     assert str(caught.value).removeprefix(f"{tmp_path}/").startswith(message)
 
 
-def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+def test_unreadable_and_unwritable_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cannot read calibration .*none\.safetensors: No such file or directory$"):
         Calibration.load(tmp_path / "none.safetensors")
     with pytest.raises(InputError, match=r"^cannot write calibration .*: No such file or directory$"):

@@ -1,4 +1,4 @@
-"""What quantized embeddings stand for: golden bytes, numpy's own packing as the specification, and wrong codecs."""
+"""Decoding quantized embeddings: golden bytes, numpy's packing as the specification, and invalid codecs."""
 
 import base64
 from dataclasses import replace
@@ -43,7 +43,7 @@ def test_golden(name, stored, expected):
 
 @pytest.mark.parametrize("name", ["ubinary", "binary", "ubinary-lsb", "int8", "uint8"])
 def test_wider_integers_are_the_same_values(name):
-    """As numpy holds what a JSON response was parsed to."""
+    """numpy makes them of a parsed JSON response."""
     stored = np.random.default_rng(0).integers(*preset(name).limits, (5, 8), np.int64, endpoint=True)
     narrow = stored.astype(preset(name).dtype)
     assert np.array_equal(decode(stored, preset(name)), decode(narrow, preset(name)))
@@ -57,7 +57,7 @@ def test_decoding_leaves_the_stored_rows_alone():
 
 
 @given(rows, st.sampled_from(["big", "little"]), st.booleans())
-def test_packed_bits_are_numpys(floats, order, signed):
+def test_packed_bits_equal_those_of_numpy(floats, order, signed):
     packed = np.packbits(floats > 0, axis=1, bitorder=order)
     dtype, offset = ("int8", 128) if signed else ("uint8", 0)
     stored = (packed.astype(np.int16) - offset).astype(dtype)
@@ -75,7 +75,7 @@ def test_signs_follow_the_zero_rule(floats):
 
 
 @given(rows, st.floats(2**-10, 8, width=32))
-def test_scales_are_what_a_step_is_worth(floats, step):
+def test_a_scale_is_the_value_of_one_step(floats, step):
     stored = np.round(floats * 10).astype(np.int8)
     codec = Codec("int8", "int8", scale=step)
     assert np.array_equal(decode(stored, codec), stored.astype(np.float32) * np.float32(step))
@@ -97,8 +97,8 @@ def test_base64_is_the_bytes():
         from_base64("no base64!")
 
 
-def test_what_sentence_transformers_gives():
-    """All its precisions of the same floats are told apart by name, and int8 and uint8 are the same embedding."""
+def test_embeddings_quantized_by_sentence_transformers():
+    """Every precision has a preset of its name, and int8 and uint8 are the same embedding."""
     quantization = pytest.importorskip("sentence_transformers.util.quantization")
     floats = np.random.default_rng(0).normal(size=(200, 32)).astype(np.float32)
     given_as = {
@@ -132,7 +132,7 @@ def test_a_file_describes_a_codec(tmp_path):
         ("{", "cannot read encoding"),
     ],
 )
-def test_a_description_that_is_none_is_refused(tmp_path, text, message):
+def test_an_invalid_description_is_refused(tmp_path, text, message):
     path = tmp_path / "codec.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
@@ -174,7 +174,7 @@ def test_packed_dimensions_and_bytes(dimensions, values):
         ({"dtype": "int8", "bits": "packed", "scale": 0.5}, "has a scale, but bits have none"),
     ],
 )
-def test_codecs_that_cannot_be(options, message):
+def test_invalid_codecs_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         Codec("x", **options)
 
@@ -213,7 +213,7 @@ def test_another_dtype_is_refused(name, stored, message):
         ("sign", 2, "has 2 at position 2, but encoding 'sign' holds integers from -1 to 1"),
     ],
 )
-def test_a_value_out_of_range_names_its_row(name, value, message):
+def test_a_value_out_of_range_is_reported_by_row(name, value, message):
     stored = np.ones((3, 4), np.int64)
     stored[1, 2] = value
     with pytest.raises(RowError, match=message) as error:
@@ -230,7 +230,7 @@ def test_every_bad_row_is_found_once():
     }
 
 
-def test_ternary_values_are_no_signs():
+def test_ternary_values_are_not_signs():
     stored = np.array([[1, -1, 1], [1, 0, 0], [0, -1, 1]], np.int8)
     with pytest.raises(RowError, match=r"row 2: has both -1 and 0, but encoding 'sign' holds -1 and 1 or 0 and 1$"):
         decode(stored, preset("sign"))
@@ -247,18 +247,18 @@ def test_stated_dimensions_are_checked():
 
 
 @pytest.mark.parametrize(("written", "read"), [("big", "little"), ("little", "big")])
-def test_a_bit_after_the_last_dimension_tells_of_the_wrong_order(written, read):
+def test_a_bit_after_the_last_dimension_reveals_the_wrong_order(written, read):
     stored = np.packbits(np.ones((2, 10), bool), axis=1, bitorder=written)
     with pytest.raises(RowError, match="row 0: has a bit set after its 10 dimensions, in encoding 'x'"):
         decode(stored, Codec("x", "uint8", "packed", read, dimensions=10))
 
 
-def test_as_many_scales_as_dimensions():
+def test_scales_must_be_as_many_as_dimensions():
     with pytest.raises(InputError, match="3 dimensions found, but the scale has 2"):
         decode(np.zeros((1, 3), np.int8), Codec("int8", "int8", scale=(0.1, 0.2)))
 
 
-def test_a_wrong_scale_is_seen_where_vectors_were_normalized():
+def test_a_wrong_scale_of_normalized_vectors_is_detected():
     floats = np.random.default_rng(0).normal(size=(20, 64))
     floats /= np.linalg.norm(floats, axis=1, keepdims=True)
     stored = np.round(floats * 200).astype(np.int8)

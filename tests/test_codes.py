@@ -14,7 +14,7 @@ from qvec.errors import InputError, RowError
 
 @dataclass
 class Ranges:
-    """The part of a Calibration that codes need."""
+    """The part of a calibration that codes need."""
 
     threshold: np.ndarray
     radius: np.ndarray
@@ -42,7 +42,7 @@ def normal(rows: int, dimensions: int, seed: int = 0) -> np.ndarray:
 
 
 def golden() -> Ranges:
-    """Nine dimensions with threshold 1 and radius 128: a step of 1, and one plane of two bytes."""
+    """Return nine dimensions with threshold 1 and radius 128: a step is 1, and a plane has two bytes."""
     return Ranges(*(np.full(9, value, np.float32) for value in (1, 128, 40)))
 
 
@@ -75,7 +75,7 @@ def test_golden_ternary() -> None:
     assert codes.ternary(stored, golden()).tobytes().hex() == "0a00" + "fa80"
 
 
-def test_an_error_of_at_most_half_a_step_inside_the_range() -> None:
+def test_the_error_is_at_most_half_a_step_within_the_range() -> None:
     vectors = np.clip(normal(100, 37), -2.5, 2.5)
     for planes in (2, 4, 8):
         step = 2 * 3 / 2**planes
@@ -135,7 +135,7 @@ def test_vectors_are_normalized_under_cosine_after_the_cut() -> None:
     ],
     ids=["float64", "big-endian", "column-major", "strided", "reversed", "unaligned", "list"],
 )
-def test_other_forms_of_the_same_vectors_have_the_same_codes(convert: object) -> None:
+def test_equal_vectors_of_other_types_have_the_same_codes(convert: object) -> None:
     vectors = normal(11, 37)
     assert callable(convert)
     np.testing.assert_array_equal(codes.quantize(convert(vectors), ranges(37)), codes.quantize(vectors, ranges(37)))
@@ -148,13 +148,13 @@ def test_small_numbers_of_every_type_have_the_same_codes(dtype: type) -> None:
     np.testing.assert_array_equal(codes.quantize(vectors.astype(dtype), ranges(37)), wanted)
 
 
-def test_read_only_arrays_are_taken() -> None:
+def test_read_only_arrays_are_accepted() -> None:
     vectors = normal(3, 37)
     vectors.flags.writeable = False
     assert codes.quantize(vectors, ranges(37)).shape == (3, 40)
 
 
-def test_no_rows_give_no_rows() -> None:
+def test_no_rows() -> None:
     none = codes.quantize(np.zeros((0, 37), np.float32), ranges(37))
     assert none.shape == (0, 40)
     assert codes.ternary(none, ranges(37)).shape == (0, 10)
@@ -167,19 +167,19 @@ def test_no_rows_give_no_rows() -> None:
     assert codes.hamming_top_k(some, none, 3)[0].shape == (0, 2)
 
 
-def test_the_nearest_by_sign_bits_are_read_out_of_stored_codes() -> None:
+def test_sign_bits_of_stored_codes_are_searched() -> None:
     stored = codes.quantize(normal(50, 37), ranges(37))
     rows, distances = codes.hamming_top_k(stored, codes.quantize(normal(50, 37), ranges(37), 1), 1)
     assert rows[:, 0].tolist() == list(range(50))
     assert not distances.any()
 
 
-def test_k_beyond_the_rows_gives_all_of_them() -> None:
+def test_k_beyond_the_rows_returns_all() -> None:
     assert codes.hamming_top_k(np.zeros((3, 1), np.uint8), np.zeros((1, 1), np.uint8), 10)[0].tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("metric", ["ip", "cosine"])
-def test_a_bad_row_is_named(metric: str) -> None:
+def test_a_bad_row_is_reported(metric: str) -> None:
     vectors = normal(5, 37)
     vectors[3, 4] = np.nan
     with pytest.raises(RowError, match=r"^vectors: row 3: NaN at dimension 4$") as caught:
@@ -187,7 +187,7 @@ def test_a_bad_row_is_named(metric: str) -> None:
     assert caught.value.row == 3
 
 
-def test_a_bad_query_is_named() -> None:
+def test_a_bad_query_is_reported() -> None:
     stored = codes.quantize(normal(5, 2), ranges(2))
     with pytest.raises(RowError, match=r"^queries: row 1: infinity at dimension 0$"):
         codes.score(stored, [[0, 1], [np.inf, 1]], ranges(2))
@@ -198,7 +198,7 @@ def test_a_zero_vector_has_no_direction() -> None:
         codes.quantize(np.zeros(37), ranges(37, "cosine"))
 
 
-def test_a_number_beyond_float32_is_named() -> None:
+def test_a_number_beyond_float32_is_reported() -> None:
     vectors = np.zeros((2, 37))
     vectors[1, 5] = 1e300
     with pytest.raises(RowError, match=r"^vectors: row 1: 1e\+300 at dimension 5 is beyond float32$"):
@@ -216,7 +216,7 @@ def test_a_number_beyond_float32_is_named() -> None:
     ],
     ids=["bool", "complex", "text", "object", "ragged"],
 )
-def test_what_is_no_number_is_refused(vectors: object) -> None:
+def test_values_that_are_not_numbers_are_refused(vectors: object) -> None:
     with pytest.raises(
         InputError, match=r"^vectors: (dtype .* found, floats or integers wanted|not an array of numbers)"
     ):
@@ -244,7 +244,7 @@ STORED = np.zeros((2, 40), np.uint8)
         (lambda: codes.hamming_top_k(STORED, STORED, 0), "k: 0 found, at least 1 wanted"),
     ],
 )
-def test_what_does_not_fit_is_said_with_both_numbers(call: object, message: str) -> None:
+def test_wrong_shapes_are_reported_with_both_numbers(call: object, message: str) -> None:
     assert callable(call)
     with pytest.raises(InputError) as caught:
         call()

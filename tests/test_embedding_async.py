@@ -1,4 +1,4 @@
-"""Embedding that is awaited, in threads of its own or by the embedder's own methods; equal questions at once."""
+"""Async embedding, in threads or by an embedder's async methods; and the cache of questions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def vectors_of(texts: Sequence[str]) -> Vectors:
 
 
 class Blocking:
-    """Waits for each answer, as for a server, and keeps what it was asked; `fails` is raised in place of answers."""
+    """Blocks before each answer, like a server, and records the questions; `fails` is raised in place of an answer."""
 
     def __init__(self, seconds: float = 0.1) -> None:
         self.seconds = seconds
@@ -44,7 +44,7 @@ class Blocking:
 
 
 class Awaited(Blocking):
-    """Has methods of its own to await."""
+    """Has async methods."""
 
     async def embed_queries_async(self, texts: Sequence[str]) -> Vectors:
         self.asked.append(list(texts))
@@ -62,7 +62,7 @@ class Awaited(Blocking):
 
 
 def in_threads(works: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What each gives, or raises, in a thread of its own, all at once."""
+    """Return what each call returns or raises, all of them run in parallel threads."""
     found: list[Any] = [None] * len(works)
 
     def do(place: int) -> None:
@@ -80,7 +80,7 @@ def in_threads(works: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def in_tasks(works: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
-    """What each gives, or raises, in a task of its own, all at once."""
+    """Return what each call returns or raises, all of them run as concurrent tasks."""
 
     async def do() -> list[Any]:
         return await asyncio.wait_for(asyncio.gather(*(work() for work in works), return_exceptions=True), 10)
@@ -88,11 +88,11 @@ def in_tasks(works: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
     return asyncio.run(do())
 
 
-# Beside the loop
+# Threads and async methods
 
 
-def test_many_questions_are_asked_at_once() -> None:
-    """Of an embedder that blocks, 32: the loop's own threads are four more than the processors."""
+def test_32_questions_are_embedded_in_parallel() -> None:
+    """The event loop's own threads would be only four more than the processors."""
     together = threading.Barrier(32)
 
     class Meeting(Blocking):
@@ -104,7 +104,7 @@ def test_many_questions_are_asked_at_once() -> None:
     assert [vectors.tolist() for vectors in found] == [[[8, 1]]] * 64
 
 
-def test_an_embedder_that_can_be_awaited_is() -> None:
+def test_async_methods_of_an_embedder_are_awaited() -> None:
     embedder = Awaited()
     found = in_tasks([lambda: asynchronous.embed_queries_async(embedder, ["question"])] * 200)
     assert [vectors.tolist() for vectors in found] == [[[8, 1]]] * 200
@@ -149,10 +149,10 @@ def test_searches_by_vector_do_not_wait_for_embeddings(tmp_path: Path) -> None:
     asyncio.run(use())
 
 
-# Questions that come several times at once
+# The cache: questions that come several times at once
 
 
-def test_a_question_of_several_threads_is_asked_once() -> None:
+def test_a_question_of_several_threads_is_embedded_once() -> None:
     embedder = Blocking()
     cached = CachedQueries(embedder)
     found = in_threads([lambda: cached.embed_queries(["question", "too"])] * 8)
@@ -161,7 +161,7 @@ def test_a_question_of_several_threads_is_asked_once() -> None:
 
 
 @pytest.mark.parametrize("kind", [Blocking, Awaited])
-def test_a_question_of_several_tasks_is_asked_once(kind: type[Blocking]) -> None:
+def test_a_question_of_several_tasks_is_embedded_once(kind: type[Blocking]) -> None:
     embedder = kind()
     cached = CachedQueries(embedder)
     found = in_tasks([lambda: cached.embed_queries_async(["question", "too"])] * 100)
@@ -171,7 +171,7 @@ def test_a_question_of_several_tasks_is_asked_once(kind: type[Blocking]) -> None
     assert embedder.asked == [["question", "too"]]
 
 
-def test_questions_that_overlap_are_each_asked_once() -> None:
+def test_overlapping_questions_are_each_embedded_once() -> None:
     embedder = Blocking()
     cached = CachedQueries(embedder)
     found = in_threads(
@@ -181,7 +181,7 @@ def test_questions_that_overlap_are_each_asked_once() -> None:
     assert sorted(text for texts in embedder.asked for text in texts) == ["a", "bb", "ccc"]
 
 
-def test_a_failure_is_of_all_who_wait_and_is_not_remembered() -> None:
+def test_a_failure_reaches_all_waiting_tasks_and_is_not_cached() -> None:
     embedder = Awaited()
     embedder.fails = EmbeddingError("the server is away")
     cached = CachedQueries(embedder)
@@ -192,7 +192,7 @@ def test_a_failure_is_of_all_who_wait_and_is_not_remembered() -> None:
     assert in_tasks([lambda: cached.embed_queries_async(["question"])])[0].tolist() == [[8, 1]]
 
 
-def test_an_embedder_that_gives_too_few_vectors_holds_nobody_up() -> None:
+def test_too_few_vectors_are_an_error_in_all_threads() -> None:
     class Short(Blocking):
         def embed_queries(self, texts: Sequence[str]) -> Vectors:
             return super().embed_queries(texts)[1:]
@@ -202,8 +202,8 @@ def test_an_embedder_that_gives_too_few_vectors_holds_nobody_up() -> None:
     assert [type(error) for error in found] == [ValueError] * 3
 
 
-def test_who_is_cancelled_leaves_the_others_their_answer() -> None:
-    """Whether it was the one who asks, or one who waits."""
+def test_a_cancelled_task_does_not_cancel_the_others() -> None:
+    """Neither the task that embeds the question nor one that waits for it."""
     embedder = Awaited()
     cached = CachedQueries(embedder)
 

@@ -1,4 +1,4 @@
-"""`qvec ingest --model http://…` and what follows, on both databases: search embeds as the load did, untold."""
+"""`qvec ingest --model http://…` on both databases: a search embeds like the load, without further options."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def by_words(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Unit vectors of 256 dimensions in which texts with the same words are near each other."""
+    """Return unit vectors of 256 dimensions; texts with the same words are near each other."""
     vectors = np.full((len(texts), 256), 0.01, np.float32)
     for row, text in enumerate(texts):
         for word in text.lower().replace(".", "").split():
@@ -97,7 +97,7 @@ def test_a_real_model_behind_a_server(db_url: str, source: Path, minilm: Any) ->
         }
 
 
-def test_jina_embeddings_v4_as_its_card_says(db_url: str, source: Path, server: EmbeddingServer) -> None:
+def test_jina_embeddings_v4_follows_its_model_card(db_url: str, source: Path, server: EmbeddingServer) -> None:
     server.models = [JINA]
     refused = invoke("ingest", source, "--db", db_url, "-c", "docs", "--model", server.url, "--dimensions", 300)
     assert refused.exit_code == 1
@@ -126,7 +126,7 @@ def test_the_card_applies_to_vectors_that_were_embedded_elsewhere(
     assert server.texts[-1] == "Query: Sentence about ships."
 
 
-def test_a_server_may_move_but_not_embed_otherwise(db_url: str, source: Path, server: EmbeddingServer) -> None:
+def test_a_server_may_move_but_not_change_its_model(db_url: str, source: Path, server: EmbeddingServer) -> None:
     ingest(db_url, source, "--model", server.url, "--document-prefix", "d: ", "--query-prefix", "q: ")
     more = write_lines(source.with_name("more.jsonl"), [{"id": "kites 0", "text": "One about kites."}])
     result = invoke("ingest", more, "--db", db_url, "-c", "docs", "--document-prefix", "")
@@ -142,7 +142,7 @@ def test_a_server_may_move_but_not_embed_otherwise(db_url: str, source: Path, se
     assert server.texts[-1] == "kites"
 
 
-def test_a_copy_keeps_how_its_texts_were_embedded(db_url: str, source: Path, server: EmbeddingServer) -> None:
+def test_a_copy_keeps_the_embedding_options(db_url: str, source: Path, server: EmbeddingServer) -> None:
     ingest(db_url, source, "--model", server.url, "--query-prefix", "q: ")
     other = f"qdrant:{source.parent / 'copy'}"
     succeed("copy", "--from", db_url, "--to", other, "-c", "docs", "--quiet")
@@ -151,7 +151,7 @@ def test_a_copy_keeps_how_its_texts_were_embedded(db_url: str, source: Path, ser
     assert server.texts[-1] == "q: taxes"
 
 
-def test_an_oversampling_that_is_stored_leaves_the_embedding(
+def test_storing_an_oversampling_keeps_the_embedding_options(
     db_url: str, source: Path, server: EmbeddingServer
 ) -> None:
     ingest(db_url, source, "--model", server.url, "--query-prefix", "q: ")
@@ -177,7 +177,7 @@ def test_a_text_that_the_server_refuses_is_a_bad_row(db_url: str, source: Path, 
     assert "input is too long" in rejects.read_text()
 
 
-def test_a_load_goes_on_where_its_server_failed(db_url: str, source: Path, server: EmbeddingServer) -> None:
+def test_a_load_resumes_after_a_failure_of_its_server(db_url: str, source: Path, server: EmbeddingServer) -> None:
     many = [{"id": row, "text": f"text about number {row}"} for row in range(2_600)]
     write_lines(source, many)
     server.fault = lambda exchange: exchange.refuse(500, "out of memory") if exchange.number > 70 else None
@@ -193,7 +193,7 @@ def test_a_load_goes_on_where_its_server_failed(db_url: str, source: Path, serve
 
 
 @pytest.mark.parametrize("stage", ["sampling", "loading", "loading, twice"])
-def test_ctrl_c_does_not_wait_for_requests_on_their_way(tmp_path: Path, server: EmbeddingServer, stage: str) -> None:
+def test_ctrl_c_does_not_wait_for_requests(tmp_path: Path, server: EmbeddingServer, stage: str) -> None:
     """The server takes a minute for an answer."""
     source = write_lines(tmp_path / "many.jsonl", [{"id": row, "text": f"text {row}"} for row in range(600)])
     asked, answered = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""Addresses, options and model cards: what is accepted, what is filled in, what a collection stores."""
+"""Addresses, options and model cards: valid values, defaults, and what a collection stores."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(url: str, take
 
 
 @pytest.mark.parametrize("url", ["http://", "http://host", "http://host/", "http://host:port/v1", "https://[::1/v1"])
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(InputError, match=r"is not the address of an embedding server; expected http://HOST:PORT/v1 or"):
         EmbeddingOptions(url)
 
 
-def test_an_address_is_kept_without_its_last_slash() -> None:
+def test_the_last_slash_of_an_address_is_dropped() -> None:
     assert lasting_name(URL + "/") == URL
 
 
-def test_a_key_goes_to_the_server_it_is_for() -> None:
+def test_a_key_is_sent_only_to_its_server() -> None:
     openai = "https://api.openai.com/v1"
     assert api_key(openai, {"OPENAI_API_KEY": "a"}) == "a"
     assert api_key(openai, {"OPENAI_API_KEY": "a", "QVEC_EMBEDDING_API_KEY": "b"}) == "b"
@@ -54,7 +54,7 @@ def test_a_key_goes_to_the_server_it_is_for() -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("model_name", "m"), ("task", "code")])
-def test_options_of_a_server_are_for_servers(option: str, value: str) -> None:
+def test_server_options_need_a_server(option: str, value: str) -> None:
     with pytest.raises(InputError, match=rf"--{option.replace('_', '-')} {value} is for models on a server"):
         EmbeddingOptions("all-MiniLM-L6-v2", **{option: value})
 
@@ -78,7 +78,7 @@ def test_the_card_of_jina_embeddings_v4(name: str, task: str, query: str, docume
     assert (told.query_prefix, told.document_prefix) == (query, document)
 
 
-def test_a_prefix_that_is_given_stays() -> None:
+def test_a_given_prefix_stays() -> None:
     given = EmbeddingOptions(URL, JINA.format("retrieval"), query_prefix="")
     assert (complete_options(given).query_prefix, complete_options(given).document_prefix) == ("", "Passage: ")
     bare = EmbeddingOptions(URL, "jina-embeddings-v4", query_prefix="", document_prefix="")
@@ -99,12 +99,12 @@ def test_a_prefix_that_is_given_stays() -> None:
         (None, "code", "--task code is for jina-embeddings-v4"),
     ],
 )
-def test_a_task_that_a_model_does_not_have_is_refused(name: str | None, task: str | None, message: str) -> None:
+def test_an_invalid_task_is_refused(name: str | None, task: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         complete_options(EmbeddingOptions(URL, name, task))
 
 
-def test_vectors_are_cut_where_their_model_allows() -> None:
+def test_vectors_are_cut_only_to_lengths_on_the_model_card() -> None:
     jina = EmbeddingOptions(URL, JINA.format("retrieval"))
     for dimensions in (None, 128, 256, 512, 1024, 2048):
         check_cut(jina, dimensions)
@@ -125,7 +125,7 @@ STORED = EmbeddingOptions(URL, "m", query_prefix="q: ", document_prefix="d: ")
         (EmbeddingOptions("all-MiniLM-L6-v2"), EmbeddingOptions("all-MiniLM-L6-v2")),
     ],
 )
-def test_what_is_asked_for_goes_before_what_is_stored(asked: EmbeddingOptions, expected: EmbeddingOptions) -> None:
+def test_requested_options_override_stored_ones(asked: EmbeddingOptions, expected: EmbeddingOptions) -> None:
     assert asked.over(STORED) == expected
 
 
@@ -140,11 +140,11 @@ def test_what_is_asked_for_goes_before_what_is_stored(asked: EmbeddingOptions, e
         (EmbeddingOptions(document_prefix=""), ("document_prefix", "", "d: ")),
     ],
 )
-def test_what_differs_from_what_is_stored_is_named(asked: EmbeddingOptions, difference: Any) -> None:
+def test_the_first_difference_from_stored_options(asked: EmbeddingOptions, difference: Any) -> None:
     assert asked.first_difference(STORED) == difference
 
 
-def test_what_is_stored_is_read_again() -> None:
+def test_stored_options_are_read_again() -> None:
     stored = embedding_to_store(STORED)
     assert stored == {"model": URL, "model_name": "m", "query_prefix": "q: ", "document_prefix": "d: "}
     assert EmbeddingOptions.from_json(stored, "docs") == STORED
@@ -152,7 +152,7 @@ def test_what_is_stored_is_read_again() -> None:
     assert embedding_to_store(EmbeddingOptions(query_prefix="q: ")) is None
 
 
-def test_a_description_that_is_newer_or_damaged_is_refused() -> None:
+def test_newer_or_damaged_options_are_refused() -> None:
     with pytest.raises(CollectionError, match=r"'docs' was embedded with pooling, which this qvec does not know"):
         EmbeddingOptions.from_json({"model": URL, "pooling": "cls"}, "docs")
     with pytest.raises(CollectionError, match="the embedding of collection 'docs' is damaged: task is not text"):

@@ -1,4 +1,4 @@
-"""Embedding by a server: what is sent, in which order it comes back, and every way in which a server may fail."""
+"""Embedding by a server: its requests, the order of its answers, and every way in which it may fail."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ DIMENSIONS = 8
 QUICK = RetryPolicy(
     answer_timeout=60, connect_timeout=10, attempts=4, first_pause=0.01, max_pause=0.02, max_retry_after=2
 )
-"""Asks again at once, but waits for answers as long as a busy machine takes."""
+"""Retries at once, but waits for answers as long as a busy machine takes."""
 IMPATIENT = replace(QUICK, answer_timeout=1)
 TEXTS = [f"text {row}" for row in range(100)]
 
 
 def vectors_of(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Unit vectors that depend on the text alone."""
+    """Return unit vectors that depend only on the text."""
     seeds = [np.frombuffer(text.encode().ljust(4, b"\0"), np.uint8) for text in texts]
     made = np.array([np.random.default_rng(seed).normal(size=DIMENSIONS) for seed in seeds], np.float32)
     return made / np.linalg.norm(made, axis=1, keepdims=True)
@@ -48,7 +48,7 @@ def embedder(server: EmbeddingServer, policy: RetryPolicy = QUICK, **options: An
 
 
 def faulty(server: EmbeddingServer, fault: Fault, policy: RetryPolicy = QUICK) -> ServerEmbedder:
-    """An embedder whose server begins to fail once it is loaded."""
+    """Return an embedder whose server begins to fail once it is loaded."""
     loaded = embedder(server, policy)
     server.exchanges.clear()
     server.fault = fault
@@ -56,16 +56,16 @@ def faulty(server: EmbeddingServer, fault: Fault, policy: RetryPolicy = QUICK) -
 
 
 def sizes(server: EmbeddingServer) -> list[int]:
-    """How many texts each request had, in no order: several are sent at once."""
+    """Return the number of texts of each request, sorted: several are sent at once."""
     return sorted(len(exchange.texts) for exchange in server.exchanges)
 
 
 def first(times: int, fault: Fault) -> Fault:
-    """The fault, at the first requests alone."""
+    """Return the fault for the first requests only."""
     return lambda exchange: fault(exchange) if exchange.number < times else None
 
 
-def test_texts_are_embedded_in_their_order_by_a_few_requests_at_once(server: EmbeddingServer) -> None:
+def test_texts_are_embedded_in_order_by_parallel_requests(server: EmbeddingServer) -> None:
     model = faulty(server, lambda _: time.sleep(0.1))
     done: list[int] = []
     np.testing.assert_array_equal(model.embed_documents(TEXTS, done.append), vectors_of(TEXTS))
@@ -76,7 +76,7 @@ def test_texts_are_embedded_in_their_order_by_a_few_requests_at_once(server: Emb
     assert model.embed_documents([]).shape == (0, DIMENSIONS)
 
 
-def test_the_encoding_that_a_server_has_is_used(server: EmbeddingServer) -> None:
+def test_a_server_without_base64_is_asked_for_numbers(server: EmbeddingServer) -> None:
     model = embedder(server)
     in_base64 = model.embed_documents(TEXTS)
     server.encodings = ("float",)
@@ -86,7 +86,7 @@ def test_the_encoding_that_a_server_has_is_used(server: EmbeddingServer) -> None
     assert {exchange.request["encoding_format"] for exchange in server.exchanges} == {"float"}
 
 
-def test_a_server_that_sends_numbers_where_base64_was_asked_for_is_understood(server: EmbeddingServer) -> None:
+def test_numbers_are_accepted_in_place_of_base64(server: EmbeddingServer) -> None:
     def numbers(exchange: Exchange) -> None:
         for item, vector in zip(exchange.answer["data"], vectors_of(exchange.texts), strict=True):
             item["embedding"] = vector.tolist()
@@ -100,7 +100,7 @@ def test_embeddings_are_ordered_by_their_index(server: EmbeddingServer) -> None:
     np.testing.assert_array_equal(model.embed_documents(TEXTS), vectors_of(TEXTS))
 
 
-# Asking again
+# Retries
 
 
 def refusal(status: int, **headers: str) -> Fault:
@@ -116,19 +116,19 @@ def hang_up(exchange: Exchange) -> None:
     [refusal(429), refusal(429, Retry_After="0.05"), refusal(500), refusal(503), hang_up],
     ids=["429", "429 with Retry-After", "500", "503", "dropped"],
 )
-def test_what_passes_is_asked_again(server: EmbeddingServer, fault: Fault) -> None:
+def test_temporary_failures_are_retried(server: EmbeddingServer, fault: Fault) -> None:
     model = faulty(server, first(2, fault))
     np.testing.assert_array_equal(model.embed_documents(TEXTS[:5]), vectors_of(TEXTS[:5]))
     assert len(server.exchanges) == 3
 
 
-def test_an_answer_that_does_not_come_is_asked_for_again(server: EmbeddingServer) -> None:
+def test_timeouts_are_retried(server: EmbeddingServer) -> None:
     model = faulty(server, first(2, lambda _: time.sleep(1.5)), IMPATIENT)
     np.testing.assert_array_equal(model.embed_documents(TEXTS[:5]), vectors_of(TEXTS[:5]))
     assert len(server.exchanges) >= 3
 
 
-def test_a_server_is_not_asked_before_it_said(server: EmbeddingServer) -> None:
+def test_retry_after_is_respected(server: EmbeddingServer) -> None:
     model = faulty(server, first(1, refusal(429, Retry_After="1")))
     began = time.monotonic()
     model.embed_documents(["text"])
@@ -136,7 +136,7 @@ def test_a_server_is_not_asked_before_it_said(server: EmbeddingServer) -> None:
 
 
 @pytest.mark.parametrize("asked", ["0", "0.01", "Thu, 01 Jan 1970 00:00:00 GMT"])
-def test_a_server_that_says_at_once_is_given_our_own_pauses(server: EmbeddingServer, asked: str) -> None:
+def test_pauses_are_never_shorter_than_the_policys(server: EmbeddingServer, asked: str) -> None:
     policy = RetryPolicy(attempts=4, first_pause=0.2, max_pause=0.8)
     model = ServerEmbedder(EmbeddingOptions(server.url), policy)
     asked_at: list[float] = []
@@ -151,7 +151,7 @@ def test_a_server_that_says_at_once_is_given_our_own_pauses(server: EmbeddingSer
     assert (np.diff(asked_at) >= [0.1, 0.2, 0.4]).all()  # at least half of each pause
 
 
-def test_a_server_that_says_much_later_is_not_waited_for(server: EmbeddingServer) -> None:
+def test_a_long_retry_after_is_an_error(server: EmbeddingServer) -> None:
     model = faulty(server, refusal(429, Retry_After="3600"))
     with pytest.raises(EmbeddingError, match=r"asks to come back in 3,600 s \(status 429\)"):
         model.embed_documents(["text"])
@@ -175,7 +175,7 @@ def test_retry_after(header: str | None, seconds: float | None) -> None:
     assert retry_after(header, 60.0) == seconds
 
 
-def test_what_does_not_pass_ends_with_what_the_server_says(server: EmbeddingServer) -> None:
+def test_a_lasting_failure_is_reported_in_the_servers_words(server: EmbeddingServer) -> None:
     model = faulty(server, lambda exchange: exchange.refuse(500, "out of\nmemory\x1b[2J"))
     with pytest.raises(
         EmbeddingError, match=rf"^embedding server {server.url} answers with status 500: out of memory\["
@@ -184,13 +184,13 @@ def test_what_does_not_pass_ends_with_what_the_server_says(server: EmbeddingServ
     assert len(server.exchanges) == QUICK.attempts
 
 
-def test_a_server_that_never_answers_in_time(server: EmbeddingServer) -> None:
+def test_a_lasting_timeout_is_reported(server: EmbeddingServer) -> None:
     model = faulty(server, lambda _: time.sleep(1.5), IMPATIENT)
     with pytest.raises(EmbeddingError, match=r"does not answer, 4 times: timed out"):
         model.embed_documents(["text"])
 
 
-def test_a_failed_request_ends_those_that_wait(server: EmbeddingServer) -> None:
+def test_a_failed_request_cancels_the_waiting_ones(server: EmbeddingServer) -> None:
     model = faulty(server, lambda exchange: exchange.refuse(404, "gone"))
     with pytest.raises(EmbeddingError, match="status 404: gone"):
         model.embed_documents(TEXTS * 20)
@@ -198,7 +198,7 @@ def test_a_failed_request_ends_those_that_wait(server: EmbeddingServer) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("qvec-embedding")]
 
 
-def test_an_address_where_no_server_is_fails_at_once() -> None:
+def test_an_address_without_a_server_fails_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(EmbeddingError, match=r"^embedding server http://127\.0\.0\.1:9/v1 does not answer: "):
         load_embedder("http://127.0.0.1:9/v1")
@@ -208,7 +208,7 @@ def test_an_address_where_no_server_is_fails_at_once() -> None:
 # Refusals
 
 
-def test_too_many_texts_are_sent_in_parts_and_then_fewer_at_once(server: EmbeddingServer) -> None:
+def test_requests_become_smaller_if_the_server_refuses_their_size(server: EmbeddingServer) -> None:
     def ten_at_most(exchange: Exchange) -> None:
         if len(exchange.texts) > 10:
             exchange.refuse(400, "batch size is invalid, it should not be larger than 10")
@@ -228,7 +228,7 @@ def test_too_many_texts_are_sent_in_parts_and_then_fewer_at_once(server: Embeddi
         (500, "input (992 tokens) is too large to process. increase the physical batch size"),
     ],
 )
-def test_a_text_that_is_too_long_is_named_by_its_row(server: EmbeddingServer, status: int, message: str) -> None:
+def test_a_text_that_is_too_long_is_reported_by_row(server: EmbeddingServer, status: int, message: str) -> None:
     def refuse_long(exchange: Exchange) -> None:
         if max(map(len, exchange.texts)) > 50:
             exchange.refuse(status, message)
@@ -242,16 +242,16 @@ def test_a_text_that_is_too_long_is_named_by_its_row(server: EmbeddingServer, st
     assert (caught.value.row, message in str(caught.value)) == (40, True)
     server.exchanges.clear()
     model.embed_documents(TEXTS)
-    assert sizes(server) == [4, 32, 32, 32]  # one text was to blame, not their number
+    assert sizes(server) == [4, 32, 32, 32]  # one text was the reason, not their number
 
 
-def test_texts_are_sent_by_characters_too(server: EmbeddingServer) -> None:
+def test_requests_are_limited_by_characters(server: EmbeddingServer) -> None:
     model = faulty(server, lambda _: None)
     model.embed_documents(["x" * 30_000] * 5)
     assert sizes(server) == [1, 2, 2]
 
 
-def test_a_refused_request_at_the_beginning_is_no_rows_fault(server: EmbeddingServer) -> None:
+def test_a_refused_first_request_names_no_row(server: EmbeddingServer) -> None:
     server.fault = lambda exchange: exchange.refuse(400, "no such model")
     with pytest.raises(EmbeddingError, match="refuses a request: no such model"):
         embedder(server)
@@ -280,14 +280,14 @@ def change(key: str, value: Any) -> Fault:
         (lambda exchange: setattr(exchange, "answer", []), "has no list of embeddings"),
     ],
 )
-def test_a_wrong_answer_is_refused_by_name(server: EmbeddingServer, fault: Fault, message: str) -> None:
+def test_a_wrong_answer_is_described(server: EmbeddingServer, fault: Fault, message: str) -> None:
     model = faulty(server, fault)
     with pytest.raises(EmbeddingError, match=f"^the answer of embedding server {server.url} .*{message}"):
         model.embed_documents(TEXTS[:5])
     assert len(server.exchanges) == 1
 
 
-def test_an_answer_that_is_no_json(server: EmbeddingServer) -> None:
+def test_an_answer_that_is_not_json(server: EmbeddingServer) -> None:
     model = faulty(server, lambda exchange: setattr(exchange, "answer", b"<html>"))
     with pytest.raises(EmbeddingError, match="answers with something that is not JSON"):
         model.embed_documents(["text"])
@@ -295,7 +295,7 @@ def test_an_answer_that_is_no_json(server: EmbeddingServer) -> None:
 
 @pytest.mark.parametrize("encoding", ["base64", "float"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_embedding_that_is_not_finite_is_named_by_its_row(
+def test_an_embedding_that_is_not_finite_is_reported_by_row(
     server: EmbeddingServer, encoding: str, value: float
 ) -> None:
     def spoil(exchange: Exchange) -> None:
@@ -310,13 +310,13 @@ def test_an_embedding_that_is_not_finite_is_named_by_its_row(
 
 
 @given(order=st.permutations(range(6)), encoding=st.sampled_from(["base64", "float"]))
-def test_any_order_of_answers_is_the_order_of_the_texts(order: list[int], encoding: str) -> None:
+def test_embeddings_in_any_order_are_sorted_by_index(order: list[int], encoding: str) -> None:
     vectors = vectors_of(TEXTS[:6])
     data = [{"index": row, "embedding": encoded(vectors[row], encoding)} for row in order]
     np.testing.assert_array_equal(read_answer({"data": data}, 6, DIMENSIONS, normalized=True), vectors)
 
 
-def test_vectors_of_a_card_have_unit_length() -> None:
+def test_a_model_with_a_card_must_return_unit_vectors() -> None:
     data = [{"index": 0, "embedding": [0.6, 0.6]}]
     with pytest.raises(WrongAnswerError, match=r"of length 0\.849, expected 1 of this model"):
         read_answer({"data": data}, 1, None, normalized=True)
@@ -344,7 +344,7 @@ def test_padded_batches_hold_every_row_once_within_their_limits(
 
 
 @given(lengths=st.lists(st.integers(0, 50), max_size=60), most_rows=st.integers(1, 20), most=st.integers(1, 100))
-def test_joined_batches_hold_every_row_in_order_within_their_limits(
+def test_consecutive_batches_hold_every_row_in_order_within_their_limits(
     lengths: list[int], most_rows: int, most: int
 ) -> None:
     texts = ["x" * length for length in lengths]
@@ -365,7 +365,7 @@ def test_the_only_model_of_a_server_is_found_and_kept(server: EmbeddingServer) -
     assert load_embedder(model.options).options == model.options
 
 
-def test_one_of_several_models_has_to_be_named(server: EmbeddingServer) -> None:
+def test_one_of_several_models_must_be_named(server: EmbeddingServer) -> None:
     server.models = ("small", "large")
     with pytest.raises(InputError, match=r"has several models \(small, large\); name one: --model-name NAME"):
         embedder(server)
@@ -378,7 +378,7 @@ def test_a_server_that_lists_no_models_is_asked_without_a_name(server: Embedding
     assert all("model" not in exchange.request for exchange in server.exchanges)
 
 
-def test_the_key_is_sent_and_never_told(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent_but_never_shown(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-server")
     model = embedder(server)
     assert "Authorization" not in server.exchanges[0].headers
@@ -399,7 +399,7 @@ def test_the_key_is_sent_and_never_told(server: EmbeddingServer, monkeypatch: py
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 500, 503])
 @pytest.mark.parametrize("before", ["your key is ", "x" * 190 + " "], ids=["first", "where it is cut off"])
-def test_a_refusal_that_repeats_the_key_is_told_without_it(
+def test_the_key_is_redacted_in_refusals(
     server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch, status: int, before: str
 ) -> None:
     monkeypatch.setenv("QVEC_EMBEDDING_API_KEY", "sk-secret-123")
@@ -410,9 +410,7 @@ def test_a_refusal_that_repeats_the_key_is_told_without_it(
     assert "another" not in str(caught.value)
 
 
-def test_whatever_else_repeats_the_key_is_told_without_it(
-    server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_key_is_redacted_everywhere_else(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QVEC_EMBEDDING_API_KEY", "sk-secret-123")
     model = faulty(server, lambda exchange: exchange.answer["data"][0].update(index="Bearer sk-secret-123"))
     with pytest.raises(EmbeddingError, match=r"whose index is Bearer \[redacted\], expected each of 0 to 0"):

@@ -1,4 +1,4 @@
-"""The filter language: what it means by hand-made examples, what it refuses and in which words."""
+"""The filter language: its meaning by examples, and the errors for invalid filters."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ DENIED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("condition", HOLDS, ids=str)
-def test_it_holds(condition: dict[str, Any]) -> None:
+def test_filter_holds(condition: dict[str, Any]) -> None:
     assert filters.matches(filters.parse(condition), ROW)
 
 
 @pytest.mark.parametrize("condition", DENIED, ids=str)
-def test_it_does_not_hold(condition: dict[str, Any]) -> None:
+def test_filter_does_not_hold(condition: dict[str, Any]) -> None:
     assert not filters.matches(filters.parse(condition), ROW)
 
 
@@ -133,7 +133,7 @@ def test_a_row_without_metadata_is_an_empty_one(condition: dict[str, Any]) -> No
     assert filters.matches(parsed, None) == filters.matches(parsed, {})
 
 
-def test_the_tree_is_of_few_nodes() -> None:
+def test_the_parsed_tree() -> None:
     parsed = filters.parse(
         {
             "a": {"$gt": 1, "$lte": 2.5},
@@ -158,11 +158,11 @@ def test_the_tree_is_of_few_nodes() -> None:
     assert hash(parsed) == hash(parsed)
 
 
-def test_trees_that_look_alike_to_python_differ() -> None:
+def test_true_and_1_make_different_trees() -> None:
     assert filters.parse({"a": True}) != filters.parse({"a": 1})
 
 
-def test_numbers_of_numpy_become_pythons() -> None:
+def test_numpy_numbers_become_python_numbers() -> None:
     parsed = filters.parse({"a": {"$gt": np.float64(1.5)}})
     assert type(parsed.gt) is float
     assert postgres.compile(parsed)[1] == {"filter_0": "1.5"}
@@ -230,7 +230,7 @@ REFUSED: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("condition", "message"), REFUSED, ids=lambda value: repr(value)[:40])
-def test_what_is_refused_is_named(condition: Any, message: str) -> None:
+def test_invalid_filters_are_refused(condition: Any, message: str) -> None:
     with pytest.raises(InputError) as raised:
         filters.parse(condition)
     assert str(raised.value) == message
@@ -257,7 +257,7 @@ def test_filters_nested_too_deep_are_refused(under: bool) -> None:
         ("2000-02-29T00:00:00-00:00", datetime(2000, 2, 29)),
     ],
 )
-def test_dates_are_read(text: str, instant: datetime) -> None:
+def test_dates_are_parsed(text: str, instant: datetime) -> None:
     assert dates.parse(text) == instant.replace(tzinfo=timezone.utc)
 
 
@@ -286,7 +286,7 @@ def test_dates_are_read(text: str, instant: datetime) -> None:
         "",
     ],
 )
-def test_other_text_is_no_date(text: str) -> None:
+def test_other_text_is_not_a_date(text: str) -> None:
     assert dates.parse(text) is None
 
 
@@ -301,11 +301,11 @@ def test_every_day_is_a_date() -> None:
     ("prefix", "after"),
     [("ab", "ac"), ("a\U0010ffff", "b"), ("\ud7ff", "\ue000"), ("\U0010ffff", None)],
 )
-def test_what_comes_after_a_prefix(prefix: str, after: str | None) -> None:
+def test_the_first_string_after_a_prefix(prefix: str, after: str | None) -> None:
     assert patterns.after_prefix(prefix) == after
 
 
-# What Qdrant has no condition for
+# Filters for which Qdrant has no condition
 
 PREFIXED = models.FieldCondition(key="metadata.a", match=models.MatchPrefix(prefix="x"))
 THERE = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key="metadata.a"))])
@@ -335,7 +335,7 @@ THERE = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadF
     ],
     ids=str,
 )
-def test_qdrant_lets_more_pass_of_what_it_has_no_condition_for(
+def test_qdrant_filters_are_wider_without_a_fitting_condition(
     condition: dict[str, Any], native: models.Filter, unknown: str
 ) -> None:
     parsed = filters.parse(condition)
@@ -343,7 +343,7 @@ def test_qdrant_lets_more_pass_of_what_it_has_no_condition_for(
 
 
 @pytest.mark.parametrize("condition", [{"a": {"$like": like}} for like in ("", "x", "x%", "%x%")], ids=str)
-def test_qdrant_has_conditions_for_wholes_beginnings_and_middles(condition: dict[str, Any]) -> None:
+def test_qdrant_has_conditions_for_equality_prefixes_and_substrings(condition: dict[str, Any]) -> None:
     assert qdrant.compile(filters.parse(condition)).residual is None
 
 
@@ -351,7 +351,7 @@ def test_qdrant_has_conditions_for_wholes_beginnings_and_middles(condition: dict
     ("condition", "shown"),
     [({"$gt": 2**53}, "9007199254740992"), (2**63, "9223372036854775808"), (1e16, "1e+16")],
 )
-def test_qdrant_refuses_numbers_that_it_cannot_tell_apart(condition: Any, shown: str) -> None:
+def test_qdrant_refuses_numbers_beyond_float64_precision(condition: Any, shown: str) -> None:
     with pytest.raises(InputError) as raised:
         qdrant.compile(filters.parse({"a": condition}))
     assert str(raised.value) == (
@@ -360,13 +360,13 @@ def test_qdrant_refuses_numbers_that_it_cannot_tell_apart(condition: Any, shown:
     )
 
 
-def test_an_older_client_has_no_conditions_for_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_client_has_no_condition_for_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(models, "MatchPrefix")
     parsed = filters.parse({"a": {"$like": "x%"}})
     assert qdrant.compile(parsed) == (THERE, qdrant.ResidualFilter(parsed, ("$like 'x%' in field 'a'",)))
 
 
-def test_qdrants_filter_is_on_the_payloads_metadata() -> None:
+def test_qdrant_filters_are_on_metadata_in_the_payload() -> None:
     assert qdrant.compile(filters.parse({"source.two words": "x", "year": {"$ne": 7}})).native == models.Filter(
         must=[
             models.FieldCondition(key='metadata.source."two words"', match=models.MatchValue(value="x")),

@@ -1,4 +1,4 @@
-"""The corpus of the standard library's documentation strings."""
+"""The corpus of the standard library's docstrings."""
 
 import ast
 import sys
@@ -17,7 +17,7 @@ def passages() -> list:
     return found
 
 
-def test_there_are_about_3000_of_fit_length_each_once(passages: list) -> None:
+def test_about_3000_different_passages_of_the_right_length(passages: list) -> None:
     assert 2500 <= len(passages) <= 3000
     assert len({passage.id for passage in passages}) == len(passages)
     assert len({passage.text for passage in passages}) == len(passages)
@@ -34,7 +34,7 @@ def test_known_functions_are_found_under_their_dotted_names(passages: list) -> N
     assert by_id["gzip.decompress"].title == "function gzip.decompress"
 
 
-def test_a_short_list_covers_many_modules_and_begins_the_long_one(passages: list) -> None:
+def test_a_short_list_is_the_start_of_the_long_one(passages: list) -> None:
     some = stdlib_passages(200)
     assert some == passages[:200]
     assert len({passage.module for passage in some}) == 200

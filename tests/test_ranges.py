@@ -1,4 +1,4 @@
-"""Range methods: each against its formula in numpy, each option, and what is refused."""
+"""Range methods: each against its formula in numpy, all options, and invalid ones."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_method_records_the_parameters_it_uses() -> None:
         ({"value": 1.0}, "a fixed range needs its value, and only a fixed range takes one"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as caught:
         RangeMethod(**options)  # type: ignore[arg-type]
     assert message in str(caught.value)
@@ -134,7 +134,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object], mess
         ("wide", "a fixed range must be one number or one for each dimension"),
     ],
 )
-def test_fixed_ranges_that_do_not_fit_are_refused(value: object, message: str) -> None:
+def test_invalid_fixed_ranges_are_refused(value: object, message: str) -> None:
     with pytest.raises(InputError) as caught:
         radius(RangeMethod("fixed", value=value))  # type: ignore[arg-type]
     assert message in str(caught.value)

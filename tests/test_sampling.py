@@ -1,11 +1,11 @@
-"""Samples of a stream are uniform: every row is as likely as any other, wherever it stands."""
+"""Samples are uniform: every row has the same chance, wherever it is in the source."""
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
 
-from qvec.sampling import Reservoir
+from qvec.sampling import Reservoir, Screen, draw_rows, sample_rows
 
 # 99.99% point of chi-square with 99 degrees of freedom; draws without replacement spread less than that.
 LIMIT = 161.3
@@ -13,6 +13,9 @@ LIMIT = 161.3
 
 def chi_square(counts, expected):
     return ((counts - expected) ** 2 / expected).sum()
+
+
+# Samples of a stream
 
 
 def reservoir_sample(population, size, seed, batch_rows):
@@ -38,7 +41,7 @@ def test_a_sorted_prefix_is_not_favoured():
 
 
 @given(st.integers(1, 300), st.integers(1, 400), st.integers(1, 90), st.integers(0, 9))
-def test_reservoir_holds_distinct_rows_and_no_more_than_asked(population, size, batch_rows, seed):
+def test_reservoir_holds_distinct_rows_up_to_its_size(population, size, batch_rows, seed):
     rows = reservoir_sample(population, size, seed, batch_rows).tolist()
     assert len(rows) == len(set(rows)) == min(size, population)
 
@@ -60,3 +63,42 @@ def test_rows_of_every_precision_are_kept_as_float32():
 def test_an_empty_stream_has_an_empty_sample():
     assert Reservoir(3, 0).rows().shape == (0, 0)
     assert Reservoir(3, 0).rows(7).shape == (0, 7)
+
+
+# Samples of numbered rows
+
+
+@pytest.mark.parametrize("size", [5, 40, 70])
+def test_drawn_rows_are_equally_likely(size):
+    counts = np.zeros(100)
+    for seed in range(2000):
+        counts[draw_rows(100, size, np.random.default_rng(seed))] += 1
+    assert chi_square(counts, 20 * size) < LIMIT
+
+
+def test_replacements_of_bad_rows_leave_the_good_ones_equally_likely():
+    good = np.arange(100) % 4 != 0
+    matrix = np.where(good, np.arange(100), np.nan)[:, None]
+    counts = np.zeros(100)
+    for seed in range(2000):
+        counts[sample_rows(100, 30, seed, lambda rows: matrix[rows], Screen())[:, 0].astype(int)] += 1
+    assert not counts[~good].any()
+    assert chi_square(counts[good], counts.sum() / good.sum()) < LIMIT
+    assert counts.sum() == 2000 * 30
+
+
+@given(st.data())
+def test_drawn_rows_ascend_and_are_new(data):
+    population = data.draw(st.integers(1, 1000))
+    drawn = np.array(sorted(data.draw(st.sets(st.integers(0, population - 1)))), np.int64)
+    size = data.draw(st.integers(0, population - len(drawn)))
+    rows = draw_rows(population, size, np.random.default_rng(0), drawn)
+    assert len(rows) == size
+    assert (np.diff(rows) > 0).all()
+    assert not np.isin(rows, drawn).any()
+
+
+def test_few_rows_of_very_many_take_little_memory():
+    rows = draw_rows(10**15, 1000, np.random.default_rng(0))
+    assert len(rows) == 1000
+    assert rows.mean() == pytest.approx(5e14, rel=0.1)

@@ -1,4 +1,4 @@
-"""The contract every format keeps: the same 1,000 rows, read from any row on, sampled uniformly, told apart."""
+"""The contract of all formats: the same 1,000 rows, read from any row on, sampled uniformly, with a fingerprint."""
 
 import csv
 import gzip
@@ -136,7 +136,7 @@ def has_ids(source):
     return Path(source.name).name in WITH_IDS or source.name == "-"
 
 
-def test_says_what_it_holds(source, location):
+def test_properties(source, location):
     name = Path(source.name).name
     assert source.name == str(location)
     assert source.path == ("-" if name == "-" else str(location.resolve()))
@@ -147,7 +147,7 @@ def test_says_what_it_holds(source, location):
 
 
 @pytest.mark.parametrize(("start", "batch_rows"), [(0, 8192), (0, 128), (1, 300), (170, 170), (399, 64), (999, 7)])
-def test_reads_every_row_from_a_start_on(source, start, batch_rows):
+def test_reads_every_row_from_any_start(source, start, batch_rows):
     batches = list(source.batches(start, batch_rows))
     assert [batch.start for batch in batches] == [start, *(batch.stop for batch in batches[:-1])]
     assert batches[-1].stop == ROWS
@@ -216,14 +216,14 @@ def test_draws_the_same_sample_again(source):
         ("table.csv", "table.csv, row 17"),
     ],
 )
-def test_says_where_a_row_is(tmp_path, name, place):
+def test_location_of_a_row(tmp_path, name, place):
     (WITH_IDS | VECTORS_ONLY)[name](tmp_path / name)
     with open_source(tmp_path / name) as source:
         list(source.batches(500))
         assert source.where(17) == place
 
 
-def test_says_in_which_file_of_several_a_row_is(tmp_path):
+def test_location_of_a_row_in_several_files(tmp_path):
     write_parquet_folder(tmp_path / "parts")
     with open_source(tmp_path / "parts") as source:
         assert source.where(399) == "part-0.parquet, row 399"
@@ -245,7 +245,7 @@ def test_format_overrides_the_name(tmp_path):
         assert source.rows == ROWS
 
 
-def test_names_a_tensor_and_a_dataset(tmp_path):
+def test_tensors_and_datasets_by_name(tmp_path):
     safetensors.numpy.save_file({"a": VECTORS, "b": VECTORS[:3]}, tmp_path / "t.safetensors")
     write_hdf5(tmp_path / "t.h5")
     with open_source(tmp_path / "t.safetensors", columns=Columns(vector="b")) as source:

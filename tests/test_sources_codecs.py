@@ -1,4 +1,4 @@
-"""Quantized embeddings in every format of file: the same vectors from each, and what is no such embedding refused."""
+"""Quantized embeddings in every file format: the same vectors from each, and errors for wrong encodings."""
 
 import base64
 import csv
@@ -22,7 +22,7 @@ QUANTIZED = [name for name, codec in PRESETS.items() if codec.quantized]
 
 
 def stored_as(codec, floats=FLOATS):
-    """Floats as a codec stores them, by numpy alone."""
+    """Return floats as a codec stores them, computed by numpy alone."""
     if not codec.quantized:
         return floats.astype(codec.dtype)
     if codec.bits == "packed":
@@ -136,14 +136,14 @@ def test_every_format_holds_every_encoding(tmp_path, ending, name):
 
 @pytest.mark.parametrize("ending", ["base64.parquet", "base64.jsonl", "base64.csv", "jsonl", "npy", "binary.parquet"])
 def test_base64_of_floats(tmp_path, ending):
-    """As OpenAI's encoding_format base64: little-endian float32."""
+    """Like OpenAI's encoding_format base64: little-endian float32."""
     file = tmp_path / f"embeddings.{ending}"
     WRITERS[ending](file, FLOATS)
     batches = read(file, preset("base64"))
     assert_array_equal(np.concatenate([batch.vectors for batch in batches]), FLOATS)
 
 
-def test_without_an_encoding_sources_are_what_they_were(tmp_path):
+def test_without_an_encoding_vectors_are_floats(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"embedding": [1, 2, 3], "text": "AAAA"}\n')
     with open_source(tmp_path / "a.jsonl") as source:
         assert next(source.batches()).vectors.tolist() == [[1, 2, 3]]
@@ -166,7 +166,7 @@ def test_dimensions_that_do_not_fill_their_last_byte(tmp_path):
 
 @pytest.mark.parametrize("ending", ["npy", "fixed.parquet", "jsonl"])
 def test_another_encoding_is_another_source(tmp_path, ending):
-    """So that a load does not go on in another encoding than it began."""
+    """Otherwise a load could resume with another encoding."""
     file = tmp_path / f"a.{ending}"
     WRITERS[ending](file, np.zeros((3, 8), np.int64))
     fingerprints = []
@@ -177,7 +177,7 @@ def test_another_encoding_is_another_source(tmp_path, ending):
     assert fingerprints[1] == fingerprints[3]
 
 
-def test_other_columns_stay_what_they_are(tmp_path):
+def test_the_encoding_applies_only_to_vectors(tmp_path):
     made = pa.table(
         {
             "id": ["a", "b"],
@@ -193,7 +193,7 @@ def test_other_columns_stay_what_they_are(tmp_path):
     assert batch.metadata.to_pylist() == ['{"counts":[1,2]}', '{"counts":[3]}']
 
 
-# What is no such embedding.
+# Wrong encodings
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_the_wrong_encoding_is_refused(tmp_path, ending, name, other, message):
 
 
 @pytest.mark.parametrize("ending", WRITERS)
-def test_stated_dimensions_catch_packed_for_unpacked(tmp_path, ending):
+def test_stated_dimensions_reveal_packed_bits(tmp_path, ending):
     file = tmp_path / f"a.{ending}"
     WRITERS[ending](file, stored_as(preset("ubinary")))
     codec = Codec("bits", "uint8", "packed", dimensions=8 * DIMENSIONS)
@@ -241,7 +241,7 @@ def test_stated_dimensions_catch_packed_for_unpacked(tmp_path, ending):
         read(file, codec)
 
 
-def test_a_matrix_with_a_value_out_of_range_is_refused_with_its_row(tmp_path):
+def test_a_matrix_with_a_value_out_of_range_is_refused(tmp_path):
     stored = np.ones((100, 8), np.int64)
     stored[83, 1] = 300
     np.save(tmp_path / "a.npy", stored)
@@ -300,7 +300,7 @@ def test_bad_rows_of_text_are_rejected(tmp_path, suffix, value, reason):
     assert batch.vectors.tolist() == [[1, 2], [1, 2]]
 
 
-def test_a_column_without_a_vector_is_named(tmp_path):
+def test_a_named_column_without_vectors_is_refused(tmp_path):
     json_lines(tmp_path / "a.jsonl", ["not base64!", "nor this!"])
     with pytest.raises(InputError, match="'embedding' holds no list of numbers or base64 text in the first 2 rows"):
         read(tmp_path / "a.jsonl", preset("ubinary"))

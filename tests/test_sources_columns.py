@@ -1,4 +1,4 @@
-"""Which column becomes the id, the vector, the text; and ids, documents and metadata of every type."""
+"""Recognizing the columns of id, vector and text; ids, documents and metadata of every type."""
 
 import datetime
 import decimal
@@ -143,7 +143,7 @@ def test_csv_holds_vectors_of_many_dimensions(tmp_path):
     assert np.array_equal(first_batch(tmp_path / "a.csv").vectors[0], vector.astype(np.float32))
 
 
-def test_metadata_columns_are_all_others_or_those_named(tmp_path):
+def test_metadata_columns_are_the_named_or_all_others(tmp_path):
     columns = {"id": [1, 2, 3], "vector": VECTORS, "text": ["a", "b", "c"], "n": [1, None, 3], "s": ["x", "y", "z"]}
     named = Columns(metadata=("s", "id"))
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, pa.table(columns).to_pylist())))

@@ -1,4 +1,4 @@
-"""Files that are not what their names say are refused; rows that cannot be used are rejected with place and reason."""
+"""Files of another format are refused; invalid rows are rejected with location and reason."""
 
 import gzip
 import io
@@ -59,7 +59,7 @@ def rejections(file, **options):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_refuses_bytes_of_another_kind(tmp_path, name):
+def test_content_of_another_format_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x80garbage \xff" * 40)
     with pytest.raises(InputError, match=name):
         read(tmp_path / name)
@@ -102,27 +102,27 @@ def test_refuses_bytes_of_another_kind(tmp_path, name):
         ("nothing.jsonl", b'{"id": 1, "n": 2}', r"no column looks like a vector or a text.*\(columns found: id, n\)"),
     ],
 )
-def test_refuses_what_cannot_be_vectors(tmp_path, name, content, message):
+def test_invalid_matrices_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
         read(tmp_path / name)
     assert name in str(error.value)
 
 
-def test_refuses_lists_of_integers(tmp_path):
+def test_lists_of_integers_are_refused(tmp_path):
     codes = pa.table({"embedding": pa.array([[1, 2]], pa.list_(pa.int8()))})
     pq.write_table(codes, tmp_path / "codes.parquet")
     with pytest.raises(InputError, match=r"codes.parquet: column 'embedding' is list<element: int8>; expected lists"):
         open_source(tmp_path / "codes.parquet")
 
 
-def test_refuses_texts_that_are_lists(tmp_path):
+def test_texts_that_are_lists_are_refused(tmp_path):
     (tmp_path / "a.arrow").write_bytes(arrow())
     with pytest.raises(InputError, match="text column 'vector' is list<item: float>; expected text"):
         open_source(tmp_path / "a.arrow", columns=Columns(text="vector"))
 
 
-def test_names_what_is_missing(tmp_path):
+def test_missing_files_and_formats_are_reported(tmp_path):
     (tmp_path / "x.xyz").touch()
     (tmp_path / "folder").mkdir()
     for location, options, message in [
@@ -140,7 +140,7 @@ def test_names_what_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("role", ["id", "vector", "text"])
-def test_a_named_column_must_be_there(tmp_path, role):
+def test_a_named_column_must_exist(tmp_path, role):
     (tmp_path / "a.parquet").write_bytes(parquet())
     with pytest.raises(InputError, match="there is no column 'nope'; columns found: id, vector"):
         open_source(tmp_path / "a.parquet", columns=Columns(**{role: "nope"}))
@@ -170,7 +170,7 @@ def test_hdf5_is_an_extra(tmp_path, monkeypatch):
         open_source(tmp_path / "a.h5")
 
 
-def test_noticed_when_a_file_becomes_shorter_while_read(tmp_path):
+def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path):
     np.save(tmp_path / "a.npy", VECTORS)
     with open_source(tmp_path / "a.npy") as source:
         (tmp_path / "a.npy").write_bytes(npy()[:-8])
@@ -304,7 +304,7 @@ def test_tables_reject_each_bad_row(tmp_path, writer):
     ],
 )
 def test_tables_reject_rows_whose_text_is_not_utf8(tmp_path, writer, column):
-    """Neither format checks it, but for dictionaries in Parquet, and what Postgres says names no row."""
+    """The formats do not check it, except for dictionaries in Parquet, and the error of Postgres would name no row."""
     broken = pa.array([b"a", b"\xff", None, b"b"]).view(pa.string())
     if column == "tags":
         broken = pa.ListArray.from_arrays([0, 1, 2, 3, 4], broken)
@@ -324,7 +324,7 @@ def test_tables_reject_rows_whose_text_is_not_utf8(tmp_path, writer, column):
     assert json.loads(batch.rejected[0].content)[column] is None
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_refused(tmp_path, monkeypatch):
     def refuse(*_arguments):
         raise PermissionError(13, "Permission denied")
 
@@ -342,7 +342,7 @@ def test_binary_vectors_of_another_length_are_rejected(tmp_path):
     assert batch.vectors.tolist() == [[1, 2], [3, 4]]
 
 
-def test_rows_that_are_rejected_or_not_finite_stay_out_of_the_sample(tmp_path):
+def test_invalid_rows_are_not_sampled(tmp_path):
     lines = [{"id": row, "v": [row, 0.0] if row % 3 else [row, 0, 0]} for row in range(1, 300)]
     lines[1]["v"][1] = float("nan")
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))

@@ -1,4 +1,4 @@
-"""Resident memory stays flat however large the source is."""
+"""Resident memory does not grow with the size of a source."""
 
 import subprocess
 import sys
@@ -45,12 +45,13 @@ def one_row_group(file):
     pq.write_table(vectors(), file, use_dictionary=False, compression="none")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 @pytest.mark.parametrize(
     ("name", "write", "limit"),
     [("a.npy", sparse_npy, 80), ("a.arrow", one_record_batch, 80), ("a.parquet", one_row_group, 190)],
 )
-def test_streams_200_mb_in_tens_of_mb(tmp_path, name, write, limit):
+def test_200_mb_are_streamed_in_tens_of_mb(tmp_path, name, write, limit):
     write(tmp_path / name)
     assert (tmp_path / name).stat().st_size > 200e6
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Streaming statistics, deviations and quantiles against numpy on the whole array."""
+"""Streaming statistics, deviations and quantiles compared with numpy on the whole array."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def assert_describes(statistics: _native.Statistics, vectors: np.ndarray) -> Non
 
 @pytest.mark.parametrize("mean", [0, 1, 1e4])
 @pytest.mark.parametrize(("rows", "dimensions"), [(1, 1), (63, 7), (65, 8), (3000, 100), (70_001, 16)])
-def test_statistics_are_those_of_numpy(rows: int, dimensions: int, mean: float) -> None:
+def test_statistics_equal_those_of_numpy(rows: int, dimensions: int, mean: float) -> None:
     vectors = normal(rows, dimensions, mean)
     statistics = _native.Statistics(dimensions)
     statistics.update(vectors)
@@ -63,7 +63,7 @@ def test_the_largest_values_do_not_overflow() -> None:
     np.testing.assert_array_equal(statistics.mean, vectors[0].astype(np.float64))
 
 
-def test_a_bad_row_is_named_and_leaves_the_statistics_alone() -> None:
+def test_a_bad_row_is_reported_and_does_not_change_the_statistics() -> None:
     vectors = normal(5000, 4)
     statistics = _native.Statistics(4)
     statistics.update(vectors)
@@ -105,7 +105,7 @@ def test_absolute_deviation_needs_a_threshold_that_fits() -> None:
 
 @given(cases(), st.sampled_from((0.0, 0.25, 0.5, 0.9, 0.9999, 1.0)) | st.floats(0, 1))
 @settings(max_examples=200)
-def test_quantiles_are_those_of_numpy_bit_for_bit(case: Case, quantile: float) -> None:
+def test_quantiles_equal_those_of_numpy_bit_for_bit(case: Case, quantile: float) -> None:
     vectors = np.vstack([case.threshold, case.vectors[:, : case.dimensions]]).astype(np.float32)
     with np.errstate(over="ignore"):
         differences = np.abs(vectors - case.threshold)
@@ -116,7 +116,7 @@ def test_quantiles_are_those_of_numpy_bit_for_bit(case: Case, quantile: float) -
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9999])
-def test_quantiles_of_a_large_sample_are_those_of_numpy(quantile: float) -> None:
+def test_quantiles_of_a_large_sample_equal_those_of_numpy(quantile: float) -> None:
     vectors, threshold = normal(20_000, 37), np.full(37, 0.05, np.float32)
     wanted = np.quantile(np.abs(vectors - threshold).astype(np.float64), quantile, axis=0)
     found = _native.deviation_quantile(vectors, threshold, quantile)
