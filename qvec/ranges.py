@@ -67,7 +67,7 @@ class RangeMethod:
         }
 
     def radius(self, sample: Array, threshold: Array) -> Array:
-        """The radius of each dimension, float32 (d,), from a sample (n, d)."""
+        """Return the radius of each dimension, float32 (d,), from a sample (n, d)."""
         radius = _RADIUS[self.name](self, sample, threshold)
         if self.name != "quantile" and not self.per_dimension:
             radius = np.full_like(radius, radius.max(initial=0))

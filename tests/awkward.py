@@ -24,8 +24,7 @@ class Case(NamedTuple):
 
 @st.composite
 def cases(draw: st.DrawFn, extreme: bool = True) -> Case:
-    """Draw a few rows of float32 or float16, with up to 3 columns more than the ranges and, if `extreme`, odd
-    values."""
+    """Draw a few rows of float32 or float16 with up to 3 columns more than the ranges; some values may be extreme."""
     dimensions = draw(st.sampled_from(DIMENSIONS))
     rows = draw(st.integers(0, 5))
     extra = draw(st.sampled_from((0, 0, 3)))

@@ -58,6 +58,9 @@ def rejections(file, **options):
     return [(row.row, row.where, row.reason) for batch in read(file, **options) for row in batch.rejected]
 
 
+GZIPPED = gzip.compress(b'{"text": "a"}\n' * 9, mtime=0)  # the same bytes in every worker of pytest-xdist
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_content_of_another_format_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x80garbage \xff" * 40)
@@ -96,13 +99,13 @@ def test_content_of_another_format_is_refused(tmp_path, name):
         ("cut.h5", hdf5(train=VECTORS)[:900], "cannot be read as HDF5"),
         ("codes.h5", hdf5(train=VECTORS.astype(np.uint8)), "dataset 'train' holds uint8"),
         ("other.h5", hdf5(base=VECTORS), r"no two-dimensional dataset 'train'.*\(found: base\)"),
-        ("cut.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9)[:-9], "cannot be read as JSON Lines: Truncated"),
+        ("cut.jsonl.gz", GZIPPED[:-9], "cannot be read as JSON Lines: Truncated"),
         ("list.jsonl", b"[1, 2]", "is not JSON Lines: line 1 is a JSON list, expected an object"),
         ("twice.csv", b"id,id\n1,2\n", "the header names column 'id' twice"),
         ("nothing.jsonl", b'{"id": 1, "n": 2}', r"no column looks like a vector or a text.*\(columns found: id, n\)"),
     ],
 )
-def test_invalid_matrices_are_refused(tmp_path, name, content, message):
+def test_invalid_files_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
         read(tmp_path / name)
