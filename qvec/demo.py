@@ -22,6 +22,7 @@ from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.report import write_report
 from qvec.ingest import IngestOptions, Reporter, ingest
 from qvec.passages import QUESTIONS, Passage, stdlib_passages
+from qvec.precisions import PREFILTER_BITS, RESCORE_BITS
 from qvec.results import Hit
 from qvec.sources import open_source
 
@@ -30,8 +31,6 @@ COLLECTION = "qvec_demo"
 _PASSAGES = 3_000
 _QUERIES = 200
 _K = 10
-_BITS = {"int8": 8, "float16": 16, "ternary": 2, "turbo1": 1}
-"""Bits per dimension of the default rescoring codes and prefilters."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _compare(
     truth = [list(row) for row in ids[nearest]]
     rescore, prefilter = quantized.settings["rescore"], quantized.settings["prefilter"]
     two_steps = f"{rescore} after {prefilter} bits"
-    bits = _BITS[rescore] + _BITS[prefilter]
+    bits = RESCORE_BITS[rescore] + PREFILTER_BITS[prefilter]
     return [
         _measure("float32, every row", truth, queries, 32, _search(floats, exact=True)),
         _measure(two_steps, truth, queries, bits, _search(quantized)),
@@ -156,7 +155,7 @@ def _measure(
     name: str,
     truth: list[list[str]],
     queries: NDArray[np.float32],
-    bits: int,
+    bits: float,
     search: Callable[[NDArray[np.float32]], list[str]],
 ) -> SearchMeasurement:
     """Measure one kind of search, which stores this many bits per dimension."""

@@ -197,13 +197,13 @@ def test_limits_can_be_set(url: str, tmp_path: Path) -> None:
     assert lenient.exit_code == 0
     strict = drift(url, "-c", "floats", "--allow", "shift=0", "-q")
     assert (strict.exit_code, strict.output) == (DRIFTED, "")
-    for given, told in (
+    for given, message in (
         ("size=1", "'size' is unknown, expected one of: shift, clip, loss"),
         ("shift", "'shift' is not NAME=NUMBER"),
     ):
         wrong = drift(url, "-c", "codes", "--allow", given)
         assert wrong.exit_code == 2
-        assert told in wrong.output
+        assert message in wrong.output
 
 
 def test_json(url: str, tmp_path: Path) -> None:

@@ -348,7 +348,7 @@ def test_json_is_a_line_for_each_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "name what to measure: --collection NAME, or --sweep SOURCE"),
         (["--sweep", "a.npy", "-c", "docs"], "--collection is only for a collection, not for --sweep"),
@@ -359,10 +359,10 @@ def test_json_is_a_line_for_each_configuration(tmp_path: Path) -> None:
         (["--sweep", "missing.npy"], "no such file: missing.npy"),
     ],
 )
-def test_options_that_exclude_each_other(arguments: list[str], told: str) -> None:
+def test_options_that_exclude_each_other(arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 1
-    assert told in result.output
+    assert message in result.output
 
 
 @pytest.mark.usefixtures("few_calibrations")

@@ -173,15 +173,15 @@ def test_the_advised_command_reaches_the_target(
     )
     wanted: Any = advised(tuning)
     factor = float(wanted.pop("oversampling"))
-    told = re.search(r"which finds (\S+)% ", tuning.advice)
-    assert told
+    promised = re.search(r"which finds (\S+)% ", tuning.advice)
+    assert promised
     other = db.create_collection("advised", calibration=calibration, **wanted)
     other.upsert(range(len(vectors)), vectors)
     met = tune(other, asked, truth(source, calibration), recall=0.995, store=False)
     assert met.oversampling is not None
     assert factor // 2 < met.oversampling <= factor + 2  # ties among candidates are broken otherwise
     (measured,) = [each.recall.value for each in met.attempts if each.oversampling == factor]
-    assert measured == pytest.approx(float(told[1]) / 100, abs=0.003)
+    assert measured == pytest.approx(float(promised[1]) / 100, abs=0.003)
 
 
 def test_a_target_that_no_alternative_is_sure_to_reach(
@@ -194,7 +194,7 @@ def test_a_target_that_no_alternative_is_sure_to_reach(
 
 
 @pytest.mark.parametrize(
-    ("tried", "found", "told"),
+    ("tried", "found", "expected"),
     [
         ((0.9,), 0.9, "keep floats and search every row (qvec ingest --rescore float32, qvec search --exact)"),
         ((0.99, 0.8), 0.9, "search every row (qvec search --exact)"),
@@ -202,14 +202,14 @@ def test_a_target_that_no_alternative_is_sure_to_reach(
     ],
 )
 def test_advice_if_no_alternative_reaches_the_target(
-    codes: Any, tried: tuple[float, ...], found: float, told: str
+    codes: Any, tried: tuple[float, ...], found: float, expected: str
 ) -> None:
     attempts = [
         Attempt(128.0 if at else None, Interval(recall, recall, recall), recall - 0.05, 1.0)
         for at, recall in enumerate(tried)
     ]
     others = [Alternative("ternary", "float16", 8, 900, found, found - 0.02)]
-    assert advise(codes, attempts, 0.95, 0.95, others).endswith(f"without the loss of an index; {told}")
+    assert advise(codes, attempts, 0.95, 0.95, others).endswith(f"without the loss of an index; {expected}")
 
 
 def test_too_few_queries_to_be_sure(codes: Any, asked: Queries, source: Path, calibration: Calibration) -> None:
@@ -301,13 +301,13 @@ def test_eval_prints_a_line_for_each_configuration(loaded: str, source: Path, qu
 def test_eval_with_judgements_and_a_comparison(loaded: str, source: Path, query_file: Path, tmp_path: Path) -> None:
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n0\t1\t1\n7\t5\t2\n")
     arguments = ("eval", "--db", loaded, "-c", "docs", "--queries", query_file, "--qrels", tmp_path / "qrels.tsv")
-    told = invoke(*arguments, "--compare", "ternary/int8/1", "ternary/int8/16")
-    assert told.exit_code == 0
-    assert "nDCG@10" in told.stdout
-    assert f"Recall is against exact search of {source} in float32" in told.stdout
-    assert "Note: nDCG is over the 2 queries that have a relevant document." in told.stdout
-    assert "ternary/int8/1 − ternary/int8/16: recall@10 −" in told.stdout
-    assert "ternary/int8/1 − ternary/int8/16: nDCG@10 " in told.stdout
+    result = invoke(*arguments, "--compare", "ternary/int8/1", "ternary/int8/16")
+    assert result.exit_code == 0
+    assert "nDCG@10" in result.stdout
+    assert f"Recall is against exact search of {source} in float32" in result.stdout
+    assert "Note: nDCG is over the 2 queries that have a relevant document." in result.stdout
+    assert "ternary/int8/1 − ternary/int8/16: recall@10 −" in result.stdout
+    assert "ternary/int8/1 − ternary/int8/16: nDCG@10 " in result.stdout
     *lines, compared = map(
         json.loads, invoke(*arguments, "--compare", "none/int8", "none/int4", "--json").stdout.splitlines()
     )

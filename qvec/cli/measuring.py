@@ -32,42 +32,31 @@ if TYPE_CHECKING:
 
 _ROWS_AS_QUERIES = 500
 
+_option = partial(click.option, show_default=True)
+
 _OPTIONS = (
-    click.option(
+    _option(
         "--queries",
         metavar="FILE",
         help="Queries: vectors, or texts (queries.jsonl with _id and text) that the model embeds. Default: rows of the "
         "collection, each excluded from its own hits.",
     ),
-    click.option(
+    _option(
         "--truth",
         metavar="SOURCE",
         help="What the collection was loaded from: recall is measured against its vectors. Default: the file of "
         "vectors that the collection was loaded from, if neither has changed since.",
     ),
-    click.option(
-        "--id-start",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="First id of a SOURCE without ids.",
-    ),
+    _option("--id-start", type=click.IntRange(0), default=0, help="First id of a SOURCE without ids."),
     encoding_option,
     embedding_options,
-    click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits per query."),
-    click.option(
-        "--limit",
-        type=click.IntRange(2),
-        default=1000,
-        show_default=True,
-        help="Maximum number of queries, drawn uniformly.",
-    ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of what is drawn."),
-    click.option(
+    _option("-k", type=click.IntRange(1), default=10, help="Hits per query."),
+    _option("--limit", type=click.IntRange(2), default=1000, help="Maximum number of queries, drawn uniformly."),
+    _option("--seed", type=click.IntRange(0), default=0, help="Seed of what is drawn."),
+    _option(
         "--confidence",
         type=click.FloatRange(0.5, 1, max_open=True),
         default=0.95,
-        show_default=True,
         help="Confidence of intervals and bounds.",
     ),
     quiet_option,
