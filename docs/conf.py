@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent / "_ext")]
@@ -11,6 +12,10 @@ from pygments.lexers.sql import PsqlRegexLexer  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 
 import qvec  # noqa: E402
+
+for framework in ("langchain", "llama_index", "haystack"):
+    # Before autodoc, which edits annotations of pydantic's classes so that later models fail.
+    import_module(f"qvec.integrations.{framework}")
 
 project = "qvec"
 author = "the qvec developers"
@@ -44,6 +49,7 @@ html_static_path = ["_static"]
 html_css_files = ["qvec.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import psycopg
 import pytest
 from databases import STORES, Store, opened
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from psycopg import sql
 from tiny_models import tiny_model, write_pairs
@@ -25,6 +26,9 @@ from qvec.postgres import embedded
 
 Vectors = NDArray[np.float32]
 _numbers = itertools.count()
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # the tests run on all cores, so that times say little
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs like this, and the processes that tests interrupt would inherit it.

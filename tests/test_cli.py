@@ -132,7 +132,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "two explained": ([*SEARCH, "x", "y", "--explain"], "--explain takes one question, not 2"),
     "no question": (SEARCH, "give either questions or --vectors FILE"),
     "question and vectors": ([*SEARCH, "x", "--vectors", "a.npy"], "give either questions or --vectors FILE"),
-    "question without a model": ([*SEARCH, "x"], "name the model they are from: --model"),
+    "question without a model": ([*SEARCH, "x"], "name their model: --model"),
     "vectors of other dimensions": ([*SEARCH, "--vectors", "wide.npy"], "12"),
     "vectors of zeros": ([*SEARCH, "--vectors", "zeros.npy"], "zero"),
     "texts as vectors": ([*SEARCH, "--vectors", "texts.jsonl"], "texts.jsonl has no vectors"),
@@ -146,7 +146,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a port that is none": (["collections", "--db", "postgresql://u:secret@h:x/x"], "postgresql"),
     "a host that is none": (["collections", "--db", "postgresql://u:secret@[::1/x"], "connection URL"),
     "a password with %": (["collections", "--db", "postgresql://u:100%secret@h/x"], "connection URL"),
-    "no URL": (["collections", "--db", "mysql://u:secret@h"], "is no database URL"),
+    "no URL": (["collections", "--db", "mysql://u:secret@h"], "is not a database URL"),
     "no database there": (["collections", "--db", "postgres:./missing"], "there is no database in ./missing yet"),
     "a folder of something else": ([*INGEST, "--db", "postgres:."], "is not empty and holds no Postgres database"),
     "a file as a folder": ([*INGEST, "--db", "postgres:a.npy"], "a.npy is a file"),
@@ -159,12 +159,12 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "cannot connect to qdrant://localhost:1",
     ),
     "a key in a URL": (["info", "--db", "qdrant://u:secret@h"], "put the API key into QVEC_QDRANT_API_KEY"),
-    "a setting of Qdrant": ([*INGEST, "--shards", "2"], "--shards is no setting of a collection in Postgres"),
+    "a setting of Qdrant": ([*INGEST, "--shards", "2"], "--shards is not a setting of a collection in Postgres"),
     "a precision of Qdrant": ([*INGEST, "--rescore", "turbo8"], "rescore is 'turbo8', expected one of: int8"),
     "a prefilter of Qdrant": ([*INGEST, "--prefilter", "turbo1"], "prefilter is 'turbo1', expected one of: ternary"),
     "ternary of one bit": ([*INGEST, "--rescore", "binary", "--prefilter", "ternary"], "keeps one bit"),
     "an index of no type": ([*INGEST, "--index-metadata", "year:number"], "type 'number' found"),
-    "a filter that is no JSON": ([*SEARCH, "--vectors", "a.npy", "--filter", "{lang: en}"], "--filter is no JSON"),
+    "a filter that is no JSON": ([*SEARCH, "--vectors", "a.npy", "--filter", "{lang: en}"], "--filter is not JSON"),
     "a filter that is no filter": (
         [*SEARCH, "--vectors", "a.npy", "--filter", '{"$near": 1}'],
         "'$near' is not an operator",
@@ -325,7 +325,7 @@ def test_collections_index_and_drop(url: str, files: Path) -> None:
     assert (described["name"], described["rows"], described["dimensions"]) == ("docs", 50, 8)
     assert described["index"] == "none"
     succeed("index", "-c", "docs", "--db", url)
-    assert "has its index already" in succeed("index", "-c", "docs", "--db", url).stderr
+    assert "already has its index" in succeed("index", "-c", "docs", "--db", url).stderr
     table = succeed("collections", "--db", url).stdout
     assert re.search(r"docs.*50.*8.*int8.*ternary.*built", table)
     assert invoke("drop", "docs", "--db", url, input="n\n").exit_code == 1
@@ -412,7 +412,7 @@ def test_ctrl_c_on_a_terminal_spares_the_embedded_database(tmp_path: Path) -> No
     arguments = ["ingest", tmp_path / "a.npy", "--db", f"postgres:{tmp_path / 'data'}", "-c", "docs", "--no-index"]
     code, shown = on_terminal(*arguments, interrupt_at=r"loading .* [1-9]\d*/20000")
     assert code == 130
-    assert "run the same command again to go on" in shown
+    assert "run the same command again to continue" in shown
     assert "Traceback" not in shown
     assert "lost" not in shown
     result = run(*arguments, "--json")

@@ -41,10 +41,10 @@ NOT_RUN = re.compile(r"http://|qdrants?://|zcat ")
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.slow if page.name == "search.md" else []) for page in PYTHON_PAGES]
+    "page", [pytest.param(page, marks=pytest.mark.slow if page.name == "python.md" else []) for page in PYTHON_PAGES]
 )
 def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
-    if page.name == "search.md" and not MODELS:
+    if page.name == "python.md" and not MODELS:
         pytest.skip("needs qvec[demo]")
     run_python(blocks(page, "python"), tmp_path)
 

@@ -286,7 +286,7 @@ def test_queries_of_former_dimensions_are_refused(database: Database) -> None:
 def test_versions_are_dropped_one_after_another(database: Database) -> None:
     """The first of them lies in the engine's collection of the name, which stays."""
     docs = filled(database)
-    with pytest.raises(CollectionError, match="keeps no old version to go back to"):
+    with pytest.raises(CollectionError, match="keeps no old version to roll back to"):
         roll_back(database, "docs")
     half = anew(database).calibration
     with pytest.raises(CollectionError, match=r"keeps its old version 'docs@.*'; drop that first: qvec recalibrate"):

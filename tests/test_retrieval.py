@@ -235,7 +235,7 @@ def test_a_field_that_no_row_has_is_not_looked_for_in_all_rows() -> None:
         ("", "field '': an empty name found"),
         ("a.", r"field 'a\.': an empty name found"),
         (".", r"field '\.': an empty name found"),
-        ("$a", r"'\$a' is no operator"),
+        ("$a", r"'\$a' is not an operator"),
         (None, "group_by is None, expected the name of a metadata field"),
         (["a"], r"group_by is \['a'\], expected the name"),
     ],

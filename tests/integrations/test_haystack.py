@@ -129,7 +129,7 @@ def test_all_fields_come_back(own_store: QvecDocumentStore) -> None:
 
 def test_repeated_id_in_one_call(own_store: QvecDocumentStore) -> None:
     twice = [Document(id="1", content="a"), Document(id="1", content="b")]
-    with pytest.raises(DuplicateDocumentError, match="is there already"):
+    with pytest.raises(DuplicateDocumentError, match="exists already"):
         own_store.write_documents(twice)
     assert own_store.count_documents() == 0
     own_store.write_documents(twice, DuplicatePolicy.OVERWRITE)
@@ -328,7 +328,7 @@ def test_empty_filters() -> None:
         ({"field": "content", "operator": "==", "value": "x"}, "field 'content' is not metadata; filters take meta"),
         ({"field": "meta.a", "operator": "like", "value": "x"}, "operator 'like' found, one of these wanted: ==, !="),
         ({"field": "meta.a", "operator": "==", "value": object()}, "field 'a': "),
-        ({"field": 5, "operator": "==", "value": 1}, "field 5: its name is a int, a string wanted"),
+        ({"field": 5, "operator": "==", "value": 1}, "field 5: its name is of type int, a string wanted"),
         (
             {"operator": "XOR", "conditions": []},
             "operator 'XOR' with conditions found, AND, OR, NOT with a list wanted",
