@@ -178,7 +178,7 @@ def test_a_signal_stops_a_load_after_the_current_batch(database: Database, url: 
     assert process.returncode == 130
     assert out == ""
     assert "Stopping after the batch in hand" in err
-    assert "run the same command again to go on" in err
+    assert "run the same command again to continue" in err
     assert "Traceback" not in err
     stopped_at = position(database)
     assert 1000 < stopped_at < ROWS

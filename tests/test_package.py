@@ -1,4 +1,5 @@
-"""The package: its public names, what importing it costs, and what it ships. import-linter holds who may import whom."""
+"""The package: its public names, what importing it costs, and what it ships. import-linter holds who may import
+whom."""
 
 from __future__ import annotations
 

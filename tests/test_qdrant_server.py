@@ -570,7 +570,7 @@ def test_requests_are_those_of_the_client(rows: list[tuple[int | str, str]], sha
 def begun(*arguments: Any, reached: Callable[[], bool]) -> subprocess.Popen[str]:
     """The command, once it has come so far."""
     process = start(*arguments, batch_rows=2)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not reached():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
