@@ -97,7 +97,7 @@ def test_recreated_collection_is_opened_again(store: Store) -> None:
             store.database.create_collection(lazy.name, calibration=recreated, id_type="text")
         assert lazy.get() is held
         with pytest.raises(
-            CollectionError, match="was dropped and made anew" if recreated else "was dropped since it was"
+            CollectionError, match="was dropped and created again" if recreated else "was dropped since it was"
         ):
             held.search(VECTORS[0])
         found = lazy.get()
