@@ -122,7 +122,10 @@ def _zip(fold: Fold, rankings: NDArray[np.int64]) -> Iterator[tuple[set[int], li
 
 
 def _ndcg(fold: Fold, rankings: NDArray[np.int64]) -> float:
-    return float(np.mean([ndcg(row, dict.fromkeys(relevant, 1), K) for relevant, row in _zip(fold, rankings)]))
+    values = [
+        ndcg(list(map(str, row)), dict.fromkeys(map(str, relevant), 1), K) for relevant, row in _zip(fold, rankings)
+    ]
+    return float(np.mean(values))
 
 
 @click.command(help=__doc__)

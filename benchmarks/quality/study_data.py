@@ -92,5 +92,5 @@ class EmbeddingCache:
             self._cached[digest] = method(self._model)(texts)
             if self._path:
                 with self._path.open("wb") as file:
-                    np.savez(file, **self._cached)
+                    np.savez(file, **self._cached)  # type: ignore[arg-type]
         return self._cached[digest]
