@@ -75,7 +75,7 @@ def dequantize_embeddings(codes: Tensor, calibration: Calibration | Scale, preci
         )
     # Of ternary codes the two bits are [code >= 144] and [code >= 112], so any code with those bits decodes the same.
     weights = (144 - 112, 112) if precision == "ternary" else [128 >> plane for plane in range(count)]
-    planes = (_unpack(part, dimensions) for part in codes.split(width, dim=1))
+    planes = (unpack_bits(part)[:, :dimensions] for part in codes.split(width, dim=1))
     restored = sum(weight * plane for weight, plane in zip(weights, planes, strict=True))
     return _decode(restored, scale, precision)
 
@@ -177,7 +177,7 @@ def _pack(bits: Tensor) -> Tensor:
     return (groups * places).sum(dim=2, dtype=torch.uint8)
 
 
-def _unpack(packed: Tensor, dimensions: int) -> Tensor:
+def unpack_bits(packed: Tensor) -> Tensor:
+    """Unpack bytes (n, b) into zeros and ones, uint8 (n, 8 * b)."""
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
-    bits = (packed.unsqueeze(2) >> shifts) & 1
-    return bits.reshape(len(packed), packed.shape[1] * 8)[:, :dimensions]
+    return ((packed.unsqueeze(2) >> shifts) & 1).flatten(1)

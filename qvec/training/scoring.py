@@ -23,6 +23,7 @@ from qvec.training.quantizers import (
     prepare,
     quantize_embeddings,
     unit_rows,
+    unpack_bits,
 )
 
 _K = 10
@@ -87,9 +88,7 @@ class Scorer:
 
     def _bits(self, embeddings: Tensor, calibration: Calibration) -> Tensor:
         """Return codes as float32 zeros and ones (n, 8 * bytes), whose L1 distance is the Hamming distance."""
-        codes = quantize_embeddings(embeddings, calibration, self.precision)
-        shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=codes.device)
-        return ((codes.unsqueeze(2) >> shifts) & 1).flatten(1).float()
+        return unpack_bits(quantize_embeddings(embeddings, calibration, self.precision)).float()
 
 
 def coarsest(precisions: Sequence[str]) -> Scorer:
