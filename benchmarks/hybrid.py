@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from qvec import Calibration, Hit, connect
 from qvec.embedding import PACKAGED_MODEL, CachedQueries, load_embedder
 from qvec.evaluation.metrics import compare, confidence_interval, ndcg
-from qvec.training.dataset import RetrievalDataset, read_beir
+from qvec.training.text_datasets import RetrievalDataset, read_beir
 
 K = 10
 

@@ -72,8 +72,8 @@ def test_lower_and_upper_layers_together_equal_the_model() -> None:
 def test_rankings_are_evaluated_by_relevance_and_by_exact_float32() -> None:
     from ranking_quality import RankingEvaluator
 
-    from qvec.training.dataset import RetrievalDataset
     from qvec.training.scoring import Scorer
+    from qvec.training.text_datasets import RetrievalDataset
 
     random = np.random.default_rng(0)
     rows = random.normal(size=(60, 16)).astype(np.float32)
@@ -99,7 +99,7 @@ def test_levels_and_scalings_are_measured_with_quantized_and_unquantized_queries
     from levels import LEVELS, SCALINGS, measure
     from ranking_quality import RankingEvaluator
 
-    from qvec.training.dataset import retrieval_from_pairs
+    from qvec.training.text_datasets import retrieval_from_pairs
 
     random = np.random.default_rng(1)
     documents = random.normal(0.3, 1, (200, 64)).astype(np.float32)
@@ -120,7 +120,7 @@ def test_gains_compare_means_over_seeds_with_plain_training() -> None:
     from qat_recipes import PLAIN
     from qat_results import Run, RunResults
 
-    from qvec.training.dataset import retrieval_from_pairs
+    from qvec.training.text_datasets import retrieval_from_pairs
 
     data = retrieval_from_pairs([f"q{n}" for n in range(30)], [f"d{n}" for n in range(30)])
     random = np.random.default_rng(2)

@@ -31,7 +31,7 @@ from qvec.training import (  # noqa: E402
     QuantizationCallback,
     QuantizedInformationRetrievalEvaluator,
 )
-from qvec.training.dataset import read_pairs, retrieval_from_pairs  # noqa: E402
+from qvec.training.text_datasets import read_pairs, retrieval_from_pairs  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("fast_trainer"),

@@ -25,7 +25,7 @@ from qvec.training import (  # noqa: E402
     QuantizedSimilarityEvaluator,
     QuantizedTripletEvaluator,
 )
-from qvec.training.dataset import read_beir, retrieval_from_pairs  # noqa: E402
+from qvec.training.text_datasets import read_beir, retrieval_from_pairs  # noqa: E402
 
 PLANES = {"int8": 8, "int4": 4, "binary": 1}
 

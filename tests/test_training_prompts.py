@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.modules import Router, Transform
 from qvec.embedding.options import EmbeddingOptions  # noqa: E402
 from qvec.embedding.sentence_transformer import SentenceTransformerEmbedder  # noqa: E402
 from qvec.training import train  # noqa: E402
-from qvec.training.dataset import read_pairs  # noqa: E402
+from qvec.training.text_datasets import read_pairs  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("fast_trainer"),

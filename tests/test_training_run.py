@@ -28,7 +28,7 @@ pytest.importorskip("datasets")
 pytest.importorskip("accelerate")
 
 from qvec.training import train  # noqa: E402
-from qvec.training.dataset import read_pairs  # noqa: E402
+from qvec.training.text_datasets import read_pairs  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("fast_trainer"),

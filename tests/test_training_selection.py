@@ -25,9 +25,9 @@ pytest.importorskip("accelerate")
 
 from qvec.embedding.sentence_transformer import load_sentence_transformer  # noqa: E402
 from qvec.training import QuantizedInformationRetrievalEvaluator, train  # noqa: E402
-from qvec.training.dataset import RetrievalDataset, TextPairs, read_pairs, retrieval_from_pairs  # noqa: E402
 from qvec.training.scoring import Scorer, coarsest  # noqa: E402
 from qvec.training.split import read_training_data  # noqa: E402
+from qvec.training.text_datasets import RetrievalDataset, TextPairs, read_pairs, retrieval_from_pairs  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("fast_trainer"),

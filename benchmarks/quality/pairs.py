@@ -28,11 +28,11 @@ from qvec.codes import code_bytes, hamming_top_k, learned, quantize, ternary
 from qvec.embedding import PACKAGED_MODEL, load_embedder
 from qvec.evaluation.metrics import ndcg
 from qvec.projection import quantize_projection
-from qvec.training.dataset import read_beir
 from qvec.training.initial_projection import Projection, itq, projection_from
 from qvec.training.learned_bits import Bits
 from qvec.training.learned_bits_data import VectorPairs
 from qvec.training.learned_bits_training import build_dataset, train_projection
+from qvec.training.text_datasets import read_beir
 
 K, FOLDS = 10, 3
 

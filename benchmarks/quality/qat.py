@@ -20,7 +20,7 @@ from qat_recipes import BEFORE, RECIPES, LowerLayers, States, UpperLayers, train
 from qat_results import Embedded, Run, RunResults, RunStore, print_tables
 from study_data import Pairs, beir_datasets, documentation_split
 
-from qvec.training.dataset import RetrievalDataset
+from qvec.training.text_datasets import RetrievalDataset
 
 SearchedStates = dict[str, tuple[States, States]]
 """By dataset, the states of queries and documents below the layers that are trained."""

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from qvec import Calibration
 from qvec.evaluation.metrics import PairedComparison, compare, confidence_interval
-from qvec.training.dataset import RetrievalDataset
 from qvec.training.scoring import Scorer
+from qvec.training.text_datasets import RetrievalDataset
 
 SCORERS = {
     "float32": Scorer("float32"),

@@ -12,8 +12,8 @@ from torch import Tensor
 from qvec import Calibration
 from qvec.evaluation.ground_truth import nearest_rows
 from qvec.evaluation.metrics import ndcg
-from qvec.training.dataset import RetrievalDataset
 from qvec.training.scoring import Scorer
+from qvec.training.text_datasets import RetrievalDataset
 
 K = 10
 

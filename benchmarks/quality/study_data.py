@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qvec.embedding import PACKAGED_MODEL, Embedder, load_embedder
 from qvec.passages import Passage, stdlib_passages
-from qvec.training.dataset import RetrievalDataset, read_beir, retrieval_from_pairs
+from qvec.training.text_datasets import RetrievalDataset, read_beir, retrieval_from_pairs
 
 Floats = NDArray[np.float32]
 Pairs = list[tuple[str, str]]

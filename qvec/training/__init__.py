@@ -19,9 +19,9 @@ if TYPE_CHECKING:
         QuantizedTripletEvaluator,
     )
     from qvec.training.loss import QuantizationAwareLoss, constant, linear, staged
-    from qvec.training.options import TrainOptions
     from qvec.training.quantizers import Scale, dequantize_embeddings, quantize_embeddings, quantize_ste
     from qvec.training.run import train
+    from qvec.training.train_options import TrainOptions
 
 _EXPORTS = {
     "callback": ("QuantizationCallback",),
@@ -32,7 +32,7 @@ _EXPORTS = {
         "QuantizedTripletEvaluator",
     ),
     "loss": ("QuantizationAwareLoss", "constant", "linear", "staged"),
-    "options": ("TrainOptions",),
+    "train_options": ("TrainOptions",),
     "quantizers": ("Scale", "dequantize_embeddings", "quantize_embeddings", "quantize_ste"),
     "run": ("train",),
 }

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qvec.calibration import Calibration
-from qvec.training.options import TrainOptions
 from qvec.training.scoring import TABLE_SCORERS
+from qvec.training.train_options import TrainOptions
 
 _ROW_TITLES = {
     "float32": "float32",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qvec.errors import InputError
 from qvec.training.callback import RANGES_FILE, TRAINER_STATE_FILE
-from qvec.training.options import TrainOptions
+from qvec.training.train_options import TrainOptions
 
 _SETTINGS_FILE = "qvec_training.json"
 

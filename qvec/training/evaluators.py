@@ -18,8 +18,8 @@ from torch import Tensor
 
 from qvec.calibration import Calibration
 from qvec.errors import InputError
-from qvec.training.dataset import read_beir
 from qvec.training.scoring import Scorer
+from qvec.training.text_datasets import read_beir
 
 CalibrationSource = Calibration | Callable[[], Calibration]
 

@@ -20,7 +20,7 @@ from qvec.embedding import Embedder
 from qvec.errors import InputError
 from qvec.evaluation.dataset import read_queries
 from qvec.sources import Columns, open_source
-from qvec.training.dataset import SCORE_COLUMNS, TextPairs, read_pairs
+from qvec.training.text_datasets import SCORE_COLUMNS, TextPairs, read_pairs
 
 Floats = NDArray[np.float32]
 

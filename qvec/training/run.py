@@ -17,9 +17,9 @@ from qvec.ingest.load_options import Reporter
 from qvec.training import checkpoints
 from qvec.training.card import PrecisionTable, write_card
 from qvec.training.loss import QuantizationAwareLoss
-from qvec.training.options import TrainOptions
 from qvec.training.scoring import Embeddings, embed_texts, measure_precisions
 from qvec.training.split import TrainingData, read_training_data
+from qvec.training.train_options import TrainOptions
 from qvec.training.trainer import make_loss, train_model
 
 

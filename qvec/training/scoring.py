@@ -14,7 +14,6 @@ from qvec.calibration import Calibration
 from qvec.codes import PLANES, score
 from qvec.embedding.sentence_transformer import quiet
 from qvec.evaluation.metrics import ndcg
-from qvec.training.dataset import RetrievalDataset, TextPairs
 from qvec.training.quantizers import (
     PRECISIONS,
     Scale,
@@ -25,6 +24,7 @@ from qvec.training.quantizers import (
     unit_rows,
     unpack_bits,
 )
+from qvec.training.text_datasets import RetrievalDataset, TextPairs
 
 _K = 10
 

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from qvec.errors import InputError
-from qvec.training.dataset import (
+from qvec.training.evaluators import (
+    CalibrationSource,
+    QuantizedInformationRetrievalEvaluator,
+    QuantizedSimilarityEvaluator,
+)
+from qvec.training.scoring import Scorer, coarsest
+from qvec.training.text_datasets import (
     RetrievalDataset,
     TextPairs,
     find_dev_qrels,
@@ -16,13 +22,7 @@ from qvec.training.dataset import (
     read_pairs,
     retrieval_from_pairs,
 )
-from qvec.training.evaluators import (
-    CalibrationSource,
-    QuantizedInformationRetrievalEvaluator,
-    QuantizedSimilarityEvaluator,
-)
-from qvec.training.options import TrainOptions
-from qvec.training.scoring import Scorer, coarsest
+from qvec.training.train_options import TrainOptions
 
 _HELD_OUT_SHARE = 10
 _MAX_HELD_OUT = 500

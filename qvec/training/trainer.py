@@ -20,11 +20,11 @@ from qvec.errors import InputError
 from qvec.ingest.load_options import Reporter
 from qvec.training import checkpoints
 from qvec.training.callback import QuantizationCallback, load_ranges
-from qvec.training.dataset import TextPairs
 from qvec.training.loss import QuantizationAwareLoss, Schedule, constant, linear, staged
-from qvec.training.options import TrainOptions
 from qvec.training.scoring import batch_size_for
 from qvec.training.split import TrainingData
+from qvec.training.text_datasets import TextPairs
+from qvec.training.train_options import TrainOptions
 
 TextKind = Literal["query", "document"]
 
