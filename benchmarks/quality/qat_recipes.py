@@ -123,7 +123,7 @@ class LowerLayers:
         """Return a copy of the last layers, to be trained."""
         return UpperLayers(copy.deepcopy(self._upper))
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def states(self, texts: Sequence[str]) -> States:
         """Return the input of the upper layers for each text."""
         self._model.eval()
@@ -141,7 +141,7 @@ class LowerLayers:
         return [found[row] for row in range(len(texts))]
 
 
-class UpperLayers(nn.Module):
+class UpperLayers(nn.Module):  # type: ignore[misc]
     """The last layers with mean pooling and normalization; a model for the losses of sentence-transformers."""
 
     similarity_fn_name = "cosine"
@@ -164,7 +164,7 @@ class UpperLayers(nn.Module):
         pooled = (hidden * weights).sum(1) / weights.sum(1)
         return {**features, "sentence_embedding": nn.functional.normalize(pooled)}
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def embed(self, states: States) -> Tensor:
         """Return embeddings (n, d), computed in batches of similar length."""
         self.eval()
