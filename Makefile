@@ -43,8 +43,13 @@ docs: $(VENV)/.dev  ## build the documentation into docs/_build/html
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
-bench: $(VENV)/.dev  ## run the benchmarks (about an hour)
-	@for script in quantize load memory search sql qdrant qdrant_prefilters filters sdk; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+bench: $(VENV)/.dev  ## measure speed and memory at full size (about an hour on 2 idle cores)
+	@echo "Takes about an hour on 2 idle cores."
+	@for script in quantize load memory search sql qdrant qdrant_prefilters filters sdk; do \
+	  echo "benchmarks/$$script.py"; $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+bench-smoke: $(VENV)/.dev  ## run every benchmark at a tiny size (one to three minutes)
+	@$(BIN)/python benchmarks/smoke.py
 
 wheel: $(VENV)/.dev  ## build the wheel into dist/
 	@$(BIN)/maturin build --release --out dist

@@ -1,41 +1,61 @@
-"""The picture of the README: recall@10 against milliseconds a search, for the three ways of benchmarks/search.py.
+"""The chart of the README: sizes, and recall@10 against milliseconds per search, of benchmarks/search_methods.py.
 
 Run: python benchmarks/tradeoff.py docs/tradeoff.svg (or .png)
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import click
 import matplotlib.pyplot as plt
 import numpy as np
-from measure import plain_connection, scratch_database
-from numpy.typing import NDArray
-from realistic import realistic_queries, realistic_vectors
-from search import DIMENSIONS, ROWS, Search, Way, halfvec_way, handwritten_way, nearest_ids, qvec_way, recall
+from harness import Sizes, Vectors, embedded_postgres, open_session, size_options
+from realistic import realistic_data
+from search_methods import Search, SearchMethod, bits_and_halfvec, halfvec_hnsw, nearest_ids, qvec_int8, recall
 
-QUERIES, REPETITIONS = 400, 5
 _LOWEST, _HIGHEST = 0.93, 0.99
 _COLOURS = {"o": "#c2410c", "s": "#64748b", "^": "#94a3b8"}
 Curve = list[tuple[float, float]]
+"""Recall and milliseconds of each setting."""
 
 
-def curve(way: Way, queries: NDArray[np.float32], truth: list[set[int]]) -> Curve:
-    """Recall and the median milliseconds of each setting, up to the first that finds 99%."""
+@click.command(help=__doc__)
+@size_options(Sizes(rows=100_000, dimensions=1024, queries=400, repeat=5))
+@click.argument("path", required=False, type=click.Path(dir_okay=False, path_type=Path))
+def main(sizes: Sizes, path: Path | None) -> None:
+    if path is None and not sizes.smoke:
+        raise click.UsageError("give the PATH of the chart, .svg or .png")
+    vectors, queries = realistic_data(sizes)
+    truth = nearest_ids(vectors, queries)
+    with embedded_postgres() as (database, url), open_session(url) as first, open_session(url) as second:
+        methods = (qvec_int8(database, vectors), halfvec_hnsw(first, vectors), bits_and_halfvec(second, vectors))
+        curves = {method.name: curve(method, queries, truth, sizes.repeat) for method in methods}
+    for method in methods:
+        print(f"{method.name}: {method.total_bytes / 1e6:.0f} MB")
+        print(*(f"  {found:.1%} {taken:.2f} ms" for found, taken in curves[method.name]), sep="\n")
+    megabytes = {method.name: method.total_bytes / 1e6 for method in methods}
+    with TemporaryDirectory() as scratch:
+        draw(megabytes, curves, path or Path(scratch) / "tradeoff.svg")
+
+
+def curve(method: SearchMethod, queries: Vectors, truth: list[set[int]], repeat: int) -> Curve:
+    """Measure the settings up to the first that finds 99%, and return those that find at least 93%."""
     points: Curve = []
-    for setting in way.settings:
-        search = way.configure(setting)
-        points.append((recall(search, queries, truth), milliseconds(search, queries)))
+    for setting in method.settings:
+        search = method.configure(setting)
+        points.append((recall(search, queries, truth), milliseconds(search, queries, repeat)))
         if points[-1][0] >= _HIGHEST:
             break
     return [point for point in points if point[0] >= _LOWEST]
 
 
-def milliseconds(search: Search, queries: NDArray[np.float32]) -> float:
+def milliseconds(search: Search, queries: Vectors, repeat: int) -> float:
+    """Return the median time of a search."""
     times = []
-    for _ in range(REPETITIONS):
+    for _ in range(repeat):
         for query in queries:
             started = time.perf_counter()
             search(query)
@@ -43,15 +63,15 @@ def milliseconds(search: Search, queries: NDArray[np.float32]) -> float:
     return float(np.median(times)) * 1e3
 
 
-def draw(sizes: dict[str, float], curves: dict[str, Curve], path: Path) -> None:
-    """Megabytes as bars on the left, recall against milliseconds on the right."""
+def draw(megabytes: dict[str, float], curves: dict[str, Curve], path: Path) -> None:
+    """Write a chart: megabytes as bars on the left, recall against milliseconds on the right."""
     figure, (bars, lines) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", width_ratios=(2, 3))
     for (name, points), marker in zip(curves.items(), "os^", strict=True):
-        bars.barh(name, sizes[name], color=_COLOURS[marker])
-        bars.text(sizes[name], name, f" {sizes[name]:.0f} MB", va="center")
-        lines.plot(*zip(*points, strict=True), marker=marker, color=_COLOURS[marker], label=name, linewidth=2)
+        bars.barh(name, megabytes[name], color=_COLOURS[marker])
+        bars.text(megabytes[name], name, f" {megabytes[name]:.0f} MB", va="center")
+        lines.plot(*np.array(points).reshape(-1, 2).T, marker=marker, color=_COLOURS[marker], label=name, linewidth=2)
     bars.set_title("table and index", loc="left")
-    bars.set_xlim(right=1.25 * max(sizes.values()))
+    bars.set_xlim(right=1.25 * max(megabytes.values()))
     bars.xaxis.set_visible(False)
     bars.invert_yaxis()
     bars.tick_params(left=False)
@@ -61,25 +81,9 @@ def draw(sizes: dict[str, float], curves: dict[str, Curve], path: Path) -> None:
     lines.set_ylim(bottom=0)
     lines.grid(alpha=0.25)
     lines.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def main(path: Path) -> None:
-    vectors, queries = realistic_vectors(ROWS, DIMENSIONS), realistic_queries(QUERIES, DIMENSIONS)
-    truth = nearest_ids(vectors, queries)
-    with scratch_database() as database, plain_connection(database) as connection:
-        ways = (
-            qvec_way(database, vectors),
-            halfvec_way(connection, vectors),
-            handwritten_way(connection, vectors),
-        )
-        curves = {way.name: curve(way, queries, truth) for way in ways}
-    for way in ways:
-        print(f"{way.name}: {way.bytes_total / 1e6:.0f} MB")
-        print(*(f"  {found:.1%} {taken:.2f} ms" for found, taken in curves[way.name]), sep="\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw({way.name: way.bytes_total / 1e6 for way in ways}, curves, path)
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

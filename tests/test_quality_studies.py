@@ -31,7 +31,7 @@ def passage(text: str, module: str = "m") -> Passage:
 
 
 def test_pairs_are_first_lines_and_the_rest_without_repeated_texts() -> None:
-    from study_data import documentation_pairs
+    from studies import documentation_pairs
 
     rest, other = "r" * 60, "o" * 60
     texts = [
@@ -48,7 +48,7 @@ def test_pairs_are_first_lines_and_the_rest_without_repeated_texts() -> None:
 
 @pytest.mark.slow
 def test_no_training_text_is_held_out() -> None:
-    from study_data import documentation_split
+    from studies import documentation_split
 
     train, held_out = documentation_split()
     trained = {text for pair in train for text in pair}
@@ -70,7 +70,7 @@ def test_lower_and_upper_layers_together_equal_the_model() -> None:
 
 
 def test_rankings_are_evaluated_by_relevance_and_by_exact_float32() -> None:
-    from ranking_quality import RankingEvaluator
+    from studies import RankingEvaluator
 
     from qvec.training.scoring import Scorer
     from qvec.training.text_datasets import RetrievalDataset
@@ -97,7 +97,7 @@ def test_rankings_are_evaluated_by_relevance_and_by_exact_float32() -> None:
 
 def test_levels_and_scalings_are_measured_with_quantized_and_unquantized_queries() -> None:
     from levels import LEVELS, SCALINGS, measure
-    from ranking_quality import RankingEvaluator
+    from studies import RankingEvaluator
 
     from qvec.training.text_datasets import retrieval_from_pairs
 

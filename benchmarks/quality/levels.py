@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from ranking_quality import K, RankingEvaluator, RankingQuality
-from study_data import EmbeddingCache, beir_datasets, documentation
+from studies import SMOKE_LIMIT, EmbeddingCache, K, RankingEvaluator, RankingQuality, beir_datasets, documentation
 
 from qvec import Calibration, RangeMethod
 from qvec.evaluation.metrics import Interval, confidence_interval
@@ -58,8 +57,12 @@ class Line:
 @click.option("--threshold", default=0.5, show_default=True, help="Share of the mean that is subtracted.")
 @click.option("--limit", type=click.IntRange(10), help="Use only this many documentation strings.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line for each level and scaling.")
-def main(folders: tuple[Path, ...], cache: Path | None, threshold: float, limit: int | None, as_json: bool) -> None:
-    embeddings = EmbeddingCache(cache)
+@click.option("--smoke", is_flag=True, help="Few texts and no model: only shows that the study works.")
+def main(
+    folders: tuple[Path, ...], cache: Path | None, threshold: float, limit: int | None, as_json: bool, smoke: bool
+) -> None:
+    embeddings = EmbeddingCache(None if smoke else cache, smoke)
+    limit = limit or (SMOKE_LIMIT if smoke else None)
     for name, data in {"documentation": documentation(limit), **beir_datasets(folders)}.items():
         lines = list(measure(RankingEvaluator(data, *embeddings.embed(data)), threshold))
         if as_json:

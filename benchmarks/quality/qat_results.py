@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from qat_recipes import BEFORE, PLAIN
-from ranking_quality import RankingEvaluator
+from studies import RankingEvaluator
 from torch import Tensor
 
 from qvec import Calibration
