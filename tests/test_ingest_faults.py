@@ -177,7 +177,7 @@ def test_a_signal_stops_a_load_after_the_current_batch(database: Database, url: 
     out, err = process.communicate(timeout=10)
     assert process.returncode == 130
     assert out == ""
-    assert "Stopping after the batch in hand" in err
+    assert "Stopping after the current batch" in err
     assert "run the same command again to continue" in err
     assert "Traceback" not in err
     stopped_at = position(database)
