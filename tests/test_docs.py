@@ -161,6 +161,13 @@ def test_paths_exist(page: Path) -> None:
     assert [path for path in patterns if not any(ROOT.glob(path.rstrip("/")))] == []
 
 
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
+def test_benchmarks_exist(page: Path) -> None:
+    """Those that a page names beside its figures."""
+    named = set(re.findall(r"\bpython (benchmarks/[\w/]+\.py)", page.read_text("utf-8")))
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 # The site
 
 

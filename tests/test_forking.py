@@ -211,7 +211,7 @@ def test_a_database_is_used_in_a_child(url: str, calibration: Calibration) -> No
 def test_a_document_store_is_opened_in_a_child(url: str) -> None:
     haystack = pytest.importorskip("qvec.integrations.haystack")
     store = haystack.QvecDocumentStore(url, "docs")
-    with held(store._lock):
+    with held(store._lazy_collection._lock):
         assert Child(store.count_documents).answer() == 0
     store.close()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 from sphinx.application import Sphinx
 
-_MARKUP = re.compile(r"([*`|\\@_])")
+_MARKUP = re.compile(r"([*|\\@_])")
 
 
 def describe(app: Sphinx, context: click.Context, lines: list[str]) -> None:
@@ -65,7 +65,9 @@ def _remarks(context: click.Context, option: click.Option, choices: list[str]) -
 
 
 def _plain(text: str) -> str:
-    return _MARKUP.sub(r"\\\1", text)
+    """Escape all markup but `code`."""
+    parts = text.split("`")
+    return "``".join(part if index % 2 else _MARKUP.sub(r"\\\1", part) for index, part in enumerate(parts))
 
 
 def _remove(app: Sphinx, context: click.Context, lines: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -20,22 +21,23 @@ class LazyCollection:
 
     def __init__(
         self,
-        db: str | Database,
+        db: str | Database | Callable[[], str],
         name: str,
         *,
-        calibration: Calibration | None = None,
+        calibration: Calibration | str | None = None,
         metric: Metric = "cosine",
         model: str | None = None,
         **settings: Any,
     ) -> None:
-        """`db` is a URL, opened on first use and closed by `close`, or an open database, which stays open.
+        """`db` is an open database, which stays open, or a URL or a function that returns one: the URL is opened on
+        first use and closed by `close`.
 
-        The other arguments apply when the collection is created: its calibration is `calibration`, or the one in the
-        folder `model`, or one fitted to the first vectors; `settings` are arguments of `Database.create_collection`.
-        An existing collection must have the same calibration and settings.
+        The other arguments apply when the collection is created: its calibration is `calibration` (or the one in that
+        file), or the one in the folder `model`, or one fitted to the first vectors; `settings` are arguments of
+        `Database.create_collection`. An existing collection must have the same calibration and settings.
         """
         self.name = name
-        self._db: str | Database | None = db
+        self._db: str | Database | Callable[[], str] | None = db
         self._calibration = calibration
         self._metric: Metric = metric
         self._model = model
@@ -79,15 +81,20 @@ class LazyCollection:
 
     @property
     def _database(self) -> Database:
-        assert self._db is not None
-        if not isinstance(self._db, str):
+        if isinstance(self._db, Database):
             return self._db
         if self._opened is None:
-            self._opened = connect(self._db)
+            assert self._db is not None
+            self._opened = connect(self._db() if callable(self._db) else self._db)
         return self._opened
 
+    def _given_calibration(self) -> Calibration | None:
+        if isinstance(self._calibration, str):
+            self._calibration = Calibration.load(self._calibration)
+        return self._calibration
+
     def _create(self, vectors: ArrayLike) -> Collection:
-        calibration = self._calibration or find_calibration(self._model)
+        calibration = self._given_calibration() or find_calibration(self._model)
         if calibration is None:
             rescore = self._settings.get("rescore")
             calibration = first_calibration(as_vectors(vectors, "vectors"), self._metric, self._model, rescore)
@@ -102,9 +109,10 @@ class LazyCollection:
         return created
 
     def _checked(self, collection: Collection) -> Collection:
-        if self._calibration is not None and self._calibration != collection.calibration:
+        given = self._given_calibration()
+        if given is not None and given != collection.calibration:
             raise CollectionError(
-                f"collection {self.name!r} has calibration {collection.calibration.id}, not {self._calibration.id}; "
+                f"collection {self.name!r} has calibration {collection.calibration.id}, not {given.id}; "
                 "omit calibration, or choose another name"
             )
         actual = {"id_type": collection.id_type, **collection.settings}

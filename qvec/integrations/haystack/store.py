@@ -15,12 +15,11 @@ from haystack.utils import Secret
 from numpy.typing import NDArray
 
 from qvec.arrays import as_vectors
-from qvec.calibration import Calibration, Metric
+from qvec.calibration import Metric
 from qvec.client import reciprocal_rank
 from qvec.client.fusion import MIN_FETCH_K
 from qvec.client.urls import DEFAULT_URL
 from qvec.errors import CollectionError, InputError
-from qvec.forking import Lock
 from qvec.integrations.adapters import delete_matching, in_thread, row_ids
 from qvec.integrations.haystack.documents import (
     HAS_EMBEDDING,
@@ -83,8 +82,14 @@ class QvecDocumentStore:
         self.model = model
         self.return_embedding = return_embedding
         self.settings = settings
-        self._opened: LazyCollection | None = None
-        self._lock = Lock()
+        self._lazy_collection = LazyCollection(
+            (lambda: _url(db)) if isinstance(db, Secret) else db,
+            collection,
+            calibration=calibration,
+            metric=metric,
+            model=model,
+            **settings,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Serialize the store. Raise InputError for an open database, and for a URL with a password in plain text."""
@@ -109,29 +114,12 @@ class QvecDocumentStore:
 
     def close(self) -> None:
         """Close the database if it was given by its URL; the next use opens it again."""
-        with self._lock:
-            if self._opened is not None:
-                self._opened.close()
-                self._opened = None
+        self._lazy_collection.close()
 
     @property
     def client(self) -> Collection | None:
         """The collection, or None if it does not exist yet."""
         return self._lazy_collection.get()
-
-    @property
-    def _lazy_collection(self) -> LazyCollection:
-        with self._lock:
-            if self._opened is None:
-                self._opened = LazyCollection(
-                    _resolve(self.db),
-                    self.collection,
-                    calibration=Calibration.load(self.calibration) if self.calibration else None,
-                    metric=self.metric,
-                    model=self.model,
-                    **self.settings,
-                )
-            return self._opened
 
     def count_documents(self) -> int:
         collection = self.client
@@ -271,10 +259,8 @@ class QvecDocumentStore:
     hybrid_retrieval_async = in_thread(hybrid_retrieval)
 
 
-def _resolve(db: str | Secret | Database) -> str | Database:
-    if not isinstance(db, Secret):
-        return db
-    url = db.resolve_value()
+def _url(secret: Secret) -> str:
+    url = secret.resolve_value()
     if not isinstance(url, str):
         raise InputError("the secret of the database's URL is empty; set the variable that it names")
     return url
