@@ -111,7 +111,7 @@ def test_rescoring_in_sql_is_refused(url: str, source: Path, tmp_path: Path) -> 
     loaded(url, source)
     np.save(tmp_path / "query.npy", vectors(1))
     result = invoke("search", "--db", url, "-c", "docs", "--vectors", tmp_path / "query.npy", "--rescore-in", "sql")
-    assert "--rescore-in is of Postgres; Qdrant rescores by itself" in result.stderr
+    assert "--rescore-in is sql, but only Postgres has it; Qdrant rescores in its engine" in result.stderr
 
 
 def test_explain_tells_what_the_engine_is_asked(url: str, source: Path, tmp_path: Path) -> None:

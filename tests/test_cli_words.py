@@ -45,9 +45,9 @@ def test_words_have_options_of_their_own(url: str, tmp_path: Path) -> None:
     for option in ("--exact", "--explain", "--no-rescore"):
         result = invoke("search", "x", "--db", url, "-c", "docs", "--by", "words", option)
         assert result.exit_code == 1
-        assert f"{option} is for searches by vectors alone, not --by words" in result.output
+        assert f"{option} is for searches by vectors, not for --by words" in result.output
     result = invoke("search", "--vectors", tmp_path, "--db", url, "-c", "docs", "--by", "both")
-    assert "--vectors is for searches by vectors alone, not --by both" in result.output
+    assert "--vectors is for searches by vectors, not for --by both" in result.output
 
 
 def test_words_are_indexed_later(url: str, tmp_path: Path) -> None:

@@ -587,7 +587,7 @@ def test_a_signal_ends_a_load_after_the_batch_in_hand_and_a_second_one_at_once(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (130, "")
-    assert "Stopping after the batch in hand" in err
+    assert "Stopping after the current batch" in err
     assert "Traceback" not in err
     stopped_at = position(database, tmp_path / "a.npy")
     assert 0 < stopped_at < 2000

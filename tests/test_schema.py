@@ -123,7 +123,7 @@ def test_a_database_with_its_own_search_path(
     admin.execute(sql.SQL("ALTER DATABASE {} SET search_path = mine").format(sql.Identifier(database)))
     with qvec.connect(url) as db:
         load_and_search(db, calibration, vectors, "float16")
-        assert db.collection("docs").table.schema == "mine"
+        assert db.collection("docs").stored.table.schema == "mine"
 
 
 def test_names_with_percent_signs_are_errors(url: str, calibration: Calibration) -> None:
@@ -196,7 +196,7 @@ def test_a_temporary_table_of_the_same_name_is_not_taken_for_the_collection(
         with db.store.connection() as connection:
             connection.execute("CREATE TEMPORARY TABLE docs (id int)")
         load_and_search(db, calibration, vectors)
-        assert db.collection("docs").table.schema == "public"
+        assert db.collection("docs").stored.table.schema == "public"
 
 
 # Rights

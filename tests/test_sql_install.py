@@ -298,7 +298,7 @@ def test_the_command_prints_the_roles() -> None:
 def test_sql_commands_need_postgres(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["sql", "install", "--db", f"qdrant:{tmp_path / 'points'}"])
     assert done.exit_code == 1
-    assert "is no Postgres database; SQL needs one" in done.output
+    assert "is not a Postgres database; SQL needs one" in done.output
 
 
 def test_upgrading_without_the_schema_is_an_error(url: str) -> None:

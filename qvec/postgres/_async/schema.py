@@ -18,6 +18,7 @@ OLDEST_PGVECTOR = (0, 7, 0)
 SOUND_PGVECTOR = (0, 8, 4)
 """HNSW before it: 0.6.0-0.8.1 overflow a buffer in parallel builds (CVE-2026-3172); up to 0.8.2 vacuum can corrupt the
 index, and up to 0.8.3 leave its graph unrepaired."""
+_AVAILABLE = "SELECT FROM pg_available_extensions WHERE name = 'vector'"
 
 
 async def prepare(connection: AsyncConnection, *, install: bool) -> PgVector:
@@ -103,7 +104,7 @@ async def _find_pgvector(connection: AsyncConnection) -> PgVector | None:
 
 
 async def _create_pgvector(connection: AsyncConnection) -> PgVector:
-    if not await fetch(connection, "SELECT FROM pg_available_extensions WHERE name = 'vector'"):
+    if not await fetch(connection, _AVAILABLE):
         raise DatabaseError(
             "the server has no pgvector; install it (Debian: apt install postgresql-NN-pgvector; "
             "container: pgvector/pgvector; managed servers: allow the extension `vector`)"

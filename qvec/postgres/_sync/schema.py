@@ -19,6 +19,7 @@ OLDEST_PGVECTOR = (0, 7, 0)
 SOUND_PGVECTOR = (0, 8, 4)
 """HNSW before it: 0.6.0-0.8.1 overflow a buffer in parallel builds (CVE-2026-3172); up to 0.8.2 vacuum can corrupt the
 index, and up to 0.8.3 leave its graph unrepaired."""
+_AVAILABLE = "SELECT FROM pg_available_extensions WHERE name = 'vector'"
 
 
 def prepare(connection: Connection, *, install: bool) -> PgVector:
@@ -104,7 +105,7 @@ def _find_pgvector(connection: Connection) -> PgVector | None:
 
 
 def _create_pgvector(connection: Connection) -> PgVector:
-    if not fetch(connection, "SELECT FROM pg_available_extensions WHERE name = 'vector'"):
+    if not fetch(connection, _AVAILABLE):
         raise DatabaseError(
             "the server has no pgvector; install it (Debian: apt install postgresql-NN-pgvector; "
             "container: pgvector/pgvector; managed servers: allow the extension `vector`)"
