@@ -89,19 +89,22 @@ def documented() -> set[str]:
 
 def documented_by(text: str) -> Iterator[str]:
     module = ""
-    for kind, name in re.findall(r"^\.\. (\w+):: ([\w.]+)$", text, re.MULTILINE):
+    for kind, name in re.findall(r"^\.\. ([\w:]+):: ([\w.]+)$", text, re.MULTILINE):
         if kind == "currentmodule":
             module = name
         elif kind == "automodule":
             yield from (f"{name}.{exported}" for exported in exported_by(name))
         elif kind.startswith("auto"):
             yield f"{module}.{name}"
+        elif kind == "py:data":
+            yield name
 
 
 def exported_by(module: str) -> list[str]:
     """Return the names in `__all__`; read where a framework need not be installed."""
     path = ROOT.joinpath(*module.split("."))
-    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    package = path / "__init__.py"
+    source = package if package.exists() else path.with_suffix(".py")
     found = re.search(r"^__all__ = (\[[^]]*\])", source.read_text("utf-8"), re.MULTILINE)
     names: list[str] = ast.literal_eval(found[1]) if found else []
     return names
