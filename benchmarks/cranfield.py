@@ -22,7 +22,7 @@ from synthetic import retrieval_data
 
 from qvec.evaluation.dataset import Queries, rows_of_source
 from qvec.evaluation.evaluate import evaluate
-from qvec.evaluation.results import Evaluation, Result
+from qvec.evaluation.evaluation_results import Evaluation, Result
 from qvec.ingest import IngestOptions, ingest
 from qvec.sources import open_source
 from qvec.training.text_datasets import RetrievalDataset, read_beir

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qvec.client import Collection, Database
-from qvec.embedding.options import stored_embedding
+from qvec.embedding.embedding_options import stored_embedding
 from qvec.errors import InputError
 from qvec.ingest import IngestOptions
 from qvec.sources import Batch, Source

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from test_cli import invoke, succeed
 
 import qvec
-from qvec.embedding import connection
-from qvec.embedding.connection import RetryPolicy
+from qvec.embedding import server_connection
+from qvec.embedding.server_connection import RetryPolicy
 
 JINA = "jinaai/jina-embeddings-v4-text-retrieval-GGUF"
 SUBJECTS = ["cats", "ships", "bread", "glaciers", "violins", "taxes"]
@@ -33,7 +33,7 @@ ROWS = [
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = RetryPolicy(answer_timeout=60, attempts=2, first_pause=0.01)
-    monkeypatch.setattr(connection, "RetryPolicy", lambda: policy)
+    monkeypatch.setattr(server_connection, "RetryPolicy", lambda: policy)
 
 
 @pytest.fixture(params=["postgres", "qdrant"])

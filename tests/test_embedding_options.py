@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from qvec.embedding import EmbeddingOptions, check_cut, lasting_name
-from qvec.embedding.connection import api_key
+from qvec.embedding.embedding_options import embedding_to_store
 from qvec.embedding.model_cards import complete_options
-from qvec.embedding.options import embedding_to_store
+from qvec.embedding.server_connection import api_key
 from qvec.errors import CollectionError, InputError
 
 URL = "http://host:8080/v1"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qvec.embedding import EmbeddingOptions, load_embedder
-from qvec.embedding.connection import Connection, RetryPolicy, retry_after
 from qvec.embedding.sentence_transformer import padded_batches
-from qvec.embedding.server import ServerEmbedder, WrongAnswerError, consecutive_batches, read_answer
+from qvec.embedding.server_connection import Connection, RetryPolicy, retry_after
+from qvec.embedding.server_embedder import ServerEmbedder, WrongAnswerError, consecutive_batches, read_answer
 from qvec.errors import EmbeddingError, InputError, RowError
 
 DIMENSIONS = 8

@@ -20,8 +20,8 @@ from qvec import Calibration, InputError
 from qvec.client import Collection, Database
 from qvec.evaluation.dataset import Queries, Rows, rows_of_collection, rows_of_source
 from qvec.evaluation.evaluate import evaluate
+from qvec.evaluation.evaluation_results import Evaluation, Result
 from qvec.evaluation.ground_truth import find_ground_truth
-from qvec.evaluation.results import Evaluation, Result
 from qvec.evaluation.search_config import bytes_per_vector, candidate_count, oversampling_with_own_row
 from qvec.evaluation.tune import find_alternatives
 from qvec.ingest import Reporter

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from qvec import Calibration
 from qvec.errors import InputError, MissingExtraError
 from qvec.evaluation.charts import Axis, Chart, Point, Series, axis_around, calibration_charts, charts_of
+from qvec.evaluation.evaluation_results import NONE, Evaluation, Loss, Result, Sweep
 from qvec.evaluation.metrics import Interval
 from qvec.evaluation.plots import write_plot
 from qvec.evaluation.report import evaluation_table, verdict, write_report
-from qvec.evaluation.results import NONE, Evaluation, Loss, Result, Sweep
 from qvec.evaluation.svg import draw, place_labels
 from qvec.evaluation.sweep import SweepOptions, sweep
 from qvec.ingest import Reporter

@@ -23,9 +23,9 @@ import qvec.cli.sweep
 from qvec import Calibration
 from qvec.cli import main
 from qvec.embedding import EmbeddingOptions
+from qvec.evaluation.evaluation_results import NONE, Result, Sweep, Trial
 from qvec.evaluation.ground_truth import RecallTable, nearest_rows
 from qvec.evaluation.metrics import Interval
-from qvec.evaluation.results import NONE, Result, Sweep, Trial
 from qvec.evaluation.sample import Sample
 from qvec.evaluation.scan import RESCORES, SAMPLE_PRECISIONS, QuantizedSample
 from qvec.evaluation.sweep import SweepOptions, pareto_front, recommend, sweep

@@ -19,7 +19,7 @@ pytest.importorskip("accelerate")
 from sentence_transformers import SentenceTransformer  # noqa: E402
 from sentence_transformers.sentence_transformer.modules import Router, Transformer  # noqa: E402
 
-from qvec.embedding.options import EmbeddingOptions  # noqa: E402
+from qvec.embedding.embedding_options import EmbeddingOptions  # noqa: E402
 from qvec.embedding.sentence_transformer import SentenceTransformerEmbedder  # noqa: E402
 from qvec.training import train  # noqa: E402
 from qvec.training.text_datasets import read_pairs  # noqa: E402

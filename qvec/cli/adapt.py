@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
 from qvec.cli.console import ConsoleReporter, print_table
-from qvec.cli.options import (
+from qvec.cli.shared_options import (
     embedding_of,
     embedding_options,
     fit_of,

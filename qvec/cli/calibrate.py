@@ -11,7 +11,7 @@ import numpy as np
 
 from qvec.calibration import Calibration
 from qvec.cli.console import ConsoleReporter
-from qvec.cli.options import (
+from qvec.cli.shared_options import (
     embedding_of,
     embedding_options,
     fit_of,

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from qvec.cli.console import ConsoleReporter, print_table
-from qvec.cli.options import collection_option, db_option, json_option, open_database, quiet_option
+from qvec.cli.shared_options import collection_option, db_option, json_option, open_database, quiet_option
 from qvec.client import Collection
 from qvec.full_text import Language
 from qvec.ingest import build_index

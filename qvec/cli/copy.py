@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from qvec.cli.console import ConsoleReporter
-from qvec.cli.loading import load
-from qvec.cli.options import (
+from qvec.cli.run_load import load
+from qvec.cli.shared_options import (
     collection_option,
     json_option,
     open_database,

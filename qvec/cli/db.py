@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from qvec.cli.options import db_option
+from qvec.cli.shared_options import db_option
 from qvec.client.urls import embedded_directory
 from qvec.errors import InputError
 from qvec.postgres import embedded

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from qvec.cli.console import ConsoleReporter, one_line, print_table
-from qvec.cli.options import open_database
+from qvec.cli.shared_options import open_database
 from qvec.errors import InputError
 
 

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from qvec.cli.console import ConsoleReporter, print_table
-from qvec.cli.options import (
+from qvec.cli.shared_options import (
     collection_option,
     db_option,
     json_option,

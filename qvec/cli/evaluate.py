@@ -9,12 +9,12 @@ import click
 
 from qvec.cli.console import print_table
 from qvec.cli.measuring import measuring_options, open_measured, percent
-from qvec.cli.options import db_option
+from qvec.cli.shared_options import db_option
 from qvec.cli.sweep import SWEEP_ONLY, run_sweep, sweep_options, write_reports
 from qvec.errors import InputError
 
 if TYPE_CHECKING:
-    from qvec.evaluation.results import Evaluation, Result
+    from qvec.evaluation.evaluation_results import Evaluation, Result
 
 _COLLECTION_ONLY = ("collection", "qrels", "compare", "truth")
 

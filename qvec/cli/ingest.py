@@ -9,8 +9,8 @@ import click
 
 from qvec.calibration import Calibration
 from qvec.cli.console import ConsoleReporter
-from qvec.cli.loading import load
-from qvec.cli.options import (
+from qvec.cli.run_load import load
+from qvec.cli.shared_options import (
     collection_option,
     db_option,
     embedding_of,

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from qvec.cli.console import ConsoleReporter
-from qvec.cli.options import (
+from qvec.cli.shared_options import (
     embedding_of,
     embedding_options,
     encoding_option,
@@ -137,7 +137,7 @@ def _check_ids(collection: Collection, id_type: str | None, truth: str) -> None:
 
 
 def _load_embedder(collection: Collection, options: EmbeddingOptions) -> Embedder:
-    from qvec.embedding.options import choose_embedding
+    from qvec.embedding.embedding_options import choose_embedding
 
     embedding = choose_embedding(options, collection, collection.calibration)
     if embedding.model is None:

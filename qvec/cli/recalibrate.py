@@ -10,8 +10,8 @@ import click
 from click.core import ParameterSource
 
 from qvec.cli.console import ConsoleReporter
-from qvec.cli.loading import stopping_at_ctrl_c
-from qvec.cli.options import (
+from qvec.cli.run_load import stopping_at_ctrl_c
+from qvec.cli.shared_options import (
     collection_option,
     db_option,
     fit_of,

@@ -11,7 +11,7 @@ import click
 from numpy.typing import NDArray
 
 from qvec.cli.console import one_line, print_table
-from qvec.cli.options import (
+from qvec.cli.shared_options import (
     collection_option,
     db_option,
     embedding_of,
@@ -23,7 +23,7 @@ from qvec.cli.options import (
 from qvec.client import Collection
 from qvec.codecs import preset
 from qvec.embedding import Embedder, EmbeddingOptions, load_embedder
-from qvec.embedding.options import choose_embedding
+from qvec.embedding.embedding_options import choose_embedding
 from qvec.errors import InputError
 from qvec.results import Explanation, Hit
 from qvec.sources import Columns, open_source

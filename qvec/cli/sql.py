@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-from qvec.cli.options import db_option, open_database
+from qvec.cli.shared_options import db_option, open_database
 from qvec.client import Database
 from qvec.errors import InputError
 from qvec.postgres import sql_script

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from qvec.cli.console import ConsoleReporter, print_table
-from qvec.cli.options import embedding_of
+from qvec.cli.shared_options import embedding_of
 from qvec.codecs import FLOAT, preset
 from qvec.embedding import load_embedder
 from qvec.sources import Columns, open_source
 
 if TYPE_CHECKING:
     from qvec.drift import Drift
-    from qvec.evaluation.results import Evaluation, NamedComparison, Sweep
+    from qvec.evaluation.evaluation_results import Evaluation, NamedComparison, Sweep
 
 F = TypeVar("F", bound=Callable[..., Any])
 

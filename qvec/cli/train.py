@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from qvec.cli.console import ConsoleReporter, print_table
-from qvec.cli.options import json_option, quiet_option
+from qvec.cli.shared_options import json_option, quiet_option
 from qvec.embedding import lasting_name
 from qvec.ranges import RangeMethod
 

@@ -10,7 +10,7 @@ import click
 
 from qvec.cli.console import print_table
 from qvec.cli.measuring import measuring_options, open_measured, percent
-from qvec.cli.options import collection_option, db_option
+from qvec.cli.shared_options import collection_option, db_option
 
 if TYPE_CHECKING:
     from qvec.evaluation.tune import Tuning

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qvec.calibration import Calibration
 from qvec.embedding import EmbeddingOptions, TextEmbedder, load_embedder
-from qvec.embedding.options import EmbeddedCollection, choose_embedding
+from qvec.embedding.embedding_options import EmbeddedCollection, choose_embedding
 from qvec.errors import InputError
 from qvec.forking import Lock
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qvec.embedding.options import EmbeddingOptions, check_address, is_address
+from qvec.embedding.embedding_options import EmbeddingOptions, check_address, is_address
 from qvec.embedding.protocol import Embedder
 from qvec.embedding.sentence_transformer import PACKAGED_MODEL, SentenceTransformerEmbedder
 from qvec.errors import InputError
@@ -24,7 +24,7 @@ def load_embedder(model: str | EmbeddingOptions) -> Embedder:
     if options.model is None:
         raise InputError("no model is named; give its name, its folder, or the address of a server")
     if options.on_server:
-        from qvec.embedding.server import ServerEmbedder
+        from qvec.embedding.server_embedder import ServerEmbedder
 
         return ServerEmbedder(options)
     return SentenceTransformerEmbedder(options)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from qvec.embedding.options import EmbeddingOptions
+from qvec.embedding.embedding_options import EmbeddingOptions
 from qvec.errors import InputError
 
 TASKS = ("retrieval", "text-matching", "code")

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from qvec.embedding.options import EmbeddingOptions
+from qvec.embedding.embedding_options import EmbeddingOptions
 from qvec.errors import InputError, RowError
 
 Embeddings = NDArray[np.float32]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvec.embedding.options import EmbeddingOptions
+from qvec.embedding.embedding_options import EmbeddingOptions
 from qvec.embedding.protocol import Embeddings, Progress, require_texts
 from qvec.errors import InputError, MissingExtraError
 

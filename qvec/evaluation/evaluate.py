@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from qvec.client import Collection
 from qvec.evaluation.dataset import Qrels, Queries, Rows, count_judged, is_judged
+from qvec.evaluation.evaluation_results import NONE, Evaluation, Loss, Result
 from qvec.evaluation.ground_truth import MAX_TIES, GroundTruth, describe_ground_truth, find_ground_truth
 from qvec.evaluation.metrics import CONFIDENCE, confidence_interval, judged_recall, ndcg, reciprocal_rank
-from qvec.evaluation.results import NONE, Evaluation, Loss, Result
 from qvec.evaluation.scan import scan_codes
 from qvec.evaluation.search_config import (
     OVERSAMPLINGS,

@@ -8,7 +8,7 @@ from typing import Any
 from qvec.drift import Drift
 from qvec.errors import InputError, MissingExtraError
 from qvec.evaluation.charts import Axis, Chart, Series, charts_of, title_of
-from qvec.evaluation.results import Evaluation, Sweep
+from qvec.evaluation.evaluation_results import Evaluation, Sweep
 from qvec.evaluation.svg import place_labels
 
 _COLUMNS = 2

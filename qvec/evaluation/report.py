@@ -16,8 +16,8 @@ from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.drift import Drift
 from qvec.errors import InputError
 from qvec.evaluation.charts import Chart, charts_of, describe_steps, percent, title_of
+from qvec.evaluation.evaluation_results import NONE, Evaluation, NamedComparison, Result, Sweep, Trial
 from qvec.evaluation.metrics import Interval
-from qvec.evaluation.results import NONE, Evaluation, NamedComparison, Result, Sweep, Trial
 from qvec.evaluation.svg import COLOURS, draw, marker
 
 _BLANK = "–"

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from qvec.calibration import Calibration
 from qvec.codes import PLANES, Codes, code_bytes, hamming_top_k, learned, quantize, score, ternary
 from qvec.defaults import DEFAULT_OVERSAMPLING
+from qvec.evaluation.evaluation_results import NONE
 from qvec.evaluation.ground_truth import RecallTable
-from qvec.evaluation.results import NONE
 from qvec.evaluation.sample import Sample
 from qvec.evaluation.search_config import CodeBlock, HitIds
 

@@ -15,7 +15,7 @@ from qvec.client import Collection
 from qvec.codes import PLANES
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.dataset import Queries
-from qvec.evaluation.results import NONE
+from qvec.evaluation.evaluation_results import NONE
 from qvec.precisions import code_table_bytes, engine_bytes
 
 HitIds = list[list[int | str]]

@@ -11,8 +11,8 @@ from qvec.calibration import Calibration, Metric
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.errors import InputError
 from qvec.evaluation.dataset import FEW_QUERIES
+from qvec.evaluation.evaluation_results import Recommendation, Result, Sweep, Trial
 from qvec.evaluation.metrics import CONFIDENCE, compare, confidence_interval, confidence_intervals, lower_bound
-from qvec.evaluation.results import Recommendation, Result, Sweep, Trial
 from qvec.evaluation.sample import Floats, LoadEmbedder, Sample, draw_sample
 from qvec.evaluation.scan import SAMPLE_PRECISIONS, Measurement, QuantizedSample
 from qvec.ingest.load_options import FitOptions, Reporter, default_ranges

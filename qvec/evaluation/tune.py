@@ -13,9 +13,9 @@ from qvec.codes import PLANES, quantize
 from qvec.defaults import ef_search
 from qvec.errors import InputError
 from qvec.evaluation.dataset import Queries, Rows, rows_of_collection
+from qvec.evaluation.evaluation_results import NONE
 from qvec.evaluation.ground_truth import GroundTruth, describe_ground_truth, find_ground_truth
 from qvec.evaluation.metrics import CONFIDENCE, Interval, confidence_interval, lower_bound
-from qvec.evaluation.results import NONE
 from qvec.evaluation.scan import RESCORES, scan_codes
 from qvec.evaluation.search_config import (
     CodeBlock,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qvec.calibration import Calibration
 from qvec.client import Collection, Database
 from qvec.embedding import Embedder, EmbeddingOptions
-from qvec.embedding.options import check_embedding, choose_embedding, embedding_to_store
+from qvec.embedding.embedding_options import check_embedding, choose_embedding, embedding_to_store
 from qvec.errors import CollectionError, InputError
 from qvec.ingest.fit import check_fit_options, check_threshold, fit_source, load_embedder_for, settings_for
 from qvec.ingest.load_options import IngestOptions, Reporter

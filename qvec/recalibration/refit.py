@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from qvec.calibration import SAMPLE_SIZE, Calibration
 from qvec.client import Collection
-from qvec.embedding.options import stored_embedding
+from qvec.embedding.embedding_options import stored_embedding
 from qvec.errors import CalibrationError
 from qvec.ingest.fit import fit_source, load_embedder_for
 from qvec.ingest.load_options import FitOptions, Reporter

@@ -19,7 +19,7 @@ from qvec.client.embedders import Embedders, embedding_of
 from qvec.client.fusion import FUSIONS, MIN_FETCH_K, Fusion, check_fusion
 from qvec.client.groups import Group, check_groups
 from qvec.client.pages import Page
-from qvec.client.queries import OfUnknownRank, OneQuery, SeveralQueries
+from qvec.client.query_types import OfUnknownRank, OneQuery, SeveralQueries
 from qvec.client.reranking import Reranker, rerank
 from qvec.embedding import TextEmbedder
 from qvec.embedding.asynchronous import embed_documents_async, embed_queries_async, in_embedding_thread_async

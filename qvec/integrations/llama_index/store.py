@@ -24,7 +24,7 @@ from qvec.errors import InputError
 from qvec.integrations.adapters import delete_matching, row_ids
 from qvec.integrations.lazy_collection import LazyCollection
 from qvec.integrations.llama_index.filters import convert_filters
-from qvec.integrations.llama_index.queries import check_query, get_hits, in_documents, search
+from qvec.integrations.llama_index.query_modes import check_query, get_hits, in_documents, search
 from qvec.results import Hit
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from qvec.embedding.options import API_KEY
+from qvec.embedding.embedding_options import API_KEY
 from qvec.errors import EmbeddingError, InputError
 from qvec.forking import ProcessLocal
 

@@ -18,10 +18,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qvec.embedding.connection import Connection, RefusedError, RetryPolicy
+from qvec.embedding.embedding_options import EmbeddingOptions
 from qvec.embedding.model_cards import card_of, complete_options
-from qvec.embedding.options import EmbeddingOptions
 from qvec.embedding.protocol import Embeddings, Progress, require_texts
+from qvec.embedding.server_connection import Connection, RefusedError, RetryPolicy
 from qvec.errors import EmbeddingError, InputError, RowError
 
 T = TypeVar("T")
