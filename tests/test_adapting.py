@@ -44,13 +44,13 @@ def test_directions_are_orthonormal(sample: np.ndarray) -> None:
         assert np.allclose(directions @ directions.T, np.eye(len(directions)), atol=1e-4)
 
 
-def test_fewer_directions_span_the_principal_ones(sample: np.ndarray) -> None:
+def test_fewer_directions_span_principal_subspace(sample: np.ndarray) -> None:
     directions = itq(sample, 6, 0)
     kept = sample @ directions.T
     assert (kept**2).sum() > 0.9 * (sample**2).sum()
 
 
-def test_two_bits_of_a_direction_are_ternary(sample: np.ndarray, fitted: Calibration) -> None:
+def test_two_bits_per_direction_equal_ternary_code(sample: np.ndarray, fitted: Calibration) -> None:
     """The calibration's own dimensions with two bits each give its own ternary code, except for the thresholds."""
     centred = fitted.prepared(sample) - fitted.threshold
     made = projection_from(np.eye(DIMENSIONS, dtype=np.float32), centred, 2 * DIMENSIONS)
@@ -66,14 +66,14 @@ def test_two_bits_of_a_direction_are_ternary(sample: np.ndarray, fitted: Calibra
     )
 
 
-def test_bits_are_distributed_over_directions(sample: np.ndarray) -> None:
+def test_bits_are_spread_over_directions(sample: np.ndarray) -> None:
     made = projection_from(np.eye(DIMENSIONS, dtype=np.float32), sample, 40)
     counts = made.weights.sum(axis=0)
     assert counts.tolist() == [3] * 8 + [2] * 8
 
 
 @pytest.mark.parametrize(("method", "more"), [("itq", 0), ("learned", 0.02)])
-def test_learned_bits_find_more_than_ternary(method: str, more: float, sample: np.ndarray, fitted: Calibration) -> None:
+def test_learned_bits_have_higher_recall_than_ternary(method: str, more: float, sample: np.ndarray, fitted: Calibration) -> None:
     done = adapt(sample, fitted, AdaptOptions(method=method, steps=60))
     binary, own = done.before
     assert (binary.name, binary.bits, own.name, own.bits) == ("binary", 16, "ternary", 32)
@@ -85,14 +85,14 @@ def test_learned_bits_find_more_than_ternary(method: str, more: float, sample: n
     assert np.array_equal(quantize(sample, done.calibration), quantize(sample, fitted))
 
 
-def test_the_stored_bits_are_measured(sample: np.ndarray, fitted: Calibration) -> None:
+def test_reported_recall_is_that_of_stored_bits(sample: np.ndarray, fitted: Calibration) -> None:
     done = adapt(sample, fitted, AdaptOptions(method="itq"))
     order = np.random.default_rng(0).permutation(len(sample))
     held_out = RecallEvaluator(sample[order[300:]], sample[order[150:300]], fitted)
     assert held_out.recall(lambda codes: learned(codes, done.calibration)) == done.after.recall
 
 
-def test_recall_counts_the_exact_nearest() -> None:
+def test_recall_equals_numpy() -> None:
     rows = uneven(300)
     fitted = Calibration.fit(rows)
     exact = RecallEvaluator(rows, rows[:20], fitted)
@@ -109,7 +109,7 @@ def test_recall_counts_the_exact_nearest() -> None:
         assert share == pytest.approx(wanted)
 
 
-def test_under_the_inner_product_the_length_of_queries_does_not_matter() -> None:
+def test_inner_product_recall_ignores_query_length() -> None:
     """As in a search, the bits of a short query are not those of zero."""
     rows = uneven(600)
     fitted = Calibration.fit(rows[:500], metric="ip")
@@ -119,17 +119,17 @@ def test_under_the_inner_product_the_length_of_queries_does_not_matter() -> None
     assert found[0].mean > 0.5
 
 
-def test_training_learns_from_queries_too(sample: np.ndarray, fitted: Calibration) -> None:
+def test_training_uses_queries(sample: np.ndarray, fitted: Calibration) -> None:
     done = adapt(sample, fitted, AdaptOptions(steps=20), queries=uneven(30, seed=5))
     assert (done.queries, done.rows) == (10, 1500)
 
 
-def test_the_same_seed_makes_the_same_bits(sample: np.ndarray, fitted: Calibration) -> None:
+def test_same_seed_gives_same_bits(sample: np.ndarray, fitted: Calibration) -> None:
     options = AdaptOptions(method="itq", bits=8, seed=3)
     assert adapt(sample, fitted, options).calibration == adapt(sample, fitted, options).calibration
 
 
-def test_a_random_rotation_is_measured(sample: np.ndarray, fitted: Calibration) -> None:
+def test_random_rotation_method(sample: np.ndarray, fitted: Calibration) -> None:
     done = adapt(sample, fitted, AdaptOptions(method="rotation", bits=16))
     assert done.after.name == "rotation"
 
@@ -143,19 +143,19 @@ def test_a_random_rotation_is_measured(sample: np.ndarray, fitted: Calibration) 
         ({"steps": 0}, "steps is 0"),
     ],
 )
-def test_invalid_options_are_refused(options: dict[str, object], message: str) -> None:
+def test_invalid_options_raise(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AdaptOptions(**options)
 
 
-def test_too_few_rows_and_queries(sample: np.ndarray, fitted: Calibration) -> None:
+def test_too_few_rows_or_queries_raise(sample: np.ndarray, fitted: Calibration) -> None:
     with pytest.raises(InputError, match="sample: 199 rows found, at least 200 wanted"):
         adapt(sample[:199], fitted)
     with pytest.raises(InputError, match="queries: 2 found, at least 3 wanted"):
         adapt(sample, fitted, queries=sample[:2])
 
 
-def test_training_without_torch_names_the_extra(
+def test_missing_torch_error_names_extra(
     sample: np.ndarray, fitted: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "qvec.training.learned_bits_training", raising=False)
@@ -165,7 +165,7 @@ def test_training_without_torch_names_the_extra(
     assert adapt(sample, fitted, AdaptOptions(method="itq")).gains
 
 
-def test_command(tmp_path: Path, sample: np.ndarray) -> None:
+def test_adapt_command(tmp_path: Path, sample: np.ndarray) -> None:
     source, output = tmp_path / "v.npy", tmp_path / "cal.safetensors"
     np.save(source, sample)
     run = CliRunner().invoke(main, ["adapt", str(source), "-o", str(output), "--method", "itq", "--bits", "24"])
@@ -181,7 +181,7 @@ def test_command(tmp_path: Path, sample: np.ndarray) -> None:
     assert np.array_equal(Calibration.load(tmp_path / "b").radius, held.radius)
 
 
-def test_command_refuses_options_that_contradict_the_given_calibration(tmp_path: Path, sample: np.ndarray) -> None:
+def test_command_rejects_options_conflicting_with_calibration(tmp_path: Path, sample: np.ndarray) -> None:
     source, given = tmp_path / "v.npy", tmp_path / "cal.safetensors"
     np.save(source, sample)
     Calibration.fit(sample).save(given)

@@ -55,7 +55,7 @@ def fitted(sample: np.ndarray) -> Calibration:
 
 
 @pytest.mark.slow
-def test_bits_learn_which_document_answers_which_query(sample: np.ndarray, fitted: Calibration) -> None:
+def test_training_on_pairs_improves_retrieval(sample: np.ndarray, fitted: Calibration) -> None:
     """On other pairs, more documents are found than after learning without pairs or from wrong pairs."""
     pairs, held_out = by_topic(300, 1), by_topic(300, 2)
     rows = fitted.prepared(sample)
@@ -83,7 +83,7 @@ def rows_of(array: np.ndarray) -> set[bytes]:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 30), min_size=3, max_size=80), st.integers(0, 5))
-def test_a_query_that_is_learned_from_is_not_held_out(which: list[int], seed: int) -> None:
+def test_training_queries_are_never_held_out(which: list[int], seed: int) -> None:
     """This also holds for a query with several documents."""
     queries = by_topic(31, 3).queries[which]
     documents = by_topic(len(which), 4).documents
@@ -103,7 +103,7 @@ def test_a_query_that_is_learned_from_is_not_held_out(which: list[int], seed: in
     assert len(parts.pairs) == sum(rows_of(row[None]) <= held_out[2] for row in queries)
 
 
-def test_with_queries_all_other_pairs_are_learned_from(sample: np.ndarray, fitted: Calibration) -> None:
+def test_given_queries_are_removed_from_training_pairs(sample: np.ndarray, fitted: Calibration) -> None:
     """A held-out query is removed from the pairs even if its embedding differs in the last bits."""
     pairs = by_topic(60, 1)
     nearly = pairs.queries[:30] * np.float32(1 + 1e-6)
@@ -119,18 +119,18 @@ def test_with_queries_all_other_pairs_are_learned_from(sample: np.ndarray, fitte
     assert len(parts.rows) == len(sample)
 
 
-def test_at_most_500_queries_select_and_measure(sample: np.ndarray, fitted: Calibration) -> None:
+def test_selection_and_test_use_at_most_500_queries(sample: np.ndarray, fitted: Calibration) -> None:
     parts = split_sample(sample, fitted, 0, pairs=by_topic(1600, 1))
     assert (len(parts.pairs), len(parts.selection_queries), len(parts.test_queries)) == (600, 500, 500)
 
 
-def test_the_result_counts_the_pairs_learned_from(sample: np.ndarray, fitted: Calibration) -> None:
+def test_result_counts_training_pairs(sample: np.ndarray, fitted: Calibration) -> None:
     done = adapt(sample, fitted, AdaptOptions(steps=5), pairs=by_topic(90, 1))
     assert (done.pairs, done.queries, done.rows) == (30, 30, 600)
     assert done.as_dict()["pairs"] == 30
 
 
-def test_invalid_pairs_are_reported(sample: np.ndarray, fitted: Calibration) -> None:
+def test_invalid_pairs_raise(sample: np.ndarray, fitted: Calibration) -> None:
     pairs = by_topic(9, 1)
     damaged = pairs.documents.copy()
     damaged[4, 2] = np.nan
@@ -172,7 +172,7 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.parquet"])
-def test_texts_are_embedded_as_query_and_document_each_once(name: str, tmp_path: Path, fitted: Calibration) -> None:
+def test_each_text_is_embedded_once(name: str, tmp_path: Path, fitted: Calibration) -> None:
     texts = [("ab", "a"), ("c", "b"), ("ab", "b")]
     path = written(tmp_path / name, [{"id": i, "question": q, "answer": d} for i, (q, d) in enumerate(texts)])
     model: Any = Letters()
@@ -193,7 +193,7 @@ def test_vectors_are_read_unchanged(name: str, tmp_path: Path, fitted: Calibrati
 
 
 @pytest.mark.parametrize("kind", ["texts", "vectors"])
-def test_of_too_many_pairs_some_are_drawn(
+def test_too_many_pairs_are_sampled(
     kind: str, tmp_path: Path, fitted: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learned_bits_data, "MAX_PAIRS", 20)
@@ -236,7 +236,7 @@ SIXTEEN = [1.0] * 16
         ([{"q": SIXTEEN[:8], "d": SIXTEEN}], "8 dimensions, expected 16"),
     ],
 )
-def test_invalid_files_are_reported(
+def test_invalid_rows_raise(
     rows: list[dict[str, Any]], message: str, tmp_path: Path, fitted: Calibration
 ) -> None:
     path = written(tmp_path / "p.jsonl", rows)
@@ -246,7 +246,7 @@ def test_invalid_files_are_reported(
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]\n", b"{\n", b"\xff\xfe"])
-def test_files_without_pairs_are_reported(content: bytes, tmp_path: Path, fitted: Calibration) -> None:
+def test_unreadable_files_raise(content: bytes, tmp_path: Path, fitted: Calibration) -> None:
     for name in ("p.jsonl", "p.parquet"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(QvecError, match=name):

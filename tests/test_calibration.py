@@ -46,7 +46,7 @@ def rows() -> Vectors:
 
 @pytest.mark.parametrize("share", [0, 0.5, 1])
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-def test_statistics_equal_those_of_numpy(rows: Vectors, metric: str, share: float) -> None:
+def test_fitted_statistics_equal_numpy(rows: Vectors, metric: str, share: float) -> None:
     fitted = Calibration.fit(rows, metric=metric, threshold=share)
     seen = (unit(rows) if metric == "cosine" else rows).astype(np.float64)
     np.testing.assert_allclose(fitted.mean, seen.mean(axis=0), rtol=1e-5, atol=1e-7)
@@ -56,7 +56,7 @@ def test_statistics_equal_those_of_numpy(rows: Vectors, metric: str, share: floa
     np.testing.assert_allclose(fitted.radius, np.quantile(np.abs(seen - fitted.threshold), 0.9999, axis=0), rtol=1e-4)
 
 
-def test_the_defaults_are_half_the_mean_and_the_9999th_quantile(rows: Vectors) -> None:
+def test_default_threshold_and_ranges(rows: Vectors) -> None:
     explicit = Calibration.fit(rows, metric="cosine", threshold=0.5, ranges=RangeMethod("quantile", quantile=0.9999))
     assert Calibration.fit(rows) == explicit
     assert explicit.metadata() == {
@@ -71,7 +71,7 @@ def test_the_defaults_are_half_the_mean_and_the_9999th_quantile(rows: Vectors) -
     }
 
 
-def test_every_option_changes_the_id(rows: Vectors) -> None:
+def test_every_option_changes_id(rows: Vectors) -> None:
     options: list[dict[str, object]] = [
         {},
         {"metric": "ip"},
@@ -86,7 +86,7 @@ def test_every_option_changes_the_id(rows: Vectors) -> None:
     assert len({Calibration.fit(rows, **option).id for option in options}) == len(options)  # type: ignore[arg-type]
 
 
-def test_numbers_of_other_types_give_the_same_id(rows: Vectors) -> None:
+def test_option_number_types_do_not_change_id(rows: Vectors) -> None:
     wanted = Calibration.fit(rows, threshold=0.0, seed=3)
     assert Calibration.fit(rows, threshold=0, seed=np.int64(3)).id == wanted.id  # type: ignore[arg-type]
     assert Calibration.fit(rows, threshold=np.float32(0)).threshold.tolist() == [0] * 20  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def test_unit_length_is_detected(rows: Vectors) -> None:
     assert Calibration.fit(one_is_longer).description["normalized"] is False
 
 
-def test_float16_and_float64_are_fitted_like_float32(rows: Vectors) -> None:
+def test_fit_does_not_depend_on_float_type(rows: Vectors) -> None:
     half = rows.astype(np.float16)
     assert Calibration.fit(half) == Calibration.fit(half.astype(np.float32)) == Calibration.fit(half.astype(np.float64))
     assert Calibration.fit(half.tolist()) == Calibration.fit(half)
@@ -110,14 +110,14 @@ def test_float16_and_float64_are_fitted_like_float32(rows: Vectors) -> None:
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 450, 900])
-def test_batches_are_fitted_like_their_array(rows: Vectors, batch_rows: int) -> None:
+def test_fit_on_batches_equals_fit_on_array(rows: Vectors, batch_rows: int) -> None:
     batches = [rows[start : start + batch_rows] for start in range(0, 900, batch_rows)]
     assert Calibration.fit(iter(batches)) == Calibration.fit(batches) == Calibration.fit(rows)
     assert Calibration.fit(iter(batches), sample_size=200) == Calibration.fit(rows, sample_size=200)
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_the_sample_of_a_sorted_source_is_uniform(batched: bool) -> None:
+def test_sample_of_sorted_source_is_uniform(batched: bool) -> None:
     # Rows ascend from 0 to 1: a sample of the front would have a small mean, the uniform one has 1/2 ± 1/sqrt(12 n).
     ascending = np.linspace(0, 1, 40_000, dtype=np.float32)[:, None]
     given = iter(np.split(ascending, 40)) if batched else ascending
@@ -127,7 +127,7 @@ def test_the_sample_of_a_sorted_source_is_uniform(batched: bool) -> None:
     assert fitted.description["sample"] == {"drawn": "uniform", "seed": 0, "size": 2000}
 
 
-def test_the_seed_draws_the_sample(rows: Vectors) -> None:
+def test_seed_determines_sample(rows: Vectors) -> None:
     first, again, other = (Calibration.fit(rows, sample_size=100, seed=seed) for seed in (5, 5, 6))
     assert first == again
     assert first.mean.tolist() != other.mean.tolist()
@@ -142,7 +142,7 @@ def test_the_seed_draws_the_sample(rows: Vectors) -> None:
     ],
 )
 @pytest.mark.parametrize("sample_size", [20_000, 10])
-def test_a_bad_value_names_its_row_over_all_batches(rows: Vectors, value: float, reason: str, sample_size: int) -> None:
+def test_non_finite_value_error_names_row(rows: Vectors, value: float, reason: str, sample_size: int) -> None:
     bad = rows.copy()
     bad[777, 2] = value
     for given in (bad, iter(np.split(bad, 9)), np.split(bad, 9)):
@@ -151,7 +151,7 @@ def test_a_bad_value_names_its_row_over_all_batches(rows: Vectors, value: float,
         assert caught.value.row == 777
 
 
-def test_a_zero_vector_is_an_error_under_cosine_alone(rows: Vectors) -> None:
+def test_zero_vector_raises_only_for_cosine(rows: Vectors) -> None:
     bad = rows.copy()
     bad[600] = 0
     with pytest.raises(RowError, match=r"^vectors: row 600: zero vector"):
@@ -159,7 +159,7 @@ def test_a_zero_vector_is_an_error_under_cosine_alone(rows: Vectors) -> None:
     assert Calibration.fit(bad, metric="ip").dimensions == 20
 
 
-def test_a_vector_that_is_zero_in_its_prefix_is_an_error(rows: Vectors) -> None:
+def test_zero_prefix_raises(rows: Vectors) -> None:
     bad = rows.copy()
     bad[5, :8] = 0
     assert Calibration.fit(bad).dimensions == 20
@@ -167,7 +167,7 @@ def test_a_vector_that_is_zero_in_its_prefix_is_an_error(rows: Vectors) -> None:
         Calibration.fit(bad, dimensions=8)
 
 
-def test_a_number_beyond_float32_names_its_row_over_all_batches(rows: Vectors) -> None:
+def test_float32_overflow_error_names_row(rows: Vectors) -> None:
     bad = rows.astype(np.float64)
     bad[450, 1] = 1e39
     with pytest.raises(RowError, match=r"^vectors: row 450: 1e\+39 at dimension 1 is beyond float32$"):
@@ -192,7 +192,7 @@ def test_a_number_beyond_float32_names_its_row_over_all_batches(rows: Vectors) -
         (lambda _: Calibration.fit(np.array([["a"]])), "vectors: dtype <U1 found"),
     ],
 )
-def test_invalid_vectors_and_options_are_refused(rows: Vectors, call: object, message: str) -> None:
+def test_invalid_vectors_and_options_raise(rows: Vectors, call: object, message: str) -> None:
     assert callable(call)
     with pytest.raises(InputError) as caught:
         call(rows)
@@ -202,7 +202,7 @@ def test_invalid_vectors_and_options_are_refused(rows: Vectors, call: object, me
 # Matryoshka prefixes
 
 
-def test_a_cut_vector_is_normalized_after_the_cut(rows: Vectors) -> None:
+def test_prefix_is_normalized_after_truncation(rows: Vectors) -> None:
     cut = Calibration.fit(rows, dimensions=8)
     alone = Calibration.fit(np.ascontiguousarray(rows[:, :8]))
     assert cut.dimensions == 8
@@ -210,7 +210,7 @@ def test_a_cut_vector_is_normalized_after_the_cut(rows: Vectors) -> None:
     np.testing.assert_array_equal(cut.radius, alone.radius)
 
 
-def test_a_cut_calibration_takes_whole_vectors_and_cut_ones(rows: Vectors) -> None:
+def test_prefix_calibration_accepts_full_and_truncated_vectors(rows: Vectors) -> None:
     cut = Calibration.fit(rows, dimensions=8)
     assert cut.accepted_dimensions == (8, 20)
     assert Calibration.from_bytes(cut.to_bytes()).accepted_dimensions == (8, 20)
@@ -220,7 +220,7 @@ def test_a_cut_calibration_takes_whole_vectors_and_cut_ones(rows: Vectors) -> No
         quantize(rows[:, :9], cut)
 
 
-def test_a_cut_to_all_dimensions_changes_nothing(rows: Vectors) -> None:
+def test_prefix_of_all_dimensions_changes_nothing(rows: Vectors) -> None:
     assert Calibration.fit(rows, dimensions=20) == Calibration.fit(rows)
     assert Calibration.fit(rows).accepted_dimensions == (20,)
 
@@ -230,7 +230,7 @@ def test_a_cut_to_all_dimensions_changes_nothing(rows: Vectors) -> None:
 
 @pytest.mark.parametrize("share", [0, 0.5, 1])
 @pytest.mark.parametrize("method", ["quantile", "minmax", "rolling"])
-def test_a_constant_dimension_neither_warns_nor_loses_its_value(share: float, method: str) -> None:
+def test_constant_dimension_keeps_its_value(share: float, method: str) -> None:
     constant = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     constant[:, 1], constant[:, 2] = 0.7, 0
     fitted = Calibration.fit(constant, metric="ip", threshold=share, ranges=RangeMethod(method))
@@ -245,7 +245,7 @@ def test_a_constant_dimension_neither_warns_nor_loses_its_value(share: float, me
 # Ranges from sentence-transformers
 
 
-def test_imported_ranges_with_midpoint_have_the_levels_of_sentence_transformers(rows: Vectors) -> None:
+def test_from_ranges_with_midpoint_matches_sentence_transformers(rows: Vectors) -> None:
     ranges = np.stack([rows.min(axis=0), rows.max(axis=0)])
     fitted = Calibration.from_ranges(ranges, metric="ip", midpoint=True)
     ours = np.zeros(rows.shape, np.int64)
@@ -257,7 +257,7 @@ def test_imported_ranges_with_midpoint_have_the_levels_of_sentence_transformers(
     assert len(np.unique(ours)) > 250
 
 
-def test_imported_ranges_without_midpoint_have_binary_codes_around_zero(rows: Vectors) -> None:
+def test_from_ranges_without_midpoint_has_zero_threshold(rows: Vectors) -> None:
     ranges = np.stack([rows.min(axis=0), rows.max(axis=0)])
     fitted = Calibration.from_ranges(ranges.tolist(), metric="ip", model="m")
     assert not fitted.threshold.any()
@@ -272,7 +272,7 @@ def test_imported_ranges_without_midpoint_have_binary_codes_around_zero(rows: Ve
     "ranges",
     [[[1, 1]], [[0, 0], [1, np.nan]], [[2, 0], [1, 1]], np.zeros((3, 4)), np.zeros((2, 0)), [[1], [1, 2]], "x"],
 )
-def test_invalid_ranges_are_refused(ranges: object) -> None:
+def test_invalid_ranges_raise(ranges: object) -> None:
     with pytest.raises(InputError, match=r"^ranges "):
         Calibration.from_ranges(ranges)  # type: ignore[arg-type]
 
@@ -300,7 +300,7 @@ def test_arrays_and_description_are_frozen() -> None:
     [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c)), lambda c: Calibration.from_bytes(c.to_bytes())],
     ids=["copy", "deepcopy", "pickle", "bytes"],
 )
-def test_a_copy_is_equal_and_read_only(again: object) -> None:
+def test_copies_are_equal_and_read_only(again: object) -> None:
     assert callable(again)
     copied = again(tiny())
     assert copied == tiny()
@@ -309,7 +309,7 @@ def test_a_copy_is_equal_and_read_only(again: object) -> None:
     assert not copied.radius.flags.writeable
 
 
-def test_calibrations_are_equal_when_their_ids_are() -> None:
+def test_equality_follows_id() -> None:
     assert tiny() == tiny()
     assert len({tiny(), tiny()}) == 1
     assert tiny() != tiny(metric="ip")
@@ -327,7 +327,7 @@ def test_calibrations_are_equal_when_their_ids_are() -> None:
         ({"radius": [1, -2, 1]}, "radius holds a negative value"),
     ],
 )
-def test_invalid_arrays_are_refused(changes: dict[str, object], message: str) -> None:
+def test_invalid_arrays_raise(changes: dict[str, object], message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         tiny(**changes)
 
@@ -352,13 +352,13 @@ GOLDEN_BYTES = (
 )
 
 
-def test_the_format_does_not_drift() -> None:
+def test_golden_file_format() -> None:
     assert tiny().id == GOLDEN_ID
     assert tiny().to_bytes().hex() == GOLDEN_BYTES
     assert Calibration.from_bytes(bytes.fromhex(GOLDEN_BYTES)) == tiny()
 
 
-def test_the_id_does_not_depend_on_the_process(tmp_path: Path) -> None:
+def test_id_is_same_in_another_process(tmp_path: Path) -> None:
     tiny().save(tmp_path / "c.safetensors")
     program = "import sys, qvec; print(qvec.Calibration.load(sys.argv[1]).id)"
     command = [sys.executable, "-c", program, str(tmp_path / "c.safetensors")]
@@ -366,7 +366,7 @@ def test_the_id_does_not_depend_on_the_process(tmp_path: Path) -> None:
     assert printed.stdout.strip() == GOLDEN_ID
 
 
-def test_saved_and_loaded(rows: Vectors, tmp_path: Path) -> None:
+def test_save_and_load(rows: Vectors, tmp_path: Path) -> None:
     fitted = Calibration.fit(rows, model="model/名前")
     fitted.save(tmp_path / "c.safetensors")
     loaded = Calibration.load(tmp_path / "c.safetensors")
@@ -385,7 +385,7 @@ def refused_or_changed(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x04, 0x20, 0x80, 0xFF])
-def test_any_changed_byte_is_detected(flip: int) -> None:
+def test_every_changed_byte_is_detected(flip: int) -> None:
     data = tiny().to_bytes()
     for place in range(len(data)):
         damaged = bytearray(data)
@@ -393,7 +393,7 @@ def test_any_changed_byte_is_detected(flip: int) -> None:
         assert refused_or_changed(bytes(damaged)), f"byte {place} of {data[place - 20 : place + 20]!r}"
 
 
-def test_any_changed_byte_of_the_header_is_detected() -> None:
+def test_every_changed_header_byte_is_detected() -> None:
     data = tiny().to_bytes()
     for place in range(8 + int.from_bytes(data[:8], "little")):
         for other in b' \t"\\{}[]:,0123456789abcdefABCDEFu':
@@ -401,14 +401,14 @@ def test_any_changed_byte_of_the_header_is_detected() -> None:
                 assert refused_or_changed(data[:place] + bytes([other]) + data[place + 1 :]), place
 
 
-def test_truncation_at_any_length_is_refused() -> None:
+def test_truncated_bytes_raise() -> None:
     data = tiny().to_bytes()
     for length in range(len(data)):
         with pytest.raises(CalibrationError, match=r"^calibration is (damaged|not a calibration)"):
             Calibration.from_bytes(data[:length])
 
 
-def test_bytes_after_the_end_are_refused() -> None:
+def test_trailing_bytes_raise() -> None:
     with pytest.raises(CalibrationError, match="is damaged"):
         Calibration.from_bytes(tiny().to_bytes() + b"\0")
 
@@ -426,7 +426,7 @@ def header(text: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def test_the_file_built_by_hand_is_a_calibration() -> None:
+def test_hand_built_file_loads() -> None:
     assert Calibration.from_bytes(file()) == tiny()
 
 
@@ -462,7 +462,7 @@ def test_the_file_built_by_hand_is_a_calibration() -> None:
         (file({**ARRAYS, "mean": ARRAYS["std"]}), "cal.bin is damaged: its content hashes to"),
     ],
 )
-def test_files_that_are_not_calibrations_are_refused(data: bytes, message: str, tmp_path: Path) -> None:
+def test_invalid_files_raise(data: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "cal.bin"
     path.write_bytes(data)
     with pytest.raises(CalibrationError) as caught:
@@ -470,7 +470,7 @@ def test_files_that_are_not_calibrations_are_refused(data: bytes, message: str, 
     assert str(caught.value).removeprefix(f"{tmp_path}/").startswith(message)
 
 
-def test_unreadable_and_unwritable_files_are_reported(tmp_path: Path) -> None:
+def test_unreadable_and_unwritable_files_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cannot read calibration .*none\.safetensors: No such file or directory$"):
         Calibration.load(tmp_path / "none.safetensors")
     with pytest.raises(InputError, match=r"^cannot write calibration .*: No such file or directory$"):
@@ -480,7 +480,7 @@ def test_unreadable_and_unwritable_files_are_reported(tmp_path: Path) -> None:
         tiny().save(tmp_path / "file" / "c.safetensors")
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_save_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     with pytest.raises(InputError, match=r"^cannot write calibration"):
         tiny().save(tmp_path / "c")

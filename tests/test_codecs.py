@@ -34,7 +34,7 @@ rows = arrays.array_shapes(min_dims=2, max_dims=2, max_side=40).flatmap(
         ("base64", np.array([[0.5, -2]], np.float64), [0.5, -2]),
     ],
 )
-def test_golden(name, stored, expected):
+def test_golden_values(name, stored, expected):
     vectors = decode(stored, preset(name))
     assert vectors.dtype == np.float32
     assert vectors.flags.c_contiguous
@@ -42,14 +42,14 @@ def test_golden(name, stored, expected):
 
 
 @pytest.mark.parametrize("name", ["ubinary", "binary", "ubinary-lsb", "int8", "uint8"])
-def test_wider_integers_are_the_same_values(name):
+def test_wider_integer_types_decode_the_same(name):
     """numpy makes them of a parsed JSON response."""
     stored = np.random.default_rng(0).integers(*preset(name).limits, (5, 8), np.int64, endpoint=True)
     narrow = stored.astype(preset(name).dtype)
     assert np.array_equal(decode(stored, preset(name)), decode(narrow, preset(name)))
 
 
-def test_decoding_leaves_the_stored_rows_alone():
+def test_decoding_does_not_modify_input():
     for codec in PRESETS.values():
         stored = np.ones((2, 8), codec.dtype)
         decode(stored, codec)
@@ -57,7 +57,7 @@ def test_decoding_leaves_the_stored_rows_alone():
 
 
 @given(rows, st.sampled_from(["big", "little"]), st.booleans())
-def test_packed_bits_equal_those_of_numpy(floats, order, signed):
+def test_packed_bits_agree_with_numpy(floats, order, signed):
     packed = np.packbits(floats > 0, axis=1, bitorder=order)
     dtype, offset = ("int8", 128) if signed else ("uint8", 0)
     stored = (packed.astype(np.int16) - offset).astype(dtype)
@@ -66,7 +66,7 @@ def test_packed_bits_equal_those_of_numpy(floats, order, signed):
 
 
 @given(rows)
-def test_signs_follow_the_zero_rule(floats):
+def test_sign_of_zero_follows_zero_option(floats):
     stored = np.sign(floats).astype(np.int8)
     at_zero = replace(preset("sign"), zero=">=")
     assert np.array_equal(decode(stored, at_zero), np.where(floats >= 0, 1, -1))
@@ -75,7 +75,7 @@ def test_signs_follow_the_zero_rule(floats):
 
 
 @given(rows, st.floats(2**-10, 8, width=32))
-def test_a_scale_is_the_value_of_one_step(floats, step):
+def test_scale_multiplies_stored_values(floats, step):
     stored = np.round(floats * 10).astype(np.int8)
     codec = Codec("int8", "int8", scale=step)
     assert np.array_equal(decode(stored, codec), stored.astype(np.float32) * np.float32(step))
@@ -85,19 +85,19 @@ def test_a_scale_is_the_value_of_one_step(floats, step):
     )
 
 
-def test_a_scale_comes_after_the_offset():
+def test_scale_is_applied_after_offset():
     codec = replace(preset("uint8"), scale=0.5)
     assert decode(np.array([[0, 130]], np.uint8), codec).tolist() == [[-64, 1]]
 
 
-def test_base64_is_the_bytes():
+def test_base64_decodes_bytes():
     stored = np.array([3, 255, 0], np.uint8)
     assert np.array_equal(np.frombuffer(from_base64(base64.b64encode(stored).decode()), np.uint8), stored)
     with pytest.raises(ValueError, match="base64"):
         from_base64("no base64!")
 
 
-def test_embeddings_quantized_by_sentence_transformers():
+def test_presets_decode_sentence_transformers_embeddings():
     """Every precision has a preset of its name, and int8 and uint8 are the same embedding."""
     quantization = pytest.importorskip("sentence_transformers.util.quantization")
     floats = np.random.default_rng(0).normal(size=(200, 32)).astype(np.float32)
@@ -110,7 +110,7 @@ def test_embeddings_quantized_by_sentence_transformers():
     assert np.array_equal(given_as["int8"], given_as["uint8"])
 
 
-def test_a_file_describes_a_codec(tmp_path):
+def test_codec_from_json_file(tmp_path):
     path = tmp_path / "perplexity.json"
     path.write_text('{"dtype": "int8", "scale": [0.5, 0.25], "dimensions": 2, "normalized": true}')
     codec = preset(str(path))
@@ -132,7 +132,7 @@ def test_a_file_describes_a_codec(tmp_path):
         ("{", "cannot read encoding"),
     ],
 )
-def test_an_invalid_description_is_refused(tmp_path, text, message):
+def test_invalid_json_file_raises(tmp_path, text, message):
     path = tmp_path / "codec.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
@@ -174,7 +174,7 @@ def test_packed_dimensions_and_bytes(dimensions, values):
         ({"dtype": "int8", "bits": "packed", "scale": 0.5}, "has a scale, but bits have none"),
     ],
 )
-def test_invalid_codecs_are_refused(options, message):
+def test_invalid_codecs_raise(options, message):
     with pytest.raises(InputError, match=message):
         Codec("x", **options)
 
@@ -197,7 +197,7 @@ def test_invalid_codecs_are_refused(options, message):
         ("int8", np.zeros(4, np.int8), r"1 axes found, 2 wanted \(rows, values\)"),
     ],
 )
-def test_another_dtype_is_refused(name, stored, message):
+def test_wrong_dtype_raises(name, stored, message):
     with pytest.raises(InputError, match=message):
         decode(stored, preset(name))
 
@@ -213,7 +213,7 @@ def test_another_dtype_is_refused(name, stored, message):
         ("sign", 2, "has 2 at position 2, but encoding 'sign' holds integers from -1 to 1"),
     ],
 )
-def test_a_value_out_of_range_is_reported_by_row(name, value, message):
+def test_value_out_of_range_error_names_row(name, value, message):
     stored = np.ones((3, 4), np.int64)
     stored[1, 2] = value
     with pytest.raises(RowError, match=message) as error:
@@ -221,7 +221,7 @@ def test_a_value_out_of_range_is_reported_by_row(name, value, message):
     assert error.value.row == 1
 
 
-def test_every_bad_row_is_found_once():
+def test_decode_rows_reports_each_bad_row_once():
     stored = np.array([[1, 1], [300, 1], [1, 1], [-1, 400]])
     _, bad = decode_rows(stored, preset("uint8"))
     assert {row: reason.split(",")[0] for row, reason in bad.items()} == {
@@ -230,7 +230,7 @@ def test_every_bad_row_is_found_once():
     }
 
 
-def test_ternary_values_are_not_signs():
+def test_sign_encoding_rejects_three_values():
     stored = np.array([[1, -1, 1], [1, 0, 0], [0, -1, 1]], np.int8)
     with pytest.raises(RowError, match=r"row 2: has both -1 and 0, but encoding 'sign' holds -1 and 1 or 0 and 1$"):
         decode(stored, preset("sign"))
@@ -247,18 +247,18 @@ def test_stated_dimensions_are_checked():
 
 
 @pytest.mark.parametrize(("written", "read"), [("big", "little"), ("little", "big")])
-def test_a_bit_after_the_last_dimension_reveals_the_wrong_order(written, read):
+def test_padding_bit_reveals_wrong_bit_order(written, read):
     stored = np.packbits(np.ones((2, 10), bool), axis=1, bitorder=written)
     with pytest.raises(RowError, match="row 0: has a bit set after its 10 dimensions, in encoding 'x'"):
         decode(stored, Codec("x", "uint8", "packed", read, dimensions=10))
 
 
-def test_scales_must_be_as_many_as_dimensions():
+def test_number_of_scales_must_equal_dimensions():
     with pytest.raises(InputError, match="3 dimensions found, but the scale has 2"):
         decode(np.zeros((1, 3), np.int8), Codec("int8", "int8", scale=(0.1, 0.2)))
 
 
-def test_a_wrong_scale_of_normalized_vectors_is_detected():
+def test_wrong_scale_of_normalized_vectors_is_detected():
     floats = np.random.default_rng(0).normal(size=(20, 64))
     floats /= np.linalg.norm(floats, axis=1, keepdims=True)
     stored = np.round(floats * 200).astype(np.int8)

@@ -59,11 +59,11 @@ def test_golden_codes() -> None:
 
 
 @pytest.mark.parametrize("planes", [1, 4, 8])
-def test_fewer_planes_are_a_prefix(planes: int) -> None:
+def test_fewer_planes_are_prefix(planes: int) -> None:
     assert codes.quantize(GOLDEN_VECTOR, golden(), planes).tobytes().hex() == "".join(GOLDEN_PLANES[:planes])
 
 
-def test_golden_values_decoded_at_every_usual_precision() -> None:
+def test_golden_decoded_values() -> None:
     stored = codes.quantize(GOLDEN_VECTOR, golden())
     assert codes.dequantize(stored, golden()).tolist() == [[0.5, 1.5, -0.5, 1.5, 128.5, -126.5, 128.5, -126.5, 16.5]]
     assert codes.dequantize(stored, golden(), 4).tolist() == [[-7, 9, -7, 9, 121, -119, 121, -119, 9]]
@@ -75,7 +75,7 @@ def test_golden_ternary() -> None:
     assert codes.ternary(stored, golden()).tobytes().hex() == "0a00" + "fa80"
 
 
-def test_the_error_is_at_most_half_a_step_within_the_range() -> None:
+def test_quantization_error_is_at_most_half_a_step() -> None:
     vectors = np.clip(normal(100, 37), -2.5, 2.5)
     for planes in (2, 4, 8):
         step = 2 * 3 / 2**planes
@@ -94,7 +94,7 @@ def test_scores_are_inner_products_with_decoded_rows() -> None:
     ("metric", "planes", "by_length"),
     [("cosine", 1, True), ("cosine", 4, True), ("cosine", 7, True), ("cosine", 8, False), ("ip", 4, False)],
 )
-def test_scores_of_few_planes_are_by_length_under_cosine(metric: str, planes: int, by_length: bool) -> None:
+def test_cosine_scores_of_few_planes_are_divided_by_length(metric: str, planes: int, by_length: bool) -> None:
     calibration = ranges(37, metric)
     stored, queries = codes.quantize(normal(50, 37), calibration), normal(3, 37, seed=1)
     decoded = codes.dequantize(stored, calibration, planes)
@@ -111,7 +111,7 @@ def test_queries_are_not_normalized_under_cosine() -> None:
     np.testing.assert_array_equal(doubled, 2 * codes.score(stored, query, cosine))
 
 
-def test_vectors_are_normalized_under_cosine_after_the_cut() -> None:
+def test_cosine_prefix_is_normalized_after_truncation() -> None:
     cosine = ranges(8, "cosine", accepted_dimensions=(8, 20))
     vectors = 7 * normal(10, 20)
     wanted = specification.codes(vectors, cosine.threshold, cosine.radius, cosine=True)
@@ -135,14 +135,14 @@ def test_vectors_are_normalized_under_cosine_after_the_cut() -> None:
     ],
     ids=["float64", "big-endian", "column-major", "strided", "reversed", "unaligned", "list"],
 )
-def test_equal_vectors_of_other_types_have_the_same_codes(convert: object) -> None:
+def test_memory_layout_and_type_do_not_change_codes(convert: object) -> None:
     vectors = normal(11, 37)
     assert callable(convert)
     np.testing.assert_array_equal(codes.quantize(convert(vectors), ranges(37)), codes.quantize(vectors, ranges(37)))
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64, np.float16])
-def test_small_numbers_of_every_type_have_the_same_codes(dtype: type) -> None:
+def test_number_type_does_not_change_codes(dtype: type) -> None:
     vectors = np.arange(74).reshape(2, 37) % 5
     wanted = codes.quantize(vectors.astype(np.float32), ranges(37))
     np.testing.assert_array_equal(codes.quantize(vectors.astype(dtype), ranges(37)), wanted)
@@ -154,7 +154,7 @@ def test_read_only_arrays_are_accepted() -> None:
     assert codes.quantize(vectors, ranges(37)).shape == (3, 40)
 
 
-def test_no_rows() -> None:
+def test_empty_arrays() -> None:
     none = codes.quantize(np.zeros((0, 37), np.float32), ranges(37))
     assert none.shape == (0, 40)
     assert codes.ternary(none, ranges(37)).shape == (0, 10)
@@ -167,19 +167,19 @@ def test_no_rows() -> None:
     assert codes.hamming_top_k(some, none, 3)[0].shape == (0, 2)
 
 
-def test_sign_bits_of_stored_codes_are_searched() -> None:
+def test_hamming_top_k_with_sign_bit_queries() -> None:
     stored = codes.quantize(normal(50, 37), ranges(37))
     rows, distances = codes.hamming_top_k(stored, codes.quantize(normal(50, 37), ranges(37), 1), 1)
     assert rows[:, 0].tolist() == list(range(50))
     assert not distances.any()
 
 
-def test_k_beyond_the_rows_returns_all() -> None:
+def test_hamming_top_k_with_k_above_row_count() -> None:
     assert codes.hamming_top_k(np.zeros((3, 1), np.uint8), np.zeros((1, 1), np.uint8), 10)[0].tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("metric", ["ip", "cosine"])
-def test_a_bad_row_is_reported(metric: str) -> None:
+def test_non_finite_vector_error_names_row(metric: str) -> None:
     vectors = normal(5, 37)
     vectors[3, 4] = np.nan
     with pytest.raises(RowError, match=r"^vectors: row 3: NaN at dimension 4$") as caught:
@@ -187,18 +187,18 @@ def test_a_bad_row_is_reported(metric: str) -> None:
     assert caught.value.row == 3
 
 
-def test_a_bad_query_is_reported() -> None:
+def test_non_finite_query_error_names_row() -> None:
     stored = codes.quantize(normal(5, 2), ranges(2))
     with pytest.raises(RowError, match=r"^queries: row 1: infinity at dimension 0$"):
         codes.score(stored, [[0, 1], [np.inf, 1]], ranges(2))
 
 
-def test_a_zero_vector_has_no_direction() -> None:
+def test_zero_vector_raises_for_cosine() -> None:
     with pytest.raises(RowError, match=r"^vectors: row 0: zero vector, which has no direction under cosine$"):
         codes.quantize(np.zeros(37), ranges(37, "cosine"))
 
 
-def test_a_number_beyond_float32_is_reported() -> None:
+def test_float32_overflow_error_names_row() -> None:
     vectors = np.zeros((2, 37))
     vectors[1, 5] = 1e300
     with pytest.raises(RowError, match=r"^vectors: row 1: 1e\+300 at dimension 5 is beyond float32$"):
@@ -216,7 +216,7 @@ def test_a_number_beyond_float32_is_reported() -> None:
     ],
     ids=["bool", "complex", "text", "object", "ragged"],
 )
-def test_values_that_are_not_numbers_are_refused(vectors: object) -> None:
+def test_non_numeric_values_raise(vectors: object) -> None:
     with pytest.raises(
         InputError, match=r"^vectors: (dtype .* found, floats or integers wanted|not an array of numbers)"
     ):
@@ -244,7 +244,7 @@ STORED = np.zeros((2, 40), np.uint8)
         (lambda: codes.hamming_top_k(STORED, STORED, 0), "k: 0 found, at least 1 wanted"),
     ],
 )
-def test_wrong_shapes_are_reported_with_both_numbers(call: object, message: str) -> None:
+def test_wrong_shape_error_states_found_and_expected(call: object, message: str) -> None:
     assert callable(call)
     with pytest.raises(InputError) as caught:
         call()

@@ -38,13 +38,13 @@ def messages(db: str, *options: Any) -> str:
 NOTE = "recall is against the vectors of "
 
 
-def test_the_source_file_is_found(loaded: tuple[str, Path]) -> None:
+def test_tune_finds_the_loaded_source(loaded: tuple[str, Path]) -> None:
     db, file = loaded
     assert f"{NOTE}{file}, which the collection was loaded from" in messages(db)
     assert NOTE not in messages(db, "--truth", file)
 
 
-def test_a_changed_or_missing_file_is_not_used(loaded: tuple[str, Path]) -> None:
+def test_tune_ignores_changed_or_missing_source(loaded: tuple[str, Path]) -> None:
     db, file = loaded
     np.save(file, VECTORS[::-1])
     assert NOTE not in messages(db)
@@ -52,7 +52,7 @@ def test_a_changed_or_missing_file_is_not_used(loaded: tuple[str, Path]) -> None
     assert NOTE not in messages(db)
 
 
-def test_rows_written_since_the_load_are_noticed(loaded: tuple[str, Path]) -> None:
+def test_tune_ignores_source_after_later_writes(loaded: tuple[str, Path]) -> None:
     db, _ = loaded
     with connect(db) as database:
         database.collection("docs").upsert(range(300), VECTORS[300:])
@@ -65,7 +65,7 @@ def test_rows_written_since_the_load_are_noticed(loaded: tuple[str, Path]) -> No
     assert NOTE not in messages(db)
 
 
-def test_queries_of_a_source(tmp_path: Path, calibration: Calibration, queries: Floats) -> None:
+def test_read_queries(tmp_path: Path, calibration: Calibration, queries: Floats) -> None:
     def no_model() -> Any:
         raise AssertionError
 
@@ -97,16 +97,16 @@ def written(folder: Path, content: str) -> Path:
         "\ufeffquery-id\tcorpus-id\tscore\r\nq1\td 1\t2\r\nq1\td2\t0\r\nq2\td2\t1\r\nq2\td2\t1\r\n",
     ],
 )
-def test_judgements_of_beir_and_trec(tmp_path: Path, content: str) -> None:
+def test_read_qrels_in_beir_and_trec_formats(tmp_path: Path, content: str) -> None:
     assert read_qrels(written(tmp_path, content)) == {"q1": {"d 1": 2, "d2": 0}, "q2": {"d2": 1}}
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
-def test_only_a_newline_ends_a_line(tmp_path: Path, mark: str) -> None:
+def test_qrels_lines_end_only_at_newline(tmp_path: Path, mark: str) -> None:
     assert read_qrels(written(tmp_path, f"q1\ta{mark}b\t1\n")) == {"q1": {f"a{mark}b": 1}}
 
 
-def test_trec_fields_are_separated_by_blanks(tmp_path: Path) -> None:
+def test_trec_fields_are_separated_by_spaces(tmp_path: Path) -> None:
     assert read_qrels(written(tmp_path, "7 0  12 1\n7 0 13 0\n")) == {"7": {"12": 1, "13": 0}}
 
 
@@ -119,12 +119,12 @@ def test_trec_fields_are_separated_by_blanks(tmp_path: Path) -> None:
         ("query-id\tcorpus-id\tscore\n", "qrels has no judgements"),
     ],
 )
-def test_invalid_judgements_are_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_qrels_raise(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(InputError) as raised:
         read_qrels(written(tmp_path, content))
     assert str(raised.value).removeprefix(f"{tmp_path}/") == message
 
 
-def test_a_missing_file_of_judgements(tmp_path: Path) -> None:
+def test_missing_qrels_file_raises(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cannot read .*/none: No such file or directory$"):
         read_qrels(tmp_path / "none")

@@ -51,7 +51,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MODELS, reason="needs qvec[demo]")
-def test_getting_started(tmp_path: Path) -> None:
+def test_get_started_page(tmp_path: Path) -> None:
     for block in blocks(DOCS / "get-started.md", "python", "sh"):
         if block.kind == "sh":
             run_shell(block, tmp_path)
@@ -74,7 +74,7 @@ def test_shell_blocks_run(name: str, tmp_path: Path) -> None:
         run(["qvec", "db", "stop"], tmp_path)
 
 
-def test_pages_tested_here_and_elsewhere_are_all() -> None:
+def test_every_page_with_commands_is_tested() -> None:
     with_commands = {page.name for page in PAGES if blocks(page, "sh")}
     assert with_commands - PREPARED.keys() <= {*TESTED_ELSEWHERE, "adapt.md", "quality.md"}
 
@@ -120,13 +120,13 @@ def found_by_name(name: str) -> Any:
     ["qvec", "qvec.client", "qvec.filters", "qvec.embedding", "qvec.training"]
     + [f"qvec.integrations.{framework}" for framework in ("langchain", "llama_index", "haystack")],
 )
-def test_every_exported_name_is_in_the_reference(module: str) -> None:
+def test_every_exported_name_is_in_reference(module: str) -> None:
     names = {f"{module}.{name}" for name in exported_by(module)}
     assert names
     assert names <= documented()
 
 
-def test_what_the_reference_names_has_a_docstring() -> None:
+def test_everything_in_reference_has_a_docstring() -> None:
     methods = [method for kind in (Database, Collection) for method in vars(kind).values()]
     public = [method for method in methods if inspect.isfunction(method) and not method.__name__.startswith("_")]
     optional = ("qvec.integrations", "qvec.training")
@@ -140,7 +140,7 @@ def test_what_the_reference_names_has_a_docstring() -> None:
 
 
 @pytest.mark.parametrize("page", [*WRITTEN, *PAGES, *(ROOT / "examples").rglob("*.md")], ids=lambda page: page.name)
-def test_links_lead_to_files_and_headings(page: Path) -> None:
+def test_links_have_existing_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if target.startswith(("http://", "https://", "<")):
             continue
@@ -175,7 +175,7 @@ def test_benchmarks_exist(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("furo", reason="needs qvec[docs]")
     pytest.importorskip("torch", reason="needs qvec[models]")
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", str(DOCS), str(tmp_path)]

@@ -22,7 +22,7 @@ def fitted(rows: Vectors) -> Calibration:
     return Calibration.fit(rows, metric="ip")
 
 
-def test_the_same_vectors_have_not_drifted(rows: Vectors, fitted: Calibration) -> None:
+def test_no_drift_on_fitted_vectors(rows: Vectors, fitted: Calibration) -> None:
     drift = fitted.drift(rows)
     assert drift.count == 2000
     np.testing.assert_allclose(drift.mean_shift, 0, atol=1e-5)
@@ -31,7 +31,7 @@ def test_the_same_vectors_have_not_drifted(rows: Vectors, fitted: Calibration) -
     np.testing.assert_allclose(drift.clip_rate, 1 / 2000)  # the row beyond the 0.9999 quantile of 2000
 
 
-def test_other_vectors_of_the_same_kind_have_hardly_drifted(fitted: Calibration) -> None:
+def test_hardly_any_drift_on_same_distribution(fitted: Calibration) -> None:
     summary = fitted.drift(realistic(2000, 16, seed=9)).summary()
     assert summary["count"] == 2000
     assert summary["largest_mean_shift"] < 0.15
@@ -39,7 +39,7 @@ def test_other_vectors_of_the_same_kind_have_hardly_drifted(fitted: Calibration)
     assert summary["largest_clip_rate"] < 0.01
 
 
-def test_a_shift_is_measured_in_standard_deviations(rows: Vectors, fitted: Calibration) -> None:
+def test_mean_shift_is_in_standard_deviations(rows: Vectors, fitted: Calibration) -> None:
     shifted = rows.copy()
     shifted[:, 3] += 2 * fitted.std[3]
     shifted[:, 5] -= 3 * fitted.std[5]
@@ -53,7 +53,7 @@ def test_a_shift_is_measured_in_standard_deviations(rows: Vectors, fitted: Calib
     assert drift.bit_balance[5] < fitted.drift(rows).bit_balance[5] - 0.2
 
 
-def test_a_wider_spread_is_a_ratio_and_clips(rows: Vectors, fitted: Calibration) -> None:
+def test_wider_spread_changes_spread_ratio_and_clip_rate(rows: Vectors, fitted: Calibration) -> None:
     wider = fitted.mean + 3 * (rows - fitted.mean)
     drift = fitted.drift(wider)
     np.testing.assert_allclose(drift.spread_ratio, 3, rtol=1e-4)
@@ -65,14 +65,14 @@ def test_a_wider_spread_is_a_ratio_and_clips(rows: Vectors, fitted: Calibration)
     assert wanted.max() > 0.05
 
 
-def test_under_cosine_lengths_do_not_count_as_drift(rows: Vectors) -> None:
+def test_cosine_drift_ignores_vector_lengths(rows: Vectors) -> None:
     fitted = Calibration.fit(rows, metric="cosine")
     np.testing.assert_allclose(fitted.drift(7 * rows).mean_shift, 0, atol=1e-4)
     np.testing.assert_allclose(fitted.drift(7 * rows).spread_ratio, 1, atol=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.3333333])
-def test_a_dimension_without_spread(value: float) -> None:
+def test_constant_dimension(value: float) -> None:
     constant = np.full((1001, 2), value, np.float32)
     constant[:, 0] += np.arange(1001)
     fitted = Calibration.fit(constant, metric="ip")
@@ -85,14 +85,14 @@ def test_a_dimension_without_spread(value: float) -> None:
     assert fitted.drift(spread).spread_ratio[1] == np.inf
 
 
-def test_one_vector_can_be_compared(rows: Vectors, fitted: Calibration) -> None:
+def test_drift_of_one_vector(rows: Vectors, fitted: Calibration) -> None:
     drift = fitted.drift(rows[0])
     assert drift.count == 1
     np.testing.assert_array_equal(drift.spread_ratio, 0)
     np.testing.assert_allclose(drift.mean_shift, (rows[0] - fitted.mean) / fitted.std, rtol=1e-4, atol=1e-5)
 
 
-def test_invalid_input_is_refused(rows: Vectors, fitted: Calibration) -> None:
+def test_invalid_vectors_raise(rows: Vectors, fitted: Calibration) -> None:
     with pytest.raises(InputError, match=r"^no vectors to compare with the calibration$"):
         fitted.drift(rows[:0])
     with pytest.raises(InputError, match=r"^vectors: 15 dimensions found, 16 wanted$"):

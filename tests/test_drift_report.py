@@ -65,7 +65,7 @@ def moved(vectors: Any) -> Any:
 # Reports
 
 
-def test_vectors_of_the_same_kind_have_not_drifted(database: Database) -> None:
+def test_no_drift_on_same_distribution(database: Database) -> None:
     found = drift_of_vectors(database.collection("codes"), realistic(1000, seed=5), "new.npy")
     assert found.shift < 0.15
     assert found.clip is not None
@@ -77,7 +77,7 @@ def test_vectors_of_the_same_kind_have_not_drifted(database: Database) -> None:
     assert found.beyond(LIMITS) == []
 
 
-def test_a_moved_mean_is_found_in_its_dimension(database: Database) -> None:
+def test_shifted_mean_is_located_in_its_dimension(database: Database) -> None:
     found = drift_of_vectors(database.collection("codes"), moved(realistic(1000, seed=5)), "new.npy")
     assert found.shift > LIMITS["shift"]
     assert "shift" in found.beyond(LIMITS)
@@ -85,7 +85,7 @@ def test_a_moved_mean_is_found_in_its_dimension(database: Database) -> None:
     assert found.statistics.bit_balance[0] > 0.9
 
 
-def test_the_shift_is_that_of_the_formula(database: Database) -> None:
+def test_shift_and_clip_follow_their_formulas(database: Database) -> None:
     collection, vectors = database.collection("codes"), realistic(700, seed=9) + np.float32(0.3)
     calibration = collection.calibration
     prepared = calibration.prepared(vectors).astype(np.float64)
@@ -96,7 +96,7 @@ def test_the_shift_is_that_of_the_formula(database: Database) -> None:
     assert found.clip == pytest.approx(beyond.mean() - 1e-4, abs=1e-5)  # the quantile 0.9999 clips as much
 
 
-def test_a_dimension_without_spread_is_not_drift(database: Database) -> None:
+def test_constant_dimension_is_not_drift(database: Database) -> None:
     vectors = realistic(600)
     vectors[:, 7] = 0
     calibration = Calibration.fit(vectors)
@@ -112,7 +112,7 @@ def test_a_dimension_without_spread_is_not_drift(database: Database) -> None:
     json.dumps(found.as_dict(), allow_nan=False)
 
 
-def test_ranges_that_are_too_narrow_cost_recall(database: Database) -> None:
+def test_too_narrow_ranges_lose_recall(database: Database) -> None:
     """The loss is against a calibration that is fitted again by the same method."""
     calibration = Calibration.fit(realistic(ROWS) * 0.5, metric="ip", ranges=RangeMethod("minmax"))
     collection = database.create_collection("narrow", calibration=calibration)
@@ -129,7 +129,7 @@ def test_ranges_that_are_too_narrow_cost_recall(database: Database) -> None:
         assert found.beyond(LIMITS) == ["clip"]  # floats still rank the candidates exactly
 
 
-def test_values_that_the_quantile_clips_are_not_drift(database: Database) -> None:
+def test_values_clipped_by_quantile_are_not_drift(database: Database) -> None:
     """The range for int4 clips one value in a hundred on purpose."""
     calibration = Calibration.fit(realistic(ROWS), ranges=RangeMethod("quantile", quantile=0.99))
     collection = database.create_collection("quantile", calibration=calibration)
@@ -142,7 +142,7 @@ def test_values_that_the_quantile_clips_are_not_drift(database: Database) -> Non
     assert "clip" not in found.beyond(LIMITS)
 
 
-def test_rows_of_a_collection_fit_its_calibration(database: Database) -> None:
+def test_no_drift_of_rows_in_collection(database: Database) -> None:
     for name in ("codes", "floats"):
         collection = database.collection(name)
         found = drift_of_rows(collection)
@@ -154,19 +154,19 @@ def test_rows_of_a_collection_fit_its_calibration(database: Database) -> None:
         assert found.beyond(LIMITS) == []
 
 
-def test_statistics_for_a_report_are_of_the_rows(database: Database) -> None:
+def test_collection_statistics_describe_stored_rows(database: Database) -> None:
     collection = database.collection("floats")
     found = collection_statistics(collection, None)
     assert found.bit_balance == pytest.approx(collection.calibration.drift(realistic(ROWS)).bit_balance, abs=0.005)
 
 
-def test_few_vectors_have_no_recall(database: Database) -> None:
+def test_recall_is_omitted_for_few_vectors(database: Database) -> None:
     found = drift_of_vectors(database.collection("codes"), realistic(99, seed=3), "new.npy")
     assert found.recall is None
     assert found.clip is not None
 
 
-def test_an_empty_collection(database: Database) -> None:
+def test_empty_collection_raises(database: Database) -> None:
     collection = database.create_collection("empty", calibration=Calibration.fit(realistic(50)))
     try:
         with pytest.raises(InputError, match=r"^collection 'empty' has no rows$"):
@@ -189,7 +189,7 @@ def test_exit_codes(url: str, tmp_path: Path) -> None:
     assert drift(url, "-c", "none").exit_code == 1
 
 
-def test_limits_can_be_set(url: str, tmp_path: Path) -> None:
+def test_allow_option_sets_limits(url: str, tmp_path: Path) -> None:
     source = saved(tmp_path, moved(realistic(800, seed=4)))
     lenient = drift(
         url, "-c", "codes", "--source", source, "--allow", "shift=9", "--allow", "clip=1", "--allow", "loss=1"
@@ -206,7 +206,7 @@ def test_limits_can_be_set(url: str, tmp_path: Path) -> None:
         assert message in wrong.output
 
 
-def test_json(url: str, tmp_path: Path) -> None:
+def test_json_output(url: str, tmp_path: Path) -> None:
     result = drift(url, "-c", "floats", "--source", saved(tmp_path, moved(realistic(800, seed=4))), "--json")
     found = json.loads(result.output)
     assert result.exit_code == DRIFTED
@@ -217,7 +217,7 @@ def test_json(url: str, tmp_path: Path) -> None:
     assert len(found["dimensions"]["bit_balance"]) == 64
 
 
-def test_unusable_sources_are_refused(url: str, tmp_path: Path) -> None:
+def test_unusable_sources_fail(url: str, tmp_path: Path) -> None:
     wide = drift(url, "-c", "codes", "--source", saved(tmp_path, realistic(50, dimensions=16)))
     assert wide.exit_code == 1
     assert "has 16 dimensions, but collection 'codes' takes 64" in wide.output

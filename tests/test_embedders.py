@@ -13,7 +13,7 @@ from qvec.client import embedders
 from qvec.client.embedders import Embedders, embedding_of
 
 
-def test_a_loading_model_does_not_block_a_loaded_one(monkeypatch: pytest.MonkeyPatch, calibration: Calibration) -> None:
+def test_loading_one_model_does_not_block_another(monkeypatch: pytest.MonkeyPatch, calibration: Calibration) -> None:
     began, go_on = threading.Event(), threading.Event()
 
     def load(options: Any) -> Any:

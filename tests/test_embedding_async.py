@@ -104,14 +104,14 @@ def test_32_questions_are_embedded_in_parallel() -> None:
     assert [vectors.tolist() for vectors in found] == [[[8, 1]]] * 64
 
 
-def test_async_methods_of_an_embedder_are_awaited() -> None:
+def test_async_methods_of_embedder_are_awaited() -> None:
     embedder = Awaited()
     found = in_tasks([lambda: asynchronous.embed_queries_async(embedder, ["question"])] * 200)
     assert [vectors.tolist() for vectors in found] == [[[8, 1]]] * 200
     assert in_tasks([lambda: asynchronous.embed_documents_async(embedder, ["text"])])[0].tolist() == [[4, 1]]
 
 
-def test_collections_await_their_embedders(tmp_path: Path) -> None:
+def test_collection_awaits_async_embedder(tmp_path: Path) -> None:
     async def use() -> None:
         async with await qvec.connect_async(f"qdrant:{tmp_path}") as db:
             docs = await db.create_collection("docs", calibration=Calibration.fit(realistic(100, 2)))
@@ -124,7 +124,7 @@ def test_collections_await_their_embedders(tmp_path: Path) -> None:
     asyncio.run(use())
 
 
-def test_searches_by_vector_do_not_wait_for_embeddings(tmp_path: Path) -> None:
+def test_vector_searches_do_not_wait_for_embeddings(tmp_path: Path) -> None:
     go_on = threading.Event()
 
     class Waiting(Blocking):
@@ -152,7 +152,7 @@ def test_searches_by_vector_do_not_wait_for_embeddings(tmp_path: Path) -> None:
 # The cache: questions that come several times at once
 
 
-def test_a_question_of_several_threads_is_embedded_once() -> None:
+def test_concurrent_threads_embed_a_question_once() -> None:
     embedder = Blocking()
     cached = CachedQueries(embedder)
     found = in_threads([lambda: cached.embed_queries(["question", "too"])] * 8)
@@ -161,7 +161,7 @@ def test_a_question_of_several_threads_is_embedded_once() -> None:
 
 
 @pytest.mark.parametrize("kind", [Blocking, Awaited])
-def test_a_question_of_several_tasks_is_embedded_once(kind: type[Blocking]) -> None:
+def test_concurrent_tasks_embed_a_question_once(kind: type[Blocking]) -> None:
     embedder = kind()
     cached = CachedQueries(embedder)
     found = in_tasks([lambda: cached.embed_queries_async(["question", "too"])] * 100)
@@ -171,7 +171,7 @@ def test_a_question_of_several_tasks_is_embedded_once(kind: type[Blocking]) -> N
     assert embedder.asked == [["question", "too"]]
 
 
-def test_overlapping_questions_are_each_embedded_once() -> None:
+def test_overlapping_batches_embed_each_question_once() -> None:
     embedder = Blocking()
     cached = CachedQueries(embedder)
     found = in_threads(
@@ -181,7 +181,7 @@ def test_overlapping_questions_are_each_embedded_once() -> None:
     assert sorted(text for texts in embedder.asked for text in texts) == ["a", "bb", "ccc"]
 
 
-def test_a_failure_reaches_all_waiting_tasks_and_is_not_cached() -> None:
+def test_failure_reaches_all_waiting_tasks_and_is_not_cached() -> None:
     embedder = Awaited()
     embedder.fails = EmbeddingError("the server is away")
     cached = CachedQueries(embedder)
@@ -192,7 +192,7 @@ def test_a_failure_reaches_all_waiting_tasks_and_is_not_cached() -> None:
     assert in_tasks([lambda: cached.embed_queries_async(["question"])])[0].tolist() == [[8, 1]]
 
 
-def test_too_few_vectors_are_an_error_in_all_threads() -> None:
+def test_too_few_vectors_raise_in_all_threads() -> None:
     class Short(Blocking):
         def embed_queries(self, texts: Sequence[str]) -> Vectors:
             return super().embed_queries(texts)[1:]
@@ -202,7 +202,7 @@ def test_too_few_vectors_are_an_error_in_all_threads() -> None:
     assert [type(error) for error in found] == [ValueError] * 3
 
 
-def test_a_cancelled_task_does_not_cancel_the_others() -> None:
+def test_cancelled_task_does_not_cancel_others() -> None:
     """Neither the task that embeds the question nor one that waits for it."""
     embedder = Awaited()
     cached = CachedQueries(embedder)

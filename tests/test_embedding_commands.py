@@ -82,7 +82,7 @@ def subject(name: str) -> set[str]:
     return {f"{name} {number}" for number in range(5)}
 
 
-def test_a_real_model_behind_a_server(db_url: str, source: Path, minilm: Any) -> None:
+def test_ingest_and_search_with_model_on_server(db_url: str, source: Path, minilm: Any) -> None:
     with serving(EmbeddingServer(minilm.embed_documents, ["all-MiniLM-L6-v2"])) as server:
         prefixes = ("--query-prefix", "question: ", "--document-prefix", "passage: ")
         assert ingest(db_url, source, "--model", server.url, *prefixes)["rows"] == len(ROWS)
@@ -97,7 +97,7 @@ def test_a_real_model_behind_a_server(db_url: str, source: Path, minilm: Any) ->
         }
 
 
-def test_jina_embeddings_v4_follows_its_model_card(db_url: str, source: Path, server: EmbeddingServer) -> None:
+def test_jina_embeddings_v4_uses_prefixes_of_model_card(db_url: str, source: Path, server: EmbeddingServer) -> None:
     server.models = [JINA]
     refused = invoke("ingest", source, "--db", db_url, "-c", "docs", "--model", server.url, "--dimensions", 300)
     assert refused.exit_code == 1
@@ -116,7 +116,7 @@ def test_jina_embeddings_v4_follows_its_model_card(db_url: str, source: Path, se
     }
 
 
-def test_the_card_applies_to_vectors_that_were_embedded_elsewhere(
+def test_model_card_applies_to_precomputed_vectors(
     db_url: str, tmp_path: Path, server: EmbeddingServer
 ) -> None:
     np.save(tmp_path / "a.npy", by_words([f"Passage: {row['text']}" for row in ROWS]))
@@ -126,7 +126,7 @@ def test_the_card_applies_to_vectors_that_were_embedded_elsewhere(
     assert server.texts[-1] == "Query: Sentence about ships."
 
 
-def test_a_server_may_move_but_not_change_its_model(db_url: str, source: Path, server: EmbeddingServer) -> None:
+def test_server_url_may_change_but_not_model(db_url: str, source: Path, server: EmbeddingServer) -> None:
     ingest(db_url, source, "--model", server.url, "--document-prefix", "d: ", "--query-prefix", "q: ")
     more = write_lines(source.with_name("more.jsonl"), [{"id": "kites 0", "text": "One about kites."}])
     result = invoke("ingest", more, "--db", db_url, "-c", "docs", "--document-prefix", "")
@@ -142,7 +142,7 @@ def test_a_server_may_move_but_not_change_its_model(db_url: str, source: Path, s
     assert server.texts[-1] == "kites"
 
 
-def test_a_copy_keeps_the_embedding_options(db_url: str, source: Path, server: EmbeddingServer) -> None:
+def test_copy_keeps_embedding_options(db_url: str, source: Path, server: EmbeddingServer) -> None:
     ingest(db_url, source, "--model", server.url, "--query-prefix", "q: ")
     other = f"qdrant:{source.parent / 'copy'}"
     succeed("copy", "--from", db_url, "--to", other, "-c", "docs", "--quiet")
@@ -151,7 +151,7 @@ def test_a_copy_keeps_the_embedding_options(db_url: str, source: Path, server: E
     assert server.texts[-1] == "q: taxes"
 
 
-def test_storing_an_oversampling_keeps_the_embedding_options(
+def test_set_oversampling_keeps_embedding_options(
     db_url: str, source: Path, server: EmbeddingServer
 ) -> None:
     ingest(db_url, source, "--model", server.url, "--query-prefix", "q: ")
@@ -161,7 +161,7 @@ def test_storing_an_oversampling_keeps_the_embedding_options(
         assert database.collection("docs").embedding == before is not None
 
 
-def test_a_text_that_the_server_refuses_is_a_bad_row(db_url: str, source: Path, server: EmbeddingServer) -> None:
+def test_text_refused_by_server_is_a_bad_row(db_url: str, source: Path, server: EmbeddingServer) -> None:
     def refuse_long(exchange: Exchange) -> None:
         if max(map(len, exchange.texts)) > 200:
             exchange.refuse(400, "input is too long")
@@ -177,7 +177,7 @@ def test_a_text_that_the_server_refuses_is_a_bad_row(db_url: str, source: Path, 
     assert "input is too long" in rejects.read_text()
 
 
-def test_a_load_resumes_after_a_failure_of_its_server(db_url: str, source: Path, server: EmbeddingServer) -> None:
+def test_load_resumes_after_server_failure(db_url: str, source: Path, server: EmbeddingServer) -> None:
     many = [{"id": row, "text": f"text about number {row}"} for row in range(2_600)]
     write_lines(source, many)
     server.fault = lambda exchange: exchange.refuse(500, "out of memory") if exchange.number > 70 else None
@@ -224,7 +224,7 @@ def test_ctrl_c_does_not_wait_for_requests(tmp_path: Path, server: EmbeddingServ
     assert "Traceback" not in err
 
 
-def test_an_address_with_a_password_is_neither_stored_nor_shown(db_url: str, source: Path) -> None:
+def test_url_with_password_is_neither_stored_nor_shown(db_url: str, source: Path) -> None:
     for command in (["ingest", source], ["search", "cats"]):
         result = invoke(*command, "--db", db_url, "-c", "docs", "--model", "http://me:secret@127.0.0.1:9/v1")
         assert result.exit_code == 1
@@ -232,7 +232,7 @@ def test_an_address_with_a_password_is_neither_stored_nor_shown(db_url: str, sou
         assert "secret" not in result.output
 
 
-def test_a_calibration_by_a_server(tmp_path: Path, source: Path, server: EmbeddingServer) -> None:
+def test_calibrate_with_model_on_server(tmp_path: Path, source: Path, server: EmbeddingServer) -> None:
     file = tmp_path / "cal.safetensors"
     succeed("calibrate", source, "-o", file, "--model", server.url, "--document-prefix", "d: ")
     assert all(text.startswith("d: ") for text in server.texts[1:])

@@ -27,23 +27,23 @@ JINA = "jinaai/jina-embeddings-v4-text-{}-GGUF:Q4_K_M"
     ],
 )
 @pytest.mark.parametrize("take", [lasting_name, EmbeddingOptions])
-def test_an_address_with_a_secret_is_refused_without_repeating_it(url: str, take: Any) -> None:
+def test_url_with_secret_raises_without_showing_it(url: str, take: Any) -> None:
     with pytest.raises(InputError, match="put the API key into QVEC_EMBEDDING_API_KEY") as caught:
         take(url)
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://", "http://host", "http://host/", "http://host:port/v1", "https://[::1/v1"])
-def test_an_invalid_address_is_refused(url: str) -> None:
+def test_invalid_url_raises(url: str) -> None:
     with pytest.raises(InputError, match=r"is not the address of an embedding server; expected http://HOST:PORT/v1 or"):
         EmbeddingOptions(url)
 
 
-def test_the_last_slash_of_an_address_is_dropped() -> None:
+def test_trailing_slash_of_url_is_dropped() -> None:
     assert lasting_name(URL + "/") == URL
 
 
-def test_a_key_is_sent_only_to_its_server() -> None:
+def test_api_key_depends_on_server() -> None:
     openai = "https://api.openai.com/v1"
     assert api_key(openai, {"OPENAI_API_KEY": "a"}) == "a"
     assert api_key(openai, {"OPENAI_API_KEY": "a", "QVEC_EMBEDDING_API_KEY": "b"}) == "b"
@@ -54,7 +54,7 @@ def test_a_key_is_sent_only_to_its_server() -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("model_name", "m"), ("task", "code")])
-def test_server_options_need_a_server(option: str, value: str) -> None:
+def test_server_options_require_server(option: str, value: str) -> None:
     with pytest.raises(InputError, match=rf"--{option.replace('_', '-')} {value} is for models on a server"):
         EmbeddingOptions("all-MiniLM-L6-v2", **{option: value})
 
@@ -67,7 +67,7 @@ def test_server_options_need_a_server(option: str, value: str) -> None:
         ("code", "code", "Query: ", "Passage: "),
     ],
 )
-def test_the_card_of_jina_embeddings_v4(name: str, task: str, query: str, document: str) -> None:
+def test_jina_embeddings_v4_model_card(name: str, task: str, query: str, document: str) -> None:
     """https://huggingface.co/jinaai/jina-embeddings-v4-text-retrieval-GGUF, the table of inputs."""
     wanted = EmbeddingOptions(URL, JINA.format(name), task, query, document)
     assert complete_options(EmbeddingOptions(URL, JINA.format(name))) == wanted
@@ -78,7 +78,7 @@ def test_the_card_of_jina_embeddings_v4(name: str, task: str, query: str, docume
     assert (told.query_prefix, told.document_prefix) == (query, document)
 
 
-def test_a_given_prefix_stays() -> None:
+def test_given_prefix_overrides_model_card() -> None:
     given = EmbeddingOptions(URL, JINA.format("retrieval"), query_prefix="")
     assert (complete_options(given).query_prefix, complete_options(given).document_prefix) == ("", "Passage: ")
     bare = EmbeddingOptions(URL, "jina-embeddings-v4", query_prefix="", document_prefix="")
@@ -99,12 +99,12 @@ def test_a_given_prefix_stays() -> None:
         (None, "code", "--task code is for jina-embeddings-v4"),
     ],
 )
-def test_an_invalid_task_is_refused(name: str | None, task: str | None, message: str) -> None:
+def test_invalid_task_raises(name: str | None, task: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         complete_options(EmbeddingOptions(URL, name, task))
 
 
-def test_vectors_are_cut_only_to_lengths_on_the_model_card() -> None:
+def test_dimensions_must_be_on_model_card() -> None:
     jina = EmbeddingOptions(URL, JINA.format("retrieval"))
     for dimensions in (None, 128, 256, 512, 1024, 2048):
         check_cut(jina, dimensions)
@@ -140,11 +140,11 @@ def test_requested_options_override_stored_ones(asked: EmbeddingOptions, expecte
         (EmbeddingOptions(document_prefix=""), ("document_prefix", "", "d: ")),
     ],
 )
-def test_the_first_difference_from_stored_options(asked: EmbeddingOptions, difference: Any) -> None:
+def test_first_difference_from_stored_options(asked: EmbeddingOptions, difference: Any) -> None:
     assert asked.first_difference(STORED) == difference
 
 
-def test_stored_options_are_read_again() -> None:
+def test_options_round_trip() -> None:
     stored = embedding_to_store(STORED)
     assert stored == {"model": URL, "model_name": "m", "query_prefix": "q: ", "document_prefix": "d: "}
     assert EmbeddingOptions.from_json(stored, "docs") == STORED
@@ -152,7 +152,7 @@ def test_stored_options_are_read_again() -> None:
     assert embedding_to_store(EmbeddingOptions(query_prefix="q: ")) is None
 
 
-def test_newer_or_damaged_options_are_refused() -> None:
+def test_newer_or_damaged_options_raise() -> None:
     with pytest.raises(CollectionError, match=r"'docs' was embedded with pooling, which this qvec does not know"):
         EmbeddingOptions.from_json({"model": URL, "pooling": "cls"}, "docs")
     with pytest.raises(CollectionError, match="the embedding of collection 'docs' is damaged: task is not text"):

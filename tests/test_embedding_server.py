@@ -76,7 +76,7 @@ def test_texts_are_embedded_in_order_by_parallel_requests(server: EmbeddingServe
     assert model.embed_documents([]).shape == (0, DIMENSIONS)
 
 
-def test_a_server_without_base64_is_asked_for_numbers(server: EmbeddingServer) -> None:
+def test_float_encoding_is_requested_if_base64_is_unsupported(server: EmbeddingServer) -> None:
     model = embedder(server)
     in_base64 = model.embed_documents(TEXTS)
     server.encodings = ("float",)
@@ -149,7 +149,7 @@ def test_retry_after_is_respected(server: EmbeddingServer) -> None:
 
 
 @pytest.mark.parametrize("asked", ["0", "0.01", "Thu, 01 Jan 1970 00:00:00 GMT"])
-def test_pauses_are_never_shorter_than_the_policys(server: EmbeddingServer, asked: str) -> None:
+def test_pauses_are_never_shorter_than_policy(server: EmbeddingServer, asked: str) -> None:
     server.fault = refusal(429, Retry_After=asked)
     pauses, policy = Pauses(), RetryPolicy(attempts=5, first_pause=0.2, max_pause=0.8)
     with pytest.raises(EmbeddingError, match="status 429: busy"):
@@ -158,7 +158,7 @@ def test_pauses_are_never_shorter_than_the_policys(server: EmbeddingServer, aske
     assert (np.array(pauses.seconds) <= [0.2, 0.4, 0.8, 0.8]).all()
 
 
-def test_a_long_retry_after_is_an_error(server: EmbeddingServer) -> None:
+def test_long_retry_after_raises(server: EmbeddingServer) -> None:
     model = faulty(server, refusal(429, Retry_After="3600"))
     with pytest.raises(EmbeddingError, match=r"asks to come back in 3,600 s \(status 429\)"):
         model.embed_documents(["text"])
@@ -178,11 +178,11 @@ def test_a_long_retry_after_is_an_error(server: EmbeddingServer) -> None:
         ("Thu, 01 Jan 1970 00:00:40 GMT", 0),
     ],
 )
-def test_retry_after(header: str | None, seconds: float | None) -> None:
+def test_retry_after_header_parsing(header: str | None, seconds: float | None) -> None:
     assert retry_after(header, 60.0) == seconds
 
 
-def test_a_lasting_failure_is_reported_in_the_servers_words(server: EmbeddingServer) -> None:
+def test_permanent_failure_shows_message_of_server(server: EmbeddingServer) -> None:
     model = faulty(server, lambda exchange: exchange.refuse(500, "out of\nmemory\x1b[2J"))
     with pytest.raises(
         EmbeddingError, match=rf"^embedding server {server.url} answers with status 500: out of memory\["
@@ -191,13 +191,13 @@ def test_a_lasting_failure_is_reported_in_the_servers_words(server: EmbeddingSer
     assert len(server.exchanges) == QUICK.attempts
 
 
-def test_a_lasting_timeout_is_reported(server: EmbeddingServer) -> None:
+def test_permanent_timeout_raises(server: EmbeddingServer) -> None:
     model = faulty(server, lambda _: time.sleep(1.5), IMPATIENT)
     with pytest.raises(EmbeddingError, match=r"does not answer, 4 times: timed out"):
         model.embed_documents(["text"])
 
 
-def test_a_failed_request_cancels_the_waiting_ones(server: EmbeddingServer) -> None:
+def test_failed_request_cancels_queued_requests(server: EmbeddingServer) -> None:
     model = faulty(server, lambda exchange: exchange.refuse(404, "gone"))
     with pytest.raises(EmbeddingError, match="status 404: gone"):
         model.embed_documents(TEXTS * 20)
@@ -205,7 +205,7 @@ def test_a_failed_request_cancels_the_waiting_ones(server: EmbeddingServer) -> N
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("qvec-embedding")]
 
 
-def test_an_address_without_a_server_fails_at_once() -> None:
+def test_unreachable_server_fails_without_retries() -> None:
     began = time.monotonic()
     with pytest.raises(EmbeddingError, match=r"^embedding server http://127\.0\.0\.1:9/v1 does not answer: "):
         load_embedder("http://127.0.0.1:9/v1")
@@ -215,7 +215,7 @@ def test_an_address_without_a_server_fails_at_once() -> None:
 # Refusals
 
 
-def test_requests_become_smaller_if_the_server_refuses_their_size(server: EmbeddingServer) -> None:
+def test_batches_shrink_if_server_refuses_their_size(server: EmbeddingServer) -> None:
     def ten_at_most(exchange: Exchange) -> None:
         if len(exchange.texts) > 10:
             exchange.refuse(400, "batch size is invalid, it should not be larger than 10")
@@ -235,7 +235,7 @@ def test_requests_become_smaller_if_the_server_refuses_their_size(server: Embedd
         (500, "input (992 tokens) is too large to process. increase the physical batch size"),
     ],
 )
-def test_a_text_that_is_too_long_is_reported_by_row(server: EmbeddingServer, status: int, message: str) -> None:
+def test_too_long_text_error_names_row(server: EmbeddingServer, status: int, message: str) -> None:
     def refuse_long(exchange: Exchange) -> None:
         if max(map(len, exchange.texts)) > 50:
             exchange.refuse(status, message)
@@ -258,7 +258,7 @@ def test_requests_are_limited_by_characters(server: EmbeddingServer) -> None:
     assert sizes(server) == [1, 2, 2]
 
 
-def test_a_refused_first_request_names_no_row(server: EmbeddingServer) -> None:
+def test_refused_first_request_names_no_row(server: EmbeddingServer) -> None:
     server.fault = lambda exchange: exchange.refuse(400, "no such model")
     with pytest.raises(EmbeddingError, match="refuses a request: no such model"):
         embedder(server)
@@ -287,14 +287,14 @@ def change(key: str, value: Any) -> Fault:
         (lambda exchange: setattr(exchange, "answer", []), "has no list of embeddings"),
     ],
 )
-def test_a_wrong_answer_is_described(server: EmbeddingServer, fault: Fault, message: str) -> None:
+def test_malformed_answers_raise(server: EmbeddingServer, fault: Fault, message: str) -> None:
     model = faulty(server, fault)
     with pytest.raises(EmbeddingError, match=f"^the answer of embedding server {server.url} .*{message}"):
         model.embed_documents(TEXTS[:5])
     assert len(server.exchanges) == 1
 
 
-def test_an_answer_that_is_not_json(server: EmbeddingServer) -> None:
+def test_answer_that_is_not_json_raises(server: EmbeddingServer) -> None:
     model = faulty(server, lambda exchange: setattr(exchange, "answer", b"<html>"))
     with pytest.raises(EmbeddingError, match="answers with something that is not JSON"):
         model.embed_documents(["text"])
@@ -302,7 +302,7 @@ def test_an_answer_that_is_not_json(server: EmbeddingServer) -> None:
 
 @pytest.mark.parametrize("encoding", ["base64", "float"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_embedding_that_is_not_finite_is_reported_by_row(
+def test_non_finite_embedding_error_names_row(
     server: EmbeddingServer, encoding: str, value: float
 ) -> None:
     def spoil(exchange: Exchange) -> None:
@@ -323,7 +323,7 @@ def test_embeddings_in_any_order_are_sorted_by_index(order: list[int], encoding:
     np.testing.assert_array_equal(read_answer({"data": data}, 6, DIMENSIONS, normalized=True), vectors)
 
 
-def test_a_model_with_a_card_must_return_unit_vectors() -> None:
+def test_model_with_card_must_return_unit_vectors() -> None:
     data = [{"index": 0, "embedding": [0.6, 0.6]}]
     with pytest.raises(WrongAnswerError, match=r"of length 0\.849, expected 1 of this model"):
         read_answer({"data": data}, 1, None, normalized=True)
@@ -337,7 +337,7 @@ def test_a_model_with_a_card_must_return_unit_vectors() -> None:
     most_rows=st.integers(1, 20),
     most_tokens=st.integers(1, 1000),
 )
-def test_padded_batches_hold_every_row_once_within_their_limits(
+def test_padded_batches_hold_every_row_once_within_limits(
     lengths: list[int], most_rows: int, most_tokens: int
 ) -> None:
     batches = list(padded_batches(np.array(lengths, np.int64), most_rows, most_tokens))
@@ -351,7 +351,7 @@ def test_padded_batches_hold_every_row_once_within_their_limits(
 
 
 @given(lengths=st.lists(st.integers(0, 50), max_size=60), most_rows=st.integers(1, 20), most=st.integers(1, 100))
-def test_consecutive_batches_hold_every_row_in_order_within_their_limits(
+def test_consecutive_batches_hold_every_row_in_order_within_limits(
     lengths: list[int], most_rows: int, most: int
 ) -> None:
     texts = ["x" * length for length in lengths]
@@ -365,27 +365,27 @@ def test_consecutive_batches_hold_every_row_in_order_within_their_limits(
 # Names and keys
 
 
-def test_the_only_model_of_a_server_is_found_and_kept(server: EmbeddingServer) -> None:
+def test_only_model_of_server_is_used(server: EmbeddingServer) -> None:
     model = embedder(server)
     assert model.options == EmbeddingOptions(server.url, "test-model")
     assert model.name == f"test-model on {server.url}"
     assert load_embedder(model.options).options == model.options
 
 
-def test_one_of_several_models_must_be_named(server: EmbeddingServer) -> None:
+def test_model_name_is_required_if_server_has_several(server: EmbeddingServer) -> None:
     server.models = ("small", "large")
     with pytest.raises(InputError, match=r"has several models \(small, large\); name one: --model-name NAME"):
         embedder(server)
     assert embedder(server, model_name="large").options.model_name == "large"
 
 
-def test_a_server_that_lists_no_models_is_asked_without_a_name(server: EmbeddingServer) -> None:
+def test_requests_omit_model_if_server_lists_none(server: EmbeddingServer) -> None:
     server.models = None
     embedder(server).embed_documents(["text"])
     assert all("model" not in exchange.request for exchange in server.exchanges)
 
 
-def test_the_key_is_sent_but_never_shown(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_is_sent_but_never_shown(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-server")
     model = embedder(server)
     assert "Authorization" not in server.exchanges[0].headers
@@ -406,7 +406,7 @@ def test_the_key_is_sent_but_never_shown(server: EmbeddingServer, monkeypatch: p
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 500, 503])
 @pytest.mark.parametrize("before", ["your key is ", "x" * 190 + " "], ids=["first", "where it is cut off"])
-def test_the_key_is_redacted_in_refusals(
+def test_api_key_is_redacted_in_server_errors(
     server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch, status: int, before: str
 ) -> None:
     monkeypatch.setenv("QVEC_EMBEDDING_API_KEY", "sk-secret-123")
@@ -417,7 +417,7 @@ def test_the_key_is_redacted_in_refusals(
     assert "another" not in str(caught.value)
 
 
-def test_the_key_is_redacted_everywhere_else(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_is_redacted_in_other_messages(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QVEC_EMBEDDING_API_KEY", "sk-secret-123")
     model = faulty(server, lambda exchange: exchange.answer["data"][0].update(index="Bearer sk-secret-123"))
     with pytest.raises(EmbeddingError, match=r"whose index is Bearer \[redacted\], expected each of 0 to 0"):
@@ -427,7 +427,7 @@ def test_the_key_is_redacted_everywhere_else(server: EmbeddingServer, monkeypatc
         embedder(server)
 
 
-def test_a_key_does_not_follow_a_redirect(server: EmbeddingServer) -> None:
+def test_redirects_are_not_followed(server: EmbeddingServer) -> None:
     model = faulty(server, lambda exchange: exchange.refuse(307, "", Location="http://127.0.0.1:9/v1/embeddings"))
     with pytest.raises(EmbeddingError, match="status 307: it has moved; give the address that it redirects to"):
         model.embed_documents(["text"])
@@ -436,7 +436,7 @@ def test_a_key_does_not_follow_a_redirect(server: EmbeddingServer) -> None:
 # The real model
 
 
-def test_a_model_gives_the_same_vectors_through_a_server(minilm: Any) -> None:
+def test_server_gives_same_vectors_as_local_model(minilm: Any) -> None:
     texts = ["A cat sleeps on the windowsill.", "", "Postgres keeps its pages in shared buffers.", "x = 1\n" * 300]
     with serving(EmbeddingServer(minilm.embed_documents)) as server:
         served = ServerEmbedder(EmbeddingOptions(server.url, query_prefix="question: "))

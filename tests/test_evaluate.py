@@ -104,7 +104,7 @@ def rescored(near: NDArray[Any], scores: NDArray[np.float64]) -> Lists:
     return np.take_along_axis(near, order, axis=1).tolist()
 
 
-def test_exact_rescoring_has_the_recall_of_decoded_codes(
+def test_exact_rescoring_recall_equals_numpy(
     evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration
 ) -> None:
     truth, found = true_nearest(vectors, queries), named(evaluation)
@@ -116,7 +116,7 @@ def test_exact_rescoring_has_the_recall_of_decoded_codes(
 
 
 @pytest.mark.parametrize("prefilter", ["ternary", "binary"])
-def test_a_scan_has_the_recall_of_its_candidates(
+def test_scan_recall_equals_numpy(
     evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration, prefilter: str
 ) -> None:
     truth, found = true_nearest(vectors, queries), named(evaluation)
@@ -130,7 +130,7 @@ def test_a_scan_has_the_recall_of_its_candidates(
     assert found[f"{prefilter}/none/scan"].recall.value == pytest.approx(recall(near.tolist(), truth))
 
 
-def test_a_scan_in_small_blocks_finds_the_same(
+def test_block_size_does_not_change_scan_recall(
     collection: Collection,
     evaluation: Evaluation,
     queries: Floats,
@@ -146,7 +146,7 @@ def test_a_scan_in_small_blocks_finds_the_same(
         assert named(again)[name].recalls.tolist() == named(evaluation)[name].recalls.tolist()
 
 
-def test_each_query_has_its_own_recall(
+def test_recall_per_query(
     evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration
 ) -> None:
     found = named(evaluation)["none/int4"]
@@ -155,7 +155,7 @@ def test_each_query_has_its_own_recall(
     assert found.recall.low < found.recall.value < found.recall.high
 
 
-def test_alternatives_have_the_recall_of_numpy(
+def test_alternatives_recall_equals_numpy(
     collection: Collection, vectors: Floats, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     truth = true_nearest(vectors, queries)
@@ -173,7 +173,7 @@ def test_alternatives_have_the_recall_of_numpy(
         assert each.at_least < each.recall
 
 
-def test_from_codes_alone_no_alternative_is_more_precise(
+def test_alternatives_of_codes_have_at_most_their_precision(
     db: Database, collection: Collection, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
     def others(of: Collection) -> set[tuple[str, str]]:
@@ -197,7 +197,7 @@ def test_every_configuration_is_measured_once(evaluation: Evaluation) -> None:
     assert sorted(result.name for result in evaluation.results) == sorted([*indexed, *scanned, *exact, *bits])
 
 
-def test_searches_are_timed_and_scans_are_not(evaluation: Evaluation) -> None:
+def test_only_searches_are_timed(evaluation: Evaluation) -> None:
     for result in evaluation.results:
         if result.name.endswith("/scan") or result.rescore == "float32":
             assert result.p50_ms is result.p95_ms is result.p99_ms is None
@@ -228,7 +228,7 @@ class Losing:
         return found if options.get("exact") else found[1:]
 
 
-def test_the_loss_of_the_index_is_separate_from_that_of_quantization(
+def test_index_loss_is_separate_from_quantization_loss(
     collection: Collection, evaluation: Evaluation, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     lossy = evaluate(Losing(collection), asked(queries), rows_of(source, calibration), oversamplings=[4])  # type: ignore[arg-type]
@@ -241,7 +241,7 @@ def test_the_loss_of_the_index_is_separate_from_that_of_quantization(
     assert after.loss.rescore == pytest.approx(before.loss.rescore)
 
 
-def test_without_a_source_the_collection_is_the_ground_truth(collection: Collection, queries: Floats) -> None:
+def test_codes_are_ground_truth_without_source(collection: Collection, queries: Floats) -> None:
     found = evaluate(collection, asked(queries), oversamplings=[4])
     assert named(found)["none/int8"].recall.value == 1
     assert "none/float32" not in named(found)
@@ -251,7 +251,7 @@ def test_without_a_source_the_collection_is_the_ground_truth(collection: Collect
     )
 
 
-def test_kept_floats_are_the_ground_truth(
+def test_stored_floats_are_ground_truth_without_source(
     db: Database, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
     made = db.create_collection("floats", calibration=calibration, rescore="float16", prefilter="binary")
@@ -270,7 +270,7 @@ def test_kept_floats_are_the_ground_truth(
     assert "the collection has no index: every search reads all rows" in found.notes
 
 
-def test_rows_as_queries_are_excluded_from_their_hits(
+def test_rows_used_as_queries_are_excluded_from_their_hits(
     collection: Collection, vectors: Floats, source: Path, calibration: Calibration
 ) -> None:
     """A search finds k other rows, among as many candidates as any search for k hits."""
@@ -290,7 +290,7 @@ def test_rows_as_queries_are_excluded_from_their_hits(
 
 
 @given(st.integers(1, 200), st.floats(1, 64))
-def test_a_row_as_query_takes_one_more_candidate(k: int, oversampling: float) -> None:
+def test_row_used_as_query_needs_one_more_candidate(k: int, oversampling: float) -> None:
     assert candidate_count(k + 1, oversampling_with_own_row(k, oversampling)) == candidate_count(k, oversampling) + 1
 
 
@@ -308,12 +308,12 @@ def test_rows_are_sampled_uniformly_without_replacement(
     assert len(rows.sample(5000, 0)[0]) == len(vectors)
 
 
-def test_sampled_rows_of_a_collection_are_not_centred(collection: Collection, vectors: Floats) -> None:
+def test_rows_sampled_from_collection_are_not_centred(collection: Collection, vectors: Floats) -> None:
     ids, drawn = rows_of_collection(collection).sample(50, 0)
     assert np.allclose(drawn, unit(vectors)[ids], atol=0.02)
 
 
-def test_ranking_metrics_are_those_of_trec_eval(
+def test_ranking_metrics_equal_trec_eval(
     collection: Collection, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     rng = np.random.default_rng(5)
@@ -346,7 +346,7 @@ def test_ranking_metrics_are_those_of_trec_eval(
     ]  # fmt: skip
 
 
-def test_judgements_of_other_queries_are_refused(collection: Collection, queries: Floats) -> None:
+def test_judgements_of_other_queries_raise(collection: Collection, queries: Floats) -> None:
     with pytest.raises(InputError) as raised:
         evaluate(collection, asked(queries), qrels={"q1": {"1": 1}, "7": {"1": 0}})
     assert str(raised.value) == (
@@ -354,7 +354,7 @@ def test_judgements_of_other_queries_are_refused(collection: Collection, queries
     )
 
 
-def test_a_ground_truth_with_other_rows_is_refused(
+def test_ground_truth_with_other_rows_raises(
     collection: Collection, vectors: Floats, queries: Floats, calibration: Calibration, tmp_path: Path
 ) -> None:
     fewer, more = tmp_path / "fewer.npy", tmp_path / "more.npy"
@@ -373,7 +373,7 @@ def test_a_ground_truth_with_other_rows_is_refused(
         evaluate(collection, asked(queries), rows_of(more, calibration, first_id=1000))
 
 
-def test_a_ground_truth_with_other_vectors_is_noted(
+def test_ground_truth_with_other_vectors_is_noted(
     collection: Collection, queries: Floats, calibration: Calibration, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "other.npy", realistic(1000, seed=9))
@@ -381,7 +381,7 @@ def test_a_ground_truth_with_other_vectors_is_noted(
     assert any(note.startswith("even rescoring every row finds") for note in found.notes)
 
 
-def test_a_ground_truth_omits_rows_that_a_load_omits(
+def test_ground_truth_skips_bad_rows(
     collection: Collection, vectors: Floats, queries: Floats, calibration: Calibration, tmp_path: Path
 ) -> None:
     damaged = np.concatenate(
@@ -392,7 +392,7 @@ def test_a_ground_truth_omits_rows_that_a_load_omits(
     assert named(found)["none/int8"].recall.value > 0.9
 
 
-def test_recall_of_a_prefix_is_against_all_dimensions(
+def test_prefix_recall_is_against_all_dimensions(
     db: Database, vectors: Floats, queries: Floats, source: Path
 ) -> None:
     """The recall lost by the cut counts as a loss."""
@@ -442,7 +442,7 @@ def store(
         yield found
 
 
-def test_every_store_is_measured(
+def test_evaluation_on_every_store(
     store: Store, calibration: Calibration, vectors: Floats, queries: Floats, source: Path
 ) -> None:
     made = store.create(calibration, rescore="float16", prefilter="binary")

@@ -142,7 +142,7 @@ def test_passages_are_numbered_by_file(service: Service) -> None:
     assert [one["number"] for file in files for one in file["passages"]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_answer_is_the_closest_sentence_with_its_source(service: Service) -> None:
+def test_answer_is_closest_sentence_with_its_source(service: Service) -> None:
     answered = service.ask("What do bees eat in winter?").json()
     cited = answered["cited"]
     assert answered["answer"] == f"In winter the colony lives on its honey. [{cited[0]}]"
@@ -151,7 +151,7 @@ def test_answer_is_the_closest_sentence_with_its_source(service: Service) -> Non
     assert by_number[cited[0]][1]["heading"] == "Bees › Winter"
 
 
-def test_code_contains_no_answer(service: Service) -> None:
+def test_code_blocks_give_no_answer(service: Service) -> None:
     answered = service.ask("ingest notes.jsonl", k=1).json()
     assert (answered["answer"], answered["cited"]) == (NO_ANSWER, [])
 
@@ -185,7 +185,7 @@ def test_errors_are_json(
     assert answer.json()["error"].startswith(message)
 
 
-def test_database_errors_and_internal_errors(
+def test_database_and_internal_errors(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(error: Exception) -> Callable[..., Awaitable[Any]]:
@@ -230,7 +230,7 @@ def ask_with_model(service: Service, chat: ChatServer, stream: bool, url: str | 
         service.loop.run_until_complete(client.aclose())
 
 
-def test_language_model_answers_from_the_passages(service: Service, chat: ChatServer) -> None:
+def test_language_model_gets_passages(service: Service, chat: ChatServer) -> None:
     chat.says("Hon", "ey, [2, 1", "] not [99].")
     answered = ask_with_model(service, chat, stream=False).json()
     assert (answered["answer"], answered["cited"]) == ("Honey, [2, 1] not [99].", [2, 1])
@@ -261,7 +261,7 @@ def test_answer_may_contain_any_line_end(service: Service, chat: ChatServer, mar
         (200, ['data: {"error": {"message": "too hot"}}'], "the answer broke off: too hot"),
     ],
 )
-def test_failing_language_model(
+def test_language_model_errors(
     service: Service, chat: ChatServer, status: int, lines: list[str], message: str
 ) -> None:
     chat.fails(status, *lines)

@@ -227,7 +227,7 @@ def test_answer_arrives_in_pieces(started: tuple[str, Any], chat: ChatServer) ->
         assert "and last." in [line.get("text") for line in lines]
 
 
-def test_it_stops_promptly_and_logs_what_it_wrote(started: tuple[str, subprocess.Popen[str]]) -> None:
+def test_service_stops_promptly_and_logs_written_passages(started: tuple[str, subprocess.Popen[str]]) -> None:
     _, process = started
     process.send_signal(signal.SIGTERM)
     printed = process.communicate(timeout=20)[1]
@@ -236,7 +236,7 @@ def test_it_stops_promptly_and_logs_what_it_wrote(started: tuple[str, subprocess
     assert "Traceback" not in printed
 
 
-def test_start_up_error_is_one_line(tmp_path: Path) -> None:
+def test_startup_error_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rag", str(tmp_path)]
     done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, f"Error: there is no Markdown file (.md) in {tmp_path}\n")

@@ -46,7 +46,7 @@ Sour
 """
 
 
-def test_document_is_split_at_its_headings() -> None:
+def test_document_is_split_at_headings() -> None:
     passages = list(split("food/bread.md", NOTE))
     assert [(passage.heading, passage.text) for passage in passages] == [
         ("Bread and butter", "Before any heading."),
@@ -82,7 +82,7 @@ def test_only_markdown_line_ends_end_lines(mark: str) -> None:
     assert "\n".join(passage.text for passage in split("long.md", long)) == long
 
 
-def test_id_depends_on_place_and_text() -> None:
+def test_id_depends_on_position_and_text() -> None:
     passage = Passage("a.md", "A", "A", 0, "text")
     assert passage.id == Passage("a.md", "A", "A", 0, "text").id
     others = [Passage("b.md", "A", "A", 0, "text"), Passage("a.md", "A", "B", 0, "text")]
@@ -117,7 +117,7 @@ def test_files_without_text(text: str, tmp_path: Path) -> None:
     assert [(one.path, one.text) for one in read_passages([tmp_path])] == [(f"{tmp_path.name}/full.md", "Text.")]
 
 
-def test_sentences() -> None:
+def test_split_into_sentences() -> None:
     assert sentences("One *is* [here](x.md), e.g. this.\nTwo? Then:\n\n- a point") == [
         "One is here, e.g. this.",
         "Two?",

@@ -38,7 +38,7 @@ def test_nearer_and_tied_rows() -> None:
     assert found.rows == 6
 
 
-def test_any_tied_row_counts_but_does_not_replace_a_nearer_one() -> None:
+def test_tied_rows_count_but_do_not_replace_nearer_ones() -> None:
     found = nearest_rows(batches(on_a_line(3, 5, 2, 3, 3, 1)), QUERY, 3)
     assert found.recalls([[1, 0, 3]]) == [1]
     assert found.recalls([[1, 4, 3]]) == [1]
@@ -47,7 +47,7 @@ def test_any_tied_row_counts_but_does_not_replace_a_nearer_one() -> None:
     assert found.recalls([[]]) == [0]
 
 
-def test_a_row_counts_once_and_not_after_k() -> None:
+def test_recall_counts_each_row_once_and_only_the_first_k() -> None:
     found = nearest_rows(batches(on_a_line(4, 3, 2, 1)), QUERY, 2)
     assert found.recalls([[0, 0]]) == [0.5]
     assert found.recalls([[3, 2, 0, 1]]) == [0]
@@ -59,14 +59,14 @@ def test_fewer_rows_than_k() -> None:
     assert found.recalls([[1, 0]]) == [1]
 
 
-def test_all_rows_tie() -> None:
+def test_all_rows_tied() -> None:
     found = nearest_rows(batches(on_a_line(*[2.0] * 30)), QUERY, 10)
     assert found.nearer == ((),)
     assert found.recalls([list(range(20, 30))]) == [1]
     assert found.recalls([list(range(25, 30))]) == [0.5]
 
 
-def test_an_excluded_row_does_not_count() -> None:
+def test_excluded_row_does_not_count() -> None:
     found = nearest_rows(batches(on_a_line(9, 3, 5, 4)), np.repeat(QUERY, 2, axis=0), 2, excluded=[0, 2])
     assert found.nearest() == [[2, 3], [0, 3]]
     assert found.recalls([[2, 3], [0, 3]]).tolist() == [1, 1]
@@ -78,7 +78,7 @@ def test_text_ids() -> None:
     assert found.ids() == {"y", "z"}
 
 
-def test_equal_vectors_tie_in_all_batches() -> None:
+def test_equal_vectors_tie_across_batches() -> None:
     """The order of a float32 summation depends on the position in a batch."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(1000, 333)).astype(np.float32)
@@ -97,7 +97,7 @@ def test_equal_vectors_tie_in_all_batches() -> None:
     st.integers(0, 2**32 - 1),
     st.booleans(),
 )
-def test_the_batch_size_makes_no_difference(rows: int, k: int, size: int, seed: int, leave_out: bool) -> None:
+def test_batch_size_does_not_change_result(rows: int, k: int, size: int, seed: int, leave_out: bool) -> None:
     """Small integers have exact scores and many ties."""
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-2, 3, (rows, 3)).astype(np.float32)
@@ -116,7 +116,7 @@ def test_the_batch_size_makes_no_difference(rows: int, k: int, size: int, seed: 
     assert found.recalls(wanted).tolist() == [1] * 4
 
 
-def test_the_block_size_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_does_not_change_result(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     vectors, queries = rng.normal(size=(500, 16)).astype(np.float32), rng.normal(size=(9, 16)).astype(np.float32)
     whole = nearest_rows(batches(vectors, size=500), queries, 10)
@@ -124,13 +124,13 @@ def test_the_block_size_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> 
     assert nearest_rows(batches(vectors, size=500), queries, 10) == whole
 
 
-def test_the_limit_of_ties_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tie_limit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ground_truth, "MAX_TIES", 20)
     assert nearest_rows(batches(on_a_line(*[2.0] * 30)), QUERY, 10).capped
     assert not nearest_rows(batches(on_a_line(*[2.0] * 20)), QUERY, 10).capped
 
 
-def test_invalid_input_is_refused() -> None:
+def test_invalid_input_raises() -> None:
     with pytest.raises(InputError, match=r"^there are no rows to compare the queries with$"):
         nearest_rows(batches(np.empty((0, 2), np.float32)), QUERY, 3)
     with pytest.raises(InputError, match=r"^there are no queries$"):

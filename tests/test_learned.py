@@ -52,7 +52,7 @@ def bits_of(rows: np.ndarray, calibration: Calibration) -> list[str]:
 @pytest.mark.parametrize(
     ("rescore", "column"), [("int8", "learned"), ("int4", "learned"), ("float16", "codes"), ("float32", "codes")]
 )
-def test_bits_are_stored_as_specified(database: Database, calibration: Calibration, rescore: str, column: str) -> None:
+def test_stored_bits_equal_specification(database: Database, calibration: Calibration, rescore: str, column: str) -> None:
     rows = vectors(300)
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
     assert docs.settings["prefilter"] == "learned"
@@ -69,7 +69,7 @@ def test_bits_are_stored_as_specified(database: Database, calibration: Calibrati
 
 
 @pytest.mark.parametrize("rescore", ["int8", "int4", "float16"])
-def test_search_through_the_index(database: Database, calibration: Calibration, rescore: str) -> None:
+def test_search_uses_index(database: Database, calibration: Calibration, rescore: str) -> None:
     rows, queries = vectors(3000), vectors(20, seed=5)
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
     docs.upsert(list(range(3000)), rows)
@@ -86,7 +86,7 @@ def test_search_through_the_index(database: Database, calibration: Calibration, 
     assert {hit.id for hit in in_sql} == {hit.id for hit in found[0]}
 
 
-def test_without_rescoring_the_learned_bits_rank(database: Database, calibration: Calibration) -> None:
+def test_search_without_rescoring_ranks_by_learned_bits(database: Database, calibration: Calibration) -> None:
     rows = vectors(200)
     docs = database.create_collection("docs", calibration=calibration)
     docs.upsert(list(range(200)), rows)
@@ -97,7 +97,7 @@ def test_without_rescoring_the_learned_bits_rank(database: Database, calibration
     assert hits[1].score == pytest.approx(1 - 2 * differing / BITS)
 
 
-def test_rows_inserted_and_searched_in_sql(database: Database, calibration: Calibration) -> None:
+def test_insert_and_search_in_sql(database: Database, calibration: Calibration) -> None:
     rows = vectors(60)
     with database.store.connection() as connection:
         connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
@@ -116,7 +116,7 @@ def test_rows_inserted_and_searched_in_sql(database: Database, calibration: Cali
     assert hits[0][0] == "3"
 
 
-def test_the_tables_are_the_same_from_python_and_sql(database: Database, calibration: Calibration) -> None:
+def test_python_and_sql_create_same_table(database: Database, calibration: Calibration) -> None:
     database.create_collection("python", calibration=calibration)
     with database.store.connection() as connection:
         connection.execute("SELECT qvec.create_collection('made', %s)", [calibration.id])
@@ -132,7 +132,7 @@ def test_the_tables_are_the_same_from_python_and_sql(database: Database, calibra
     assert ("learned", f"bit({BITS})", "p", True) in columns[0]
 
 
-def test_other_prefilters_stay_possible(database: Database, calibration: Calibration) -> None:
+def test_other_prefilters_work_with_learned_calibration(database: Database, calibration: Calibration) -> None:
     docs = database.create_collection("docs", calibration=calibration, prefilter="ternary")
     docs.upsert([1], vectors(1))
     assert docs.search(vectors(1)[0], 1)[0].id == 1
@@ -140,7 +140,7 @@ def test_other_prefilters_stay_possible(database: Database, calibration: Calibra
     assert binary.settings["prefilter"] == "binary"
 
 
-def test_refused_without_learned_bits(database: Database) -> None:
+def test_learned_prefilter_requires_learned_bits(database: Database) -> None:
     plain = Calibration.fit(vectors(100))
     with pytest.raises(InputError, match="'learned', but the calibration has no learned bits: expected 'ternary'"):
         database.create_collection("docs", calibration=plain, prefilter="learned")
@@ -148,7 +148,7 @@ def test_refused_without_learned_bits(database: Database) -> None:
         TableLayout.of(DIMENSIONS, "bigint", "binary", "learned", BITS)
 
 
-def test_an_attached_table_keeps_ternary_bits(database: Database, calibration: Calibration) -> None:
+def test_attached_table_uses_ternary_bits(database: Database, calibration: Calibration) -> None:
     with database.store.connection() as connection:
         connection.execute("CREATE TABLE own (id bigint PRIMARY KEY, v vector)")
         connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
@@ -162,7 +162,7 @@ def test_an_attached_table_keeps_ternary_bits(database: Database, calibration: C
     assert found == [("ternary",)]
 
 
-def test_a_damaged_projection_is_refused_in_sql(database: Database, calibration: Calibration) -> None:
+def test_sql_rejects_damaged_projection(database: Database, calibration: Calibration) -> None:
     content = bytearray(calibration.to_bytes())
     content[-1] ^= 1
     with database.store.connection() as connection, pytest.raises(psycopg.DataError, match="does not hash to its id"):
@@ -170,7 +170,7 @@ def test_a_damaged_projection_is_refused_in_sql(database: Database, calibration:
 
 
 @pytest.mark.slow
-def test_from_the_command_line(url: str, tmp_path: Path) -> None:
+def test_adapt_ingest_and_eval_commands(url: str, tmp_path: Path) -> None:
     source, output = tmp_path / "v.npy", tmp_path / "cal.safetensors"
     np.save(source, vectors(900))
     run = CliRunner()
@@ -193,7 +193,7 @@ def test_from_the_command_line(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rescore", "scanned"), [("int8", {"learned", "ternary", "binary"}), ("int4", {"ternary", "binary"})]
 )
-def test_a_scan_computes_learned_bits_where_all_planes_are_kept(
+def test_scan_computes_learned_bits_if_all_planes_are_stored(
     database: Database, calibration: Calibration, rescore: str, scanned: set[str]
 ) -> None:
     rows, queries = vectors(300), calibration.prepared(vectors(4, seed=5))

@@ -26,7 +26,7 @@ from qvec.evaluation.metrics import (
 GRADES = {"a": 3, "b": 2, "c": 0, "d": 1}
 
 
-def test_ndcg_by_hand() -> None:
+def test_ndcg_of_worked_examples() -> None:
     # gains 2, 0, 3 at ranks 1, 2, 3, whose weights are 1, 1 / log2(3) and 1/2; ideal is 3, 2, 1
     found, ideal = 2 + 0 + 3 / 2, 3 + 2 / math.log2(3) + 1 / 2
     assert ndcg(["b", "c", "a"], GRADES) == pytest.approx(found / ideal)
@@ -37,7 +37,7 @@ def test_ndcg_by_hand() -> None:
     assert ndcg(["a", "b"], {"a": -1, "b": 1}) == pytest.approx(1 / math.log2(3))
 
 
-def test_ndcg_keeps_the_order_of_the_search() -> None:
+def test_ndcg_uses_ranking_order() -> None:
     assert ndcg(["z", "a"], {"a": 1}) == pytest.approx(1 / math.log2(3))
     assert ndcg(["a", "z"], {"a": 1}) == 1
 
@@ -83,7 +83,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-def test_intervals_contain_the_true_mean_as_often_as_promised() -> None:
+def test_intervals_have_nominal_coverage() -> None:
     """Typical recalls: multiples of a tenth, most of them 1."""
     rng = np.random.default_rng(0)
     samples = [rng.binomial(10, 0.93, 200) / 10 for _ in range(400)]
@@ -93,7 +93,7 @@ def test_intervals_contain_the_true_mean_as_often_as_promised() -> None:
     assert 0.85 <= np.mean([bound <= 0.93 for bound in bounds]) <= 0.95
 
 
-def test_an_interval_narrows_with_more_queries() -> None:
+def test_interval_narrows_with_more_queries() -> None:
     values = np.random.default_rng(1).random(400)
     few, many = confidence_interval(values[:100]), confidence_interval(values)
     assert many.value == pytest.approx(values.mean())
@@ -102,13 +102,13 @@ def test_an_interval_narrows_with_more_queries() -> None:
     assert few.high - few.low == pytest.approx(2 * (many.high - many.low), rel=0.25)
 
 
-def test_the_same_seed_gives_the_same_interval() -> None:
+def test_same_seed_gives_same_interval() -> None:
     values = np.random.default_rng(2).random(50)
     assert confidence_interval(values) == confidence_interval(values)
     assert confidence_interval(np.ones(30)) == (1, 1, 1)
 
 
-def test_the_lower_bound_of_perfect_recalls_is_below_one() -> None:
+def test_lower_bound_of_perfect_recalls_is_below_one() -> None:
     """If one query in 40 loses a tenth, the mean is 0.9975, but most samples of 20 queries show no loss."""
     assert lower_bound(np.ones(20)) < 0.9975
     assert 0.998 < lower_bound(np.ones(1000)) < 1
@@ -123,7 +123,7 @@ def exact_p_value(differences: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_p_value_is_that_of_all_sign_flips(seed: int) -> None:
+def test_p_value_equals_exhaustive_permutation_test(seed: int) -> None:
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, 11, (2, 10)) / 10
     found = compare(first, second)
@@ -134,13 +134,13 @@ def test_the_p_value_is_that_of_all_sign_flips(seed: int) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-def test_chance_alone_is_not_significant() -> None:
+def test_false_positive_rate() -> None:
     rng = np.random.default_rng(3)
     values = [compare(*rng.integers(0, 11, (2, 60)) / 10, seed=seed).p_value for seed in range(200)]
     assert 0.01 <= np.mean(np.array(values) <= 0.05) <= 0.1
 
 
-def test_a_small_difference_in_every_pair_is_significant() -> None:
+def test_small_consistent_difference_is_significant() -> None:
     """An unpaired test would miss it, because queries differ much more."""
     first = np.random.default_rng(4).random(100)
     found = compare(first, first - 0.001)
@@ -149,7 +149,7 @@ def test_a_small_difference_in_every_pair_is_significant() -> None:
     assert compare(first, first).p_value == 1
 
 
-def test_a_comparison_with_ties_by_hand() -> None:
+def test_comparison_with_ties() -> None:
     """Sign flips of +0.2, -0.1 and 0 sum to ±0.1 or ±0.3 equally often; ties do not matter."""
     found = compare(np.array([0.9, 0.5, 1.0]), np.array([0.7, 0.6, 1.0]))
     assert found.p_value == 1  # 0.1 / 3 is the smallest possible difference
@@ -158,14 +158,14 @@ def test_a_comparison_with_ties_by_hand() -> None:
     assert compare(np.array([0.9, 0.6, 1.0]), np.array([0.7, 0.5, 1.0])).p_value == pytest.approx(0.5, abs=0.02)
 
 
-def test_different_numbers_of_queries_are_refused() -> None:
+def test_different_numbers_of_queries_raise() -> None:
     with pytest.raises(InputError, match=r"^configurations were measured over 3 and 4 queries, expected the same$"):
         compare(np.ones(3), np.ones(4))
     with pytest.raises(InputError, match=r"^there are no queries to take a mean over$"):
         confidence_interval(np.empty(0))
 
 
-def test_intervals_of_many_arrays_are_those_of_each() -> None:
+def test_intervals_of_many_arrays_equal_single_intervals() -> None:
     values = list(np.random.default_rng(0).random((700, 60)))
     many = confidence_intervals(values, confidence=0.9, seed=3)
     assert len(many) == 700

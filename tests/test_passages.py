@@ -17,14 +17,14 @@ def passages() -> list:
     return found
 
 
-def test_about_3000_different_passages_of_the_right_length(passages: list) -> None:
+def test_passages_are_distinct_and_of_allowed_length(passages: list) -> None:
     assert 2500 <= len(passages) <= 3000
     assert len({passage.id for passage in passages}) == len(passages)
     assert len({passage.text for passage in passages}) == len(passages)
     assert all(60 <= len(passage.text) <= 1000 for passage in passages)
 
 
-def test_known_functions_are_found_under_their_dotted_names(passages: list) -> None:
+def test_known_functions_have_dotted_names(passages: list) -> None:
     by_id = {passage.id: passage for passage in passages}
     move_to_end = by_id["collections.OrderedDict.move_to_end"]
     assert move_to_end.title == "method collections.OrderedDict.move_to_end"
@@ -34,14 +34,14 @@ def test_known_functions_are_found_under_their_dotted_names(passages: list) -> N
     assert by_id["gzip.decompress"].title == "function gzip.decompress"
 
 
-def test_a_short_list_is_the_start_of_the_long_one(passages: list) -> None:
+def test_limit_returns_first_passages(passages: list) -> None:
     some = stdlib_passages(200)
     assert some == passages[:200]
     assert len({passage.module for passage in some}) == 200
     assert {passage.module[0] for passage in passages} > set("abcdefghilmopqrstuwxz")
 
 
-def test_tests_and_private_names_are_left_out(passages: list) -> None:
+def test_tests_and_private_names_are_excluded(passages: list) -> None:
     parts = {part for passage in passages for part in passage.id.split(".")}
     assert not {"idlelib", "lib2to3", "distutils"} & {passage.id.split(".")[0] for passage in passages}
     assert not {"test", "tests"} & {part for passage in passages for part in passage.module.split(".")}
@@ -49,12 +49,12 @@ def test_tests_and_private_names_are_left_out(passages: list) -> None:
 
 
 @pytest.mark.usefixtures("passages")
-def test_nothing_is_imported() -> None:
+def test_modules_are_not_imported() -> None:
     assert any(passage.module == "antigravity" for passage in stdlib_passages(sys.maxsize))
     assert "antigravity" not in sys.modules
 
 
-def test_documentation_is_cleaned_and_private_parts_are_skipped() -> None:
+def test_docstrings_are_cleaned_and_private_names_skipped() -> None:
     source = '''
 class Stack:
     """Last in,
@@ -79,10 +79,10 @@ async def drain(): "Empty it."
         ("a" * 2000, "a" * 1000),
     ],
 )
-def test_long_texts_end_at_a_paragraph_or_word(text: str, expected: str) -> None:
+def test_long_texts_are_cut_at_paragraph_or_word(text: str, expected: str) -> None:
     assert _shortened(text) == expected
 
 
-def test_questions_are_a_dozen_questions() -> None:
+def test_demo_questions() -> None:
     assert 12 <= len(set(QUESTIONS)) == len(QUESTIONS) <= 15
     assert all(question.endswith("?") for question in QUESTIONS)

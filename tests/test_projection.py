@@ -48,7 +48,7 @@ def test_golden_id_and_bits() -> None:
 @given(
     rows=st.integers(0, 40), dimensions=st.integers(1, 40), bits=st.sampled_from([8, 16, 48]), seed=st.integers(0, 99)
 )
-def test_bits_agree_with_the_specification(rows: int, dimensions: int, bits: int, seed: int) -> None:
+def test_bits_equal_specification(rows: int, dimensions: int, bits: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     codes = random.integers(0, 256, (rows, dimensions)).astype(np.uint8)
     weights = random.integers(-128, 128, (bits, dimensions)).astype(np.int8)
@@ -59,7 +59,7 @@ def test_bits_agree_with_the_specification(rows: int, dimensions: int, bits: int
     assert np.array_equal(found, specification.learned(codes, weights, bias))
 
 
-def test_sums_are_exact_in_float32_in_any_order() -> None:
+def test_weight_bound_keeps_float32_sums_exact() -> None:
     """Postgres sums in float32; the bound on weights makes these sums equal to those of integers."""
     dimensions = 500
     weights = np.where(np.arange(dimensions) % 2, 127, -128).astype(np.int8)[None].repeat(8, axis=0)
@@ -75,7 +75,7 @@ def test_sums_are_exact_in_float32_in_any_order() -> None:
 
 @settings(max_examples=40)
 @given(st.integers(1, 60), st.floats(1e-6, 1e6), st.integers(0, 99))
-def test_rounding_to_integers_keeps_the_bits_at_any_scale(dimensions: int, scale: float, seed: int) -> None:
+def test_integer_projection_keeps_bits_at_any_scale(dimensions: int, scale: float, seed: int) -> None:
     random = np.random.default_rng(seed)
     projection = random.normal(size=(16, dimensions)) * scale
     bias = random.normal(size=16) * scale / 10
@@ -90,14 +90,14 @@ def test_rounding_to_integers_keeps_the_bits_at_any_scale(dimensions: int, scale
     assert np.all(np.abs(exact[wrong]) <= np.broadcast_to(slack, exact.shape)[wrong])
 
 
-def test_zero_weights_and_a_large_bias_stay_within_bounds() -> None:
+def test_zero_weights_and_large_bias_stay_within_bounds() -> None:
     weights, bias = quantize_projection(np.zeros((8, 2)), np.full(8, -1e30), np.ones(2, np.float32))
     assert weights.any() == 0
     assert calibration(2).with_learned(weights, bias, {}).bias is not None
     assert bias.tolist() == [-(EXACT - 1)] * 8
 
 
-def test_saving_and_loading_keeps_the_projection() -> None:
+def test_projection_survives_serialization() -> None:
     held = with_learned()
     loaded = Calibration.from_bytes(held.to_bytes())
     assert loaded == held
@@ -107,7 +107,7 @@ def test_saving_and_loading_keeps_the_projection() -> None:
     assert not loaded.projection.flags.writeable
 
 
-def test_learned_bits_change_the_id_but_not_the_codes() -> None:
+def test_learned_bits_change_id_but_not_codes() -> None:
     held, plain = with_learned(), calibration()
     other = replace(held, bias=held.bias + np.int32(1))
     vectors = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -131,19 +131,19 @@ def test_learned_bits_change_the_id_but_not_the_codes() -> None:
         (np.zeros((8, 3), np.int8), np.zeros(7, np.int32), r"bias has shape \(7,\), expected \(8,\)"),
     ],
 )
-def test_invalid_projections_are_errors(projection: np.ndarray, bias: np.ndarray | None, message: str) -> None:
+def test_invalid_projections_raise(projection: np.ndarray, bias: np.ndarray | None, message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         replace(calibration(), projection=projection, bias=bias)
 
 
-def test_learned_needs_a_projection_and_eight_planes() -> None:
+def test_learned_requires_projection_and_eight_planes() -> None:
     with pytest.raises(InputError, match="has no learned bits; make a calibration that has them: qvec adapt"):
         learned(np.zeros((1, 8), np.uint8), calibration())
     with pytest.raises(InputError, match="4 planes found, 8 wanted"):
         learned(np.zeros((1, 4), np.uint8), with_learned())
 
 
-def test_wrong_shapes_are_errors() -> None:
+def test_wrong_shapes_raise() -> None:
     codes, weights, bias = np.zeros((1, 8), np.uint8), np.zeros((8, 3), np.int8), np.zeros(8, np.int32)
     for call in (
         lambda: _native.project(codes[:, :4].copy(), weights, bias),

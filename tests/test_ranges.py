@@ -24,7 +24,7 @@ def radius(method: RangeMethod) -> Vectors:
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.99, 0.9999, 1])
-def test_quantile(quantile: float) -> None:
+def test_quantile_equals_numpy(quantile: float) -> None:
     wanted = np.quantile(DISTANCE, quantile, axis=0)
     np.testing.assert_allclose(radius(RangeMethod("quantile", quantile=quantile)), wanted, rtol=1e-4)
 
@@ -35,7 +35,7 @@ def test_quantile_over_all_dimensions(quantile: float) -> None:
     np.testing.assert_allclose(found, np.full(12, np.quantile(DISTANCE, quantile)), rtol=1e-4)
 
 
-def test_minmax() -> None:
+def test_minmax_equals_numpy() -> None:
     np.testing.assert_allclose(radius(RangeMethod("minmax")), DISTANCE.max(axis=0), rtol=1e-6)
     np.testing.assert_allclose(
         radius(RangeMethod("minmax", per_dimension=False)), np.full(12, DISTANCE.max()), rtol=1e-6
@@ -54,7 +54,7 @@ def rolling(spread: float, momentum: float, batch_size: int) -> NDArray[np.float
 
 
 @pytest.mark.parametrize(("spread", "momentum", "batch_size"), [(4, 0.95, 256), (2.5, 0, 100), (3, 0.5, 1000)])
-def test_rolling_reaches_the_further_end_of_its_range(spread: float, momentum: float, batch_size: int) -> None:
+def test_rolling_equals_formula(spread: float, momentum: float, batch_size: int) -> None:
     options = {"spread": spread, "momentum": momentum, "batch_size": batch_size}
     wanted = rolling(**options)  # type: ignore[arg-type]
     np.testing.assert_allclose(radius(RangeMethod("rolling", **options)), wanted, rtol=1e-5)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def test_rolling_reaches_the_further_end_of_its_range(spread: float, momentum: f
     np.testing.assert_allclose(one, np.full(12, wanted.max()), rtol=1e-5)
 
 
-def test_fixed() -> None:
+def test_fixed_values() -> None:
     assert radius(RangeMethod("fixed", value=0.18)).tolist() == [np.float32(0.18)] * 12
     given = np.linspace(0.1, 1.2, 12)
     np.testing.assert_array_equal(radius(RangeMethod("fixed", value=given)), given.astype(np.float32))
@@ -80,7 +80,7 @@ def test_one_row_and_no_spread(method: str) -> None:
 
 @pytest.mark.parametrize("per_dimension", [True, False])
 @pytest.mark.parametrize("method", ["quantile", "minmax", "rolling", "fixed"])
-def test_a_calibration_has_the_radius_of_its_method(method: str, per_dimension: bool) -> None:
+def test_calibration_uses_range_method(method: str, per_dimension: bool) -> None:
     ranges = RangeMethod(method, value=3.0 if method == "fixed" else None, per_dimension=per_dimension)
     fitted = Calibration.fit(SAMPLE, metric="ip", ranges=ranges)
     np.testing.assert_array_equal(fitted.radius, ranges.radius(SAMPLE, fitted.threshold))
@@ -89,7 +89,7 @@ def test_a_calibration_has_the_radius_of_its_method(method: str, per_dimension: 
     assert Calibration.from_bytes(fitted.to_bytes()) == fitted
 
 
-def test_a_method_records_the_parameters_it_uses() -> None:
+def test_parameters_contain_only_used_options() -> None:
     assert RangeMethod().parameters() == {"name": "quantile", "per_dimension": True, "quantile": 0.9999}
     assert RangeMethod("minmax").parameters() == {"name": "minmax", "per_dimension": True}
     assert RangeMethod("rolling", per_dimension=False).parameters() == {
@@ -116,7 +116,7 @@ def test_a_method_records_the_parameters_it_uses() -> None:
         ({"value": 1.0}, "a fixed range needs its value, and only a fixed range takes one"),
     ],
 )
-def test_invalid_options_are_refused(options: dict[str, object], message: str) -> None:
+def test_invalid_options_raise(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as caught:
         RangeMethod(**options)  # type: ignore[arg-type]
     assert message in str(caught.value)
@@ -134,13 +134,13 @@ def test_invalid_options_are_refused(options: dict[str, object], message: str) -
         ("wide", "a fixed range must be one number or one for each dimension"),
     ],
 )
-def test_invalid_fixed_ranges_are_refused(value: object, message: str) -> None:
+def test_invalid_fixed_ranges_raise(value: object, message: str) -> None:
     with pytest.raises(InputError) as caught:
         radius(RangeMethod("fixed", value=value))  # type: ignore[arg-type]
     assert message in str(caught.value)
 
 
-def test_methods_with_arrays_can_be_compared() -> None:
+def test_methods_with_arrays_are_comparable() -> None:
     given = np.linspace(0.1, 1.2, 12)
     assert RangeMethod("fixed", value=given) == RangeMethod("fixed", value=given.tolist())
     assert RangeMethod("fixed", value=given) != RangeMethod("fixed", value=2 * given)

@@ -32,13 +32,13 @@ def with_marks(command: str) -> object:
     return pytest.param(command, marks=[pytest.mark.slow, needs_model] if model else [])
 
 
-def test_the_readme_is_short_and_has_examples() -> None:
+def test_readme_is_short_and_has_examples() -> None:
     assert len(README.read_text("utf-8").splitlines()) <= 200
     assert [line.split()[1] for line in SHELL if line.startswith("make")] == ["demo", "test"]
     assert (len(COMMANDS), len(PROGRAMS), len(STATEMENTS)) == (6, 3, 1)
 
 
-def test_the_program_and_its_twin_in_sql(folder: Path) -> None:
+def test_first_program_and_sql_find_same_rows(folder: Path) -> None:
     """Both find the same rows."""
     hits = run([sys.executable, "-c", PROGRAMS[0].text], folder).splitlines()
     assert len(hits) == 3
@@ -54,7 +54,7 @@ def test_the_program_and_its_twin_in_sql(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [with_marks(command) for command in COMMANDS])
-def test_a_command(command: str, folder: Path) -> None:
+def test_command_runs(command: str, folder: Path) -> None:
     printed = run(["sh", "-c", command], folder)
     if "read a CSV" in command:
         assert json.loads(printed)["hits"][0]["document"] == "How to read a CSV file into rows."
@@ -62,7 +62,7 @@ def test_a_command(command: str, folder: Path) -> None:
 
 @needs_model
 @pytest.mark.slow
-def test_the_service(folder: Path) -> None:
+def test_rag_program(folder: Path) -> None:
     """It searches the collection of texts that a command loaded."""
     printed = run([sys.executable, "-c", PROGRAMS[1].text], folder)
     assert printed.splitlines()[0] == "handbook-1 Error E4711: the disk is full. {'source': 'handbook'}"
@@ -70,6 +70,6 @@ def test_the_service(folder: Path) -> None:
 
 @needs_model
 @pytest.mark.slow
-def test_the_framework(folder: Path) -> None:
+def test_langchain_program(folder: Path) -> None:
     printed = run([sys.executable, "-W", "ignore", "-c", PROGRAMS[2].text], folder)
     assert printed == "How to read a CSV file into rows.\n"

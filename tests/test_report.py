@@ -126,7 +126,7 @@ def page_of(found: Evaluation | Sweep, tmp_path: Path, **options: object) -> tup
 # The page
 
 
-def test_the_page_needs_neither_network_nor_scripts(tmp_path: Path, swept: Sweep) -> None:
+def test_page_needs_neither_network_nor_scripts(tmp_path: Path, swept: Sweep) -> None:
     for found in (EVALUATION, swept):
         page, html = page_of(found, tmp_path)
         assert page.open == []
@@ -135,7 +135,7 @@ def test_the_page_needs_neither_network_nor_scripts(tmp_path: Path, swept: Sweep
         assert not re.search(r"url\(|@import|http:|https:", html)
 
 
-def test_the_page_has_light_and_dark_colours_and_fits_a_phone(tmp_path: Path) -> None:
+def test_page_colours_have_contrast_in_light_and_dark(tmp_path: Path) -> None:
     _, html = page_of(EVALUATION, tmp_path)
     assert "prefers-color-scheme: dark" in html
     assert 'name="viewport" content="width=device-width' in html
@@ -167,7 +167,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert "few & far" in page.text
 
 
-def test_every_figure_is_in_a_table(tmp_path: Path) -> None:
+def test_every_value_is_in_a_table(tmp_path: Path) -> None:
     page, _ = page_of(EVALUATION, tmp_path, statistics=STATISTICS)
     for one in RESULTS:
         assert {f"{100 * one.recall.value:.1f}%", f"{one.p50_ms:.2f}", f"{one.bytes_per_vector:,.0f}"} <= set(
@@ -188,7 +188,7 @@ def test_judged_metrics_are_shown_if_measured(tmp_path: Path) -> None:
     assert "40.00%" in page.cells
 
 
-def test_a_comparison_is_shown(tmp_path: Path) -> None:
+def test_comparison_is_shown(tmp_path: Path) -> None:
     recalls = [np.full(50, 0.9), np.concatenate([np.full(20, 0.8), np.full(30, 0.9)])]
     pair = [replace(one, recalls=each) for one, each in zip(RESULTS[1:3], recalls, strict=True)]
     found = replace(EVALUATION, results=(*pair, *RESULTS[3:]))
@@ -199,7 +199,7 @@ def test_a_comparison_is_shown(tmp_path: Path) -> None:
     assert compared.as_dict()["p_value"] < 0.001
 
 
-def test_unknown_figures_are_omitted(tmp_path: Path) -> None:
+def test_unknown_values_are_omitted(tmp_path: Path) -> None:
     untimed = tuple(replace(one, p50_ms=None, p95_ms=None, p99_ms=None, loss=None) for one in RESULTS[:1])
     page, _ = page_of(replace(EVALUATION, results=untimed, calibration=None, notes=()), tmp_path)
     assert "against time" not in page.text
@@ -209,7 +209,7 @@ def test_unknown_figures_are_omitted(tmp_path: Path) -> None:
     assert not any("nan" in cell for cell in page_of(EVALUATION, tmp_path, statistics=codes)[0].cells)
 
 
-def test_the_page_of_a_sweep_shows_the_recommendation(tmp_path: Path, swept: Sweep) -> None:
+def test_sweep_page_shows_recommendation(tmp_path: Path, swept: Sweep) -> None:
     page, _ = page_of(swept, tmp_path)
     assert verdict(swept) in page.text
     assert "".join(page.words).count("qvec ingest") == 1
@@ -219,13 +219,13 @@ def test_the_page_of_a_sweep_shows_the_recommendation(tmp_path: Path, swept: Swe
         assert f"{100 * one.result.recall.value:.1f}%" in page.cells
 
 
-def test_a_target_that_is_not_reached(swept: Sweep) -> None:
+def test_verdict_for_missed_target(swept: Sweep) -> None:
     assert verdict(swept).startswith("Use ")
     unmet = replace(swept, recommendation=replace(swept.recommendation, met=False, target=0.999))
     assert verdict(unmet).startswith("Nothing that was tried is sure to reach 99.9%.")
 
 
-def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_page_raises(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cannot write the report .*none/out\.html: No such file or directory$"):
         write_report(tmp_path / "none" / "out.html", EVALUATION)
 
@@ -233,7 +233,7 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
 # Charts
 
 
-def test_charts_hold_every_point(swept: Sweep) -> None:
+def test_points_lie_within_axes(swept: Sweep) -> None:
     for chart in (*charts_of(EVALUATION, STATISTICS), *charts_of(swept, None)):
         assert chart.series
         for series in chart.series:
@@ -242,7 +242,7 @@ def test_charts_hold_every_point(swept: Sweep) -> None:
                 assert 0 <= chart.y.position(point.y) <= 1, chart.title
 
 
-def test_scans_are_in_the_table_but_not_in_the_charts() -> None:
+def test_scans_are_in_table_but_not_in_charts() -> None:
     scanned = replace(RESULTS[0], exact=True, recall=Interval(0.123, 0.1, 0.2))
     found = replace(EVALUATION, results=(*RESULTS, scanned))
     points = [point for chart in charts_of(found, None)[:3] for series in chart.series for point in series.points]
@@ -250,7 +250,7 @@ def test_scans_are_in_the_table_but_not_in_the_charts() -> None:
     assert any("12.3%" in row and "scan" in row for row in evaluation_table(found).rows)
 
 
-def test_recall_against_oversampling_has_a_line_for_each_precision() -> None:
+def test_oversampling_chart_has_a_line_for_each_precision() -> None:
     chart = next(one for one in charts_of(EVALUATION, None) if "oversampling" in one.title)
     assert {one.name: [point.x for point in one.points] for one in chart.series} == {
         "int8 after ternary": [1, 4, 16],
@@ -258,7 +258,7 @@ def test_recall_against_oversampling_has_a_line_for_each_precision() -> None:
     }
 
 
-def test_the_loss_chart_is_of_the_collections_own_search() -> None:
+def test_loss_chart_shows_configured_search() -> None:
     chart = next(one for one in charts_of(EVALUATION, None) if "lost" in one.title)
     lines = {one.name: [(point.x, point.y) for point in one.points] for one in chart.series}
     own = [one for one in RESULTS if one.rescore == "int8" and one.oversampling]
@@ -318,7 +318,7 @@ def test_tick_labels() -> None:
 
 
 @given(st.floats(0, 0.99), st.floats(0, 1), st.floats(0, 1))
-def test_a_recall_axis_keeps_the_order_and_stretches_the_top(low: float, first: float, second: float) -> None:
+def test_recall_axis_is_monotonic_and_stretches_the_top(low: float, first: float, second: float) -> None:
     axis = Axis("recall", low, 1.0, "recall")
     if first < second - 1e-9:
         assert axis.position(first) < axis.position(second)
@@ -343,7 +343,7 @@ def test_points_are_drawn_at_their_positions() -> None:
     assert line.get("points", "").split()[1] == f"{(left + right) / 2:.1f},{(bottom + top) / 2:.1f}"
 
 
-def test_a_sweep_has_a_series_of_every_style(swept: Sweep) -> None:
+def test_sweep_charts_use_every_series_style(swept: Sweep) -> None:
     styles = {series.style for chart in charts_of(swept, None) for series in chart.series}
     assert styles == {"line", "dots", "curve", "bars", "band"}
 
@@ -365,7 +365,7 @@ def test_two_labels_side_by_side_do_not_overlap() -> None:
     assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 
 
-def test_an_axis_around_one_value_has_a_length() -> None:
+def test_axis_around_one_value_has_length() -> None:
     for kind in ("linear", "log", "doubling", "recall"):
         axis = axis_around("x", [0.5], kind)  # type: ignore[arg-type]
         assert 0 < axis.position(0.5) < 1
@@ -377,7 +377,7 @@ def test_an_axis_around_one_value_has_a_length() -> None:
 @pytest.mark.parametrize(
     ("name", "begins"), [("out.png", b"\x89PNG\r\n\x1a\n"), ("out.svg", b"<?xml"), ("out.pdf", b"%PDF")]
 )
-def test_the_plot(tmp_path: Path, swept: Sweep, name: str, begins: bytes) -> None:
+def test_plot_formats(tmp_path: Path, swept: Sweep, name: str, begins: bytes) -> None:
     pytest.importorskip("matplotlib", reason="needs qvec[plots]")
     path = tmp_path / name
     write_plot(path, swept)
@@ -386,13 +386,13 @@ def test_the_plot(tmp_path: Path, swept: Sweep, name: str, begins: bytes) -> Non
     assert path.read_bytes().startswith(begins)
 
 
-def test_a_plot_of_unknown_format(tmp_path: Path) -> None:
+def test_unknown_plot_format_raises(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs qvec[plots]")
     with pytest.raises(InputError, match=r"^cannot write the plot .*out\.doc: "):
         write_plot(tmp_path / "out.doc", EVALUATION)
 
 
-def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_error_names_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"^matplotlib is not installed; run: pip install 'qvec\[plots\]'$"):
         write_plot(tmp_path / "out.png", EVALUATION)

@@ -60,13 +60,13 @@ def test_queries_are_held_out(tmp_path: Path) -> None:
     assert documents | queries <= rows
 
 
-def test_a_small_source_keeps_most_of_its_rows(tmp_path: Path) -> None:
+def test_small_source_keeps_most_rows(tmp_path: Path) -> None:
     with open_source(write_vectors(tmp_path / "a.npy", realistic(100))) as source:
         drawn = draw_sample(source, rows=50_000, queries=500, metric="cosine", seed=0, reporter=Reporter())
     assert (len(drawn.rows), len(drawn.queries)) == (80, 20)
 
 
-def test_rows_that_cannot_be_quantized_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_bad_rows_are_skipped_and_counted(tmp_path: Path) -> None:
     vectors = realistic(100, dimensions=128)
     vectors[3], vectors[4, :64] = 0, 0
     with open_source(write_vectors(tmp_path / "a.npy", vectors)) as source:
@@ -82,7 +82,7 @@ def test_prefixes_are_halves_down_to_64(dimensions: int, levels: list[int]) -> N
     assert Sample(rows, rows, held_out=False, unusable=0).prefixes() == levels
 
 
-def test_unusable_sources_are_refused(tmp_path: Path) -> None:
+def test_unusable_sources_and_options_raise(tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"id": 1, "text": "one"}\n')
     write_vectors(tmp_path / "wide.npy", realistic(50, dimensions=128))
     write_vectors(tmp_path / "few.npy", realistic(7))
@@ -111,7 +111,7 @@ def test_unusable_sources_are_refused(tmp_path: Path) -> None:
         SweepOptions(rows=0)
 
 
-def test_rows_are_embedded_as_documents_and_queries_as_queries(tmp_path: Path) -> None:
+def test_texts_are_embedded_as_documents_or_queries(tmp_path: Path) -> None:
     model = NumberModel()
     corpus = write_texts(tmp_path / "corpus.jsonl", [None, "empty", *map(str, range(120))])
     asked = write_texts(tmp_path / "queries.jsonl", list(map(str, range(60))))

@@ -34,7 +34,7 @@ def test_reservoir_keeps_every_row_equally_often(batch_rows):
     assert chi_square(counts, counts.sum() / 100) < LIMIT
 
 
-def test_a_sorted_prefix_is_not_favoured():
+def test_reservoir_does_not_favour_first_rows():
     # The first tenth of a source sorted by value: its share of the sample is a tenth.
     shares = [np.mean(reservoir_sample(10_000, 500, seed, 512) < 1000) for seed in range(50)]
     assert abs(np.mean(shares) - 0.1) < 0.01
@@ -47,12 +47,12 @@ def test_reservoir_holds_distinct_rows_up_to_its_size(population, size, batch_ro
 
 
 @given(st.integers(1, 300), st.integers(1, 100), st.integers(1, 90), st.integers(1, 90))
-def test_the_same_rows_are_drawn_however_the_stream_is_cut(population, size, one, another):
+def test_batch_size_does_not_change_reservoir(population, size, one, another):
     drawn = reservoir_sample(population, size, 0, one).tolist()
     assert drawn == reservoir_sample(population, size, 0, another).tolist()
 
 
-def test_rows_of_every_precision_are_kept_as_float32():
+def test_reservoir_stores_float32():
     reservoir = Reservoir(3, 0)
     reservoir.add(np.ones((2, 1), np.float16))
     reservoir.add(np.full((1, 1), 1.0001, np.float32))
@@ -60,7 +60,7 @@ def test_rows_of_every_precision_are_kept_as_float32():
     assert reservoir.rows()[2, 0] == np.float32(1.0001)
 
 
-def test_an_empty_stream_has_an_empty_sample():
+def test_empty_reservoir():
     assert Reservoir(3, 0).rows().shape == (0, 0)
     assert Reservoir(3, 0).rows(7).shape == (0, 7)
 
@@ -69,14 +69,14 @@ def test_an_empty_stream_has_an_empty_sample():
 
 
 @pytest.mark.parametrize("size", [5, 40, 70])
-def test_drawn_rows_are_equally_likely(size):
+def test_draw_rows_is_uniform(size):
     counts = np.zeros(100)
     for seed in range(2000):
         counts[draw_rows(100, size, np.random.default_rng(seed))] += 1
     assert chi_square(counts, 20 * size) < LIMIT
 
 
-def test_replacements_of_bad_rows_leave_the_good_ones_equally_likely():
+def test_sample_rows_is_uniform_over_good_rows():
     good = np.arange(100) % 4 != 0
     matrix = np.where(good, np.arange(100), np.nan)[:, None]
     counts = np.zeros(100)
@@ -88,7 +88,7 @@ def test_replacements_of_bad_rows_leave_the_good_ones_equally_likely():
 
 
 @given(st.data())
-def test_drawn_rows_ascend_and_are_new(data):
+def test_draw_rows_is_sorted_and_excludes_given_rows(data):
     population = data.draw(st.integers(1, 1000))
     drawn = np.array(sorted(data.draw(st.sets(st.integers(0, population - 1)))), np.int64)
     size = data.draw(st.integers(0, population - len(drawn)))
@@ -98,7 +98,7 @@ def test_drawn_rows_ascend_and_are_new(data):
     assert not np.isin(rows, drawn).any()
 
 
-def test_few_rows_of_very_many_take_little_memory():
+def test_draw_rows_from_huge_population():
     rows = draw_rows(10**15, 1000, np.random.default_rng(0))
     assert len(rows) == 1000
     assert rows.mean() == pytest.approx(5e14, rel=0.1)

@@ -43,7 +43,7 @@ def json_lines(folder: Path, vectors: NDArray[np.float32]) -> Path:
 
 @pytest.mark.parametrize("write", [npy, parquet, json_lines])
 @pytest.mark.parametrize(("value", "reason"), [(np.nan, "nan"), (np.inf, "inf"), (0, "zero")])
-def test_unusable_rows_stop_a_calibration_or_are_skipped_and_counted(
+def test_bad_rows_stop_calibrate_or_are_skipped(
     tmp_path: Path, write: Callable[..., Path], value: float, reason: str
 ) -> None:
     vectors = GOOD.copy()
@@ -60,7 +60,7 @@ def test_unusable_rows_stop_a_calibration_or_are_skipped_and_counted(
     np.testing.assert_array_equal(Calibration.load(output).mean, Calibration.fit(GOOD[:10]).mean)
 
 
-def test_the_first_unusable_row_is_named_whatever_its_fault(tmp_path: Path) -> None:
+def test_error_names_first_bad_row(tmp_path: Path) -> None:
     rows: list[Any] = [{"vector": vector} for vector in GOOD.tolist()]
     rows[100], rows[40], rows[70] = {"vector": [1, 2]}, {"vector": [0] * DIMENSIONS}, "no JSON"
     source = write_lines(tmp_path / "a.jsonl", rows)
@@ -70,7 +70,7 @@ def test_the_first_unusable_row_is_named_whatever_its_fault(tmp_path: Path) -> N
     assert "unusable rows left out: 3, the first of them a.jsonl, line 41: " in skipped.output
 
 
-def test_a_wrong_encoding_is_named(tmp_path: Path) -> None:
+def test_wrong_encoding_error_names_row(tmp_path: Path) -> None:
     stored = np.random.default_rng(0).integers(128, 256, (ROWS, DIMENSIONS))
     wrong = "a.jsonl, line 1: has {} at position 0, but encoding 'int8' holds integers from -128 to 127"
     wrong = wrong.format(stored[0, 0])
@@ -95,7 +95,7 @@ INTEGERS = [
 
 
 @pytest.mark.parametrize(("write", "vectors", "warned"), INTEGERS)
-def test_integers_that_are_read_as_floats_give_one_warning(
+def test_integers_read_as_floats_warn_once(
     tmp_path: Path, write: Callable[..., Path], vectors: NDArray[np.float32], warned: bool
 ) -> None:
     source, url = write(tmp_path, vectors), f"qdrant:{tmp_path / 'qdrant'}"
@@ -109,7 +109,7 @@ def test_integers_that_are_read_as_floats_give_one_warning(
         assert json.loads(done.stdout)
 
 
-def test_integers_of_a_known_encoding_give_no_warning(tmp_path: Path) -> None:
+def test_integers_with_encoding_do_not_warn(tmp_path: Path) -> None:
     source = json_lines(tmp_path, GOOD.round().astype(int))
     done = succeed("calibrate", source, "-o", tmp_path / "cal.safetensors", "--encoding", "int8")
     assert "Warning" not in done.output
@@ -139,7 +139,7 @@ class FussyEmbedder:
         ("[1]", "is a JSON list"),
     ],
 )
-def test_texts_without_a_usable_vector_are_named(
+def test_error_names_bad_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Any, reason: str
 ) -> None:
     monkeypatch.setattr(fit, "load_embedder", FussyEmbedder)
@@ -156,7 +156,7 @@ def test_texts_without_a_usable_vector_are_named(
     assert json.loads(skipped.stdout)["sample"]["size"] == 19
 
 
-def test_an_empty_source_is_refused(tmp_path: Path) -> None:
+def test_empty_source_raises(tmp_path: Path) -> None:
     np.save(tmp_path / "none.npy", GOOD[:0])
     with open_source(tmp_path / "none.npy") as source, pytest.raises(InputError, match=r"calibrate on$"):
         fit_source(source, None, FitOptions(), None, Reporter(), "stop")

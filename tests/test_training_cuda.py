@@ -28,7 +28,7 @@ def sample(dimensions: int, metric: Any) -> tuple[Any, Calibration]:
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("dimensions", [1, 7, 129, 384, 1_024])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_codes_and_decoded_embeddings_equal_the_stored_ones(precision: str, dimensions: int, metric: str) -> None:
+def test_cuda_codes_equal_stored_codes(precision: str, dimensions: int, metric: str) -> None:
     rows, calibration = sample(dimensions, metric)
     codes = quantize_embeddings(torch.from_numpy(rows).cuda(), calibration, precision)
     assert codes.device.type == "cuda"
@@ -40,7 +40,7 @@ def test_codes_and_decoded_embeddings_equal_the_stored_ones(precision: str, dime
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_straight_through_value_and_gradient_equal_those_on_a_cpu(precision: str) -> None:
+def test_cuda_straight_through_estimator_equals_cpu(precision: str) -> None:
     rows, calibration = sample(384, "ip")
     found = {}
     for device in ("cpu", "cuda"):
@@ -53,7 +53,7 @@ def test_straight_through_value_and_gradient_equal_those_on_a_cpu(precision: str
 
 
 @pytest.mark.parametrize("scorer", [Scorer("int8"), Scorer("binary"), Scorer("ternary", "ternary")])
-def test_scores_equal_those_on_a_cpu(scorer: Scorer) -> None:
+def test_cuda_scores_equal_cpu(scorer: Scorer) -> None:
     rows, calibration = sample(384, "cosine")
     queries, documents = (calibration.prepared(part) for part in (rows[:20], rows[20:500]))
     here, there = (

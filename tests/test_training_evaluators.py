@@ -55,7 +55,7 @@ def stored_scores(queries: Any, documents: Any, calibration: Calibration, precis
     ("precision", "symmetric"),
     [("int8", False), ("int4", False), ("binary", False), ("binary", True), ("ternary", True)],
 )
-def test_retrieval_ranks_as_qvec_does(model: Any, calibration: Calibration, precision: str, symmetric: bool) -> None:
+def test_retrieval_ranking_equals_qvec(model: Any, calibration: Calibration, precision: str, symmetric: bool) -> None:
     evaluator = QuantizedInformationRetrievalEvaluator(
         BEIR_QUERIES,
         CORPUS,
@@ -79,7 +79,7 @@ def test_retrieval_ranks_as_qvec_does(model: Any, calibration: Calibration, prec
     assert found[evaluator.primary_metric] == pytest.approx(np.mean(wanted), abs=1e-6)
 
 
-def test_float32_agrees_with_the_evaluator_of_sentence_transformers(model: Any, calibration: Calibration) -> None:
+def test_float32_agrees_with_sentence_transformers(model: Any, calibration: Calibration) -> None:
     plain = InformationRetrievalEvaluator(BEIR_QUERIES, CORPUS, RELEVANT)(model)
     found = QuantizedInformationRetrievalEvaluator(
         BEIR_QUERIES, CORPUS, RELEVANT, precision="float32", calibration=calibration
@@ -87,7 +87,7 @@ def test_float32_agrees_with_the_evaluator_of_sentence_transformers(model: Any, 
     assert found == {name.replace("cosine_", "float32_"): value for name, value in plain.items()}
 
 
-def test_a_function_may_return_the_current_calibration(model: Any, calibration: Calibration) -> None:
+def test_calibration_may_be_a_function(model: Any, calibration: Calibration) -> None:
     asked = []
 
     def now() -> Calibration:
@@ -98,7 +98,7 @@ def test_a_function_may_return_the_current_calibration(model: Any, calibration: 
     assert asked
 
 
-def test_accuracy_is_the_share_of_triplets_with_the_positive_nearer(model: Any, calibration: Calibration) -> None:
+def test_triplet_accuracy(model: Any, calibration: Calibration) -> None:
     queries, answers, wrong = (model.encode(texts) for texts in (QUERIES, ANSWERS, WRONG))
     for symmetric in (False, True):
         evaluator = QuantizedTripletEvaluator(
@@ -114,7 +114,7 @@ def test_accuracy_is_the_share_of_triplets_with_the_positive_nearer(model: Any, 
         assert evaluator(model)[evaluator.primary_metric] == pytest.approx(np.mean(near > far))
 
 
-def test_similarity_is_the_correlation_with_the_given_scores(model: Any, calibration: Calibration) -> None:
+def test_similarity_is_spearman_correlation(model: Any, calibration: Calibration) -> None:
     stats = pytest.importorskip("scipy.stats")
     evaluator = QuantizedSimilarityEvaluator(
         QUERIES, ANSWERS, [0.1, 0.9, 0.3, 0.5, 0.2, 0.8], precision="int4", calibration=calibration, name="dev"
@@ -126,7 +126,7 @@ def test_similarity_is_the_correlation_with_the_given_scores(model: Any, calibra
     assert evaluator.primary_metric == "dev_int4_spearman"
 
 
-def test_nano_beir_is_the_mean_over_local_folders(model: Any, calibration: Calibration, tmp_path: Path) -> None:
+def test_nano_beir_averages_local_folders(model: Any, calibration: Calibration, tmp_path: Path) -> None:
     folders = [write_beir(tmp_path / "first"), write_beir(tmp_path / "second", graded="d9")]
     evaluator = QuantizedNanoBEIREvaluator(folders, precision="int8", calibration=calibration)
     found = evaluator(model)
@@ -139,7 +139,7 @@ def test_nano_beir_is_the_mean_over_local_folders(model: Any, calibration: Calib
     assert one == pytest.approx(direct["int8_ndcg@10"])
 
 
-def test_invalid_input_is_reported(calibration: Calibration, tmp_path: Path) -> None:
+def test_invalid_input_raises(calibration: Calibration, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 anchors, 1 positives, 1 negatives found, expected equally many"):
         QuantizedTripletEvaluator(["a", "b"], ["c"], ["d"], precision="int8", calibration=calibration)
     with pytest.raises(InputError, match=r"judges documents that corpus\.jsonl lacks, e\.g\. d99"):
@@ -154,7 +154,7 @@ def test_invalid_input_is_reported(calibration: Calibration, tmp_path: Path) -> 
         QuantizedNanoBEIREvaluator([], precision="int8", calibration=calibration)
 
 
-def test_judgements_may_be_in_the_folder_of_the_corpus(tmp_path: Path) -> None:
+def test_qrels_may_be_beside_corpus(tmp_path: Path) -> None:
     folder = write_beir(tmp_path / "flat")
     nested = read_beir(folder)
     (folder / "qrels" / "test.tsv").rename(folder / "qrels.tsv")
@@ -162,7 +162,7 @@ def test_judgements_may_be_in_the_folder_of_the_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
-def test_a_text_may_hold_any_line_end_but_a_newline(tmp_path: Path, mark: str) -> None:
+def test_texts_may_contain_unicode_line_separators(tmp_path: Path, mark: str) -> None:
     folder = write_beir(tmp_path)
     odd = f"a{mark}b"
     with (folder / "corpus.jsonl").open("a", encoding="utf-8") as corpus:
@@ -170,7 +170,7 @@ def test_a_text_may_hold_any_line_end_but_a_newline(tmp_path: Path, mark: str) -
     assert read_beir(folder).corpus == {name: text.strip() for name, text in CORPUS.items()} | {"odd": odd}
 
 
-def test_a_text_in_several_pairs_is_one_query_or_one_document() -> None:
+def test_repeated_texts_become_one_query_or_document() -> None:
     found = retrieval_from_pairs(["a", "a", "b"], ["x", "y", "x"])
     assert found.queries == {"q0": "a", "q1": "b"}
     assert found.corpus == {"d0": "x", "d1": "y"}

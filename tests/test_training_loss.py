@@ -73,7 +73,7 @@ def embedded(model: Any, *texts: list[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_precision_is_the_loss_of_its_decoded_codes(model: Any, calibration: Calibration, precision: str) -> None:
+def test_loss_equals_wrapped_loss_of_decoded_codes(model: Any, calibration: Calibration, precision: str) -> None:
     queries, answers = embedded(model, QUERIES, ANSWERS)
     quantized = [quantize_ste(vectors, calibration, precision) for vectors in (queries, answers)]
     wanted = gradient(model, ranking_loss(*quantized))
@@ -99,7 +99,7 @@ class Meddling(losses.MultipleNegativesRankingLoss):
 
 
 @pytest.mark.parametrize("wrapped", [losses.MultipleNegativesRankingLoss, Meddling])
-def test_each_precisions_gradient_is_the_one_computed_alone(
+def test_gradients_of_precisions_are_independent(
     model: Any, calibration: Calibration, wrapped: Callable[[Any], Any]
 ) -> None:
     def components(precisions: tuple[str, ...]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ KINDS = ["pairs", "triplets in a batch", "triplets", "scored, CoSENT", "scored, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_float32_alone_is_the_wrapped_loss_itself(model: Any, kind: str) -> None:
+def test_float32_alone_equals_wrapped_loss(model: Any, kind: str) -> None:
     wrapped, texts, labels = wrapped_losses(model)[kind]
     plain = wrapped(columns(model, *texts), labels)
     total = sum(plain.values()) if isinstance(plain, dict) else plain
@@ -155,14 +155,14 @@ def test_float32_alone_is_the_wrapped_loss_itself(model: Any, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_data_trains_in_every_precision(model: Any, kind: str) -> None:
+def test_every_wrapped_loss_trains_every_precision(model: Any, kind: str) -> None:
     wrapped, texts, labels = wrapped_losses(model)[kind]
     found = QuantizationAwareLoss(model, wrapped, PRECISIONS, asymmetric=len(texts) > 1)(columns(model, *texts), labels)
     assert tuple(found) == PRECISIONS
     assert gradient(model, found).norm() > 0
 
 
-def test_asymmetric_does_not_quantize_the_query(model: Any, calibration: Calibration) -> None:
+def test_asymmetric_loss_does_not_quantize_query(model: Any, calibration: Calibration) -> None:
     queries, answers = embedded(model, QUERIES, ANSWERS)
     wanted = ranking_loss(queries, quantize_ste(answers, calibration, "binary"))
     loss = QuantizationAwareLoss(
@@ -175,7 +175,7 @@ def test_asymmetric_does_not_quantize_the_query(model: Any, calibration: Calibra
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("asymmetric", [False, True])
-def test_a_calibration_for_fewer_dimensions_cuts_every_precision(model: Any, asymmetric: bool, cached: bool) -> None:
+def test_prefix_calibration_truncates_every_precision(model: Any, asymmetric: bool, cached: bool) -> None:
     fewer = Calibration.fit(model.encode(QUERIES + ANSWERS + WRONG), threshold=0, dimensions=12)
     queries, answers = (torch.nn.functional.normalize(each[:, :12]) for each in embedded(model, QUERIES, ANSWERS))
     wanted = {}
@@ -236,7 +236,7 @@ def test_gradient_caching_changes_neither_loss_nor_gradient(
     close(cached[1], plain[1])
 
 
-def test_inside_matryoshka_a_prefix_is_cut_normalized_and_quantized_by_its_own_ranges(model: Any) -> None:
+def test_inside_matryoshka_each_prefix_has_its_own_ranges(model: Any) -> None:
     loss = QuantizationAwareLoss(model, losses.MultipleNegativesRankingLoss(model), ["int8"])
     value = losses.MatryoshkaLoss(model, loss, DIMS)(columns(model, QUERIES, ANSWERS), None)
     wanted = torch.zeros(())
@@ -248,7 +248,7 @@ def test_inside_matryoshka_a_prefix_is_cut_normalized_and_quantized_by_its_own_r
     assert loss.to_calibration(12).accepted_dimensions == (12, DIMENSIONS)
 
 
-def test_around_matryoshka_whole_vectors_are_quantized_and_then_cut(model: Any, calibration: Calibration) -> None:
+def test_around_matryoshka_vectors_are_quantized_before_truncation(model: Any, calibration: Calibration) -> None:
     inner = losses.MatryoshkaLoss(model, losses.MultipleNegativesRankingLoss(model), DIMS)
     loss = QuantizationAwareLoss(model, inner, ["binary"], calibration=calibration)
     value = loss(columns(model, QUERIES, ANSWERS), None)["binary"]
@@ -256,7 +256,7 @@ def test_around_matryoshka_whole_vectors_are_quantized_and_then_cut(model: Any, 
     close(value, sum(ranking_loss(*(vectors[:, :width] for vectors in quantized)) for width in DIMS))
 
 
-def test_weights_and_schedules_determine_the_active_precisions(model: Any, calibration: Calibration) -> None:
+def test_weights_and_schedule_select_active_precisions(model: Any, calibration: Calibration) -> None:
     loss = QuantizationAwareLoss(
         model,
         losses.MultipleNegativesRankingLoss(model),
@@ -278,7 +278,7 @@ def test_schedules() -> None:
     assert staged()("int8", 199) == 0 < staged()("int4", 0)
 
 
-def test_steps_are_not_counted_in_evaluation(model: Any) -> None:
+def test_evaluation_does_not_advance_schedule(model: Any) -> None:
     loss = QuantizationAwareLoss(
         model, losses.MultipleNegativesRankingLoss(model), schedule=staged({"int8": 1, "binary": 1})
     )
@@ -294,7 +294,7 @@ BATCHES = [[QUERIES, ANSWERS], [ANSWERS, WRONG], [WRONG, QUERIES]]
 
 @pytest.mark.parametrize("per_dimension", [True, False])
 @pytest.mark.parametrize("asymmetric", [False, True])
-def test_rolling_ranges_are_moving_averages_started_at_the_first_batch(
+def test_rolling_ranges_are_moving_averages(
     model: Any, asymmetric: bool, per_dimension: bool
 ) -> None:
     method = RangeMethod("rolling", momentum=0.8, spread=3, per_dimension=per_dimension)
@@ -321,7 +321,7 @@ def test_rolling_ranges_are_moving_averages_started_at_the_first_batch(
     assert Calibration.from_bytes(calibration.to_bytes()) == calibration
 
 
-def test_minmax_uses_the_ranges_of_the_batch(model: Any) -> None:
+def test_minmax_uses_ranges_of_batch(model: Any) -> None:
     loss = QuantizationAwareLoss(
         model, losses.MultipleNegativesRankingLoss(model), ["int4"], calibration=RangeMethod("minmax")
     )
@@ -333,7 +333,7 @@ def test_minmax_uses_the_ranges_of_the_batch(model: Any) -> None:
     close(value, ranking_loss(*(quantize_ste(vectors, scale, "int4") for vectors in pair)))
 
 
-def test_frozen_ranges_are_the_stored_ones(model: Any) -> None:
+def test_frozen_ranges_do_not_change(model: Any) -> None:
     loss = QuantizationAwareLoss(
         model, losses.MultipleNegativesRankingLoss(model), ["int4"], calibration=RangeMethod("minmax")
     )
@@ -346,7 +346,7 @@ def test_frozen_ranges_are_the_stored_ones(model: Any) -> None:
     close(value, ranking_loss(*(quantize_ste(v, before, "int4") for v in embedded(model, QUERIES, WRONG))))
 
 
-def test_the_callback_freezes_the_last_tenth_and_passes_steps_to_the_schedule(model: Any) -> None:
+def test_callback_freezes_ranges_and_advances_schedule(model: Any) -> None:
     loss = QuantizationAwareLoss(
         model, losses.MultipleNegativesRankingLoss(model), schedule=staged({"int8": 50, "binary": 90})
     )
@@ -357,7 +357,7 @@ def test_the_callback_freezes_the_last_tenth_and_passes_steps_to_the_schedule(mo
         assert len(loss(columns(model, QUERIES, ANSWERS), None)) == counted
 
 
-def test_a_batch_that_overflows_does_not_stay_in_the_ranges() -> None:
+def test_non_finite_batch_is_excluded_from_ranges() -> None:
     ranges = RangeTracker(RangeMethod("rolling"), 0.0, "ip")
     unit = torch.nn.functional.one_hot(torch.arange(3)).float()
     ranges.update(unit)
@@ -369,7 +369,7 @@ def test_a_batch_that_overflows_does_not_stay_in_the_ranges() -> None:
     assert alone.description["normalized"] is True
 
 
-def test_an_unnormalized_model_of_cosine_is_quantized_at_unit_length(tmp_path: Any) -> None:
+def test_embeddings_of_unnormalized_model_are_normalized(tmp_path: Any) -> None:
     raw = tiny_model(tmp_path, normalize=False)
     loss = QuantizationAwareLoss(raw, losses.MultipleNegativesRankingLoss(raw), ["int8"])
     loss(columns(raw, QUERIES, ANSWERS), None)
@@ -386,7 +386,7 @@ class Elsewhere(losses.MultipleNegativesRankingLoss):
         return super().forward([dict(features) for features in sentence_features], labels)
 
 
-def test_what_cannot_be_wrapped_is_reported(model: Any, tmp_path: Any) -> None:
+def test_unsupported_losses_and_arguments_raise(model: Any, tmp_path: Any) -> None:
     ranking = losses.MultipleNegativesRankingLoss(model)
     other = tiny_model(tmp_path, seed=1)
     with pytest.raises(InputError, match="Elsewhere embeds inputs that it makes itself"):

@@ -76,7 +76,7 @@ def scored(pairs: Path, folder: Path) -> Path:
         ({"query": "river ", "passage": "house "}, False),
     ],
 )
-def test_texts_are_trained_and_measured_with_the_prompts_of_a_search(
+def test_training_uses_prompts_of_search(
     prompts: dict[str, str], with_scores: bool, pairs: Path, tmp_path: Path, seen: Seen
 ) -> None:
     model = tiny_model(tmp_path)
@@ -112,7 +112,7 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("settings", [{}, {"mini_batch_size": 3}, {"matryoshka": (12,)}])
-def test_a_router_trains_the_modules_of_both_kinds(settings: dict[str, Any], pairs: Path, tmp_path: Path) -> None:
+def test_router_trains_query_and_document_modules(settings: dict[str, Any], pairs: Path, tmp_path: Path) -> None:
     model = routed(tmp_path)
     done = train(train_options(str(model), pairs, tmp_path / "out", steps=2, **settings), Reporter())
     before, after = weights(model), weights(tmp_path / "out")

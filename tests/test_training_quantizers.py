@@ -35,7 +35,7 @@ def stored(vectors: np.ndarray, calibration: Calibration, precision: str) -> np.
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("dimensions", [1, 7, 8, 20, 129])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_codes_equal_the_specified_and_the_stored_ones(precision: str, dimensions: int, metric: str) -> None:
+def test_codes_equal_specification_and_stored_codes(precision: str, dimensions: int, metric: str) -> None:
     calibration = calibration_of(dimensions, metric)
     vectors = np.random.default_rng(1).normal(0.1, 1.2, (300, dimensions)).astype(np.float32)
     vectors[:100] = spec.unit_rows(vectors[:100], dimensions)
@@ -59,7 +59,7 @@ def test_decoded_codes_equal_dequantize(precision: str) -> None:
     assert decoded.tobytes() == expected.tobytes() == qvec.dequantize(codes, calibration, planes).tobytes()
 
 
-def test_ternary_decodes_to_three_levels_a_quarter_of_the_radius_apart() -> None:
+def test_ternary_decodes_to_three_levels() -> None:
     scale = Scale(torch.tensor([0.5] * 3), torch.tensor([2.0] * 3), torch.ones(3), "ip")
     # Borders: 0.5 - 2/8 and 0.5 + 2/8; a value on the border is below it.
     rows = torch.tensor([[0.25, 0.2500001, 0.75], [0.7500001, -9.0, 9.0]])
@@ -74,7 +74,7 @@ def test_ternary_decodes_to_three_levels_a_quarter_of_the_radius_apart() -> None
     arrays(np.float32, 9, elements=st.floats(-(2.0**100), 2.0**100, width=32)),
     st.sampled_from(PRECISIONS),
 )
-def test_any_finite_embeddings_and_ranges_give_the_specified_codes(
+def test_any_finite_values_equal_specification(
     vectors: np.ndarray, radius: np.ndarray, threshold: np.ndarray, precision: str
 ) -> None:
     scale = Scale(torch.from_numpy(threshold), torch.from_numpy(radius), torch.ones(9), "ip")
@@ -85,7 +85,7 @@ def test_any_finite_embeddings_and_ranges_give_the_specified_codes(
 
 @settings(max_examples=100, deadline=None)
 @given(arrays(np.float32, (4, 11), elements=st.floats(-(2.0**60), 2.0**60, width=32)))
-def test_normalization_is_the_specified_one(vectors: np.ndarray) -> None:
+def test_normalization_equals_specification(vectors: np.ndarray) -> None:
     vectors = vectors[np.any(vectors != 0, axis=1)]
     scale = Scale(torch.zeros(11), torch.ones(11), torch.ones(11), "cosine")
     expected = spec.to_planes(spec.codes(vectors, np.zeros(11, np.float32), np.ones(11, np.float32), cosine=True), 8)
@@ -93,7 +93,7 @@ def test_normalization_is_the_specified_one(vectors: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_straight_through_value_is_the_decoded_code_and_the_gradient_is_unchanged(precision: str) -> None:
+def test_straight_through_estimator(precision: str) -> None:
     calibration = calibration_of(20, "ip")
     rows = torch.randn(30, 20, generator=torch.Generator().manual_seed(3), requires_grad=True)
     decoded = quantize_ste(rows, calibration, precision)
@@ -104,7 +104,7 @@ def test_the_straight_through_value_is_the_decoded_code_and_the_gradient_is_unch
     assert torch.equal(rows.grad, gradient)
 
 
-def test_under_cosine_the_gradient_is_that_of_the_normalized_embeddings() -> None:
+def test_cosine_gradient_includes_normalization() -> None:
     calibration = calibration_of(12, "cosine")
     rows = torch.randn(8, 12, generator=torch.Generator().manual_seed(5), requires_grad=True)
     gradient = torch.randn(8, 12, generator=torch.Generator().manual_seed(6))
@@ -114,7 +114,7 @@ def test_under_cosine_the_gradient_is_that_of_the_normalized_embeddings() -> Non
     torch.testing.assert_close(rows.grad, again.grad)
 
 
-def test_a_row_of_zeros_has_a_finite_gradient() -> None:
+def test_zero_row_has_finite_gradient() -> None:
     rows = torch.zeros(2, 12, requires_grad=True)
     quantize_ste(rows, calibration_of(12, "cosine"), "int8").sum().backward()
     assert torch.isfinite(rows.grad).all()
@@ -128,20 +128,20 @@ def test_nan_embeddings_stay_nan() -> None:
         quantize_embeddings(rows, scale)
 
 
-def test_longer_embeddings_are_cut_and_normalized_as_a_matryoshka_prefix() -> None:
+def test_longer_embeddings_are_truncated_and_normalized() -> None:
     vectors = np.random.default_rng(8).normal(size=(50, 24)).astype(np.float32)
     calibration = Calibration.fit(vectors, dimensions=10)
     codes = quantize_embeddings(torch.from_numpy(vectors), calibration).numpy()
     np.testing.assert_array_equal(codes, qvec.quantize(vectors, calibration))
 
 
-def test_float32_is_a_copy() -> None:
+def test_float32_is_copy() -> None:
     rows = torch.ones(2, 3)
     quantize_ste(rows, calibration_of(3, "ip"), "float32").mul_(2)
     assert torch.equal(rows, torch.ones(2, 3))
 
 
-def test_what_cannot_be_quantized_is_reported() -> None:
+def test_invalid_precisions_and_shapes_raise() -> None:
     calibration = calibration_of(8, "ip")
     with pytest.raises(InputError, match="'int2' is unknown; known: float32, int8, int4, ternary, binary"):
         quantize_embeddings(torch.zeros(1, 8), calibration, "int2")

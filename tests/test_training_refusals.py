@@ -58,28 +58,28 @@ pytestmark = [
         ({"matryoshka": (12, 8, 12)}, "the Matryoshka lengths are (12, 8, 12), expected no length twice"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_conflicting_options_raise(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         train_options("model", tmp_path / "pairs.jsonl", tmp_path / "out", **settings)
 
 
-def test_the_last_step_may_be_a_start(tmp_path: Path) -> None:
+def test_precision_may_start_at_last_step(tmp_path: Path) -> None:
     train_options("model", tmp_path / "pairs.jsonl", tmp_path / "out", schedule="staged", starts={"binary": 5}, steps=6)
 
 
-def test_a_stage_of_an_unknown_precision_is_refused() -> None:
+def test_unknown_precision_in_schedule_raises() -> None:
     with pytest.raises(InputError, match="precision 'bianry' is unknown; known: float32, int8, int4, ternary, binary"):
         staged({"bianry": 3})
 
 
-def test_scored_pairs_are_not_trained_with_gradient_caching(model: str, tmp_path: Path) -> None:
+def test_gradient_caching_of_scored_pairs_raises(model: str, tmp_path: Path) -> None:
     data = tmp_path / "scored.jsonl"
     data.write_text("".join(json.dumps({"a": f"cat {n}", "b": f"dog {n}", "score": n}) + "\n" for n in range(20)))
     with pytest.raises(InputError, match="scored pairs cannot be trained with gradient caching; leave out --mini"):
         train(train_options(model, data, tmp_path / "out", mini_batch_size=4), Reporter())
 
 
-def test_a_static_model_is_trained_but_not_with_gradient_caching(pairs: Path, tmp_path: Path) -> None:
+def test_gradient_caching_of_static_model_raises(pairs: Path, tmp_path: Path) -> None:
     tokenizer = tiny_model(tmp_path).tokenizer
     static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=20)], device="cpu")
     static.save(str(tmp_path / "static"))
@@ -92,7 +92,7 @@ def test_a_static_model_is_trained_but_not_with_gradient_caching(pairs: Path, tm
 
 
 @pytest.mark.parametrize("with_selection", [False, True])
-def test_a_diverged_training_is_reported_and_not_saved(
+def test_diverged_training_raises_and_is_not_saved(
     model: str, pairs: Path, tmp_path: Path, with_selection: bool
 ) -> None:
     settings: dict[str, Any] = {"learning_rate": 1e20, "evaluation": pairs if with_selection else None}

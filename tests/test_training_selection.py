@@ -43,7 +43,7 @@ def selecting(pairs: Path) -> RetrievalDataset:
     return found
 
 
-def test_the_best_checkpoint_is_selected_with_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_best_checkpoint_is_selected_with_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
     # So high a learning rate that later checkpoints are not simply the better ones.
     chosen = train_options(model, pairs, tmp_path / "out", evaluation=pairs, steps=7, learning_rate=0.03)
     done = train(chosen, Reporter())
@@ -66,7 +66,7 @@ def test_the_best_checkpoint_is_selected_with_its_ranges(model: str, pairs: Path
     assert done.tables[0].texts == "half of 60 pairs in pairs.jsonl"
 
 
-def test_a_selection_resumes_after_an_interruption(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_interrupted_training_resumes_selection(model: str, pairs: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"evaluation": pairs, "learning_rate": 0.03, "precisions": ("float32", "ternary")}
     whole = train(train_options(model, pairs, tmp_path / "whole", **settings), Reporter())
     with pytest.raises(KeyboardInterrupt):
@@ -76,7 +76,7 @@ def test_a_selection_resumes_after_an_interruption(model: str, pairs: Path, tmp_
 
 
 @pytest.mark.parametrize("with_selection", [False, True])
-def test_a_finished_training_is_written_again_unchanged(
+def test_finished_training_is_rewritten_unchanged(
     model: str, pairs: Path, tmp_path: Path, with_selection: bool
 ) -> None:
     chosen = train_options(
@@ -97,27 +97,27 @@ def test_a_finished_training_is_written_again_unchanged(
     assert not (tmp_path / "out" / "checkpoints" / "checkpoint-8").exists()
 
 
-def test_settings_may_change_after_a_training_without_checkpoints(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_settings_may_change_after_training_without_checkpoints(model: str, pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'int3' is unknown"):
         train(train_options(model, pairs, tmp_path / "out", precisions=("int3",)), Reporter())
     train(train_options(model, pairs, tmp_path / "out", steps=2), Reporter())
 
 
-def test_ranges_are_tracked_in_training_and_not_while_evaluating(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_evaluation_does_not_update_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
     done = train(train_options(model, pairs, tmp_path / "out", evaluation=pairs, save_every=1, steps=4), Reporter())
     assert done.selected is not None
     # Two texts of 8 pairs a step; in the last tenth of the steps, of which there is none here, ranges are frozen.
     assert done.calibration.description["sample"]["size"] == 16 * done.selected
 
 
-def test_the_coarsest_precision_selects() -> None:
+def test_coarsest_precision_selects_checkpoint() -> None:
     assert coarsest(("float32", "binary", "int8")).name == "binary"
     assert coarsest(("float32", "int8", "int4")).name == "int4"
     assert Scorer.for_stored("ternary").name == "ternary_symmetric"
     assert Scorer.for_stored("int8").name == "int8"
 
 
-def test_halves_share_the_corpus_and_no_query() -> None:
+def test_halves_share_corpus_but_no_query() -> None:
     data = retrieval_from_pairs([f"q{n}" for n in range(9)], [f"d{n % 5}" for n in range(9)])
     first, second = data.halve(3)
     assert isinstance(first, RetrievalDataset)
@@ -133,7 +133,7 @@ def test_halves_share_the_corpus_and_no_query() -> None:
         retrieval_from_pairs("abc", "def").halve(0)
 
 
-def test_dev_queries_select_and_test_queries_are_measured(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_dev_queries_select_and_test_queries_evaluate(model: str, pairs: Path, tmp_path: Path) -> None:
     folder = write_beir(tmp_path / "beir")
     chosen = train_options(model, pairs, tmp_path / "out", evaluation=folder, steps=2)
     data = read_training_data(chosen)
@@ -155,7 +155,7 @@ def test_dev_queries_select_and_test_queries_are_measured(model: str, pairs: Pat
     assert data.described == "half of beir"
 
 
-def test_scored_pairs_select_by_their_correlation(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_scored_pairs_select_by_correlation(model: str, pairs: Path, tmp_path: Path) -> None:
     scored = tmp_path / "scored.jsonl"
     read = read_pairs(pairs)
     lines = [
@@ -172,7 +172,7 @@ def test_scored_pairs_select_by_their_correlation(model: str, pairs: Path, tmp_p
 
 
 @pytest.mark.parametrize("mini_batch_size", [None, 3])
-def test_each_matryoshka_prefix_has_its_calibration_and_its_table(
+def test_each_matryoshka_prefix_has_calibration_and_table(
     model: str,
     pairs: Path,
     tmp_path: Path,
@@ -213,7 +213,7 @@ def test_losses_by_precision_are_logged_inside_matryoshka(
         assert entry["loss"] == pytest.approx(entry["float32"] + entry["int8"] + entry["binary"], abs=1e-3)
 
 
-def test_ingest_uses_the_calibration_of_the_requested_prefix(
+def test_ingest_uses_calibration_of_requested_prefix(
     model: str,
     pairs: Path,
     tmp_path: Path,
@@ -230,7 +230,7 @@ def test_ingest_uses_the_calibration_of_the_requested_prefix(
             assert database.collection(f"docs{len(arguments)}").calibration == Calibration.load(tmp_path / "out" / file)
 
 
-def test_what_cannot_be_selected_or_cut_is_reported(model: str, pairs: Path, tmp_path: Path) -> None:
+def test_invalid_selection_and_prefix_raise(model: str, pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--select int8 needs queries to select a checkpoint by; add --eval"):
         train_options(model, pairs, tmp_path / "out", select="int8")
     with pytest.raises(InputError, match="a Matryoshka prefix has 20 dimensions, expected 1 to 19"):

@@ -67,7 +67,7 @@ def at_least(tuning: Tuning) -> dict[float | None, float]:
     return {attempt.oversampling: attempt.at_least for attempt in tuning.attempts}
 
 
-def test_the_smallest_sufficient_oversampling_is_stored(
+def test_smallest_sufficient_oversampling_is_stored(
     store: Store, made: Collection, asked: Queries, source: Path, calibration: Calibration
 ) -> None:
     tuning = tune(made, asked, truth(source, calibration), recall=0.97)
@@ -93,7 +93,7 @@ def test_nothing_is_stored_without_store(made: Collection, store: Store, asked: 
     assert store.database.collection(made.name).oversampling == 4
 
 
-def test_a_target_beyond_the_largest_oversampling(made: Collection, store: Store, asked: Queries) -> None:
+def test_unreachable_target_gives_advice(made: Collection, store: Store, asked: Queries) -> None:
     tuning = tune(made, asked, recall=0.95, max_oversampling=1)
     assert tuning.oversampling is tuning.chosen is None
     assert not tuning.stored
@@ -109,7 +109,7 @@ def test_a_target_beyond_the_largest_oversampling(made: Collection, store: Store
     assert store.database.collection(made.name).oversampling == 4
 
 
-def test_a_stored_oversampling_is_read_by_other_connections(store: Store, made: Collection) -> None:
+def test_stored_oversampling_is_read_by_other_connections(store: Store, made: Collection) -> None:
     made.set_oversampling(6.5)
     with qvec.connect(store.url) as elsewhere:
         again = elsewhere.collection(made.name)
@@ -119,20 +119,20 @@ def test_a_stored_oversampling_is_read_by_other_connections(store: Store, made: 
         assert again.model == made.model
 
 
-def test_no_oversampling_below_one_is_stored(made: Collection) -> None:
+def test_invalid_oversampling_raises(made: Collection) -> None:
     for wrong in (0.5, float("nan"), float("inf")):
         with pytest.raises(InputError, match=r"^oversampling is .*, expected at least 1$"):
             made.set_oversampling(wrong)
     assert made.oversampling == 4
 
 
-def test_a_dropped_collection_is_not_tuned(store: Store, made: Collection) -> None:
+def test_tuning_dropped_collection_raises(store: Store, made: Collection) -> None:
     store.database.drop_collection(made.name)
     with pytest.raises((CollectionError, qvec.DatabaseError)):
         made.set_oversampling(8)
 
 
-def test_ef_sets_the_width_of_the_graph_search(store: Store, made: Collection, asked: Queries) -> None:
+def test_ef_sets_width_of_graph_search(store: Store, made: Collection, asked: Queries) -> None:
     if store.is_postgres:
         pytest.skip("Postgres searches as wide as there are candidates")
     wide: Any = made
@@ -159,7 +159,7 @@ def advised(tuning: Tuning) -> dict[str, str]:
     return dict(zip(("rescore", "prefilter", "oversampling"), found.groups(), strict=True))
 
 
-def test_the_advised_command_reaches_the_target(
+def test_advised_settings_reach_target(
     db: Database, codes: Any, asked: Queries, source: Path, calibration: Calibration, vectors: Floats
 ) -> None:
     """A collection loaded by the advised command has the recall that the advice promises."""
@@ -184,7 +184,7 @@ def test_the_advised_command_reaches_the_target(
     assert measured == pytest.approx(float(promised[1]) / 100, abs=0.003)
 
 
-def test_a_target_that_no_alternative_is_sure_to_reach(
+def test_advice_names_closest_alternative(
     codes: Any, asked: Queries, source: Path, calibration: Calibration
 ) -> None:
     tuning = tune(codes, asked.take(np.arange(30)), truth(source, calibration), recall=0.9999)
@@ -201,7 +201,7 @@ def test_a_target_that_no_alternative_is_sure_to_reach(
         ((0.99, 0.8), 0.96, "more queries are needed to be sure of it"),
     ],
 )
-def test_advice_if_no_alternative_reaches_the_target(
+def test_advice_if_no_alternative_reaches_target(
     codes: Any, tried: tuple[float, ...], found: float, expected: str
 ) -> None:
     attempts = [
@@ -212,7 +212,7 @@ def test_advice_if_no_alternative_reaches_the_target(
     assert advise(codes, attempts, 0.95, 0.95, others).endswith(f"without the loss of an index; {expected}")
 
 
-def test_too_few_queries_to_be_sure(codes: Any, asked: Queries, source: Path, calibration: Calibration) -> None:
+def test_advice_asks_for_more_queries(codes: Any, asked: Queries, source: Path, calibration: Calibration) -> None:
     few = asked.take(np.arange(20))
     exact = tune(codes, few, truth(source, calibration), recall=1e-9, store=False).attempts[0]
     tuning = tune(codes, few, truth(source, calibration), recall=exact.recall.value, store=False)
@@ -220,7 +220,7 @@ def test_too_few_queries_to_be_sure(codes: Any, asked: Queries, source: Path, ca
     assert tuning.advice.endswith(f"more queries are needed to be sure of {exact.recall.value:.2%}")
 
 
-def test_a_search_in_sql_uses_what_is_stored(db: Database, codes: Any, asked: Queries) -> None:
+def test_sql_search_uses_stored_oversampling(db: Database, codes: Any, asked: Queries) -> None:
     codes.set_oversampling(1)
     few = sql_hits(db, asked.vectors[:20])
     codes.set_oversampling(16)
@@ -237,7 +237,7 @@ def sql_hits(db: Database, queries: Floats) -> list[list[int]]:
         return [[row[0] for row in connection.execute(statement, [str(query.tolist())])] for query in queries]
 
 
-def test_fewer_planes_rescore_as_a_collection_of_them_does(
+def test_search_with_fewer_planes_equals_coarser_collection(
     db: Database, codes: Any, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
     for rescore, planes in (("int4", 4), ("binary", 1)):
@@ -257,7 +257,7 @@ def test_fewer_planes_rescore_as_a_collection_of_them_does(
         ({"planes": 4, "rescore_in": "sql"}, "planes is 4, but Postgres rescores; expected None"),
     ],
 )
-def test_invalid_planes_are_refused(codes: Any, queries: Floats, options: Any, message: str) -> None:
+def test_invalid_planes_raise(codes: Any, queries: Floats, options: Any, message: str) -> None:
     with pytest.raises(InputError) as raised:
         codes.search(queries[0], **options)
     assert str(raised.value) == message
@@ -287,7 +287,7 @@ def query_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_eval_prints_a_line_for_each_configuration(loaded: str, source: Path, query_file: Path) -> None:
+def test_eval_prints_line_for_each_configuration(loaded: str, source: Path, query_file: Path) -> None:
     result = invoke("eval", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source, "--json")
     assert result.exit_code == 0
     lines = [json.loads(line) for line in result.stdout.splitlines()]
@@ -298,7 +298,7 @@ def test_eval_prints_a_line_for_each_configuration(loaded: str, source: Path, qu
     assert {("ternary", "int8", 16), ("ternary", "none", None), ("none", "int4", None)} <= steps
 
 
-def test_eval_with_judgements_and_a_comparison(loaded: str, source: Path, query_file: Path, tmp_path: Path) -> None:
+def test_eval_with_judgements_and_comparison(loaded: str, source: Path, query_file: Path, tmp_path: Path) -> None:
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n0\t1\t1\n7\t5\t2\n")
     arguments = ("eval", "--db", loaded, "-c", "docs", "--queries", query_file, "--qrels", tmp_path / "qrels.tsv")
     result = invoke(*arguments, "--compare", "ternary/int8/1", "ternary/int8/16")
@@ -329,7 +329,7 @@ def test_eval_uses_rows_as_queries(loaded: str, source: Path) -> None:
     assert "Note: 30 queries are few" in result.stdout
 
 
-def test_tune_stores_what_it_finds(loaded: str, source: Path, query_file: Path) -> None:
+def test_tune_stores_oversampling(loaded: str, source: Path, query_file: Path) -> None:
     arguments = ("tune", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source)
     tried = json.loads(invoke(*arguments, "--recall", "0.9", "--no-store", "--json").stdout)
     assert tried["oversampling"] < 4
@@ -343,7 +343,7 @@ def test_tune_stores_what_it_finds(loaded: str, source: Path, query_file: Path) 
         assert database.collection("docs").oversampling == tried["oversampling"]
 
 
-def test_tune_reports_a_target_that_cannot_be_reached(loaded: str, source: Path, query_file: Path) -> None:
+def test_tune_reports_unreachable_target(loaded: str, source: Path, query_file: Path) -> None:
     arguments = ("tune", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source)
     result = invoke(*arguments, "--recall", "0.9999")
     assert result.exit_code == 3
@@ -354,7 +354,7 @@ def test_tune_reports_a_target_that_cannot_be_reached(loaded: str, source: Path,
     assert found["advice"]
 
 
-def test_text_queries_are_embedded_by_the_collections_model(
+def test_eval_embeds_text_queries_with_model(
     loaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = realistic(3, seed=8)
@@ -377,7 +377,7 @@ def test_text_queries_are_embedded_by_the_collections_model(
     assert "ndcg" in json.loads(result.stdout.splitlines()[0])
 
 
-def test_a_truth_with_other_ids_is_refused(loaded: str, tmp_path: Path, vectors: Floats) -> None:
+def test_eval_rejects_truth_with_other_ids(loaded: str, tmp_path: Path, vectors: Floats) -> None:
     lines = (json.dumps({"id": f"d{n}", "vector": row.tolist()}) for n, row in enumerate(vectors[:50]))
     (tmp_path / "truth.jsonl").write_text("\n".join(lines))
     result = invoke("eval", "--db", loaded, "-c", "docs", "--truth", tmp_path / "truth.jsonl")

@@ -54,7 +54,7 @@ def project(generator: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
-def test_a_generated_module_names_its_source(project: Path) -> None:
+def test_generated_module_names_its_source(project: Path) -> None:
     assert (project / "qvec" / "store" / "_sync" / "rows.py").read_text() == (
         "# Generated from qvec/store/_async/rows.py by tools/async_to_sync.py: edit that file, then run `make sync`.\n"
         "def count(rows):\n"
@@ -62,7 +62,7 @@ def test_a_generated_module_names_its_source(project: Path) -> None:
     )
 
 
-def test_a_stale_module_is_named_and_not_written(
+def test_check_names_stale_module_without_writing_it(
     generator: ModuleType, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["async_to_sync.py", "--check"])
@@ -124,11 +124,11 @@ def test_a_stale_module_is_named_and_not_written(
         ('"async await Awaitable[T] AsyncStore"  # await', '"async await Awaitable[T] AsyncStore"  # await'),
     ],
 )
-def test_rules(generator: ModuleType, source: str, expected: str) -> None:
+def test_conversion_rules(generator: ModuleType, source: str, expected: str) -> None:
     assert generator.convert(source + "\n") == expected + "\n"
 
 
-def test_an_open_bracket_is_named_by_its_line(generator: ModuleType) -> None:
+def test_unclosed_bracket_error_names_line(generator: ModuleType) -> None:
     tokens = [generator.tokenize.TokenInfo(generator.tokenize.OP, "(", (7, 0), (7, 1), "(")]
     with pytest.raises(ValueError, match=r"^line 7: a bracket is not closed$"):
         generator._closing(tokens, 0)
@@ -151,7 +151,7 @@ MEMBERS = [
 
 
 @pytest.mark.parametrize(("kind", "twin"), TWINS)
-def test_both_classes_have_the_same_public_names(kind: type, twin: type) -> None:
+def test_sync_and_async_classes_have_same_public_names(kind: type, twin: type) -> None:
     assert public(kind).keys() == public(twin).keys()
 
 
@@ -173,7 +173,7 @@ def shown(default: Any) -> str:
 
 
 @pytest.mark.parametrize(("kind", "twin", "name"), MEMBERS)
-def test_both_methods_have_the_same_signature_and_docstring(kind: type, twin: type, name: str) -> None:
+def test_sync_and_async_methods_have_same_signature_and_docstring(kind: type, twin: type, name: str) -> None:
     one, other = getattr(kind, name), getattr(twin, name)
     assert inspect.getdoc(one) == inspect.getdoc(other)
     if isinstance(one, property):
@@ -182,13 +182,13 @@ def test_both_methods_have_the_same_signature_and_docstring(kind: type, twin: ty
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="overloads are not kept")
-def test_both_searches_have_the_same_overloads() -> None:
+def test_sync_and_async_search_have_same_overloads() -> None:
     one, other = get_overloads(Collection.search), get_overloads(AsyncCollection.search)
     assert len(one) == 3
     assert list(map(signature, one)) == list(map(signature, other))
 
 
-def test_both_connects_have_the_same_signature_and_docstring() -> None:
+def test_connect_and_connect_async_have_same_signature_and_docstring() -> None:
     assert signature(qvec.connect) == signature(qvec.connect_async)
     assert inspect.getdoc(qvec.connect) == inspect.getdoc(qvec.connect_async)
 
@@ -198,7 +198,7 @@ WITHOUT_DATABASE = {"encode", "wrap_errors"}
 
 
 @pytest.mark.parametrize(("kind", "twin"), TWINS)
-def test_methods_that_ask_the_database_are_awaited(kind: type, twin: type) -> None:
+def test_database_methods_are_coroutines(kind: type, twin: type) -> None:
     for name, value in vars(twin).items():
         if name.startswith("_") or not inspect.isfunction(value) or name in WITHOUT_DATABASE:
             continue

@@ -91,10 +91,10 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "unions"])
-def test_one_query_gives_a_list_of_hits_and_several_give_a_list_each(complaints: str, kind: str) -> None:
+def test_search_types_for_one_and_several_queries(complaints: str, kind: str) -> None:
     assert [line for line in complaints.splitlines() if line.startswith(f"of_{kind}.py")] == []
 
 
-def test_a_wrong_type_is_an_error(complaints: str) -> None:
+def test_wrong_types_are_reported(complaints: str) -> None:
     seen = [line for line in complaints.splitlines() if line.startswith("of_errors.py") and "[assert-type]" in line]
     assert len(seen) == application(KINDS[0]).count("list[list[Hit]]")

@@ -26,7 +26,7 @@ def passages() -> list[Passage]:
 @pytest.mark.parametrize(
     ("script", "package"), [("langchain_search", "langchain_core"), ("llama_index_search", "llama_index.core")]
 )
-def test_example_answers_a_question(
+def test_example_finds_matching_passage(
     script: str, package: str, passages: list[Passage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(package)

@@ -30,7 +30,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
-def test_a_framework_does_not_need_the_others(name: str) -> None:
+def test_framework_works_without_others(name: str) -> None:
     module = FRAMEWORKS[name][0]
     pytest.importorskip(module)
     hidden = {other for other, _, _ in FRAMEWORKS.values()} - {module}
@@ -39,7 +39,7 @@ def test_a_framework_does_not_need_the_others(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
-def test_error_names_the_extra_to_install(name: str) -> None:
+def test_missing_framework_error_names_extra(name: str) -> None:
     module, package, extra_name = FRAMEWORKS[name]
     done = run(HIDE.format(hidden={module}) + f"import qvec.integrations.{name}")
     assert done.stderr.splitlines()[-1] == (
@@ -47,7 +47,7 @@ def test_error_names_the_extra_to_install(name: str) -> None:
     )
 
 
-def test_other_missing_modules_raise_as_usual() -> None:
+def test_unrelated_missing_module_is_not_reported_as_extra() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_module"), require_extra("x", "x", "x"):
         import no_such_module
     with pytest.raises(MissingExtraError), require_extra("x", "no_such_module", "x"):

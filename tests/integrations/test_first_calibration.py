@@ -34,7 +34,7 @@ def recall(calibration: Calibration, vectors: Vectors, queries: Vectors) -> floa
     return 10 * float(np.mean(hits))
 
 
-def test_few_vectors_reach_nearly_the_recall_of_all(vectors: Vectors, queries: Vectors) -> None:
+def test_few_vectors_give_nearly_full_recall(vectors: Vectors, queries: Vectors) -> None:
     best = recall(Calibration.fit(vectors), vectors, queries)
     for count, lost in ((10, 4), (30, 2), (300, 1)):
         draws = [realistic(count, seed=seed) for seed in range(2, 6)]
@@ -45,7 +45,7 @@ def test_few_vectors_reach_nearly_the_recall_of_all(vectors: Vectors, queries: V
     assert np.mean([recall(fit_quietly(drawn), vectors, queries) for drawn in ten]) > fitted + 4
 
 
-def test_one_vector_only_sets_the_scale() -> None:
+def test_one_vector_sets_only_scale() -> None:
     for metric, length in (("cosine", 1.0), ("ip", 5.0)):
         one = np.zeros((1, 100), np.float32)
         one[0, 0] = 5
@@ -58,7 +58,7 @@ def test_one_vector_only_sets_the_scale() -> None:
         )
 
 
-def test_mean_and_spread_are_shrunk() -> None:
+def test_mean_and_spread_shrink_for_few_vectors() -> None:
     random = np.random.default_rng(0)
     spread = np.linspace(0.5, 2, 400)
     mean = np.where(np.arange(400) < 4, 10, 0)
@@ -75,7 +75,7 @@ def test_mean_and_spread_are_shrunk() -> None:
     np.testing.assert_allclose(draws[0].threshold, draws[0].mean / 2, rtol=1e-5)
 
 
-def test_equal_vectors() -> None:
+def test_equal_vectors_give_finite_ranges() -> None:
     calibration = fit_quietly(np.ones((5, 8), np.float32))
     assert np.isfinite(calibration.radius).all()
     decoded = quantize(np.ones((1, 8), np.float32), calibration)
@@ -96,13 +96,13 @@ def test_enough_vectors_do_not_warn(vectors: Vectors) -> None:
     assert first_calibration(vectors, "cosine", None, "int4") == narrow
 
 
-def test_calibration_of_few_vectors_is_saved_and_loaded(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_save_and_load(tmp_path) -> None:  # type: ignore[no-untyped-def]
     calibration = fit_quietly(realistic(3), model="m")
     assert calibration.model == "m"
     calibration.save(tmp_path / "c")
     assert Calibration.load(tmp_path / "c") == calibration
 
 
-def test_invalid_vectors_raise() -> None:
+def test_nan_raises_row_error() -> None:
     with pytest.raises(RowError, match="row 1: NaN"):
         fit_quietly(np.array([[1, 1], [1, np.nan]], np.float32))

@@ -117,7 +117,7 @@ class TestStandardAsync(
 # Documents
 
 
-def test_all_fields_come_back(own_store: QvecDocumentStore) -> None:
+def test_documents_round_trip(own_store: QvecDocumentStore) -> None:
     written = [
         Document(content="text", meta={"a": {"b": [1, None, "ü"]}}),
         Document(blob=ByteStream(b"\x00\xff", meta={"from": "x"}, mime_type="image/png"), meta={"a": 1}),
@@ -144,7 +144,7 @@ def test_other_errors_are_not_duplicates(store: Store, own_store: QvecDocumentSt
     assert not isinstance(caught.value, DuplicateDocumentError)
 
 
-def test_delete_by_filter_requires_a_filter(own_store: QvecDocumentStore) -> None:
+def test_delete_by_filter_requires_filter(own_store: QvecDocumentStore) -> None:
     with pytest.raises(InputError, match=r"^delete_by_filter takes a filter"):
         own_store.delete_by_filter({})
 
@@ -178,7 +178,7 @@ def contents(documents: list[Document]) -> list[str | None]:
     return [document.content for document in documents]
 
 
-def test_nearest_documents(circle: QvecDocumentStore) -> None:
+def test_embedding_retrieval(circle: QvecDocumentStore) -> None:
     found = circle.embedding_retrieval(direction(41), top_k=2)
     assert contents(found) == ["40", "50"]
     assert [document.score for document in found] == pytest.approx([0.9998, 0.988], abs=0.01)
@@ -188,7 +188,7 @@ def test_nearest_documents(circle: QvecDocumentStore) -> None:
     assert found.score == pytest.approx((1 + np.cos(np.radians(139))) / 2, abs=0.01)
 
 
-def test_search_by_vector_excludes_documents_without_embedding(circle: QvecDocumentStore) -> None:
+def test_retrieval_skips_documents_without_embedding(circle: QvecDocumentStore) -> None:
     found = circle.embedding_retrieval(direction(41), top_k=72, return_embedding=True)
     assert len(found) == 36
     assert all(document.embedding is not None for document in found)
@@ -196,7 +196,7 @@ def test_search_by_vector_excludes_documents_without_embedding(circle: QvecDocum
     assert circle.count_documents() == 72
 
 
-def test_a_retriever_in_a_pipeline(circle: QvecDocumentStore) -> None:
+def test_retriever_in_pipeline(circle: QvecDocumentStore) -> None:
     retriever = QvecEmbeddingRetriever(document_store=circle, top_k=3, filters=where(1))
     pipeline = Pipeline()
     pipeline.add_component("retriever", retriever)
@@ -220,7 +220,7 @@ async def test_async_retriever(circle: QvecDocumentStore) -> None:
     assert found[0].score == pytest.approx(1, abs=0.01)
 
 
-def test_scaled_scores_of_inner_products(store: Store) -> None:
+def test_inner_product_scores_are_scaled(store: Store) -> None:
     name = store.create(Calibration.fit(np.eye(8) * 30, metric="ip"), id_type="text").name
     found = QvecDocumentStore(store.database, name)
     found.write_documents([Document(content="x", embedding=[20.0] * 8)])
@@ -258,7 +258,7 @@ async def test_hybrid_retriever(worded: QvecDocumentStore) -> None:
     assert best.embedding == pytest.approx(direction(200), abs=0.01)
 
 
-def test_invalid_hybrid_retrieval(worded: QvecDocumentStore, circle: QvecDocumentStore, url: str) -> None:
+def test_hybrid_retrieval_errors(worded: QvecDocumentStore, circle: QvecDocumentStore, url: str) -> None:
     with pytest.raises(InputError, match="index_texts"):
         circle.hybrid_retrieval("200", direction(0))
     with pytest.raises(InputError, match=r"^alpha is 2, expected 0 \(full-text search only\) to 1 \(embedding only\)$"):
@@ -269,7 +269,7 @@ def test_invalid_hybrid_retrieval(worded: QvecDocumentStore, circle: QvecDocumen
     nothing.close()
 
 
-def test_hybrid_retriever_is_serialized(url: str) -> None:
+def test_hybrid_retriever_serialization(url: str) -> None:
     pipeline = Pipeline()
     written = QvecHybridRetriever(document_store=QvecDocumentStore(url, "x"), top_k=3, filters=where(1), alpha=0.3)
     pipeline.add_component("retriever", written)
@@ -314,7 +314,7 @@ def holds(filters: dict[str, Any], document: Document) -> bool:
 
 @settings(max_examples=400, deadline=None)
 @given(FILTERS, META)
-def test_filters_match_what_haystack_matches(filters: dict[str, Any], meta: dict[str, Any]) -> None:
+def test_filters_agree_with_haystack(filters: dict[str, Any], meta: dict[str, Any]) -> None:
     assert matches(parse(convert_filters(filters)), meta) == holds(filters, Document(content="x", meta=meta))
 
 
@@ -359,7 +359,7 @@ def made(url: str) -> Iterator[QvecDocumentStore]:
     found.close()
 
 
-def test_the_first_documents_create_the_collection(made: QvecDocumentStore, url: str) -> None:
+def test_first_documents_create_collection(made: QvecDocumentStore, url: str) -> None:
     made.delete_all_documents()
     made.delete_documents(["x"])
     assert made.delete_by_filter(where(0)) == made.count_documents_by_filter(where(0)) == 0
@@ -379,7 +379,7 @@ def test_the_first_documents_create_the_collection(made: QvecDocumentStore, url:
 
 
 @pytest.mark.anyio
-async def test_concurrent_writers_open_the_database_once(made: QvecDocumentStore) -> None:
+async def test_concurrent_writers_open_database_once(made: QvecDocumentStore) -> None:
     documents = [Document(content=str(angle), embedding=direction(angle)) for angle in range(0, 360, 3)]
     with pytest.warns(UserWarning, match="made from the first 20 vectors"):
         await _write_all(made, [documents[start : start + 20] for start in range(0, 120, 20)])
@@ -396,7 +396,7 @@ async def _write(store: QvecDocumentStore, documents: list[Document]) -> None:
     assert await store.write_documents_async(documents) == len(documents)
 
 
-def test_documents_without_embeddings_and_a_calibration_from_a_file(url: str, tmp_path: Path) -> None:
+def test_calibration_file_allows_documents_without_embeddings(url: str, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     calibration = Calibration.fit(np.eye(5))
     calibration.save(path)
@@ -406,7 +406,7 @@ def test_documents_without_embeddings_and_a_calibration_from_a_file(url: str, tm
     found.close()
 
 
-def test_pipeline_is_serialized(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipeline_serialization(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_URL", url)
     for db in (url, Secret.from_env_var("THE_URL")):
         settings = {"dimensions": 72, "metric": "cosine", "return_embedding": True, "oversampling": 7}
@@ -438,7 +438,7 @@ def test_passwords_are_not_serialized(url: str) -> None:
     assert "user@host" in str(QvecDocumentStore("postgresql://user@host:5432/db").to_dict())
 
 
-def test_unserializable_databases(circle: QvecDocumentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unserializable_databases_raise(circle: QvecDocumentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"^a store on an open database cannot be serialized"):
         circle.to_dict()
     monkeypatch.delenv("NOT_THERE", raising=False)

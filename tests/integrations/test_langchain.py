@@ -67,14 +67,14 @@ def texts(documents: list[Document]) -> list[str]:
     return [document.page_content for document in documents]
 
 
-def test_searches_take_filters_and_the_collections_own_options(circle: QvecVectorStore) -> None:
+def test_search_with_filters_and_options(circle: QvecVectorStore) -> None:
     assert texts(circle.similarity_search("41", 2)) == ["40", "50"]
     assert texts(circle.similarity_search("41", 2, filter={"quarter": 1})) == ["90", "100"]
     assert texts(circle.similarity_search("41", 1, {"quarter": {"$in": [3]}}, exact=True)) == ["350"]
     assert texts(circle.similarity_search_by_vector(Circle().embed_query("269"), 1)) == ["270"]
 
 
-def test_scores_are_similarities(circle: QvecVectorStore) -> None:
+def test_scores_are_cosine_similarities(circle: QvecVectorStore) -> None:
     ((document, score),) = circle.similarity_search_with_score("100", 1)
     assert (document.page_content, document.id) == ("100", "a100")
     assert score == pytest.approx(1, abs=0.02)
@@ -82,7 +82,7 @@ def test_scores_are_similarities(circle: QvecVectorStore) -> None:
     assert opposite == pytest.approx(-1, abs=0.02)
 
 
-def test_relevance_goes_from_0_to_1(circle: QvecVectorStore) -> None:
+def test_relevance_scores_are_between_0_and_1(circle: QvecVectorStore) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = circle.similarity_search_with_relevance_scores("0", 36)
@@ -102,7 +102,7 @@ def test_inner_product_requires_relevance_score_fn(store: Store) -> None:
     assert [score for _, score in told.similarity_search_with_relevance_scores("x")] == [0.25]
 
 
-def test_diverse_documents(circle: QvecVectorStore) -> None:
+def test_max_marginal_relevance_search(circle: QvecVectorStore) -> None:
     near = texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=1))
     assert sorted(near, key=int) == ["0", "10", "350"]
     unlike = texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3))
@@ -113,7 +113,7 @@ def test_diverse_documents(circle: QvecVectorStore) -> None:
 
 
 @pytest.mark.anyio
-async def test_async_diverse_documents(circle: QvecVectorStore) -> None:
+async def test_async_max_marginal_relevance_search(circle: QvecVectorStore) -> None:
     found = await circle.amax_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3)
     assert texts(found) == texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3))
 
@@ -122,7 +122,7 @@ async def test_async_diverse_documents(circle: QvecVectorStore) -> None:
     ("search_type", "options"),
     [("similarity", {}), ("mmr", {"lambda_mult": 1.0}), ("similarity_score_threshold", {"score_threshold": 0.5})],
 )
-def test_a_retriever_filters(circle: QvecVectorStore, search_type: str, options: dict[str, Any]) -> None:
+def test_retriever_with_filter(circle: QvecVectorStore, search_type: str, options: dict[str, Any]) -> None:
     retriever = circle.as_retriever(
         search_type=search_type, search_kwargs={"k": 2, "filter": {"quarter": 1}, **options}
     )
@@ -160,14 +160,14 @@ async def test_hybrid_search(worded: QvecVectorStore) -> None:
     assert texts(worded.search("41", "similarity", k=1)) == texts(await worded.asearch("41", "mmr", k=1)) == ["40"]
 
 
-def test_missing_full_text_index(circle: QvecVectorStore) -> None:
+def test_hybrid_search_requires_full_text_index(circle: QvecVectorStore) -> None:
     with pytest.raises(InputError, match="index_texts"):
         circle.as_retriever(search_type="hybrid").invoke("80")
     with pytest.raises(ValueError, match="search_type of words not allowed"):
         circle.as_retriever(search_type="words")
 
 
-def test_integer_ids_are_text_to_langchain(store: Store, calibration: Calibration) -> None:
+def test_integer_ids_are_strings_in_langchain(store: Store, calibration: Calibration) -> None:
     model = DeterministicFakeEmbedding(size=6)
     found = QvecVectorStore(store.create(calibration), model)
     assert found.add_texts(["one", "two"], ids=["1", "-2"]) == ["1", "-2"]
@@ -209,7 +209,7 @@ def made(url: str) -> Iterator[QvecVectorStore]:
     found.close()
 
 
-def test_from_texts_creates_a_collection_for_later_texts(made: QvecVectorStore, url: str) -> None:
+def test_from_texts_creates_collection(made: QvecVectorStore, url: str) -> None:
     assert made.collection.name == "langchain"
     assert made.collection.id_type == "text"
     many = [f"text {number}" for number in range(300)]
@@ -225,7 +225,7 @@ def test_from_texts_creates_a_collection_for_later_texts(made: QvecVectorStore, 
     again.close()
 
 
-def test_from_texts_in_an_open_database_leaves_it_open(store: Store, calibration: Calibration) -> None:
+def test_from_texts_leaves_open_database_open(store: Store, calibration: Calibration) -> None:
     name = store.new_name()
     found = QvecVectorStore.from_documents(
         [Document("x", metadata={"a": 1})],
@@ -261,7 +261,7 @@ def test_recreated_collection_is_opened_again(store: Store, calibration: Calibra
     assert texts(found.similarity_search("old")) == ["new"]
 
 
-def test_from_no_texts(store: Store) -> None:
+def test_from_texts_without_texts(store: Store) -> None:
     with pytest.warns(UserWarning, match="made from the first 1 vectors"):
         empty = QvecVectorStore.from_texts([], MODEL, db=store.database, collection=store.new_name())
     assert empty.similarity_search("x") == []
@@ -269,7 +269,7 @@ def test_from_no_texts(store: Store) -> None:
     assert texts(empty.similarity_search("x")) == ["x"]
 
 
-def test_failed_from_texts_closes_its_database(url: str, store: Store) -> None:
+def test_failed_from_texts_closes_database(url: str, store: Store) -> None:
     for _ in range(2):  # an embedded Qdrant can be opened once at a time
         with pytest.warns(UserWarning, match="first 1"), pytest.raises(InputError, match="2 ids for 1 vectors"):
             QvecVectorStore.from_texts(["a"], MODEL, ids=["1", "2"], db=url, collection=store.new_name())

