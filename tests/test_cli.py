@@ -15,26 +15,12 @@ import click
 import numpy as np
 import psycopg
 import pytest
-from click.testing import CliRunner, Result
+from command_line import invoke, succeed
 from ingest_helpers import command, run, vectors, with_ids, write_lines
 
 import qvec
 from qvec.cli import main
 from qvec.postgres import embedded
-
-
-def invoke(*arguments: Any, **options: Any) -> Result:
-    """The command in this process; whatever it raises beside an exit is raised here."""
-    result = CliRunner().invoke(main, list(map(str, arguments)), **options)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def succeed(*arguments: Any, **options: Any) -> Result:
-    result = invoke(*arguments, **options)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def all_commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

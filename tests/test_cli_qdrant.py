@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import invoke, succeed
 from ingest_helpers import vectors, write_lines
-from test_cli import invoke, succeed
 
 ROWS = 60
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import invoke, succeed
+from command_line import invoke, succeed
 
 TEXTS = {
     "fox": "the quick brown fox jumps over the lazy dog",

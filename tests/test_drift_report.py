@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from command_line import invoke
 from conftest import realistic
 
 import qvec
 from qvec import Calibration, RangeMethod
-from qvec.cli import main
 from qvec.client import Database
 from qvec.errors import InputError
 from qvec.evaluation.drift_report import LIMITS, collection_statistics, drift_of_rows, drift_of_vectors
@@ -45,10 +45,7 @@ def database(url: str) -> Iterator[Database]:
 
 
 def drift(url: str, *arguments: Any) -> Result:
-    result = CliRunner().invoke(main, ["drift", "--db", url, *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+    return invoke("drift", "--db", url, *arguments)
 
 
 def saved(folder: Path, vectors: Any) -> Path:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import invoke, succeed
 from embedding_server import EmbeddingServer, Exchange, serving
 from ingest_helpers import start, write_lines
 from numpy.typing import NDArray
-from test_cli import invoke, succeed
 
 import qvec
 from qvec.embedding import server_connection
@@ -116,9 +116,7 @@ def test_jina_embeddings_v4_uses_prefixes_of_model_card(db_url: str, source: Pat
     }
 
 
-def test_model_card_applies_to_precomputed_vectors(
-    db_url: str, tmp_path: Path, server: EmbeddingServer
-) -> None:
+def test_model_card_applies_to_precomputed_vectors(db_url: str, tmp_path: Path, server: EmbeddingServer) -> None:
     np.save(tmp_path / "a.npy", by_words([f"Passage: {row['text']}" for row in ROWS]))
     ingest(db_url, tmp_path / "a.npy", "--model", server.url, "--model-name", JINA)
     assert not server.exchanges
@@ -151,9 +149,7 @@ def test_copy_keeps_embedding_options(db_url: str, source: Path, server: Embeddi
     assert server.texts[-1] == "q: taxes"
 
 
-def test_set_oversampling_keeps_embedding_options(
-    db_url: str, source: Path, server: EmbeddingServer
-) -> None:
+def test_set_oversampling_keeps_embedding_options(db_url: str, source: Path, server: EmbeddingServer) -> None:
     ingest(db_url, source, "--model", server.url, "--query-prefix", "q: ")
     with qvec.connect(db_url) as database:
         before = database.collection("docs").embedding

@@ -302,9 +302,7 @@ def test_answer_that_is_not_json_raises(server: EmbeddingServer) -> None:
 
 @pytest.mark.parametrize("encoding", ["base64", "float"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_non_finite_embedding_error_names_row(
-    server: EmbeddingServer, encoding: str, value: float
-) -> None:
+def test_non_finite_embedding_error_names_row(server: EmbeddingServer, encoding: str, value: float) -> None:
     def spoil(exchange: Exchange) -> None:
         if "text 70" in exchange.texts:
             vector = np.full(DIMENSIONS, 0.5, np.float32)
@@ -337,9 +335,7 @@ def test_model_with_card_must_return_unit_vectors() -> None:
     most_rows=st.integers(1, 20),
     most_tokens=st.integers(1, 1000),
 )
-def test_padded_batches_hold_every_row_once_within_limits(
-    lengths: list[int], most_rows: int, most_tokens: int
-) -> None:
+def test_padded_batches_hold_every_row_once_within_limits(lengths: list[int], most_rows: int, most_tokens: int) -> None:
     batches = list(padded_batches(np.array(lengths, np.int64), most_rows, most_tokens))
     assert sorted(int(row) for rows in batches for row in rows) == list(range(len(lengths)))
     for rows in batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import pytrec_eval
 import specification
 from conftest import realistic, unit
-from databases import STORES, Store, opened
+from databases import Store
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -146,9 +145,7 @@ def test_block_size_does_not_change_scan_recall(
         assert named(again)[name].recalls.tolist() == named(evaluation)[name].recalls.tolist()
 
 
-def test_recall_per_query(
-    evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration
-) -> None:
+def test_recall_per_query(evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration) -> None:
     found = named(evaluation)["none/int4"]
     near, truth = top(decoded_scores(vectors, queries, calibration, 4)), true_nearest(vectors, queries)
     assert found.recalls.tolist() == [recall([a], [b]) for a, b in zip(near, truth, strict=True)]
@@ -392,9 +389,7 @@ def test_ground_truth_skips_bad_rows(
     assert named(found)["none/int8"].recall.value > 0.9
 
 
-def test_prefix_recall_is_against_all_dimensions(
-    db: Database, vectors: Floats, queries: Floats, source: Path
-) -> None:
+def test_prefix_recall_is_against_all_dimensions(db: Database, vectors: Floats, queries: Floats, source: Path) -> None:
     """The recall lost by the cut counts as a loss."""
     cut = Calibration.fit(vectors, dimensions=16)
     made = db.create_collection("cut", calibration=cut)
@@ -432,14 +427,6 @@ def test_bytes_per_vector(
 
 
 # Every store
-
-
-@pytest.fixture(scope="module", params=STORES)
-def store(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str]
-) -> Iterator[Store]:
-    with opened(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
-        yield found
 
 
 def test_evaluation_on_every_store(

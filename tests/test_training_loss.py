@@ -294,9 +294,7 @@ BATCHES = [[QUERIES, ANSWERS], [ANSWERS, WRONG], [WRONG, QUERIES]]
 
 @pytest.mark.parametrize("per_dimension", [True, False])
 @pytest.mark.parametrize("asymmetric", [False, True])
-def test_rolling_ranges_are_moving_averages(
-    model: Any, asymmetric: bool, per_dimension: bool
-) -> None:
+def test_rolling_ranges_are_moving_averages(model: Any, asymmetric: bool, per_dimension: bool) -> None:
     method = RangeMethod("rolling", momentum=0.8, spread=3, per_dimension=per_dimension)
     loss = QuantizationAwareLoss(
         model, losses.MultipleNegativesRankingLoss(model), asymmetric=asymmetric, calibration=method, threshold=0.5

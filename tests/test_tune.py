@@ -5,21 +5,20 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command_line import invoke
 from conftest import realistic
-from databases import STORES, Store, ids, opened
+from databases import Store, ids
 from numpy.typing import NDArray
 from psycopg import sql
 
 import qvec
 from qvec import Calibration, CollectionError, InputError
-from qvec.cli import main
 from qvec.client import Collection, Database
 from qvec.evaluation.dataset import Queries, Rows, rows_of_source
 from qvec.evaluation.metrics import Interval
@@ -27,14 +26,6 @@ from qvec.evaluation.tune import Alternative, Attempt, Tuning, advise, tune
 from qvec.sources import open_source
 
 Floats = NDArray[np.float32]
-
-
-@pytest.fixture(scope="module", params=STORES)
-def store(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str]
-) -> Iterator[Store]:
-    with opened(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
-        yield found
 
 
 @pytest.fixture
@@ -184,9 +175,7 @@ def test_advised_settings_reach_target(
     assert measured == pytest.approx(float(promised[1]) / 100, abs=0.003)
 
 
-def test_advice_names_closest_alternative(
-    codes: Any, asked: Queries, source: Path, calibration: Calibration
-) -> None:
+def test_advice_names_closest_alternative(codes: Any, asked: Queries, source: Path, calibration: Calibration) -> None:
     tuning = tune(codes, asked.take(np.arange(30)), truth(source, calibration), recall=0.9999)
     assert tuning.advice is not None
     assert "no other way to load it is sure to reach the target; the closest is float16 after " in tuning.advice
@@ -264,13 +253,6 @@ def test_invalid_planes_raise(codes: Any, queries: Floats, options: Any, message
 
 
 # The commands
-
-
-def invoke(*arguments: Any) -> Result:
-    result = CliRunner().invoke(main, list(map(str, arguments)))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -354,9 +336,7 @@ def test_tune_reports_unreachable_target(loaded: str, source: Path, query_file: 
     assert found["advice"]
 
 
-def test_eval_embeds_text_queries_with_model(
-    loaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_eval_embeds_text_queries_with_model(loaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = realistic(3, seed=8)
 
     class Fake:

@@ -265,9 +265,7 @@ def test_generated_filters_cover_every_operator() -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(FILTERS, METADATA)
-def test_filters_agree_with_llama_index(
-    filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]
-) -> None:
+def test_filters_agree_with_llama_index(filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]) -> None:
     filters = filter if isinstance(filter, MetadataFilters) else MetadataFilters(filters=[filter])
     assert matches(parse(convert_filters(filters)), metadata) == holds(filters, metadata)
 

@@ -236,9 +236,7 @@ SIXTEEN = [1.0] * 16
         ([{"q": SIXTEEN[:8], "d": SIXTEEN}], "8 dimensions, expected 16"),
     ],
 )
-def test_invalid_rows_raise(
-    rows: list[dict[str, Any]], message: str, tmp_path: Path, fitted: Calibration
-) -> None:
+def test_invalid_rows_raise(rows: list[dict[str, Any]], message: str, tmp_path: Path, fitted: Calibration) -> None:
     path = written(tmp_path / "p.jsonl", rows)
     model: Any = Letters()
     with pytest.raises(InputError, match=message):

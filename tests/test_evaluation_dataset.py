@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import succeed
 from conftest import realistic, unit
 from numpy.typing import NDArray
-from test_cli import succeed
 
 from qvec import Calibration, InputError, connect
 from qvec.evaluation.dataset import read_qrels, read_queries

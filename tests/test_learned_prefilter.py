@@ -52,7 +52,9 @@ def bits_of(rows: np.ndarray, calibration: Calibration) -> list[str]:
 @pytest.mark.parametrize(
     ("rescore", "column"), [("int8", "learned"), ("int4", "learned"), ("float16", "codes"), ("float32", "codes")]
 )
-def test_stored_bits_equal_specification(database: Database, calibration: Calibration, rescore: str, column: str) -> None:
+def test_stored_bits_equal_specification(
+    database: Database, calibration: Calibration, rescore: str, column: str
+) -> None:
     rows = vectors(300)
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
     assert docs.settings["prefilter"] == "learned"

@@ -73,7 +73,9 @@ def test_bits_are_spread_over_directions(sample: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(("method", "more"), [("itq", 0), ("learned", 0.02)])
-def test_learned_bits_have_higher_recall_than_ternary(method: str, more: float, sample: np.ndarray, fitted: Calibration) -> None:
+def test_learned_bits_have_higher_recall_than_ternary(
+    method: str, more: float, sample: np.ndarray, fitted: Calibration
+) -> None:
     done = adapt(sample, fitted, AdaptOptions(method=method, steps=60))
     binary, own = done.before
     assert (binary.name, binary.bits, own.name, own.bits) == ("binary", 16, "ternary", 32)

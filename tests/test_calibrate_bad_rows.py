@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_line import invoke, succeed
 from ingest_helpers import write_lines
 from numpy.typing import NDArray
-from test_cli import invoke, succeed
 
 from qvec import Calibration
 from qvec.errors import InputError, RowError
@@ -139,9 +139,7 @@ class FussyEmbedder:
         ("[1]", "is a JSON list"),
     ],
 )
-def test_error_names_bad_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Any, reason: str
-) -> None:
+def test_error_names_bad_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Any, reason: str) -> None:
     monkeypatch.setattr(fit, "load_embedder", FussyEmbedder)
     rows: list[Any] = [{"text": f"{number}"} for number in range(20)]
     rows[5] = row

@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import realistic
-from numpy.typing import NDArray
+from sweep_sources import NumberModel, write_texts, write_vectors
 
-from qvec.embedding import EmbeddingOptions
-from qvec.errors import InputError, RowError
+from qvec.errors import InputError
 from qvec.evaluation.sample import Sample, draw_sample, draw_vectors
 from qvec.evaluation.sweep import SweepOptions, sweep
 from qvec.ingest import Reporter
 from qvec.sources import open_source
-
-
-def write_vectors(path: Path, vectors: NDArray[np.float32]) -> Path:
-    np.save(path, vectors)
-    return path
-
-
-class NumberModel:
-    """A model whose texts are numbers: those of its document or query vectors."""
-
-    name = "words"
-    options = EmbeddingOptions("words")
-    dimensions = 64
-
-    def __init__(self) -> None:
-        self.documents, self.questions = realistic(120), realistic(60, seed=1)
-
-    def embed_documents(self, texts: Sequence[str], _progress: object = None) -> Any:
-        if "empty" in texts:
-            raise RowError(list(texts).index("empty"), "is empty")
-        return self.documents[list(map(int, texts))]
-
-    def embed_queries(self, texts: Sequence[str], _progress: object = None) -> Any:
-        return self.questions[list(map(int, texts))]
-
-
-def write_texts(path: Path, texts: Sequence[str | None]) -> Path:
-    path.write_text("".join(json.dumps({"_id": f"d{at}", "text": text}) + "\n" for at, text in enumerate(texts)))
-    return path
 
 
 def test_queries_are_held_out(tmp_path: Path) -> None:
