@@ -54,7 +54,8 @@ def main() -> None:
       qvec ingest vectors.parquet --collection docs
       qvec search --vectors queries.npy --collection docs
 
-    Every command takes --db URL, or reads the variable QVEC_DB; the default is an embedded Postgres in ./qvec-data.
+    Commands that use a database take --db URL, or read the variable QVEC_DB; the default is an embedded Postgres in
+    ./qvec-data.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC also raises what it prints
 

@@ -37,8 +37,7 @@ the whole filter by their ids: the hits are the same, but a search takes longer 
 for 200,000 rows in a directory), and fails if more than 100,000 rows pass. Qdrant also refuses numbers from 2^53 on,
 except in `$eq` and `$in` of 64-bit integers, and fields whose names hold a double quote or a backslash.
 
-To add an operator, add it to `parsing._OPERATORS` and, for SQL, to filters.sql. Only if no node of `nodes` expresses
-it, add one there, in `nodes.matches`, and in filters.py of each store.
+CONTRIBUTING.md says how to add an operator.
 """
 
 from __future__ import annotations

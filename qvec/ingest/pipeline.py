@@ -1,8 +1,9 @@
 """The load pipeline: batches are read ahead in a thread, written several at a time, and committed in order.
 
-Each batch is committed together with its checkpoint, in the order of the source. So one number says how far a load has
-come, and an interrupted load continues there. After a lost connection it continues at the checkpoint in the database,
-which may be one batch ahead of the last acknowledged one or, after a crash of the server, some batches behind.
+One number, the checkpoint, says how far a load has come, and an interrupted load continues there. Postgres commits
+each batch and the checkpoint after it in one transaction; in Qdrant the checkpoint may be some batches behind the rows.
+After a lost connection a load continues at the checkpoint in the database: it may be one batch ahead of the last
+acknowledged one, or some batches behind, in Qdrant and after a crash of the Postgres server.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Pipeline:
         return bool(pending)
 
     def _commit(self, first: PendingBatch) -> None:
-        """Wait for a batch, and commit it together with its checkpoint."""
+        """Wait for a batch; commit it and the checkpoint after it."""
         written = self._loader.wait(first)
         batch = first.batch
         self._rejects.write(batch.rejected)

@@ -1,7 +1,8 @@
 """Sources of vectors and texts: files, folders and pipes, read as a stream of batches in bounded memory.
 
 `open_source` opens one. Every source can be read from any row on and sampled uniformly; it tells where a row is found
-and a fingerprint of its content. To add a format, write its `Source` in a file and add a line to `formats.FORMATS`.
+and a fingerprint of its content.
+CONTRIBUTING.md says how to add a format.
 """
 
 from qvec.arrays import Form

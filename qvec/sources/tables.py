@@ -22,7 +22,19 @@ CONTENT_CHARACTERS = 2000
 
 
 class TableSource(Source):
-    """A source of Arrow record batches. A subclass reads them, and calls `_recognize` once it knows the schemas."""
+    """A source of Arrow record batches. `ParquetSource` is the model of a subclass, which
+
+    - passes the name that the user gave, the absolute path and the files to `Source.__init__`; `fingerprint_files`
+      opens the files, so they must be regular ones, or the subclass overrides `_content_fingerprint`;
+    - sets `rows` where the format tells their number;
+    - opens its files, then calls `_recognize` with their schemas; that sets `dimensions`, `id_type`, `has_text`,
+      `codec` and `_readers`, and calls `_read_column` to find the dimensions;
+    - implements `_read`: for each record batch of the columns in `reader.columns`, yield `reader.batch(table, start)`;
+    - implements `_read_column`;
+    - overrides `where` where "NAME, row N" does not tell where a row is;
+    - reads inside `read_errors`, which turns Arrow's errors, OSError and EOFError into InputError, and does the same
+      for other errors of its library.
+    """
 
     _readers: Sequence[TableReader]
 

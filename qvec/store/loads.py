@@ -104,7 +104,11 @@ class Loader(Protocol):
         """Wait for a batch; return the number of rows written. Raise RepeatedIdError, ConnectionLostError."""
 
     def commit(self, pending: PendingBatch, checkpoint: Checkpoint) -> None:
-        """Durably commit a batch together with its checkpoint. Batches are committed in the order of the source."""
+        """Commit the rows of a batch and the checkpoint after it. Batches are committed in the order of the source.
+
+        The stored checkpoint is never ahead of the stored rows. Postgres commits both in one transaction. Qdrant has no
+        transactions: its rows are stored already, and its checkpoint may be some batches behind them.
+        """
 
     def abandon(self, pending: Sequence[PendingBatch]) -> None:
         """Give up batches in flight."""
