@@ -4,7 +4,7 @@ Run: python benchmarks/sdk.py
 The bare driver takes the same two steps by hand: psycopg with the same prefilter, whose candidates `qvec.score` scores
 and whose hits' texts are fetched by id, through psycopg's own pool where there are several callers; qdrant-client's
 query_points over gRPC. Both sides take turns, search by search or round by round. Qdrant is the server that
-QVEC_TEST_QDRANT_URL names, or else the tests' stand-in for it in a separate process, which answers slowly but alike.
+QVEC_TEST_QDRANT_URL names, or else the tests' fake server in a separate process, slower but with the same answers.
 Goals: a median search at most 0.3 ms above the bare driver's with the sync client and 0.5 ms with the async one; at 1,
 8 and 64 callers at least 0.8 times the searches per second; at most 2 MB for an idle client with a connection.
 """
@@ -273,14 +273,14 @@ def check_same_hits(ours: list[Hit], theirs: list[Hit]) -> None:
 
 @contextlib.contextmanager
 def qdrant_server() -> Iterator[str]:
-    """The URL of a server: the one that is named, or the tests' stand-in."""
+    """The URL of a server: QVEC_TEST_QDRANT_URL, or the tests' fake server."""
     if named := os.environ.get("QVEC_TEST_QDRANT_URL"):
         yield named
         return
     program = (
         f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
-        "from pathlib import Path\nfrom qdrant_wire import WireServer\n"
-        "with WireServer(Path(sys.argv[1])) as server: print(server.port, flush=True); sys.stdin.read()"
+        "from pathlib import Path\nfrom fake_qdrant import FakeQdrantServer\n"
+        "with FakeQdrantServer(Path(sys.argv[1])) as server: print(server.port, flush=True); sys.stdin.read()"
     )
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-c", program, directory]

@@ -1,4 +1,4 @@
-"""Writes to a collection while a test does something else."""
+"""Write to a collection in a background thread."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Vectors = NDArray[np.float32]
 def writing_in_background(docs: Any, rows: Vectors) -> Iterator[dict[int, Vectors]]:
     """Upsert existing and new rows in a thread until the block ends; yield the vector of every id written.
 
-    Fail where a write raised an error, or where no more than 20 ids were written.
+    Fail if a write raised an error, or if at most 20 ids were written.
     """
     written: dict[int, Vectors] = {}
-    stop, faults = threading.Event(), []
+    stop, errors = threading.Event(), []
 
     def write() -> None:
-        turn = 0
+        number = 0
         try:
             while not stop.is_set():
-                turn += 1
-                ids = [turn % len(rows), 10_000 + turn]
-                vectors = rows[[(7 * turn) % len(rows), (3 * turn) % len(rows)]]
+                number += 1
+                ids = [number % len(rows), 10_000 + number]
+                vectors = rows[[(7 * number) % len(rows), (3 * number) % len(rows)]]
                 docs.upsert(ids, vectors)
                 written.update(zip(ids, vectors, strict=True))
         except Exception as error:
-            faults.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -41,5 +41,5 @@ def writing_in_background(docs: Any, rows: Vectors) -> Iterator[dict[int, Vector
     finally:
         stop.set()
         thread.join()
-    assert faults == []
+    assert errors == []
     assert len(written) > 20

@@ -8,11 +8,12 @@ import itertools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
-from databases import STORES, Store, opened
+from databases import STORES, Store, open_store
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from psycopg import sql
@@ -121,8 +122,17 @@ def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[..., str]
 ) -> Iterator[Store]:
     """Each kind of available database; the tests of one module share it."""
-    with opened(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
+    with open_store(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
         yield found
+
+
+@pytest.fixture
+def qdrant_server(tmp_path: Path) -> Iterator[Any]:
+    """A fake Qdrant server that only this test uses."""
+    from fake_qdrant import FakeQdrantServer  # needs the engine, an extra
+
+    with FakeQdrantServer(tmp_path / "server") as server:
+        yield server
 
 
 # Models

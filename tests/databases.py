@@ -1,4 +1,4 @@
-"""The databases that the shared tests run on, and how they differ."""
+"""The databases that the shared tests run on, and their differences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 
 VARIABLES = {"postgres-server": "QVEC_TEST_POSTGRES_URL", "qdrant-server": "QVEC_TEST_QDRANT_URL"}
 """Environment variables with the URLs of real servers."""
-STORES = ["postgres", "qdrant", "qdrant-wire", *(kind for kind in VARIABLES if os.environ.get(VARIABLES[kind]))]
+STORES = ["postgres", "qdrant", "qdrant-fake", *(kind for kind in VARIABLES if os.environ.get(VARIABLES[kind]))]
 """Kinds of available databases."""
 
 
@@ -38,8 +38,8 @@ class Store:
     kind: str
     url: str
     database: Database
-    elsewhere: Callable[[Path], str]
-    """Return the URL of a database that another process can open: a server's own URL, or a new directory."""
+    new_url: Callable[[Path], str]
+    """Return the URL of a database that another process can open: the server's URL, or a new directory."""
     created: set[str] = field(default_factory=set)
 
     @property
@@ -47,21 +47,21 @@ class Store:
         return self.kind.startswith("postgres")
 
     @property
-    def holds_nul(self) -> bool:
+    def accepts_nul(self) -> bool:
         """Whether texts may contain NUL; in Postgres they cannot."""
         return not self.is_postgres
 
     @property
-    def opens_again(self) -> bool:
-        """Whether a closed database opens again when it is used."""
+    def reopens_after_close(self) -> bool:
+        """Whether a closed database reopens when it is used."""
         return self.is_postgres
 
     @property
-    def serves_one_process(self) -> bool:
+    def is_single_process(self) -> bool:
         return self.kind == "qdrant"
 
     def new_name(self) -> str:
-        """Return an unused collection name; the collection is dropped in the end."""
+        """Return an unused collection name; `clean_up` drops that collection."""
         name = f"qvec_test_{uuid.uuid4().hex[:12]}"
         self.created.add(name)
         return name
@@ -75,7 +75,7 @@ class Store:
                 self.database.drop_collection(name)
 
     def native_filter(self, name: str, value: str) -> Any:
-        """Return the filter {name: value} in the database's own form."""
+        """Return the database's native filter for {name: value}."""
         if self.is_postgres:
             return sql.SQL("metadata->>{} = {}").format(sql.Literal(name), sql.Literal(value))
         from qdrant_client import models  # an extra
@@ -84,10 +84,10 @@ class Store:
         return models.Filter(must=[condition])
 
     def scores(self, queries: Floats, vectors: Floats, calibration: Calibration, rescore: str) -> NDArray[np.float64]:
-        """Return the scores (m, n) of prepared queries and vectors, to float32's precision.
+        """Return the expected scores (m, n) of prepared queries and vectors, to the precision of float32.
 
-        Postgres stores x, Qdrant x - threshold; both round the query as well. Signs decode to threshold ± deviation;
-        there Postgres does not round the query, and under cosine divides by the length of the decoded vector.
+        Postgres stores x, Qdrant x - threshold; both round the query too. With `rescore` "binary", signs decode to
+        threshold ± deviation; Postgres then does not round the query, and under cosine divides by the decoded length.
         """
         threshold = calibration.threshold.astype(np.float64)
         if rescore == "binary":
@@ -111,31 +111,30 @@ def _rounded(queries: Floats, datatype: str) -> NDArray[np.float64]:
 
 
 @contextmanager
-def opened(kind: str, directory: Path, new_database: Callable[[], str]) -> Iterator[Store]:
-    """Open a database of a kind, and drop what was created in it. Skip the test where no server is named."""
+def open_store(kind: str, directory: Path, new_database: Callable[[], str]) -> Iterator[Store]:
+    """Open a database, and drop its new collections at the end. Skip the test if no URL of the server is set."""
     if kind in VARIABLES:
         url = os.environ.get(VARIABLES[kind], "")
         if not url:
             pytest.skip(f"{VARIABLES[kind]} is not set")
-        yield from _cleaned(kind, url, lambda _: url)
+        yield from _cleaned_up(kind, url, lambda _: url)
     elif kind == "postgres":
-        yield from _cleaned(kind, new_database(), lambda _: new_database())
+        yield from _cleaned_up(kind, new_database(), lambda _: new_database())
     elif kind == "qdrant":
-        yield from _cleaned(kind, f"qdrant:{directory / 'qdrant'}", lambda other: f"qdrant:{other / 'qdrant'}")
+        yield from _cleaned_up(kind, f"qdrant:{directory / 'qdrant'}", lambda other: f"qdrant:{other / 'qdrant'}")
     else:
-        from qdrant_wire import WireServer  # needs the engine, an extra
+        from fake_qdrant import FakeQdrantServer  # needs the engine, an extra
 
-        with WireServer(directory) as server, pytest.MonkeyPatch.context() as patch:
+        with FakeQdrantServer(directory) as server, pytest.MonkeyPatch.context() as patch:
             patch.setattr("qvec.qdrant._sync.server_engine._POLL_SECONDS", 0.02)
-            url = f"qdrant://127.0.0.1:{server.port}"
-            yield from _cleaned(kind, url, lambda _: url)
+            yield from _cleaned_up(kind, server.url, lambda _: server.url)
 
 
-def _cleaned(kind: str, url: str, elsewhere: Callable[[Path], str]) -> Iterator[Store]:
+def _cleaned_up(kind: str, url: str, new_url: Callable[[Path], str]) -> Iterator[Store]:
     with qvec.connect(url) as database:
-        store = Store(kind, url, database, elsewhere)
+        store = Store(kind, url, database, new_url)
         try:
             yield store
         finally:
-            if kind != "postgres":  # nothing else uses that database, and dropping tables one by one takes seconds
+            if kind != "postgres":  # only this test uses that database, and dropping tables one by one takes seconds
                 store.clean_up()

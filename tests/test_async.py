@@ -205,7 +205,7 @@ def test_two_hundred_searches_share_a_few_connections(store: Store, docs: Collec
 
 def test_the_event_loop_runs_while_rows_are_written(store: Store) -> None:
     """Nothing blocks it for a large part of the time that quantizing and writing thousands of rows takes."""
-    if store.serves_one_process:
+    if store.is_single_process:
         pytest.skip("the embedded engine keeps the interpreter's lock while it writes")
     vectors = realistic(20_000, 256)
     name = store.new_name()
@@ -259,7 +259,7 @@ def test_cancelled_searches_leave_nothing_behind(store: Store, docs: Collection)
 
 
 def test_a_database_belongs_to_one_event_loop(store: Store, docs: Collection) -> None:
-    if store.serves_one_process:
+    if store.is_single_process:
         pytest.skip("the embedded engine works in threads, of whatever loop")
     database = asyncio.run(qvec.connect_async(store.url))
 
@@ -276,7 +276,7 @@ def test_use_after_close(store: Store, docs: Collection, vectors: Vectors) -> No
         other = await database.collection(docs.name)
         await database.close()
         await database.close()
-        if store.opens_again:
+        if store.reopens_after_close:
             assert await other.count() == ROWS
             await database.close()
             return

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from databases import STORES, VARIABLES, Store, ids, opened
+from databases import STORES, VARIABLES, Store, ids, open_store
 from numpy.typing import NDArray
 
 import qvec
@@ -25,7 +25,7 @@ ODD_IDS = ["", UUID, UUID.upper(), "doc:1", "1", "007", "-5", " 1", "ü/'\"\\", 
 
 @pytest.mark.parametrize("kind", VARIABLES)
 def test_named_servers_take_part(kind: str, tmp_path: Path, new_database: Callable[..., str]) -> None:
-    with opened(kind, tmp_path, new_database) as server:
+    with open_store(kind, tmp_path, new_database) as server:
         assert kind in STORES
         assert server.database.kind.lower() in kind
 
@@ -307,7 +307,7 @@ def test_documents_and_metadata_come_back_unchanged(docs: Collection, vectors: V
 
 def test_nul_in_texts(store: Store, docs: Collection, vectors: Vectors) -> None:
     document, value = "a\0b", {"k\0": "\0"}
-    if store.holds_nul:
+    if store.accepts_nul:
         docs.upsert([1], vectors[:1], [document], [value])
         assert rows(docs, [1]) == [(1, document, value)]
         return

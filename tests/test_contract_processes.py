@@ -94,7 +94,7 @@ if end == "closed":
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["closed", "left open", "killed"])
 def test_rows_of_another_process_exist_after_it_ended(store: Store, vectors: Vectors, tmp_path: Path, end: str) -> None:
-    url, name = store.elsewhere(tmp_path), store.new_name()
+    url, name = store.new_url(tmp_path), store.new_name()
     np.save(tmp_path / "vectors.npy", vectors[:200])
     command = [sys.executable, "-c", WRITER, url, name, end]
     with (tmp_path / "vectors.npy").open("rb") as file:
@@ -112,13 +112,13 @@ def test_rows_of_another_process_exist_after_it_ended(store: Store, vectors: Vec
 
 
 def test_use_after_close(store: Store, calibration: Calibration, vectors: Vectors, tmp_path: Path) -> None:
-    db = qvec.connect(store.elsewhere(tmp_path))
+    db = qvec.connect(store.new_url(tmp_path))
     name = store.new_name()
     docs = db.create_collection(name, calibration=calibration)
     docs.upsert([1], vectors[:1])
     db.close()
     db.close()
-    if store.opens_again:
+    if store.reopens_after_close:
         assert docs.count() == 1
         db.close()
     else:
@@ -137,6 +137,6 @@ def test_use_after_close(store: Store, calibration: Calibration, vectors: Vector
         for use in uses:
             with pytest.raises(InputError, match=r" is closed; connect again$"):
                 use()
-    with qvec.connect(store.elsewhere(tmp_path) if not store.is_postgres else db.store._connections.url) as again:  # type: ignore[attr-defined]
+    with qvec.connect(store.new_url(tmp_path) if not store.is_postgres else db.store._connections.url) as again:  # type: ignore[attr-defined]
         assert again.collection(name).count() == 1
         again.drop_collection(name)

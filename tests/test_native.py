@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import specification
-from awkward import DIMENSIONS, Case, cases
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from quantizer_cases import DIMENSIONS, Case, cases
 
 from qvec import _native
 

@@ -1,4 +1,4 @@
-"""Clients of a Qdrant server: faults and restarts under load, limits of time, forks; to wait for and to await."""
+"""Sync and async clients of a Qdrant server: retries, restarts under load, timeouts, forks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import grpc
 import numpy as np
 import pytest
 from conftest import realistic
+from fake_qdrant import FakeQdrantServer
 from forked import use_across_fork
-from qdrant_wire import WireServer
 
 import qvec
 from qvec import Calibration, DatabaseError
@@ -26,50 +26,46 @@ VECTORS = realistic(1000)
 
 
 @pytest.fixture
-def wire(tmp_path: Path) -> Iterator[WireServer]:
-    """A server with a collection "docs"."""
-    with WireServer(tmp_path) as server:
-        with qvec.connect(url_of(server)) as db:
+def server(tmp_path: Path) -> Iterator[FakeQdrantServer]:
+    """A fake server with a collection "docs"."""
+    with FakeQdrantServer(tmp_path) as server:
+        with qvec.connect(server.url) as db:
             db.create_collection("docs", calibration=Calibration.fit(VECTORS)).upsert(np.arange(ROWS), VECTORS[:ROWS])
         yield server
 
 
-def url_of(server: WireServer) -> str:
-    return f"qdrant://127.0.0.1:{server.port}"
-
-
 @pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No long waits between tries."""
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make waits between retries short."""
     monkeypatch.setattr(connection, "RETRY_SECONDS", (0.01,) * 3)
 
 
-@pytest.mark.usefixtures("soon")
-def test_a_request_that_fails_for_a_while_is_awaited_again(wire: WireServer) -> None:
-    async def ask() -> None:
-        async with await qvec.connect_async(url_of(wire)) as db:
+@pytest.mark.usefixtures("short_retries")
+def test_async_requests_are_retried_after_transient_failures(server: FakeQdrantServer) -> None:
+    async def search() -> None:
+        async with await qvec.connect_async(server.url) as db:
             docs = await db.collection("docs")
-            wire.fail("QueryBatch", times=2)
+            server.fail("QueryBatch", times=2)
             assert (await docs.search(VECTORS[3], 1))[0].id == 3
-            wire.fail("QueryBatch", times=5)
+            server.fail("QueryBatch", times=5)
             with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': "):
                 await docs.search(VECTORS[3], 1)
-            before = wire.count("QueryBatch")
-            wire.fail("QueryBatch", code=grpc.StatusCode.INVALID_ARGUMENT)
+            before = server.count("QueryBatch")
+            server.fail("QueryBatch", code=grpc.StatusCode.INVALID_ARGUMENT)
             with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': "):
                 await docs.search(VECTORS[3], 1)
-            assert wire.count("QueryBatch") >= before + 1
+            assert server.count("QueryBatch") >= before + 1
 
-    asyncio.run(ask())
+    asyncio.run(search())
 
 
-def test_requests_that_wait_for_another_attempt_end_when_the_client_closes(wire: WireServer) -> None:
-    """The error is that of their last attempt."""
+def test_closing_the_client_ends_retries(server: FakeQdrantServer) -> None:
+    """They raise the error of their last attempt."""
 
     async def search_and_close() -> None:
-        db = await qvec.connect_async(url_of(wire))
+        db = await qvec.connect_async(server.url)
         docs = await db.collection("docs")
-        wire.fail("QueryBatch", times=100, code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=30)
+        server.fail("QueryBatch", times=100, code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=30)
         searching = asyncio.create_task(docs.search(VECTORS[3], 1))
         await asyncio.sleep(0.5)
         await db.close()
@@ -78,7 +74,7 @@ def test_requests_that_wait_for_another_attempt_end_when_the_client_closes(wire:
 
     began = time.monotonic()
     asyncio.run(search_and_close())
-    db = qvec.connect(url_of(wire))
+    db = qvec.connect(server.url)
     docs, errors = db.collection("docs"), []
 
     def search() -> None:
@@ -98,26 +94,26 @@ def test_requests_that_wait_for_another_attempt_end_when_the_client_closes(wire:
     assert time.monotonic() - began < 20
 
 
-def test_a_request_has_its_time(wire: WireServer) -> None:
-    async def ask() -> None:
-        async with await qvec.connect_async(url_of(wire), statement_timeout=1) as db:
+def test_requests_end_at_the_statement_timeout(server: FakeQdrantServer) -> None:
+    async def search() -> None:
+        async with await qvec.connect_async(server.url, statement_timeout=1) as db:
             docs = await db.collection("docs")
-            wire.delay("QueryBatch", 4)
+            server.delay("QueryBatch", 4)
             with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': Deadline Exceeded"):
                 await docs.search(VECTORS[3], 1)
 
     began = time.monotonic()
-    asyncio.run(ask())
+    asyncio.run(search())
     assert time.monotonic() - began < 12
 
 
-def test_tasks_survive_a_restart_under_load(wire: WireServer) -> None:
+def test_async_searches_survive_a_server_restart(server: FakeQdrantServer) -> None:
     answered, failed = 0, []
 
-    async def live() -> None:
+    async def search_during_restart() -> None:
         stop = asyncio.Event()
 
-        async def read(docs: Any) -> None:
+        async def keep_searching(docs: Any) -> None:
             nonlocal answered
             while not stop.is_set():
                 try:
@@ -126,28 +122,28 @@ def test_tasks_survive_a_restart_under_load(wire: WireServer) -> None:
                 except Exception as error:
                     failed.append(error)
 
-        async with await qvec.connect_async(url_of(wire)) as db:
+        async with await qvec.connect_async(server.url) as db:
             docs = await db.collection("docs")
-            tasks = [asyncio.create_task(read(docs)) for _ in range(20)]
+            tasks = [asyncio.create_task(keep_searching(docs)) for _ in range(20)]
             await asyncio.sleep(0.3)
-            await asyncio.to_thread(wire.stop)
+            await asyncio.to_thread(server.stop)
             await asyncio.sleep(0.3)
-            await asyncio.to_thread(wire.start)
+            await asyncio.to_thread(server.start)
             before = answered
             await asyncio.sleep(3)
             stop.set()
             await asyncio.wait_for(asyncio.gather(*tasks), 30)
             assert answered > before + 10
 
-    asyncio.run(live())
+    asyncio.run(search_during_restart())
     assert failed == []
 
 
-def test_threads_survive_a_restart_under_load(wire: WireServer) -> None:
+def test_searches_in_threads_survive_a_server_restart(server: FakeQdrantServer) -> None:
     stop = threading.Event()
     answered, failed = [0], []
 
-    def read(docs: Any) -> None:
+    def keep_searching(docs: Any) -> None:
         while not stop.is_set():
             try:
                 assert docs.search(VECTORS[7], 1)[0].id == 7
@@ -155,15 +151,15 @@ def test_threads_survive_a_restart_under_load(wire: WireServer) -> None:
             except Exception as error:
                 failed.append(error)
 
-    with qvec.connect(url_of(wire)) as db:
+    with qvec.connect(server.url) as db:
         docs = db.collection("docs")
-        threads = [threading.Thread(target=read, args=(docs,)) for _ in range(6)]
+        threads = [threading.Thread(target=keep_searching, args=(docs,)) for _ in range(6)]
         for thread in threads:
             thread.start()
         time.sleep(0.3)
-        wire.stop()
+        server.stop()
         time.sleep(0.3)
-        wire.start()
+        server.start()
         before = answered[0]
         time.sleep(3)
         stop.set()
@@ -181,7 +177,7 @@ def test_threads_survive_a_restart_under_load(wire: WireServer) -> None:
         ("async", r"was opened in another event loop or process; call connect_async in the one that uses it"),
     ],
 )
-def test_a_forked_child_is_told_to_connect_again(wire: WireServer, kind: str, message: str) -> None:
-    first, child, last = use_across_fork(url_of(wire), kind)
+def test_forked_child_gets_an_error_to_connect_again(server: FakeQdrantServer, kind: str, message: str) -> None:
+    first, child, last = use_across_fork(server.url, kind)
     assert (first, last) == ("parent True", "parent True")
     assert child.endswith(message)

@@ -1,4 +1,4 @@
-"""A collection in Qdrant beyond what all stores share: settings, its description on a server, use by many at once."""
+"""Qdrant collections: settings, the stored description, concurrent use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_qdrant import FakeQdrantServer
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient
-from qdrant_wire import WireServer
 
 import qvec
 from qvec import Calibration, CalibrationError, CollectionError, InputError, QvecError
@@ -25,8 +25,8 @@ Vectors = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireServer]:
-    with WireServer(tmp_path_factory.mktemp("wire")) as server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeQdrantServer]:
+    with FakeQdrantServer(tmp_path_factory.mktemp("server")) as server:
         yield server
 
 
@@ -36,7 +36,7 @@ def db(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
         with qvec.connect(f"qdrant:{tmp_path_factory.mktemp('data')}") as database:
             yield database
     else:
-        with qvec.connect(f"qdrant://127.0.0.1:{request.getfixturevalue('wire').port}") as database:
+        with qvec.connect(request.getfixturevalue("server").url) as database:
             yield database
 
 
@@ -44,7 +44,7 @@ def db(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.parametrize(
-    ("settings", "kept"),
+    ("settings", "expected"),
     [
         ({}, {"rescore": "float16", "prefilter": "turbo1", "query_encoding": "scalar8bits", "oversampling": 4}),
         ({"query_encoding": "binary"}, {"rescore": "float16", "prefilter": "binary", "query_encoding": "binary"}),
@@ -54,17 +54,17 @@ def db(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
         ({"rescore": "float32", "prefilter": "binary2", "oversampling": 1.5}, {"oversampling": 1.5}),
     ],
 )
-def test_settings_are_kept(
-    db: Database, calibration: Calibration, name: str, settings: dict[str, Any], kept: dict[str, Any]
+def test_settings_are_stored(
+    db: Database, calibration: Calibration, name: str, settings: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    made = db.create_collection(name, calibration=calibration, model="m", **settings)
-    for docs in (made, db.collection(name)):
-        assert kept.items() <= docs.settings.items()
+    created = db.create_collection(name, calibration=calibration, model="m", **settings)
+    for docs in (created, db.collection(name)):
+        assert expected.items() <= docs.settings.items()
         assert docs.settings.keys() == db.store.settings | {"oversampling"}
         assert (docs.model, docs.calibration) == ("m", calibration)
         assert docs.keeps_floats == (settings.get("rescore") != "binary")
-    layout = made.stored.view.layout  # type: ignore[attr-defined]
-    assert repr(made) == (
+    layout = created.stored.view.layout  # type: ignore[attr-defined]
+    assert repr(created) == (
         f"Collection({name!r}, dimensions=64, rescore={layout.rescore!r}, prefilter={layout.prefilter!r}, "
         f"calibration={calibration.id!r})"
     )
@@ -88,7 +88,7 @@ def test_settings_are_kept(
         ),
     ],
 )
-def test_settings_that_do_not_go_together(
+def test_incompatible_settings_are_refused(
     db: Database, calibration: Calibration, name: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -97,7 +97,7 @@ def test_settings_that_do_not_go_together(
     assert not db.has_collection(name)
 
 
-def test_a_directory_has_no_shards(db: Database, calibration: Calibration, name: str) -> None:
+def test_shards_need_a_server(db: Database, calibration: Calibration, name: str) -> None:
     if not db.store.embedded:
         assert db.create_collection(name, calibration=calibration, shards=1).settings["shards"] == 1
         return
@@ -105,7 +105,9 @@ def test_a_directory_has_no_shards(db: Database, calibration: Calibration, name:
         db.create_collection(name, calibration=calibration, shards=2)
 
 
-def test_another_calibration_is_refused(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
+def test_opening_with_another_calibration_is_refused(
+    db: Database, calibration: Calibration, vectors: Vectors, name: str
+) -> None:
     db.create_collection(name, calibration=calibration)
     assert db.collection(name, calibration=calibration).calibration == calibration
     other = Calibration.fit(vectors, threshold=0)
@@ -115,10 +117,10 @@ def test_another_calibration_is_refused(db: Database, calibration: Calibration, 
         db.collection(name, calibration=other)
 
 
-# Descriptions
+# Description
 
 
-def test_a_description_comes_back_from_json(calibration: Calibration, db: Database, name: str) -> None:
+def test_description_survives_a_json_round_trip(calibration: Calibration, db: Database, name: str) -> None:
     docs = db.create_collection(name, calibration=calibration, id_type="text", oversampling=1.25, model="m")
     described = db.store.backend.describe(name)  # type: ignore[attr-defined]
     assert described is not None
@@ -127,9 +129,9 @@ def test_a_description_comes_back_from_json(calibration: Calibration, db: Databa
 
 
 @pytest.fixture
-def tamper(wire: WireServer, name: str) -> Iterator[Callable[[Callable[[Any], Any]], None]]:
-    """Changes what a collection's metadata on the server holds under qvec's key."""
-    client = QdrantClient(host="127.0.0.1", grpc_port=wire.port, prefer_grpc=True, check_compatibility=False)
+def edit_description(server: FakeQdrantServer, name: str) -> Iterator[Callable[[Callable[[Any], Any]], None]]:
+    """A function that changes qvec's description in a collection's metadata on the server."""
+    client = QdrantClient(host="127.0.0.1", grpc_port=server.port, prefer_grpc=True, check_compatibility=False)
 
     def change(change: Callable[[Any], Any]) -> None:
         stored = client.get_collection(name).config.metadata or {}
@@ -140,80 +142,83 @@ def tamper(wire: WireServer, name: str) -> Iterator[Callable[[Callable[[Any], An
 
 
 DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "a word": lambda _: "qvec",
+    "a string": lambda _: "qvec",
     "a list": lambda d: [d],
-    "nothing": lambda _: {},
+    "empty": lambda _: {},
     "a newer format": lambda d: {**d, "format": 2},
     "no calibration": lambda d: {key: value for key, value in d.items() if key != "content"},
-    "half a calibration": lambda d: {**d, "content": d["content"][:400]},
+    "a truncated calibration": lambda d: {**d, "content": d["content"][:400]},
     "a changed calibration": lambda d: {**d, "content": d["content"][:-8] + "AAAA" + d["content"][-4:]},
-    "another id": lambda d: {**d, "calibration": "0" * 16},
+    "another calibration id": lambda d: {**d, "calibration": "0" * 16},
     "another precision": lambda d: {**d, "rescore": "float32"},
-    "a prefilter that is none": lambda d: {**d, "prefilter": "ternary"},
+    "an unknown prefilter": lambda d: {**d, "prefilter": "ternary"},
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_metadata_on_a_server_is_told(
-    wire: WireServer,
+def test_damaged_description_on_a_server_is_an_error(
+    server: FakeQdrantServer,
     calibration: Calibration,
     name: str,
-    tamper: Callable[[Callable[[Any], Any]], None],
+    edit_description: Callable[[Callable[[Any], Any]], None],
     damage: str,
 ) -> None:
-    with qvec.connect(f"qdrant://127.0.0.1:{wire.port}") as db:
+    with qvec.connect(server.url) as db:
         db.create_collection(name, calibration=calibration)
-        whole: list[Any] = []
-        tamper(lambda stored: whole.append(stored) or DAMAGES[damage](stored))
+        original: list[Any] = []
+        edit_description(lambda stored: original.append(stored) or DAMAGES[damage](stored))
         for use in (lambda: db.collection(name), lambda: db.has_collection(name), db.collections):
             with pytest.raises((CollectionError, CalibrationError), match=f"collection {name!r}"):
                 use()
-        tamper(lambda _: whole[0])
+        edit_description(lambda _: original[0])
         assert db.collection(name).calibration == calibration
         db.drop_collection(name)
 
 
-def test_a_calibration_of_another_length_on_a_server_is_refused(
-    wire: WireServer,
+def test_description_of_other_dimensions_is_an_error(
+    server: FakeQdrantServer,
     calibration: Calibration,
     vectors: Vectors,
     name: str,
-    tamper: Callable[[Callable[[Any], Any]], None],
+    edit_description: Callable[[Callable[[Any], Any]], None],
 ) -> None:
     cut = Calibration.fit(vectors, dimensions=32)
     content = base64.b64encode(cut.to_bytes()).decode()
-    with qvec.connect(f"qdrant://127.0.0.1:{wire.port}") as db:
+    with qvec.connect(server.url) as db:
         db.create_collection(name, calibration=calibration)
-        whole: list[Any] = []
-        tamper(lambda stored: whole.append(stored) or {**stored, "content": content, "calibration": cut.id})
+        original: list[Any] = []
+        edit_description(
+            lambda stored: original.append(stored) or {**stored, "content": content, "calibration": cut.id}
+        )
         with pytest.raises(CollectionError, match=f"^collection {name!r} holds float16 vectors of 64 dimensions"):
             db.collection(name)
-        tamper(lambda _: whole[0])
+        edit_description(lambda _: original[0])
         db.drop_collection(name)
 
 
-# Use at once
+# Concurrency
 
 
-def test_a_drop_ends_what_others_do(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
-    """With an error of qvec's, whatever the moment."""
+def test_dropping_ends_concurrent_operations_with_a_qvec_error(
+    db: Database, calibration: Calibration, vectors: Vectors, name: str
+) -> None:
     docs = db.create_collection(name, calibration=calibration)
     docs.upsert(np.arange(200), vectors[:200])
-    ends: list[Any] = []
+    errors: list[Any] = []
     deadline = time.monotonic() + 20
 
     def work(step: Callable[[int], Any]) -> None:
         try:
-            for turn in itertools.takewhile(lambda _: time.monotonic() < deadline, itertools.count()):
-                step(turn)
-            ends.append("never")
+            for number in itertools.takewhile(lambda _: time.monotonic() < deadline, itertools.count()):
+                step(number)
+            errors.append("never")
         except Exception as error:
-            ends.append(error)
+            errors.append(error)
 
     steps: list[Callable[[int], Any]] = [
-        lambda turn: docs.search(vectors[turn % 200]),
-        lambda turn: docs.upsert([turn], vectors[:1]),
-        lambda turn: docs.get([turn % 200]),
+        lambda number: docs.search(vectors[number % 200]),
+        lambda number: docs.upsert([number], vectors[:1]),
+        lambda number: docs.get([number % 200]),
         lambda _: docs.info(),
     ]
     threads = [threading.Thread(target=work, args=(step,)) for step in steps]
@@ -222,11 +227,11 @@ def test_a_drop_ends_what_others_do(db: Database, calibration: Calibration, vect
     db.drop_collection(name)
     for thread in threads:
         thread.join(60)
-    assert len(ends) == 4
-    assert all(isinstance(end, QvecError) for end in ends), ends
+    assert len(errors) == 4
+    assert all(isinstance(error, QvecError) for error in errors), errors
 
 
-def test_many_writers_lose_nothing(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
+def test_concurrent_writers_lose_no_rows(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
     docs: Collection = db.create_collection(name, calibration=calibration)
     faults: list[Exception] = []
 
@@ -250,7 +255,7 @@ def test_many_writers_lose_nothing(db: Database, calibration: Calibration, vecto
         assert docs.search(vectors[row], k=1)[0].id == row
 
 
-def test_the_next_id_follows_the_largest(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
+def test_next_id_follows_the_largest(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
     docs = db.create_collection(name, calibration=calibration)
     assert docs.stored.view.next_id() == 0
     for ids, following in (([-7], 0), ([0], 1), ([5, 3], 6), ([2**40], 2**40 + 1), ([2**63 - 2], 2**63 - 1)):
@@ -258,7 +263,7 @@ def test_the_next_id_follows_the_largest(db: Database, calibration: Calibration,
         assert docs.stored.view.next_id() == following
 
 
-def test_an_explanation_tells_what_was_asked(
+def test_explain_returns_hits_candidates_and_statement(
     db: Database, calibration: Calibration, vectors: Vectors, name: str
 ) -> None:
     docs = db.create_collection(name, calibration=calibration)
@@ -270,7 +275,7 @@ def test_an_explanation_tells_what_was_asked(
     assert docs.explain(vectors[3], exact=True).candidates is None
 
 
-def test_directories_are_written_with_tilde_and_spaces(
+def test_directory_names_with_spaces_and_special_characters(
     tmp_path: Path, calibration: Calibration, vectors: Vectors
 ) -> None:
     for odd in ("with space", "ünï ~ %41"):

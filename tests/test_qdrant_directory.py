@@ -1,4 +1,4 @@
-"""A directory of the embedded engine: who has it open, what is damaged in it, what in it is not qvec's."""
+"""Directories of the embedded engine: use by several processes, damaged files, files that qvec did not create."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from qvec.qdrant import points
 
 Vectors = NDArray[np.float32]
 
-HOLDER = """
+WRITER = """
 import sys
 import numpy as np
 import qvec
@@ -48,11 +48,11 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def db(directory: Path) -> Iterator[Database]:
-    with open_in(directory) as database:
+    with connect(directory) as database:
         yield database
 
 
-def open_in(directory: Path) -> Database:
+def connect(directory: Path) -> Database:
     database = qvec.connect(f"qdrant:{directory}")
     assert isinstance(database, Database)
     return database
@@ -69,9 +69,9 @@ def docs(db: Database, calibration: Calibration, vectors: Vectors) -> Collection
 
 
 @contextmanager
-def held(directory: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has the directory open, and writes 50 rows for each line it is sent."""
-    command = [sys.executable, "-c", HOLDER, str(directory)]
+def open_in_another_process(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that has the directory open and writes 50 rows for each line of input."""
+    command = [sys.executable, "-c", WRITER, str(directory)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
@@ -81,7 +81,7 @@ def held(directory: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def write(process: subprocess.Popen[str]) -> int:
+def write_in(process: subprocess.Popen[str]) -> int:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("write\n")
@@ -89,35 +89,37 @@ def write(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
-def test_one_process_at_a_time(directory: Path, docs: Collection, db: Database, vectors: Vectors) -> None:
+def test_only_one_process_can_open_a_directory(
+    directory: Path, docs: Collection, db: Database, vectors: Vectors
+) -> None:
     db.close()
-    with held(directory) as process:
+    with open_in_another_process(directory) as process:
         for _ in range(2):
             with pytest.raises(DatabaseError, match=rf"data is open in another process \(pid {process.pid}, or one "):
-                open_in(directory)
-        assert write(process) == 150
+                connect(directory)
+        assert write_in(process) == 150
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with open_in(directory) as again:
+    with connect(directory) as again:
         docs = again.collection("docs")
         assert docs.count() == 150
         assert docs.search(vectors[3], k=1)[0].id == 3
         assert docs.upsert([1000], vectors[:1]) == 1
 
 
-def test_all_in_one_process_share_it(directory: Path, docs: Collection, db: Database) -> None:
-    other = open_in(directory / ".." / "data")
+def test_databases_in_one_process_share_a_directory(directory: Path, docs: Collection, db: Database) -> None:
+    other = connect(directory / ".." / "data")
     assert other.collection("docs").count() == docs.count() == 100
     db.close()
     assert other.collection("docs").delete([1]) == 1
     other.close()
-    with held(directory) as process:
-        assert write(process) == 149
+    with open_in_another_process(directory) as process:
+        assert write_in(process) == 149
 
 
 @contextmanager
-def forked(work: Callable[[], str]) -> Iterator[str]:
-    """What work returns in a forked child, which lives until the block ends."""
+def in_forked_child(work: Callable[[], str]) -> Iterator[str]:
+    """Yield what `work` returns in a forked child, which lives until the block ends."""
     answer_read, answer_write = os.pipe()
     end_read, end_write = os.pipe()
     child = os.fork()
@@ -137,7 +139,7 @@ def forked(work: Callable[[], str]) -> Iterator[str]:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def message(use: Callable[[], Any]) -> str:
+def outcome(use: Callable[[], Any]) -> str:
     try:
         return f"no error: {use()}"
     except Exception as error:
@@ -145,7 +147,7 @@ def message(use: Callable[[], Any]) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_process_is_told_to_connect_again(
+def test_forked_child_gets_an_error_to_connect_again(
     directory: Path, docs: Collection, db: Database, vectors: Vectors
 ) -> None:
     uses: list[Callable[[], Any]] = [
@@ -153,31 +155,31 @@ def test_a_forked_process_is_told_to_connect_again(
         lambda: docs.search(vectors[0]),
         lambda: docs.upsert([1], vectors[:1]),
         db.collections,
-        lambda: open_in(directory),
+        lambda: connect(directory),
         db.close,
     ]
-    with forked(lambda: "\n".join(message(use) for use in uses)) as answer:
-        *told, second, closed = answer.splitlines()
-        assert len(told) == 4
-        for line in told:
+    with in_forked_child(lambda: "\n".join(outcome(use) for use in uses)) as output:
+        *errors, connect_error, close_outcome = output.splitlines()
+        assert len(errors) == 4
+        for line in errors:
             assert line.startswith("DatabaseError: ")
             assert line.endswith("was opened before this process was forked; connect again in the process that uses it")
-        assert "is open in another process" in second
-        assert closed == "no error: None"
+        assert "is open in another process" in connect_error
+        assert close_outcome == "no error: None"
         assert docs.search(vectors[3], k=1)[0].id == 3
         assert docs.upsert([100], vectors[:1]) == 1
         db.close()
         with pytest.raises(DatabaseError, match="or one forked from it"):
-            open_in(directory)  # since the child holds the locks too
-    with held(directory) as process:
-        assert write(process) == 150
+            connect(directory)  # the child holds the locks too
+    with open_in_another_process(directory) as process:
+        assert write_in(process) == 150
 
 
-def test_a_directory_that_cannot_be_one(tmp_path: Path) -> None:
+def test_paths_that_cannot_be_a_database_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
     for path in (tmp_path / "file", tmp_path / "file" / "under"):
         with pytest.raises(DatabaseError, match=r"^cannot open .*file"):
-            open_in(path)
+            connect(path)
     with pytest.raises(DatabaseError, match=r"^there is no database in .*none yet; load one: qvec ingest"):
         qvec.connect(f"qdrant:{tmp_path / 'none'}", create=False)
     assert not (tmp_path / "none").exists()
@@ -186,18 +188,18 @@ def test_a_directory_that_cannot_be_one(tmp_path: Path) -> None:
 # Damage
 
 
-def description(directory: Path) -> dict[str, Any]:
+def read_description(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((directory / "docs" / "collection.json").read_text())
     return found
 
 
-def put(directory: Path, value: Any) -> None:
+def write_description(directory: Path, value: Any) -> None:
     text = value if isinstance(value, (str, bytes)) else json.dumps(value)
     (directory / "docs" / "collection.json").write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
-def changed(content: str) -> str:
-    """The base64 of a calibration, one bit of its last array changed."""
+def flip_bit(content: str) -> str:
+    """Return the base64 of a calibration with one bit of its last array flipped."""
     data = bytearray(base64.b64decode(content))
     data[-2] ^= 1
     return base64.b64encode(bytes(data)).decode()
@@ -205,40 +207,40 @@ def changed(content: str) -> str:
 
 DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "empty": lambda _: "",
-    "no JSON": lambda _: "{",
-    "no text": lambda _: b"\xff\xfe",
+    "not JSON": lambda _: "{",
+    "not UTF-8": lambda _: b"\xff\xfe",
     "a list": lambda d: [d],
-    "nothing": lambda _: {},
+    "an empty object": lambda _: {},
     "null": lambda _: None,
-    "half": lambda d: json.dumps(d)[:500],
-    "nested": lambda _: "[" * 100_000,
-    "no format": lambda d: {**d, "format": None},
+    "truncated": lambda d: json.dumps(d)[:500],
+    "nested too deep": lambda _: "[" * 100_000,
+    "format null": lambda d: {**d, "format": None},
     "a newer format": lambda d: {**d, "format": 99},
     "no content": lambda d: {key: value for key, value in d.items() if key != "content"},
     "content null": lambda d: {**d, "content": None},
     "content not base64": lambda d: {**d, "content": "!" + d["content"]},
-    "content cut": lambda d: {**d, "content": d["content"][: len(d["content"]) // 8 * 4]},
-    "content changed": lambda d: {**d, "content": changed(d["content"])},
+    "content truncated": lambda d: {**d, "content": d["content"][: len(d["content"]) // 8 * 4]},
+    "content changed": lambda d: {**d, "content": flip_bit(d["content"])},
     "another calibration's id": lambda d: {**d, "calibration": "0" * 16},
-    "no id": lambda d: {**d, "calibration": None},
-    "a prefilter that is none": lambda d: {**d, "prefilter": "ternary"},
+    "calibration id null": lambda d: {**d, "calibration": None},
+    "an unknown prefilter": lambda d: {**d, "prefilter": "ternary"},
     "a prefilter of another type": lambda d: {**d, "prefilter": []},
-    "no sharding": lambda d: {**d, "sharding": None},
-    "strange sharding": lambda d: {**d, "sharding": {"nodes": 1}},
-    "endless sharding": lambda d: {**d, "sharding": {"shards": float("inf")}},
-    "oversampling a word": lambda d: {**d, "oversampling": "much"},
+    "sharding null": lambda d: {**d, "sharding": None},
+    "unknown sharding fields": lambda d: {**d, "sharding": {"nodes": 1}},
+    "infinite shards": lambda d: {**d, "sharding": {"shards": float("inf")}},
+    "oversampling a string": lambda d: {**d, "oversampling": "much"},
     "another precision": lambda d: {**d, "rescore": "float32"},
-    "too much precision": lambda d: {**d, "rescore": "float64"},
+    "unknown precision": lambda d: {**d, "rescore": "float64"},
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.usefixtures("docs")
-def test_damage_is_told_by_the_collections_name(
+def test_errors_for_damaged_descriptions_name_the_collection(
     directory: Path, db: Database, calibration: Calibration, damage: str
 ) -> None:
-    whole = description(directory)
-    put(directory, DAMAGES[damage](whole))
+    original = read_description(directory)
+    write_description(directory, DAMAGES[damage](original))
     uses: list[Callable[[], Any]] = [
         lambda: db.collection("docs"),
         lambda: db.has_collection("docs"),
@@ -249,30 +251,30 @@ def test_damage_is_told_by_the_collections_name(
         with pytest.raises((CollectionError, CalibrationError), match="collection 'docs'") as caught:
             use()
         assert "\n" not in str(caught.value)
-    put(directory, whole)
+    write_description(directory, original)
     assert db.collection("docs").count() == 100
 
 
-def test_a_calibration_of_another_model_is_refused(
+def test_description_with_another_calibration_is_refused(
     directory: Path, docs: Collection, db: Database, vectors: Vectors
 ) -> None:
-    """Whole in itself, but not of vectors like those that are stored."""
-    whole = description(directory)
+    """The calibration is valid, but for vectors of other dimensions than the stored ones."""
+    original = read_description(directory)
     other = Calibration.fit(vectors, dimensions=32, model="other")
     content = base64.b64encode(other.to_bytes()).decode()
-    put(directory, {**whole, "content": content})
+    write_description(directory, {**original, "content": content})
     with pytest.raises(
         CalibrationError, match=f"^collection 'docs' wants calibration {docs.calibration.id}, but {other.id} is"
     ):
         db.collection("docs")
-    put(directory, {**whole, "content": content, "calibration": other.id})
+    write_description(directory, {**original, "content": content, "calibration": other.id})
     with pytest.raises(
         CollectionError, match=r"'docs' holds float16 vectors of 64 .* but its description is of .* 32 "
     ):
         db.collection("docs")
 
 
-def test_a_lost_description_can_be_replaced_by_the_calibration(
+def test_collection_without_description_opens_read_only_with_its_calibration(
     directory: Path, docs: Collection, db: Database, vectors: Vectors
 ) -> None:
     (directory / "docs" / "collection.json").unlink()
@@ -287,24 +289,24 @@ def test_a_lost_description_can_be_replaced_by_the_calibration(
 
 @pytest.mark.parametrize("lost", ["shard", "shard/edge_config.json"])
 @pytest.mark.usefixtures("docs")
-def test_lost_files_of_the_engine(directory: Path, db: Database, lost: str) -> None:
+def test_missing_engine_files_are_an_error(directory: Path, db: Database, lost: str) -> None:
     db.close()
     path = directory / "docs" / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with open_in(directory) as again, pytest.raises(QvecError, match=r"collection 'docs' holds nothing, but its desc"):
+    with connect(directory) as again, pytest.raises(QvecError, match=r"collection 'docs' holds nothing, but its desc"):
         again.collection("docs")
 
 
-def test_damaged_loads_are_told(directory: Path, docs: Collection, db: Database) -> None:
+def test_damaged_load_registry_is_an_error(directory: Path, docs: Collection, db: Database) -> None:
     (directory / docs.name / "loads.json").write_text("[")
     with pytest.raises(CollectionError, match=r"^collection 'docs' is damaged: cannot read .*loads\.json: "):
         read_checkpoints(db, "docs")
 
 
-# What is not qvec's
+# Files that qvec did not create, interrupted operations
 
 
-def test_folders_of_others_are_left_alone(directory: Path, db: Database, calibration: Calibration) -> None:
+def test_foreign_folders_are_not_changed(directory: Path, db: Database, calibration: Calibration) -> None:
     (directory / "src" / "shard").mkdir(parents=True)
     (directory / "src" / "shard" / "main.py").write_text("precious")
     (directory / "notes").write_text("precious")
@@ -320,11 +322,11 @@ def test_folders_of_others_are_left_alone(directory: Path, db: Database, calibra
     assert db.collections() == []
 
 
-def test_an_unfinished_collection_is_begun_anew(
+def test_collection_whose_creation_failed_can_be_created_again(
     directory: Path, db: Database, calibration: Calibration, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
+        patch.setattr(os, "replace", raise_no_space)
         with pytest.raises(DatabaseError, match=r"^cannot write .*\.json: no space$"):
             db.create_collection("docs", calibration=calibration)
     assert (directory / "docs" / "shard").is_dir()
@@ -336,15 +338,15 @@ def test_an_unfinished_collection_is_begun_anew(
     assert docs.search(vectors[0])[0].id == 1
 
 
-def fail(*_: object) -> None:
+def raise_no_space(*_: object) -> None:
     raise OSError(28, "no space")
 
 
-def test_a_drop_that_was_interrupted_leaves_room(
+def test_collection_can_be_created_again_after_an_interrupted_drop(
     docs: Collection, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", fail)
+        patch.setattr(shutil, "rmtree", raise_no_space)
         with pytest.raises(DatabaseError, match=r"^cannot drop collection 'docs': no space$"):
             db.drop_collection("docs")
     assert not db.has_collection("docs")
@@ -352,7 +354,7 @@ def test_a_drop_that_was_interrupted_leaves_room(
 
 
 @pytest.mark.parametrize("kind", ["object", "array"])
-def test_the_engine_reads_what_is_nested_as_deep_as_qvec_lets(docs: Collection, vectors: Vectors, kind: str) -> None:
+def test_engine_reads_metadata_of_the_maximum_nesting(docs: Collection, vectors: Vectors, kind: str) -> None:
     value: Any = 1
     for _ in range(points.MAX_NESTING - 1):
         value = {"a": value} if kind == "object" else [value]
@@ -364,7 +366,7 @@ def test_the_engine_reads_what_is_nested_as_deep_as_qvec_lets(docs: Collection, 
         docs.upsert([1], vectors[:1], None, [{"a": {"a": value}}])
 
 
-def test_a_damaged_collection_can_be_dropped(directory: Path, docs: Collection, db: Database) -> None:
+def test_damaged_collection_can_be_dropped(directory: Path, docs: Collection, db: Database) -> None:
     (directory / "docs" / "collection.json").write_text("{}")
     with pytest.raises(CollectionError, match="damaged"):
         db.collection(docs.name)
@@ -373,10 +375,10 @@ def test_a_damaged_collection_can_be_dropped(directory: Path, docs: Collection, 
     assert not (directory / "docs").exists()
 
 
-def test_a_description_of_another_collection_is_refused(
+def test_description_of_another_collection_is_refused(
     directory: Path, docs: Collection, db: Database, vectors: Vectors
 ) -> None:
-    """Of the same shape, but its codes are of another calibration."""
+    """It has the same shape, but another calibration."""
     other = db.create_collection("other", calibration=Calibration.fit(vectors, threshold=1))
     shutil.copy(directory / "other" / "collection.json", directory / docs.name / "collection.json")
     found = f"was made with calibration {docs.calibration.id}, but its description is of {other.calibration.id}"

@@ -1,4 +1,4 @@
-"""A disk that fills up under the embedded engine: one clear line, and nothing is lost."""
+"""A full disk under the embedded engine: a one-line error, and no row is lost."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import realistic
 from ingest_helpers import vectors
-from qdrant_loading import assert_holds, load, position
+from qdrant_load_helpers import assert_holds, checkpoint_position, load_source
 
 import qvec
 from qvec.errors import DatabaseError
@@ -23,29 +23,29 @@ class Usage(NamedTuple):
     free: int
 
 
-def test_a_full_disk_ends_a_load_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_stops_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
-    asked = []
+    checked_paths = []
 
-    def usage(path: Any) -> Usage:
-        asked.append(path)
-        return Usage(1000 * MEGABYTE if len(asked) < 4 else 10 * MEGABYTE)
+    def disk_usage(path: Any) -> Usage:
+        checked_paths.append(path)
+        return Usage(1000 * MEGABYTE if len(checked_paths) < 4 else 10 * MEGABYTE)
 
     with qvec.connect(f"qdrant:{tmp_path / 'db'}") as database:
         with monkeypatch.context() as patch:
-            patch.setattr(shutil, "disk_usage", usage)
+            patch.setattr(shutil, "disk_usage", disk_usage)
             with pytest.raises(
                 DatabaseError, match=r"^the disk of .*db.* is full: 10 MB are left, and 64 MB are wanted"
             ):
-                load(database, tmp_path / "a.npy", batch_rows=10)
-        assert {str(path) for path in asked} == {str(tmp_path / "db" / "docs" / "shard")}
-        assert position(database, tmp_path / "a.npy") == 30
+                load_source(database, tmp_path / "a.npy", batch_rows=10)
+        assert {str(path) for path in checked_paths} == {str(tmp_path / "db" / "docs" / "shard")}
+        assert checkpoint_position(database, tmp_path / "a.npy") == 30
         assert_holds(database, vectors(100)[:30])
-        assert load(database, tmp_path / "a.npy", batch_rows=10).rows == 70
+        assert load_source(database, tmp_path / "a.npy", batch_rows=10).rows == 70
         assert_holds(database, vectors(100))
 
 
-def test_room_is_wanted_for_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_required_disk_space_grows_with_the_written_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 * MEGABYTE))
     with qvec.connect(f"qdrant:{tmp_path / 'db'}") as database:
         collection = database.create_collection("docs", calibration=qvec.Calibration.fit(vectors(100)))
@@ -57,7 +57,7 @@ def test_room_is_wanted_for_what_is_written(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[int], None]]]:
-    """A disk of 100 MB, and how to make it larger."""
+    """A mounted disk of 100 MB, and a function that enlarges it."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)]
@@ -67,7 +67,9 @@ def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[int], None]]]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_disk_that_fills_up(small_disk: tuple[Path, Callable[[int], None]], tmp_path: Path) -> None:
+def test_load_continues_after_the_full_disk_was_enlarged(
+    small_disk: tuple[Path, Callable[[int], None]], tmp_path: Path
+) -> None:
     disk, enlarge = small_disk
     array = realistic(30_000, 256)
     np.save(tmp_path / "a.npy", array)
@@ -76,10 +78,10 @@ def test_a_disk_that_fills_up(small_disk: tuple[Path, Callable[[int], None]], tm
         qvec.connect(url) as database,
         pytest.raises(DatabaseError, match=r"^the disk of .* is full: \d+ MB are left") as caught,
     ):
-        load(database, tmp_path / "a.npy", batch_rows=500)
+        load_source(database, tmp_path / "a.npy", batch_rows=500)
     assert "\n" not in str(caught.value)
     enlarge(400)
     with qvec.connect(url) as database:
-        summary = load(database, tmp_path / "a.npy", batch_rows=500)
+        summary = load_source(database, tmp_path / "a.npy", batch_rows=500)
         assert 0 < summary.resumed_at < 30_000
         assert_holds(database, array)

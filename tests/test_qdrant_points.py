@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from awkward import Case, cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from quantizer_cases import Case, cases
 
 from qvec import Calibration, InputError, RowError, quantize
 from qvec.client.arguments import id_list

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import specification
 import specification_qdrant
-from awkward import Case, cases
 from conftest import realistic, unit
 from hypothesis import HealthCheck, given, settings
 from numpy.typing import NDArray
+from quantizer_cases import Case, cases
 
 import qvec
 from qvec import Calibration, Hit, quantize

@@ -14,12 +14,13 @@ from concurrent_writes import writing_in_background
 from conftest import realistic
 from ingest_helpers import run, with_ids, write_lines
 from numpy.typing import NDArray
+from reporters import AtStage
 
 import qvec
 from qvec import Calibration, CollectionError, InputError, RangeMethod
 from qvec.client import Collection, Database
 from qvec.client.bulk import open_version_sync
-from qvec.ingest import IngestOptions, Reporter, ingest
+from qvec.ingest import IngestOptions, ingest
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres._sync import schema
 from qvec.postgres.rows import stored_codes
@@ -30,8 +31,8 @@ from qvec.store.versions import UnsyncedRows
 Vectors = NDArray[np.float32]
 
 ROWS = 600
-ROWS_OF = realistic(ROWS)
-POOR = Calibration.fit(ROWS_OF, threshold=0, ranges=RangeMethod("fixed", value=3.0))
+VECTORS = realistic(ROWS)
+POOR = Calibration.fit(VECTORS, threshold=0, ranges=RangeMethod("fixed", value=3.0))
 """Ranges about ten times too wide: its codes are coarse, and meaningless when another calibration decodes them."""
 FIT = Refit(threshold=0.5, ranges=RangeMethod())
 
@@ -44,14 +45,14 @@ def database(url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of the rows with ids."""
-    return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(ROWS_OF))
+    """A file of the rows with their ids."""
+    return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(VECTORS))
 
 
-def filled(database: Database, rescore: Any = "float32", **settings: Any) -> Collection:
-    """Create a collection of all rows, with texts, indexes and a calibration that fits badly."""
+def create_docs(database: Database, rescore: Any = "float32", **settings: Any) -> Collection:
+    """Create the collection with all rows, texts, indexes and a poor calibration."""
     docs = database.create_collection("docs", calibration=POOR, rescore=rescore, **settings)
-    docs.upsert(range(ROWS), ROWS_OF, [f"note {n}" for n in range(ROWS)], [{"n": n} for n in range(ROWS)])
+    docs.upsert(range(ROWS), VECTORS, [f"note {n}" for n in range(ROWS)], [{"n": n} for n in range(ROWS)])
     docs.index_metadata([MetadataIndex.parse("n:integer")])
     docs.index_texts("english")
     docs.build_index()
@@ -94,8 +95,8 @@ def indexes(database: Database, table: str) -> set[str]:
 # From kept floats
 
 
-def test_rows_are_quantized_again_from_kept_floats(database: Database) -> None:
-    docs = filled(database, oversampling=3, model="m")
+def test_kept_floats_are_quantized_with_the_new_calibration(database: Database) -> None:
+    docs = create_docs(database, oversampling=3, model="m")
     before = indexes(database, "docs")
     done = recalibrate_docs(database)
     new = database.collection("docs")
@@ -104,7 +105,7 @@ def test_rows_are_quantized_again_from_kept_floats(database: Database) -> None:
     assert new.calibration.description["method"]["threshold"] == 0.5
     assert done.recall.new.value > done.recall.old.value
     assert (new.oversampling, new.model, new.has_index()) == (3, "m", True)
-    assert_codes_of(database, dict(enumerate(ROWS_OF)))
+    assert_codes_of(database, dict(enumerate(VECTORS)))
     assert [(hit.document, hit.metadata) for hit in new.get([7, 599])] == [
         ("note 7", {"n": 7}),
         ("note 599", {"n": 599}),
@@ -115,47 +116,47 @@ def test_rows_are_quantized_again_from_kept_floats(database: Database) -> None:
     assert {found.name for found in database.collections()} == {"docs", done.kept}
 
 
-def test_the_method_stays_unless_another_is_named(database: Database) -> None:
+def test_recalibration_keeps_the_method_by_default(database: Database) -> None:
     docs = database.create_collection(
-        "docs", rescore="float16", calibration=Calibration.fit(ROWS_OF[:50], threshold=0, ranges=RangeMethod("minmax"))
+        "docs", rescore="float16", calibration=Calibration.fit(VECTORS[:50], threshold=0, ranges=RangeMethod("minmax"))
     )
-    docs.upsert(range(ROWS), ROWS_OF)
+    docs.upsert(range(ROWS), VECTORS)
     new = database.collection("docs").calibration if recalibrate_docs(database, refit=Refit()) else None
     assert new is not None
     assert new.description["method"] == {"name": "minmax", "per_dimension": True, "threshold": 0.0}
 
 
-def test_a_matryoshka_prefix_still_accepts_whole_vectors(database: Database) -> None:
+def test_matryoshka_prefix_still_accepts_full_vectors(database: Database) -> None:
     docs = database.create_collection(
-        "docs", rescore="float16", calibration=Calibration.fit(ROWS_OF[:50], threshold=0, dimensions=32)
+        "docs", rescore="float16", calibration=Calibration.fit(VECTORS[:50], threshold=0, dimensions=32)
     )
-    docs.upsert(range(ROWS), ROWS_OF)
+    docs.upsert(range(ROWS), VECTORS)
     recalibrate_docs(database)
-    assert docs.search(ROWS_OF[5], 1)[0].id == 5
-    assert docs.search(ROWS_OF[5][:32], 1)[0].id == 5
+    assert docs.search(VECTORS[5], 1)[0].id == 5
+    assert docs.search(VECTORS[5][:32], 1)[0].id == 5
     drop_old(database, "docs")
     recalibrate_docs(database, refit=Refit(dimensions=16), allow_worse=True)
     assert database.collection("docs").calibration.accepted_dimensions == (16, 64)
-    assert docs.upsert([9999], ROWS_OF[:1]) == 1
-    assert docs.search(ROWS_OF[5], 1)[0].id == 5
+    assert docs.upsert([9999], VECTORS[:1]) == 1
+    assert docs.search(VECTORS[5], 1)[0].id == 5
 
 
-def test_queries_of_former_dimensions_are_refused(database: Database) -> None:
-    """The client checked them against the calibration that it knew."""
+def test_queries_of_the_old_dimensions_are_refused(database: Database) -> None:
+    """Even by a handle that was opened before the recalibration."""
     docs = database.create_collection(
-        "docs", rescore="float16", calibration=Calibration.fit(ROWS_OF[:50], threshold=0, dimensions=32)
+        "docs", rescore="float16", calibration=Calibration.fit(VECTORS[:50], threshold=0, dimensions=32)
     )
-    docs.upsert(range(ROWS), ROWS_OF)
+    docs.upsert(range(ROWS), VECTORS)
     other = database.collection("docs")
     recalibrate_docs(database, refit=Refit(dimensions=16), allow_worse=True)
     for search in (docs.search, other.explain):
         with pytest.raises(InputError, match=r"^query: 32 dimensions found, 16 or 64 wanted$"):
-            search(ROWS_OF[5][:32])
-    assert docs.search(ROWS_OF[5], 1)[0].id == 5
+            search(VECTORS[5][:32])
+    assert docs.search(VECTORS[5], 1)[0].id == 5
 
 
-def test_a_recalibration_that_changes_nothing_is_refused(database: Database) -> None:
-    filled(database)
+def test_recalibration_without_a_change_is_refused(database: Database) -> None:
+    create_docs(database)
     recalibrate_docs(database)
     drop_old(database, "docs")
     with pytest.raises(qvec.CalibrationError, match=r"already has calibration .*, which fitting again gives"):
@@ -163,9 +164,9 @@ def test_a_recalibration_that_changes_nothing_is_refused(database: Database) -> 
     assert [found.name for found in database.collections()] == ["docs"]
 
 
-def test_a_worse_calibration_is_refused_unless_allowed(database: Database) -> None:
-    docs = database.create_collection("docs", rescore="float16", calibration=Calibration.fit(ROWS_OF))
-    docs.upsert(range(ROWS), ROWS_OF)
+def test_worse_calibration_is_refused_unless_allowed(database: Database) -> None:
+    docs = database.create_collection("docs", rescore="float16", calibration=Calibration.fit(VECTORS))
+    docs.upsert(range(ROWS), VECTORS)
     worse = Refit(threshold=1, ranges=RangeMethod("fixed", value=30.0))
     with pytest.raises(InputError, match=r"^the new calibration finds less .* use --allow-worse$"):
         recalibrate_docs(database, refit=worse)
@@ -173,8 +174,8 @@ def test_a_worse_calibration_is_refused_unless_allowed(database: Database) -> No
     assert recalibrate_docs(database, refit=worse, allow_worse=True).recall.is_worse
 
 
-def test_a_trial_changes_nothing(database: Database) -> None:
-    filled(database)
+def test_trial_changes_nothing(database: Database) -> None:
+    create_docs(database)
     before = codes(database)
     done = recalibrate_docs(database, trial=True)
     assert done.recall.new.value > done.recall.old.value
@@ -187,19 +188,19 @@ def test_a_trial_changes_nothing(database: Database) -> None:
 # From a source
 
 
-def test_codes_are_never_decoded_for_a_recalibration(database: Database) -> None:
-    filled(database, "int8")
+def test_collection_without_floats_needs_a_source(database: Database) -> None:
+    create_docs(database, "int8")
     with pytest.raises(
         CollectionError, match=r"keeps int8 codes and no floats, .* never fitted to decoded codes; .*--source"
     ):
         recalibrate_docs(database)
 
 
-def test_a_source_gives_vectors_and_the_collection_its_texts(database: Database, source: Path) -> None:
-    docs = filled(database, "int8")
-    docs.upsert([3], ROWS_OF[3:4], ["rewritten"], [{"n": 3, "more": [1.5, None]}])
+def test_vectors_come_from_the_source_and_texts_from_the_collection(database: Database, source: Path) -> None:
+    docs = create_docs(database, "int8")
+    docs.upsert([3], VECTORS[3:4], ["rewritten"], [{"n": 3, "more": [1.5, None]}])
     done = recalibrate_docs(database, source)
-    assert_codes_of(database, dict(enumerate(ROWS_OF)))
+    assert_codes_of(database, dict(enumerate(VECTORS)))
     found = docs.get([3, 4])
     assert [(hit.document, hit.metadata) for hit in found] == [
         ("rewritten", {"n": 3, "more": [1.5, None]}),
@@ -208,37 +209,37 @@ def test_a_source_gives_vectors_and_the_collection_its_texts(database: Database,
     assert (done.surplus, done.unsynced) == (0, UnsyncedRows(0, 0))
 
 
-def test_rows_that_the_collection_lacks_are_counted_once(database: Database, source: Path) -> None:
-    filled(database, "int8").delete([5, 6, 7])
+def test_source_rows_missing_in_the_collection_are_counted(database: Database, source: Path) -> None:
+    create_docs(database, "int8").delete([5, 6, 7])
     assert recalibrate_docs(database, source).surplus == 3
 
 
-def test_a_source_without_ids_has_the_ids_it_was_loaded_with(database: Database, tmp_path: Path) -> None:
-    np.save(tmp_path / "rows.npy", ROWS_OF)
+def test_source_without_ids_uses_the_ids_of_its_load(database: Database, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", VECTORS)
     with open_source(tmp_path / "rows.npy") as opened:
         ingest(database, opened, IngestOptions("docs", calibration=POOR, id_start=1000, index=False))
     recalibrate_docs(database, tmp_path / "rows.npy")
-    assert_codes_of(database, dict(zip(range(1000, 1000 + ROWS), ROWS_OF, strict=True)))
+    assert_codes_of(database, dict(zip(range(1000, 1000 + ROWS), VECTORS, strict=True)))
 
 
-def test_rows_that_either_lacks_are_counted(database: Database, source: Path) -> None:
-    docs = filled(database, "int8")
-    docs.upsert([ROWS, ROWS + 1], ROWS_OF[:2])
+def test_rows_missing_in_source_or_collection_are_counted(database: Database, source: Path) -> None:
+    docs = create_docs(database, "int8")
+    docs.upsert([ROWS, ROWS + 1], VECTORS[:2])
     docs.delete([5, 6, 7])
     with pytest.raises(CollectionError, match=r"^of the rows of collection 'docs' 2 are missing in its other version"):
         recalibrate_docs(database, source)
     assert database.collection("docs").calibration == POOR
     done = recalibrate_docs(database, source, allow_missing=True)
     assert (done.surplus, done.unsynced.missing, done.rows) == (3, 2, ROWS - 3)
-    assert_codes_of(database, {n: ROWS_OF[n] for n in range(ROWS) if n not in (5, 6, 7)})
+    assert_codes_of(database, {n: VECTORS[n] for n in range(ROWS) if n not in (5, 6, 7)})
 
 
-def test_a_source_of_other_vectors_is_refused(database: Database, tmp_path: Path) -> None:
-    filled(database, "int4")
-    shifted = write_lines(tmp_path / "other.jsonl", with_ids(np.roll(ROWS_OF, 1, axis=0)))
+def test_source_with_other_vectors_is_refused(database: Database, tmp_path: Path) -> None:
+    create_docs(database, "int4")
+    shifted = write_lines(tmp_path / "other.jsonl", with_ids(np.roll(VECTORS, 1, axis=0)))
     with pytest.raises(InputError, match=r"is not what collection 'docs' was loaded from: .* have another vector"):
         recalibrate_docs(database, shifted)
-    named = write_lines(tmp_path / "named.jsonl", with_ids(ROWS_OF[:9], [f"n{n}" for n in range(9)]))
+    named = write_lines(tmp_path / "named.jsonl", with_ids(VECTORS[:9], [f"n{n}" for n in range(9)]))
     with pytest.raises(InputError, match="has text ids, but collection 'docs' has bigint ids"):
         recalibrate_docs(database, named)
 
@@ -246,54 +247,42 @@ def test_a_source_of_other_vectors_is_refused(database: Database, tmp_path: Path
 # Concurrent writes
 
 
-class AtStage(Reporter):
-    """Calls a function when a stage first begins."""
-
-    def __init__(self, name: str, work: Any) -> None:
-        self._name, self._work = name, work
-
-    def stage(self, name: str, total: int | None) -> None:  # noqa: ARG002
-        if name == self._name:
-            self._name = ""
-            self._work()
-
-
 @pytest.mark.parametrize("stage", ["loading", "index"])
 def test_concurrent_writes_reach_the_new_version(database: Database, stage: str) -> None:
-    docs = filled(database)
+    docs = create_docs(database)
 
     def write() -> None:
-        docs.upsert([4, 7000], ROWS_OF[8:10], ["four", "new"], [{"n": 1}, None])
+        docs.upsert([4, 7000], VECTORS[8:10], ["four", "new"], [{"n": 1}, None])
         docs.delete([0, 1, 2, 599])
         with database.store.connection() as connection:
             connection.execute("UPDATE docs SET id = 8000 WHERE id = 5")
 
     recalibrate_docs(database, reporter=AtStage(stage, write))
-    expected = {n: ROWS_OF[n] for n in range(ROWS) if n not in (0, 1, 2, 4, 5, 599)}
-    expected |= {4: ROWS_OF[8], 7000: ROWS_OF[9], 8000: ROWS_OF[5]}
+    expected = {n: VECTORS[n] for n in range(ROWS) if n not in (0, 1, 2, 4, 5, 599)}
+    expected |= {4: VECTORS[8], 7000: VECTORS[9], 8000: VECTORS[5]}
     found = codes(database)
     assert found.keys() == expected.keys()
     assert_codes_of(database, {id: expected[id] for id in found})
     assert [hit and hit.document for hit in docs.get([4, 7000, 8000, 5])] == ["four", "new", "note 5", None]
 
 
-def test_a_constant_writer_loses_nothing(database: Database) -> None:
-    with writing_in_background(filled(database), ROWS_OF) as written:
+def test_constant_writer_loses_no_rows(database: Database) -> None:
+    with writing_in_background(create_docs(database), VECTORS) as written:
         recalibrate_docs(database)
         roll_back(database, "docs")
         recalibrate_docs(database)
     found = codes(database)
-    expected = dict(enumerate(ROWS_OF)) | written
+    expected = dict(enumerate(VECTORS)) | written
     assert found.keys() == expected.keys()
     assert_codes_of(database, {id: expected[id] for id in found})
 
 
 def test_vectors_replaced_without_originals_are_reported(database: Database, source: Path) -> None:
-    docs = filled(database, "int8")
+    docs = create_docs(database, "int8")
 
     def write() -> None:
-        docs.upsert([1, 2], ROWS_OF[1:3], ["one", "two"])
-        docs.upsert([3, 9000], ROWS_OF[10:12], ["three", "new"])
+        docs.upsert([1, 2], VECTORS[1:3], ["one", "two"])
+        docs.upsert([3, 9000], VECTORS[10:12], ["three", "new"])
         docs.delete([8])
 
     with pytest.raises(CollectionError, match="1 are missing and 1 have an older vector in its other version"):
@@ -303,15 +292,15 @@ def test_vectors_replaced_without_originals_are_reported(database: Database, sou
     assert [hit and hit.document for hit in docs.get([1, 3, 8, 9000])] == ["one", "three", None, None]
 
 
-def test_a_table_that_is_recalibrated_is_not_truncated(database: Database) -> None:
-    filled(database)
+def test_truncate_is_refused_while_another_version_exists(database: Database) -> None:
+    create_docs(database)
     recalibrate_docs(database)
     with database.store.connection() as connection, pytest.raises(psycopg.Error, match="has another version"):
         connection.execute("TRUNCATE docs")
 
 
-def test_a_concurrent_load_fails_and_can_be_continued(database: Database, source: Path) -> None:
-    filled(database)
+def test_concurrent_load_fails_and_can_be_continued(database: Database, source: Path) -> None:
+    create_docs(database)
     reporter = AtStage("loading", lambda: recalibrate_docs(database))
     with open_source(source) as opened:
         with pytest.raises(
@@ -319,20 +308,20 @@ def test_a_concurrent_load_fails_and_can_be_continued(database: Database, source
         ):
             ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50), reporter)
         ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50))
-    assert_codes_of(database, dict(enumerate(ROWS_OF)))
+    assert_codes_of(database, dict(enumerate(VECTORS)))
 
 
 # Rollback
 
 
-def test_a_rollback_keeps_later_writes(database: Database) -> None:
-    docs = filled(database)
+def test_rollback_keeps_later_writes(database: Database) -> None:
+    docs = create_docs(database)
     new = recalibrate_docs(database)
-    docs.upsert([7000], ROWS_OF[:1], ["since"])
+    docs.upsert([7000], VECTORS[:1], ["since"])
     docs.delete([4])
     back = roll_back(database, "docs")
     assert (back.calibration, back.former, back.kept) == (POOR.id, new.calibration, f"docs@{new.calibration}")
-    expected = {n: ROWS_OF[n] for n in range(ROWS) if n != 4} | {7000: ROWS_OF[0]}
+    expected = {n: VECTORS[n] for n in range(ROWS) if n != 4} | {7000: VECTORS[0]}
     assert_codes_of(database, expected)
     assert docs.get([7000])[0].document == "since"
     again = recalibrate_docs(database)
@@ -340,18 +329,18 @@ def test_a_rollback_keeps_later_writes(database: Database) -> None:
     assert_codes_of(database, expected)
 
 
-def test_a_rollback_without_originals_reports_rows(database: Database, source: Path) -> None:
-    docs = filled(database, "int8")
+def test_rollback_without_original_vectors_counts_missing_rows(database: Database, source: Path) -> None:
+    docs = create_docs(database, "int8")
     recalibrate_docs(database, source)
-    docs.upsert([7000], ROWS_OF[:1])
+    docs.upsert([7000], VECTORS[:1])
     with pytest.raises(CollectionError, match="1 are missing"):
         roll_back(database, "docs")
     assert roll_back(database, "docs", allow_missing=True).unsynced.missing == 1
     assert database.collection("docs").count() == ROWS
 
 
-def test_one_old_version_is_kept(database: Database) -> None:
-    filled(database)
+def test_only_one_old_version_is_kept(database: Database) -> None:
+    create_docs(database)
     with pytest.raises(CollectionError, match="keeps no old version to roll back to"):
         roll_back(database, "docs")
     recalibrate_docs(database)
@@ -369,7 +358,7 @@ def test_one_old_version_is_kept(database: Database) -> None:
 
 
 def test_dropping_a_collection_drops_its_versions(database: Database) -> None:
-    filled(database)
+    create_docs(database)
     recalibrate_docs(database)
     database.drop_collection("docs")
     assert database.collections() == []
@@ -378,17 +367,17 @@ def test_dropping_a_collection_drops_its_versions(database: Database) -> None:
 
 
 def test_uninstalling_with_collections_drops_versions(database: Database) -> None:
-    filled(database)
+    create_docs(database)
     recalibrate_docs(database)
     database.store.write(lambda connection: schema.uninstall(connection, with_collections=True))
     with database.store.connection() as connection:
         assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'docs%'").fetchall() == []
 
 
-def test_a_version_can_be_dropped_by_name(database: Database) -> None:
-    docs = filled(database)
+def test_version_can_be_dropped_by_name(database: Database) -> None:
+    docs = create_docs(database)
     database.drop_collection(recalibrate_docs(database).kept)
-    docs.upsert([7000], ROWS_OF[:1])
+    docs.upsert([7000], VECTORS[:1])
     assert docs.count() == ROWS + 1
     with open_version_sync(database, "docs") as versions:
         assert versions.other() is None
@@ -398,7 +387,7 @@ def test_a_version_can_be_dropped_by_name(database: Database) -> None:
 
 
 def test_privileges_comments_and_parameters_are_copied(database: Database) -> None:
-    filled(database)
+    create_docs(database)
     with database.store.connection() as connection:
         connection.execute(
             "DO $$ BEGIN CREATE ROLE recalibrate_reader; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
@@ -426,28 +415,28 @@ def test_privileges_comments_and_parameters_are_copied(database: Database) -> No
     assert state() == before
 
 
-def test_words_are_found_as_before(database: Database) -> None:
-    docs = filled(database)
+def test_text_searches_find_the_same_rows_as_before(database: Database) -> None:
+    docs = create_docs(database)
     docs.index_texts()
     before = [hit.id for hit in docs.search_text("note 77")]
     recalibrate_docs(database)
     again = database.collection("docs")
-    again.upsert([7000], ROWS_OF[:1], ["a fig tree"])
+    again.upsert([7000], VECTORS[:1], ["a fig tree"])
     assert [hit.id for hit in again.search_text("note 77")] == before
     roll_back(database, "docs")
     assert [hit.id for hit in database.collection("docs").search_text("figs")] == [7000]
 
 
-def test_sql_writes_codes_of_the_new_calibration(database: Database) -> None:
-    filled(database)
+def test_sql_inserts_use_the_new_calibration(database: Database) -> None:
+    create_docs(database)
     with database.store.connection() as connection:
         connection.execute("SELECT qvec.accept_vectors('docs')")
-        text = json.dumps(ROWS_OF[0].tolist())
+        text = json.dumps(VECTORS[0].tolist())
         recalibrate_docs(database)
         connection.execute("INSERT INTO docs (id, embedding_in) VALUES (7000, %s)", [text])
-    assert_codes_of(database, dict(enumerate(ROWS_OF)) | {7000: ROWS_OF[0]})
+    assert_codes_of(database, dict(enumerate(VECTORS)) | {7000: VECTORS[0]})
     roll_back(database, "docs")
-    assert_codes_of(database, dict(enumerate(ROWS_OF)) | {7000: ROWS_OF[0]})
+    assert_codes_of(database, dict(enumerate(VECTORS)) | {7000: VECTORS[0]})
 
 
 @pytest.mark.parametrize(
@@ -460,8 +449,10 @@ def test_sql_writes_codes_of_the_new_calibration(database: Database) -> None:
         ("ALTER TABLE docs ADD CHECK (id > -1)", "constraint docs_id_check"),
     ],
 )
-def test_properties_that_cannot_be_copied_are_named_first(database: Database, statement: str, named: str) -> None:
-    filled(database)
+def test_properties_that_cannot_be_copied_are_refused_before_any_change(
+    database: Database, statement: str, named: str
+) -> None:
+    create_docs(database)
     with database.store.connection() as connection:
         connection.execute(statement.encode())
     with pytest.raises(
@@ -471,15 +462,15 @@ def test_properties_that_cannot_be_copied_are_named_first(database: Database, st
     assert [found.name for found in database.collections()] == ["docs"]
 
 
-def test_a_long_name_and_an_odd_one(database: Database) -> None:
+def test_long_and_unusual_collection_names(database: Database) -> None:
     for name in ("x" * 63, "q\"uo'te", "ÜNÏ" * 9):
         docs = database.create_collection(name, calibration=POOR, rescore="float16")
-        docs.upsert(range(ROWS), ROWS_OF)
+        docs.upsert(range(ROWS), VECTORS)
         docs.build_index()
         recalibrate(database, name, refit=FIT)
         roll_back(database, name)
         recalibrate(database, name, refit=FIT)
-        assert docs.search(ROWS_OF[3], 1)[0].id == 3
+        assert docs.search(VECTORS[3], 1)[0].id == 3
         assert database.collection(name).has_index()
         drop_old(database, name)
 
@@ -489,7 +480,7 @@ def test_a_long_name_and_an_odd_one(database: Database) -> None:
 
 @pytest.mark.slow
 def test_the_command(database: Database, url: str) -> None:
-    filled(database)
+    create_docs(database)
     place = ("--db", url, "-c", "docs")
     trial = json.loads(
         run("recalibrate", *place, "--threshold", "half", "--ranges", "quantile", "--dry-run", "--json").stdout

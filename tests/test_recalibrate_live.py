@@ -1,4 +1,4 @@
-"""Recalibrating in Postgres while a collection is searched, and when the process is killed at any step."""
+"""Recalibrating in Postgres: concurrent searches, and processes killed at every step."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from conftest import realistic, unit
 from ingest_helpers import with_ids, write_lines
+from killed_commands import run_command
 from numpy.typing import NDArray
-from qdrant_loading import run as run_and_kill
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, RangeMethod
@@ -29,18 +29,18 @@ from qvec.sources import open_source
 Vectors = NDArray[np.float32]
 
 ROWS = 600
-ROWS_OF = realistic(ROWS)
-UNIT = unit(ROWS_OF)
+VECTORS = realistic(ROWS)
+UNIT = unit(VECTORS)
 QUERIES = unit(realistic(40, seed=1))
-POOR = Calibration.fit(ROWS_OF, threshold=0, ranges=RangeMethod("fixed", value=3.0))
+POOR = Calibration.fit(VECTORS, threshold=0, ranges=RangeMethod("fixed", value=3.0))
 FIT = Refit(threshold=0.5, ranges=RangeMethod())
 TOLERANCE = 0.05
-"""Error of a score from codes of either calibration; decoded by the other one the error is several times as large."""
+"""Largest error of a score by the right calibration; decoded by the other one, the error is several times larger."""
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(ROWS_OF))
+    return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(VECTORS))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def database(url: str, source: Path) -> Iterator[Database]:
     """A database with a collection that was recalibrated from a poor calibration to a better one."""
     with qvec.connect(url) as opened:
         docs = opened.create_collection("docs", calibration=POOR)
-        docs.upsert(range(ROWS), ROWS_OF, [str(n) for n in range(ROWS)])
+        docs.upsert(range(ROWS), VECTORS, [str(n) for n in range(ROWS)])
         docs.build_index()
         with open_source(source) as rows:
             recalibrate(opened, "docs", source=rows, refit=FIT)
@@ -60,7 +60,7 @@ def switch(database: Database) -> None:
         versions.switch(allow_missing=False)
 
 
-def faults_of(query: int, found: list[tuple[Any, float]]) -> list[str]:
+def errors_in(query: int, found: list[tuple[Any, float]]) -> list[str]:
     """Describe what is wrong with hits: too few, or scores that are not those of their rows."""
     if len(found) != 10:
         return [f"{len(found)} hits"]
@@ -69,21 +69,21 @@ def faults_of(query: int, found: list[tuple[Any, float]]) -> list[str]:
     return [] if wrong < TOLERANCE else [f"query {query}: off by {wrong:.3f}"]
 
 
-def test_the_tolerance_separates_the_calibrations(database: Database) -> None:
-    """Otherwise the other tests could not fail."""
+def test_tolerance_separates_the_calibrations(database: Database) -> None:
+    """Without this the other tests could not fail."""
     new = database.collection("docs")
     mixed = qvec.score(qvec.quantize(UNIT, new.calibration), QUERIES, POOR)
     assert np.median(np.abs(mixed - QUERIES @ UNIT.T)) > 3 * TOLERANCE
     for query in range(5):
-        assert faults_of(query, [(hit.id, hit.score) for hit in new.search(QUERIES[query])]) == []
+        assert errors_in(query, [(hit.id, hit.score) for hit in new.search(QUERIES[query])]) == []
 
 
 def searchers(
-    database: Database, connection: psycopg.Connection, kept: psycopg.Connection
+    database: Database, connection: psycopg.Connection, snapshots: psycopg.Connection
 ) -> dict[str, Callable[[int], list[tuple[Any, float]]]]:
-    """Return searches by name, over objects that stay open across switches; `kept` has a snapshot for five searches."""
-    held = database.collection("docs")
-    kept.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    """Return searches by name; their handles and connections stay open, and `snapshots` keeps one for five searches."""
+    handle = database.collection("docs")
+    snapshots.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
 
     def in_sql(over: psycopg.Connection, query: int) -> list[tuple[Any, float]]:
         text = json.dumps(QUERIES[query].tolist())
@@ -91,39 +91,39 @@ def searchers(
 
     def in_a_transaction(query: int) -> list[tuple[Any, float]]:
         if query % 5 == 0:
-            kept.commit()
-        return in_sql(kept, query)
+            snapshots.commit()
+        return in_sql(snapshots, query)
 
     def hits(found: Any) -> list[tuple[Any, float]]:
         return [(hit.id, hit.score) for hit in found]
 
     return {
-        "a handle": lambda query: hits(held.search(QUERIES[query])),
-        "a handle, in SQL": lambda query: hits(held.search(QUERIES[query], rescore_in="sql")),
-        "a handle, every row": lambda query: hits(held.search(QUERIES[query], exact=True)),
-        "many at once": lambda query: hits(held.search(QUERIES[[query - 1, query]])[1]),
-        "opened each time": lambda query: hits(database.collection("docs").search(QUERIES[query])),
+        "handle": lambda query: hits(handle.search(QUERIES[query])),
+        "handle, rescoring in SQL": lambda query: hits(handle.search(QUERIES[query], rescore_in="sql")),
+        "handle, exact": lambda query: hits(handle.search(QUERIES[query], exact=True)),
+        "batch": lambda query: hits(handle.search(QUERIES[[query - 1, query]])[1]),
+        "new handle for each search": lambda query: hits(database.collection("docs").search(QUERIES[query])),
         "SQL": lambda query: in_sql(connection, query),
         "SQL in one snapshot": in_a_transaction,
     }
 
 
 @pytest.mark.slow
-def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: Database, url: str) -> None:
-    stop, faults, counts = threading.Event(), [], {}
+def test_searches_during_switches_succeed_and_use_the_right_calibration(database: Database, url: str) -> None:
+    stop, errors, counts = threading.Event(), [], {}
 
     def keep_searching(name: str, search: Callable[[int], list[tuple[Any, float]]]) -> None:
-        turn = 0
+        number = 0
         while not stop.is_set():
-            turn += 1
+            number += 1
             try:
-                faults.extend(f"{name}: {fault}" for fault in faults_of(turn % 40, search(turn % 40)))
+                errors.extend(f"{name}: {fault}" for fault in errors_in(number % 40, search(number % 40)))
             except Exception as error:
-                faults.append(f"{name}: {type(error).__name__} {error}")
-        counts[name] = turn
+                errors.append(f"{name}: {type(error).__name__} {error}")
+        counts[name] = number
 
-    with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url) as kept:
-        searches = searchers(database, connection, kept)
+    with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url) as snapshots:
+        searches = searchers(database, connection, snapshots)
         threads = [threading.Thread(target=keep_searching, args=named) for named in searches.items()]
         for thread in threads:
             thread.start()
@@ -134,59 +134,59 @@ def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: D
             stop.set()
             for thread in threads:
                 thread.join()
-    assert faults == []
+    assert errors == []
     assert min(counts.values()) >= 12, counts
 
 
 def test_open_collections_follow_a_switch(database: Database) -> None:
-    held, reader, stale = (database.collection("docs") for _ in range(3))
+    handle, reader, stale = (database.collection("docs") for _ in range(3))
     switch(database)
-    assert held.search(QUERIES[0])[0].document
-    assert held.calibration == POOR
+    assert handle.search(QUERIES[0])[0].document
+    assert handle.calibration == POOR
     assert reader.vectors([1]).shape == (1, 64)
     assert reader.calibration == POOR
-    assert stale.upsert([7000], ROWS_OF[:1]) == 1
+    assert stale.upsert([7000], VECTORS[:1]) == 1
     assert stale.calibration == POOR
     with pytest.raises(CollectionError, match="1 are missing in version"):
         switch(database)
     stored = dict(zip(*next(stale.iter_codes(1000))[:2], strict=True))
-    expected = stored_codes(ROWS_OF[:1], POOR, stale.stored.table.layout)[0]
+    expected = stored_codes(VECTORS[:1], POOR, stale.stored.table.layout)[0]
     assert stored[7000].tobytes() == expected.tobytes()
 
 
 def test_streamed_rows_are_decoded_by_their_own_calibration(database: Database) -> None:
-    held = database.collection("docs")
+    handle = database.collection("docs")
     switch(database)
-    rows = next(held.iter_rows(0, 1000))
-    assert np.abs(rows.vectors + held.calibration.threshold - UNIT).max() < 0.03
-    assert held.explain(QUERIES[0]).hits == held.search(QUERIES[0])
+    rows = next(handle.iter_rows(0, 1000))
+    assert np.abs(rows.vectors + handle.calibration.threshold - UNIT).max() < 0.03
+    assert handle.explain(QUERIES[0]).hits == handle.search(QUERIES[0])
     switch(database)
-    assert held.explain(QUERIES[0]).hits == held.search(QUERIES[0])
+    assert handle.explain(QUERIES[0]).hits == handle.search(QUERIES[0])
 
 
-def test_awaited_collections_follow_a_switch(database: Database, url: str) -> None:
+def test_open_async_collections_follow_a_switch(database: Database, url: str) -> None:
     async def search() -> None:
         async with await qvec.connect_async(url) as opened:
-            held, writer = await opened.collection("docs"), await opened.collection("docs")
+            handle, writer = await opened.collection("docs"), await opened.collection("docs")
             switch(database)
-            found = await asyncio.gather(*(held.search(QUERIES[query]) for query in range(20)))
+            found = await asyncio.gather(*(handle.search(QUERIES[query]) for query in range(20)))
             for query, hits in enumerate(found):
-                assert faults_of(query, [(hit.id, hit.score) for hit in hits]) == []
-            assert await writer.upsert([3], ROWS_OF[3:4]) == 1
-            assert writer.calibration == held.calibration == POOR
+                assert errors_in(query, [(hit.id, hit.score) for hit in hits]) == []
+            assert await writer.upsert([3], VECTORS[3:4]) == 1
+            assert writer.calibration == handle.calibration == POOR
 
     asyncio.run(search())
 
 
-def test_a_collection_that_was_created_again_is_another_one(database: Database) -> None:
-    held = database.collection("docs")
+def test_handle_to_a_recreated_collection_is_an_error(database: Database) -> None:
+    handle = database.collection("docs")
     database.drop_collection("docs")
-    database.create_collection("docs", calibration=POOR).upsert(range(ROWS), ROWS_OF)
+    database.create_collection("docs", calibration=POOR).upsert(range(ROWS), VECTORS)
     with pytest.raises(CollectionError, match="was dropped and created again since it was opened; open it again"):
-        held.search(QUERIES[0])
+        handle.search(QUERIES[0])
 
 
-def test_an_old_snapshot_whose_table_was_dropped_gets_an_error(database: Database, url: str) -> None:
+def test_old_snapshot_of_a_dropped_version_gets_an_error(database: Database, url: str) -> None:
     with psycopg.connect(url) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.execute("SELECT 1")
@@ -198,7 +198,7 @@ def test_an_old_snapshot_whose_table_was_dropped_gets_an_error(database: Databas
             connection.execute("SELECT * FROM qvec.search('docs', %s::vector)", [json.dumps(QUERIES[0].tolist())])
 
 
-def test_a_switch_waits_for_long_transactions_without_blocking_others(
+def test_switch_waits_for_long_transactions_without_blocking_others(
     database: Database, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qvec.postgres.version_sync._TRIES", 2)
@@ -214,7 +214,7 @@ def test_a_switch_waits_for_long_transactions_without_blocking_others(
     assert database.collection("docs").calibration == POOR
 
 
-def test_one_process_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_process_recalibrates_a_collection(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     with (
         open_version_sync(database, "docs"),
@@ -223,7 +223,7 @@ def test_one_process_at_a_time(database: Database, monkeypatch: pytest.MonkeyPat
         roll_back(database, "docs")
 
 
-# Killed
+# Killed processes
 
 SYNC = "qvec.postgres.version_sync:PostgresVersionSync"
 CHECKPOINT = "qvec.postgres.loader:_write_checkpoint"
@@ -246,23 +246,23 @@ MOMENTS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("moment", "number"), MOMENTS)
-def test_a_killed_recalibration_can_be_continued(url: str, moment: str, number: int) -> None:
+def test_killed_recalibration_can_be_continued(url: str, moment: str, number: int) -> None:
     with qvec.connect(url) as database:
         docs = database.create_collection("docs", calibration=POOR, rescore="float32")
-        docs.upsert(range(ROWS), ROWS_OF)
+        docs.upsert(range(ROWS), VECTORS)
         docs.build_index()
     command = ("recalibrate", "--db", url, "-c", "docs", "--threshold", "half", "--ranges", "quantile")
-    killed = run_and_kill(*command, batch_rows=800, moment=moment, number=number)
+    killed = run_command(*command, batch_rows=800, moment=moment, number=number)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     with qvec.connect(url) as database:
         docs = database.collection("docs")
         assert docs.search(QUERIES[0], exact=True)[0].id == int((UNIT @ QUERIES[0]).argmax())
-        docs.upsert([7000], ROWS_OF[:1])
+        docs.upsert([7000], VECTORS[:1])
         docs.delete([5])
         if docs.calibration == POOR:
-            again = run_and_kill(*command, batch_rows=800)
+            again = run_command(*command, batch_rows=800)
             assert again.returncode == 0, again.stderr
-        expected = dict(enumerate(ROWS_OF)) | {7000: ROWS_OF[0]}
+        expected = dict(enumerate(VECTORS)) | {7000: VECTORS[0]}
         del expected[5]
         for calibrations in ({"docs"}, {"docs", f"docs@{POOR.id}"}):
             assert {found.name for found in database.collections()} >= calibrations
@@ -280,13 +280,13 @@ def test_a_killed_recalibration_can_be_continued(url: str, moment: str, number: 
 
 
 @pytest.mark.slow
-def test_restart_begins_a_recalibration_again(url: str) -> None:
+def test_restart_option_begins_a_recalibration_again(url: str) -> None:
     with qvec.connect(url) as database:
         docs = database.create_collection("docs", calibration=POOR, rescore="float32")
-        docs.upsert(range(ROWS), ROWS_OF)
+        docs.upsert(range(ROWS), VECTORS)
     command = ("recalibrate", "--db", url, "-c", "docs", "--json")
-    run_and_kill(*command, "--threshold", "mean", "--ranges", "minmax", batch_rows=800, moment=f"after {SYNC}.begin")
-    restarted = run_and_kill(*command, "--threshold", "half", "--ranges", "quantile", "--restart", batch_rows=800)
+    run_command(*command, "--threshold", "mean", "--ranges", "minmax", batch_rows=800, moment=f"after {SYNC}.begin")
+    restarted = run_command(*command, "--threshold", "half", "--ranges", "quantile", "--restart", batch_rows=800)
     assert restarted.returncode == 0, restarted.stderr
     with qvec.connect(url) as database:
         method = database.collection("docs").calibration.description["method"]

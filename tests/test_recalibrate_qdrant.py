@@ -1,5 +1,4 @@
-"""Recalibrating a collection in Qdrant, in a directory and on a server: writes and searches meanwhile, kills, going
-back."""
+"""Recalibrating in Qdrant, in a directory and on a server: concurrent writes and searches, kills, rollback."""
 
 from __future__ import annotations
 
@@ -15,16 +14,18 @@ import numpy as np
 import pytest
 from concurrent_writes import writing_in_background
 from conftest import realistic, unit
+from fake_qdrant import FakeQdrantServer
 from ingest_helpers import with_ids, write_lines
+from killed_commands import run_command
 from numpy.typing import NDArray
-from qdrant_loading import assert_holds, found_rows, run
-from qdrant_wire import WireServer
+from qdrant_load_helpers import assert_holds, found_rows
+from reporters import AtStage
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, InputError, RangeMethod
 from qvec.client import Collection, Database
 from qvec.client.bulk import open_version_sync
-from qvec.ingest import IngestOptions, Reporter, ingest
+from qvec.ingest import IngestOptions, ingest
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant.version_record import VersionRecord
 from qvec.qdrant.version_sync import QdrantVersionSync
@@ -34,15 +35,15 @@ from qvec.sources import open_source
 Vectors = NDArray[np.float32]
 
 ROWS = 300
-ROWS_OF = unit(unit(realistic(ROWS)) + 1 / 8)
+VECTORS = unit(unit(realistic(ROWS)) + 1 / 8)
 QUERIES = unit(unit(realistic(40, seed=1)) + 1 / 8)
-"""Far from zero on average, so that the thresholds differ."""
-ZERO = Calibration.fit(ROWS_OF, threshold=0)
+"""Their mean is far from zero, so that the thresholds of the two calibrations differ."""
+ZERO = Calibration.fit(VECTORS, threshold=0)
 HALF = Refit(threshold=0.5, ranges=RangeMethod())
 
 
 @pytest.fixture(autouse=True)
-def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_cache_and_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qvec.qdrant.version_record.LOOK_SECONDS", 0.05)
     monkeypatch.setattr("qvec.qdrant._sync.server_engine._POLL_SECONDS", 0.02)
 
@@ -52,8 +53,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "directory":
         yield f"qdrant:{tmp_path / 'db'}"
     else:
-        with WireServer(tmp_path / "wire") as server:
-            yield f"qdrant://127.0.0.1:{server.port}"
+        with FakeQdrantServer(tmp_path / "server") as server:
+            yield server.url
 
 
 @pytest.fixture
@@ -64,16 +65,16 @@ def database(url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(ROWS_OF))
+    return write_lines(tmp_path_factory.mktemp("source") / "rows.jsonl", with_ids(VECTORS))
 
 
-def filled(database: Database, rescore: Any = "float16", **settings: Any) -> Collection:
+def create_docs(database: Database, rescore: Any = "float16", **settings: Any) -> Collection:
     docs = database.create_collection("docs", calibration=ZERO, rescore=rescore, **settings)
-    docs.upsert(range(ROWS), ROWS_OF, [f"note {n}" for n in range(ROWS)], [{"n": n} for n in range(ROWS)])
+    docs.upsert(range(ROWS), VECTORS, [f"note {n}" for n in range(ROWS)], [{"n": n} for n in range(ROWS)])
     return docs
 
 
-def anew(database: Database, path: Path | None = None, **options: Any) -> Recalibrated:
+def recalibrate_docs(database: Database, path: Path | None = None, **options: Any) -> Recalibrated:
     options = {"refit": HALF, "allow_worse": True} | options
     if path is None:
         return recalibrate(database, "docs", **options)
@@ -86,36 +87,24 @@ def names(database: Database) -> list[str]:
 
 
 def assert_same_rows(database: Database, expected: dict[int, Any]) -> None:
-    """Just these rows, with these vectors up to the rounding of each version that they went through."""
+    """Assert that exactly these rows are stored, with these vectors up to the rounding of each version."""
     docs = database.collection("docs")
     assert found_rows(database).keys() == expected.keys()
     assert np.abs(docs.vectors(list(expected)) - np.array(list(expected.values()))).max() < 1e-3
 
 
-class Meanwhile(Reporter):
-    """Does something once a stage begins."""
-
-    def __init__(self, name: str, work: Callable[[], Any]) -> None:
-        self._name, self._work = name, work
-
-    def stage(self, name: str, total: int | None) -> None:  # noqa: ARG002
-        if name == self._name:
-            self._name = ""
-            self._work()
-
-
-def test_rows_are_stored_anew_from_kept_floats(database: Database) -> None:
-    docs = filled(database, "float32", oversampling=3, model="m", prefilter="binary", query_encoding="scalar4bits")
+def test_kept_floats_are_stored_with_the_new_calibration(database: Database) -> None:
+    docs = create_docs(database, "float32", oversampling=3, model="m", prefilter="binary", query_encoding="scalar4bits")
     docs.index_metadata([MetadataIndex.parse("n:integer")])
     docs.index_texts()
     docs.build_index()
-    done = anew(database)
+    done = recalibrate_docs(database)
     new = database.collection("docs")
     assert (done.former, done.calibration, done.rows) == (ZERO.id, new.calibration.id, ROWS)
     assert names(database) == ["docs", f"docs@{ZERO.id}"] == ["docs", done.kept]
     assert new.calibration.description["method"]["threshold"] == 0.5
     assert (new.settings, new.model, new.has_index()) == (docs.settings, "m", True)
-    assert_same_rows(database, dict(enumerate(ROWS_OF)))
+    assert_same_rows(database, dict(enumerate(VECTORS)))
     assert [(hit.document, hit.metadata) for hit in new.get([7, 9]) if hit] == [
         ("note 7", {"n": 7}),
         ("note 9", {"n": 9}),
@@ -127,11 +116,11 @@ def test_rows_are_stored_anew_from_kept_floats(database: Database) -> None:
     assert (old.calibration, old.count()) == (ZERO, ROWS)
 
 
-def test_rows_that_the_other_version_lacks_altogether_are_copied(database: Database) -> None:
-    """No row of a page exists in the other version."""
-    filled(database)
+def test_rows_are_copied_if_the_other_version_has_none(database: Database) -> None:
+    """Also if no row of a whole page exists in the other version."""
+    create_docs(database)
     with open_version_sync(database, "docs") as versions:
-        new = versions.begin(Calibration.fit(ROWS_OF, threshold=0.5))
+        new = versions.begin(Calibration.fit(VECTORS, threshold=0.5))
         assert not versions.catch_up()
     assert [hit and hit.metadata for hit in database.collection(new.name).get([0, ROWS - 1])] == [
         {"n": 0},
@@ -140,13 +129,13 @@ def test_rows_that_the_other_version_lacks_altogether_are_copied(database: Datab
     assert database.collection(new.name).count() == ROWS
 
 
-def test_a_source_gives_vectors_and_the_collection_its_texts(database: Database, source: Path) -> None:
-    docs = filled(database)
-    docs.upsert([3], ROWS_OF[3:4], ["rewritten"], [{"n": 3, "more": [1.5, None]}])
+def test_vectors_come_from_the_source_and_texts_from_the_collection(database: Database, source: Path) -> None:
+    docs = create_docs(database)
+    docs.upsert([3], VECTORS[3:4], ["rewritten"], [{"n": 3, "more": [1.5, None]}])
     docs.delete([4])
-    done = anew(database, source)
+    done = recalibrate_docs(database, source)
     kept = [n for n in range(ROWS) if n != 4]
-    assert_holds(database, ROWS_OF[kept], kept)
+    assert_holds(database, VECTORS[kept], kept)
     assert [hit and (hit.document, hit.metadata) for hit in docs.get([3, 4])] == [
         ("rewritten", {"n": 3, "more": [1.5, None]}),
         None,
@@ -155,55 +144,55 @@ def test_a_source_gives_vectors_and_the_collection_its_texts(database: Database,
 
 
 @pytest.mark.parametrize("rescore", ["binary", "turbo8"])
-def test_what_keeps_no_floats_is_refused(database: Database, source: Path, rescore: str) -> None:
-    filled(database, rescore)
+def test_collection_without_floats_is_refused(database: Database, source: Path, rescore: str) -> None:
+    create_docs(database, rescore)
     with pytest.raises(CollectionError, match=f"keeps {rescore} codes and no floats, by which to tell what is written"):
-        anew(database, source)
+        recalibrate_docs(database, source)
     assert names(database) == ["docs"]
 
 
 @pytest.mark.parametrize("moment", ["finish", "catch_up", "switch"])
-def test_what_is_written_meanwhile_comes_along(
+def test_concurrent_writes_reach_the_new_version(
     database: Database, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    docs = filled(database)
+    docs = create_docs(database)
     real = getattr(QdrantVersionSync, moment)
 
     def write() -> None:
-        docs.upsert([4, 7000], ROWS_OF[8:10], ["four", "new"], [{"n": 1}, None])
-        docs.upsert([6], ROWS_OF[6:7], ["other words"])
+        docs.upsert([4, 7000], VECTORS[8:10], ["four", "new"], [{"n": 1}, None])
+        docs.upsert([6], VECTORS[6:7], ["other words"])
         docs.delete([0, 1, 2, 299])
 
-    def written_first(*arguments: Any, **options: Any) -> Any:
+    def after_writing(*arguments: Any, **options: Any) -> Any:
         write()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(QdrantVersionSync, moment, written_first)
-    anew(database)
-    expected = {n: ROWS_OF[n] for n in range(ROWS) if n not in (0, 1, 2, 299)}
-    assert_same_rows(database, expected | {4: ROWS_OF[8], 7000: ROWS_OF[9]})
+    monkeypatch.setattr(QdrantVersionSync, moment, after_writing)
+    recalibrate_docs(database)
+    expected = {n: VECTORS[n] for n in range(ROWS) if n not in (0, 1, 2, 299)}
+    assert_same_rows(database, expected | {4: VECTORS[8], 7000: VECTORS[9]})
     assert [hit and hit.document for hit in docs.get([4, 7000, 6, 0])] == ["four", "new", "other words", None]
 
 
-def test_a_writer_that_never_rests_loses_nothing(database: Database) -> None:
-    with writing_in_background(filled(database), ROWS_OF) as written:
-        anew(database)
+def test_constant_writer_loses_no_rows(database: Database) -> None:
+    with writing_in_background(create_docs(database), VECTORS) as written:
+        recalibrate_docs(database)
         roll_back(database, "docs")
-        anew(database)
-    assert_same_rows(database, dict(enumerate(ROWS_OF)) | written)
+        recalibrate_docs(database)
+    assert_same_rows(database, dict(enumerate(VECTORS)) | written)
 
 
 @pytest.mark.parametrize("write", ["upsert", "delete"])
-def test_a_write_that_an_exchange_overtakes_is_made_again(
+def test_write_during_a_switch_is_repeated_on_the_new_version(
     database: Database, monkeypatch: pytest.MonkeyPatch, write: str
 ) -> None:
-    """It is sent once all rows were compared, and ends once the other version is in use."""
-    docs = filled(database)
-    anew(database)
+    """The write is sent after all rows were compared, and ends when the other version is active."""
+    docs = create_docs(database)
+    recalibrate_docs(database)
     engine = type(docs.stored.view.engine())
     send, calls = getattr(engine, write), []
 
-    def overtaken(self: Any, what: Any) -> Any:
+    def write_during_switch(self: Any, what: Any) -> Any:
         calls.append(what)
         if len(calls) == 1:
             monkeypatch.setattr(engine, write, send)
@@ -211,235 +200,237 @@ def test_a_write_that_an_exchange_overtakes_is_made_again(
         return send(self, what)
 
     docs.count()
-    monkeypatch.setattr(engine, write, overtaken)
-    assert (docs.upsert([7000], ROWS_OF[:1], on_duplicate="error") if write == "upsert" else docs.delete([5])) == 1
+    monkeypatch.setattr(engine, write, write_during_switch)
+    assert (docs.upsert([7000], VECTORS[:1], on_duplicate="error") if write == "upsert" else docs.delete([5])) == 1
     again = database.collection("docs")
     assert (docs.calibration, again.calibration) == (ZERO, ZERO)
     assert [hit and hit.id for hit in again.get([7000, 5])] == ([7000, 5] if write == "upsert" else [None, None])
 
 
-def test_writes_wait_for_an_exchange_and_tell_of_one_that_does_not_end(
+def test_writes_wait_for_a_switch_and_fail_if_it_does_not_end(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    docs = filled(database)
-    anew(database)
+    docs = create_docs(database)
+    recalibrate_docs(database)
     record = database.store.backend.read_record("docs")
     assert record is not None
     database.store.backend.write_record("docs", VersionRecord(**{**vars(record), "is_switching": True}))
     monkeypatch.setattr("qvec.qdrant._sync.collection._SWITCH_SECONDS", 0.1)
     with pytest.raises(DatabaseError, match=r"wait for an exchange of its versions that does not end; if it was inter"):
-        docs.upsert([1], ROWS_OF[:1])
+        docs.upsert([1], VECTORS[:1])
     assert docs.search(QUERIES[0])
     drop_old(database, "docs")
-    assert docs.upsert([1], ROWS_OF[:1]) == 1
+    assert docs.upsert([1], VECTORS[:1]) == 1
 
 
-def test_a_load_that_runs_meanwhile_ends_clearly_and_goes_on(database: Database, source: Path) -> None:
-    filled(database)
-    told = Meanwhile("loading", lambda: anew(database))
+def test_concurrent_load_fails_and_can_be_continued(database: Database, source: Path) -> None:
+    create_docs(database)
+    reporter = AtStage("loading", lambda: recalibrate_docs(database))
     with open_source(source) as opened:
         with pytest.raises(CollectionError, match="was recalibrated while it was loaded; run the same load again"):
-            ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50), told)
+            ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50), reporter)
         ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50))
-    assert_holds(database, ROWS_OF)
+    assert_holds(database, VECTORS)
 
 
-def test_going_back_and_forth_keeps_what_was_written_since(database: Database) -> None:
-    docs = filled(database)
-    new = anew(database)
-    docs.upsert([7000], ROWS_OF[:1], ["since"])
+def test_rollback_and_recalibration_keep_later_writes(database: Database) -> None:
+    docs = create_docs(database)
+    new = recalibrate_docs(database)
+    docs.upsert([7000], VECTORS[:1], ["since"])
     docs.delete([4])
     back = roll_back(database, "docs")
     assert (back.calibration, back.former, back.kept) == (ZERO.id, new.calibration, f"docs@{new.calibration}")
-    expected = {n: ROWS_OF[n] for n in range(ROWS) if n != 4} | {7000: ROWS_OF[0]}
+    expected = {n: VECTORS[n] for n in range(ROWS) if n != 4} | {7000: VECTORS[0]}
     assert_same_rows(database, expected)
-    assert anew(database).calibration == new.calibration
+    assert recalibrate_docs(database).calibration == new.calibration
     assert_same_rows(database, expected)
     assert [hit and hit.document for hit in docs.get([7000])] == ["since"]
 
 
-def test_fewer_dimensions_and_back(database: Database) -> None:
-    """Of rows that were written since there is only a prefix."""
-    docs = filled(database)
-    anew(database, refit=Refit(dimensions=32))
-    docs.upsert([7000], ROWS_OF[:1])
-    docs.upsert([6], ROWS_OF[6:7], ["other words"])
+def test_rollback_from_fewer_dimensions_counts_missing_rows(database: Database) -> None:
+    """Of rows written after the recalibration only a prefix is stored."""
+    docs = create_docs(database)
+    recalibrate_docs(database, refit=Refit(dimensions=32))
+    docs.upsert([7000], VECTORS[:1])
+    docs.upsert([6], VECTORS[6:7], ["other words"])
     assert docs.stored.view.layout.dimensions == 32
     with pytest.raises(CollectionError, match="1 are missing in its other version"):
         roll_back(database, "docs")
     assert roll_back(database, "docs", allow_missing=True).unsynced.missing == 1
-    assert docs.search(ROWS_OF[5], 1)[0].id == 5
+    assert docs.search(VECTORS[5], 1)[0].id == 5
     assert [hit and hit.document for hit in docs.get([6, 7000])] == ["other words", None]
 
 
-def test_queries_of_former_dimensions_are_refused(database: Database) -> None:
-    """The client checked them against the calibration that it knew."""
-    docs = database.create_collection("docs", calibration=Calibration.fit(ROWS_OF, threshold=0, dimensions=32))
-    docs.upsert(range(ROWS), ROWS_OF)
+def test_queries_of_the_old_dimensions_are_refused(database: Database) -> None:
+    """Even by a handle that was opened before the recalibration."""
+    docs = database.create_collection("docs", calibration=Calibration.fit(VECTORS, threshold=0, dimensions=32))
+    docs.upsert(range(ROWS), VECTORS)
     other = database.collection("docs")
-    anew(database, refit=Refit(dimensions=16))
+    recalibrate_docs(database, refit=Refit(dimensions=16))
     for search in (docs.search, other.explain):
         with pytest.raises(InputError, match=r"^query: 32 dimensions found, 16 or 64 wanted$"):
-            search(ROWS_OF[5][:32])
+            search(VECTORS[5][:32])
 
 
 def test_versions_are_dropped_one_after_another(database: Database) -> None:
-    """The first of them lies in the engine's collection of the name, which stays."""
-    docs = filled(database)
+    """The first version uses the engine's collection of the same name, which is kept."""
+    docs = create_docs(database)
     with pytest.raises(CollectionError, match="keeps no old version to roll back to"):
         roll_back(database, "docs")
-    half = anew(database).calibration
+    half = recalibrate_docs(database).calibration
     with pytest.raises(CollectionError, match=r"keeps its old version 'docs@.*'; drop that first: qvec recalibrate"):
-        anew(database)
+        recalibrate_docs(database)
     assert drop_old(database, "docs").calibration == ZERO.id
     assert (names(database), docs.count()) == (["docs"], ROWS)
-    anew(database, refit=Refit(threshold=1.0))
+    recalibrate_docs(database, refit=Refit(threshold=1.0))
     assert names(database) == ["docs", f"docs@{half}"]
     assert drop_old(database, "docs").calibration == half
     with pytest.raises(CollectionError, match="has no other version"):
         drop_old(database, "docs")
-    anew(database, refit=Refit(threshold=0.0))
-    assert (names(database)[0], docs.count(), docs.search(ROWS_OF[5], 1)[0].id) == ("docs", ROWS, 5)
+    recalibrate_docs(database, refit=Refit(threshold=0.0))
+    assert (names(database)[0], docs.count(), docs.search(VECTORS[5], 1)[0].id) == ("docs", ROWS, 5)
     database.drop_collection("docs")
     assert database.store.backend.names() == []
     with pytest.raises(CollectionError, match="was dropped"):
-        docs.upsert([1], ROWS_OF[:1])
+        docs.upsert([1], VECTORS[:1])
 
 
-def test_rows_of_a_version_that_is_dropped_meanwhile_do_not_just_end(database: Database) -> None:
-    pages = filled(database).iter_rows(0, 100)
+def test_streaming_rows_of_a_dropped_version_is_an_error(database: Database) -> None:
+    pages = create_docs(database).iter_rows(0, 100)
     next(pages)
-    anew(database)
+    recalibrate_docs(database)
     assert len(next(pages).ids) == 100
     drop_old(database, "docs")
     with pytest.raises(CollectionError, match=f"its version {ZERO.id} dropped, while its rows were read; read them a"):
         next(pages)
 
 
-def test_a_search_that_outlasts_its_version_is_made_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    docs = filled(database)
+def test_search_is_repeated_if_its_version_was_dropped(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = create_docs(database)
     engine = type(docs.stored.view.engine())
     search = engine.search
 
-    def late(self: Any, queries: Any, request: Any) -> Any:
+    def search_after_drop(self: Any, queries: Any, request: Any) -> Any:
         monkeypatch.setattr(engine, "search", search)
-        anew(database)
+        recalibrate_docs(database)
         drop_old(database, "docs")
         return search(self, queries, request)
 
-    monkeypatch.setattr(engine, "search", late)
-    assert docs.search(ROWS_OF[5], 1)[0].id == 5
+    monkeypatch.setattr(engine, "search", search_after_drop)
+    assert docs.search(VECTORS[5], 1)[0].id == 5
 
 
-def test_a_version_is_dropped_by_its_name(database: Database) -> None:
-    docs = filled(database)
-    done = anew(database)
+def test_version_can_be_dropped_by_name(database: Database) -> None:
+    docs = create_docs(database)
+    done = recalibrate_docs(database)
     assert done.kept is not None
     with pytest.raises(CollectionError, match="no collection"):
-        database.collection(f"docs@{done.calibration}")  # it is docs
+        database.collection(f"docs@{done.calibration}")  # it is the active version, docs
     database.drop_collection(done.kept)
     assert (names(database), docs.count()) == (["docs"], ROWS)
     with open_version_sync(database, "docs") as versions:
         assert versions.other() is None
 
 
-def test_what_was_begun_can_be_forgotten(database: Database) -> None:
-    filled(database)
+def test_restart_discards_an_unfinished_recalibration(database: Database) -> None:
+    create_docs(database)
 
     def fail() -> None:
         raise RuntimeError("stopped here")
 
     with pytest.raises(RuntimeError):
-        anew(database, reporter=Meanwhile("loading", fail))
+        recalibrate_docs(database, reporter=AtStage("loading", fail))
     begun = names(database)
     assert len(begun) == 2
-    assert anew(database, refit=Refit(threshold=1.0), restart=True).kept == f"docs@{ZERO.id}"
+    assert recalibrate_docs(database, refit=Refit(threshold=1.0), restart=True).kept == f"docs@{ZERO.id}"
     assert begun[1] not in names(database)
     assert database.collection("docs").calibration.description["method"]["threshold"] == 1.0
 
 
-def faults_of(query: int, hits: list[Any]) -> list[str]:
-    """What is wrong with hits: too few, or scores that are not those of the rows."""
+def errors_in(query: int, hits: list[Any]) -> list[str]:
+    """Describe what is wrong with hits: too few, or scores that are not those of their rows."""
     if len(hits) != 10:
         return [f"{len(hits)} hits"]
-    wrong = np.abs(ROWS_OF[[hit.id for hit in hits]] @ QUERIES[query] - [hit.score for hit in hits]).max()
+    wrong = np.abs(VECTORS[[hit.id for hit in hits]] @ QUERIES[query] - [hit.score for hit in hits]).max()
     return [] if wrong < 0.01 else [f"off by {wrong:.3f}"]
 
 
-def test_the_tolerance_tells_the_calibrations_apart() -> None:
-    """The next test could not fail if it did not: scores by the wrong threshold are off by <q, difference>."""
-    assert np.abs(QUERIES @ ROWS_OF.mean(axis=0) * 0.5).min() > 0.05
+def test_tolerance_separates_the_calibrations() -> None:
+    """Without this the next test could not fail: scores by the wrong threshold are off by <q, difference>."""
+    assert np.abs(QUERIES @ VECTORS.mean(axis=0) * 0.5).min() > 0.05
 
 
-def test_no_search_is_interrupted_or_scores_by_the_wrong_calibration(database: Database, url: str) -> None:
-    held = filled(database)
-    stop, faults, counts = threading.Event(), [], {}
+def test_searches_during_switches_succeed_and_use_the_right_calibration(database: Database, url: str) -> None:
+    handle = create_docs(database)
+    stop, errors, counts = threading.Event(), [], {}
 
-    def keep(name: str, search: Callable[[int], Any]) -> None:
+    def keep_searching(name: str, search: Callable[[int], Any]) -> None:
         while not stop.is_set():
             counts[name] = counts.get(name, 0) + 1
             query = counts[name] % 40
             try:
-                faults.extend(f"{name}: {fault}" for fault in faults_of(query, search(query)))
+                errors.extend(f"{name}: {fault}" for fault in errors_in(query, search(query)))
             except Exception as error:
-                faults.append(f"{name}: {type(error).__name__} {error}")
+                errors.append(f"{name}: {type(error).__name__} {error}")
 
-    async def keep_awaited() -> None:
+    async def keep_searching_async() -> None:
         async with await qvec.connect_async(url) as opened:
             docs = await opened.collection("docs")
             while not stop.is_set():
-                counts["awaited"] = counts.get("awaited", 0) + 1
+                counts["async"] = counts.get("async", 0) + 1
                 found = await asyncio.gather(*(docs.search(QUERIES[query]) for query in range(4)))
-                faults.extend(f"awaited: {fault}" for n, hits in enumerate(found) for fault in faults_of(n, hits))
+                errors.extend(f"async: {fault}" for n, hits in enumerate(found) for fault in errors_in(n, hits))
 
     threads = [
-        threading.Thread(target=keep, args=("held", lambda query: held.search(QUERIES[query]))),
-        threading.Thread(target=keep, args=("exact", lambda query: held.search(QUERIES[query], exact=True))),
+        threading.Thread(target=keep_searching, args=("handle", lambda query: handle.search(QUERIES[query]))),
         threading.Thread(
-            target=keep, args=("opened", lambda query: database.collection("docs").search(QUERIES[query]))
+            target=keep_searching, args=("exact", lambda query: handle.search(QUERIES[query], exact=True))
         ),
-        threading.Thread(target=lambda: asyncio.run(keep_awaited())),
+        threading.Thread(
+            target=keep_searching, args=("new handle", lambda query: database.collection("docs").search(QUERIES[query]))
+        ),
+        threading.Thread(target=lambda: asyncio.run(keep_searching_async())),
     ]
     for thread in threads:
         thread.start()
     try:
-        anew(database)
+        recalibrate_docs(database)
         roll_back(database, "docs")
-        anew(database)
+        recalibrate_docs(database)
         drop_old(database, "docs")
-        anew(database, refit=Refit(threshold=0.0))
+        recalibrate_docs(database, refit=Refit(threshold=0.0))
         drop_old(database, "docs")
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert faults == []
+    assert errors == []
     assert len(counts) == 4
     assert min(counts.values()) > 20
 
 
 def test_the_command(url: str) -> None:
     with qvec.connect(url) as database:
-        filled(database)
+        create_docs(database)
     place = ("--db", url, "-c", "docs")
-    done = command(place, "--threshold", "half", "--ranges", "quantile", "--allow-worse", "--json")
+    done = recalibrate_command(place, "--threshold", "half", "--ranges", "quantile", "--allow-worse", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["rows"], told["missing"], told["kept"]) == (ROWS, 0, f"docs@{ZERO.id}")
-    shown = run("info", "docs", "--db", url, "--json", batch_rows=50).stdout.splitlines()
-    assert [json.loads(line)["name"] for line in shown] == ["docs", told["kept"]]
-    assert "rows, in" in command(place, "--rollback").stdout
-    assert f"dropped docs@{told['calibration']}" in command(place, "--drop-old").stdout
+    result = json.loads(done.stdout)
+    assert (result["rows"], result["missing"], result["kept"]) == (ROWS, 0, f"docs@{ZERO.id}")
+    shown = run_command("info", "docs", "--db", url, "--json", batch_rows=50).stdout.splitlines()
+    assert [json.loads(line)["name"] for line in shown] == ["docs", result["kept"]]
+    assert "rows, in" in recalibrate_command(place, "--rollback").stdout
+    assert f"dropped docs@{result['calibration']}" in recalibrate_command(place, "--drop-old").stdout
     with qvec.connect(url) as database:
         assert database.collection("docs").calibration == ZERO
 
 
-def command(place: tuple[str, ...], *more: str, **options: Any) -> Any:
-    return run("recalibrate", *place, *more, batch_rows=50, **options)
+def recalibrate_command(place: tuple[str, ...], *more: str, **options: Any) -> Any:
+    return run_command("recalibrate", *place, *more, batch_rows=50, **options)
 
 
-def moments(backend: str, engine: str) -> list[tuple[str, int]]:
-    """Of a recalibration: written down, made, half loaded, compared once, compared while writes wait."""
+def kill_moments(backend: str, engine: str) -> list[tuple[str, int]]:
+    """Return when to kill: record written, collection created, half loaded, compared, compared while writes wait."""
     backend, engine = f"qvec.qdrant.{backend}", f"qvec.qdrant.{engine}"
     return [
         (f"after {backend}.write_record", 1),
@@ -450,28 +441,31 @@ def moments(backend: str, engine: str) -> list[tuple[str, int]]:
     ]
 
 
-def test_it_is_killed_at_every_step(url: str) -> None:
+def test_recalibration_killed_at_every_step(url: str) -> None:
     with qvec.connect(url) as database:
-        filled(database)
+        create_docs(database)
     place = ("--db", url, "-c", "docs")
     options = ("--threshold", "half", "--ranges", "quantile", "--allow-worse", "--quiet")
     is_server = "//" in url
     on_server = ("_sync.server:ServerBackend", "_sync.server_engine:ServerEngine")
-    parts = on_server if is_server else ("directory:Directory", "edge:EdgeShard")
-    for moment, number in moments(*parts):
-        process = command(place, *options, moment=moment, number=number)
+    backend, engine = on_server if is_server else ("directory:Directory", "edge:EdgeShard")
+    for moment, number in kill_moments(backend, engine):
+        process = recalibrate_command(place, *options, moment=moment, number=number)
         assert process.returncode == -signal.SIGKILL, (moment, process.stderr)
         with qvec.connect(url) as database:
             assert database.collection("docs").calibration == ZERO
-            assert faults_of(3, database.collection("docs").search(QUERIES[3])) == []
-    last = command(place, *options)
+            assert errors_in(3, database.collection("docs").search(QUERIES[3])) == []
+    last = recalibrate_command(place, *options)
     assert last.returncode == 0, last.stderr
     with qvec.connect(url) as database:
         assert names(database) == ["docs", f"docs@{ZERO.id}"]
-        assert_same_rows(database, dict(enumerate(ROWS_OF)))
-    for moment in (f"after qvec.qdrant.{parts[1]}.clear", f"before qvec.qdrant.{parts[0]}.write_record"):
-        assert command(place, "--drop-old", moment=moment).returncode == -signal.SIGKILL
-    assert command(place, "--drop-old").returncode == 0
+        assert_same_rows(database, dict(enumerate(VECTORS)))
+    for moment in (
+        f"after qvec.qdrant.{engine}.clear",
+        f"before qvec.qdrant.{backend}.write_record",
+    ):
+        assert recalibrate_command(place, "--drop-old", moment=moment).returncode == -signal.SIGKILL
+    assert recalibrate_command(place, "--drop-old").returncode == 0
     with qvec.connect(url) as database:
         assert names(database) == ["docs"]
-        assert_same_rows(database, dict(enumerate(ROWS_OF)))
+        assert_same_rows(database, dict(enumerate(VECTORS)))

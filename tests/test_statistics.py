@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from awkward import Case, cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantizer_cases import Case, cases
 
 from qvec import _native
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from databases import STORES, Store, opened
+from databases import STORES, Store, open_store
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["LANGSMITH_TRACING"] = "false"
@@ -25,10 +25,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module", params=[kind for kind in STORES if kind != "qdrant-wire"])
+@pytest.fixture(scope="module", params=[kind for kind in STORES if kind != "qdrant-fake"])
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[..., str]
 ) -> Iterator[Store]:
     """Each available kind of database; requests to a Qdrant server are left to the contract tests."""
-    with opened(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
+    with open_store(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
         yield found

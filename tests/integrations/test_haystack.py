@@ -349,7 +349,7 @@ def test_invalid_filters(circle: QvecDocumentStore, filters: dict[str, Any], mes
 
 @pytest.fixture
 def url(store: Store, tmp_path: Path) -> str:
-    return store.elsewhere(tmp_path)
+    return store.new_url(tmp_path)
 
 
 @pytest.fixture

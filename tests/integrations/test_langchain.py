@@ -198,7 +198,7 @@ def test_invalid_arguments(circle: QvecVectorStore) -> None:
 
 @pytest.fixture
 def url(store: Store, tmp_path: Path) -> str:
-    return store.elsewhere(tmp_path)
+    return store.new_url(tmp_path)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_calibration_is_read_from_model_folder(store: Store, tmp_path: Path) -> 
 
 
 def test_database_reopens_after_close(store: Store, tmp_path: Path) -> None:
-    lazy = LazyCollection(store.elsewhere(tmp_path), store.new_name())
+    lazy = LazyCollection(store.new_url(tmp_path), store.new_name())
     made = lazy.get_or_create(VECTORS)
     assert lazy.get() is made
     lazy.close()

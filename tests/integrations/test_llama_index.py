@@ -412,7 +412,7 @@ class Angles(BaseEmbedding):
 
 @pytest.fixture
 def url(store: Store, tmp_path: Path) -> str:
-    return store.elsewhere(tmp_path)
+    return store.new_url(tmp_path)
 
 
 @pytest.fixture

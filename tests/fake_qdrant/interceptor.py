@@ -1,4 +1,4 @@
-"""What stands before every method: the API key, counts and records of calls, delays and faults on purpose."""
+"""The interceptor of every method: checks the API key, records calls, injects delays and faults."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from .errors import WireError, of_engine, unimplemented
+from .status_errors import StatusError, from_engine_error, unimplemented
 
-Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+Handler = Callable[[Any, grpc.ServicerContext], Any]
 
 
-class Call(NamedTuple):
-    """One call as it arrived: "Points/Upsert", the headers, and the protobuf request."""
+class RecordedCall(NamedTuple):
+    """A call as it arrived: a method such as "Points/Upsert", the headers and the protobuf request."""
 
     method: str
     headers: dict[str, str]
@@ -26,7 +26,7 @@ class Call(NamedTuple):
 
 @dataclass
 class Fault:
-    """Calls of `method` that answer `code`, `times` of them after the first `skip`."""
+    """Make calls of `method` answer `code`: `times` of them, after the first `skip`."""
 
     method: str
     times: int
@@ -35,7 +35,7 @@ class Fault:
     skip: int
     retry_after: int | None
 
-    def strikes(self, method: str) -> bool:
+    def applies_to(self, method: str) -> bool:
         if not is_named(method, self.method) or self.times == 0:
             return False
         if self.skip > 0:
@@ -45,14 +45,14 @@ class Fault:
         return True
 
 
-class Calls(grpc.ServerInterceptor):
-    """Wraps every method of the server; safe to change from the test's thread while calls arrive."""
+class CallInterceptor(grpc.ServerInterceptor):
+    """Wrap every method of the server; tests may change it in another thread while calls arrive."""
 
     def __init__(self, api_key: str | None) -> None:
         self._api_key = api_key
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._last: dict[str, Call] = {}
+        self._last: dict[str, RecordedCall] = {}
         self._faults: list[Fault] = []
         self._delays: dict[str, float] = {}
 
@@ -68,7 +68,7 @@ class Calls(grpc.ServerInterceptor):
         with self._lock:
             return sum(count for name, count in self._counts.items() if is_named(name, method))
 
-    def last(self, method: str) -> Call:
+    def last(self, method: str) -> RecordedCall:
         with self._lock:
             return self._last[next(name for name in self._last if is_named(name, method))]
 
@@ -85,17 +85,17 @@ class Calls(grpc.ServerInterceptor):
             self._wrap(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
         )
 
-    def _wrap(self, method: str, behaviour: Behaviour) -> Behaviour:
+    def _wrap(self, method: str, handle: Handler) -> Handler:
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             headers = dict(context.invocation_metadata())
             self._authenticate(method, headers, context)
-            fault, delay = self._arrive(Call(method, headers, request))
+            fault, delay = self._record(RecordedCall(method, headers, request))
             time.sleep(delay)
             if fault is not None and not fault.after:
-                _strike(fault, context)
-            response = _served(behaviour, request, context, method)
+                _abort(fault, context)
+            response = _serve(handle, request, context, method)
             if fault is not None:
-                _strike(fault, context)
+                _abort(fault, context)
             return response
 
         return answer
@@ -109,32 +109,32 @@ class Calls(grpc.ServerInterceptor):
         if given != self._api_key:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid API key or JWT")
 
-    def _arrive(self, call: Call) -> tuple[Fault | None, float]:
+    def _record(self, call: RecordedCall) -> tuple[Fault | None, float]:
         with self._lock:
             self._counts[call.method] += 1
             self._last[call.method] = call
             delay = max((s for name, s in self._delays.items() if is_named(call.method, name)), default=0.0)
-            return next((fault for fault in self._faults if fault.strikes(call.method)), None), delay
+            return next((fault for fault in self._faults if fault.applies_to(call.method)), None), delay
 
 
 def is_named(method: str, name: str) -> bool:
-    """Whether "Points/Upsert" is meant by `name`: itself, or "Upsert"."""
+    """Return whether `name`, "Points/Upsert" or "Upsert", names the method "Points/Upsert"."""
     return method == name or method.endswith(f"/{name}")
 
 
-def _served(behaviour: Behaviour, request: Any, context: grpc.ServicerContext, method: str) -> Any:
+def _serve(handle: Handler, request: Any, context: grpc.ServicerContext, method: str) -> Any:
     try:
-        return behaviour(request, context)
-    except WireError as found:
+        return handle(request, context)
+    except StatusError as found:
         error = found
     except NotImplementedError:
         error = unimplemented(method)
     except Exception as found:
-        error = of_engine(found)
+        error = from_engine_error(found)
     return context.abort(error.code, error.details)
 
 
-def _strike(fault: Fault, context: grpc.ServicerContext) -> None:
+def _abort(fault: Fault, context: grpc.ServicerContext) -> None:
     if fault.retry_after is not None:
         context.set_trailing_metadata((("retry-after", str(fault.retry_after)),))
     context.abort(fault.code, f"a fault on purpose, {'after' if fault.after else 'before'} the work was done")

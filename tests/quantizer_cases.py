@@ -1,4 +1,4 @@
-"""Vectors and ranges of difficult values, for property tests of quantizers."""
+"""Vectors and ranges with difficult values, for property tests of quantizers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Case(NamedTuple):
 
 @st.composite
 def cases(draw: st.DrawFn, extreme: bool = True) -> Case:
-    """Draw a few rows of float32 or float16 with up to 3 columns more than the ranges; some values may be extreme."""
+    """Draw up to 5 rows of float32 or float16, with up to 3 more columns than the ranges; `extreme` adds huge ones."""
     dimensions = draw(st.sampled_from(DIMENSIONS))
     rows = draw(st.integers(0, 5))
     extra = draw(st.sampled_from((0, 0, 3)))
@@ -59,7 +59,7 @@ def _vectors(
     radius: NDArray[np.float32],
     extreme: bool,
 ) -> NDArray[np.float32]:
-    """Return values within the range, on the threshold and next to it, on the edges between codes, and far outside."""
+    """Return values within the range, on the threshold, next to it, on edges between codes, and far outside."""
     shape = (rows, len(threshold))
     anywhere = random.normal(0, 1, shape).astype(np.float32)
     with np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""Collections in Qdrant that qvec did not make: read when their calibration is given, never written."""
+"""Unmanaged Qdrant collections: qvec did not create them; it reads them with a given calibration and never writes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import qdrant_edge
 from conftest import realistic, unit
+from fake_qdrant import FakeQdrantServer
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
-from qdrant_wire import WireServer
 
 import qvec
 from qvec import Calibration, CollectionError, InputError
@@ -28,8 +28,8 @@ IDS: list[int | str] = [*range(198), 2**64 - 1, UUID]
 PAYLOADS: list[dict[str, Any]] = [{"document": f"text {row}", "color": ["red", "blue"][row % 2]} for row in range(200)]
 
 
-class Making(Protocol):
-    """Makes the collection "raw" of the vectors with the engine's own client."""
+class CreateRaw(Protocol):
+    """Creates the collection "raw" with these vectors through Qdrant's own client."""
 
     def __call__(
         self, vectors: Vectors, distance: str = ..., datatype: str = ..., *, named: bool = ..., multi: bool = ...
@@ -37,19 +37,19 @@ class Making(Protocol):
 
 
 @pytest.fixture(params=["directory", "server"])
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Making]:
+def create_raw(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CreateRaw]:
     if request.param == "directory":
         with qvec.connect(f"qdrant:{tmp_path}") as db:
-            yield lambda *arguments, **options: _by_the_engine(db, tmp_path / "raw", *arguments, **options)
+            yield lambda *arguments, **options: _create_in_directory(db, tmp_path / "raw", *arguments, **options)
     else:
-        with WireServer(tmp_path) as server:
+        with FakeQdrantServer(tmp_path) as server:
             client = QdrantClient(host="127.0.0.1", grpc_port=server.port, prefer_grpc=True, check_compatibility=False)
-            with qvec.connect(f"qdrant://127.0.0.1:{server.port}") as db:
-                yield lambda *arguments, **options: _by_the_client(db, client, *arguments, **options)
+            with qvec.connect(server.url) as db:
+                yield lambda *arguments, **options: _create_on_server(db, client, *arguments, **options)
             client.close()
 
 
-def _by_the_engine(
+def _create_in_directory(
     db: Database,
     path: Path,
     vectors: Vectors,
@@ -77,7 +77,7 @@ def _by_the_engine(
     return db
 
 
-def _by_the_client(
+def _create_on_server(
     db: Database,
     client: QdrantClient,
     vectors: Vectors,
@@ -94,25 +94,25 @@ def _by_the_client(
 
 
 @pytest.fixture
-def centred() -> Calibration:
+def mean_threshold() -> Calibration:
     return Calibration.fit(VECTORS)
 
 
 @pytest.fixture
-def zero() -> Calibration:
-    """The calibration of a model that was trained for its vectors' signs."""
+def zero_threshold() -> Calibration:
+    """A calibration for a model that was trained for the signs of its vectors."""
     return Calibration.fit(VECTORS, threshold=0)
 
 
 @pytest.mark.parametrize("datatype", ["float32", "float16"])
 @pytest.mark.parametrize("stored", ["x - threshold", "x", "x of any length"])
-def test_they_are_searched_with_their_calibration(
-    made: Making, centred: Calibration, zero: Calibration, datatype: str, stored: str
+def test_search_with_a_calibration(
+    create_raw: CreateRaw, mean_threshold: Calibration, zero_threshold: Calibration, datatype: str, stored: str
 ) -> None:
-    """By Dot what stands there is x - threshold; by Cosine it is x, of which the engine makes unit vectors."""
-    calibration = centred if stored == "x - threshold" else zero
+    """Under Dot the collection stores x - threshold; under Cosine it stores x, which the engine normalizes."""
+    calibration = mean_threshold if stored == "x - threshold" else zero_threshold
     vectors = VECTORS if stored == "x of any length" else unit(VECTORS) - calibration.threshold
-    db = made(vectors, "Cosine" if stored == "x of any length" else "Dot", datatype)
+    db = create_raw(vectors, "Cosine" if stored == "x of any length" else "Dot", datatype)
     docs = db.collection("raw", calibration=calibration)
     assert docs.count() == 200
     true = unit(QUERIES) @ unit(VECTORS).T
@@ -124,8 +124,8 @@ def test_they_are_searched_with_their_calibration(
             assert [hit.document for hit in hits] == [f"text {position}" for position in positions]
 
 
-def test_their_payload_is_their_metadata(made: Making, zero: Calibration) -> None:
-    docs = made(VECTORS, "Cosine").collection("raw", calibration=zero)
+def test_payload_is_returned_as_document_and_metadata(create_raw: CreateRaw, zero_threshold: Calibration) -> None:
+    docs = create_raw(VECTORS, "Cosine").collection("raw", calibration=zero_threshold)
     found = docs.get([UUID, 5, 2**64 - 1, "5", "doc:1", -1, 2**64, UUID.upper()])
     assert [hit and (hit.id, hit.document, hit.metadata) for hit in found] == [
         (UUID, "text 199", {"color": "blue"}),
@@ -143,9 +143,9 @@ def test_their_payload_is_their_metadata(made: Making, zero: Calibration) -> Non
     assert {(hit.document, hit.metadata) for hit in docs.search(QUERIES[0], k=3, texts=False)} == {(None, None)}
 
 
-def test_they_are_only_read(made: Making, zero: Calibration) -> None:
-    db = made(VECTORS, "Cosine")
-    docs = db.collection("raw", calibration=zero)
+def test_writes_are_refused(create_raw: CreateRaw, zero_threshold: Calibration) -> None:
+    db = create_raw(VECTORS, "Cosine")
+    docs = db.collection("raw", calibration=zero_threshold)
     writes: list[Callable[[], Any]] = [
         lambda: docs.upsert([1], VECTORS[:1]),
         lambda: docs.delete([1]),
@@ -156,15 +156,15 @@ def test_they_are_only_read(made: Making, zero: Calibration) -> None:
         with pytest.raises(CollectionError, match=r"^collection 'raw' was not made by qvec, and is only read$"):
             write()
     with pytest.raises(CollectionError, match="raw"):
-        db.create_collection("raw", calibration=zero)
+        db.create_collection("raw", calibration=zero_threshold)
     with pytest.raises(CollectionError, match="raw"):
         db.drop_collection("raw")
     assert docs.count() == 200
     assert docs.info().rows == 200
 
 
-def test_without_a_calibration_they_are_refused(made: Making) -> None:
-    db = made(VECTORS)
+def test_opening_needs_a_calibration(create_raw: CreateRaw) -> None:
+    db = create_raw(VECTORS)
     with pytest.raises(
         CollectionError, match=r"^collection 'raw' was not made by qvec and has no calibration; give the one of its"
     ):
@@ -182,36 +182,36 @@ def test_without_a_calibration_they_are_refused(made: Making) -> None:
         ("Cosine", "float32", 0, "ip", "collection 'raw' has distance cosine, and calibration "),
     ],
 )
-def test_what_does_not_keep_the_metric_is_refused(
-    made: Making, distance: str, datatype: str, threshold: float, metric: Any, message: str
+def test_incompatible_distance_or_datatype_is_refused(
+    create_raw: CreateRaw, distance: str, datatype: str, threshold: float, metric: Any, message: str
 ) -> None:
     vectors = np.abs(VECTORS) if datatype == "uint8" else VECTORS
-    db = made(vectors, distance, datatype)
+    db = create_raw(vectors, distance, datatype)
     with pytest.raises(CollectionError) as caught:
         db.collection("raw", calibration=Calibration.fit(VECTORS, threshold=threshold, metric=metric))
     assert str(caught.value).startswith(message)
 
 
-def test_another_length_of_vectors_is_refused(made: Making) -> None:
+def test_calibration_of_other_dimensions_is_refused(create_raw: CreateRaw) -> None:
     cut = Calibration.fit(VECTORS, dimensions=16)
     with pytest.raises(
         CollectionError, match=rf"^collection 'raw' has 32 dimensions, but calibration {cut.id} has 16$"
     ):
-        made(VECTORS).collection("raw", calibration=cut)
+        create_raw(VECTORS).collection("raw", calibration=cut)
 
 
 @pytest.mark.parametrize("kind", ["named", "multi"])
-def test_named_and_several_vectors_are_refused(tmp_path: Path, zero: Calibration, kind: str) -> None:
-    """On a directory: the stand-in for a server has no such collections."""
+def test_named_vectors_and_multivectors_are_refused(tmp_path: Path, zero_threshold: Calibration, kind: str) -> None:
+    """Only in a directory, as the fake server does not support such collections."""
     with qvec.connect(f"qdrant:{tmp_path}") as db:
-        _by_the_engine(db, tmp_path / "raw", VECTORS, named=kind == "named", multi=kind == "multi")
-        for options in ({}, {"calibration": zero}):
+        _create_in_directory(db, tmp_path / "raw", VECTORS, named=kind == "named", multi=kind == "multi")
+        for options in ({}, {"calibration": zero_threshold}):
             with pytest.raises(CollectionError, match=r"^collection 'raw' has no vector, or named or several ones a "):
                 db.collection("raw", **options)
 
 
-def test_a_filter_in_qvecs_language_is_of_its_own_metadata(made: Making, zero: Calibration) -> None:
-    docs = made(VECTORS, "Cosine").collection("raw", calibration=zero)
+def test_qvec_filters_only_match_metadata_written_by_qvec(create_raw: CreateRaw, zero_threshold: Calibration) -> None:
+    docs = create_raw(VECTORS, "Cosine").collection("raw", calibration=zero_threshold)
     assert docs.search(QUERIES[0], filter={"color": "red"}) == []
     with pytest.raises(InputError, match="filter is a str"):
         docs.search(QUERIES[0], filter="color = red")  # type: ignore[call-overload]

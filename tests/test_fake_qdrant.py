@@ -16,10 +16,10 @@ import grpc
 import numpy as np
 import pytest
 from conftest import realistic
+from fake_qdrant import FakeQdrantServer
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client import grpc as messages
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
-from qdrant_wire import WireServer
 
 SERVER = os.environ.get("QVEC_TEST_QDRANT_URL")
 ROWS, DIMENSIONS = 500, 32
@@ -34,12 +34,12 @@ Connect = Callable[..., QdrantClient]
 
 
 @pytest.fixture
-def wire(tmp_path: Path) -> Iterator[WireServer]:
-    with WireServer(tmp_path) as server:
+def wire(tmp_path: Path) -> Iterator[FakeQdrantServer]:
+    with FakeQdrantServer(tmp_path) as server:
         yield server
 
 
-def options(server: WireServer) -> dict[str, Any]:
+def options(server: FakeQdrantServer) -> dict[str, Any]:
     return {"host": "127.0.0.1", "grpc_port": server.port, "prefer_grpc": True, "check_compatibility": False}
 
 
@@ -286,7 +286,7 @@ def test_collections_are_listed_until_deleted(client: QdrantClient, name: str) -
     assert client.count(name).count == 0
 
 
-def test_yellow_until_indexed(wire: WireServer, connect: Connect) -> None:
+def test_yellow_until_indexed(wire: FakeQdrantServer, connect: Connect) -> None:
     client = connect(**options(wire))
     filled(client, "docs")
     wire.optimizer_delay = 0.3
@@ -298,7 +298,7 @@ def test_yellow_until_indexed(wire: WireServer, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_faults_before_and_after_the_work(wire: WireServer, connect: Connect, after: bool) -> None:
+def test_faults_before_and_after_the_work(wire: FakeQdrantServer, connect: Connect, after: bool) -> None:
     client = connect(**options(wire))
     create(client, "docs")
     wire.fail("Upsert", skip=1, times=2, code=grpc.StatusCode.UNAVAILABLE, after=after)
@@ -310,7 +310,7 @@ def test_faults_before_and_after_the_work(wire: WireServer, connect: Connect, af
     assert wire.count("Upsert") == wire.count("Points/Upsert") == 4
 
 
-def test_retry_after(wire: WireServer, connect: Connect) -> None:
+def test_retry_after(wire: FakeQdrantServer, connect: Connect) -> None:
     client = connect(**options(wire))
     wire.fail("List", code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=7)
     with pytest.raises(ResourceExhaustedResponse) as caught:
@@ -318,7 +318,7 @@ def test_retry_after(wire: WireServer, connect: Connect) -> None:
     assert caught.value.retry_after_s == 7
 
 
-def test_delay(wire: WireServer, connect: Connect) -> None:
+def test_delay(wire: FakeQdrantServer, connect: Connect) -> None:
     client = connect(**options(wire))
     wire.delay("List", 0.2)
     assert code_of(lambda: client.grpc_collections.List(messages.ListCollectionsRequest(), timeout=0.05)) == (
@@ -328,7 +328,7 @@ def test_delay(wire: WireServer, connect: Connect) -> None:
     assert client.get_collections().collections == []
 
 
-def test_restart_keeps_port_and_points(wire: WireServer, connect: Connect) -> None:
+def test_restart_keeps_port_and_points(wire: FakeQdrantServer, connect: Connect) -> None:
     client, port = connect(**options(wire)), wire.port
     filled(client, "docs")
     wire.stop()
@@ -340,7 +340,7 @@ def test_restart_keeps_port_and_points(wire: WireServer, connect: Connect) -> No
 
 
 def test_api_key(tmp_path: Path, connect: Connect) -> None:
-    with WireServer(tmp_path, version="1.15.4", api_key="secret") as server:
+    with FakeQdrantServer(tmp_path, version="1.15.4", api_key="secret") as server:
         stranger = connect(**options(server), headers={"api-key": "wrong"})
         assert code_of(connect(**options(server)).get_collections) == grpc.StatusCode.UNAUTHENTICATED
         assert code_of(stranger.get_collections) == grpc.StatusCode.UNAUTHENTICATED
@@ -352,7 +352,7 @@ def test_api_key(tmp_path: Path, connect: Connect) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command to make a certificate with")
 def test_tls(tmp_path: Path, connect: Connect) -> None:
-    with WireServer(tmp_path, api_key="secret", tls=True) as server:
+    with FakeQdrantServer(tmp_path, api_key="secret", tls=True) as server:
         trusting = connect(
             **options(server), https=True, api_key="secret", grpc_options={"root_certificates": server.certificate}
         )
@@ -360,7 +360,7 @@ def test_tls(tmp_path: Path, connect: Connect) -> None:
         assert code_of(connect(**options(server), https=True).get_collections) == grpc.StatusCode.UNAVAILABLE
 
 
-def test_requests_are_recorded(wire: WireServer, connect: Connect) -> None:
+def test_requests_are_recorded(wire: FakeQdrantServer, connect: Connect) -> None:
     client = connect(**options(wire))
     create(client, "docs", sharding_method=models.ShardingMethod.CUSTOM, shard_number=2)
     client.create_shard_key("docs", "tenant")
@@ -373,7 +373,7 @@ def test_requests_are_recorded(wire: WireServer, connect: Connect) -> None:
     assert client.get_collection("docs").config.params.shard_number == 2
 
 
-def test_what_is_not_imitated_is_refused(wire: WireServer, connect: Connect) -> None:
+def test_what_is_not_imitated_is_refused(wire: FakeQdrantServer, connect: Connect) -> None:
     client = connect(**options(wire))
     filled(client, "docs")
     prefetch = models.Prefetch(query=QUERY.tolist(), limit=10)
@@ -388,7 +388,7 @@ def test_what_is_not_imitated_is_refused(wire: WireServer, connect: Connect) -> 
         assert code_of(call) == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_async_client(wire: WireServer) -> None:
+def test_async_client(wire: FakeQdrantServer) -> None:
     async def session() -> tuple[int, list[int], list[int]]:
         client = AsyncQdrantClient(**options(wire))
         try:

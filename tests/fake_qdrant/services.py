@@ -1,4 +1,4 @@
-"""The three gRPC services, each method one request of the store."""
+"""The three gRPC services; each method passes one request to the store."""
 
 # ruff: noqa: N802, ARG002 (names and arguments are those of the generated services)
 
@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 from qdrant_client import grpc as messages
 
-from . import points
-from .collection import Collection
-from .errors import bad_input, not_found
-from .store import Store
+from . import point_conversion as convert
+from .collection_store import CollectionStore
+from .fake_collection import FakeCollection
+from .status_errors import bad_input, not_found
 
 Context = grpc.ServicerContext
 
@@ -30,7 +30,7 @@ class Qdrant(messages.QdrantServicer):
 class Collections(messages.CollectionsServicer):
     """Collections and aliases."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: CollectionStore) -> None:
         self._store = store
 
     def List(self, request: Any, context: Context) -> Any:
@@ -76,18 +76,18 @@ class Collections(messages.CollectionsServicer):
 class Points(messages.PointsServicer):
     """Points and payload indexes."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: CollectionStore) -> None:
         self._store = store
 
     def Upsert(self, request: Any, context: Context) -> Any:
         collection = self._collection(request, needs_shard_key=True)
-        return _written(request, collection.write(points.upserted(request)))
+        return _write_response(request, collection.write(convert.upsert_operation(request)))
 
     def Delete(self, request: Any, context: Context) -> Any:
-        return _written(request, self._collection(request).write(points.deleted(request)))
+        return _write_response(request, self._collection(request).write(convert.delete_operation(request)))
 
     def SetPayload(self, request: Any, context: Context) -> Any:
-        return _written(request, self._collection(request).write(points.payload_set(request)))
+        return _write_response(request, self._collection(request).write(convert.set_payload_operation(request)))
 
     def CreateFieldIndex(self, request: Any, context: Context) -> Any:
         if not request.HasField("field_type"):
@@ -95,48 +95,52 @@ class Points(messages.PointsServicer):
         kind = messages.FieldType.Name(request.field_type).removeprefix("FieldType")
         parameters = request.field_index_params if request.HasField("field_index_params") else None
         collection = self._store.get(request.collection_name)
-        return _written(request, collection.create_index(request.field_name, kind, parameters))
+        return _write_response(request, collection.create_index(request.field_name, kind, parameters))
 
     def DeleteFieldIndex(self, request: Any, context: Context) -> Any:
         collection = self._store.get(request.collection_name)
-        return _written(request, collection.delete_index(request.field_name))
+        return _write_response(request, collection.delete_index(request.field_name))
 
     def Get(self, request: Any, context: Context) -> Any:
-        wanted = points.ids(request.ids), points.with_payload(request, default=True), points.with_vectors(request)
+        wanted = (
+            convert.ids(request.ids),
+            convert.with_payload(request, default=True),
+            convert.with_vectors(request),
+        )
         found = self._collection(request).read(lambda shard: shard.retrieve(*wanted))
-        return messages.GetResponse(result=map(points.record, found))
+        return messages.GetResponse(result=map(convert.retrieved_point, found))
 
     def Scroll(self, request: Any, context: Context) -> Any:
-        found, following = self._collection(request).read(lambda shard: shard.scroll(points.scroll(request)))
-        offset = None if following is None else points.point_id(following)
-        return messages.ScrollResponse(result=map(points.record, found), next_page_offset=offset)
+        found, following = self._collection(request).read(lambda shard: shard.scroll(convert.scroll_request(request)))
+        offset = None if following is None else convert.point_id(following)
+        return messages.ScrollResponse(result=map(convert.retrieved_point, found), next_page_offset=offset)
 
     def Count(self, request: Any, context: Context) -> Any:
-        counted = self._collection(request).read(lambda shard: shard.count(points.count(request)))
+        counted = self._collection(request).read(lambda shard: shard.count(convert.count_request(request)))
         return messages.CountResponse(result=messages.CountResult(count=counted))
 
     def Query(self, request: Any, context: Context) -> Any:
-        return messages.QueryResponse(result=_queried(self._collection(request), request))
+        return messages.QueryResponse(result=_query(self._collection(request), request))
 
     def QueryBatch(self, request: Any, context: Context) -> Any:
         collection = self._store.get(request.collection_name)
-        found = [messages.BatchResult(result=_queried(collection, one)) for one in request.query_points]
+        found = [messages.BatchResult(result=_query(collection, one)) for one in request.query_points]
         return messages.QueryBatchResponse(result=found)
 
-    def _collection(self, request: Any, needs_shard_key: bool = False) -> Collection:
+    def _collection(self, request: Any, needs_shard_key: bool = False) -> FakeCollection:
         collection = self._store.get(request.collection_name)
         collection.check_shard_keys(request.shard_key_selector.shard_keys, needs_shard_key)
         return collection
 
 
-def _queried(collection: Collection, request: Any) -> list[Any]:
-    """ScoredPoints for one QueryPoints."""
-    query = points.query(request)
-    return [points.scored(found) for found in collection.read(lambda shard: shard.query(query))]
+def _query(collection: FakeCollection, request: Any) -> list[Any]:
+    """Return the ScoredPoints for one QueryPoints."""
+    query = convert.query_request(request)
+    return [convert.scored_point(found) for found in collection.read(lambda shard: shard.query(query))]
 
 
-def _written(request: Any, number: int) -> Any:
-    """The answer to a write: done, or only taken when the client does not wait (it is done here all the same)."""
+def _write_response(request: Any, number: int) -> Any:
+    """Return the response to a write: completed, or acknowledged if the client does not wait (it is done anyway)."""
     status = messages.UpdateStatus.Completed if request.wait else messages.UpdateStatus.Acknowledged
     return messages.PointsOperationResponse(result=messages.UpdateResult(operation_id=number, status=status))
 

@@ -1,4 +1,4 @@
-"""One collection: its configuration, its shard of the engine, and the optimizer behind it."""
+"""One collection: its configuration, its engine shard and its optimizer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, TypeVar
 import qdrant_edge as edge
 from qdrant_client import grpc as messages
 
-from . import configs
-from .errors import bad_input, unimplemented
+from . import collection_config as configs
 from .optimizer import Optimizer
+from .status_errors import bad_input, unimplemented
 
 Answer = TypeVar("Answer")
 
 
-class Collection:
-    """A collection in `directory`, as a CreateCollection asks for it."""
+class FakeCollection:
+    """A collection in `directory` with the configuration of a CreateCollection request."""
 
     def __init__(self, directory: Path, request: Any, optimizer_delay: Callable[[], float]) -> None:
-        self.config = configs.created(request)
+        self.config = configs.from_request(request)
         self._directory = directory
         self._lock = threading.RLock()
         self._shard = edge.EdgeShard.create(str(directory), configs.to_engine(self.config))
@@ -38,13 +38,13 @@ class Collection:
             self._operations += 1
             return self._operations
 
-    def read(self, ask: Callable[[edge.EdgeShard], Answer]) -> Answer:
-        """What the shard answers."""
+    def read(self, function: Callable[[edge.EdgeShard], Answer]) -> Answer:
+        """Call a function with the shard and return its result."""
         with self._lock:
-            return ask(self._shard)
+            return function(self._shard)
 
     def update(self, request: Any) -> None:
-        """Put an UpdateCollection into effect, once the optimizations under way are complete, as the server does."""
+        """Apply an UpdateCollection request after running optimizations end, as the server does."""
         with self._lock:
             before = configs.to_engine(self.config)
             configs.update(self.config, request)
@@ -54,10 +54,16 @@ class Collection:
             self._optimize()
 
     def create_index(self, field: str, kind: str, parameters: Any) -> int:
-        """Index a payload field; the parameters are told again in `info`. The engine keeps to its defaults, but for
-        words, which it is told how to take."""
-        is_words = parameters is not None and parameters.text_index_params.HasField("scoring")
-        schema = configs.words(parameters.text_index_params) if is_words else getattr(edge.PayloadSchemaType, kind)
+        """Index a payload field; `info` returns the parameters.
+
+        The engine uses its default parameters, except for text indexes with scoring.
+        """
+        has_scoring = parameters is not None and parameters.text_index_params.HasField("scoring")
+        schema = (
+            configs.text_index_params(parameters.text_index_params)
+            if has_scoring
+            else getattr(edge.PayloadSchemaType, kind)
+        )
         operation = edge.UpdateOperation.create_field_index(field, schema)
         index = messages.PayloadSchemaInfo(data_type=messages.PayloadSchemaType.Value(kind), params=parameters)
         with self._lock:
@@ -72,7 +78,7 @@ class Collection:
             return number
 
     def create_shard_key(self, key: Any) -> None:
-        """Add a ShardKey; only one, since all points are in one shard of the engine."""
+        """Add a ShardKey; only one, since one engine shard holds all points."""
         if not self._is_custom_sharded:
             raise bad_input("a shard key cannot be created with the sharding method auto")
         if key in self._shard_keys:
@@ -82,14 +88,14 @@ class Collection:
         self._shard_keys.append(key)
 
     def check_shard_keys(self, selected: Sequence[Any], is_needed: bool) -> None:
-        """Refuse shard keys that were not created, and that there is none where custom sharding needs it."""
+        """Refuse unknown shard keys, and a request without one where custom sharding needs it."""
         if any(key not in self._shard_keys for key in selected):
             raise bad_input("a shard key was not found")
         if is_needed and self._is_custom_sharded and not selected:
             raise bad_input("the shard key is not specified")
 
     def info(self) -> Any:
-        """CollectionInfo."""
+        """Return the CollectionInfo."""
         with self._lock:
             counted = self._shard.info()
             for field, index in self._indexes.items():

@@ -1,4 +1,4 @@
-"""All collections of a server, and their aliases."""
+"""All collections and aliases of a server."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .collection import Collection
-from .errors import already_exists, not_found
+from .fake_collection import FakeCollection
+from .status_errors import already_exists, not_found
 
 
-class Store:
-    """Collections by name, each in a directory of its own under `directory`."""
+class CollectionStore:
+    """Collections by name, each in a subdirectory of `directory`."""
 
     def __init__(self, directory: Path, optimizer_delay: Callable[[], float]) -> None:
         self._directory = directory
         self._optimizer_delay = optimizer_delay
         self._lock = threading.RLock()
-        self._collections: dict[str, Collection] = {}
+        self._collections: dict[str, FakeCollection] = {}
         self.aliases: dict[str, str] = {}
 
     @property
@@ -28,12 +28,12 @@ class Store:
             return list(self._collections)
 
     def has(self, name: str) -> bool:
-        """Whether a collection or an alias is called so."""
+        """Return whether a collection or an alias has this name."""
         with self._lock:
             return self.aliases.get(name, name) in self._collections
 
-    def get(self, name: str) -> Collection:
-        """The collection of that name or alias."""
+    def get(self, name: str) -> FakeCollection:
+        """Return the collection with this name or alias."""
         with self._lock:
             if not self.has(name):
                 raise not_found(name)
@@ -44,10 +44,10 @@ class Store:
         with self._lock:
             if self.has(name):
                 raise already_exists(name)
-            self._collections[name] = Collection(self._directory / name, request, self._optimizer_delay)
+            self._collections[name] = FakeCollection(self._directory / name, request, self._optimizer_delay)
 
     def delete(self, name: str) -> bool:
-        """Remove a collection with its aliases; False if there is none."""
+        """Remove a collection and its aliases; return False if it does not exist."""
         with self._lock:
             collection = self._collections.pop(name, None)
             if collection is None:
@@ -58,7 +58,7 @@ class Store:
             return True
 
     def change_aliases(self, actions: Iterable[Any]) -> None:
-        """Apply AliasOperations: all of them or, if one cannot be, none."""
+        """Apply all AliasOperations, or none if one fails."""
         with self._lock:
             aliases = dict(self.aliases)
             for action in actions:

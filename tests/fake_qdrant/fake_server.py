@@ -1,26 +1,27 @@
-"""The server: its port, its life, and what a test may do to it."""
+"""The fake server: start, stop and restart it, make calls fail, count them."""
 
 from __future__ import annotations
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
 import grpc
+from qdrant_client import QdrantClient
 from qdrant_client import grpc as messages
 
 from . import services
-from .calls import Call, Calls, Fault
-from .store import Store
+from .collection_store import CollectionStore
+from .interceptor import CallInterceptor, Fault, RecordedCall
 
 
-class WireServer:
+class FakeQdrantServer:
     """A gRPC server on a free port of 127.0.0.1, with its collections under `directory`.
 
-    `version` is what the health check says. With `api_key` every call but the health check needs it. With `tls` the
-    server has a certificate of its own making (by the command openssl) for localhost and 127.0.0.1, in PEM as
-    `certificate`.
+    The health check returns `version`. With `api_key` every call except the health check needs it. With `tls` the
+    server makes itself a certificate for localhost and 127.0.0.1 with the command openssl; `certificate` is its PEM.
     """
 
     def __init__(
@@ -28,15 +29,23 @@ class WireServer:
     ) -> None:
         self.port = 0
         self.optimizer_delay = 0.0
-        """Seconds for which a collection stays yellow before its optimizer does its work."""
+        """Seconds for which a collection stays yellow before its optimizer runs."""
         self.certificate: bytes | None = None
-        self._calls = Calls(api_key)
+        self._interceptor = CallInterceptor(api_key)
         self._version = version
-        self._store = Store(directory, lambda: self.optimizer_delay)
+        self._store = CollectionStore(directory, lambda: self.optimizer_delay)
         self._credentials = self._make_credentials(directory) if tls else None
         self._server: grpc.Server | None = None
 
-    def __enter__(self) -> WireServer:
+    @property
+    def url(self) -> str:
+        return f"qdrant://127.0.0.1:{self.port}"
+
+    def client(self) -> closing[QdrantClient]:
+        """Return a context manager with Qdrant's own client of this server."""
+        return closing(QdrantClient(host="127.0.0.1", grpc_port=self.port, prefer_grpc=True, check_compatibility=False))
+
+    def __enter__(self) -> FakeQdrantServer:
         self.start()
         return self
 
@@ -47,10 +56,10 @@ class WireServer:
         self._store.close()
 
     def start(self) -> None:
-        """Listen: on a free port the first time, on the same one after that."""
+        """Listen on a free port the first time, and on the same port later."""
         server = grpc.server(
             ThreadPoolExecutor(8),
-            interceptors=[self._calls],
+            interceptors=[self._interceptor],
             options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)],
         )
         messages.add_QdrantServicer_to_server(services.Qdrant(self._version), server)
@@ -65,13 +74,13 @@ class WireServer:
         self._server = server
 
     def stop(self) -> None:
-        """Stop listening and cut every call under way; what was written stays."""
+        """Stop listening and cut off running calls; keep what was written."""
         if self._server is not None:
             self._server.stop(grace=None).wait()
             self._server = None
 
     def restart(self) -> None:
-        """Stop, and listen again on the same port with the same collections."""
+        """Stop, then listen again on the same port with the same collections."""
         self.stop()
         self.start()
 
@@ -85,24 +94,25 @@ class WireServer:
         skip: int = 0,
         retry_after: int | None = None,
     ) -> None:
-        """Answer `code` to the next `times` calls of a method, once `skip` of them have passed.
+        """Answer `code` to the next `times` calls of a method, after `skip` normal calls.
 
-        `method` is "Upsert", or "Points/Get" where two services have one of that name. With `after` the work is done
-        and only the answer is lost. `retry_after` is sent in seconds, as the server does with RESOURCE_EXHAUSTED.
+        `method` is "Upsert", or "Points/Get" where two services have a method of that name. With `after` the server
+        does the work and loses only the response. `retry_after` is sent in seconds, as the server does with
+        RESOURCE_EXHAUSTED.
         """
-        self._calls.add_fault(Fault(method, times, code, after, skip, retry_after))
+        self._interceptor.add_fault(Fault(method, times, code, after, skip, retry_after))
 
     def delay(self, method: str, seconds: float) -> None:
-        """Wait before doing the work of a method, from now on."""
-        self._calls.set_delay(method, seconds)
+        """Wait before every later call of a method."""
+        self._interceptor.set_delay(method, seconds)
 
     def count(self, method: str) -> int:
-        """How many calls of a method arrived with the right API key, those that failed on purpose among them."""
-        return self._calls.count(method)
+        """Return how many calls of a method arrived with the right API key, injected faults included."""
+        return self._interceptor.count(method)
 
-    def last(self, method: str) -> Call:
-        """The latest of those calls, with its headers and its request."""
-        return self._calls.last(method)
+    def last(self, method: str) -> RecordedCall:
+        """Return the latest of those calls."""
+        return self._interceptor.last(method)
 
     def _make_credentials(self, directory: Path) -> grpc.ServerCredentials:
         key, certificate = directory / "key.pem", directory / "certificate.pem"

@@ -1,4 +1,4 @@
-"""A collection's configuration: Qdrant's defaults, what create and update do to it, and the engine's form of it."""
+"""A collection's configuration: created with Qdrant's defaults, updated, and converted for the engine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import qdrant_edge as edge
 from google.protobuf.message import Message
 from qdrant_client import grpc as messages
 
-from .errors import bad_input, unimplemented
+from .status_errors import bad_input, unimplemented
 
 _NO_VECTORS = {"": edge.EdgeSparseVectorParams()}
-"""The engine wants a vector in every shard, the server does not; points need not have this sparse one."""
+"""The engine requires a vector in every shard, the server does not; points may leave out this sparse one."""
 
 _ENGINE_ENUMS = {
     "Memory": edge.Memory,
@@ -23,8 +23,8 @@ _ENGINE_ENUMS = {
 }
 
 
-def created(request: Any) -> Any:
-    """The CollectionConfig of a CreateCollection, with the defaults of Qdrant 1.18 for what it does not say."""
+def from_request(request: Any) -> Any:
+    """Return the CollectionConfig for a CreateCollection, with the defaults of Qdrant 1.18."""
     refuse(request, "sparse_vectors_config", "strict_mode_config")
     if request.vectors_config.params_map.map:
         raise unimplemented("named vectors")
@@ -56,7 +56,7 @@ def created(request: Any) -> Any:
 
 
 def update(config: Any, request: Any) -> None:
-    """What an UpdateCollection says, put into the config."""
+    """Change the config as an UpdateCollection request says."""
     refuse(request, "vectors_config", "sparse_vectors_config", "strict_mode_config")
     config.hnsw_config.MergeFrom(request.hnsw_config)
     config.optimizer_config.MergeFrom(request.optimizers_config)
@@ -75,7 +75,7 @@ def _update_quantization(config: Any, diff: Any) -> None:
 
 
 def _update_metadata(config: Any, metadata: Any) -> None:
-    """Keys are replaced one by one, null removes a key, an empty map changes nothing; a first map is kept as it is."""
+    """Replace keys one by one; null removes a key, an empty map changes nothing. The first map is stored unchanged."""
     is_first = not config.metadata
     for key, value in metadata.items():
         if value.WhichOneof("kind") == "null_value" and not is_first:
@@ -89,12 +89,12 @@ def has_vectors(config: Any) -> bool:
 
 
 def is_indexed(config: Any) -> bool:
-    """Whether the optimizer runs: an indexing threshold of 0 switches indexing off."""
+    """Return whether the optimizer runs: an indexing threshold of 0 turns indexing off."""
     return config.optimizer_config.indexing_threshold > 0
 
 
 def to_engine(config: Any) -> edge.EdgeConfig:
-    """The engine's form of a CollectionConfig."""
+    """Return the engine's configuration for a CollectionConfig."""
     optimizers = options(config.optimizer_config, ignore=("flush_interval_sec", "memmap_threshold"))
     return edge.EdgeConfig(
         vectors=_vectors(config.params.vectors_config.params) if has_vectors(config) else None,
@@ -129,7 +129,7 @@ def _quantization(config: Any) -> Any:
 
 
 def options(message: Message, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The scalar fields that are set, by name; enums, which the engine names alike, as the engine's."""
+    """Return the scalar fields that are set, by name, with the engine's enums, which have the same names."""
     found = {}
     for field, value in message.ListFields():
         if field.name in ignore:
@@ -145,7 +145,7 @@ def _engine_enum(enum: Any, value: int) -> Any:
 
 
 def refuse(request: Message, *fields: str) -> None:
-    """UNIMPLEMENTED if one of the fields is set: ignored, it would make a test pass that should not."""
+    """Raise UNIMPLEMENTED if one of the fields is set: if it were ignored, a wrong test could pass."""
     for field, _ in request.ListFields():
         if field.name in fields:
             raise unimplemented(f"{request.DESCRIPTOR.name}.{field.name}")
@@ -158,8 +158,8 @@ def _assign(message: Message, name: str, value: Any) -> None:
         setattr(message, name, value)
 
 
-def words(parameters: Any) -> edge.TextIndexParams:
-    """The engine's text index with scoring for TextIndexParams."""
+def text_index_params(parameters: Any) -> edge.TextIndexParams:
+    """Return the engine's parameters of a text index with scoring."""
     stemmer = parameters.stemmer.snowball.language.capitalize()
     return edge.TextIndexParams(
         tokenizer=getattr(edge.TokenizerType, messages.TokenizerType.Name(parameters.tokenizer)),

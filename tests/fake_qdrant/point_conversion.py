@@ -1,4 +1,4 @@
-"""Points, selectors and queries: from protobuf to the engine and back."""
+"""Convert points, selectors and queries from protobuf to the engine's types and back."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
 from qvec.qdrant import edge_filters
 
-from .configs import options, refuse
-from .errors import unimplemented
+from .collection_config import options, refuse
+from .status_errors import unimplemented
 
 
-def upserted(request: Any) -> edge.UpdateOperation:
-    """The engine's operation for an UpsertPoints."""
+def upsert_operation(request: Any) -> edge.UpdateOperation:
+    """Return the engine's operation for an UpsertPoints request."""
     mode = messages.UpdateMode.Name(request.update_mode)
     return edge.UpdateOperation.upsert_points(
         [_point(point) for point in request.points],
@@ -26,15 +26,15 @@ def upserted(request: Any) -> edge.UpdateOperation:
     )
 
 
-def deleted(request: Any) -> edge.UpdateOperation:
-    """The engine's operation for a DeletePoints."""
+def delete_operation(request: Any) -> edge.UpdateOperation:
+    """Return the engine's operation for a DeletePoints request."""
     if request.points.HasField("filter"):
         return edge.UpdateOperation.delete_points_by_filter(_filter(request.points, "filter"))
     return edge.UpdateOperation.delete_points(ids(request.points.points.ids))
 
 
-def payload_set(request: Any) -> edge.UpdateOperation:
-    """The engine's operation for a SetPayloadPoints."""
+def set_payload_operation(request: Any) -> edge.UpdateOperation:
+    """Return the engine's operation for a SetPayloadPoints request."""
     payload = GrpcToRest.convert_payload(request.payload)
     key = request.key if request.HasField("key") else None
     selector = request.points_selector
@@ -43,8 +43,8 @@ def payload_set(request: Any) -> edge.UpdateOperation:
     return edge.UpdateOperation.set_payload(ids(selector.points.ids), payload, key)
 
 
-def query(request: Any) -> edge.QueryRequest:
-    """The engine's request for a QueryPoints: the nearest to one dense vector, or the words of a text."""
+def query_request(request: Any) -> edge.QueryRequest:
+    """Return the engine's request for a QueryPoints by one dense vector or by text."""
     refuse(request, "prefetch", "lookup_from", *(() if request.query.HasField("text") else ("using",)))
     return edge.QueryRequest(
         limit=request.limit if request.HasField("limit") else 10,
@@ -58,8 +58,8 @@ def query(request: Any) -> edge.QueryRequest:
     )
 
 
-def scroll(request: Any) -> edge.ScrollRequest:
-    """The engine's request for a ScrollPoints."""
+def scroll_request(request: Any) -> edge.ScrollRequest:
+    """Return the engine's request for a ScrollPoints."""
     refuse(request, "order_by")
     return edge.ScrollRequest(
         offset=GrpcToRest.convert_point_id(request.offset) if request.HasField("offset") else None,
@@ -70,19 +70,19 @@ def scroll(request: Any) -> edge.ScrollRequest:
     )
 
 
-def count(request: Any) -> edge.CountRequest:
-    """The engine's request for a CountPoints."""
+def count_request(request: Any) -> edge.CountRequest:
+    """Return the engine's request for a CountPoints."""
     exact = request.exact if request.HasField("exact") else True
     return edge.CountRequest(exact=exact, filter=_filter(request, "filter"))
 
 
-def record(found: edge.Record) -> Any:
-    """RetrievedPoint."""
+def retrieved_point(found: edge.Record) -> Any:
+    """Return a RetrievedPoint."""
     return messages.RetrievedPoint(**_common(found))
 
 
-def scored(found: edge.ScoredPoint) -> Any:
-    """ScoredPoint."""
+def scored_point(found: edge.ScoredPoint) -> Any:
+    """Return a ScoredPoint."""
     return messages.ScoredPoint(**_common(found), score=found.score, version=found.version)
 
 
@@ -91,12 +91,12 @@ def ids(given: Any) -> list[int | str]:
 
 
 def point_id(id: Any) -> Any:
-    """PointId of what the engine returns: an integer or a UUID."""
+    """Return the PointId for an integer or UUID from the engine."""
     return RestToGrpc.convert_extended_point_id(id if isinstance(id, int) else str(id))
 
 
 def with_payload(request: Any, default: bool) -> Any:
-    """All of the payload, none, or some of its fields."""
+    """Return the engine's selector of all payload fields, none or some."""
     if not request.HasField("with_payload"):
         return default
     selector = request.with_payload
@@ -123,7 +123,7 @@ def _point(point: Any) -> edge.Point:
 
 
 def _vector(vectors: Any) -> Any:
-    """float32, (dimensions,); {} for a point without a vector. Older clients put the numbers straight into `data`."""
+    """Return float32 (d,), or {} for a point without a vector. Older clients put the numbers directly into `data`."""
     if not vectors.HasField("vector") and not vectors.vectors.vectors:
         return {}
     if vectors.HasField("vectors") or vectors.vector.WhichOneof("vector") not in ("dense", None):
@@ -139,7 +139,7 @@ def _query(request: Any) -> edge.Query | edge.TextQuery:
 
 def _nearest(wanted: Any) -> edge.Query:
     if wanted.WhichOneof("variant") != "nearest" or wanted.nearest.WhichOneof("variant") != "dense":
-        raise unimplemented("queries other than the nearest to a dense vector")
+        raise unimplemented("queries other than nearest to a dense vector")
     return edge.Query.Nearest(np.array(wanted.nearest.dense.data, np.float32))
 
 

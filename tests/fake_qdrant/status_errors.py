@@ -1,0 +1,43 @@
+"""Errors with the status codes and messages of a Qdrant server."""
+
+from __future__ import annotations
+
+import grpc
+
+from qvec.errors import InputError
+
+
+class StatusError(Exception):
+    """A response other than OK: the status code and its details."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code = code
+        self.details = details
+
+
+def not_found(name: str) -> StatusError:
+    return StatusError(grpc.StatusCode.NOT_FOUND, f"Not found: Collection `{name}` doesn't exist!")
+
+
+def already_exists(name: str) -> StatusError:
+    return StatusError(grpc.StatusCode.ALREADY_EXISTS, f"Wrong input: Collection `{name}` already exists!")
+
+
+def bad_input(reason: str) -> StatusError:
+    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"Wrong input: {reason}")
+
+
+def unimplemented(what: str) -> StatusError:
+    return StatusError(grpc.StatusCode.UNIMPLEMENTED, f"the fake Qdrant server does not support {what}")
+
+
+def from_engine_error(error: Exception) -> StatusError:
+    """Return the status of an error that the engine raised.
+
+    The engine raises plain exceptions that only their text tells apart; qvec raises InputError for filters that the
+    engine lacks.
+    """
+    if isinstance(error, (TypeError, ValueError, InputError)) or "dimension error" in str(error):
+        return bad_input(str(error))
+    return StatusError(grpc.StatusCode.INTERNAL, f"Service internal error: {error}")
