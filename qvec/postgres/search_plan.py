@@ -97,7 +97,7 @@ class SearchPlan:
     """The table's collection: once it has another calibration, the statement finds nothing."""
 
     @property
-    def in_client(self) -> bool:
+    def ranks_here(self) -> bool:
         """Whether this process ranks rows, by their codes."""
         return not self.rescore or (self.table.layout.planes is not None and self.rescore_in == "client")
 
@@ -110,7 +110,7 @@ class SearchPlan:
         """Return the same search without the prefilter."""
         return replace(self, candidates=None)
 
-    def source(self, columns: tuple[str, ...]) -> Composed:
+    def rows_statement(self, columns: tuple[str, ...]) -> Composed:
         """Return the statement that gives the rows to rescore."""
         where, unchanged = self.where.composed(), self._unchanged()
         if self.candidates is None:
@@ -128,13 +128,15 @@ class SearchPlan:
 
     def composed(self) -> Composed:
         """Return the statement before it is rendered."""
-        if self.in_client:
-            return self.source(("id", self.ranked_column))
+        if self.ranks_here:
+            return self.rows_statement(("id", self.ranked_column))
         if self.table.layout.planes:
-            codes = self.source(("id", "codes", "document", "metadata"))
+            codes = self.rows_statement(("id", "codes", "document", "metadata"))
             calibration = self.calibration.id if divides_by_length(self.calibration, self.table.layout.planes) else None
             return rescoring.rescore_codes(self.table, codes, QUERY_PLANES, self.k, calibration)
-        return rescoring.rescore_floats(self.table, self.source(("id", "embedding", "document", "metadata")), self.k)
+        return rescoring.rescore_floats(
+            self.table, self.rows_statement(("id", "embedding", "document", "metadata")), self.k
+        )
 
     def parameters(self, query: NDArray[np.float32]) -> dict[str, Any]:
         """Return the parameters of the statement for a prepared query (d,)."""
@@ -142,7 +144,7 @@ class SearchPlan:
         layout = self.table.layout
         if self.candidates is not None:
             parameters["bits"] = Bit(query_bits(query[None], self.calibration, layout).tobytes())
-        if self.in_client:
+        if self.ranks_here:
             return parameters
         if not layout.planes:
             parameters["query"] = Vector(query).to_text()
@@ -155,14 +157,14 @@ class SearchPlan:
     def has_enough(self, rows: int) -> bool:
         """Return whether the statement gave one query as many rows as wanted; a filter may leave it fewer."""
         filtered = self.where != EVERY_ROW and self.candidates is not None
-        wanted = (self.candidates or 0) if self.in_client else self.k
+        wanted = (self.candidates or 0) if self.ranks_here else self.k
         return not filtered or rows >= wanted
 
     def span_name(self) -> str:
         """Return the name of the span around the statement."""
         if self.candidates is None:
             return "scan"
-        return "prefilter" if self.in_client else "prefilter_rescore"
+        return "prefilter" if self.ranks_here else "prefilter_rescore"
 
     def best_of(self, rows: list[tuple[Any, ...]], queries: NDArray[np.float32]) -> list[list[tuple[float, Any]]]:
         """Return the k best (score, id) of (id, codes) rows for each query, best first, ties in the rows' order."""

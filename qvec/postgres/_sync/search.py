@@ -27,7 +27,7 @@ def search(connection: Connection, plan: SearchPlan, queries: NDArray[np.float32
 
     Where a filter leaves the prefilter fewer candidates than wanted, rank all rows that pass it.
     """
-    if plan.in_client and plan.candidates is None:
+    if plan.ranks_here and plan.candidates is None:
         return _scan(connection, plan, queries)
     with span(plan.span_name(), candidates=plan.candidates) as fetching:
         rows = _fetch_rows(connection, plan, queries)
@@ -55,7 +55,7 @@ def _fetch_rows(connection: Connection, plan: SearchPlan, queries: NDArray[np.fl
 
 def _hits(connection: Connection, plan: SearchPlan, rows: list[Rows], queries: NDArray[np.float32]) -> list[list[Hit]]:
     """Return the hits among the rows that the plan's statement gave for each query."""
-    if not plan.in_client:
+    if not plan.ranks_here:
         return [[Hit(*row) if plan.texts else Hit(*row[:2]) for row in found] for found in rows]
     if not rows:
         return []
@@ -107,7 +107,7 @@ def explain(connection: Connection, plan: SearchPlan, query: NDArray[np.float32]
     search(connection, plan, query[None])
     lines = fetch(connection, b"EXPLAIN (ANALYZE, BUFFERS) " + plan.statement(), plan.parameters(query))
     steps: dict[str, float] = {"prepare": prepare_ms}
-    if plan.in_client and plan.candidates is not None:
+    if plan.ranks_here and plan.candidates is not None:
         with _timed(steps, "prefilter"):
             (rows,) = _fetch_rows(connection, plan, query[None])
         if plan.has_enough(len(rows)):
