@@ -33,9 +33,9 @@ COMMENT ON FUNCTION qvec._set_settings(jsonb) IS 'Sets those settings that exist
 -- pgvector stops after ef_search rows, unless it scans iteratively, which it can from 0.8 on.
 CREATE OR REPLACE FUNCTION qvec._scan_settings(candidates integer) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN jsonb_build_object('hnsw.ef_search', least(greatest(candidates, 40), 1000),
+    RETURN jsonb_build_object('hnsw.ef_search', least(greatest(candidates, @MIN_EF_SEARCH@), @MAX_EF_SEARCH@),
                               'hnsw.iterative_scan', 'relaxed_order')
-        || CASE WHEN candidates <= 1000 THEN '{}'
+        || CASE WHEN candidates <= @MAX_EF_SEARCH@ THEN '{}'
                 ELSE jsonb_build_object('hnsw.max_scan_tuples', 50 * least(candidates, 40000000),
                                         'hnsw.scan_mem_multiplier', 8) END;
 COMMENT ON FUNCTION qvec._scan_settings(integer)
@@ -75,7 +75,7 @@ DECLARE
     layout record := qvec._layout(collection);
     wanted integer := qvec._candidates(layout, k, oversampling, candidates);
     everything boolean := coalesce(exact, false)
-        OR wanted > 1000 AND current_setting('hnsw.iterative_scan', true) IS NULL;
+        OR wanted > @MAX_EF_SEARCH@ AND current_setting('hnsw.iterative_scan', true) IS NULL;
     former jsonb;
     incomplete integer[];
     numbers integer[];
