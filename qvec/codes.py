@@ -28,6 +28,8 @@ Codes = NDArray[np.uint8]
 
 PLANES = {"int8": 8, "int4": 4, "binary": 1}
 """Number of planes of each precision."""
+TERNARY_PLANES = 4
+"""Planes that ternary codes are read from: codes with fewer have none."""
 
 
 def quantize(vectors: ArrayLike, calibration: Calibration, planes: int = 8) -> Codes:
@@ -49,12 +51,13 @@ def ternary(codes: ArrayLike, calibration: Calibration) -> Codes:
     """Return the ternary code of each row, shape (n, 2 * w): the planes [code >= 144] and [code >= 112].
 
     They say whether x > threshold + radius / 8 and x > threshold - radius / 8. The Hamming distance between two
-    ternary codes is the distance between their levels -1, 0 and 1. Raise InputError for codes of less than 4 planes.
+    ternary codes is the distance between their levels -1, 0 and 1. Raise InputError for codes of fewer than
+    TERNARY_PLANES planes.
     """
     rows = as_codes(codes, "codes")
     held = _planes_held(rows, calibration.dimensions)
-    if held < 4:
-        raise InputError(f"codes: {held} planes found, at least 4 wanted for ternary")
+    if held < TERNARY_PLANES:
+        raise InputError(f"codes: {held} planes found, at least {TERNARY_PLANES} wanted for ternary")
     return _native.ternary(rows, calibration.dimensions)
 
 

@@ -18,7 +18,7 @@ import qvec
 from qvec import Calibration, defaults
 from qvec.codes import PLANES
 from qvec.postgres import sql_script
-from qvec.postgres.layout import Prefilter, Rescore
+from qvec.postgres.layout import Prefilter, Rescore, default_prefilter
 
 VERSIONS = Path(__file__).parent / "sql" / "versions.json"
 SCHEMA = Path(sql_script.__file__).parents[1] / "sql" / "schema"
@@ -86,6 +86,13 @@ def test_precisions_have_the_planes_of_python(sql: psycopg.Connection[Any]) -> N
     assert {name: value(sql, "SELECT qvec._planes(%s)", name) for name in PLANES} == PLANES
     for name in set(get_args(Rescore)) - set(PLANES):
         assert value(sql, "SELECT qvec._planes(%s)", name) is None
+
+
+@pytest.mark.parametrize("learned_bits", [None, 256])
+def test_default_prefilters_are_those_of_python(sql: psycopg.Connection[Any], learned_bits: int | None) -> None:
+    for rescore in get_args(Rescore):
+        found = value(sql, "SELECT qvec._default_prefilter(%s, %s)", rescore, learned_bits)
+        assert found == default_prefilter(rescore, learned_bits)
 
 
 @pytest.mark.parametrize(("column", "names"), [("rescore", Rescore), ("prefilter", Prefilter)])

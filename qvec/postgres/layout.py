@@ -9,7 +9,7 @@ from typing import Literal as OneOf
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from qvec.codes import PLANES
+from qvec.codes import PLANES, TERNARY_PLANES
 from qvec.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +20,16 @@ Rescore = OneOf["int8", "int4", "binary", "float16", "float32"]
 Prefilter = OneOf["ternary", "binary", "learned"]
 
 _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
+
+
+def default_prefilter(rescore: Rescore, learned_bits: int | None) -> Prefilter:
+    """Return the best prefilter for a precision and a calibration: "binary" where no other is possible.
+
+    Ternary bits are read from TERNARY_PLANES planes. A collection that keeps fewer has the binary prefilter only.
+    """
+    if PLANES.get(rescore, TERNARY_PLANES) < TERNARY_PLANES:
+        return "binary"
+    return "learned" if learned_bits else "ternary"
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,7 @@ class TableLayout:
         learned_bits: int | None = None,
     ) -> TableLayout:
         """Return a layout; without `prefilter` with the one that is best for the precision and calibration."""
-        best: Prefilter = "binary" if rescore == "binary" else "learned" if learned_bits else "ternary"
-        return cls(dimensions, id_type, rescore, prefilter or best, learned_bits)
+        return cls(dimensions, id_type, rescore, prefilter or default_prefilter(rescore, learned_bits), learned_bits)
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -58,8 +67,11 @@ class TableLayout:
         ):
             if value not in known:
                 raise InputError(f"{name} is {value!r}, expected one of: {', '.join(known)}")
-        if self.planes == 1 and self.prefilter != "binary":
-            raise InputError(f"prefilter is {self.prefilter!r}, but rescore 'binary' keeps one bit: expected 'binary'")
+        if self.prefilter != "binary" and default_prefilter(self.rescore, self.learned_bits) == "binary":
+            kept = "one bit" if self.planes == 1 else f"{self.planes} bits"
+            raise InputError(
+                f"prefilter is {self.prefilter!r}, but rescore {self.rescore!r} keeps {kept}: expected 'binary'"
+            )
         if self.prefilter == "learned" and not self.learned_bits:
             raise InputError(
                 "prefilter is 'learned', but the calibration has no learned bits: expected 'ternary' or 'binary', or a "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvec import _native
 from qvec.calibration import Calibration
-from qvec.codes import code_bytes, dequantize, learned, quantize, ternary
+from qvec.codes import TERNARY_PLANES, code_bytes, dequantize, learned, quantize, ternary
 from qvec.errors import RowError
 from qvec.postgres.layout import TableLayout
 from qvec.store.requests import RowColumns
@@ -34,7 +34,7 @@ def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: Tabl
         return quantize(vectors, calibration, 1)
     if layout.prefilter == "learned":
         return learned(quantize(vectors, calibration), calibration)
-    return ternary(quantize(vectors, calibration, 4), calibration)
+    return ternary(quantize(vectors, calibration, TERNARY_PLANES), calibration)
 
 
 def query_bits(queries: NDArray[np.float32], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:

@@ -90,7 +90,7 @@ BEGIN
         RAISE EXCEPTION 'the table is NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     chosen := qvec._check_collection(
-        name, calibration, rescore, coalesce(prefilter, CASE WHEN rescore <> 'binary' THEN 'ternary' END),
+        name, calibration, rescore, coalesce(prefilter, qvec._default_prefilter(rescore, learned_bits => 0)),
         oversampling);
     IF chosen = 'learned' THEN
         RAISE EXCEPTION 'prefilter is ''learned'', which attached tables do not have: expected ternary or binary'

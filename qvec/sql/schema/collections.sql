@@ -33,6 +33,13 @@ CREATE TABLE IF NOT EXISTS qvec.ingest (
 COMMENT ON TABLE qvec.ingest
     IS 'Checkpoint of each source: how far it has been loaded; written in the transaction that writes the rows';
 
+-- Ternary bits are read from four planes. A collection that keeps fewer has the binary prefilter and no other.
+CREATE OR REPLACE FUNCTION qvec._default_prefilter(rescore text, learned_bits integer) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN qvec._planes(rescore) < 4 THEN 'binary' WHEN learned_bits > 0 THEN 'learned' ELSE 'ternary' END;
+COMMENT ON FUNCTION qvec._default_prefilter(text, integer)
+    IS 'The prefilter of a collection that names none';
+
 CREATE OR REPLACE FUNCTION qvec._check_collection(
     name text, calibration text, rescore text, prefilter text, oversampling float8) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
@@ -52,14 +59,15 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     bits := qvec._learned_bits(calibration);
-    prefilter := coalesce(
-        prefilter, CASE WHEN rescore = 'binary' THEN 'binary' WHEN bits > 0 THEN 'learned' ELSE 'ternary' END);
+    prefilter := coalesce(prefilter, qvec._default_prefilter(rescore, bits));
     IF prefilter NOT IN ('ternary', 'binary', 'learned') THEN
         RAISE EXCEPTION 'prefilter is %, expected ternary, binary or learned', quote_nullable(prefilter)
             USING ERRCODE = 'invalid_parameter_value';
-    ELSIF rescore = 'binary' AND prefilter <> 'binary' THEN
-        RAISE EXCEPTION 'prefilter is %, but rescore ''binary'' keeps one bit: expected binary',
-            quote_literal(prefilter) USING ERRCODE = 'invalid_parameter_value';
+    ELSIF prefilter <> 'binary' AND qvec._default_prefilter(rescore, bits) = 'binary' THEN
+        RAISE EXCEPTION 'prefilter is %, but rescore % keeps %: expected binary',
+            quote_literal(prefilter), quote_literal(rescore),
+            CASE qvec._planes(rescore) WHEN 1 THEN 'one bit' ELSE qvec._planes(rescore) || ' bits' END
+            USING ERRCODE = 'invalid_parameter_value';
     ELSIF prefilter = 'learned' AND bits IS NULL THEN
         RAISE EXCEPTION 'prefilter is ''learned'', but calibration % has no learned bits', calibration
             USING HINT = 'Make one that has: qvec adapt', ERRCODE = 'invalid_parameter_value';

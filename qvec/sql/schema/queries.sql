@@ -78,12 +78,13 @@ BEGIN
         condition := format('%s AND %s IS NOT NULL', condition, layout.codes);
     END IF;
     IF layout.planes IS NOT NULL THEN
-        query := 'bits, base, scale' || replace(
-            CASE layout.planes WHEN 8 THEN qvec._digits_sql(8) WHEN 4 THEN qvec._digits_sql(4) ELSE qvec._digits_sql(1) END,
-            'WIDTH', layout.width::text);
-        score := format('base + scale * (%s)', replace(
-            CASE layout.planes WHEN 8 THEN qvec._score_sql(8) WHEN 4 THEN qvec._score_sql(4) ELSE qvec._score_sql(1) END,
-            'WIDTH', layout.width::text));
+        CASE layout.planes  -- raises an error for any other number
+            WHEN 8 THEN query := qvec._digits_sql(8); score := qvec._score_sql(8);
+            WHEN 4 THEN query := qvec._digits_sql(4); score := qvec._score_sql(4);
+            WHEN 1 THEN query := qvec._digits_sql(1); score := qvec._score_sql(1);
+        END CASE;
+        query := 'bits, base, scale' || replace(query, 'WIDTH', layout.width::text);
+        score := format('base + scale * (%s)', replace(score, 'WIDTH', layout.width::text));
         IF layout.metric = 'cosine' AND layout.planes < 8 THEN
             score := format('coalesce((%s) / sqrt(nullif(greatest(%s, least_length), least_length)), 0)',
                             score, qvec._length_sql());
