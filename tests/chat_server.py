@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from listening import listening
+from http_helpers import serve_http
 
 
 def event(text: str | None) -> str:
@@ -60,6 +60,6 @@ def chatting() -> Iterator[ChatServer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with listening(Handler) as port:
+    with serve_http(Handler) as port:
         server = ChatServer(f"http://127.0.0.1:{port}/v1")
         yield server

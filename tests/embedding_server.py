@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
-from listening import listening
+from http_helpers import serve_http
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
@@ -129,6 +129,6 @@ def serving(server: EmbeddingServer) -> Iterator[EmbeddingServer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with listening(Handler) as port:
+    with serve_http(Handler) as port:
         server.url = f"http://127.0.0.1:{port}/v1"
         yield server

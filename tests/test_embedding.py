@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from listening import listening
+from http_helpers import serve_http
 
 from qvec.embedding import PACKAGED_MODEL, Embedder, EmbeddingOptions, load_embedder
 from qvec.errors import InputError, MissingExtraError, RowError
@@ -149,7 +149,7 @@ def empty_hub() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with listening(NotFound) as port:
+    with serve_http(NotFound) as port:
         yield f"http://127.0.0.1:{port}"
 
 

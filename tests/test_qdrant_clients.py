@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import realistic
 from fake_qdrant import FakeQdrantServer
-from forked import use_across_fork
+from fork_helpers import use_across_fork
 
 import qvec
 from qvec import Calibration, DatabaseError

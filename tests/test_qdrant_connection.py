@@ -10,9 +10,9 @@ import grpc
 import numpy as np
 import pytest
 from fake_qdrant import FakeQdrantServer, collection_config
+from http_helpers import serve_http
 from ingest_helpers import run as run_plain_command
 from ingest_helpers import vectors
-from listening import listening
 from qdrant_load_helpers import assert_holds, load_source
 from reporters import AtRow
 
@@ -122,7 +122,7 @@ def test_tls(tmp_path: Path, source: Path) -> None:
 
 def test_error_for_the_http_port_names_the_grpc_port() -> None:
     wrong = "this may be the HTTP port; the gRPC port is 6334"
-    with listening(HttpHandler) as port, pytest.raises(DatabaseError, match=wrong):
+    with serve_http(HttpHandler) as port, pytest.raises(DatabaseError, match=wrong):
         qvec.connect(f"qdrant://127.0.0.1:{port}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from example_pages import MODELS, README, blocks, make_files, run
-from sqlside import text
+from sql_helpers import text
 
 SHELL = [line for block in blocks(README, "sh") for line in block.text.splitlines()]
 COMMANDS = [line for line in SHELL if not line.startswith("make")]

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import psycopg
 import pytest
-from sqlside import installed, value
+from sql_helpers import installed, value
 
 import qvec
 from qvec import Calibration, defaults

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from conftest import unit
 from numpy.typing import NDArray
-from sqlside import from_bits, installed, stored, text, value
+from sql_helpers import from_bits, installed, stored, text, value
 
 import qvec
 from qvec import Calibration, CollectionError

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from conftest import realistic, unit
 from numpy.typing import NDArray
-from sqlside import installed, stored, text, value
+from sql_helpers import installed, stored, text, value
 
 from qvec import Calibration, RangeMethod
 

@@ -13,7 +13,7 @@ from conftest import realistic, unit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sqlside import from_bits, installed, stored, text, value
+from sql_helpers import from_bits, installed, stored, text, value
 
 import qvec
 from qvec import Calibration

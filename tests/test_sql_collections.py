@@ -12,7 +12,7 @@ import pytest
 from conftest import realistic
 from numpy.typing import NDArray
 from psycopg import sql as composing
-from sqlside import installed, stored, text, value
+from sql_helpers import installed, stored, text, value
 
 import qvec
 from qvec import Calibration

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from example_pages import blocks
 from numpy.typing import NDArray
-from sqlside import installed, psql, text, value
+from sql_helpers import installed, psql, text, value
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 JDBC = Path(os.environ.get("QVEC_JDBC", "/usr/share/java/postgresql.jar"))

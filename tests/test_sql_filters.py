@@ -12,7 +12,7 @@ import pytest
 import test_filters
 import test_filters_stores as language
 from hypothesis import HealthCheck, given, settings
-from sqlside import installed, value
+from sql_helpers import installed, value
 
 from qvec import filters
 from qvec.errors import InputError

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from sqlside import installed, psql, value
+from sql_helpers import installed, psql, value
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, InputError

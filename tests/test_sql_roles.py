@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from numpy.typing import NDArray
 from psycopg import errors
-from sqlside import installed, stored, text, value
+from sql_helpers import installed, stored, text, value
 
 from qvec import Calibration
 from qvec.postgres import sql_script

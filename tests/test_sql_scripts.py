@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sqlside import installed, psql
+from sql_helpers import installed, psql
 
 SCRIPTS = sorted(path for path in (Path(__file__).parent / "sql").glob("*.sql") if not path.name.startswith("qvec--"))
 

@@ -1,4 +1,4 @@
-"""HTTP servers that tests talk to."""
+"""Helper for tests that need an HTTP server."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    """The port on 127.0.0.1 where the handler answers, in threads, until the block ends."""
+def serve_http(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Serve requests with a handler, in threads, until the block ends; yield the port on 127.0.0.1."""
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()

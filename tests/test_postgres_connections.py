@@ -17,7 +17,7 @@ import numpy as np
 import psycopg
 import pytest
 from conftest import realistic
-from forked import use_across_fork
+from fork_helpers import use_across_fork
 from numpy.typing import NDArray
 
 import qvec

@@ -1,4 +1,4 @@
-"""Use of a database across a fork."""
+"""Helper for tests of forks: use a database before, during and after a fork."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ print("parent", used(db) if kind == "sync" else loop.run_until_complete(in_loop(
 
 
 def use_across_fork(url: str, kind: str) -> list[str]:
-    """Return what parent, child and parent again print of a database with the collection "docs", opened before the fork
-    by `connect` (kind "sync") or `connect_async` (kind "async")."""
+    """Open a database with the collection "docs", fork, and use it in the parent, the child and the parent again.
+
+    Return the three lines that they print. Kind "sync" opens the database by `connect`, "async" by `connect_async`.
+    """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _PROGRAM, url, kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
