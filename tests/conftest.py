@@ -29,16 +29,16 @@ Vectors = NDArray[np.float32]
 _numbers = itertools.count()
 
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")  # the tests run on all cores, so that times say little
+settings.load_profile("busy")  # tests share the cores, so deadlines would fail at random
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts background jobs like this, and the processes that tests interrupt would inherit it.
+    # A shell ignores SIGINT in background jobs, and the processes that tests interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The connection URL of the superuser of an embedded server that runs as long as the tests."""
+    """The superuser's connection URL of an embedded server that runs for the whole test session."""
     directory = tmp_path_factory.mktemp("postgres")
     yield embedded.start(directory)
     embedded.stop(directory)
@@ -46,7 +46,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def admin(server_url: str) -> Iterator[psycopg.Connection]:
-    """The superuser's connection to the server's first database, in autocommit."""
+    """The superuser's autocommit connection to the server's first database."""
     with psycopg.connect(server_url, autocommit=True) as connection:
         yield connection
 
@@ -83,7 +83,7 @@ def name() -> str:
 
 
 def realistic(rows: int, dimensions: int = 64, seed: int = 0) -> Vectors:
-    """Return vectors like embeddings: off centre, with a few strong directions and clusters; not of unit length."""
+    """Return embedding-like vectors: off centre, with a few strong directions and clusters, and not of unit length."""
     fixed = np.random.default_rng(12345)
     directions = fixed.normal(size=(24, dimensions)) * np.linspace(2, 0.2, 24)[:, None]
     families = fixed.normal(size=(40, 24))
@@ -107,7 +107,7 @@ def vectors() -> Vectors:
 
 @pytest.fixture(scope="session")
 def queries() -> Vectors:
-    """Vectors of the same distribution, none of them in `vectors`."""
+    """Vectors of the same distribution as `vectors`, none of them in `vectors`."""
     return realistic(50, seed=1)
 
 
@@ -121,7 +121,7 @@ def calibration(vectors: Vectors) -> Calibration:
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[..., str]
 ) -> Iterator[Store]:
-    """Each kind of available database; the tests of one module share it."""
+    """Each available kind of database, shared by the tests of a module."""
     with open_store(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
         yield found
 
@@ -159,7 +159,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def fast_trainer(one_thread: None) -> Iterator[None]:  # noqa: ARG001
-    """Make trainings of a tiny model three times as fast by avoiding what the trainer's libraries repeat.
+    """Make trainings of a tiny model three times as fast by caching work that the trainer's libraries repeat.
 
     Each checkpoint compiles the template of the model card, and each training collects garbage among all objects of the
     imported libraries.

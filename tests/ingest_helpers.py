@@ -29,10 +29,11 @@ encoder._BATCH_BYTES = 4 * 8 * int(sys.argv.pop(1))
 pipeline._RETRY_SECONDS = (0.05,) * 20
 main()
 """
-"""The command with small batches: its first argument is the number of rows of 8 dimensions in one."""
+"""The command with small batches; its first argument is the number of 8-dimensional rows in a batch."""
 
 
 def vectors(rows: int, dimensions: int = DIMENSIONS, seed: int = 0) -> NDArray[np.float32]:
+    """Return reproducible random vectors (rows, dimensions)."""
     return np.random.default_rng(seed).normal(0.1, 1, (rows, dimensions)).astype(np.float32)
 
 
@@ -43,19 +44,20 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any] | str]) -> Path:
 
 
 def with_ids(array: NDArray[np.float32], ids: Sequence[int | str] | None = None) -> list[dict[str, Any] | str]:
+    """Return rows of JSON Lines with ids, by default the row numbers."""
     ids = range(len(array)) if ids is None else ids
     return [{"id": id, "vector": vector} for id, vector in zip(ids, array.tolist(), strict=True)]
 
 
 def load(database: Database, path: Path, reporter: Reporter | None = None, **options: Any) -> Summary:
-    """Load a source in this process, by default without an index."""
+    """Load a source in this process; by default do not build an index."""
     options = {"collection": "docs", "index": False} | options
     with open_source(path) as source:
         return ingest(database, source, IngestOptions(**options), reporter)
 
 
 def codes_by_id(database: Database, name: str = "docs") -> dict[int | str, bytes]:
-    """Return the codes that the table holds, by id; its primary key excludes repeated ids."""
+    """Return the codes in the table by id; its primary key excludes repeated ids."""
     table = database.collection(name).stored.table
     with database.store.connection() as connection, connection.cursor(binary=True) as cursor:
         return dict(cursor.execute(f'SELECT id, codes FROM "{table.name}"'.encode()).fetchall())
@@ -64,7 +66,7 @@ def codes_by_id(database: Database, name: str = "docs") -> dict[int | str, bytes
 def expected_codes(
     collection: Collection, array: NDArray[np.float32], ids: Sequence[int | str] | None = None
 ) -> dict[int | str, bytes]:
-    """Return the codes that the table holds when each row of `array` was loaded exactly once."""
+    """Return the codes that the table must hold after each row of `array` is loaded exactly once."""
     codes = stored_codes(array, collection.calibration, collection.stored.table.layout)
     ids = range(len(array)) if ids is None else ids
     return {id: code.tobytes() for id, code in zip(ids, codes, strict=True)}
@@ -73,10 +75,11 @@ def expected_codes(
 def assert_holds(
     database: Database, array: NDArray[np.float32], ids: Sequence[int | str] | None = None, name: str = "docs"
 ) -> None:
-    found = codes_by_id(database, name)
+    """Assert that the table holds exactly the codes of these vectors under these ids."""
+    stored = codes_by_id(database, name)
     expected = expected_codes(database.collection(name), array, ids)
-    assert found.keys() == expected.keys()
-    assert found == expected
+    assert stored.keys() == expected.keys()
+    assert stored == expected
 
 
 def command(*arguments: str | Path, batch_rows: int | None = None) -> list[str]:
@@ -99,7 +102,7 @@ def start(*arguments: str | Path, batch_rows: int | None = None, **options: Any)
 
 
 def run(*arguments: str | Path, batch_rows: int | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+    """Run the command to completion."""
     process = start(*arguments, batch_rows=batch_rows, **options)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -1,4 +1,4 @@
-"""Helpers for tests of the SQL functions: a database with the schema, vectors and bits in their SQL form."""
+"""Helpers for tests of the SQL functions: a database with the schema, and vectors and bits in their SQL form."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from qvec.postgres._sync import schema
 Vectors = NDArray[np.float32]
 
 
-def installed(url: str) -> psycopg.Connection[Any]:
-    """Install the schema; return a connection in autocommit."""
+def install_schema(url: str) -> psycopg.Connection[Any]:
+    """Install the schema; return an autocommit connection."""
     connection = psycopg.connect(url, autocommit=True)
     schema.prepare(connection, install=True)
     return connection
 
 
-def text(vector: Iterable[float]) -> str:
-    """A vector as text for pgvector; the shortest decimals keep the float32 values."""
+def vector_text(vector: Iterable[float]) -> str:
+    """Return a vector as text for pgvector, in the shortest decimals that keep the float32 values."""
     return "[" + ",".join(str(np.float32(x)) for x in vector) + "]"
 
 
-def from_bits(bits: str) -> NDArray[np.uint8]:
-    """Bytes from the text of a bit string."""
+def pack_bits(bits: str) -> NDArray[np.uint8]:
+    """Return the bytes of a bit string."""
     return np.packbits(np.frombuffer(bits.encode(), np.uint8) - ord("0"))
 
 
-def stored(connection: psycopg.Connection[Any], calibration: Calibration) -> str:
+def import_calibration(connection: psycopg.Connection[Any], calibration: Calibration) -> str:
     """Store a calibration through SQL; return its id."""
-    return str(value(connection, "SELECT qvec.import_calibration(%s::bytea)", calibration.to_bytes()))
+    return str(fetch_value(connection, "SELECT qvec.import_calibration(%s::bytea)", calibration.to_bytes()))
 
 
-def value(connection: psycopg.Connection[Any], statement: str, *parameters: Any) -> Any:
-    """The only value of the only row."""
+def fetch_value(connection: psycopg.Connection[Any], statement: str, *parameters: Any) -> Any:
+    """Return the only value of the only row."""
     row = connection.execute(statement.encode(), parameters).fetchone()
     assert row is not None
     return row[0]
 
 
-def psql(server_url: str) -> str:
-    """The psql of the server, or one on the path; skip the test if there is none."""
+def find_psql(server_url: str) -> str:
+    """Return the path of the server's psql, or of one on PATH; skip the test if there is none."""
     with psycopg.connect(server_url) as connection:
-        own = Path(value(connection, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")) / "psql"
-    found = str(own) if own.exists() else shutil.which("psql")
-    if found is None:
+        server_psql = Path(fetch_value(connection, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")) / "psql"
+    path = str(server_psql) if server_psql.exists() else shutil.which("psql")
+    if path is None:
         pytest.skip("psql is not installed")
-    return found
+    return path

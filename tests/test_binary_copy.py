@@ -16,8 +16,8 @@ from qvec import _native
 Fields = list[bytes | None]
 
 
-def text(*values: str | None) -> _native.Text:
-    """Return the buffers of a slice of an Arrow column, which has values before and after it."""
+def arrow_text(*values: str | None) -> _native.Text:
+    """Return the buffers of a slice of an Arrow column that has values before and after the slice."""
     column = pa.array(["before", *values, "after"], pa.large_string())
     _, offsets, data = column.buffers()
     valid = np.array([value is not None for value in values])
@@ -28,7 +28,8 @@ def text(*values: str | None) -> _native.Text:
     )
 
 
-def parse(data: bytes) -> Iterator[Fields]:
+def parse_rows(data: bytes) -> Iterator[Fields]:
+    """Yield the fields of each row."""
     position = 0
     while position < len(data):
         (count,) = struct.unpack_from("!h", data, position)
@@ -47,14 +48,14 @@ def test_header_and_trailer() -> None:
     assert found == (b"PGCOPY\n\xff\r\n\x00" + bytes(8), b"\xff\xff")
 
 
-def test_golden_row_of_every_column() -> None:
+def test_golden_row_with_every_column() -> None:
     found = _native.encode_copy(
         np.array([258], np.int64),
         np.array([[0xA5, 0x0F]], np.uint8),
         np.array([[1, -2]], np.float32),
         True,
-        text("é"),
-        text("{}"),
+        arrow_text("é"),
+        arrow_text("{}"),
     )
     assert found == (
         b"\x00\x05"
@@ -70,18 +71,18 @@ def test_learned_bits_follow_the_codes() -> None:
     codes, learned = np.array([[0xA5], [1]], np.uint8), np.array([[1, 2], [3, 4]], np.uint8)
     encoded = _native.encode_copy(np.arange(2), codes, np.zeros((2, 1), np.float32), True, None, None, learned)
     length = struct.pack("!i", 16)
-    assert [fields[1:3] for fields in parse(encoded)] == [
+    assert [fields[1:3] for fields in parse_rows(encoded)] == [
         [struct.pack("!i", 8) + b"\xa5", length + b"\x01\x02"],
         [struct.pack("!i", 8) + b"\x01", length + b"\x03\x04"],
     ]
-    assert [len(fields) for fields in parse(encoded)] == [6, 6]
+    assert [len(fields) for fields in parse_rows(encoded)] == [6, 6]
     with pytest.raises(ValueError, match="learned: 1 rows found, 2 wanted"):
         _native.encode_copy(np.arange(2), codes, None, False, None, None, learned[:1])
 
 
-def test_golden_row_of_text_id_float_vector_and_nulls() -> None:
+def test_golden_row_with_text_id_float_vector_and_nulls() -> None:
     found = _native.encode_copy(
-        text("a7"), np.array([[1]], np.uint8), np.array([[1, -2]], np.float16), False, None, text(None)
+        arrow_text("a7"), np.array([[1]], np.uint8), np.array([[1, -2]], np.float16), False, None, arrow_text(None)
     )
     assert found == (
         b"\x00\x05"
@@ -93,27 +94,32 @@ def test_golden_row_of_text_id_float_vector_and_nulls() -> None:
     )
 
 
-def test_rows_without_an_embedding_lack_the_field() -> None:
-    found = _native.encode_copy(np.array([1]), np.array([[1]], np.uint8), None, False, text(""), None)
-    assert list(parse(found)) == [[struct.pack("!q", 1), struct.pack("!i", 8) + b"\x01", b"", None]]
+def test_rows_without_embeddings_omit_the_field() -> None:
+    found = _native.encode_copy(np.array([1]), np.array([[1]], np.uint8), None, False, arrow_text(""), None)
+    assert list(parse_rows(found)) == [[struct.pack("!q", 1), struct.pack("!i", 8) + b"\x01", b"", None]]
 
 
-texts = st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5)
+optional_texts = st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5)
 
 
 @given(st.data(), st.integers(0, 30), st.booleans(), st.sampled_from((None, np.float16, np.float32)), st.booleans())
 @settings(max_examples=150)
-def test_every_row_reads_back(data: st.DataObject, rows: int, text_ids: bool, dtype: type | None, half: bool) -> None:
+def test_rows_round_trip(data: st.DataObject, rows: int, text_ids: bool, dtype: type | None, half: bool) -> None:
     random = np.random.default_rng(rows)
-    some_texts = st.lists(texts, min_size=rows, max_size=rows)
+    some_texts = st.lists(optional_texts, min_size=rows, max_size=rows)
     documents, metadata = data.draw(some_texts), data.draw(some_texts)
     codes = random.integers(0, 256, (rows, 5), np.uint8)
     vectors = None if dtype is None else random.normal(size=(rows, 11)).astype(dtype)
     ids = random.integers(-(2**63), 2**63 - 1, rows)
     encoded = _native.encode_copy(
-        text(*map(str, ids)) if text_ids else ids, codes, vectors, half, text(*documents), text(*metadata)
+        arrow_text(*map(str, ids)) if text_ids else ids,
+        codes,
+        vectors,
+        half,
+        arrow_text(*documents),
+        arrow_text(*metadata),
     )
-    parsed = list(parse(encoded))
+    parsed = list(parse_rows(encoded))
     assert len(parsed) == rows
     for row, fields in enumerate(parsed):
         assert fields.pop(0) == (str(ids[row]).encode() if text_ids else struct.pack("!q", ids[row]))
@@ -126,21 +132,21 @@ def test_every_row_reads_back(data: st.DataObject, rows: int, text_ids: bool, dt
         assert fields == []
 
 
-def test_float32_is_rounded_to_the_nearest_half_ties_to_even() -> None:
+def test_float32_rounds_to_the_nearest_even_float16() -> None:
     values = np.array([[1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-20, 6e-8, 65504, -0.0, 1e-30]], np.float32)
     encoded = _native.encode_copy(np.array([0]), np.zeros((1, 1), np.uint8), values, True, None, None)
-    (fields,) = parse(encoded)
+    (fields,) = parse_rows(encoded)
     assert fields[2] is not None
     assert fields[2][4:] == values.astype(">f2").tobytes()
 
 
-def test_a_large_batch_is_the_small_ones_in_order() -> None:
+def test_large_batch_equals_concatenated_small_batches() -> None:
     rows = 30_011
     random = np.random.default_rng(0)
     ids, codes = np.arange(rows), random.integers(0, 256, (rows, 33), np.uint8)
     vectors, document = (
         random.normal(size=(rows, 20)).astype(np.float32),
-        text(*(str(i) * (i % 7) for i in range(rows))),
+        arrow_text(*(str(i) * (i % 7) for i in range(rows))),
     )
     whole = _native.encode_copy(ids, codes, vectors, True, document, None)
     pieces = [
@@ -167,7 +173,7 @@ def test_a_large_batch_is_the_small_ones_in_order() -> None:
         (-1e6, True, "-1000000 at dimension 1 is beyond float16 (65504)"),
     ],
 )
-def test_values_that_pgvector_refuses_are_named(value: float, half: bool, reason: str) -> None:
+def test_error_names_a_value_that_pgvector_refuses(value: float, half: bool, reason: str) -> None:
     vectors = np.zeros((3, 2), np.float32)
     vectors[2, 1] = value
     with pytest.raises(_native.BadRow) as caught:
@@ -176,8 +182,8 @@ def test_values_that_pgvector_refuses_are_named(value: float, half: bool, reason
 
 
 @pytest.mark.parametrize("column", ["id", "document", "metadata"])
-def test_nul_in_a_text_is_named(column: str) -> None:
-    columns = {name: text("a", "b\0c" if name == column else "d") for name in ("id", "document", "metadata")}
+def test_error_names_the_column_with_a_nul_character(column: str) -> None:
+    columns = {name: arrow_text("a", "b\0c" if name == column else "d") for name in ("id", "document", "metadata")}
     with pytest.raises(_native.BadRow) as caught:
         _native.encode_copy(
             columns["id"], np.zeros((2, 1), np.uint8), None, False, columns["document"], columns["metadata"]
@@ -185,23 +191,23 @@ def test_nul_in_a_text_is_named(column: str) -> None:
     assert caught.value.args == (1, f"{column} holds a NUL character, which Postgres refuses")
 
 
-def test_a_null_id_is_named() -> None:
+def test_null_id_is_an_error() -> None:
     with pytest.raises(_native.BadRow) as caught:
-        _native.encode_copy(text("a", None), np.zeros((2, 1), np.uint8), None, False, None, None)
+        _native.encode_copy(arrow_text("a", None), np.zeros((2, 1), np.uint8), None, False, None, None)
     assert caught.value.args == (1, "id is null")
 
 
-def test_columns_that_do_not_fit_are_errors_and_not_panics() -> None:
+def test_mismatched_columns_are_errors_instead_of_panics() -> None:
     codes = np.zeros((2, 1), np.uint8)
-    beyond = (np.array([0, 1, 9]), np.zeros(3, np.uint8), None)
-    falling = (np.array([0, 2, 1]), np.zeros(3, np.uint8), None)
+    out_of_range = (np.array([0, 1, 9]), np.zeros(3, np.uint8), None)
+    descending = (np.array([0, 2, 1]), np.zeros(3, np.uint8), None)
     for call in (
         lambda: _native.encode_copy(np.arange(3), codes, None, False, None, None),
         lambda: _native.encode_copy(np.arange(2), codes, np.zeros((3, 2), np.float32), False, None, None),
         lambda: _native.encode_copy(np.arange(2), codes, np.zeros((2, 40_000), np.float32), False, None, None),
-        lambda: _native.encode_copy(np.arange(2), codes, None, False, text("a"), None),
-        lambda: _native.encode_copy(np.arange(2), codes, None, False, beyond, None),
-        lambda: _native.encode_copy(np.arange(2), codes, None, False, falling, None),
+        lambda: _native.encode_copy(np.arange(2), codes, None, False, arrow_text("a"), None),
+        lambda: _native.encode_copy(np.arange(2), codes, None, False, out_of_range, None),
+        lambda: _native.encode_copy(np.arange(2), codes, None, False, descending, None),
     ):
         with pytest.raises(ValueError, match=r"found|ascend"):
             call()

@@ -1,4 +1,4 @@
-"""Copying collections between databases: equal codes, ids and texts, floats to the stored precision."""
+"""Copying collections between databases: equal codes, ids and texts; floats equal to the stored precision."""
 
 from __future__ import annotations
 
@@ -48,21 +48,23 @@ def fitted(request: pytest.FixtureRequest) -> Calibration:
     return Calibration.fit(realistic(ROWS), metric=request.param)
 
 
-def filled(database: Database, calibration: Calibration, id_type: str = "bigint", **settings: Any) -> Collection:
+def create_docs(database: Database, calibration: Calibration, id_type: str = "bigint", **settings: Any) -> Collection:
     collection: Collection = database.create_collection("docs", calibration=calibration, id_type=id_type, **settings)
     collection.upsert(IDS[id_type], realistic(ROWS), DOCUMENTS, METADATA)
     return collection
 
 
-def copied(source: Database, target: Database, name: str = "docs", to: str | None = None, **options: Any) -> Collection:
+def copy_collection(
+    source: Database, target: Database, name: str = "docs", to: str | None = None, **options: Any
+) -> Collection:
     collection = source.collection(name)
     load = copy_options(target, collection, to or name, index=False, **options)
     ingest(target, CollectionSource(source, collection), load)
     return target.collection(to or name)
 
 
-def stored(collection: Collection) -> dict[Any, tuple[NDArray[np.float32], str | None, Any]]:
-    """Everything a collection holds, by id."""
+def rows_by_id(collection: Collection) -> dict[Any, tuple[NDArray[np.float32], str | None, Any]]:
+    """Return everything that a collection holds, by id."""
     rows = {}
     for batch in collection.iter_rows(0, 64):
         metadata = [text and json.loads(text) for text in batch.metadata.to_pylist()]
@@ -73,63 +75,70 @@ def stored(collection: Collection) -> dict[Any, tuple[NDArray[np.float32], str |
 
 
 def assert_same(one: Collection, other: Collection, tolerance: float = 0.0) -> None:
-    """Assert equal rows with vectors of one form, apart from rounding by `tolerance` of their size."""
-    ours, theirs = stored(one), stored(other)
-    assert ours.keys() == theirs.keys()
+    """Assert that both hold the same rows, with vectors of the same form.
+
+    Values may differ by rounding: by `tolerance` times the largest component of the vector.
+    """
+    rows, other_rows = rows_by_id(one), rows_by_id(other)
+    assert rows.keys() == other_rows.keys()
     assert one.form == other.form
-    for id, (vector, *texts) in ours.items():
-        assert texts == list(theirs[id][1:])
-        np.testing.assert_allclose(theirs[id][0], vector, rtol=tolerance, atol=tolerance * float(np.abs(vector).max()))
+    for id, (vector, *texts) in rows.items():
+        assert texts == list(other_rows[id][1:])
+        np.testing.assert_allclose(
+            other_rows[id][0], vector, rtol=tolerance, atol=tolerance * float(np.abs(vector).max())
+        )
 
 
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary"])
 @pytest.mark.parametrize("id_type", ["bigint", "text"])
-def test_codes_come_back_bit_for_bit(
+def test_codes_round_trip_bit_for_bit(
     postgres: Database, qdrant: Database, fitted: Calibration, rescore: str, id_type: str
 ) -> None:
-    original = filled(postgres, fitted, id_type, rescore=rescore, oversampling=3, model="some-model")
-    there = copied(postgres, qdrant)
-    assert (there.calibration, there.model, there.oversampling) == (fitted, "some-model", 3)
-    assert there.count() == ROWS
-    back = copied(qdrant, postgres, to="back", settings={"rescore": rescore})
-    assert_same(original, back)
+    original = create_docs(postgres, fitted, id_type, rescore=rescore, oversampling=3, model="some-model")
+    copy = copy_collection(postgres, qdrant)
+    assert (copy.calibration, copy.model, copy.oversampling) == (fitted, "some-model", 3)
+    assert copy.count() == ROWS
+    copied_back = copy_collection(qdrant, postgres, to="back", settings={"rescore": rescore})
+    assert_same(original, copied_back)
 
 
 @pytest.mark.parametrize(("rescore", "tolerance"), [("float32", 2**-22), ("float16", 2**-10)])
-def test_floats_come_back_to_their_precision(
+def test_floats_round_trip_within_their_precision(
     postgres: Database, qdrant: Database, fitted: Calibration, rescore: str, tolerance: float
 ) -> None:
-    original = filled(postgres, fitted, rescore=rescore)
-    there = copied(postgres, qdrant)
-    assert there.settings["rescore"] == rescore
-    back = copied(qdrant, postgres, to="back")
-    assert back.settings["rescore"] == rescore
-    assert_same(original, back, tolerance)
+    original = create_docs(postgres, fitted, rescore=rescore)
+    copy = copy_collection(postgres, qdrant)
+    assert copy.settings["rescore"] == rescore
+    copied_back = copy_collection(qdrant, postgres, to="back")
+    assert copied_back.settings["rescore"] == rescore
+    assert_same(original, copied_back, tolerance)
 
 
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float16", "float32"])
-def test_a_copy_within_postgres_is_exact(postgres: Database, fitted: Calibration, rescore: str) -> None:
-    original = filled(postgres, fitted, rescore=rescore)
-    assert_same(original, copied(postgres, postgres, to="copy"))
+def test_copy_within_postgres_is_exact(postgres: Database, fitted: Calibration, rescore: str) -> None:
+    original = create_docs(postgres, fitted, rescore=rescore)
+    assert_same(original, copy_collection(postgres, postgres, to="copy"))
 
 
 @pytest.mark.parametrize("rescore", ["binary", "float16", "float32"])
-def test_a_copy_within_qdrant_is_exact(qdrant: Database, fitted: Calibration, rescore: str) -> None:
-    original = filled(qdrant, fitted, "text", rescore=rescore)
-    assert_same(original, copied(qdrant, qdrant, to="copy"))
+def test_copy_within_qdrant_is_exact(qdrant: Database, fitted: Calibration, rescore: str) -> None:
+    original = create_docs(qdrant, fitted, "text", rescore=rescore)
+    assert_same(original, copy_collection(qdrant, qdrant, to="copy"))
 
 
-def test_a_copy_finds_the_same_with_the_same_scores(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
-    original = filled(postgres, fitted)
-    there = copied(postgres, qdrant)
+def test_copy_returns_the_same_scores(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
+    original = create_docs(postgres, fitted)
+    copy = copy_collection(postgres, qdrant)
     for query in realistic(10, seed=2):
-        ours, theirs = original.search(query, k=5, exact=True), there.search(query, k=5, exact=True)
+        original_hits, copied_hits = original.search(query, k=5, exact=True), copy.search(query, k=5, exact=True)
         scale = 1 if fitted.metric == "cosine" else float(np.linalg.norm(query) * np.linalg.norm(realistic(1)))
-        assert [hit.score for hit in theirs] == pytest.approx([hit.score for hit in ours], abs=2e-3 * scale)
+        assert [hit.score for hit in copied_hits] == pytest.approx(
+            [hit.score for hit in original_hits], abs=2e-3 * scale
+        )
 
 
-class StoppedAt(Reporter):
-    """Stops a load at a source row."""
+class StopAtRow(Reporter):
+    """Stop a load at a source row."""
 
     def __init__(self, row: int) -> None:
         self.stop = Stop()
@@ -141,26 +150,26 @@ class StoppedAt(Reporter):
 
 
 @pytest.mark.parametrize("to_qdrant", [True, False])
-def test_an_interrupted_copy_can_be_continued(
-    postgres: Database, qdrant: Database, fitted: Calibration, to_qdrant: bool
-) -> None:
+def test_interrupted_copy_resumes(postgres: Database, qdrant: Database, fitted: Calibration, to_qdrant: bool) -> None:
     source, target = (postgres, qdrant) if to_qdrant else (qdrant, postgres)
-    original = filled(source, fitted)
+    original = create_docs(source, fitted)
     options = copy_options(target, original, "docs", index=False, workers=1, batch_rows=20)
-    reporter = StoppedAt(100)
+    reporter = StopAtRow(100)
     with pytest.raises(LoadStoppedError):
         ingest(target, CollectionSource(source, original), options, reporter, reporter.stop)
     assert 0 < target.collection("docs").count() < ROWS
     resumed = ingest(target, CollectionSource(source, original), options)
     assert resumed.resumed_at >= 100
     assert resumed.total_rows == ROWS
-    assert stored(target.collection("docs")).keys() == stored(original).keys()
+    assert rows_by_id(target.collection("docs")).keys() == rows_by_id(original).keys()
 
 
-def test_a_source_that_changed_since_is_refused(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
-    original = filled(postgres, fitted)
+def test_interrupted_copy_of_a_changed_source_is_refused(
+    postgres: Database, qdrant: Database, fitted: Calibration
+) -> None:
+    original = create_docs(postgres, fitted)
     options = copy_options(qdrant, original, "docs", index=False, workers=1, batch_rows=20)
-    reporter = StoppedAt(100)
+    reporter = StopAtRow(100)
     with pytest.raises(LoadStoppedError):
         ingest(qdrant, CollectionSource(postgres, original), options, reporter, reporter.stop)
     original.delete([3])
@@ -168,38 +177,38 @@ def test_a_source_that_changed_since_is_refused(postgres: Database, qdrant: Data
         ingest(qdrant, CollectionSource(postgres, original), options)
 
 
-def test_another_calibration_is_refused(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
-    filled(postgres, fitted)
+def test_target_with_another_calibration_is_refused(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
+    create_docs(postgres, fitted)
     other = Calibration.fit(realistic(ROWS, seed=5), metric=fitted.metric)
     qdrant.create_collection("docs", calibration=other)
     with pytest.raises(CollectionError, match="codes of two calibrations do not compare"):
-        copied(postgres, qdrant)
+        copy_collection(postgres, qdrant)
 
 
 @pytest.mark.slow
-def test_the_command(url: str, tmp_path: Path) -> None:
+def test_copy_command(url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", realistic(ROWS))
-    there = f"qdrant:{tmp_path / 'there'}"
+    target_url = f"qdrant:{tmp_path / 'there'}"
     assert run("ingest", tmp_path / "a.npy", "--db", url, "-c", "docs").returncode == 0
-    done = run("copy", "--from", url, "--to", there, "-c", "docs", "--as", "moved", "--json")
+    done = run("copy", "--from", url, "--to", target_url, "-c", "docs", "--as", "moved", "--json")
     assert json.loads(done.stdout)["rows"] == ROWS, done.stderr
-    again = run("copy", "--from", url, "--to", there, "-c", "docs", "--as", "moved", "--json")
+    again = run("copy", "--from", url, "--to", target_url, "-c", "docs", "--as", "moved", "--json")
     assert json.loads(again.stdout)["rows"] == 0
     assert "is already loaded" in again.stderr
-    itself = run("copy", "--from", there, "--to", there, "-c", "moved")
-    assert (itself.returncode, itself.stdout) == (1, "")
-    assert "would be copied onto itself; give it a new name" in itself.stderr
+    onto_itself = run("copy", "--from", target_url, "--to", target_url, "-c", "moved")
+    assert (onto_itself.returncode, onto_itself.stdout) == (1, "")
+    assert "would be copied onto itself; give it a new name" in onto_itself.stderr
 
 
 @pytest.mark.slow
-def test_info_describes_both_databases(url: str, tmp_path: Path) -> None:
+def test_info_command_on_both_databases(url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", realistic(ROWS))
-    there = f"qdrant:{tmp_path / 'there'}"
-    for database in (url, there):
+    qdrant_url = f"qdrant:{tmp_path / 'there'}"
+    for database in (url, qdrant_url):
         assert run("ingest", tmp_path / "a.npy", "--db", database, "-c", "docs").returncode == 0
     runner = CliRunner()
     ours = json.loads(runner.invoke(main, ["info", "--db", url, "--json"]).stdout)
-    theirs = json.loads(runner.invoke(main, ["info", "docs", "--db", there, "--json"]).stdout)
+    theirs = json.loads(runner.invoke(main, ["info", "docs", "--db", qdrant_url, "--json"]).stdout)
     for info, prefilter, rescore in ((ours, "ternary", "int8"), (theirs, "turbo1", "float16")):
         assert (info["rows"], info["dimensions"], info["index"]) == (ROWS, 64, "built")
         assert (info["prefilter"], info["rescore"]) == (prefilter, rescore)
@@ -208,6 +217,6 @@ def test_info_describes_both_databases(url: str, tmp_path: Path) -> None:
     assert ours["calibration"] == theirs["calibration"]
     assert ours["bytes_per_vector"]["ram"] is None
     assert theirs["bytes_per_vector"]["ram"] >= 16
-    shown = runner.invoke(main, ["info", "--db", there]).stdout
+    shown = runner.invoke(main, ["info", "--db", qdrant_url]).stdout
     assert "float16" in shown
     assert theirs["calibration"] in shown

@@ -1,4 +1,4 @@
-"""The demonstration, on fewer passages: with simulated texts and embeddings, and with real ones."""
+"""The demonstration on fewer passages, with simulated and with real texts and embeddings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qvec.passages import Passage
 
 
 class WordEmbedder:
-    """Embeds a text as the sum of a random vector for each of its words."""
+    """Embed a text as the sum of a random vector for each of its words."""
 
     def embed_documents(
         self, texts: Sequence[str], progress: Callable[[int], None] = lambda _: None
@@ -47,13 +47,13 @@ def random_passages(limit: int) -> list[Passage]:
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_PASSAGES", 200)
     monkeypatch.setattr(demo, "_QUERIES", 20)
 
 
 @pytest.fixture
-def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+def simulated_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "stdlib_passages", random_passages)
     monkeypatch.setattr(demo, "load_embedder", lambda _: WordEmbedder())
 
@@ -67,7 +67,7 @@ def real_embedder() -> Any:
 
 @pytest.fixture(scope="module")
 def real_embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where the first test of the real model leaves its embeddings for the next one."""
+    """A folder in which the first test with the real model saves its embeddings for the next one."""
     return tmp_path_factory.mktemp("embeddings")
 
 
@@ -96,7 +96,7 @@ DATABASES = pytest.mark.parametrize(("kind", "bytes_per_vector"), [("postgres", 
 
 
 @DATABASES
-@pytest.mark.usefixtures("simulated")
+@pytest.mark.usefixtures("simulated_texts")
 def test_demonstration(
     kind: str,
     bytes_per_vector: int,
@@ -125,8 +125,8 @@ def test_demonstration_with_real_texts_and_model(
         shutil.copy(file, real_embeddings)
 
 
-@pytest.mark.usefixtures("simulated")
-def test_damaged_embeddings_are_named(tmp_path: Path, url: str) -> None:
+@pytest.mark.usefixtures("simulated_texts")
+def test_error_names_damaged_embeddings(tmp_path: Path, url: str) -> None:
     for name in ("passages", "queries"):
         (tmp_path / f"{name}.parquet").write_bytes(b"PAR1 and nothing else")
     with (

@@ -1,4 +1,4 @@
-"""Every `qvec` command that the documents and the help show is one that qvec reads."""
+"""Every `qvec` command in the documents and in the help parses."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
-FILES = r"\b[\w-]+\.(?:npy|parquet|jsonl|safetensors|tsv|csv|arrow|json|fvecs|fbin)\b"
+FILE_NAMES = r"\b[\w-]+\.(?:npy|parquet|jsonl|safetensors|tsv|csv|arrow|json|fvecs|fbin)\b"
 
 
-def in_documents() -> Iterator[tuple[str, str]]:
+def commands_in_documents() -> Iterator[tuple[str, str]]:
     for path in DOCUMENTS:
         for block in re.findall(r"^```(?:sh|text)?\n(.*?)^```$", path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
-            yield from ((path.name, command) for command in commands(block))
+            yield from ((path.name, command) for command in find_commands(block))
 
 
-def in_help() -> Iterator[tuple[str, str]]:
-    for name, command in leaves(main, ()):
-        yield from ((name, shown) for shown in commands(command.help or ""))
+def commands_in_help() -> Iterator[tuple[str, str]]:
+    for name, command in walk_commands(main, ()):
+        yield from ((name, example) for example in find_commands(command.help or ""))
 
 
-def leaves(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
+def walk_commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
     yield " ".join(path) or "qvec", command
     if isinstance(command, click.Group):
         for name, child in command.commands.items():
-            yield from leaves(child, (*path, name))
+            yield from walk_commands(child, (*path, name))
 
 
-def commands(text: str) -> Iterator[str]:
+def find_commands(text: str) -> Iterator[str]:
     for line in text.replace("\\\n", " ").splitlines():
         yield from (part.strip() for part in re.split(r" \| ", line) if part.strip().startswith("qvec "))
 
 
-def arguments_of(command: str) -> list[str]:
+def split_arguments(command: str) -> list[str]:
     return shlex.split(re.sub(r"\$\(.*?\)|[<>] ?\S+", "", command), comments=True)[1:]
 
 
@@ -55,16 +55,16 @@ def parse(arguments: list[str]) -> None:
     command.make_context("qvec", arguments)
 
 
-SHOWN = sorted({*in_documents(), *in_help()})
+DOCUMENTED = sorted({*commands_in_documents(), *commands_in_help()})
 
 
-def test_there_are_some() -> None:
-    assert len(SHOWN) > 60
+def test_commands_are_found() -> None:
+    assert len(DOCUMENTED) > 60
 
 
-@pytest.mark.parametrize("command", [pytest.param(command, id=f"{where}: {command}") for where, command in SHOWN])
-def test_it_is_read(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", [pytest.param(command, id=f"{where}: {command}") for where, command in DOCUMENTED])
+def test_documented_command_parses(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in re.findall(FILES, command):
+    for name in re.findall(FILE_NAMES, command):
         Path(name).touch()
-    parse(arguments_of(command))
+    parse(split_arguments(command))

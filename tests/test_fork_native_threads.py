@@ -1,4 +1,4 @@
-"""The thread pool of the Rust part: a forked child computes on its own threads; the environment sets their number."""
+"""The thread pool of the Rust code after a fork, and the environment variable that sets its size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ assert np.array_equal(_native.quantize(vectors, zero, one, 8, False), wanted)
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="counts threads in /proc")
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_forked_child_computes_on_its_own_threads(threads: int) -> None:
+def test_forked_child_computes_on_its_own_threads(threads: int) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT],
         env={**os.environ, "RAYON_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"},

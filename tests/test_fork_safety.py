@@ -1,4 +1,4 @@
-"""Locks, per-process values and what uses them, in processes forked while they are in use."""
+"""Locks, per-process values and the objects that use them, in children forked while they are in use."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ pytestmark = [
 SECONDS = 10
 
 
-class Child:
-    """A forked process that calls a function."""
+class ForkedCall:
+    """Call a function in a forked child process."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
-        self._answer, answer = os.pipe()
+        self._reader, writer = os.pipe()
         self._id = os.fork()
         if self._id:
-            os.close(answer)
+            os.close(writer)
             return
         try:
-            os.write(answer, pickle.dumps(work()))
+            os.write(writer, pickle.dumps(work()))
         finally:
             os._exit(0)
 
-    def answer(self) -> Any:
-        """Return the function's result. Fail where it raised or hangs."""
+    def result(self) -> Any:
+        """Return the function's result; fail if it raised or hangs."""
         deadline = time.monotonic() + SECONDS
         while os.waitpid(self._id, os.WNOHANG) == (0, 0):
             if time.monotonic() > deadline:
@@ -59,13 +59,13 @@ class Child:
                 os.waitpid(self._id, 0)
                 pytest.fail("the child hangs")
             time.sleep(0.01)
-        with os.fdopen(self._answer, "rb") as file:
+        with os.fdopen(self._reader, "rb") as file:
             return pickle.loads(file.read())
 
 
 @contextmanager
-def held(lock: Any) -> Iterator[None]:
-    """Let another thread hold a lock."""
+def held_by_another_thread(lock: Any) -> Iterator[None]:
+    """Hold a lock in another thread."""
     taken, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -83,15 +83,15 @@ def held(lock: Any) -> Iterator[None]:
         thread.join()
 
 
-def test_a_lock_that_another_thread_held_is_free_in_a_child() -> None:
+def test_lock_of_another_thread_is_free_in_a_child() -> None:
     lock = Lock()
 
     def take() -> bool:
         with lock:
             return True
 
-    with held(lock):
-        assert Child(take).answer()
+    with held_by_another_thread(lock):
+        assert ForkedCall(take).result()
         free: list[bool] = []
         thread = threading.Thread(target=lambda: free.append(take()))
         thread.start()
@@ -100,7 +100,7 @@ def test_a_lock_that_another_thread_held_is_free_in_a_child() -> None:
     thread.join()
 
 
-def test_a_thread_that_forks_with_a_lock_still_has_it() -> None:
+def test_lock_of_the_forking_thread_stays_locked_in_a_child() -> None:
     lock = Lock()
 
     def excluded() -> bool:
@@ -110,10 +110,10 @@ def test_a_thread_that_forks_with_a_lock_still_has_it() -> None:
         return found == []
 
     with lock:
-        assert Child(excluded).answer()
+        assert ForkedCall(excluded).result()
 
 
-def test_a_value_is_made_once_in_each_process() -> None:
+def test_process_local_value_is_made_once_per_process() -> None:
     made: list[int] = []
 
     def make() -> int:
@@ -130,11 +130,11 @@ def test_a_value_is_made_once_in_each_process() -> None:
         thread.join()
     assert made == [os.getpid()]
     assert value() == value.if_made() == os.getpid()
-    assert Child(lambda: (value.if_made(), value() == os.getpid(), len(made))).answer() == (None, True, 2)
+    assert ForkedCall(lambda: (value.if_made(), value() == os.getpid(), len(made))).result() == (None, True, 2)
 
 
-class Ones:
-    """Embeds every text as ones."""
+class ConstantEmbedder:
+    """Embed every text as ones."""
 
     def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.ones((len(texts), 2), np.float32)
@@ -142,41 +142,41 @@ class Ones:
     embed_queries = embed_documents
 
 
-def test_a_model_loads_in_a_child_while_it_loads_here(
+def test_child_loads_a_model_that_the_parent_is_loading(
     monkeypatch: pytest.MonkeyPatch, calibration: Calibration
 ) -> None:
     began, go_on = threading.Event(), threading.Event()
     parent = os.getpid()
 
-    def load(_: Any) -> Ones:
+    def load(_: Any) -> ConstantEmbedder:
         if os.getpid() == parent:
             began.set()
             go_on.wait(SECONDS)
-        return Ones()
+        return ConstantEmbedder()
 
     monkeypatch.setattr(embedders, "load_embedder", load)
-    of_database = Embedders()
+    database_embedders = Embedders()
     collection: Any = SimpleNamespace(name="docs", model="m", embedding=None)
     options = embedding_of(collection, calibration)
-    loading = threading.Thread(target=of_database.load, args=[options])
+    loading = threading.Thread(target=database_embedders.load, args=[options])
     loading.start()
     began.wait()
-    assert Child(lambda: len(of_database.load(options).embed_queries(["a", "b"]))).answer() == 2
+    assert ForkedCall(lambda: len(database_embedders.load(options).embed_queries(["a", "b"]))).result() == 2
     go_on.set()
     loading.join()
 
 
-def test_cached_questions_are_answered_in_a_child() -> None:
-    cached = CachedQueries(Ones())
-    with held(cached._lock):
-        assert Child(lambda: cached.embed_queries(["a"]).tolist()).answer() == [[1, 1]]
+def test_query_cache_works_in_a_child() -> None:
+    cached = CachedQueries(ConstantEmbedder())
+    with held_by_another_thread(cached._lock):
+        assert ForkedCall(lambda: cached.embed_queries(["a"]).tolist()).result() == [[1, 1]]
 
 
-def test_a_question_that_the_parent_is_embedding_is_embedded_in_a_child() -> None:
+def test_child_embeds_a_question_that_the_parent_is_embedding() -> None:
     began, go_on = threading.Event(), threading.Event()
     parent = os.getpid()
 
-    class Slow(Ones):
+    class Slow(ConstantEmbedder):
         def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
             if os.getpid() == parent:
                 began.set()
@@ -187,36 +187,36 @@ def test_a_question_that_the_parent_is_embedding_is_embedded_in_a_child() -> Non
     asking = threading.Thread(target=cached.embed_queries, args=[["a"]])
     asking.start()
     began.wait()
-    assert Child(lambda: cached.embed_queries(["a"]).tolist()).answer() == [[1, 1]]
+    assert ForkedCall(lambda: cached.embed_queries(["a"]).tolist()).result() == [[1, 1]]
     go_on.set()
     asking.join()
 
 
-def test_a_child_embeds_in_separate_threads() -> None:
+def test_async_embedding_works_in_a_child() -> None:
     def embed() -> Any:
-        return asyncio.run(asynchronous.embed_queries_async(Ones(), ["a"])).tolist()
+        return asyncio.run(asynchronous.embed_queries_async(ConstantEmbedder(), ["a"])).tolist()
 
-    assert embed() == Child(embed).answer() == [[1, 1]]
+    assert embed() == ForkedCall(embed).result() == [[1, 1]]
 
 
-def test_a_database_is_used_in_a_child(url: str, calibration: Calibration) -> None:
+def test_database_works_in_a_child(url: str, calibration: Calibration) -> None:
     with qvec.connect(url) as db:
         db.create_collection("docs", calibration=calibration)
         lazy = LazyCollection(db, "docs")
-        with held(db.store._connections._pool._lock), held(lazy._lock):  # type: ignore[attr-defined]
-            assert Child(lambda: lazy.get().count()).answer() == 0  # type: ignore[union-attr]
+        with held_by_another_thread(db.store._connections._pool._lock), held_by_another_thread(lazy._lock):  # type: ignore[attr-defined]
+            assert ForkedCall(lambda: lazy.get().count()).result() == 0  # type: ignore[union-attr]
         assert db.collection("docs").count() == 0
 
 
-def test_a_document_store_is_opened_in_a_child(url: str) -> None:
+def test_haystack_document_store_opens_in_a_child(url: str) -> None:
     haystack = pytest.importorskip("qvec.integrations.haystack")
     store = haystack.QvecDocumentStore(url, "docs")
-    with held(store._lazy_collection._lock):
-        assert Child(store.count_documents).answer() == 0
+    with held_by_another_thread(store._lazy_collection._lock):
+        assert ForkedCall(store.count_documents).result() == 0
     store.close()
 
 
-def test_a_directory_of_another_process_is_refused_in_a_child(tmp_path: Path, calibration: Calibration) -> None:
+def test_child_cannot_use_the_parents_qdrant_directory(tmp_path: Path, calibration: Calibration) -> None:
     with qvec.connect(f"qdrant:{tmp_path}") as db:
 
         def refusal(work: Callable[[], Any]) -> str:
@@ -230,16 +230,16 @@ def test_a_directory_of_another_process_is_refused_in_a_child(tmp_path: Path, ca
                 refusal(lambda: db.create_collection("docs", calibration=calibration)),
             ]
 
-        home: Any = db.store.backend._directory  # type: ignore[attr-defined]
-        assert isinstance(home, Directory)
-        with held(directory._opening), held(home._mutex):
-            opened_again, written = Child(refusals).answer()
+        open_directory: Any = db.store.backend._directory  # type: ignore[attr-defined]
+        assert isinstance(open_directory, Directory)
+        with held_by_another_thread(directory._opening), held_by_another_thread(open_directory._mutex):
+            opened_again, written = ForkedCall(refusals).result()
         assert " is open in another process (pid " in opened_again
         assert " was opened before this process was forked; connect again" in written
 
 
-def test_workers_with_one_embedder_get_the_vectors_of_their_own_texts() -> None:
-    """The server is slow: workers that shared a socket would read each other's answers."""
+def test_forked_workers_receive_their_own_embeddings() -> None:
+    """The server is slow, so workers that shared a socket would read each other's responses."""
 
     def numbers(texts: Sequence[str]) -> NDArray[np.float32]:
         time.sleep(0.05)
@@ -249,9 +249,9 @@ def test_workers_with_one_embedder_get_the_vectors_of_their_own_texts() -> None:
         embedder = load_embedder(server.url)
 
         def ask(worker: int) -> list[float]:
-            return [float(embedder.embed_queries([str(100 * worker + asked)])[0, 0]) for asked in range(8)]
+            return [float(embedder.embed_queries([str(100 * worker + number)])[0, 0]) for number in range(8)]
 
-        workers = [Child(lambda worker=worker: ask(worker)) for worker in range(3)]  # type: ignore[misc]
-        found = [worker.answer() for worker in workers]
-        assert found == [[100 * worker + asked for asked in range(8)] for worker in range(3)]
-        assert ask(9) == [900 + asked for asked in range(8)]
+        workers = [ForkedCall(lambda worker=worker: ask(worker)) for worker in range(3)]  # type: ignore[misc]
+        found = [worker.result() for worker in workers]
+        assert found == [[100 * worker + number for number in range(8)] for worker in range(3)]
+        assert ask(9) == [900 + number for number in range(8)]

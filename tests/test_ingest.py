@@ -1,4 +1,4 @@
-"""Loads: ids, duplicates, changed sources, existing collections."""
+"""Loads: ids, duplicates, changed sources and existing collections."""
 
 import time
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ def database(url: str) -> Iterator[Database]:
         yield database
 
 
-def npy(path: Path, array: np.ndarray) -> Path:
+def save_npy(path: Path, array: np.ndarray) -> Path:
     np.save(path, array)
     return path
 
 
 class Recorder(Reporter):
-    """Records the reports of a load."""
+    """Record the reports of a load."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
@@ -56,10 +56,12 @@ class Recorder(Reporter):
 
 @pytest.mark.parametrize("rescore", ["int8", "int4", "float16", "float32"])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_load_writes_every_row_once(database: Database, tmp_path: Path, rescore: str, workers: int) -> None:
+def test_load_writes_every_row_once(database: Database, tmp_path: Path, rescore: str, workers: int) -> None:
     array = vectors(1003)
     recorder = Recorder()
-    summary = load(database, npy(tmp_path / "a.npy", array), recorder, rescore=rescore, workers=workers, batch_rows=100)
+    summary = load(
+        database, save_npy(tmp_path / "a.npy", array), recorder, rescore=rescore, workers=workers, batch_rows=100
+    )
     assert_holds(database, array)
     assert (summary.rows, summary.total_rows, summary.rejected, summary.resumed_at) == (1003, 1003, 0, 0)
     assert summary.calibration == database.collection("docs").calibration.id
@@ -71,19 +73,19 @@ def test_a_load_writes_every_row_once(database: Database, tmp_path: Path, rescor
 
 
 @pytest.mark.parametrize(("rescore", "quantile"), [("int8", 0.9999), ("int4", 0.99), ("float16", 0.9999)])
-def test_the_default_ranges_depend_on_the_precision(
+def test_default_ranges_depend_on_the_precision(
     database: Database, tmp_path: Path, rescore: str, quantile: float
 ) -> None:
     array = vectors(500)
-    load(database, npy(tmp_path / "a.npy", array), rescore=rescore)
+    load(database, save_npy(tmp_path / "a.npy", array), rescore=rescore)
     found = database.collection("docs").calibration
     wanted = Calibration.fit(array, ranges=RangeMethod("quantile", quantile=quantile))
     assert found.description["method"]["quantile"] == quantile
     np.testing.assert_array_equal(found.radius, wanted.radius)
 
 
-def test_bytes_per_vector_are_those_of_the_database(database: Database, tmp_path: Path) -> None:
-    summary = load(database, npy(tmp_path / "a.npy", vectors(500)), index=True)
+def test_bytes_per_vector_equal_collection_info(database: Database, tmp_path: Path) -> None:
+    summary = load(database, save_npy(tmp_path / "a.npy", vectors(500)), index=True)
     info = database.collection("docs").info()
     assert info.index_bytes
     assert info.table_bytes
@@ -94,8 +96,8 @@ def test_bytes_per_vector_are_those_of_the_database(database: Database, tmp_path
     }
 
 
-def test_a_finished_source_is_not_loaded_again(database: Database, tmp_path: Path) -> None:
-    path = npy(tmp_path / "a.npy", vectors(50))
+def test_finished_source_is_not_loaded_again(database: Database, tmp_path: Path) -> None:
+    path = save_npy(tmp_path / "a.npy", vectors(50))
     load(database, path)
     database.collection("docs").delete([7])
     recorder = Recorder()
@@ -106,15 +108,15 @@ def test_a_finished_source_is_not_loaded_again(database: Database, tmp_path: Pat
     assert_holds(database, vectors(50))
 
 
-def test_another_run_builds_a_missing_index(database: Database, tmp_path: Path) -> None:
-    path = npy(tmp_path / "a.npy", vectors(50))
+def test_second_run_builds_a_missing_index(database: Database, tmp_path: Path) -> None:
+    path = save_npy(tmp_path / "a.npy", vectors(50))
     load(database, path, index=False)
     assert not database.collection("docs").has_index()
     load(database, path, index=True)
     assert database.collection("docs").has_index()
 
 
-def test_a_changed_source_with_ids_replaces_its_rows(database: Database, tmp_path: Path) -> None:
+def test_changed_source_with_ids_replaces_its_rows(database: Database, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(50)))
     load(database, path)
     write_lines(path, with_ids(vectors(60, seed=1)))
@@ -124,10 +126,10 @@ def test_a_changed_source_with_ids_replaces_its_rows(database: Database, tmp_pat
     assert_holds(database, vectors(60, seed=1))
 
 
-def test_a_changed_source_without_ids_needs_id_start(database: Database, tmp_path: Path) -> None:
-    path = npy(tmp_path / "a.npy", vectors(50))
+def test_changed_source_without_ids_needs_id_start(database: Database, tmp_path: Path) -> None:
+    path = save_npy(tmp_path / "a.npy", vectors(50))
     load(database, path)
-    npy(path, vectors(60, seed=1))
+    save_npy(path, vectors(60, seed=1))
     for restart in (False, True):
         with pytest.raises(InputError, match=r"a\.npy has no ids.*--id-start auto \(from 50\) or --id-start N"):
             load(database, path, restart=restart)
@@ -137,7 +139,7 @@ def test_a_changed_source_without_ids_needs_id_start(database: Database, tmp_pat
 
 
 class BrokenReaderError(Exception):
-    """Stops a load after some batches, like a failing reader."""
+    """Raised to stop a load after some batches, like an error of a reader."""
 
 
 def interrupt(database: Database, path: Path, monkeypatch: pytest.MonkeyPatch, at: int, **options: Any) -> None:
@@ -157,10 +159,10 @@ def interrupt(database: Database, path: Path, monkeypatch: pytest.MonkeyPatch, a
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_an_interrupted_load_continues_at_its_checkpoint(
+def test_interrupted_load_resumes_at_its_checkpoint(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    path = npy(tmp_path / "a.npy", vectors(100))
+    path = save_npy(tmp_path / "a.npy", vectors(100))
     interrupt(database, path, monkeypatch, at=40, workers=workers)
     assert_holds(database, vectors(100)[:40])
     recorder = Recorder()
@@ -170,12 +172,12 @@ def test_an_interrupted_load_continues_at_its_checkpoint(
     assert_holds(database, vectors(100))
 
 
-def test_a_source_that_changed_while_it_was_interrupted_is_refused(
+def test_source_changed_during_an_interrupted_load_is_refused(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = npy(tmp_path / "a.npy", vectors(100))
+    path = save_npy(tmp_path / "a.npy", vectors(100))
     interrupt(database, path, monkeypatch, at=40)
-    npy(path, vectors(100, seed=1))
+    save_npy(path, vectors(100, seed=1))
     with pytest.raises(InputError, match=r"a\.npy has changed since.*interrupted at row 40; --restart"):
         load(database, path)
     assert_holds(database, vectors(100)[:40])
@@ -183,7 +185,7 @@ def test_a_source_that_changed_while_it_was_interrupted_is_refused(
     assert_holds(database, vectors(100, seed=1))
 
 
-def test_a_source_that_changed_before_its_first_row_was_loaded_is_loaded(database: Database, tmp_path: Path) -> None:
+def test_source_may_change_before_its_first_row_is_loaded(database: Database, tmp_path: Path) -> None:
     rows = with_ids(vectors(20))
     path = write_lines(tmp_path / "a.jsonl", [*rows, "{"])
     with pytest.raises(InputError, match="line 21: is not valid JSON"):
@@ -192,31 +194,31 @@ def test_a_source_that_changed_before_its_first_row_was_loaded_is_loaded(databas
     assert_holds(database, vectors(20))
 
 
-def test_a_second_source_adds(database: Database, tmp_path: Path) -> None:
+def test_second_source_adds_rows(database: Database, tmp_path: Path) -> None:
     both = vectors(80)
     load(database, write_lines(tmp_path / "a.jsonl", with_ids(both[:50])))
     load(database, write_lines(tmp_path / "b.jsonl", with_ids(both[50:], range(50, 80))))
     assert_holds(database, both)
 
 
-def test_a_second_source_without_ids_needs_id_start(database: Database, tmp_path: Path) -> None:
+def test_second_source_without_ids_needs_id_start(database: Database, tmp_path: Path) -> None:
     both = vectors(80)
-    load(database, npy(tmp_path / "a.npy", both[:50]))
-    second = npy(tmp_path / "b.npy", both[50:])
+    load(database, save_npy(tmp_path / "a.npy", both[:50]))
+    second = save_npy(tmp_path / "b.npy", both[50:])
     with pytest.raises(InputError, match=r"b\.npy has no ids, and collection 'docs' holds rows already"):
         load(database, second)
     assert_holds(database, both[:50])
     load(database, second, id_start="auto")
     assert_holds(database, both)
-    load(database, npy(tmp_path / "c.npy", both[:5]), id_start=1000)
+    load(database, save_npy(tmp_path / "c.npy", both[:5]), id_start=1000)
     assert_holds(database, np.concatenate([both, both[:5]]), [*range(80), *range(1000, 1005)])
 
 
-def test_ids_are_not_assigned_while_another_load_may_need_them(
+def test_id_start_auto_is_refused_while_another_load_is_unfinished(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = vectors(130)
-    first, second = npy(tmp_path / "a.npy", both[:100]), npy(tmp_path / "b.npy", both[100:])
+    first, second = save_npy(tmp_path / "a.npy", both[:100]), save_npy(tmp_path / "b.npy", both[100:])
     interrupt(database, first, monkeypatch, at=40)
     with pytest.raises(InputError, match=r"a\.npy, which is not loaded to its end; finish that load first"):
         load(database, second, id_start="auto")
@@ -225,10 +227,10 @@ def test_ids_are_not_assigned_while_another_load_may_need_them(
     assert_holds(database, both)
 
 
-def test_concurrent_loads_do_not_take_the_same_ids(
+def test_concurrent_loads_assign_distinct_ids(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(database, npy(tmp_path / "a.npy", vectors(10)))
+    load(database, save_npy(tmp_path / "a.npy", vectors(10)))
     find = PostgresLoadRegistry.unfinished_without_ids
 
     def find_slowly(registry: PostgresLoadRegistry) -> str | None:
@@ -237,7 +239,7 @@ def test_concurrent_loads_do_not_take_the_same_ids(
         return found
 
     monkeypatch.setattr(PostgresLoadRegistry, "unfinished_without_ids", find_slowly)
-    paths = [npy(tmp_path / name, vectors(40, seed=seed)) for seed, name in enumerate(("b.npy", "c.npy"))]
+    paths = [save_npy(tmp_path / name, vectors(40, seed=seed)) for seed, name in enumerate(("b.npy", "c.npy"))]
     with ThreadPoolExecutor() as executor:
         loads = [executor.submit(load, database, path, id_start="auto") for path in paths]
     errors = [load.exception() for load in loads if load.exception()]
@@ -245,7 +247,7 @@ def test_concurrent_loads_do_not_take_the_same_ids(
     assert database.collection("docs").count() == 10 + 40 * (2 - len(errors))
 
 
-def test_duplicates_across_sources(database: Database, tmp_path: Path) -> None:
+def test_duplicate_ids_across_sources(database: Database, tmp_path: Path) -> None:
     old, new = vectors(50), vectors(50, seed=1)
     load(database, write_lines(tmp_path / "a.jsonl", with_ids(old)))
     second = write_lines(tmp_path / "b.jsonl", with_ids(new, range(40, 90)))
@@ -261,7 +263,7 @@ def test_duplicates_across_sources(database: Database, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("distance", [1, 7, 35, 90], ids=["same batch", "near", "next batches", "far"])
 @pytest.mark.parametrize("on_duplicate", ["replace", "skip"])
-def test_duplicates_inside_a_source(
+def test_duplicate_ids_within_a_source(
     database: Database, tmp_path: Path, on_duplicate: str, distance: int, workers: int
 ) -> None:
     array = vectors(200)
@@ -278,7 +280,7 @@ def test_duplicates_inside_a_source(
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_duplicate_error_keeps_the_batches_before_it(database: Database, tmp_path: Path, workers: int) -> None:
+def test_duplicate_error_keeps_earlier_batches(database: Database, tmp_path: Path, workers: int) -> None:
     array, ids = vectors(100), [*range(55), 3, *range(56, 100)]
     path = write_lines(tmp_path / "a.jsonl", with_ids(array, ids))
     for _ in range(2):
@@ -299,10 +301,10 @@ def test_a_duplicate_error_keeps_the_batches_before_it(database: Database, tmp_p
         ({"calibration": Calibration.fit(vectors(100, seed=5))}, "has calibration .* codes of two calibrations"),
     ],
 )
-def test_settings_other_than_the_collections_are_refused(
+def test_settings_that_differ_from_the_collection_are_refused(
     database: Database, tmp_path: Path, options: dict[str, Any], reason: str
 ) -> None:
-    path = npy(tmp_path / "a.npy", vectors(50))
+    path = save_npy(tmp_path / "a.npy", vectors(50))
     load(database, path, model="mine")
     with pytest.raises(CollectionError, match=reason):
         load(database, path, restart=True, **options)
@@ -319,10 +321,12 @@ def test_settings_other_than_the_collections_are_refused(
         (FitOptions(dimensions=3), "--dimensions is 3, but .* has 4"),
     ],
 )
-def test_a_calibration_is_not_fitted_again(database: Database, tmp_path: Path, fit: FitOptions, reason: str) -> None:
+def test_fit_options_that_differ_from_the_calibration_are_refused(
+    database: Database, tmp_path: Path, fit: FitOptions, reason: str
+) -> None:
     as_fitted = FitOptions(threshold=1, ranges=RangeMethod("rolling"), dimensions=4)
-    load(database, npy(tmp_path / "a.npy", vectors(50)), fit=as_fitted)
-    second = npy(tmp_path / "b.npy", vectors(20, seed=1))
+    load(database, save_npy(tmp_path / "a.npy", vectors(50)), fit=as_fitted)
+    second = save_npy(tmp_path / "b.npy", vectors(20, seed=1))
     calibration = database.collection("docs").calibration
     for options in ({"id_start": "auto"}, {"collection": "new", "calibration": calibration}):
         with pytest.raises(CalibrationError, match=reason):
@@ -336,26 +340,26 @@ def test_ids_of_another_type_are_refused(database: Database, tmp_path: Path) -> 
     with pytest.raises(CollectionError, match=r"has text ids, but .*b\.jsonl has bigint ids"):
         load(database, write_lines(tmp_path / "b.jsonl", with_ids(vectors(3))))
     with pytest.raises(CollectionError, match=r"has text ids, but .*c\.npy has no ids, and row numbers are bigint"):
-        load(database, npy(tmp_path / "c.npy", vectors(3)))
+        load(database, save_npy(tmp_path / "c.npy", vectors(3)))
 
 
-def test_wrong_dimensions_are_refused_before_anything_is_written(database: Database, tmp_path: Path) -> None:
+def test_wrong_dimensions_are_refused_before_any_write(database: Database, tmp_path: Path) -> None:
     calibration = Calibration.fit(vectors(50))
-    wide = npy(tmp_path / "wide.npy", vectors(50, dimensions=12))
+    wide = save_npy(tmp_path / "wide.npy", vectors(50, dimensions=12))
     with pytest.raises(InputError, match=r"wide\.npy has 12 dimensions, but collection 'docs' takes 8"):
         load(database, wide, calibration=calibration)
     assert not database.has_collection("docs")
-    load(database, npy(tmp_path / "a.npy", vectors(50)), calibration=calibration)
+    load(database, save_npy(tmp_path / "a.npy", vectors(50)), calibration=calibration)
     with pytest.raises(InputError, match=r"wide\.npy has 12 dimensions"):
         load(database, wide)
     assert_holds(database, vectors(50))
 
 
-def test_a_source_is_loaded_by_one_process_at_a_time(
+def test_source_is_loaded_by_one_process_at_a_time(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "_SECONDS_BETWEEN_TRIES", 0.01)
-    path, other = npy(tmp_path / "a.npy", vectors(50)), npy(tmp_path / "b.npy", vectors(50))
+    path, other = save_npy(tmp_path / "a.npy", vectors(50)), save_npy(tmp_path / "b.npy", vectors(50))
     with open_loader(database, "docs", str(path), "replace", 1):
         with pytest.raises(DatabaseError, match=r"another process is loading .*a\.npy into collection 'docs'"):
             load(database, path)
@@ -364,8 +368,8 @@ def test_a_source_is_loaded_by_one_process_at_a_time(
     assert load(database, path, id_start="auto").rows == 50
 
 
-def test_row_numbers_beyond_bigint_are_refused(database: Database, tmp_path: Path) -> None:
-    path = npy(tmp_path / "a.npy", vectors(50))
+def test_id_start_beyond_bigint_is_refused(database: Database, tmp_path: Path) -> None:
+    path = save_npy(tmp_path / "a.npy", vectors(50))
     for id_start in (2**63 - 50, 2**64, -1):
         with pytest.raises(InputError, match=rf"--id-start is {id_start}, expected 0 to {2**63 - 51} for .*a\.npy"):
             load(database, path, id_start=id_start)
@@ -374,17 +378,17 @@ def test_row_numbers_beyond_bigint_are_refused(database: Database, tmp_path: Pat
     assert_holds(database, vectors(50), range(2**63 - 51, 2**63 - 1))
 
 
-def test_rows_whose_prefix_is_zero_are_bad_rows_and_not_calibrated_on(database: Database, tmp_path: Path) -> None:
+def test_rows_with_a_zero_prefix_are_rejected_and_not_sampled(database: Database, tmp_path: Path) -> None:
     array = vectors(100)
     array[7, :4] = 0
-    load(database, npy(tmp_path / "a.npy", array), fit=FitOptions(dimensions=4), on_error="skip")
+    load(database, save_npy(tmp_path / "a.npy", array), fit=FitOptions(dimensions=4), on_error="skip")
     kept = [row for row in range(100) if row != 7]
     assert_holds(database, array[kept], kept)
     assert database.collection("docs").calibration.description["sample"]["size"] == 99
 
 
-def test_a_calibration_of_long_float16_vectors_does_not_overflow(database: Database, tmp_path: Path) -> None:
-    """Their squares exceed float16; a warning would fail the test."""
+def test_calibration_of_large_float16_vectors_does_not_overflow(database: Database, tmp_path: Path) -> None:
+    """The squares exceed float16; a warning would fail the test."""
     array = (100 * vectors(50)).astype(np.float16)
-    load(database, npy(tmp_path / "a.npy", array))
+    load(database, save_npy(tmp_path / "a.npy", array))
     assert_holds(database, array)

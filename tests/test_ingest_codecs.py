@@ -1,4 +1,4 @@
-"""Quantized embeddings from file to hits, in both databases: codes stay exact, and float queries search them."""
+"""Quantized embeddings from file to hits in both databases: codes stay exact, and float queries search them."""
 
 from __future__ import annotations
 
@@ -47,13 +47,15 @@ def database(request: pytest.FixtureRequest, tmp_path: Path, new_database: Calla
 
 
 def load(database: Any, folder: Path, name: str, stored: NDArray[Any] | None = None, **options: Any) -> Summary:
-    """Load an array in an encoding, by default into a collection of the same name."""
+    """Load an array in an encoding, by default into a collection named like the encoding."""
     np.save(folder / f"{name}.npy", STORED[name] if stored is None else stored)
     with open_source(folder / f"{name}.npy", columns=Columns(codec=preset(name))) as source:
         return ingest(database, source, IngestOptions(**({"collection": name} | options)))
 
 
-def found(collection: Any, queries: Vectors = QUERIES, **options: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+def search_ids_and_scores(
+    collection: Any, queries: Vectors = QUERIES, **options: Any
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the ids and scores of the hits, (queries, K) each."""
     hits = collection.search(queries, k=K, **options)
     ids, scores = ([[getattr(hit, field) for hit in each] for each in hits] for field in ("id", "score"))
@@ -65,12 +67,12 @@ def recall(ids: NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize("name", BITS)
-def test_bits_are_kept_as_bits_and_searched_with_floats(database: Any, tmp_path: Path, name: str) -> None:
+def test_bits_are_stored_as_bits_and_searched_with_floats(database: Any, tmp_path: Path, name: str) -> None:
     assert load(database, tmp_path, name).total_rows == ROWS
     collection = database.collection(name)
     assert collection.settings["rescore"] == collection.settings["prefilter"] == "binary"
     assert not collection.calibration.threshold.any()
-    ids, scores = found(collection, exact=True)
+    ids, scores = search_ids_and_scores(collection, exact=True)
     expected = QUERIES @ SIGNS.T / np.sqrt(DIMENSIONS)  # cosines of float queries with signs
     best = -np.sort(-expected, axis=1)[:, :K]
     assert np.abs(scores - best).max() < 1e-4
@@ -81,22 +83,22 @@ def test_asymmetric_search_of_bits_beats_hamming(database: Any, tmp_path: Path) 
     load(database, tmp_path, "ubinary")
     distances = (DIMENSIONS - np.where(QUERIES > 0, 1, -1) @ SIGNS.T) // 2
     symmetric = recall(np.argsort(distances, axis=1, kind="stable")[:, :K])
-    asymmetric = recall(found(database.collection("ubinary"))[0])
+    asymmetric = recall(search_ids_and_scores(database.collection("ubinary"))[0])
     assert asymmetric > symmetric + 0.03
 
 
-def test_both_databases_score_alike(tmp_path: Path, new_database: Callable[[], str]) -> None:
+def test_both_databases_give_equal_scores(tmp_path: Path, new_database: Callable[[], str]) -> None:
     with qvec.connect(new_database()) as postgres, qvec.connect(f"qdrant:{tmp_path / 'qdrant'}") as qdrant:
         for database in (postgres, qdrant):
             database.install()
             load(database, tmp_path, "ubinary")
         collections = postgres.collection("ubinary"), qdrant.collection("ubinary")
         assert collections[0].calibration == collections[1].calibration
-        scores = [found(collection, exact=True)[1] for collection in collections]
+        scores = [search_ids_and_scores(collection, exact=True)[1] for collection in collections]
     assert np.abs(scores[0] - scores[1]).max() < 1e-4
 
 
-def test_packed_and_unpacked_bits_are_the_same_rows(tmp_path: Path, url: str) -> None:
+def test_packed_and_unpacked_bits_are_stored_alike(tmp_path: Path, url: str) -> None:
     with qvec.connect(url) as database:
         database.install()
         for name in BITS:
@@ -105,24 +107,24 @@ def test_packed_and_unpacked_bits_are_the_same_rows(tmp_path: Path, url: str) ->
             assert codes_by_id(database, name) == {row: bits.tobytes() for row, bits in enumerate(STORED["ubinary"])}
 
 
-def test_one_collection_takes_bits_in_several_encodings(database: Any, tmp_path: Path) -> None:
+def test_collection_accepts_bits_in_several_encodings(database: Any, tmp_path: Path) -> None:
     load(database, tmp_path, "ubinary", STORED["ubinary"][:1000], collection="docs")
     load(database, tmp_path, "sign", STORED["sign"][1000:], collection="docs", id_start="auto")
-    ids, _ = found(database.collection("docs"), np.asarray(SIGNS[[3, 1500]], np.float32))
+    ids, _ = search_ids_and_scores(database.collection("docs"), np.asarray(SIGNS[[3, 1500]], np.float32))
     assert ids[:, 0].tolist() == [3, 1500]
 
 
-def test_named_settings_replace_the_defaults(database: Any, tmp_path: Path) -> None:
+def test_explicit_settings_override_the_defaults(database: Any, tmp_path: Path) -> None:
     load(database, tmp_path, "ubinary", rescore="float32")
     collection = database.collection("ubinary")
     assert collection.settings["rescore"] == "float32"
-    _, scores = found(collection, np.asarray(SIGNS[:3], np.float32))
+    _, scores = search_ids_and_scores(collection, np.asarray(SIGNS[:3], np.float32))
     assert np.allclose(scores[:, 0], 1, atol=1e-4)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-def test_int8_codes_decode_to_the_integers(tmp_path: Path, url: str, metric: Any) -> None:
-    """Every integer has a different code; the decoded value, times the row's length under cosine, rounds to it."""
+def test_int8_codes_decode_to_the_stored_integers(tmp_path: Path, url: str, metric: Any) -> None:
+    """Each integer has a separate code, whose decoded value (times the row's length under cosine) rounds to it."""
     given = STORED["int8"].astype(np.float32)
     with qvec.connect(url) as database:
         database.install()
@@ -135,16 +137,16 @@ def test_int8_codes_decode_to_the_integers(tmp_path: Path, url: str, metric: Any
     assert np.array_equal(np.round(decoded * lengths), given)
 
 
-def test_int8_scores_are_those_of_its_integers(database: Any, tmp_path: Path) -> None:
+def test_int8_scores_equal_scores_of_the_integers(database: Any, tmp_path: Path) -> None:
     load(database, tmp_path, "int8")
-    ids, scores = found(database.collection("int8"), exact=True)
+    ids, scores = search_ids_and_scores(database.collection("int8"), exact=True)
     expected = QUERIES @ unit(STORED["int8"].astype(np.float32)).T
     assert np.abs(np.take_along_axis(expected, ids, axis=1) - scores).max() < 0.005
     assert recall(ids) > 0.97
 
 
 @pytest.mark.slow
-def test_the_command_needs_only_the_encoding(tmp_path: Path) -> None:
+def test_commands_need_only_the_encoding(tmp_path: Path) -> None:
     url = f"qdrant:{tmp_path / 'qdrant'}"
     np.save(tmp_path / "bits.npy", STORED["ubinary"])
     np.save(tmp_path / "queries.npy", FLOATS[:3])
@@ -163,10 +165,10 @@ def test_the_command_needs_only_the_encoding(tmp_path: Path) -> None:
     assert "quantized already, name their encoding (--encoding)" in without.stderr
 
 
-def test_a_calibration_of_bits_from_the_command(tmp_path: Path) -> None:
+def test_calibrate_command_on_bits(tmp_path: Path) -> None:
     np.save(tmp_path / "bits.npy", STORED["binary"])
-    made = run("calibrate", tmp_path / "bits.npy", "--encoding", "binary", "-o", tmp_path / "bits.safetensors", "-q")
-    assert made.returncode == 0, made.stderr
+    result = run("calibrate", tmp_path / "bits.npy", "--encoding", "binary", "-o", tmp_path / "bits.safetensors", "-q")
+    assert result.returncode == 0, result.stderr
     calibration = Calibration.load(tmp_path / "bits.safetensors")
     assert calibration.dimensions == DIMENSIONS
     assert not calibration.threshold.any()
@@ -176,7 +178,7 @@ def test_a_calibration_of_bits_from_the_command(tmp_path: Path) -> None:
 # Errors
 
 
-def test_bits_and_a_threshold_other_than_zero_are_refused(database: Any, tmp_path: Path) -> None:
+def test_bits_with_a_nonzero_threshold_are_refused(database: Any, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"ubinary\.npy holds bits \(ubinary\), which were decided at 0, but"):
         load(database, tmp_path, "ubinary", calibration=Calibration.fit(FLOATS))
     assert not database.has_collection("ubinary")
@@ -185,14 +187,14 @@ def test_bits_and_a_threshold_other_than_zero_are_refused(database: Any, tmp_pat
         load(database, tmp_path, "ubinary", collection="docs")
 
 
-def test_bits_are_loaded_with_a_calibration_of_threshold_zero(tmp_path: Path, url: str) -> None:
+def test_bits_load_with_a_calibration_of_threshold_zero(tmp_path: Path, url: str) -> None:
     with qvec.connect(url) as database:
         database.install()
         load(database, tmp_path, "ubinary", calibration=Calibration.fit(FLOATS, threshold=0))
         assert codes_by_id(database, "ubinary") == {row: bits.tobytes() for row, bits in enumerate(STORED["ubinary"])}
 
 
-def test_packed_bits_of_another_number_of_dimensions_are_refused(database: Any, tmp_path: Path) -> None:
+def test_packed_bits_with_wrong_dimensions_are_refused(database: Any, tmp_path: Path) -> None:
     load(database, tmp_path, "ubinary", collection="docs")
     with pytest.raises(InputError, match=f"has {8 * DIMENSIONS} dimensions, but collection 'docs' takes {DIMENSIONS}"):
         load(database, tmp_path, "ubinary", np.zeros((5, DIMENSIONS), np.uint8), collection="docs", id_start="auto")
@@ -201,7 +203,7 @@ def test_packed_bits_of_another_number_of_dimensions_are_refused(database: Any, 
 # Defaults of new collections
 
 
-def test_defaults_by_encoding() -> None:
+def test_defaults_depend_on_the_encoding() -> None:
     for name, codec in PRESETS.items():
         fit = fit_for(codec, FitOptions())
         assert fit.threshold == (0 if name in BITS else 0.5)
@@ -209,14 +211,14 @@ def test_defaults_by_encoding() -> None:
         assert settings_for(codec) == ({"rescore": "binary"} if name in BITS else {})
 
 
-def test_fit_options_that_are_set_stay() -> None:
-    asked = FitOptions(threshold=1, ranges=RangeMethod("rolling"))
-    assert all(fit_for(codec, asked) == asked for codec in PRESETS.values())
+def test_explicit_fit_options_are_kept() -> None:
+    explicit = FitOptions(threshold=1, ranges=RangeMethod("rolling"))
+    assert all(fit_for(codec, explicit) == explicit for codec in PRESETS.values())
 
 
 @pytest.mark.slow
-def test_the_command_reads_a_description_of_the_encoding(tmp_path: Path) -> None:
-    """Integers with a scale for each dimension."""
+def test_commands_read_an_encoding_from_a_file(tmp_path: Path) -> None:
+    """The encoding is integers with one scale per dimension."""
     steps = np.linspace(0.001, 0.01, DIMENSIONS)
     stored = np.clip(np.round(FLOATS / steps), -128, 127).astype(np.int8)
     np.save(tmp_path / "stored.npy", stored)

@@ -1,4 +1,4 @@
-"""Loads with killed processes, broken connections and crashed servers: every row is loaded exactly once."""
+"""Loads with killed processes, lost connections and crashed servers: every row is loaded exactly once."""
 
 import json
 import os
@@ -36,16 +36,16 @@ def database(url: str) -> Iterator[Database]:
 
 
 @pytest.fixture(autouse=True)
-def no_process_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Kill the processes that a failed test leaves."""
+def kill_leftover_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kill the processes that a failed test leaves running."""
     started: list[subprocess.Popen[str]] = []
     create = subprocess.Popen
 
-    def noted(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+    def create_and_record(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
         started.append(create(*arguments, **options))
         return started[-1]
 
-    monkeypatch.setattr(subprocess, "Popen", noted)
+    monkeypatch.setattr(subprocess, "Popen", create_and_record)
     yield
     for process in started:
         if process.poll() is None:
@@ -61,8 +61,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lines(tmp_path_factory.mktemp("source") / "a.jsonl", lines)
 
 
-def position(database: Database) -> int:
-    """Return the checkpoint of the load; -1 before it began."""
+def checkpoint(database: Database) -> int:
+    """Return the checkpoint of the load, or -1 before the load began."""
     with database.store.connection() as connection:
         if not connection.execute("SELECT to_regclass('qvec.ingest')").fetchone()[0]:
             return -1
@@ -70,7 +70,7 @@ def position(database: Database) -> int:
 
 
 def wait_until(reached: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 60) -> bool:
-    """Wait; return False where the process ended first."""
+    """Wait until `reached()`; return False if the process ends first."""
     end = time.monotonic() + seconds
     while not reached():
         if process is not None and process.poll() is not None:
@@ -87,27 +87,27 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_load_killed_at_any_moment_loads_every_row_once(
+def test_load_killed_at_any_moment_loads_every_row_once(
     database: Database, url: str, source: Path, tmp_path: Path, workers: int
 ) -> None:
     rejects = tmp_path / "rejects.jsonl"
     command = ["ingest", source, "--db", url, "-c", "docs", "--workers", workers, "--json"]
     command += ["--on-error", "skip", "--rejects", rejects]
-    moments = random.Random(workers)
+    rng = random.Random(workers)
     for seconds in (0.4, 0.8):  # while it starts and samples
-        early = start(*map(str, command), batch_rows=6)
+        starting = start(*map(str, command), batch_rows=6)
         time.sleep(seconds)
-        kill(early)
+        kill(starting)
     killed_at = set()
     for _ in range(KILLS):
         process = start(*map(str, command), batch_rows=6)
-        target = position(database) + ROWS // (4 * KILLS)
-        reached = wait_until(lambda target=target: position(database) >= target, process)
-        time.sleep(moments.random() * 0.01)
+        target = checkpoint(database) + ROWS // (4 * KILLS)
+        reached = wait_until(lambda target=target: checkpoint(database) >= target, process)
+        time.sleep(rng.random() * 0.01)
         kill(process)
-        if not reached:  # it was faster than the last kills
+        if not reached:  # the load finished before the kill
             break
-        killed_at.add(position(database))
+        killed_at.add(checkpoint(database))
     assert len(killed_at) > KILLS // 2
     last = run(*map(str, command), batch_rows=20)
     assert last.returncode == 0, last.stderr
@@ -118,13 +118,13 @@ def test_a_load_killed_at_any_moment_loads_every_row_once(
     assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == list(BAD)
     assert database.collection("docs").has_index()
 
-    with_calibration = database.collection("docs").calibration
-    load(database, source, collection="whole", calibration=with_calibration, on_error="skip")
+    calibration = database.collection("docs").calibration
+    load(database, source, collection="whole", calibration=calibration, on_error="skip")
     assert codes_by_id(database, "whole") == codes_by_id(database, "docs")
 
 
 @pytest.mark.slow
-def test_a_load_killed_while_its_index_is_built_builds_it_again(database: Database, url: str, tmp_path: Path) -> None:
+def test_load_killed_during_the_index_build_builds_it_again(database: Database, url: str, tmp_path: Path) -> None:
     array = vectors(20_000, dimensions=64)
     np.save(tmp_path / "a.npy", array)
     command = ["ingest", tmp_path / "a.npy", "--db", url, "-c", "docs"]
@@ -148,13 +148,13 @@ def test_a_load_killed_while_its_index_is_built_builds_it_again(database: Databa
 
 
 @pytest.mark.slow
-def test_a_killed_load_from_a_pipe_continues_with_the_same_content(
+def test_killed_load_from_a_pipe_resumes_with_the_same_content(
     database: Database, url: str, source: Path, tmp_path: Path
 ) -> None:
     command = ["ingest", "-", "--db", url, "-c", "docs", "--json", "--on-error", "skip"]
     with source.open() as content:
         process = start(*command, batch_rows=6, stdin=content)
-        assert wait_until(lambda: position(database) > ROWS // 3, process)
+        assert wait_until(lambda: checkpoint(database) > ROWS // 3, process)
         kill(process)
     other = write_lines(tmp_path / "other.jsonl", with_ids(vectors(100, seed=1)))
     with other.open() as content:
@@ -168,19 +168,21 @@ def test_a_killed_load_from_a_pipe_continues_with_the_same_content(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_a_load_after_the_current_batch(database: Database, url: str, source: Path, number: int) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_stops_a_load_after_the_current_batch(
+    database: Database, url: str, source: Path, signal_number: int
+) -> None:
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
     process = start(*command, batch_rows=6)
-    assert wait_until(lambda: position(database) > 1000, process)
-    process.send_signal(number)
+    assert wait_until(lambda: checkpoint(database) > 1000, process)
+    process.send_signal(signal_number)
     out, err = process.communicate(timeout=10)
     assert process.returncode == 130
     assert out == ""
     assert "Stopping after the current batch" in err
     assert "run the same command again to continue" in err
     assert "Traceback" not in err
-    stopped_at = position(database)
+    stopped_at = checkpoint(database)
     assert 1000 < stopped_at < ROWS
     kept = [row for row in KEPT if row < stopped_at]
     assert_holds(database, vectors(ROWS)[kept], kept)
@@ -188,7 +190,7 @@ def test_a_signal_stops_a_load_after_the_current_batch(database: Database, url: 
     assert_holds(database, vectors(ROWS)[KEPT], KEPT)
 
 
-SLOW = """
+SLOW_PROGRAM = """
 import sys, time
 from qvec.cli import main
 import {module} as module
@@ -203,8 +205,8 @@ main()
 
 
 def start_slow(module: str, name: str, seconds: float, *arguments: str | Path) -> subprocess.Popen[str]:
-    """Start the command with a slow function of qvec; return when that function begins."""
-    script = SLOW.format(module=module, name=name, seconds=seconds)
+    """Start the command with one of qvec's functions slowed down; return when that function begins."""
+    script = SLOW_PROGRAM.format(module=module, name=name, seconds=seconds)
     process = subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -214,7 +216,7 @@ def start_slow(module: str, name: str, seconds: float, *arguments: str | Path) -
     return process
 
 
-def test_a_signal_while_sampling_ends_the_load_at_once(database: Database, url: str, source: Path) -> None:
+def test_signal_during_sampling_stops_the_load_immediately(database: Database, url: str, source: Path) -> None:
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
     process = start_slow("qvec.ingest.fit", "_sample_vectors", 30, *command)
     process.send_signal(signal.SIGINT)
@@ -226,7 +228,7 @@ def test_a_signal_while_sampling_ends_the_load_at_once(database: Database, url: 
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_a_load_at_once(url: str, source: Path) -> None:
+def test_second_signal_stops_the_load_immediately(url: str, source: Path) -> None:
     """The current batch takes 30 seconds to encode."""
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
     process = start_slow("qvec.postgres._sync.collection", "encode_rows", 30, *command)
@@ -239,7 +241,7 @@ def test_a_second_signal_ends_a_load_at_once(url: str, source: Path) -> None:
 
 
 class Recorder(Reporter):
-    """Records messages and the positions that a load reports, and calls a function at each position."""
+    """Record messages and reported positions, and call a function at each position."""
 
     def __init__(self, at_position: Callable[[int], Any] = lambda _: None) -> None:
         self.messages: list[str] = []
@@ -260,13 +262,13 @@ class Recorder(Reporter):
 
 
 @pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short waits between tries."""
+def short_retry_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the waits between retries."""
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.05,) * 400)  # a server may take a while to recover
 
 
-def terminate_all(url: str) -> int:
-    """Terminate the connections of every load in this database; return their number."""
+def terminate_connections(url: str) -> int:
+    """Terminate the connections of every load into this database; return their number."""
     with psycopg.connect(url, autocommit=True) as connection:
         found = connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -276,17 +278,17 @@ def terminate_all(url: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("short_retry_waits")
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_load_survives_broken_connections(
+def test_load_survives_lost_connections(
     database: Database, url: str, source: Path, tmp_path: Path, workers: int
 ) -> None:
-    ended, over, moments = 0, threading.Event(), random.Random(workers)
+    ended, over, rng = 0, threading.Event(), random.Random(workers)
 
     def terminate_now_and_then() -> None:
         nonlocal ended
-        while not over.wait(0.05 + 0.15 * moments.random()):
-            ended += terminate_all(url)
+        while not over.wait(0.05 + 0.15 * rng.random()):
+            ended += terminate_connections(url)
 
     recorder, rejects = Recorder(lambda _: time.sleep(0.002)), tmp_path / "rejects.jsonl"
     options = {"on_error": "skip", "rejects": rejects, "workers": workers, "batch_rows": 20}
@@ -305,17 +307,17 @@ def test_a_load_survives_broken_connections(
     assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == list(BAD)
 
 
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("short_retry_waits")
 @pytest.mark.parametrize("acknowledged", ["before the commit", "after the commit"])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_load_survives_an_unacknowledged_commit(
+def test_load_survives_an_unacknowledged_commit(
     database: Database,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
     acknowledged: str,
 ) -> None:
-    """The connection breaks just before a COMMIT arrives, or after it took effect and before the reply."""
+    """The connection breaks just before a COMMIT arrives, or after it took effect but before the reply."""
     np.save(tmp_path / "a.npy", vectors(500))
     execute = psycopg.Connection.execute
     commits = 0
@@ -339,50 +341,52 @@ def test_a_load_survives_an_unacknowledged_commit(
     assert_holds(database, vectors(500))
 
 
-@pytest.mark.usefixtures("soon")
-def test_the_beginning_of_a_load_survives_a_broken_connection(
+@pytest.mark.usefixtures("short_retry_waits")
+def test_load_survives_a_connection_lost_before_the_first_batch(
     database: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection holds the lock from before the source is sampled, which may take long."""
+    """The connection holds the lock of the load while the source is sampled, which may take long."""
     np.save(tmp_path / "a.npy", vectors(100))
     recorder = Recorder()
-    monkeypatch.setattr(recorder, "stage", lambda name, _total: terminate_all(url) if name == "loading" else None)
+    monkeypatch.setattr(
+        recorder, "stage", lambda name, _total: terminate_connections(url) if name == "loading" else None
+    )
     assert load(database, tmp_path / "a.npy", recorder, batch_rows=20).rows == 100
     assert recorder.retries == 1
     assert_holds(database, vectors(100))
 
 
-@pytest.mark.usefixtures("soon")
-def test_the_end_of_a_load_survives_a_broken_connection(database: Database, url: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("short_retry_waits")
+def test_load_survives_a_connection_lost_after_the_last_batch(database: Database, url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
-    recorder = Recorder(lambda done: terminate_all(url) if done == 100 else None)
+    recorder = Recorder(lambda done: terminate_connections(url) if done == 100 else None)
     assert load(database, tmp_path / "a.npy", recorder, batch_rows=20).rows == 100
     assert recorder.retries == 1
     assert load(database, tmp_path / "a.npy").rows == 0
     assert_holds(database, vectors(100))
 
 
-def test_a_server_that_stays_away_is_one_error(
+def test_unreachable_server_ends_the_load_with_one_error(
     database: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.02, 0.03))
     connect = database.store.direct_connection
-    there = True
+    reachable = True
 
-    def connect_while_there() -> Any:
-        if there:
+    def connect_while_reachable() -> Any:
+        if reachable:
             return connect()
         raise DatabaseError("cannot connect")
 
-    def leave(done: int) -> None:
-        nonlocal there
+    def disconnect(done: int) -> None:
+        nonlocal reachable
         if done == 40:
-            there = False
-            terminate_all(url)
+            reachable = False
+            terminate_connections(url)
 
-    monkeypatch.setattr(database.store, "direct_connection", connect_while_there)
-    recorder = Recorder(leave)
+    monkeypatch.setattr(database.store, "direct_connection", connect_while_reachable)
+    recorder = Recorder(disconnect)
     with pytest.raises(DatabaseError, match=r"^cannot load .*a\.npy into collection 'docs': the connection was lost"):
         load(database, tmp_path / "a.npy", recorder, batch_rows=20)
     assert [message.rpartition("; ")[2] for message in recorder.messages if "lost" in message] == [
@@ -395,7 +399,7 @@ def test_a_server_that_stays_away_is_one_error(
         assert_holds(again, vectors(100))
 
 
-def test_a_batch_that_always_breaks_the_connection_ends_the_load(
+def test_batch_that_always_loses_the_connection_ends_the_load(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "a.npy", vectors(100))
@@ -419,8 +423,8 @@ def test_a_batch_that_always_breaks_the_connection_ends_the_load(
 
 
 @pytest.fixture(scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The directory of a server that tests stop and crash."""
+def separate_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of a separate server for tests to stop and crash."""
     directory = tmp_path_factory.mktemp("server")
     embedded.start(directory)
     yield directory
@@ -428,15 +432,13 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("short_retry_waits")
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_load_survives_a_crash_of_the_server_and_the_commits_it_lost(
-    own_server: Path, tmp_path: Path, workers: int
-) -> None:
-    """Commits do not wait for the disk, so a crash loses the last of them; their rows have to be loaded again."""
+def test_load_survives_a_server_crash_and_its_lost_commits(separate_server: Path, tmp_path: Path, workers: int) -> None:
+    """Commits do not wait for the disk, so a crash loses the last ones; their rows must be loaded again."""
     np.save(tmp_path / "a.npy", vectors(2000))
     name = f"crash_{workers}"
-    with qvec.connect(f"postgres:{own_server}") as database:
+    with qvec.connect(f"postgres:{separate_server}") as database:
         with database.store.connection() as connection:
             for setting in ("wal_writer_delay = '10s'", "wal_writer_flush_after = '1GB'", "autovacuum = off"):
                 connection.execute(f"ALTER SYSTEM SET {setting}".encode())
@@ -447,7 +449,7 @@ def test_a_load_survives_a_crash_of_the_server_and_the_commits_it_lost(
             nonlocal crashes
             if done in (600, 1200) and crashes < 2:
                 crashes += 1
-                with psycopg.connect(embedded.start(own_server), autocommit=True) as connection:
+                with psycopg.connect(embedded.start(separate_server), autocommit=True) as connection:
                     os.kill(connection.info.backend_pid, signal.SIGKILL)
                     time.sleep(0.2)
 
@@ -461,8 +463,8 @@ def test_a_load_survives_a_crash_of_the_server_and_the_commits_it_lost(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("soon")
-def test_a_load_survives_a_restart_of_the_server(own_server: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("short_retry_waits")
+def test_load_survives_a_server_restart(separate_server: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(2000))
     restarted = False
 
@@ -470,10 +472,10 @@ def test_a_load_survives_a_restart_of_the_server(own_server: Path, tmp_path: Pat
         nonlocal restarted
         if done >= 1000 and not restarted:
             restarted = True
-            assert embedded.stop(own_server)
-            embedded.start(own_server)
+            assert embedded.stop(separate_server)
+            embedded.start(separate_server)
 
-    with qvec.connect(f"postgres:{own_server}") as database:
+    with qvec.connect(f"postgres:{separate_server}") as database:
         recorder = Recorder(restart)
         options = {"collection": "restarted", "batch_rows": 20}
         assert load(database, tmp_path / "a.npy", recorder, **options).rows == 2000

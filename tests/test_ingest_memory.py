@@ -1,4 +1,4 @@
-"""The memory of a load does not grow with its source."""
+"""The memory of a load does not grow with the size of its source."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ MAX_MIB = 300
 
 
 @pytest.mark.slow
-def test_a_load_of_300_megabytes_needs_less_memory(url: str, tmp_path: Path) -> None:
+def test_load_of_300_megabytes_stays_below_the_memory_limit(url: str, tmp_path: Path) -> None:
     path = tmp_path / "large.npy"
     array = np.lib.format.open_memmap(path, "w+", np.float32, (200_000, 384))
     block = np.random.default_rng(0).normal(size=(10_000, 384)).astype(np.float32)

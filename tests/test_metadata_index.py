@@ -1,4 +1,4 @@
-"""Indexes on metadata fields: parsing them, their use by the databases, and the same results with and without them."""
+"""Indexes on metadata fields: parsing, use by the databases, and equal results with and without an index."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Filter = dict[str, Any]
         ("a:b:uuid", MetadataIndex("a:b", "uuid")),
     ],
 )
-def test_an_index_is_parsed(text: str, index: MetadataIndex) -> None:
+def test_index_is_parsed(text: str, index: MetadataIndex) -> None:
     assert MetadataIndex.parse(text) == index
 
 
@@ -56,24 +56,24 @@ def test_an_index_is_parsed(text: str, index: MetadataIndex) -> None:
         ),
     ],
 )
-def test_an_invalid_index_is_refused(text: str, message: str) -> None:
+def test_invalid_index_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError) as raised:
         MetadataIndex.parse(text)
     assert str(raised.value) == message
 
 
-def test_qdrant_indexes_the_metadata_in_the_payload() -> None:
+def test_qdrant_indexes_fields_of_the_payload() -> None:
     index = MetadataIndex.parse("source.year:integer")
     assert qdrant_index.metadata_schema(index) == ("metadata.source.year", models.PayloadSchemaType.INTEGER)
     assert qdrant_index.embedded_metadata_schema(index) == ("metadata.source.year", edge.PayloadSchemaType.Integer)
 
 
-def expected(rows: list[Row], parsed: filters.Filter) -> set[int]:
+def expected_ids(rows: list[Row], parsed: filters.Filter) -> set[int]:
     return {id for id, row in enumerate(rows) if filters.matches(parsed, row)}
 
 
 UUIDS = [f"6f9619ff-8b86-d011-b42d-{number:012}" for number in range(20)]
-OF_TYPE: dict[IndexType, tuple[list[Any], list[Filter]]] = {
+CASES_BY_TYPE: dict[IndexType, tuple[list[Any], list[Filter]]] = {
     "keyword": (
         [f"word{n}" for n in range(500)],
         [{"$eq": "word7"}, {"$in": ["word1", "word2"]}, {"$contains": "word7"}],
@@ -90,40 +90,53 @@ OF_TYPE: dict[IndexType, tuple[list[Any], list[Filter]]] = {
 }
 
 
-ODD: list[Any] = [None, True, 1e300, -(2**63), "", "x" * 9000, "2023-02-30", [], [[]], [None, "2024", 3], {}, {"a": 1}]
+UNUSUAL_VALUES: list[Any] = [
+    None,
+    True,
+    1e300,
+    -(2**63),
+    "",
+    "x" * 9000,
+    "2023-02-30",
+    [],
+    [[]],
+    [None, "2024", 3],
+    {},
+    {"a": 1},
+]
 
 
 @pytest.fixture(scope="module")
 def indexed(admin: psycopg.Connection) -> tuple[psycopg.Connection, list[Row]]:
-    """5,000 rows with a field for each type of index, some values in arrays, and rows with odd values."""
+    """5,000 rows with a field for each type of index, some values in arrays, and rows with unusual values."""
     rows: list[Row] = []
     for n in range(5000):
-        of_type = {name: values[n * 7 % 500] for name, (values, _) in OF_TYPE.items()}
-        rows.append({name: [value] if n % 50 == 0 else value for name, value in of_type.items()})
-    rows += [dict.fromkeys(OF_TYPE, odd) for odd in ODD]
+        fields = {name: values[n * 7 % 500] for name, (values, _) in CASES_BY_TYPE.items()}
+        rows.append({name: [value] if n % 50 == 0 else value for name, value in fields.items()})
+    rows += [dict.fromkeys(CASES_BY_TYPE, value) for value in UNUSUAL_VALUES]
     admin.execute("CREATE TABLE indexed (id bigint PRIMARY KEY, metadata jsonb)")
     with admin.cursor() as cursor, cursor.copy("COPY indexed FROM STDIN") as copy:
         for id, row in enumerate(rows):
             copy.write_row((id, json.dumps(row)))
     table = Table("public", "indexed", TableLayout(8), PgVector("public", (0, 8, 5)))
-    for name in OF_TYPE:
+    for name in CASES_BY_TYPE:
         for statement in postgres_index.create(table, MetadataIndex(name, name)):
             admin.execute(statement)
     admin.execute("VACUUM ANALYZE indexed")
     return admin, rows
 
 
-@pytest.mark.parametrize("index_type", OF_TYPE)
+@pytest.mark.parametrize("index_type", CASES_BY_TYPE)
 def test_postgres_uses_the_index(indexed: tuple[psycopg.Connection, list[Row]], index_type: IndexType) -> None:
     connection, rows = indexed
-    for condition in OF_TYPE[index_type][1]:
+    for condition in CASES_BY_TYPE[index_type][1]:
         parsed = filters.parse({index_type: condition})
         where, parameters = postgres.compile(parsed)
         query = sql.SQL("SELECT id FROM indexed WHERE {}").format(where)
         plan = "\n".join(line for (line,) in connection.execute(sql.SQL("EXPLAIN {}").format(query), parameters))
         assert "Bitmap Index Scan on indexed_" in plan, (condition, plan)
         assert "Seq Scan" not in plan, (condition, plan)
-        assert {id for (id,) in connection.execute(query, parameters)} == expected(rows, parsed), condition
+        assert {id for (id,) in connection.execute(query, parameters)} == expected_ids(rows, parsed), condition
 
 
 def test_postgres_drops_its_indexes(admin: psycopg.Connection) -> None:
@@ -139,7 +152,7 @@ def test_postgres_drops_its_indexes(admin: psycopg.Connection) -> None:
     assert admin.execute(count).fetchone() == (1,)
 
 
-def test_index_names_fit_and_differ() -> None:
+def test_index_names_are_short_and_distinct() -> None:
     long = Table("public", "t" * 63, TableLayout(8), PgVector("public", (0, 8, 5)))
     other = Table("public", "t" * 62 + "u", TableLayout(8), PgVector("public", (0, 8, 5)))
     names = [
@@ -152,9 +165,9 @@ def test_index_names_fit_and_differ() -> None:
     assert max(map(len, names)) <= 63
 
 
-@pytest.mark.parametrize("index_type", OF_TYPE)
+@pytest.mark.parametrize("index_type", CASES_BY_TYPE)
 def test_qdrant_finds_the_same_rows_with_an_index(tmp_path: Path, index_type: IndexType) -> None:
-    values, conditions = OF_TYPE[index_type]
+    values, conditions = CASES_BY_TYPE[index_type]
     rows: list[Row] = [{"a": [value] if n % 50 == 0 else value} for n, value in enumerate(values)]
     rows += [{}, {"a": None}, {"a": []}, {"a": [None, values[0]]}]
     vectors = {"": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}
@@ -171,5 +184,5 @@ def test_qdrant_finds_the_same_rows_with_an_index(tmp_path: Path, index_type: In
         assert native is not None
         records, _ = shard.scroll(edge.ScrollRequest(limit=1000, filter=edge_filters.convert(native)))
         found = {record.id for record in records if residual is None or residual.passes(record.payload)}
-        assert found == expected(rows, parsed), condition
+        assert found == expected_ids(rows, parsed), condition
     shard.close()

@@ -1,4 +1,4 @@
-"""Collections in Postgres: rows in and out, odd names, broken connections, secrets in URLs."""
+"""Collections in Postgres: rows, unusual names, lost connections, and passwords in URLs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def docs(db: Database, calibration: Calibration, name: str) -> Collection:
 
 
 @pytest.fixture
-def texts(db: Database, calibration: Calibration, name: str) -> Collection:
+def text_id_docs(db: Database, calibration: Calibration, name: str) -> Collection:
     """A collection with text ids."""
     return db.create_collection(name, calibration=calibration, id_type="text")
 
@@ -35,7 +35,7 @@ def texts(db: Database, calibration: Calibration, name: str) -> Collection:
 # Rows
 
 
-def test_upsert_replaces_rows_and_adds_new_ones(docs: Collection, vectors: Vectors) -> None:
+def test_upsert_replaces_and_adds_rows(docs: Collection, vectors: Vectors) -> None:
     assert docs.upsert([1, 2, 3], vectors[:3], ["a", "b", "c"]) == 3
     assert docs.upsert([3, 4], vectors[10:12], ["C", "D"], [{"new": True}, None]) == 2
     assert docs.count() == 4
@@ -49,7 +49,7 @@ def test_upsert_replaces_rows_and_adds_new_ones(docs: Collection, vectors: Vecto
     assert docs.search(vectors[2], k=1)[0].score < 0.999
 
 
-def test_upsert_can_skip_and_refuse(docs: Collection, vectors: Vectors) -> None:
+def test_upsert_can_skip_or_refuse_duplicates(docs: Collection, vectors: Vectors) -> None:
     docs.upsert([1, 2], vectors[:2], ["a", "b"])
     assert docs.upsert([2, 3], vectors[2:4], ["B", "C"], on_duplicate="skip") == 1
     with pytest.raises(CollectionError, match=r"\(id\)=\(3\) exists already"):
@@ -60,17 +60,17 @@ def test_upsert_can_skip_and_refuse(docs: Collection, vectors: Vectors) -> None:
         docs.upsert([1], vectors[:1], on_duplicate="ignore")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("on_duplicate", "stays"), [("replace", "last"), ("skip", "first")])
-def test_duplicates_inside_one_call(docs: Collection, vectors: Vectors, on_duplicate: str, stays: str) -> None:
+@pytest.mark.parametrize(("on_duplicate", "kept"), [("replace", "last"), ("skip", "first")])
+def test_duplicate_ids_in_one_upsert(docs: Collection, vectors: Vectors, on_duplicate: str, kept: str) -> None:
     ids = [7, 8, 7, 7, 9]
     documents = ["first", "x", "middle", "last", "y"]
     assert docs.upsert(ids, vectors[:5], documents, on_duplicate=on_duplicate) == 3  # type: ignore[arg-type]
-    assert [hit and hit.document for hit in docs.get([7, 8, 9])] == [stays, "x", "y"]
+    assert [hit and hit.document for hit in docs.get([7, 8, 9])] == [kept, "x", "y"]
     with pytest.raises(CollectionError, match=r"\(id\)=\(20\) exists already"):
         docs.upsert([20, 20], vectors[:2], on_duplicate="error")
 
 
-def test_a_failed_upsert_writes_nothing(docs: Collection, vectors: Vectors) -> None:
+def test_failed_upsert_writes_nothing(docs: Collection, vectors: Vectors) -> None:
     bad = vectors[:3].copy()
     bad[2, 0] = np.inf
     with pytest.raises(RowError, match=r"^vectors: row 2: infinity at dimension 0$"):
@@ -78,14 +78,14 @@ def test_a_failed_upsert_writes_nothing(docs: Collection, vectors: Vectors) -> N
     assert docs.count() == 0
 
 
-def test_no_rows_are_written_and_read(docs: Collection) -> None:
+def test_upsert_get_and_delete_of_no_rows(docs: Collection) -> None:
     assert docs.upsert([], np.empty((0, 64), np.float32), [], []) == 0
     assert docs.get([]) == []
     assert docs.delete([]) == 0
     assert docs.count() == 0
 
 
-def test_get_keeps_the_order_and_returns_none_for_missing_rows(docs: Collection, vectors: Vectors) -> None:
+def test_get_keeps_order_and_returns_none_for_missing_rows(docs: Collection, vectors: Vectors) -> None:
     docs.upsert([-5, 0, 2**63 - 1, -(2**63)], vectors[:4], ["a", "b", "c", "d"])
     found = docs.get([2**63 - 1, 77, -5, -5, -(2**63)])
     assert [hit and (hit.id, hit.document) for hit in found] == [
@@ -107,15 +107,15 @@ def test_delete_counts_existing_rows(docs: Collection, vectors: Vectors) -> None
     assert 3 not in {hit.id for hit in docs.search(vectors[3], k=10)}
 
 
-def test_text_ids(texts: Collection, vectors: Vectors) -> None:
+def test_text_ids(text_id_docs: Collection, vectors: Vectors) -> None:
     ids = ["doc:1", "", "ü/'\"\\", "1", "zażółć 名前 🎉", " 1"]
-    assert texts.upsert(ids, vectors[:6]) == 6
-    assert [hit and hit.id for hit in texts.get(ids)] == ids
-    assert [texts.search(vectors[row], k=1)[0].id for row in range(6)] == ids
-    texts.build_index()
-    assert texts.upsert(np.array(["1", "new"]), vectors[6:8]) == 2
-    assert texts.delete(["", "none"]) == 1
-    assert texts.count() == 6
+    assert text_id_docs.upsert(ids, vectors[:6]) == 6
+    assert [hit and hit.id for hit in text_id_docs.get(ids)] == ids
+    assert [text_id_docs.search(vectors[row], k=1)[0].id for row in range(6)] == ids
+    text_id_docs.build_index()
+    assert text_id_docs.upsert(np.array(["1", "new"]), vectors[6:8]) == 2
+    assert text_id_docs.delete(["", "none"]) == 1
+    assert text_id_docs.count() == 6
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,7 @@ def test_text_ids(texts: Collection, vectors: Vectors) -> None:
         ([1, 2], "there are 2 ids for 1 vectors"),
     ],
 )
-def test_ids_of_another_type_are_refused(
-    docs: Collection, vectors: Vectors, ids: list[int | str], message: str
-) -> None:
+def test_invalid_bigint_ids_are_refused(docs: Collection, vectors: Vectors, ids: list[int | str], message: str) -> None:
     with pytest.raises(InputError) as caught:
         docs.upsert(ids, vectors[:1])
     assert message in str(caught.value)
@@ -145,22 +143,22 @@ def test_mixed_ids_are_refused(docs: Collection, vectors: Vectors) -> None:
         docs.upsert(np.array([2**64 - 1], np.uint64), vectors[:1])
 
 
-def test_integers_are_refused_as_text_ids(texts: Collection, vectors: Vectors) -> None:
+def test_invalid_text_ids_are_refused(text_id_docs: Collection, vectors: Vectors) -> None:
     with pytest.raises(
         InputError, match=r"^id 1 is int, but this collection's ids are text, as id_type was when it was created$"
     ):
-        texts.upsert([1], vectors[:1])
+        text_id_docs.upsert([1], vectors[:1])
     with pytest.raises(
         InputError, match=r"^id 1 is int, but this collection's ids are text, as id_type was when it was created$"
     ):
-        texts.get([1])
+        text_id_docs.get([1])
     with pytest.raises(RowError, match="row 0: "):
-        texts.upsert(["a\0b"], vectors[:1])
+        text_id_docs.upsert(["a\0b"], vectors[:1])
     with pytest.raises(InputError):
-        texts.upsert(["\ud800"], vectors[:1])
+        text_id_docs.upsert(["\ud800"], vectors[:1])
 
 
-def test_documents_and_metadata_come_back_unchanged(docs: Collection, vectors: Vectors) -> None:
+def test_documents_and_metadata_round_trip(docs: Collection, vectors: Vectors) -> None:
     documents = ["", 'it\'s "quoted" \\ \n\t\r', "zażółć 名前 🎉 \u202e", None, "x" * 300_000, "\\x00 %s {} $1"]
     metadata = [
         {},
@@ -187,7 +185,7 @@ def test_documents_and_metadata_come_back_unchanged(docs: Collection, vectors: V
 
 
 @pytest.mark.parametrize(
-    ("texts", "message"),
+    ("columns", "message"),
     [
         ({"documents": ["fine", "nul \0 inside"]}, "row 1: "),
         ({"documents": ["fine", 5]}, "row 1: document is int, expected text or None"),
@@ -201,17 +199,17 @@ def test_documents_and_metadata_come_back_unchanged(docs: Collection, vectors: V
         ({"metadata": [None] * 3}, "there are 3 metadata for 2 vectors"),
     ],
 )
-def test_texts_that_postgres_cannot_hold_name_their_row(
-    docs: Collection, vectors: Vectors, texts: dict[str, list[object]], message: str
+def test_error_for_unstorable_text_names_the_row(
+    docs: Collection, vectors: Vectors, columns: dict[str, list[object]], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        docs.upsert([1, 2], vectors[:2], **texts)  # type: ignore[arg-type]
+        docs.upsert([1, 2], vectors[:2], **columns)  # type: ignore[arg-type]
     assert str(caught.value).startswith(message)
     assert docs.count() == 0
 
 
 @pytest.mark.parametrize(("rescore", "dtype"), [("float16", np.float16), ("float32", np.float32)])
-def test_kept_floats_are_the_normalized_vectors(
+def test_stored_floats_are_normalized_vectors(
     db: Database, calibration: Calibration, vectors: Vectors, name: str, rescore: str, dtype: type
 ) -> None:
     docs = db.create_collection(name, calibration=calibration, rescore=rescore)  # type: ignore[arg-type]
@@ -223,7 +221,7 @@ def test_kept_floats_are_the_normalized_vectors(
     np.testing.assert_allclose(np.array(json.loads(row[0])), wanted, rtol=1e-5)
 
 
-def test_a_vector_beyond_float16_names_its_row(db: Database, name: str) -> None:
+def test_error_for_float16_overflow_names_the_row(db: Database, name: str) -> None:
     vectors = realistic(10, 8)
     docs = db.create_collection(name, calibration=Calibration.fit(vectors, metric="ip"), rescore="float16")
     vectors[4, 2] = 70_000
@@ -235,7 +233,7 @@ def test_a_vector_beyond_float16_names_its_row(db: Database, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "unusual",
     [
         "with space",
         'quo"ted',
@@ -254,22 +252,22 @@ def test_a_vector_beyond_float16_names_its_row(db: Database, name: str) -> None:
         "back\\slash",
     ],
 )
-def test_a_collection_of_any_name(url: str, calibration: Calibration, vectors: Vectors, odd: str) -> None:
+def test_collections_with_unusual_names(url: str, calibration: Calibration, vectors: Vectors, unusual: str) -> None:
     with qvec.connect(url) as db:
         keep = db.create_collection("keep", calibration=calibration)
         keep.upsert([1], vectors[:1])
-        docs = db.create_collection(odd, calibration=calibration)
+        docs = db.create_collection(unusual, calibration=calibration)
         docs.upsert(range(100), vectors[:100])  # type: ignore[arg-type]
         docs.build_index()
         assert docs.has_index()
         assert not keep.has_index()
-        assert (docs.stored.table.schema, docs.stored.table.name) == ("public", odd)
-        again = db.collection(odd)
+        assert (docs.stored.table.schema, docs.stored.table.name) == ("public", unusual)
+        again = db.collection(unusual)
         assert again.search(vectors[5], k=1)[0].id == 5
         assert again.count() == 100
         assert again.has_index()
-        assert {found.name for found in db.collections()} == {"keep", odd}
-        db.drop_collection(odd)
+        assert {found.name for found in db.collections()} == {"keep", unusual}
+        db.drop_collection(unusual)
         assert [found.name for found in db.collections()] == ["keep"]
         assert keep.count() == 1
 
@@ -324,7 +322,7 @@ def test_invalid_settings_are_refused(
     assert not db.has_collection(name)
 
 
-def test_a_collection_keeps_its_settings(db: Database, calibration: Calibration, name: str) -> None:
+def test_settings_are_stored(db: Database, calibration: Calibration, name: str) -> None:
     db.create_collection(
         name, calibration=calibration, id_type="text", rescore="int4", prefilter="binary", oversampling=2.5, model="m"
     )
@@ -337,7 +335,7 @@ def test_a_collection_keeps_its_settings(db: Database, calibration: Calibration,
     )
 
 
-def test_names_that_are_taken_or_missing(url: str, calibration: Calibration) -> None:
+def test_existing_and_missing_names_are_errors(url: str, calibration: Calibration) -> None:
     with qvec.connect(url) as db:
         assert db.collections() == []
         with pytest.raises(CollectionError, match=r"^no collection 'b' in .*; there are: none$"):
@@ -353,24 +351,24 @@ def test_names_that_are_taken_or_missing(url: str, calibration: Calibration) -> 
             db.create_collection("b", calibration=calibration)
 
 
-def test_a_calibration_goes_with_the_last_collection_that_uses_it(url: str, calibration: Calibration) -> None:
-    def stored(db: Database) -> list[tuple[str, bytes]]:
+def test_dropping_the_last_collection_deletes_its_calibration(url: str, calibration: Calibration) -> None:
+    def stored_calibrations(db: Database) -> list[tuple[str, bytes]]:
         with db.store.connection() as connection:
             return connection.execute("SELECT id, content FROM qvec.calibration").fetchall()
 
     with qvec.connect(url) as db:
         for name in ("a", "b"):
             db.create_collection(name, calibration=calibration)
-        assert stored(db) == [(calibration.id, calibration.to_bytes())]
+        assert stored_calibrations(db) == [(calibration.id, calibration.to_bytes())]
         db.drop_collection("a")
-        assert len(stored(db)) == 1
+        assert len(stored_calibrations(db)) == 1
         db.drop_collection("b")
-        assert stored(db) == []
+        assert stored_calibrations(db) == []
         with db.store.connection() as connection:
             assert connection.execute("SELECT to_regclass('a'), to_regclass('b')").fetchone() == (None, None)
 
 
-def test_a_damaged_calibration_in_the_database_is_refused(url: str, calibration: Calibration) -> None:
+def test_damaged_calibration_is_refused(url: str, calibration: Calibration) -> None:
     with qvec.connect(url) as db:
         db.create_collection("a", calibration=calibration)
         with db.store.connection() as connection:
@@ -380,7 +378,7 @@ def test_a_damaged_calibration_in_the_database_is_refused(url: str, calibration:
         db.collection("a")
 
 
-def test_a_table_dropped_in_sql_gives_a_one_line_error(docs: Collection, db: Database) -> None:
+def test_table_dropped_in_sql_is_a_one_line_error(docs: Collection, db: Database) -> None:
     with db.store.connection() as connection:
         connection.execute(f"DROP TABLE {docs.name}")
     with pytest.raises(DatabaseError, match=f"^cannot read collection '{docs.name}': relation .* does not exist$"):
@@ -390,17 +388,17 @@ def test_a_table_dropped_in_sql_gives_a_one_line_error(docs: Collection, db: Dat
 # Connections
 
 
-def terminate_all(url: str, admin: psycopg.Connection) -> int:
+def terminate_connections(url: str, admin: psycopg.Connection) -> int:
     with psycopg.connect(url) as connection:
         database = connection.info.dbname
-    gone = admin.execute(
+    terminated = admin.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [database]
     ).fetchall()
-    return len(gone)
+    return len(terminated)
 
 
-def occupy(db: Database, connections: int) -> None:
-    """Leave this number of idle connections in the pool."""
+def open_pool_connections(db: Database, connections: int) -> None:
+    """Open this many connections of the pool and leave them idle."""
     pool = db.store._connections._pool.get()  # type: ignore[attr-defined]
     taken = [pool.getconn() for _ in range(connections)]
     for connection in taken:
@@ -409,7 +407,7 @@ def occupy(db: Database, connections: int) -> None:
 
 @pytest.mark.parametrize("connections", [1, 5])
 @pytest.mark.parametrize(
-    ("call", "wanted"),
+    ("call", "expected"),
     [
         (lambda _db, docs, v: docs.search(v[1], k=1)[0].id, 1),
         (lambda _db, docs, _: docs.count(), 20),
@@ -427,18 +425,18 @@ def test_calls_survive_terminated_connections(
     calibration: Calibration,
     vectors: Vectors,
     call: Callable[[Database, Collection, Vectors], object],
-    wanted: object,
+    expected: object,
     connections: int,
 ) -> None:
     with qvec.connect(url) as db:
         docs = db.create_collection("docs", calibration=calibration)
         docs.upsert(range(20), vectors[:20])  # type: ignore[arg-type]
-        occupy(db, connections)
-        assert terminate_all(url, admin) >= connections
-        assert call(db, docs, vectors) == wanted
+        open_pool_connections(db, connections)
+        assert terminate_connections(url, admin) >= connections
+        assert call(db, docs, vectors) == expected
 
 
-def test_a_closed_database_opens_again_when_it_is_used(url: str, calibration: Calibration) -> None:
+def test_closed_database_reopens_on_use(url: str, calibration: Calibration) -> None:
     with qvec.connect(url) as db:
         docs = db.create_collection("docs", calibration=calibration)
     assert docs.count() == 0
@@ -447,7 +445,7 @@ def test_a_closed_database_opens_again_when_it_is_used(url: str, calibration: Ca
 
 # URLs and secrets
 
-SECRETS = [
+URLS_WITH_PASSWORDS = [
     "postgresql://user:{}@localhost:1/db",
     "postgresql://localhost:1/db?user=u&password={}",
     "postgresql://localhost:1/db?user=u&sslpassword={}&application_name=x",
@@ -464,8 +462,8 @@ SECRETS = [
 ]
 
 
-@pytest.mark.parametrize("template", SECRETS)
-def test_a_password_is_in_no_message(template: str) -> None:
+@pytest.mark.parametrize("template", URLS_WITH_PASSWORDS)
+def test_error_messages_hide_passwords(template: str) -> None:
     with pytest.raises(QvecError) as caught:
         qvec.connect(template.format("hunter2", "hunter2"))
     assert "hunter2" not in str(caught.value)
@@ -473,7 +471,7 @@ def test_a_password_is_in_no_message(template: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "redacted"),
     [
         ("postgresql://me:secret@host:5433/db", "postgresql://me@host:5433/db"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
@@ -482,24 +480,24 @@ def test_a_password_is_in_no_message(template: str) -> None:
         ("postgresql://a:p@h1:1,h2:2/db?password=p&options=-csearch_path%3Dx", None),
     ],
 )
-def test_the_rest_of_a_url_is_shown(url: str, shown: str | None) -> None:
-    assert redact(url) == (shown or "postgresql://a@h1:1,h2:2/db?options=-csearch_path%3Dx")
+def test_redacted_urls_keep_all_but_passwords(url: str, redacted: str | None) -> None:
+    assert redact(url) == (redacted or "postgresql://a@h1:1,h2:2/db?options=-csearch_path%3Dx")
 
 
 @pytest.mark.parametrize("url", ["postgres:", "sqlite:x", "", "postgres", "qdrant:", "qdrant"])
-def test_other_urls_are_refused(url: str) -> None:
+def test_unsupported_urls_are_refused(url: str) -> None:
     with pytest.raises(
         InputError, match=r"is not a database URL; expected postgres:DIR, postgresql://USER@HOST/DATABASE"
     ):
         qvec.connect(url)
 
 
-def test_a_server_that_is_not_there(tmp_path: os.PathLike[str]) -> None:
+def test_unreachable_server_and_missing_directory_are_errors(tmp_path: os.PathLike[str]) -> None:
     with pytest.raises(DatabaseError, match=r"^cannot connect to postgresql://localhost:1/db: .*refused"):
         qvec.connect("postgresql://localhost:1/db")
     with pytest.raises(DatabaseError, match=r"^there is no database in .*; load one: qvec ingest"):
         qvec.connect(f"postgres:{tmp_path}", create=False)
 
 
-def test_a_hit_is_a_plain_value() -> None:
+def test_hits_compare_by_value() -> None:
     assert Hit(1, 0.5) == Hit(id=1, score=0.5, document=None, metadata=None)

@@ -1,4 +1,4 @@
-"""Connections to Postgres, of both clients: options, breaks, restarts under load, cancellation, closing, forks."""
+"""Postgres connections of the sync and async clients: options, restarts, cancellation, closing, forks."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ ROWS = 300
 
 @pytest.fixture
 def docs(url: str) -> Iterator[Collection]:
-    """A collection in a separate database, where `qvec.connect(url)` finds it."""
+    """A collection in a separate database; `qvec.connect(url)` opens it too."""
     with qvec.connect(url) as db:
-        yield filled(db)
+        yield create_docs(db)
 
 
-def filled(db: Any) -> Collection:
+def create_docs(db: Any) -> Collection:
     vectors = realistic(1000)
     docs: Collection = db.create_collection("docs", calibration=Calibration.fit(vectors))
     docs.upsert(np.arange(ROWS), vectors[:ROWS])
     return docs
 
 
-def sessions(admin: psycopg.Connection, url: str) -> dict[str, int]:
-    """Return the number of qvec's sessions in each state in the test's database."""
+def count_sessions(admin: psycopg.Connection, url: str) -> dict[str, int]:
+    """Return the number of qvec's sessions in the test's database, by state."""
     with psycopg.connect(url) as connection:
         name = connection.info.dbname
     found = admin.execute(
@@ -83,12 +83,12 @@ def test_invalid_options_are_refused(url: str, options: dict[str, Any], message:
     assert str(caught.value) == message
 
 
-def test_the_longest_times_are_accepted(url: str) -> None:
+def test_longest_timeouts_are_accepted(url: str) -> None:
     with qvec.connect(url, timeout=2_147_483, statement_timeout=2_147_483) as db:
         assert not db.has_collection("nothing")
 
 
-def test_no_more_connections_than_the_pool_has(docs: Collection, url: str, admin: psycopg.Connection) -> None:
+def test_pool_size_limits_connections(docs: Collection, url: str, admin: psycopg.Connection) -> None:
     docs._store.close()
     vectors = realistic(1000)
 
@@ -96,13 +96,13 @@ def test_no_more_connections_than_the_pool_has(docs: Collection, url: str, admin
         async with await qvec.connect_async(url, pool_size=3) as db:
             other = await db.collection("docs")
             await asyncio.gather(*(other.search(vectors[row], 1) for row in range(200)))
-            assert sum(sessions(admin, url).values()) <= 3
+            assert sum(count_sessions(admin, url).values()) <= 3
 
     asyncio.run(search())
 
 
 @pytest.mark.usefixtures("docs")
-def test_a_pool_that_is_busy_for_too_long_is_an_error(url: str) -> None:
+def test_waiting_for_a_busy_pool_times_out(url: str) -> None:
     busy = r"^cannot read collection 'docs': all connections are busy .*couldn't get a connection after 0\.30 sec"
     with qvec.connect(url, pool_size=1, timeout=0.3) as db:
         other = db.collection("docs")
@@ -126,7 +126,7 @@ def test_a_pool_that_is_busy_for_too_long_is_an_error(url: str) -> None:
 
 
 @pytest.mark.usefixtures("docs")
-def test_statements_have_a_time_limit_but_not_index_builds(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statement_timeout_exempts_index_builds(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statements, "count", lambda _: b"SELECT pg_sleep(20)")
     with qvec.connect(url, statement_timeout=0.2) as db:
         other = db.collection("docs")
@@ -145,31 +145,31 @@ def test_statements_have_a_time_limit_but_not_index_builds(url: str, monkeypatch
 
 
 @pytest.mark.usefixtures("docs")
-def test_indexes_of_words_and_metadata_have_no_time_limit(url: str) -> None:
-    """Each waits for a lock, which takes the place of reading a large table, for longer than the limit."""
+def test_statement_timeout_exempts_text_and_metadata_indexes(url: str) -> None:
+    """Each build waits for a lock longer than the limit, as if it read a large table."""
     by_kind = [MetadataIndex("kind", "keyword")]
     with qvec.connect(url, statement_timeout=0.2) as db:
         other = db.collection("docs")
         for build in (other.index_texts, lambda: other.index_metadata(by_kind)):
-            with locked(url):
+            with lock_docs(url):
                 build()
 
     async def build_all() -> None:
         async with await qvec.connect_async(url, statement_timeout=0.2) as db:
             other = await db.collection("docs")
-            with locked(url):
+            with lock_docs(url):
                 await other.index_texts()
-            with locked(url):
+            with lock_docs(url):
                 await other.index_metadata(by_kind)
-            with locked(url), pytest.raises(DatabaseError, match="statement timeout"):
+            with lock_docs(url), pytest.raises(DatabaseError, match="statement timeout"):
                 await other.delete([1])
 
     asyncio.run(build_all())
 
 
 @contextlib.contextmanager
-def locked(url: str) -> Iterator[None]:
-    """Lock the table of docs for the first 0.6 seconds."""
+def lock_docs(url: str) -> Iterator[None]:
+    """Lock the table `docs` for the first 0.6 seconds of the block."""
     with psycopg.connect(url) as connection:
         connection.execute("LOCK TABLE docs IN ACCESS EXCLUSIVE MODE")
         timer = threading.Timer(0.6, connection.rollback)
@@ -183,8 +183,8 @@ def locked(url: str) -> Iterator[None]:
 # Cancellation
 
 
-def test_cancelled_work_leaves_no_transaction_open(docs: Collection, url: str, admin: psycopg.Connection) -> None:
-    """Scans hold a transaction with a cursor, upserts one with a COPY."""
+def test_cancelled_calls_leave_no_transaction_open(docs: Collection, url: str, admin: psycopg.Connection) -> None:
+    """Exact searches hold a transaction with a cursor, upserts one with a COPY."""
     docs._store.close()
     vectors = realistic(1000)
 
@@ -192,9 +192,9 @@ def test_cancelled_work_leaves_no_transaction_open(docs: Collection, url: str, a
         async with await qvec.connect_async(url, pool_size=4) as db:
             other = await db.collection("docs")
             for pause in (0.001, 0.003, 0.01, 0.03):
-                works = [other.search(vectors[row], 1, exact=True) for row in range(50)]
-                works += [other.upsert(np.arange(ROWS), vectors[:ROWS]) for _ in range(10)]
-                tasks = [asyncio.create_task(work) for work in works]
+                coroutines = [other.search(vectors[row], 1, exact=True) for row in range(50)]
+                coroutines += [other.upsert(np.arange(ROWS), vectors[:ROWS]) for _ in range(10)]
+                tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
                 await asyncio.sleep(pause)
                 for task in tasks:
                     task.cancel()
@@ -202,11 +202,11 @@ def test_cancelled_work_leaves_no_transaction_open(docs: Collection, url: str, a
             found = await asyncio.gather(*(other.search(vectors[row], 1) for row in range(200)))
             assert [hits[0].id for hits in found] == list(range(200))
             assert await other.count() == ROWS
-            for _ in range(40):  # a server process may need a moment to say that it is idle
-                if sessions(admin, url).keys() == {"idle"}:
+            for _ in range(40):  # a server process may need a moment to report idle
+                if count_sessions(admin, url).keys() == {"idle"}:
                     break
                 await asyncio.sleep(0.05)
-            assert sessions(admin, url).keys() == {"idle"}
+            assert count_sessions(admin, url).keys() == {"idle"}
 
     asyncio.run(cancel())
 
@@ -221,19 +221,19 @@ def server(tmp_path: Path) -> Iterator[str]:
     embedded.stop(tmp_path / "data")
 
 
-def restart(directory: Path) -> None:
+def restart_server(directory: Path) -> None:
     assert embedded.stop(directory)
     time.sleep(0.5)
     embedded.start(directory)
 
 
-def are_lost_connections(errors: list[BaseException]) -> bool:
+def all_lost_connections(errors: list[BaseException]) -> bool:
     return all(isinstance(error, DatabaseError) and "the connection was lost" in str(error) for error in errors)
 
 
 @pytest.mark.slow
-def test_threads_survive_a_restart_under_load(server: str, tmp_path: Path) -> None:
-    """Reads wait for the server to come back; a write under way fails as lost and is not repeated."""
+def test_threads_survive_a_server_restart(server: str, tmp_path: Path) -> None:
+    """Reads wait until the server is back; a running write fails as a lost connection and is not repeated."""
     vectors = realistic(1000)
     stop = threading.Event()
     reads, failed_reads, failed_writes = [0], [], []
@@ -254,12 +254,12 @@ def test_threads_survive_a_restart_under_load(server: str, tmp_path: Path) -> No
                 failed_writes.append(error)
 
     with qvec.connect(server) as db:
-        docs = filled(db)
+        docs = create_docs(db)
         threads = [threading.Thread(target=work, args=(docs,)) for work in (*[read] * 6, write)]
         for thread in threads:
             thread.start()
         time.sleep(0.5)
-        restart(tmp_path / "data")
+        restart_server(tmp_path / "data")
         before = reads[0]
         time.sleep(3)
         stop.set()
@@ -267,13 +267,13 @@ def test_threads_survive_a_restart_under_load(server: str, tmp_path: Path) -> No
             thread.join(40)
         assert reads[0] > before + 10
         assert failed_reads == []
-        assert are_lost_connections(failed_writes)
+        assert all_lost_connections(failed_writes)
         assert docs.upsert([1001], vectors[998:999]) == 1
 
 
 @pytest.mark.slow
-def test_tasks_survive_a_restart_under_load(server: str, tmp_path: Path) -> None:
-    """Reads wait for the server to come back; a write under way fails as lost and is not repeated."""
+def test_tasks_survive_a_server_restart(server: str, tmp_path: Path) -> None:
+    """Reads wait until the server is back; a running write fails as a lost connection and is not repeated."""
     vectors = realistic(1000)
     reads, failed_reads, failed_writes = 0, [], []
 
@@ -300,25 +300,25 @@ def test_tasks_survive_a_restart_under_load(server: str, tmp_path: Path) -> None
             docs = await db.collection("docs")
             tasks = [asyncio.create_task(work(docs)) for work in (*[read] * 40, write)]
             await asyncio.sleep(0.5)
-            await asyncio.to_thread(restart, tmp_path / "data")
+            await asyncio.to_thread(restart_server, tmp_path / "data")
             before = reads
             await asyncio.sleep(3)
             stop.set()
             await asyncio.wait_for(asyncio.gather(*tasks), 40)
             assert reads > before + 10
             assert failed_reads == []
-            assert are_lost_connections(failed_writes)
+            assert all_lost_connections(failed_writes)
             assert await docs.upsert([1001], vectors[998:999]) == 1
 
     with qvec.connect(server) as db:
-        filled(db)
+        create_docs(db)
     asyncio.run(live())
 
 
 @pytest.mark.slow
-def test_a_server_that_stays_away_is_an_error(server: str, tmp_path: Path) -> None:
+def test_stopped_server_is_an_error(server: str, tmp_path: Path) -> None:
     with qvec.connect(server, timeout=1) as db:
-        docs = filled(db)
+        docs = create_docs(db)
         embedded.stop(tmp_path / "data")
         with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': .* the server is away \("):
             docs.count()
@@ -328,13 +328,13 @@ def test_a_server_that_stays_away_is_an_error(server: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_waiting_clients_are_served_after_the_pool_gave_up(
+def test_pool_that_gave_up_restarts_for_a_waiting_caller(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pool retries at growing intervals and then gives up; it starts again while a caller waits."""
+    """The pool retries at growing intervals, gives up, and starts again while a caller waits."""
     monkeypatch.setattr(pools, "_RECONNECT_SECONDS", 0.5)
     with qvec.connect(server, timeout=30) as db:
-        docs = filled(db)
+        docs = create_docs(db)
         embedded.stop(tmp_path / "data")
         later = threading.Timer(4, embedded.start, [tmp_path / "data"])
         later.start()
@@ -346,24 +346,22 @@ def test_waiting_clients_are_served_after_the_pool_gave_up(
 
 # Closing
 
-CLOSED = r"^cannot read collection 'docs': the database is closed, which it was not when this began$"
+CLOSED_ERROR = r"^cannot read collection 'docs': the database is closed, which it was not when this began$"
 
 
-def no_sessions(admin: psycopg.Connection, url: str) -> bool:
-    """Return whether all sessions end, which takes the server a moment, and none is opened again."""
+def all_sessions_end(admin: psycopg.Connection, url: str) -> bool:
+    """Return whether all sessions end, which takes the server a moment, and no new one starts."""
     deadline = time.monotonic() + 5
-    while sessions(admin, url) and time.monotonic() < deadline:
+    while count_sessions(admin, url) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.1)
-    return not sessions(admin, url)
+    return not count_sessions(admin, url)
 
 
-def test_a_search_overtaken_by_close_does_not_reopen_the_pool(
-    docs: Collection, url: str, admin: psycopg.Connection
-) -> None:
+def test_search_during_close_does_not_reopen_the_pool(docs: Collection, url: str, admin: psycopg.Connection) -> None:
     began, go_on = threading.Event(), threading.Event()
 
-    class Slow:
+    class SlowEmbedder:
         def embed_queries(self, texts: Any) -> Vectors:
             began.set()
             go_on.wait(10)
@@ -371,7 +369,7 @@ def test_a_search_overtaken_by_close_does_not_reopen_the_pool(
 
         embed_documents = embed_queries
 
-    def in_flight(search: Any) -> str:
+    def error_after_close(search: Any) -> str:
         began.clear()
         go_on.clear()
         with ThreadPoolExecutor(1) as pool:
@@ -382,7 +380,7 @@ def test_a_search_overtaken_by_close_does_not_reopen_the_pool(
             return str(searching.exception(10))
 
     docs.index_texts()
-    docs.embedder = Slow()
+    docs.embedder = SlowEmbedder()
     searches = [
         lambda: docs.search("question"),
         lambda: docs.explain("question"),
@@ -392,18 +390,18 @@ def test_a_search_overtaken_by_close_does_not_reopen_the_pool(
         lambda: docs.search_groups("question", "field"),
     ]
     for search in searches:
-        assert re.match(CLOSED, in_flight(search))
-    assert in_flight(lambda: docs.add(["text"], ids=[1])).endswith(
+        assert re.match(CLOSED_ERROR, error_after_close(search))
+    assert error_after_close(lambda: docs.add(["text"], ids=[1])).endswith(
         "the database is closed, which it was not when this began"
     )
-    assert no_sessions(admin, url)
+    assert all_sessions_end(admin, url)
     assert docs.count() == ROWS
 
 
-def test_awaited_searches_overtaken_by_close_do_not_reopen_the_pool(
+def test_async_searches_during_close_do_not_reopen_the_pool(
     docs: Collection, url: str, admin: psycopg.Connection
 ) -> None:
-    """Those that embed their questions or wait for a connection fail; those at work finish."""
+    """Searches that embed their question or wait for a connection fail; running ones finish."""
     docs._store.close()
     vectors = realistic(1000)
 
@@ -412,41 +410,43 @@ def test_awaited_searches_overtaken_by_close_do_not_reopen_the_pool(
             other = await db.collection("docs")
             go_on = asyncio.Event()
 
-            class Slow:
+            class SlowEmbedder:
                 async def embed_queries_async(self, texts: Any) -> Vectors:
                     await go_on.wait()
                     return vectors[: len(texts)]
 
                 embed_documents_async = embed_documents = embed_queries = embed_queries_async
 
-            other.embedder = Slow()
-            works = [other.search("question") for _ in range(20)] + [other.search_hybrid("question") for _ in range(20)]
-            works += [other.search(vectors[0], 1, exact=True) for _ in range(40)]
-            tasks = [asyncio.create_task(work) for work in works]
+            other.embedder = SlowEmbedder()
+            coroutines = [other.search("question") for _ in range(20)] + [
+                other.search_hybrid("question") for _ in range(20)
+            ]
+            coroutines += [other.search(vectors[0], 1, exact=True) for _ in range(40)]
+            tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
             await asyncio.sleep(0.03)
             await db.close()
             go_on.set()
             found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
-            assert all(re.match(CLOSED, str(error)) for error in found[:40])
-            assert {type(one) for one in found[40:]} <= {list, DatabaseError}
-            assert all(re.match(CLOSED, str(one)) for one in found[40:] if not isinstance(one, list))
-            assert await asyncio.to_thread(no_sessions, admin, url)
+            assert all(re.match(CLOSED_ERROR, str(error)) for error in found[:40])
+            assert {type(result) for result in found[40:]} <= {list, DatabaseError}
+            assert all(re.match(CLOSED_ERROR, str(result)) for result in found[40:] if not isinstance(result, list))
+            assert await asyncio.to_thread(all_sessions_end, admin, url)
             assert await other.count() == ROWS
 
     asyncio.run(use())
 
 
-def test_work_under_way_finishes_after_close(
+def test_running_call_finishes_after_close(
     docs: Collection, url: str, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statements, "count", lambda _: b"SELECT 7 FROM pg_sleep(0.5)")
     with ThreadPoolExecutor(1) as pool:
         counting = pool.submit(docs.count)
-        while "active" not in sessions(admin, url):
+        while "active" not in count_sessions(admin, url):
             time.sleep(0.01)
         docs._store.close()
         assert counting.result(10) == 7
-    assert no_sessions(admin, url)
+    assert all_sessions_end(admin, url)
 
 
 # Forks
@@ -454,13 +454,13 @@ def test_work_under_way_finishes_after_close(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.usefixtures("docs")
-def test_a_forked_child_opens_separate_connections(url: str) -> None:
+def test_forked_child_opens_separate_connections(url: str) -> None:
     assert use_across_fork(url, "sync") == ["parent True", "child True", "parent True"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.usefixtures("docs")
-def test_a_forked_child_cannot_use_the_parents_asynchronous_database(url: str) -> None:
+def test_forked_child_cannot_use_the_parents_async_database(url: str) -> None:
     first, child, last = use_across_fork(url, "async")
     assert (first, last) == ("parent True", "parent True")
     assert child.startswith("child InputError: ")
@@ -470,7 +470,7 @@ def test_a_forked_child_cannot_use_the_parents_asynchronous_database(url: str) -
 # Without a server
 
 
-def test_an_unreachable_server_is_an_error_of_connect_async() -> None:
+def test_connect_async_to_an_unreachable_server_is_an_error() -> None:
     with pytest.raises(DatabaseError, match=r"^cannot connect to postgresql://localhost:1/db: .*refused"):
         asyncio.run(qvec.connect_async("postgresql://localhost:1/db"))
     with pytest.raises(DatabaseError) as caught:
@@ -478,7 +478,7 @@ def test_an_unreachable_server_is_an_error_of_connect_async() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_nothing_is_left_open(docs: Collection, url: str, admin: psycopg.Connection) -> None:
+def test_closed_async_database_leaves_no_sessions(docs: Collection, url: str, admin: psycopg.Connection) -> None:
     docs._store.close()
 
     async def use() -> None:
@@ -488,12 +488,12 @@ def test_nothing_is_left_open(docs: Collection, url: str, admin: psycopg.Connect
 
     asyncio.run(use())
     deadline = time.monotonic() + 5
-    while sessions(admin, url) and time.monotonic() < deadline:
+    while count_sessions(admin, url) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert sessions(admin, url) == {}
+    assert count_sessions(admin, url) == {}
 
 
-def test_the_embedded_server_starts_beside_the_loop(tmp_path: Path) -> None:
+def test_starting_the_embedded_server_does_not_block_the_event_loop(tmp_path: Path) -> None:
     async def start() -> None:
         ticks = 0
 

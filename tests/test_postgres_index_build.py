@@ -1,4 +1,4 @@
-"""Building a collection's index: memory, workers, progress, and concurrent builds."""
+"""Building a collection's index in Postgres: memory, workers, progress, and concurrent builds."""
 
 import threading
 from collections.abc import Iterator
@@ -38,23 +38,23 @@ def test_progress_is_reported_until_the_index_exists(collection: Collection, mon
     assert not reported
 
 
-def test_without_shared_memory_the_build_is_serial(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_is_serial_without_shared_memory(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     create, tried = indexes._create, []
 
-    def create_in_little_memory(connection: Any, table: Any, machine: Machine) -> None:
+    def create_without_shared_memory(connection: Any, table: Any, machine: Machine) -> None:
         tried.append(machine.workers)
         if machine.workers:
             raise errors.DiskFull("could not resize shared memory segment: No space left on device")
         create(connection, table, machine)
 
-    monkeypatch.setattr(indexes, "_create", create_in_little_memory)
+    monkeypatch.setattr(indexes, "_create", create_without_shared_memory)
     monkeypatch.setattr(indexes, "remote_machine", lambda _: Machine(256 << 20, 2))
     collection.build_index()
     assert tried == [2, 0]
     assert collection.has_index()
 
 
-def test_memory_and_workers_are_set_for_the_build_alone(
+def test_memory_and_workers_are_set_only_for_the_build(
     collection: Collection, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("maintenance_work_mem", "max_parallel_maintenance_workers", "statement_timeout")

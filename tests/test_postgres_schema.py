@@ -1,4 +1,4 @@
-"""Requirements of a database: installed if allowed, otherwise a one-line error that says what is missing."""
+"""Preparing a Postgres database: install what is missing, or raise a one-line error that says what is missing."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from qvec.postgres.layout import PgVector
 Vectors = NDArray[np.float32]
 
 
-def as_user(url: str, user: str) -> str:
+def url_of_user(url: str, user: str) -> str:
     return url.replace("postgres@", f"{user}@")
 
 
-def run(url: str, *statements: str) -> None:
+def execute(url: str, *statements: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)
@@ -48,7 +48,7 @@ def load_and_search(db: Database, calibration: Calibration, vectors: Vectors, re
 # Installing
 
 
-def test_the_script_can_be_run_again(url: str, calibration: Calibration, vectors: Vectors) -> None:
+def test_install_script_can_run_twice(url: str, calibration: Calibration, vectors: Vectors) -> None:
     with qvec.connect(url) as db:
         load_and_search(db, calibration, vectors)
         with db.store.connection() as connection:
@@ -57,7 +57,7 @@ def test_the_script_can_be_run_again(url: str, calibration: Calibration, vectors
         assert db.install() is None
 
 
-def test_the_schema_returns_its_version(url: str) -> None:
+def test_installed_schema_has_the_current_version(url: str) -> None:
     with qvec.connect(url) as db:
         db.install()
         with db.store.connection() as connection:
@@ -72,8 +72,8 @@ def test_reading_installs_nothing(url: str) -> None:
             assert connection.execute("SELECT to_regnamespace('qvec')").fetchone() == (None,)
 
 
-def at_once(work: Callable[[int], object], threads: int = 6) -> list[object]:
-    """Run `work` in several threads at the same time; return its results and the messages of its errors."""
+def run_concurrently(work: Callable[[int], object], threads: int = 6) -> list[object]:
+    """Run `work` in several threads at once; return its results and the messages of its errors."""
     barrier = threading.Barrier(threads)
 
     def start(number: int) -> object:
@@ -87,26 +87,26 @@ def at_once(work: Callable[[int], object], threads: int = 6) -> list[object]:
         return list(pool.map(start, range(threads)))
 
 
-def test_clients_that_install_and_create_at_once(url: str, calibration: Calibration) -> None:
+def test_concurrent_install_and_create(url: str, calibration: Calibration) -> None:
     with qvec.connect(url) as db:
-        done = at_once(lambda number: db.create_collection(f"docs{number}", calibration=calibration).name)
-        assert done == [f"docs{number}" for number in range(6)]
-        done = at_once(lambda _: db.create_collection("same", calibration=calibration).name)
-        assert sorted(map(str, done)) == ["collection 'same' exists already"] * 5 + ["same"]
+        results = run_concurrently(lambda number: db.create_collection(f"docs{number}", calibration=calibration).name)
+        assert results == [f"docs{number}" for number in range(6)]
+        results = run_concurrently(lambda _: db.create_collection("same", calibration=calibration).name)
+        assert sorted(map(str, results)) == ["collection 'same' exists already"] * 5 + ["same"]
 
 
 @pytest.mark.parametrize("rescore", ["int8", "float16", "float32"])
-def test_pgvector_in_a_schema_of_its_own(url: str, calibration: Calibration, vectors: Vectors, rescore: str) -> None:
-    run(url, "CREATE SCHEMA extensions", "CREATE EXTENSION vector SCHEMA extensions")
+def test_pgvector_in_a_separate_schema(url: str, calibration: Calibration, vectors: Vectors, rescore: str) -> None:
+    execute(url, "CREATE SCHEMA extensions", "CREATE EXTENSION vector SCHEMA extensions")
     with qvec.connect(url) as db:
         load_and_search(db, calibration, vectors, rescore)
 
 
 @pytest.mark.parametrize("rescore", ["int8", "float16"])
-def test_pgvector_in_a_schema_that_needs_quotes(
+def test_pgvector_in_a_schema_whose_name_needs_quotes(
     url: str, calibration: Calibration, vectors: Vectors, rescore: str
 ) -> None:
-    run(url, 'CREATE SCHEMA "Ext ""1"""', 'CREATE EXTENSION vector SCHEMA "Ext ""1"""')
+    execute(url, 'CREATE SCHEMA "Ext ""1"""', 'CREATE EXTENSION vector SCHEMA "Ext ""1"""')
     with qvec.connect(url) as db:
         load_and_search(db, calibration, vectors, rescore)
 
@@ -114,10 +114,10 @@ def test_pgvector_in_a_schema_that_needs_quotes(
 # The search path
 
 
-def test_a_database_with_its_own_search_path(
+def test_collections_follow_the_search_path_of_the_database(
     url: str, admin: psycopg.Connection, calibration: Calibration, vectors: Vectors
 ) -> None:
-    run(url, "CREATE SCHEMA mine", "CREATE EXTENSION vector")
+    execute(url, "CREATE SCHEMA mine", "CREATE EXTENSION vector")
     with psycopg.connect(url) as connection:
         database = connection.info.dbname
     admin.execute(sql.SQL("ALTER DATABASE {} SET search_path = mine").format(sql.Identifier(database)))
@@ -127,29 +127,29 @@ def test_a_database_with_its_own_search_path(
 
 
 def test_names_with_percent_signs_are_errors(url: str, calibration: Calibration) -> None:
-    """Schema of the collection, its table, the schema of pgvector, in turn. Listing collections still works."""
+    """Try the schema of the collection, its table and the schema of pgvector. Listing collections still works."""
     expected = r"is called '100%s'; expected a name without %: rename it"
-    run(url, 'CREATE SCHEMA "100%s"', "CREATE EXTENSION vector")
+    execute(url, 'CREATE SCHEMA "100%s"', "CREATE EXTENSION vector")
     with qvec.connect(f"{url}&options={quote('-c search_path=100%s')}") as db:
         with pytest.raises(InputError, match=f"^the schema of collection 'docs' {expected}"):
             db.create_collection("docs", calibration=calibration)
         assert db.collections() == []
     with qvec.connect(url) as db:
         db.create_collection("docs", calibration=calibration)
-        run(url, 'ALTER TABLE docs RENAME TO "100%s"')
+        execute(url, 'ALTER TABLE docs RENAME TO "100%s"')
         with pytest.raises(InputError, match=f"^the table of collection 'docs' {expected}"):
             db.collection("docs")
-        run(url, 'ALTER TABLE "100%s" RENAME TO docs', 'ALTER TABLE docs SET SCHEMA "100%s"')
+        execute(url, 'ALTER TABLE "100%s" RENAME TO docs', 'ALTER TABLE docs SET SCHEMA "100%s"')
         with pytest.raises(InputError, match=f"^the schema of collection 'docs' {expected}"):
             db.collection("docs")
         assert [found.name for found in db.collections()] == ["docs"]
-        run(url, 'ALTER EXTENSION vector SET SCHEMA "100%s"')
+        execute(url, 'ALTER EXTENSION vector SET SCHEMA "100%s"')
     with qvec.connect(url) as db, pytest.raises(InputError, match=f"^the schema of pgvector {expected}"):
         db.create_collection("more", calibration=calibration)
 
 
-def test_no_schema_to_create_in(url: str, admin: psycopg.Connection, calibration: Calibration) -> None:
-    run(url, "CREATE EXTENSION vector")
+def test_empty_search_path_is_an_error(url: str, admin: psycopg.Connection, calibration: Calibration) -> None:
+    execute(url, "CREATE EXTENSION vector")
     with psycopg.connect(url) as connection:
         database = connection.info.dbname
     admin.execute(sql.SQL("ALTER DATABASE {} SET search_path = ''").format(sql.Identifier(database)))
@@ -175,11 +175,11 @@ CREATE OPERATOR evil.<~> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = evil.hamming
 
 
 @pytest.mark.parametrize("rescore", ["int8", "float16"])
-def test_a_hostile_search_path(
+def test_hostile_search_path(
     url: str, admin: psycopg.Connection, calibration: Calibration, vectors: Vectors, rescore: str
 ) -> None:
-    """Objects that come first in the search path and have the names of those that qvec uses have no effect."""
-    run(url, "CREATE EXTENSION vector", HOSTILE)
+    """Objects that come first in the search path and share names with those that qvec uses have no effect."""
+    execute(url, "CREATE EXTENSION vector", HOSTILE)
     with psycopg.connect(url) as connection:
         database = connection.info.dbname
     path = "ALTER DATABASE {} SET search_path = evil, public"
@@ -188,9 +188,7 @@ def test_a_hostile_search_path(
         load_and_search(db, calibration, vectors, rescore)
 
 
-def test_a_temporary_table_of_the_same_name_is_not_taken_for_the_collection(
-    url: str, calibration: Calibration, vectors: Vectors
-) -> None:
+def test_temporary_table_does_not_shadow_a_collection(url: str, calibration: Calibration, vectors: Vectors) -> None:
     with qvec.connect(url) as db:
         db.install()
         with db.store.connection() as connection:
@@ -199,20 +197,20 @@ def test_a_temporary_table_of_the_same_name_is_not_taken_for_the_collection(
         assert db.collection("docs").stored.table.schema == "public"
 
 
-# Rights
+# Privileges
 
 
 @pytest.fixture
 def guest(admin: psycopg.Connection, url: str) -> str:
-    """A role without rights in the database of `url`."""
+    """A role without privileges in the database of `url`."""
     role = "guest_" + url.rpartition("test_")[2].partition("?")[0]
     admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
     return role
 
 
-def test_no_right_to_create_the_extension(url: str, guest: str, calibration: Calibration) -> None:
+def test_missing_privilege_to_create_the_extension_is_an_error(url: str, guest: str, calibration: Calibration) -> None:
     with (
-        qvec.connect(as_user(url, guest)) as db,
+        qvec.connect(url_of_user(url, guest)) as db,
         pytest.raises(
             DatabaseError, match=f"^user '{guest}' may not create the extension vector in database '.*'; let"
         ),
@@ -220,27 +218,27 @@ def test_no_right_to_create_the_extension(url: str, guest: str, calibration: Cal
         db.create_collection("docs", calibration=calibration)
 
 
-def test_no_right_to_create_the_schema_names_the_grant(
+def test_error_for_missing_schema_privilege_names_the_grant(
     url: str, guest: str, calibration: Calibration, vectors: Vectors
 ) -> None:
-    run(url, "CREATE EXTENSION vector")
-    with qvec.connect(as_user(url, guest)) as db:
+    execute(url, "CREATE EXTENSION vector")
+    with qvec.connect(url_of_user(url, guest)) as db:
         with pytest.raises(DatabaseError, match=f"^user '{guest}' may not create the schema qvec") as caught:
             db.create_collection("docs", calibration=calibration)
         grant = str(caught.value).partition("let its owner run: ")[2]
         assert grant.startswith("GRANT CREATE ON DATABASE")
-        run(url, grant)
+        execute(url, grant)
         with pytest.raises(DatabaseError, match=r"permission denied for schema public; ask the owner to grant it$"):
             db.create_collection("docs", calibration=calibration)
-        run(url, f"GRANT CREATE ON SCHEMA public TO {guest}")
+        execute(url, f"GRANT CREATE ON SCHEMA public TO {guest}")
         load_and_search(db, calibration, vectors)
 
 
-def test_no_right_to_read_is_one_clear_line(url: str, guest: str, calibration: Calibration) -> None:
+def test_missing_read_privilege_is_a_one_line_error(url: str, guest: str, calibration: Calibration) -> None:
     with qvec.connect(url) as db:
         db.create_collection("docs", calibration=calibration)
     with (
-        qvec.connect(as_user(url, guest)) as db,
+        qvec.connect(url_of_user(url, guest)) as db,
         pytest.raises(DatabaseError, match=r"^cannot read the collections of .*: permission denied for schema qvec"),
     ):
         db.collections()
@@ -250,7 +248,7 @@ def test_no_right_to_read_is_one_clear_line(url: str, guest: str, calibration: C
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-def test_another_encoding_is_an_error(
+def test_unsupported_encoding_is_an_error(
     new_database: Callable[..., str], calibration: Calibration, encoding: str
 ) -> None:
     url = new_database(f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
@@ -260,8 +258,8 @@ def test_another_encoding_is_an_error(
         assert db.collections() == []
 
 
-def with_version(url: str, version: str) -> None:
-    run(
+def set_pgvector_version(url: str, version: str) -> None:
+    execute(
         url,
         "CREATE EXTENSION IF NOT EXISTS vector",
         f"UPDATE pg_extension SET extversion = '{version}' WHERE extname = 'vector'",
@@ -269,8 +267,8 @@ def with_version(url: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.5.1", "0.6.2"])
-def test_an_old_pgvector_is_an_error(url: str, calibration: Calibration, version: str) -> None:
-    with_version(url, version)
+def test_old_pgvector_is_an_error(url: str, calibration: Calibration, version: str) -> None:
+    set_pgvector_version(url, version)
     with (
         qvec.connect(url) as db,
         pytest.raises(DatabaseError, match=rf"^pgvector is {version}; qvec needs 0\.7\.0 or newer.*ALTER EXTENSION"),
@@ -279,16 +277,14 @@ def test_an_old_pgvector_is_an_error(url: str, calibration: Calibration, version
 
 
 @pytest.mark.parametrize("version", ["0.7.0", "0.8.1", "0.8.3"])
-def test_a_pgvector_with_known_bugs_gives_a_warning(url: str, version: str) -> None:
-    with_version(url, version)
+def test_pgvector_with_known_bugs_gives_a_warning(url: str, version: str) -> None:
+    set_pgvector_version(url, version)
     with qvec.connect(url) as db:
         assert f"pgvector {version} has known HNSW bugs" in str(db.install())
 
 
-def test_searching_with_a_pgvector_without_iterative_scans(
-    url: str, calibration: Calibration, vectors: Vectors
-) -> None:
-    with_version(url, "0.7.4")
+def test_search_with_a_pgvector_without_iterative_scans(url: str, calibration: Calibration, vectors: Vectors) -> None:
+    set_pgvector_version(url, "0.7.4")
     with qvec.connect(url) as db:
         load_and_search(db, calibration, vectors)
         docs = db.collection("docs")
@@ -303,14 +299,16 @@ def test_versions_are_compared_as_numbers(version: tuple[int, ...], warned: bool
     assert (schema.hnsw_warning(PgVector("public", version)) is not None) == warned
 
 
-def test_a_version_with_a_suffix_is_read(url: str) -> None:
-    with_version(url, "0.9.0-dev")
+def test_version_suffix_is_ignored(url: str) -> None:
+    set_pgvector_version(url, "0.9.0-dev")
     with qvec.connect(url) as db:
         assert db.install() is None
 
 
-def test_a_server_without_pgvector(url: str, calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Every test server has pgvector, so look for an extension that no server has.
+def test_server_without_pgvector_is_an_error(
+    url: str, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every test server has pgvector, so make qvec look for an extension that no server has.
     monkeypatch.setattr(schema, "_AVAILABLE", schema._AVAILABLE.replace("'vector'", "'no such extension'"))
     with (
         qvec.connect(url) as db,
@@ -319,7 +317,7 @@ def test_a_server_without_pgvector(url: str, calibration: Calibration, monkeypat
         db.create_collection("docs", calibration=calibration)
 
 
-def test_an_old_server_is_an_error(url: str, calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_server_is_an_error(url: str, calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "OLDEST_POSTGRES", 99)
     with (
         qvec.connect(url) as db,
@@ -328,7 +326,7 @@ def test_an_old_server_is_an_error(url: str, calibration: Calibration, monkeypat
         db.create_collection("docs", calibration=calibration)
 
 
-def test_a_collection_with_the_content_of_another_calibration(url: str, calibration: Calibration) -> None:
+def test_replaced_calibration_content_is_an_error(url: str, calibration: Calibration) -> None:
     other = Calibration.from_ranges(np.array([[-1] * 64, [1] * 64]))
     with qvec.connect(url) as db:
         db.create_collection("docs", calibration=calibration)

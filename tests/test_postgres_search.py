@@ -1,4 +1,4 @@
-"""Searching in Postgres: ids, scores, recall, collections of no to many rows, and concurrent threads."""
+"""Searches in Postgres: ids, scores, recall, small and growing collections, and concurrent threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Vectors = NDArray[np.float32]
 LAYOUTS = [("int8", "ternary"), ("int8", "binary"), ("int4", "ternary"), ("float16", "ternary"), ("float32", "binary")]
 
 
-def collection(
+def create_indexed_collection(
     db: Database, name: str, vectors: Vectors, calibration: Calibration, rescore: str, prefilter: str
 ) -> Collection:
     docs = db.create_collection(
@@ -39,11 +39,11 @@ def collection(
 
 @pytest.fixture(scope="module", params=LAYOUTS, ids="-".join)
 def docs(request: pytest.FixtureRequest, db: Database, vectors: Vectors, calibration: Calibration) -> Collection:
-    return collection(db, "_".join(request.param), vectors, calibration, *request.param)
+    return create_indexed_collection(db, "_".join(request.param), vectors, calibration, *request.param)
 
 
-def decoded(docs: Collection, vectors: Vectors) -> Vectors:
-    """The vectors as the collection rescores them."""
+def vectors_for_rescoring(docs: Collection, vectors: Vectors) -> Vectors:
+    """Return the vectors in the form that the collection rescores."""
     if planes := docs.stored.table.layout.planes:
         rows = qvec.dequantize(qvec.quantize(vectors, docs.calibration, planes), docs.calibration)
         return unit(rows) if planes < 8 else rows
@@ -53,8 +53,8 @@ def decoded(docs: Collection, vectors: Vectors) -> Vectors:
 # Ids and scores
 
 
-def test_exact_is_numpys_ranking_of_the_decoded_rows(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
-    scores = unit(queries).astype(np.float64) @ decoded(docs, vectors).astype(np.float64).T
+def test_exact_search_equals_numpys_ranking(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
+    scores = unit(queries).astype(np.float64) @ vectors_for_rescoring(docs, vectors).astype(np.float64).T
     tolerance = 1e-3 if docs.stored.table.layout.rescore == "float16" else 1e-5
     for line, hits in zip(scores, docs.search(queries, k=20, exact=True), strict=True):
         best = np.sort(line)[::-1][:20]
@@ -69,14 +69,14 @@ def test_scores_estimate_the_cosine(docs: Collection, vectors: Vectors, queries:
         assert np.abs(line[[hit.id for hit in hits]] - [hit.score for hit in hits]).max() < greatest
 
 
-def test_hits_are_distinct_and_come_best_first(docs: Collection, queries: Vectors) -> None:
+def test_hits_are_distinct_and_sorted_by_score(docs: Collection, queries: Vectors) -> None:
     for hits in docs.search(queries, k=30):
         assert len({hit.id for hit in hits}) == 30
         scores = [hit.score for hit in hits]
         assert scores == sorted(scores, reverse=True)
 
 
-def test_recall(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
+def test_recall_is_above_its_floor(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
     wanted = np.argsort(-(unit(queries) @ unit(vectors).T), axis=1)[:, :10]
     found = [[hit.id for hit in hits] for hits in docs.search(queries, k=10)]
     recall = np.mean([np.isin(ids, best).mean() for ids, best in zip(found, wanted, strict=True)])
@@ -85,7 +85,7 @@ def test_recall(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
     assert recall >= floors.get(f"{docs.stored.table.layout.rescore}-{docs.stored.table.layout.prefilter}", 0.93)
 
 
-def test_more_oversampling_finds_at_least_as_much(docs: Collection, queries: Vectors) -> None:
+def test_oversampling_raises_recall(docs: Collection, queries: Vectors) -> None:
     exact = docs.search(queries, k=10, exact=True)
 
     def recall(oversampling: float) -> float:
@@ -97,20 +97,20 @@ def test_more_oversampling_finds_at_least_as_much(docs: Collection, queries: Vec
     assert recall(20) > 0.99
 
 
-def test_client_and_sql_rescore_alike(docs: Collection, queries: Vectors) -> None:
+def test_client_and_sql_rescoring_agree(docs: Collection, queries: Vectors) -> None:
     in_sql = docs.search(queries, k=10, rescore_in="sql")
-    for ours, theirs in zip(docs.search(queries, k=10, rescore_in="client"), in_sql, strict=True):
-        np.testing.assert_allclose([h.score for h in ours], [h.score for h in theirs], atol=2e-4)
-        # Rows may change places only where their scores are as good as equal.
-        scores = {hit.id: hit.score for hit in ours}
-        assert all(abs(scores.get(hit.id, ours[-1].score) - hit.score) < 4e-4 for hit in theirs)
+    for client_hits, sql_hits in zip(docs.search(queries, k=10, rescore_in="client"), in_sql, strict=True):
+        np.testing.assert_allclose([h.score for h in client_hits], [h.score for h in sql_hits], atol=2e-4)
+        # Rows may swap only where their scores are nearly equal.
+        scores = {hit.id: hit.score for hit in client_hits}
+        assert all(abs(scores.get(hit.id, client_hits[-1].score) - hit.score) < 4e-4 for hit in sql_hits)
 
 
 @pytest.mark.parametrize("rescore", ["int8", "int4", "float16", "float32"])
 def test_scores_estimate_the_inner_product_of_vectors_of_any_length(db: Database, rescore: str) -> None:
     vectors = realistic(400, 40) * np.linspace(0.1, 3, 400, dtype=np.float32)[:, None]
     calibration = Calibration.fit(vectors, metric="ip")
-    docs = collection(db, f"ip_{rescore}", vectors, calibration, rescore, "ternary")
+    docs = create_indexed_collection(db, f"ip_{rescore}", vectors, calibration, rescore, "ternary")
     query = realistic(1, 40, seed=1)[0]
     true = vectors @ query
     size = np.linalg.norm(query) * np.linalg.norm(vectors, axis=1).max()
@@ -122,28 +122,28 @@ def test_scores_estimate_the_inner_product_of_vectors_of_any_length(db: Database
     assert len({hit.id for hit in exact} & set(np.argsort(-true)[:20].tolist())) >= 16
 
 
-def test_a_cut_calibration_searches_whole_and_cut_vectors(db: Database, vectors: Vectors) -> None:
-    docs = collection(db, "cut", vectors, Calibration.fit(vectors, dimensions=32), "float16", "ternary")
-    whole, cut = docs.search(vectors[7], k=5), docs.search(vectors[7, :32], k=5)
-    assert whole == cut
-    assert whole[0].id == 7
-    assert whole[0].score == pytest.approx(1, abs=1e-3)
+def test_truncating_calibration_accepts_full_and_truncated_queries(db: Database, vectors: Vectors) -> None:
+    docs = create_indexed_collection(db, "cut", vectors, Calibration.fit(vectors, dimensions=32), "float16", "ternary")
+    full, truncated = docs.search(vectors[7], k=5), docs.search(vectors[7, :32], k=5)
+    assert full == truncated
+    assert full[0].id == 7
+    assert full[0].score == pytest.approx(1, abs=1e-3)
 
 
-def test_the_prefilter_works_without_an_index(db: Database, vectors: Vectors, calibration: Calibration) -> None:
+def test_search_without_an_index(db: Database, vectors: Vectors, calibration: Calibration) -> None:
     docs = db.create_collection("unindexed", calibration=calibration)
     docs.upsert(np.arange(1000), vectors)
     assert not docs.has_index()
     assert docs.search(vectors[3], k=3)[0].id == 3
 
 
-# Sizes
+# Collection sizes
 
 
 @pytest.mark.parametrize("rescore", ["int8", "float16"])
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
 @pytest.mark.parametrize("rows", [0, 1, 2, 39, 40, 41])
-def test_small_collections_are_ranked_fully(
+def test_small_collections_are_ranked_completely(
     db: Database,
     vectors: Vectors,
     calibration: Calibration,
@@ -152,7 +152,7 @@ def test_small_collections_are_ranked_fully(
     rescore_in: str,
     rows: int,
 ) -> None:
-    docs = collection(db, name, vectors[:rows], calibration, rescore, "ternary")
+    docs = create_indexed_collection(db, name, vectors[:rows], calibration, rescore, "ternary")
     for options in ({}, {"exact": True}):
         hits = docs.search(vectors[:2], k=10, rescore_in=rescore_in, **options)  # type: ignore[call-overload]
         assert [len(found) for found in hits] == [min(rows, 10)] * 2
@@ -160,7 +160,7 @@ def test_small_collections_are_ranked_fully(
     assert len(docs.search(vectors[0], k=10_000)) == rows
 
 
-def test_a_collection_that_grows_and_shrinks_is_searched_whole(
+def test_growing_and_shrinking_collection_is_searched_completely(
     db: Database, vectors: Vectors, calibration: Calibration, name: str
 ) -> None:
     docs = db.create_collection(name, calibration=calibration)
@@ -172,7 +172,7 @@ def test_a_collection_that_grows_and_shrinks_is_searched_whole(
     assert len(docs.search(vectors[0], k=10)) == 5
 
 
-def test_no_queries_give_no_hits(docs: Collection, queries: Vectors) -> None:
+def test_result_shape_for_no_one_and_flat_queries(docs: Collection, queries: Vectors) -> None:
     assert docs.search(queries[:0]) == []
     assert len(docs.search(queries[:1])) == 1
     assert len(docs.search(queries[0].tolist(), k=3)) == 3
@@ -214,20 +214,20 @@ def test_invalid_queries_are_refused(docs: Collection, queries: Vectors) -> None
 # Concurrency
 
 
-def test_threads_search_while_a_writer_replaces(
+def test_threads_search_while_a_writer_replaces_rows(
     db: Database, vectors: Vectors, calibration: Calibration, name: str
 ) -> None:
-    docs = collection(db, name, vectors, calibration, "int8", "ternary")
+    docs = create_indexed_collection(db, name, vectors, calibration, "int8", "ternary")
     faults: list[object] = []
     stop = threading.Event()
 
     def search(thread: int) -> None:
         try:
-            for turn in range(10):
-                wanted = (37 * thread + turn) % 1000
-                found = docs.search(vectors[wanted], k=5)
-                if found[0].id != wanted or len(found) != 5:
-                    faults.append((wanted, found))
+            for repetition in range(10):
+                expected = (37 * thread + repetition) % 1000
+                found = docs.search(vectors[expected], k=5)
+                if found[0].id != expected or len(found) != 5:
+                    faults.append((expected, found))
         except Exception as error:
             faults.append(error)
 
@@ -253,7 +253,7 @@ def test_threads_search_while_a_writer_replaces(
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_parent_and_forked_child_both_continue(docs: Collection, vectors: Vectors) -> None:
+def test_parent_and_forked_child_both_search(docs: Collection, vectors: Vectors) -> None:
     assert docs.search(vectors[1], k=1)[0].id == 1
     child = os.fork()
     if child == 0:
@@ -269,10 +269,10 @@ def test_parent_and_forked_child_both_continue(docs: Collection, vectors: Vector
     assert docs.search(vectors[2], k=1)[0].id == 2
 
 
-def test_a_search_uses_one_calibration_while_another_thread_recalibrates(
+def test_search_uses_one_calibration_during_a_recalibration(
     db: Database, name: str, vectors: Vectors, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The collection may read a new calibration while a query is prepared by the old one."""
+    """The collection may load a new calibration while a query is prepared with the old one."""
     docs = db.create_collection(name, calibration=calibration)
     docs.upsert(range(5), vectors[:5])
     renewed = Calibration.fit(vectors[:100], threshold=0)

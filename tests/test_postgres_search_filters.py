@@ -1,4 +1,4 @@
-"""Searches in Postgres with filters, without rescoring, and over collections that keep one bit a dimension."""
+"""Searches in Postgres: with filters, without rescoring, and with one stored bit per dimension."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def docs(request: pytest.FixtureRequest, db: Database, vectors: Vectors, calibra
 
 
 @pytest.mark.parametrize("mark", MARKS)
-def test_special_characters_in_values_are_not_placeholders(docs: Collection, queries: Vectors, mark: str) -> None:
+def test_special_characters_in_filter_values(docs: Collection, queries: Vectors, mark: str) -> None:
     composed = sql.SQL("metadata->>'mark' = {}").format(sql.Literal(mark))
     rows = set(range(MARKS.index(mark), 1000, len(MARKS)))
     for options in OPTIONS:
@@ -59,7 +59,7 @@ def test_special_characters_in_values_are_not_placeholders(docs: Collection, que
     assert {hit.id for hit in docs.search(queries[0], k=1000, filter={"mark": mark})} == rows
 
 
-def test_a_native_condition_is_put_in_parentheses(docs: Collection, queries: Vectors) -> None:
+def test_native_condition_is_parenthesized(docs: Collection, queries: Vectors) -> None:
     either = sql.SQL("id = 3 OR id % 500 = 4 -- 100%\n")
     for options in OPTIONS:
         assert {hit.id for hit in docs.search(queries[0], k=10, filter=either, **options)} == {3, 4, 504}
@@ -69,21 +69,21 @@ def test_a_native_condition_is_put_in_parentheses(docs: Collection, queries: Vec
     ("filter", "rows"),
     [({"rare": True}, 5), ({"row": {"$lt": 30}}, 30), ({"row": 7}, 1), ({"row": -1}, 0), ({"row": {"$in": []}}, 0)],
 )
-def test_fewer_rows_than_candidates_are_ranked_fully(
+def test_few_matching_rows_are_ranked_completely(
     docs: Collection, queries: Vectors, filter: dict[str, Any], rows: int
 ) -> None:
-    """The index scan may end before it has found them; then all rows that pass are ranked."""
-    wanted = docs.search(queries[:10], k=12, filter=filter, exact=True)
+    """If the index scan ends before it finds them, all matching rows are ranked."""
+    expected = docs.search(queries[:10], k=12, filter=filter, exact=True)
     for options in ({}, {"rescore_in": "sql"}):
         found = docs.search(queries[:10], k=12, filter=filter, **options)  # type: ignore[call-overload]
-        for ours, theirs in zip(found, wanted, strict=True):
-            assert len(ours) == min(12, rows)
-            np.testing.assert_allclose([hit.score for hit in ours], [hit.score for hit in theirs], atol=2e-4)
+        for hits, expected_hits in zip(found, expected, strict=True):
+            assert len(hits) == min(12, rows)
+            np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in expected_hits], atol=2e-4)
     for hits in docs.search(queries[:10], k=12, filter=filter, rescore=False):
         assert len(hits) == min(12, rows)
 
 
-def test_a_filter_does_not_lower_recall(docs: Collection, queries: Vectors) -> None:
+def test_filter_does_not_lower_recall(docs: Collection, queries: Vectors) -> None:
     half = {"row": {"$gte": 500}}
     found = docs.search(queries, k=10, filter=half, oversampling=8)
     exact = docs.search(queries, k=10, filter=half, exact=True)
@@ -93,17 +93,17 @@ def test_a_filter_does_not_lower_recall(docs: Collection, queries: Vectors) -> N
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
 @pytest.mark.parametrize("exact", [False, True])
-def test_explanations_show_the_filter(docs: Collection, queries: Vectors, exact: bool, rescore_in: Any) -> None:
+def test_explain_shows_the_filter(docs: Collection, queries: Vectors, exact: bool, rescore_in: Any) -> None:
     filters: list[Any] = [{"mark": MARKS[0]}, sql.SQL("metadata->>'mark' = {}").format(sql.Literal(MARKS[0]))]
     for filter in filters:
-        explained = docs.explain(queries[0], k=5, filter=filter, exact=exact, rescore_in=rescore_in)
-        assert explained.hits == docs.search(queries[0], k=5, filter=filter, exact=exact, rescore_in=rescore_in)
-        assert explained.candidates == (None if exact else 20)
-        assert "metadata" in explained.statement
-        assert any("Filter: " in line and "metadata" in line for line in explained.plan)
+        explanation = docs.explain(queries[0], k=5, filter=filter, exact=exact, rescore_in=rescore_in)
+        assert explanation.hits == docs.search(queries[0], k=5, filter=filter, exact=exact, rescore_in=rescore_in)
+        assert explanation.candidates == (None if exact else 20)
+        assert "metadata" in explanation.statement
+        assert any("Filter: " in line and "metadata" in line for line in explanation.plan)
 
 
-def test_filters_of_another_kind_are_refused(docs: Collection, queries: Vectors) -> None:
+def test_unsupported_filter_types_are_refused(docs: Collection, queries: Vectors) -> None:
     with pytest.raises(InputError, match=r"^filter is a str; expected a dict, or a condition of psycopg\.sql$"):
         docs.search(queries[0], filter="row = 1")  # type: ignore[call-overload]
 
@@ -111,16 +111,19 @@ def test_filters_of_another_kind_are_refused(docs: Collection, queries: Vectors)
 # Without rescoring
 
 
-def bits(vectors: Vectors, calibration: Calibration, prefilter: str) -> NDArray[np.uint8]:
+def prefilter_codes(vectors: Vectors, calibration: Calibration, prefilter: str) -> NDArray[np.uint8]:
+    """Return the specified codes of the prefilter."""
     whole = specification.codes(vectors, calibration.threshold, calibration.radius, cosine=True)
     return specification.ternary(whole) if prefilter == "ternary" else specification.to_planes(whole, 1)
 
 
-def test_without_rescoring_the_order_is_that_of_hamming_distances(
+def test_search_without_rescoring_orders_by_hamming_distance(
     docs: Collection, vectors: Vectors, queries: Vectors, calibration: Calibration
 ) -> None:
     prefilter = docs.stored.table.layout.prefilter
-    distances = specification.hamming(bits(vectors, calibration, prefilter), bits(queries, calibration, prefilter))
+    distances = specification.hamming(
+        prefilter_codes(vectors, calibration, prefilter), prefilter_codes(queries, calibration, prefilter)
+    )
     scores = (1 - distances * (2 / docs.stored.table.layout.prefilter_bits)).astype(np.float32)
     for line, hits in zip(scores, docs.search(queries[:10], k=1000, rescore=False), strict=False):
         assert [hit.score for hit in hits] == np.sort(line)[::-1].tolist()
@@ -133,7 +136,7 @@ def test_without_rescoring_the_order_is_that_of_hamming_distances(
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-def test_scores_of_signs_are_those_of_one_plane(db: Database, name: str, metric: Any) -> None:
+def test_binary_scores_equal_one_plane_scores(db: Database, name: str, metric: Any) -> None:
     vectors, queries = realistic(300, 50), realistic(10, 50, seed=1)
     calibration = Calibration.fit(vectors, metric=metric)
     docs = db.create_collection(name, calibration=calibration, rescore="binary")
@@ -157,7 +160,9 @@ def test_scores_of_signs_are_those_of_one_plane(db: Database, name: str, metric:
                 np.testing.assert_allclose(found, np.sort(line)[::-1][:10], atol=2 * tolerance * size + 1e-12)
 
 
-def test_signs_find_the_neighbours(db: Database, vectors: Vectors, queries: Vectors, name: str) -> None:
+def test_binary_collection_finds_nearest_neighbours(
+    db: Database, vectors: Vectors, queries: Vectors, name: str
+) -> None:
     docs = db.create_collection(name, calibration=Calibration.fit(vectors), rescore="binary")
     docs.upsert(np.arange(1000), vectors)
     docs.build_index()
@@ -167,37 +172,35 @@ def test_signs_find_the_neighbours(db: Database, vectors: Vectors, queries: Vect
     assert recall > 0.65
 
 
-# Damage
+# Damaged calibrations
 
 
-def tamper(db: Database, calibration: Calibration, content: bytes) -> None:
-    """Overwrite a stored calibration as a superuser can; a trigger refuses it to others."""
+def overwrite_calibration(db: Database, calibration: Calibration, content: bytes) -> None:
+    """Overwrite a stored calibration as a superuser can; for everybody else a trigger refuses this."""
     with db.store.connection() as connection, connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")
         connection.execute("UPDATE qvec.calibration SET content = %s WHERE id = %s", [content, calibration.id])
     db.store._catalog._calibrations.clear()  # type: ignore[attr-defined]
 
 
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "a bit": lambda content: content[:-2] + bytes([content[-2] ^ 1]) + content[-1:],
-    "its end": lambda content: content[:-4],
-    "everything": lambda _: b"",
-    "its header": lambda content: content[:8] + b"x" + content[9:],
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "flipped bit": lambda content: content[:-2] + bytes([content[-2] ^ 1]) + content[-1:],
+    "missing end": lambda content: content[:-4],
+    "empty": lambda _: b"",
+    "changed header": lambda content: content[:8] + b"x" + content[9:],
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_calibration_that_was_tampered_with_is_refused(
-    db: Database, vectors: Vectors, name: str, damage: str
-) -> None:
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_tampered_calibration_is_refused(db: Database, vectors: Vectors, name: str, damage: str) -> None:
     calibration = Calibration.fit(vectors, model=name)
     db.create_collection(name, calibration=calibration)
-    tamper(db, calibration, DAMAGES[damage](calibration.to_bytes()))
+    overwrite_calibration(db, calibration, DAMAGE[damage](calibration.to_bytes()))
     with pytest.raises(CalibrationError, match=f"^the calibration of collection {name!r} is "):
         db.collection(name)
-    tamper(db, calibration, Calibration.fit(vectors, model="another").to_bytes())
+    overwrite_calibration(db, calibration, Calibration.fit(vectors, model="another").to_bytes())
     with pytest.raises(CollectionError, match=f"^collection {name!r} wants calibration {calibration.id}, found "):
         db.collection(name)
-    tamper(db, calibration, calibration.to_bytes())
+    overwrite_calibration(db, calibration, calibration.to_bytes())
     assert db.collection(name).calibration == calibration
     db.drop_collection(name)

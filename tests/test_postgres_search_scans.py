@@ -1,4 +1,4 @@
-"""Searches in Postgres whose index scan ends before it has found all candidates, as with a rare filter."""
+"""Searches in Postgres whose index scan ends before it finds all candidates, as with a selective filter."""
 
 from __future__ import annotations
 
@@ -29,65 +29,67 @@ ROWS = 3000
 RARE = {"rare": True}
 PASSING = set(range(7, ROWS, 300))
 SHORT_SCANS = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_sort": "off", "hnsw.max_scan_tuples": "1"}
-"""The index is used, and its iterative scan ends after the first tuples."""
+"""Settings that force the use of the index and end its iterative scan after the first tuples."""
 K = 12
 
 
 @pytest.fixture(scope="module")
-def short_url(new_database: Callable[..., str]) -> str:
-    """The URL of an empty database whose index scans end at once."""
+def short_scan_url(new_database: Callable[..., str]) -> str:
+    """The URL of an empty database whose index scans end after the first tuples."""
     settings = " ".join(f"-c {name}={value}" for name, value in SHORT_SCANS.items())
     return f"{new_database()}&options={quote(settings)}"
 
 
 @pytest.fixture(scope="module")
-def short(short_url: str) -> Iterator[Database]:
-    with qvec.connect(short_url) as database:
+def short_scan_db(short_scan_url: str) -> Iterator[Database]:
+    with qvec.connect(short_scan_url) as database:
         yield database
 
 
 @pytest.fixture(scope="module", params=["int8", "binary", "float16"])
-def docs(request: pytest.FixtureRequest, short: Database) -> Any:
+def docs(request: pytest.FixtureRequest, short_scan_db: Database) -> Any:
     vectors = realistic(ROWS)
-    docs: Any = short.create_collection(request.param, calibration=Calibration.fit(vectors), rescore=request.param)
+    docs: Any = short_scan_db.create_collection(
+        request.param, calibration=Calibration.fit(vectors), rescore=request.param
+    )
     docs.upsert(np.arange(ROWS), vectors, metadata=[{"rare": row in PASSING} for row in range(ROWS)])
     docs.build_index()
     return docs
 
 
-def found_by_index(short: Database, docs: Any, query: Vectors, candidates: int) -> int:
-    """Return how many of the wanted candidates the index scan finds among the rows that pass."""
+def count_found_by_index(short_scan_db: Database, docs: Any, query: Vectors, candidates: int) -> int:
+    """Return how many candidates the index scan finds among the matching rows."""
     where = Where.of(RowFilter(parse(RARE)))
     statement = statements.candidates(docs.stored.table, ("id",), candidates, where.composed())
     bits = prefilter_bits(docs.calibration.prepared(query[None]), docs.calibration, docs.stored.table.layout)
-    with short.store.connection() as connection:
+    with short_scan_db.store.connection() as connection:
         rows = connection.execute(statement, {**where.parameters, "bits": Bit(bits.tobytes())}).fetchall()
     return len(rows)
 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
-def test_all_rows_that_pass_are_ranked(
-    short: Database, docs: Any, short_url: str, queries: Vectors, rescore_in: str
+def test_all_matching_rows_are_ranked(
+    short_scan_db: Database, docs: Any, short_scan_url: str, queries: Vectors, rescore_in: str
 ) -> None:
-    assert all(found_by_index(short, docs, query, K) < len(PASSING) for query in queries[:5])
+    assert all(count_found_by_index(short_scan_db, docs, query, K) < len(PASSING) for query in queries[:5])
     options: dict[str, Any] = {"k": K, "filter": RARE, "rescore_in": rescore_in}
 
-    async def awaited(query: Vectors) -> Any:
-        async with await qvec.connect_async(short_url) as database:
+    async def search_async(query: Vectors) -> Any:
+        async with await qvec.connect_async(short_scan_url) as database:
             return await (await database.collection(docs.name)).search(query, **options)
 
     exact = docs.search(queries[:5], **options, exact=True)
-    for found in (docs.search(queries[:5], **options), asyncio.run(awaited(queries[:5]))):
+    for found in (docs.search(queries[:5], **options), asyncio.run(search_async(queries[:5]))):
         assert found == exact
-    for found in (docs.search(queries[0], **options), asyncio.run(awaited(queries[0]))):
+    for found in (docs.search(queries[0], **options), asyncio.run(search_async(queries[0]))):
         assert found == exact[0]
         assert set(ids(found)) == PASSING
 
 
-def test_one_call_mixes_queries_with_enough_candidates_and_without(short: Database, docs: Any) -> None:
+def test_batch_mixes_queries_with_enough_and_too_few_candidates(short_scan_db: Database, docs: Any) -> None:
     passing = sorted(PASSING)[:3]
     mixed = realistic(ROWS)[[*range(10), *passing, *range(10, 20)]]
-    assert {found_by_index(short, docs, query, 1) for query in mixed} == {0, 1}
+    assert {count_found_by_index(short_scan_db, docs, query, 1) for query in mixed} == {0, 1}
     options: dict[str, Any] = {"k": 1, "oversampling": 1, "filter": RARE}
     found = docs.search(mixed, **options)
     assert found == [docs.search(query, **options) for query in mixed]
@@ -96,10 +98,10 @@ def test_one_call_mixes_queries_with_enough_candidates_and_without(short: Databa
 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
-def test_explanations_hold_the_hits_of_the_search(docs: Any, queries: Vectors, rescore_in: str) -> None:
+def test_explain_returns_the_hits_of_the_search(docs: Any, queries: Vectors, rescore_in: str) -> None:
     options: dict[str, Any] = {"k": K, "filter": RARE, "rescore_in": rescore_in}
-    explained = docs.explain(queries[0], **options)
-    assert explained.hits == docs.search(queries[0], **options)
-    assert any(docs.stored.table.index in line for line in explained.plan)
+    explanation = docs.explain(queries[0], **options)
+    assert explanation.hits == docs.search(queries[0], **options)
+    assert any(docs.stored.table.index in line for line in explanation.plan)
     if rescore_in == "client" and docs.stored.table.layout.planes:
-        assert set(explained.milliseconds) == {"prepare", "prefilter", "all rows that pass"}
+        assert set(explanation.milliseconds) == {"prepare", "prefilter", "all rows that pass"}

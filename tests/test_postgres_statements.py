@@ -1,4 +1,4 @@
-"""The SQL of searches: its expressions agree with the specification, use the index, and find every candidate."""
+"""SQL statements of searches: expressions equal the specification, plans use the index, every candidate is found."""
 
 from __future__ import annotations
 
@@ -48,14 +48,15 @@ def connection(db: Database) -> Iterator[psycopg.Connection]:
 
 
 def bit_text(row: NDArray[np.uint8]) -> str:
+    """Return the bits of a row of bytes as text."""
     return "".join(map(str, np.unpackbits(row)))
 
 
-# Agreement with the specification
+# Expressions
 
 
 @pytest.mark.parametrize("dimensions", [1, 6, 7, 8, 384, 1000])
-def test_the_ternary_expression_agrees_with_the_specification(connection: psycopg.Connection, dimensions: int) -> None:
+def test_ternary_expression_equals_specification(connection: psycopg.Connection, dimensions: int) -> None:
     codes = np.random.default_rng(dimensions).integers(0, 256, (20, dimensions), dtype=np.uint8)
     codes[0], codes[1] = 144, 112  # the edges of the levels, and the codes right below them
     codes[2], codes[3] = 143, 111
@@ -71,9 +72,7 @@ def test_the_ternary_expression_agrees_with_the_specification(connection: psycop
 
 @pytest.mark.parametrize("dimensions", [1, 7, 64])
 @pytest.mark.parametrize("share", [0, 0.5])
-def test_the_top_plane_is_pgvectors_binary_quantize(
-    connection: psycopg.Connection, dimensions: int, share: float
-) -> None:
+def test_top_plane_equals_binary_quantize(connection: psycopg.Connection, dimensions: int, share: float) -> None:
     vectors = realistic(60, dimensions)
     calibration = Calibration.fit(vectors, metric="ip", threshold=share)
     edges = np.stack(
@@ -98,7 +97,7 @@ def test_the_top_plane_is_pgvectors_binary_quantize(
 @pytest.mark.parametrize("dimensions", [1, 7, 384])
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary"])
-def test_scores_in_sql_equal_those_of_the_client(db: Database, dimensions: int, metric: str, rescore: str) -> None:
+def test_sql_scores_equal_client_scores(db: Database, dimensions: int, metric: str, rescore: str) -> None:
     vectors = realistic(50, dimensions)
     calibration = Calibration.fit(vectors, metric=metric)  # type: ignore[arg-type]
     docs = db.create_collection(
@@ -119,7 +118,7 @@ def test_scores_in_sql_equal_those_of_the_client(db: Database, dimensions: int, 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
 def test_rows_that_decode_to_zero_score_zero(db: Database, rescore_in: RescoreIn) -> None:
-    """Under cosine they are not divided by their length."""
+    """Under cosine such a row is not divided by its length."""
     ones, zeros = np.ones(20, np.float32), np.zeros(20, np.float32)
     calibration = Calibration(ones / 5, ones, ones / 5, zeros, zeros, "cosine")
     docs = db.create_collection(f"nothing_{rescore_in}", calibration=calibration, rescore="binary")
@@ -130,10 +129,10 @@ def test_rows_that_decode_to_zero_score_zero(db: Database, rescore_in: RescoreIn
     ]
 
 
-# The index is used and finds every candidate
+# The index and the candidates that it finds
 
 
-def filled(db: Database, name: str, vectors: Vectors, rescore: str, prefilter: str) -> Collection:
+def create_indexed_collection(db: Database, name: str, vectors: Vectors, rescore: str, prefilter: str) -> Collection:
     docs = db.create_collection(
         name,
         calibration=Calibration.fit(vectors),
@@ -146,15 +145,15 @@ def filled(db: Database, name: str, vectors: Vectors, rescore: str, prefilter: s
 
 
 @pytest.fixture(scope="module")
-def many(db: Database) -> Collection:
+def large_collection(db: Database) -> Collection:
     """Five thousand rows in a few clusters, many of them with equal codes."""
     vectors = realistic(5000, 32)
     vectors[4000:] = vectors[:1000]
-    return filled(db, "many", vectors, "int8", "ternary")
+    return create_indexed_collection(db, "many", vectors, "int8", "ternary")
 
 
-def prepared(docs: Collection, queries: Vectors) -> Vectors:
-    """Return queries (m, d) as a plan takes them."""
+def prepare_queries(docs: Collection, queries: Vectors) -> Vectors:
+    """Return queries (m, d) in the form that a plan takes."""
     return docs.calibration.prepared(np.atleast_2d(queries))
 
 
@@ -163,10 +162,10 @@ def plan_for(docs: Collection, candidates: int | None, k: int = 10) -> SearchPla
 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
-def test_the_candidates_come_from_the_index(db: Database, vectors: Vectors, rescore: str, prefilter: str) -> None:
-    docs = filled(db, f"planned_{rescore}_{prefilter}", vectors, rescore, prefilter)
+def test_candidates_come_from_the_index(db: Database, vectors: Vectors, rescore: str, prefilter: str) -> None:
+    docs = create_indexed_collection(db, f"planned_{rescore}_{prefilter}", vectors, rescore, prefilter)
     plan = plan_for(docs, 40)
-    query = prepared(docs, vectors[0])[0]
+    query = prepare_queries(docs, vectors[0])[0]
     with db.store.direct_connection() as connection:
         connection.execute("SET enable_seqscan = off")  # a thousand short rows are sorted as fast without the index
         lines = connection.execute(b"EXPLAIN " + plan.statement(), plan.parameters(query)).fetchall()
@@ -174,9 +173,9 @@ def test_the_candidates_come_from_the_index(db: Database, vectors: Vectors, resc
 
 
 @pytest.mark.parametrize("rescore_in", ["client", "sql"])
-def test_the_planner_chooses_the_index(many: Collection, rescore_in: RescoreIn) -> None:
-    explanation = many.explain(realistic(5000, 32)[1234], k=10, rescore_in=rescore_in)
-    assert f"Index Scan using {many.stored.table.index}" in "\n".join(explanation.plan)
+def test_planner_chooses_the_index(large_collection: Collection, rescore_in: RescoreIn) -> None:
+    explanation = large_collection.explain(realistic(5000, 32)[1234], k=10, rescore_in=rescore_in)
+    assert f"Index Scan using {large_collection.stored.table.index}" in "\n".join(explanation.plan)
     assert explanation.candidates == 40
     assert explanation.hits[0].id == 1234
     assert all(milliseconds >= 0 for milliseconds in explanation.milliseconds.values())
@@ -184,9 +183,11 @@ def test_the_planner_chooses_the_index(many: Collection, rescore_in: RescoreIn) 
 
 @pytest.mark.parametrize("ef_search", [1, 40, 1000])
 @pytest.mark.parametrize("count", [1, 40, 400, 1000, 1001, 2500])
-def test_the_prefilter_finds_every_candidate(db: Database, many: Collection, ef_search: int, count: int) -> None:
-    query = prepared(many, realistic(1, 32, seed=3))[0]
-    plan = plan_for(many, count)
+def test_prefilter_finds_every_candidate(
+    db: Database, large_collection: Collection, ef_search: int, count: int
+) -> None:
+    query = prepare_queries(large_collection, realistic(1, 32, seed=3))[0]
+    plan = plan_for(large_collection, count)
     settings = "SELECT current_setting('hnsw.ef_search'), current_setting('hnsw.iterative_scan')"
     with db.store.direct_connection() as connection:
         connection.execute("SELECT '[1]'::vector")  # loads pgvector, which defines the settings
@@ -198,42 +199,48 @@ def test_the_prefilter_finds_every_candidate(db: Database, many: Collection, ef_
 
 
 @pytest.mark.parametrize("count", [41, 400, 1000])
-def test_ef_search_alone_reaches_every_candidate(db: Database, many: Collection, count: int) -> None:
-    """Without an iterative scan, which would find the missing candidates despite a small ef_search."""
-    table = replace(many.stored.table, vector=PgVector(many.stored.table.vector.schema, (0, 7, 4)))
-    plan = SearchPlan(table, many.calibration, k=count, candidates=count)
-    query = prepared(many, realistic(1, 32, seed=3))[0]
+def test_ef_search_suffices_without_iterative_scan(db: Database, large_collection: Collection, count: int) -> None:
+    """An iterative scan would find the candidates that a small ef_search misses."""
+    table = replace(
+        large_collection.stored.table, vector=PgVector(large_collection.stored.table.vector.schema, (0, 7, 4))
+    )
+    plan = SearchPlan(table, large_collection.calibration, k=count, candidates=count)
+    query = prepare_queries(large_collection, realistic(1, 32, seed=3))[0]
     with db.store.direct_connection() as connection:
         connection.execute("SET enable_seqscan = off")
         assert len(search._fetch_rows(connection, plan, query[None])[0]) == count
 
 
-def test_the_prefilter_finds_every_candidate_in_a_fresh_session(db: Database, many: Collection) -> None:
+def test_prefilter_finds_every_candidate_in_a_new_session(db: Database, large_collection: Collection) -> None:
     with db.store.direct_connection() as connection:
-        query = prepared(many, realistic(1, 32, seed=3))[0]
-        assert len(search._fetch_rows(connection, plan_for(many, 400), query[None])[0]) == 400
+        query = prepare_queries(large_collection, realistic(1, 32, seed=3))[0]
+        assert len(search._fetch_rows(connection, plan_for(large_collection, 400), query[None])[0]) == 400
 
 
-def test_candidates_are_the_nearest_by_their_bits(db: Database, many: Collection) -> None:
-    query = prepared(many, realistic(1, 32, seed=4))
-    codes = qvec.quantize(np.vstack([realistic(5000, 32)[:4000], realistic(5000, 32)[:1000]]), many.calibration)
-    bits = qvec.ternary(codes, many.calibration)
-    wanted = qvec.hamming(bits, qvec.ternary(qvec.quantize(query, many.calibration), many.calibration))[0]
+def test_candidates_are_nearest_by_hamming_distance(db: Database, large_collection: Collection) -> None:
+    query = prepare_queries(large_collection, realistic(1, 32, seed=4))
+    codes = qvec.quantize(
+        np.vstack([realistic(5000, 32)[:4000], realistic(5000, 32)[:1000]]), large_collection.calibration
+    )
+    bits = qvec.ternary(codes, large_collection.calibration)
+    wanted = qvec.hamming(
+        bits, qvec.ternary(qvec.quantize(query, large_collection.calibration), large_collection.calibration)
+    )[0]
     with db.store.direct_connection() as connection:
-        (rows,) = search._fetch_rows(connection, plan_for(many, 100), query)
+        (rows,) = search._fetch_rows(connection, plan_for(large_collection, 100), query)
     found = np.sort(wanted[[id for id, _ in rows]])
     # HNSW is approximate: the distances, not the rows (many are equal), are nearly those of an exhaustive search.
     assert (found == np.sort(wanted)[:100]).mean() > 0.95
 
 
-def test_the_prefilter_finds_every_candidate_among_deleted_rows(db: Database) -> None:
-    docs = filled(db, "thinned", realistic(3000, 32), "int8", "binary")
+def test_prefilter_finds_every_candidate_among_deleted_rows(db: Database) -> None:
+    docs = create_indexed_collection(db, "thinned", realistic(3000, 32), "int8", "binary")
     assert docs.delete(range(0, 3000, 2)) == 1500  # type: ignore[arg-type]
     assert len(docs.search(realistic(1, 32, seed=5)[0], k=100)) == 100
 
 
-@pytest.mark.usefixtures("many")
-def test_more_candidates_than_ef_search_allows_without_iterative_scan_rank_everything(
+@pytest.mark.usefixtures("large_collection")
+def test_too_many_candidates_without_iterative_scan_rank_all_rows(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = db.collection("many")
@@ -248,14 +255,14 @@ def test_more_candidates_than_ef_search_allows_without_iterative_scan_rank_every
     ]
 
 
-def test_the_bits_are_a_parameter_in_binary_form(many: Collection) -> None:
-    parameters = plan_for(many, 40).parameters(prepared(many, realistic(1, 32))[0])
+def test_query_bits_are_sent_in_binary_format(large_collection: Collection) -> None:
+    parameters = plan_for(large_collection, 40).parameters(prepare_queries(large_collection, realistic(1, 32))[0])
     assert isinstance(parameters["bits"], Bit)
-    assert b"%(bits)b" in plan_for(many, 40).statement()
+    assert b"%(bits)b" in plan_for(large_collection, 40).statement()
 
 
 @pytest.mark.parametrize(
-    ("options", "trips"),
+    ("options", "round_trips"),
     [
         ({}, ["fetch_each", "fetch"]),
         ({"texts": False}, ["fetch_each"]),
@@ -263,38 +270,47 @@ def test_the_bits_are_a_parameter_in_binary_form(many: Collection) -> None:
         ({"candidates": None}, ["scan", "fetch"]),
     ],
 )
-def test_several_queries_are_one_round_trip_and_one_for_their_texts(
-    db: Database, many: Collection, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], trips: list[str]
+def test_query_batch_takes_one_round_trip_plus_one_for_texts(
+    db: Database,
+    large_collection: Collection,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    round_trips: list[str],
 ) -> None:
-    plan, queries = replace(plan_for(many, 40), **options), prepared(many, realistic(5, 32, seed=5))
-    made: list[str] = []
+    plan, queries = (
+        replace(plan_for(large_collection, 40), **options),
+        prepare_queries(large_collection, realistic(5, 32, seed=5)),
+    )
+    sent: list[str] = []
 
-    def recorded(name: str, send: Callable[..., Any]) -> Callable[..., Any]:
-        def trip(*arguments: Any, **others: Any) -> Any:
-            made.append(name)
+    def record_calls(name: str, send: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded_send(*arguments: Any, **others: Any) -> Any:
+            sent.append(name)
             return send(*arguments, **others)
 
-        return trip
+        return recorded_send
 
     for name in ("fetch", "fetch_each", "scan"):
-        monkeypatch.setattr(search, name, recorded(name, getattr(search, name)))
+        monkeypatch.setattr(search, name, record_calls(name, getattr(search, name)))
     with db.store.direct_connection() as connection:
         found = search.search(connection, plan, queries)
-        assert made == trips
+        assert sent == round_trips
         assert found == [search.search(connection, plan, query[None])[0] for query in queries]
 
 
 @pytest.mark.parametrize("share", [0.5, 0.01])
-def test_a_filter_is_planned_by_how_many_rows_pass(db: Database, many: Collection, share: float) -> None:
-    docs = db.create_collection(f"numbered {share}", calibration=many.calibration)
+def test_plan_depends_on_the_share_of_matching_rows(db: Database, large_collection: Collection, share: float) -> None:
+    docs = db.create_collection(f"numbered {share}", calibration=large_collection.calibration)
     vectors = realistic(5000, 32)
     docs.upsert(range(5000), vectors, metadata=[{"n": n / 5000} for n in range(5000)])
     docs.index_metadata([MetadataIndex("n", "float")])
     docs.build_index()
-    for _ in range(8):  # a generic plan would be taken from the sixth execution on
+    for _ in range(8):  # Postgres could switch to a generic plan from the sixth execution on
         assert len(docs.search(vectors[0], filter={"n": {"$lt": 0.9}})) == 10
     plan = "\n".join(docs.explain(vectors[0], filter={"n": {"$lt": share}}).plan)
     assert (docs.stored.table.index in plan) == (share == 0.5), plan
     with db.store.connection() as connection:
-        prepared = connection.execute("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%0.9%'")
-        assert prepared.fetchone() == (0,)
+        prepared_statements = connection.execute(
+            "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%0.9%'"
+        )
+        assert prepared_statements.fetchone() == (0,)

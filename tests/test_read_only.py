@@ -1,4 +1,4 @@
-"""Databases opened read-only: every store refuses to write, before it has written anything."""
+"""Databases opened read-only: every store refuses to write, before it writes anything."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def docs(store: Store) -> Collection:
 
 
 @pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
-def test_writing_is_refused(store: Store, docs: Collection, vectors: Vectors, write: str, awaited: bool) -> None:
+@pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
+def test_writes_are_refused(store: Store, docs: Collection, vectors: Vectors, write: str, use_async: bool) -> None:
     def attempt() -> None:
         with qvec.connect(store.url, read_only=True) as db:
             WRITES[write](db, db.collection(docs.name), vectors)
@@ -53,12 +53,12 @@ def test_writing_is_refused(store: Store, docs: Collection, vectors: Vectors, wr
             await WRITES[write](db, await db.collection(docs.name), vectors)
 
     with pytest.raises(DatabaseError, match=r" is opened read-only; to write to it, connect without read_only$"):
-        asyncio.run(attempt_async()) if awaited else attempt()
+        asyncio.run(attempt_async()) if use_async else attempt()
     again = store.database.collection(docs.name)
     assert (again.count(), again.oversampling) == (100, 4)
 
 
-def test_reading_is_possible(store: Store, docs: Collection, queries: Vectors) -> None:
+def test_reads_are_allowed(store: Store, docs: Collection, queries: Vectors) -> None:
     with qvec.connect(store.url, read_only=True) as db:
         other = db.collection(docs.name)
         for options in ({}, {"exact": True}, {"rescore": False}):
@@ -78,7 +78,7 @@ def test_loads_are_refused(store: Store, docs: Collection) -> None:
 
 
 @pytest.mark.usefixtures("docs")
-def test_postgres_itself_refuses_writes(store: Store) -> None:
+def test_postgres_sessions_are_read_only(store: Store) -> None:
     if not store.is_postgres:
         pytest.skip("only Postgres has sessions")
     with qvec.connect(store.url, read_only=True) as db:
@@ -88,7 +88,7 @@ def test_postgres_itself_refuses_writes(store: Store) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "qdrant"])
-def test_a_database_opened_read_only_is_not_created(tmp_path: Path, scheme: str) -> None:
+def test_opening_read_only_does_not_create_a_database(tmp_path: Path, scheme: str) -> None:
     with pytest.raises(DatabaseError, match=r"^there is no database in "):
         qvec.connect(f"{scheme}:{tmp_path}/none", read_only=True)
     with pytest.raises(DatabaseError, match=r"^there is no database in "):

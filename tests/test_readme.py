@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from example_pages import MODELS, README, blocks, make_files, run
-from sql_helpers import text
+from sql_helpers import vector_text
 
 SHELL = [line for block in blocks(README, "sh") for line in block.text.splitlines()]
 COMMANDS = [line for line in SHELL if not line.startswith("make")]
@@ -44,7 +44,7 @@ def test_first_program_and_sql_find_same_rows(folder: Path) -> None:
     assert len(hits) == 3
     assert hits[0].split()[0] == "7"
     query = np.random.default_rng(0).standard_normal((1000, 64), dtype=np.float32)[7]
-    statement = STATEMENTS[0].text.replace("$1", f"'{text(query)}'")
+    statement = STATEMENTS[0].text.replace("$1", f"'{vector_text(query)}'")
     url = run(["qvec", "db", "url"], folder).strip()
     options = ["--no-psqlrc", "--no-align", "--tuples-only", "--field-separator", " "]
     rows = run(["psql", url, *options, "--command", statement], folder).splitlines()

@@ -1,4 +1,4 @@
-"""The contract of all formats: the same 1,000 rows, read from any row on, sampled uniformly, with a fingerprint."""
+"""The contract of all source formats: the same 1,000 rows, readable from any row on, uniform samples, a fingerprint."""
 
 import csv
 import gzip
@@ -17,7 +17,7 @@ from qvec.errors import InputError
 from qvec.sources import Columns, open_source
 
 ROWS, DIMENSIONS = 1000, 12
-# The first value of each vector is its row, so that a vector tells where it is from; exact even in float16.
+# The first value of each vector is its row number, which identifies the vector; exact even in float16.
 VECTORS = np.random.default_rng(1).integers(-100, 100, (ROWS, DIMENSIONS)).astype(np.float32)
 VECTORS[:, 0] = np.arange(ROWS)
 IDS = [7 * row for row in range(ROWS)]
@@ -136,7 +136,7 @@ def has_ids(source):
     return Path(source.name).name in WITH_IDS or source.name == "-"
 
 
-def test_properties(source, location):
+def test_source_properties(source, location):
     name = Path(source.name).name
     assert source.name == str(location)
     assert source.path == ("-" if name == "-" else str(location.resolve()))
@@ -165,7 +165,7 @@ def test_reads_every_row_from_any_start(source, start, batch_rows):
         assert all(batch.ids is batch.documents is batch.metadata is None for batch in batches)
 
 
-def test_reads_nothing_after_its_end(source):
+def test_reads_nothing_past_the_end(source):
     known = source.rows
     assert list(source.batches(ROWS)) == list(source.batches(ROWS + 5)) == []
     assert source.rows == known
@@ -194,14 +194,14 @@ def test_samples_distinct_rows_uniformly(source):
 
 
 def test_samples_all_rows_of_a_small_source(source):
-    passed = []
-    sample = source.sample(2 * ROWS, 0, passed.append)
+    progress = []
+    sample = source.sample(2 * ROWS, 0, progress.append)
     assert sorted(sample[:, 0].tolist()) == list(range(ROWS))
-    assert passed == sorted(passed)
-    assert passed[-1] == ROWS
+    assert progress == sorted(progress)
+    assert progress[-1] == ROWS
 
 
-def test_draws_the_same_sample_again(source):
+def test_sample_is_reproducible(source):
     assert np.array_equal(source.sample(50, 3), source.sample(50, 3))
     assert not np.array_equal(source.sample(50, 3), source.sample(50, 4))
 
@@ -216,14 +216,14 @@ def test_draws_the_same_sample_again(source):
         ("table.csv", "table.csv, row 17"),
     ],
 )
-def test_location_of_a_row(tmp_path, name, place):
+def test_where_names_the_row(tmp_path, name, place):
     (WITH_IDS | VECTORS_ONLY)[name](tmp_path / name)
     with open_source(tmp_path / name) as source:
         list(source.batches(500))
         assert source.where(17) == place
 
 
-def test_location_of_a_row_in_several_files(tmp_path):
+def test_where_names_the_file_and_row_in_a_folder(tmp_path):
     write_parquet_folder(tmp_path / "parts")
     with open_source(tmp_path / "parts") as source:
         assert source.where(399) == "part-0.parquet, row 399"
@@ -238,14 +238,14 @@ def test_glob_is_one_source_sorted_by_name(tmp_path):
         assert np.array_equal(np.concatenate([batch.vectors for batch in source.batches()]), VECTORS)
 
 
-def test_format_overrides_the_name(tmp_path):
+def test_format_overrides_the_file_name(tmp_path):
     np.save(tmp_path / "x.npy", VECTORS)
     (tmp_path / "x.npy").rename(tmp_path / "vectors.bin")
     with open_source(tmp_path / "vectors.bin", format="npy") as source:
         assert source.rows == ROWS
 
 
-def test_tensors_and_datasets_by_name(tmp_path):
+def test_tensors_and_datasets_are_chosen_by_name(tmp_path):
     safetensors.numpy.save_file({"a": VECTORS, "b": VECTORS[:3]}, tmp_path / "t.safetensors")
     write_hdf5(tmp_path / "t.h5")
     with open_source(tmp_path / "t.safetensors", columns=Columns(vector="b")) as source:
@@ -263,7 +263,7 @@ def test_fingerprint_changes_with_any_block_or_file(tmp_path):
         assert source.fingerprint() != before
 
 
-def test_fingerprint_of_a_pipe_is_its_content():
+def test_fingerprint_of_a_pipe_depends_on_its_content():
     fingerprints = []
     for content in (b'{"text":"a"}', b'{"text":"a"}', b'{"text":"b"}'):
         with open_source("-", stdin=io.BytesIO(content)) as source:
@@ -271,7 +271,7 @@ def test_fingerprint_of_a_pipe_is_its_content():
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
-def test_pipe_leaves_no_file_behind(monkeypatch, tmp_path):
+def test_pipe_leaves_no_temporary_file(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with open_source("-", stdin=io.BytesIO(json_lines())) as source:
         assert len(list(tmp_path.iterdir())) == 1

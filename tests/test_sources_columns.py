@@ -1,4 +1,4 @@
-"""Recognizing the columns of id, vector and text; ids, documents and metadata of every type."""
+"""The roles of columns (id, vector, text), and ids, documents and metadata of every type."""
 
 import datetime
 import decimal
@@ -48,11 +48,11 @@ def table_batch(tmp_path, data, **options):
         ({"id": "scalar", "key": "text", "text": "text"}, {"id": "key"}, ("key", None, "text", None)),
     ],
 )
-def test_roles(found, columns, expected):
+def test_column_roles(found, columns, expected):
     assert assign_roles(found, Columns(**columns), "x") == Roles(*expected, None)
 
 
-def test_two_unnamed_vector_columns_are_not_guessed(tmp_path):
+def test_ambiguous_vector_columns_must_be_named(tmp_path):
     with pytest.raises(InputError, match="name one with --vector-column"):
         table_batch(tmp_path, {"a": VECTORS, "b": VECTORS})
     batch = table_batch(tmp_path, {"a": VECTORS, "b": VECTORS}, columns=Columns(vector="b", metadata=()))
@@ -111,7 +111,7 @@ def test_ids_that_cannot_be_stored_are_rejected(tmp_path):
         table_batch(tmp_path, {"id": [1, 2, 3], "vector": VECTORS}, columns=Columns(id="vector", vector="vector"))
 
 
-def test_files_with_integer_and_text_ids_make_text(tmp_path):
+def test_integer_and_text_ids_of_several_files_become_text(tmp_path):
     pq.write_table(pa.table({"id": [1], "text": ["a"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"id": ["x"], "text": ["a"]}), tmp_path / "b.parquet")
     with open_source(tmp_path) as source:
@@ -119,31 +119,31 @@ def test_files_with_integer_and_text_ids_make_text(tmp_path):
         assert [batch.ids.to_pylist() for batch in source.batches()] == [["1"], ["x"]]
 
 
-def test_json_lines_that_mix_ids_early_make_text(tmp_path):
+def test_mixed_ids_in_json_lines_become_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "a"}\n{"id": "x", "text": "a"}\n{"id": 1.5, "text": "a"}')
     assert first_batch(tmp_path / "a.jsonl").ids.to_pylist() == ["1", "x", "1.5"]
 
 
-def test_csv_ids_are_integers_only_if_that_loses_nothing(tmp_path):
+def test_csv_ids_become_integers_only_without_loss(tmp_path):
     for ids, expected in [(["1", "-20"], [1, -20]), (["1", "007"], ["1", "007"]), (["1", "1e3"], ["1", "1e3"])]:
         (tmp_path / "a.csv").write_text("id,text\n" + "".join(f"{i},t\n" for i in ids))
         assert first_batch(tmp_path / "a.csv").ids.to_pylist() == expected
 
 
-def test_csv_fields_are_text_and_empty_ones_null(tmp_path):
+def test_csv_fields_are_text_and_empty_fields_are_null(tmp_path):
     (tmp_path / "a.csv").write_text('\ufeffid,text,n,note\n1,"a ""b""\nc",5,\n', encoding="utf-8")
     batch = first_batch(tmp_path / "a.csv")
     assert batch.documents.to_pylist() == ['a "b"\nc']
     assert batch.metadata.to_pylist() == ['{"n":"5","note":null}']
 
 
-def test_csv_holds_vectors_of_many_dimensions(tmp_path):
+def test_csv_vectors_may_have_many_dimensions(tmp_path):
     vector = np.random.default_rng(0).random(9000)
     (tmp_path / "a.csv").write_text(f'id,v\n1,"{vector.tolist()}"\n')
     assert np.array_equal(first_batch(tmp_path / "a.csv").vectors[0], vector.astype(np.float32))
 
 
-def test_metadata_columns_are_the_named_or_all_others(tmp_path):
+def test_metadata_defaults_to_all_other_columns(tmp_path):
     columns = {"id": [1, 2, 3], "vector": VECTORS, "text": ["a", "b", "c"], "n": [1, None, 3], "s": ["x", "y", "z"]}
     named = Columns(metadata=("s", "id"))
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, pa.table(columns).to_pylist())))
@@ -155,7 +155,7 @@ def test_metadata_columns_are_the_named_or_all_others(tmp_path):
         assert first_batch(tmp_path / file, columns=Columns(metadata=())).metadata is None
 
 
-def test_json_lines_keep_keys_that_appear_later(tmp_path):
+def test_json_lines_keep_keys_missing_in_the_first_row(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b", "n": {"m": [1, NaN]}}')
     assert first_batch(tmp_path / "a.jsonl").metadata.to_pylist() == ["{}", '{"n":{"m":[1,null]}}']
 
@@ -204,7 +204,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\\"u
 
 
 @given(st.lists(st.tuples(texts | st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(width=32)), min_size=1))
-def test_metadata_is_json_of_the_columns_and_finds_every_nul(rows):
+def test_metadata_is_json_and_reports_every_nul(rows):
     names = ("text", "int", "float")
     columns = [
         pa.array([row[at] for row in rows], kind) for at, kind in enumerate((pa.string(), pa.int64(), pa.float32()))
@@ -222,7 +222,7 @@ vectors = st.none() | st.lists(st.none() | st.floats(width=16, allow_nan=False),
 
 
 @given(st.lists(vectors, min_size=1, max_size=12), st.data(), st.sampled_from([pa.list_, pa.large_list]))
-def test_vectors_of_a_slice_agree_with_its_python_values(rows, data, kind):
+def test_vectors_of_a_slice_equal_its_python_values(rows, data, kind):
     first = data.draw(st.integers(0, len(rows)))
     column = pa.array(rows, kind(pa.float32())).slice(first)
     faults = {}

@@ -1,4 +1,4 @@
-"""Files of another format are refused; invalid rows are rejected with location and reason."""
+"""Files of the wrong format are refused; invalid rows are rejected with their location and a reason."""
 
 import gzip
 import io
@@ -119,13 +119,13 @@ def test_lists_of_integers_are_refused(tmp_path):
         open_source(tmp_path / "codes.parquet")
 
 
-def test_texts_that_are_lists_are_refused(tmp_path):
+def test_text_column_of_lists_is_refused(tmp_path):
     (tmp_path / "a.arrow").write_bytes(arrow())
     with pytest.raises(InputError, match="text column 'vector' is list<item: float>; expected text"):
         open_source(tmp_path / "a.arrow", columns=Columns(text="vector"))
 
 
-def test_missing_files_and_formats_are_reported(tmp_path):
+def test_missing_files_and_unknown_formats_are_refused(tmp_path):
     (tmp_path / "x.xyz").touch()
     (tmp_path / "folder").mkdir()
     for location, options, message in [
@@ -143,7 +143,7 @@ def test_missing_files_and_formats_are_reported(tmp_path):
 
 
 @pytest.mark.parametrize("role", ["id", "vector", "text"])
-def test_a_named_column_must_exist(tmp_path, role):
+def test_named_columns_must_exist(tmp_path, role):
     (tmp_path / "a.parquet").write_bytes(parquet())
     with pytest.raises(InputError, match="there is no column 'nope'; columns found: id, vector"):
         open_source(tmp_path / "a.parquet", columns=Columns(**{role: "nope"}))
@@ -151,7 +151,7 @@ def test_a_named_column_must_exist(tmp_path, role):
         open_source(tmp_path / "a.parquet", columns=Columns(metadata=("id", "nope")))
 
 
-def test_a_matrix_has_no_columns(tmp_path):
+def test_matrix_files_have_no_columns(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy())
     (tmp_path / "a.h5").write_bytes(hdf5(train=VECTORS))
     for name, columns in [("a.npy", Columns(vector="v")), ("a.npy", Columns(id="v")), ("a.h5", Columns(text="v"))]:
@@ -166,14 +166,14 @@ def test_every_file_of_a_folder_needs_the_columns(tmp_path):
         open_source(tmp_path)
 
 
-def test_hdf5_is_an_extra(tmp_path, monkeypatch):
+def test_hdf5_needs_an_extra(tmp_path, monkeypatch):
     (tmp_path / "a.h5").write_bytes(hdf5(train=VECTORS))
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'qvec\[hdf5\]'"):
         open_source(tmp_path / "a.h5")
 
 
-def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path):
+def test_file_truncated_while_it_is_read_is_an_error(tmp_path):
     np.save(tmp_path / "a.npy", VECTORS)
     with open_source(tmp_path / "a.npy") as source:
         (tmp_path / "a.npy").write_bytes(npy()[:-8])
@@ -182,7 +182,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"], ids=["empty", "blank lines", "byte order mark"])
-def test_text_without_rows_is_an_empty_source(tmp_path, content):
+def test_text_files_without_rows_are_empty_sources(tmp_path, content):
     for name in ("a.jsonl", "a.csv"):
         (tmp_path / name).write_bytes(content)
         with open_source(tmp_path / name) as source:
@@ -199,7 +199,7 @@ def test_text_without_rows_is_an_empty_source(tmp_path, content):
         ("a.csv", b"id,text\n"),
     ],
 )
-def test_sources_without_rows(tmp_path, name, content):
+def test_files_without_rows_are_empty_sources(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with open_source(tmp_path / name) as source:
         assert (source.rows, list(source.batches())) == (0, [])
@@ -236,7 +236,7 @@ LINES = [
 
 
 def test_json_lines_rejects_each_bad_row_with_its_line(tmp_path):
-    first = b'{"id": 1, "v": [1, 2], "text": "t"}\n' * 100  # integers in the first rows decide
+    first = b'{"id": 1, "v": [1, 2], "text": "t"}\n' * 100  # the first rows decide that ids are integers
     lines = [b"", *(line for line, _ in LINES)]
     (tmp_path / "a.jsonl").write_bytes(first + b"\n".join(lines))
     (batch,) = read(tmp_path / "a.jsonl")
@@ -306,8 +306,8 @@ def test_tables_reject_each_bad_row(tmp_path, writer):
         ("arrow", "kind"),
     ],
 )
-def test_tables_reject_rows_whose_text_is_not_utf8(tmp_path, writer, column):
-    """The formats do not check it, except for dictionaries in Parquet, and the error of Postgres would name no row."""
+def test_tables_reject_rows_with_invalid_utf8(tmp_path, writer, column):
+    """Except for dictionaries in Parquet, the formats do not check it, and the error of Postgres would name no row."""
     broken = pa.array([b"a", b"\xff", None, b"b"]).view(pa.string())
     if column == "tags":
         broken = pa.ListArray.from_arrays([0, 1, 2, 3, 4], broken)
@@ -327,7 +327,7 @@ def test_tables_reject_rows_whose_text_is_not_utf8(tmp_path, writer, column):
     assert json.loads(batch.rejected[0].content)[column] is None
 
 
-def test_an_unreadable_file_is_refused(tmp_path, monkeypatch):
+def test_unreadable_file_is_refused(tmp_path, monkeypatch):
     def refuse(*_arguments):
         raise PermissionError(13, "Permission denied")
 
@@ -337,7 +337,7 @@ def test_an_unreadable_file_is_refused(tmp_path, monkeypatch):
         open_source(tmp_path / "a.npy")
 
 
-def test_binary_vectors_of_another_length_are_rejected(tmp_path):
+def test_binary_vectors_of_wrong_length_are_rejected(tmp_path):
     table = pa.table({"vector": [np.float32([1, 2]).tobytes(), b"12345", None, np.float32([3, 4]).tobytes()]})
     pq.write_table(table, tmp_path / "a.parquet")
     (batch,) = read(tmp_path / "a.parquet")

@@ -1,4 +1,4 @@
-"""Resident memory does not grow with the size of a source."""
+"""The memory for reading a source does not grow with the size of the source."""
 
 import subprocess
 import sys
@@ -30,19 +30,19 @@ def sparse_npy(file):
     np.lib.format.open_memmap(file, "w+", np.float32, (ROWS, DIMENSIONS)).flush()
 
 
-def vectors():
+def zero_vectors():
     return pa.table(
         {"vector": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(ROWS * DIMENSIONS, "f4")), DIMENSIONS)}
     )
 
 
 def one_record_batch(file):
-    with pa.ipc.new_file(file, vectors().schema) as writer:
-        writer.write_table(vectors())
+    with pa.ipc.new_file(file, zero_vectors().schema) as writer:
+        writer.write_table(zero_vectors())
 
 
 def one_row_group(file):
-    pq.write_table(vectors(), file, use_dictionary=False, compression="none")
+    pq.write_table(zero_vectors(), file, use_dictionary=False, compression="none")
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def one_row_group(file):
     ("name", "write", "limit"),
     [("a.npy", sparse_npy, 80), ("a.arrow", one_record_batch, 80), ("a.parquet", one_row_group, 190)],
 )
-def test_200_mb_are_streamed_in_tens_of_mb(tmp_path, name, write, limit):
+def test_reading_200_mb_stays_below_the_memory_limit(tmp_path, name, write, limit):
     write(tmp_path / name)
     assert (tmp_path / name).stat().st_size > 200e6
     done = subprocess.run(

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import psycopg
 import pytest
-from sql_helpers import installed, value
+from sql_helpers import fetch_value, install_schema
 
 import qvec
 from qvec import Calibration, defaults
@@ -31,19 +31,19 @@ def url(new_database: Callable[..., str]) -> str:
 
 @pytest.fixture(scope="module")
 def sql(url: str) -> Iterator[psycopg.Connection[Any]]:
-    with installed(url) as connection:
+    with install_schema(url) as connection:
         yield connection
 
 
 def fingerprint(script: str) -> str:
-    """A hash of the script without its comment lines and blank lines."""
+    """Return a hash of the script without its comment lines and blank lines."""
     lines = (line.rstrip() for line in script.splitlines())
     code = "\n".join(line for line in lines if line and not line.lstrip().startswith("--"))
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-def test_changed_sql_has_a_new_version() -> None:
-    """A database upgrades only if the version differs: SQL that changes without it never reaches that database."""
+def test_changed_sql_needs_a_new_version() -> None:
+    """Databases upgrade only if the version differs: SQL changed without a new version would never reach them."""
     recorded: dict[str, str] = json.loads(VERSIONS.read_text())
     version, found = sql_script.version(), fingerprint(sql_script.full())
     if os.environ.get("QVEC_WRITE_EXPECTED"):
@@ -57,16 +57,16 @@ def test_changed_sql_has_a_new_version() -> None:
     )
 
 
-def test_every_file_is_assembled_once() -> None:
+def test_every_schema_file_is_included() -> None:
     assert sorted(sql_script.SUBJECTS) == sorted(path.stem for path in SCHEMA.iterdir())
 
 
-def test_every_value_is_filled_in() -> None:
+def test_no_placeholder_remains() -> None:
     assert not re.findall(r"@\w+@", sql_script.full())
     assert not re.findall(r"@\w+@", sql_script.upgrade_from("0.1.0"))
 
 
-def test_the_default_oversampling_is_that_of_python(sql: psycopg.Connection[Any]) -> None:
+def test_default_oversampling_equals_python(sql: psycopg.Connection[Any]) -> None:
     rows = sql.execute(
         "SELECT oid::regprocedure::text, pg_get_function_arguments(oid) FROM pg_proc"
         " WHERE pronamespace = 'qvec'::regnamespace AND proname IN ('create_collection', 'attach')"
@@ -74,7 +74,7 @@ def test_the_default_oversampling_is_that_of_python(sql: psycopg.Connection[Any]
     assert len(rows) == 2
     for name, arguments in rows:
         assert f"oversampling double precision DEFAULT {defaults.DEFAULT_OVERSAMPLING}," in arguments, name
-    default = value(
+    default = fetch_value(
         sql,
         "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum"
         " WHERE adrelid = 'qvec.collection'::regclass AND attname = 'oversampling'",
@@ -82,10 +82,10 @@ def test_the_default_oversampling_is_that_of_python(sql: psycopg.Connection[Any]
     assert default == str(defaults.DEFAULT_OVERSAMPLING)
 
 
-def test_precisions_have_the_planes_of_python(sql: psycopg.Connection[Any]) -> None:
-    assert {name: value(sql, "SELECT qvec._planes(%s)", name) for name in PLANES} == PLANES
+def test_planes_of_precisions_equal_python(sql: psycopg.Connection[Any]) -> None:
+    assert {name: fetch_value(sql, "SELECT qvec._planes(%s)", name) for name in PLANES} == PLANES
     for name in set(get_args(Rescore)) - set(PLANES):
-        assert value(sql, "SELECT qvec._planes(%s)", name) is None
+        assert fetch_value(sql, "SELECT qvec._planes(%s)", name) is None
 
 
 @pytest.mark.parametrize("learned_bits", [None, 256])
@@ -96,15 +96,15 @@ def test_default_prefilters_are_those_of_python(sql: psycopg.Connection[Any], le
 
 
 @pytest.mark.parametrize(("column", "names"), [("rescore", Rescore), ("prefilter", Prefilter)])
-def test_collections_take_the_settings_of_python(sql: psycopg.Connection[Any], column: str, names: Any) -> None:
-    check = value(
+def test_allowed_settings_equal_python(sql: psycopg.Connection[Any], column: str, names: Any) -> None:
+    check = fetch_value(
         sql, "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s", f"collection_{column}_check"
     )
     assert set(re.findall(r"'(\w+)'", check)) == set(get_args(names))
 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), [("int8", "ternary"), ("int4", "binary"), ("float16", "binary")])
-def test_the_index_is_that_of_python(
+def test_index_definition_equals_python(
     sql: psycopg.Connection[Any], url: str, calibration: Calibration, rescore: Any, prefilter: Any
 ) -> None:
     with qvec.connect(url) as db:
@@ -113,8 +113,8 @@ def test_the_index_is_that_of_python(
         )
         docs.build_index()
     definition = f"SELECT indexdef FROM pg_indexes WHERE indexname = '{docs.name}_qvec_idx'"
-    python = value(sql, definition)
+    python = fetch_value(sql, definition)
     assert f"WITH (m='{defaults.HNSW_M}', ef_construction='{defaults.HNSW_EF_CONSTRUCTION}')" in python
     sql.execute(f"DROP INDEX {docs.name}_qvec_idx".encode())
     sql.execute("SELECT qvec.build_index(%s)", [docs.name])
-    assert value(sql, definition) == python
+    assert fetch_value(sql, definition) == python

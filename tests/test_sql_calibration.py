@@ -1,4 +1,4 @@
-"""Calibrations in SQL: same bytes and ids as in Python, verified, immutable, and fitted with the same results."""
+"""Calibrations in SQL: import, export, validation, immutability, and fits equal to Python's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from conftest import realistic, unit
 from numpy.typing import NDArray
-from sql_helpers import installed, stored, text, value
+from sql_helpers import fetch_value, import_calibration, install_schema, vector_text
 
 from qvec import Calibration, RangeMethod
 
@@ -23,19 +23,19 @@ ARRAYS = ("threshold", "radius", "deviation", "mean", "std")
 
 @pytest.fixture(scope="module")
 def sql(new_database: Callable[..., str]) -> Iterator[Connection]:
-    with installed(new_database()) as connection:
+    with install_schema(new_database()) as connection:
         yield connection
 
 
-def arrays(sql: Connection, name: str) -> list[list[float]]:
+def fetch_arrays(sql: Connection, name: str) -> list[list[float]]:
     columns = ", ".join(f"{array}::real[]" for array in ARRAYS)
     row = sql.execute(f"SELECT {columns} FROM qvec.calibration WHERE id = %s".encode(), [name]).fetchone()
     assert row is not None
     return [np.array(array, np.float32).tolist() for array in row]
 
 
-def exported(sql: Connection, name: str) -> Calibration:
-    found = value(sql, "SELECT qvec.export_calibration(%s)", name)
+def export_calibration(sql: Connection, name: str) -> Calibration:
+    found = fetch_value(sql, "SELECT qvec.export_calibration(%s)", name)
     assert found["id"] == name
     calibration = Calibration.from_bytes(base64.b64decode(found["content"]))
     assert found["metadata"] == calibration.metadata()
@@ -45,46 +45,49 @@ def exported(sql: Connection, name: str) -> Calibration:
 @pytest.mark.parametrize("dimensions", [1, 64, 1024])
 def test_import_and_export_keep_every_bit(sql: Connection, dimensions: int) -> None:
     calibration = Calibration.fit(realistic(50, dimensions), metric="ip", model='Größe "\\\U0001f600')
-    name = stored(sql, calibration)
+    name = import_calibration(sql, calibration)
     assert name == calibration.id
-    assert arrays(sql, name) == [getattr(calibration, array).tolist() for array in ARRAYS]
-    assert exported(sql, name).to_bytes() == calibration.to_bytes()
-    document = value(sql, "SELECT qvec.export_calibration(%s)::text", name)
-    assert value(sql, "SELECT qvec.import_calibration(%s::jsonb)", document) == name
+    assert fetch_arrays(sql, name) == [getattr(calibration, array).tolist() for array in ARRAYS]
+    assert export_calibration(sql, name).to_bytes() == calibration.to_bytes()
+    document = fetch_value(sql, "SELECT qvec.export_calibration(%s)::text", name)
+    assert fetch_value(sql, "SELECT qvec.import_calibration(%s::jsonb)", document) == name
 
 
-def test_numbers_at_the_edges_of_float32(sql: Connection) -> None:
+def test_extreme_float32_values_are_preserved(sql: Connection) -> None:
     numbers = np.array([0.0, 1e-45, 1.1754944e-38, 1.1754942e-38, 3.4028235e38, 1 / 3, 2**-120, 1.0], np.float32)
     signed = np.concatenate([numbers, -numbers])
     both = np.concatenate([numbers, numbers])
     calibration = Calibration(signed, both, both, signed, both, "ip")
-    name = stored(sql, calibration)
+    name = import_calibration(sql, calibration)
     (threshold,) = sql.execute("SELECT vector_send(threshold) FROM qvec.calibration WHERE id = %s", [name]).fetchall()[
         0
     ]
     assert threshold[4:] == signed.astype(">f4").tobytes()
-    assert arrays(sql, name)[1] == both.tolist()
+    assert fetch_arrays(sql, name)[1] == both.tolist()
 
 
-def test_metadata_that_contains_other_ids(sql: Connection, calibration: Calibration) -> None:
+def test_metadata_may_contain_other_ids(sql: Connection, calibration: Calibration) -> None:
     inner = {"a": 1, "id": "0123456789abcdef"}
     rest = [getattr(calibration, array) for array in ARRAYS]
-    made = Calibration(*rest, metric="ip", description={"extra": inner, "z": inner, "note": ',"id":"0123456789abcdef"'})
-    assert stored(sql, made) == made.id
-    assert exported(sql, made.id) == made
+    calibration_with_ids = Calibration(
+        *rest, metric="ip", description={"extra": inner, "z": inner, "note": ',"id":"0123456789abcdef"'}
+    )
+    assert import_calibration(sql, calibration_with_ids) == calibration_with_ids.id
+    assert export_calibration(sql, calibration_with_ids.id) == calibration_with_ids
 
 
-def test_more_dimensions_than_pgvector_supports(sql: Connection) -> None:
-    """Python can use such a calibration; SQL stores it without vectors to quantize by."""
+def test_import_with_more_dimensions_than_pgvector_supports(sql: Connection) -> None:
+    """Python can use such a calibration; SQL stores it without the vectors needed to quantize."""
     ones = np.ones(16_001, np.float32)
-    name = stored(sql, Calibration(ones, ones, ones, ones, ones, "ip"))
+    name = import_calibration(sql, Calibration(ones, ones, ones, ones, ones, "ip"))
     assert sql.execute("SELECT dimensions, threshold FROM qvec.calibration WHERE id = %s", [name]).fetchone() == (
         16_001,
         None,
     )
 
 
-def tampered(calibration: Calibration) -> Iterator[tuple[bytes, str]]:
+def damaged_contents(calibration: Calibration) -> Iterator[tuple[bytes, str]]:
+    """Yield damaged contents of a calibration and the error that each must raise."""
     whole = calibration.to_bytes()
     yield whole[:-1] + bytes([whole[-1] ^ 1]), "does not hash to its id"
     yield whole.replace(b"cosine", b"cosinf"), "does not hash to its id"
@@ -97,7 +100,7 @@ def tampered(calibration: Calibration) -> Iterator[tuple[bytes, str]]:
 
 def test_damaged_content_is_an_error(sql: Connection, vectors: Vectors) -> None:
     calibration = Calibration.fit(vectors[:77])
-    for data, message in tampered(calibration):
+    for data, message in damaged_contents(calibration):
         with pytest.raises(psycopg.Error, match=message):
             sql.execute("SELECT qvec.import_calibration(%s::bytea)", [data])
         with pytest.raises(psycopg.Error, match=f"calibration {calibration.id} is damaged: .*{message}"):
@@ -105,11 +108,11 @@ def test_damaged_content_is_an_error(sql: Connection, vectors: Vectors) -> None:
     for document in ("{}", "[]", '{"content": 1}'):
         with pytest.raises(psycopg.Error, match="this is not a calibration: expected the object that"):
             sql.execute("SELECT qvec.import_calibration(%s::jsonb)", [document])
-    assert value(sql, "SELECT count(*) FROM qvec.calibration WHERE id = %s", calibration.id) == 0
+    assert fetch_value(sql, "SELECT count(*) FROM qvec.calibration WHERE id = %s", calibration.id) == 0
 
 
 def test_calibrations_are_immutable_and_kept_while_in_use(sql: Connection, calibration: Calibration) -> None:
-    name = stored(sql, calibration)
+    name = import_calibration(sql, calibration)
     with pytest.raises(psycopg.Error, match=f"calibration {name} is immutable: its id is the hash of its content"):
         sql.execute("UPDATE qvec.calibration SET metadata = '{}' WHERE id = %s", [name])
     sql.execute("SELECT qvec.create_collection('uses_it', %s)", [name])
@@ -124,23 +127,23 @@ def test_calibrations_are_immutable_and_kept_while_in_use(sql: Connection, calib
 # Fitting
 
 
-def fill(sql: Connection, table: str, vectors: Vectors, kind: str = "vector") -> None:
+def create_vector_table(sql: Connection, table: str, vectors: Vectors, kind: str = "vector") -> None:
     sql.execute(
         f'DROP TABLE IF EXISTS "{table}"; CREATE TABLE "{table}" (id bigint PRIMARY KEY, embedding {kind})'.encode()
     )
     with sql.cursor().copy(f'COPY "{table}" FROM STDIN'.encode()) as copy:
         for row, vector in enumerate(vectors):
-            copy.write_row((row, text(vector)))
+            copy.write_row((row, vector_text(vector)))
 
 
-def assert_fitted_as_in_python(found: Calibration, expected: Calibration) -> None:
-    """Arrays are equal bit for bit; ids too, but for the version, which in SQL is that of the schema."""
-    ours, theirs = found.metadata(), expected.metadata()
-    assert {**ours, "qvec": None} == {**theirs, "qvec": None}
+def assert_same_fit(found: Calibration, expected: Calibration) -> None:
+    """Assert equal arrays, bit for bit, and equal metadata and ids except for the qvec version."""
+    found_metadata, expected_metadata = found.metadata(), expected.metadata()
+    assert {**found_metadata, "qvec": None} == {**expected_metadata, "qvec": None}
     for array in ARRAYS:
         assert getattr(found, array).tolist() == getattr(expected, array).tolist(), array
-    same = {**expected.description, "qvec": ours["qvec"]}
-    assert found.id == Calibration(*(getattr(expected, array) for array in ARRAYS), expected.metric, same).id
+    description = {**expected.description, "qvec": found_metadata["qvec"]}
+    assert found.id == Calibration(*(getattr(expected, array) for array in ARRAYS), expected.metric, description).id
 
 
 @pytest.mark.parametrize(
@@ -157,36 +160,37 @@ def assert_fitted_as_in_python(found: Calibration, expected: Calibration) -> Non
         ({"dimensions": 12, "seed": 7}, {"dimensions": 12, "seed": 7}),
     ],
 )
-def test_fitting_equals_python_on_the_same_rows(sql: Connection, options: Any, python: Any) -> None:
+def test_fit_equals_python(sql: Connection, options: Any, python: Any) -> None:
     vectors = realistic(300, 24)
-    fill(sql, "Fitted on", vectors)
-    named = "".join(f", {name} => %({name})s" for name in options)
-    statement = f"""SELECT qvec.calibrate('"Fitted on"', 'embedding'{named})"""
+    create_vector_table(sql, "Fitted on", vectors)
+    arguments = "".join(f", {name} => %({name})s" for name in options)
+    statement = f"""SELECT qvec.calibrate('"Fitted on"', 'embedding'{arguments})"""
     row = sql.execute(statement.encode(), options).fetchone()
     assert row is not None
     expected = Calibration.fit(vectors, **(options if python is None else python))
-    assert_fitted_as_in_python(exported(sql, row[0]), expected)
+    assert_same_fit(export_calibration(sql, row[0]), expected)
 
 
-def test_fitting_unit_vectors_and_halfvec(sql: Connection) -> None:
+def test_fit_of_unit_vectors_and_halfvec(sql: Connection) -> None:
     vectors = unit(realistic(100, 24))
-    fill(sql, "units", vectors)
-    assert_fitted_as_in_python(
-        exported(sql, value(sql, "SELECT qvec.calibrate('units', 'embedding')")), Calibration.fit(vectors)
+    create_vector_table(sql, "units", vectors)
+    assert_same_fit(
+        export_calibration(sql, fetch_value(sql, "SELECT qvec.calibrate('units', 'embedding')")),
+        Calibration.fit(vectors),
     )
-    fill(sql, "halves", vectors.astype(np.float16), "halfvec")
-    found = exported(sql, value(sql, "SELECT qvec.calibrate('halves', 'embedding')"))
-    assert_fitted_as_in_python(found, Calibration.fit(vectors.astype(np.float16)))
+    create_vector_table(sql, "halves", vectors.astype(np.float16), "halfvec")
+    found = export_calibration(sql, fetch_value(sql, "SELECT qvec.calibrate('halves', 'embedding')"))
+    assert_same_fit(found, Calibration.fit(vectors.astype(np.float16)))
 
 
-def test_a_sample_is_drawn_from_the_whole_table(sql: Connection) -> None:
-    """The table is sorted, so that a sample of its first rows would have another mean."""
+def test_sample_covers_the_whole_table(sql: Connection) -> None:
+    """The table is sorted, so a sample of its first rows would have another mean."""
     vectors = np.sort(np.random.default_rng(0).normal(size=(3000, 1)).astype(np.float32), axis=0)
-    fill(sql, "sorted", vectors)
+    create_vector_table(sql, "sorted", vectors)
     samples = [
-        exported(
+        export_calibration(
             sql,
-            value(
+            fetch_value(
                 sql,
                 "SELECT qvec.calibrate('sorted', 'embedding', metric => 'ip', sample_size => 500, seed => %s)",
                 seed,
@@ -221,10 +225,10 @@ def test_a_sample_is_drawn_from_the_whole_table(sql: Connection) -> None:
     ],
 )
 def test_invalid_settings_and_vectors_are_errors(sql: Connection, call: str, message: str) -> None:
-    fill(sql, "units", unit(realistic(20, 24)))
-    fill(sql, "empty", np.empty((0, 1), np.float32))
-    fill(sql, "mixed", np.ones((1, 1), np.float32))
-    fill(sql, "zeros", np.zeros((2, 2), np.float32))
+    create_vector_table(sql, "units", unit(realistic(20, 24)))
+    create_vector_table(sql, "empty", np.empty((0, 1), np.float32))
+    create_vector_table(sql, "mixed", np.ones((1, 1), np.float32))
+    create_vector_table(sql, "zeros", np.zeros((2, 2), np.float32))
     sql.execute("INSERT INTO mixed VALUES (2, '[1,2]')")
     with pytest.raises(psycopg.Error) as caught:
         sql.execute(f"SELECT qvec.calibrate({call})".encode())
@@ -233,7 +237,7 @@ def test_invalid_settings_and_vectors_are_errors(sql: Connection, call: str, mes
 
 def test_metadata_is_canonical_json(sql: Connection) -> None:
     for number in (0.1, 1, 1e-5, 0.0001, 0.9999, 1 / 3, 123456.0, 1e-300):
-        assert value(sql, "SELECT qvec._json_float(%s)", number) == json.dumps(float(number))
+        assert fetch_value(sql, "SELECT qvec._json_float(%s)", number) == json.dumps(float(number))
     for string in ("", "a", '\x01\x1f\x7f\n\t"\\/', "é\u2028\uffff", "\U0001f600x"):
-        assert value(sql, "SELECT qvec._json_text(%s)", string) == json.dumps(string)
-    assert value(sql, "SELECT qvec._json_text(NULL)") == "null"
+        assert fetch_value(sql, "SELECT qvec._json_text(%s)", string) == json.dumps(string)
+    assert fetch_value(sql, "SELECT qvec._json_text(NULL)") == "null"

@@ -1,4 +1,4 @@
-"""Codes in SQL: the same bits as the numpy specification for every finite input; decoded vectors, scores, distances."""
+"""Codes in SQL: bits equal to the numpy specification for every finite input; decoding, scores and distances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from conftest import realistic, unit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sql_helpers import from_bits, installed, stored, text, value
+from sql_helpers import fetch_value, import_calibration, install_schema, pack_bits, vector_text
 
 import qvec
 from qvec import Calibration
@@ -27,117 +27,121 @@ RADII = st.floats(width=32, min_value=0, allow_infinity=False)
 
 @pytest.fixture(scope="module")
 def sql(new_database: Callable[..., str]) -> Iterator[Connection]:
-    with installed(new_database()) as connection:
+    with install_schema(new_database()) as connection:
         yield connection
 
 
-def calibration_of(threshold: Any, radius: Any, deviation: Any = None, metric: Any = "ip", **more: Any) -> Calibration:
+def make_calibration(
+    threshold: Any, radius: Any, deviation: Any = None, metric: Any = "ip", **more: Any
+) -> Calibration:
     threshold = np.array(threshold, np.float32)
-    rest = np.zeros_like(threshold)
-    deviation = rest if deviation is None else deviation
-    return Calibration(threshold, np.array(radius, np.float32), deviation, rest, rest, metric, more)
+    zeros = np.zeros_like(threshold)
+    deviation = zeros if deviation is None else deviation
+    return Calibration(threshold, np.array(radius, np.float32), deviation, zeros, zeros, metric, more)
 
 
-def assert_exact(sql: Connection, vector: Floats, calibration: Calibration) -> None:
-    """Planes, binary code and ternary code equal the specification."""
+def assert_codes_equal_specification(sql: Connection, vector: Floats, calibration: Calibration) -> None:
+    """Assert that planes, binary code and ternary code equal the specification."""
     cosine = calibration.metric == "cosine"
     codes = specification.codes(vector[None], calibration.threshold, calibration.radius, cosine=cosine)
     found = sql.execute(
         "SELECT qvec.quantize(v, id)::text, qvec.quantize(v, id, 3)::text, qvec.binary(v, id)::text,"
         " qvec.ternary(v, id)::text FROM (SELECT %s::vector AS v, %s AS id) AS q",
-        [text(vector), stored(sql, calibration)],
+        [vector_text(vector), import_calibration(sql, calibration)],
     ).fetchone()
     assert found is not None
-    wanted = [specification.to_planes(codes, planes)[0] for planes in (8, 3, 1)] + [specification.ternary(codes)[0]]
-    for bits, expected in zip(found, wanted, strict=True):
-        assert from_bits(bits).tolist() == expected.tolist()
+    expected_codes = [specification.to_planes(codes, planes)[0] for planes in (8, 3, 1)] + [
+        specification.ternary(codes)[0]
+    ]
+    for bits, expected in zip(found, expected_codes, strict=True):
+        assert pack_bits(bits).tolist() == expected.tolist()
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(FLOATS, FLOATS, RADII), min_size=1, max_size=20))
 @example([(3.4e38, -3.4e38, 0.0)])  # the difference overflows
 @example([(1e-45, 0.0, 3.4e38), (-1e-45, 0.0, 3.4e38)])  # the product underflows, but the top bit is right
-@example([(1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0)])  # no spread
-@example([(0.0078125 * step, 0.0, 1.0) for step in range(-20, 20)])  # on the steps
-def test_every_finite_vector_has_the_codes_of_the_specification(
+@example([(1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0)])  # zero radius
+@example([(0.0078125 * step, 0.0, 1.0) for step in range(-20, 20)])  # at the quantization steps
+def test_codes_equal_specification_for_every_finite_vector(
     sql: Connection, numbers: list[tuple[float, float, float]]
 ) -> None:
     vector, threshold, radius = np.array(numbers, np.float32).T
-    assert_exact(sql, vector, calibration_of(threshold, radius))
+    assert_codes_equal_specification(sql, vector, make_calibration(threshold, radius))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=40).filter(lambda pairs: any(x for x, _ in pairs)))
 @example([(1e-45, 0.0), (1.0, 0.0), (3.0, 0.1)])  # a quotient that rounds to zero
 @example([(3.4e38, 0.0)] * 9)
-def test_normalizing_rounds_as_the_specification_does(sql: Connection, numbers: list[tuple[float, float]]) -> None:
+def test_normalization_rounds_like_specification(sql: Connection, numbers: list[tuple[float, float]]) -> None:
     vector, threshold = np.array(numbers, np.float32).T
-    prepared = value(
+    prepared = fetch_value(
         sql,
         "SELECT qvec._prepare(%s::vector, %s)::real[]",
-        text(vector),
-        stored(sql, calibration_of(threshold, np.ones_like(threshold), metric="cosine")),
+        vector_text(vector),
+        import_calibration(sql, make_calibration(threshold, np.ones_like(threshold), metric="cosine")),
     )
     expected = specification.unit_rows(vector[None], len(vector))[0]
     assert np.array(prepared, np.float32).tobytes() == expected.tobytes()
-    assert_exact(sql, vector, calibration_of(threshold, np.ones_like(threshold), metric="cosine"))
+    assert_codes_equal_specification(sql, vector, make_calibration(threshold, np.ones_like(threshold), metric="cosine"))
 
 
-@pytest.mark.parametrize("off", [1.9e-4, 1.99999e-4, 2.00001e-4, 2.1e-4, -1.99999e-4, -2.00001e-4])
-def test_a_norm_at_the_edge_of_the_tolerance(sql: Connection, off: float) -> None:
-    vector = (unit(realistic(1, 100))[0].astype(np.float64) * np.sqrt(1 + off)).astype(np.float32)
-    assert_exact(sql, vector, Calibration.fit(realistic(50, 100)))
+@pytest.mark.parametrize("deviation", [1.9e-4, 1.99999e-4, 2.00001e-4, 2.1e-4, -1.99999e-4, -2.00001e-4])
+def test_norm_at_the_edge_of_the_tolerance(sql: Connection, deviation: float) -> None:
+    vector = (unit(realistic(1, 100))[0].astype(np.float64) * np.sqrt(1 + deviation)).astype(np.float32)
+    assert_codes_equal_specification(sql, vector, Calibration.fit(realistic(50, 100)))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("dimensions", [1, 7, 8, 9, 33, 384, 1024])
-def test_realistic_vectors(sql: Connection, dimensions: int, metric: Any) -> None:
+def test_codes_of_realistic_vectors_equal_specification(sql: Connection, dimensions: int, metric: Any) -> None:
     vectors = realistic(60, dimensions)
     calibration = Calibration.fit(vectors[:40], metric=metric)
     for vector in vectors[30:]:
-        assert_exact(sql, vector, calibration)
+        assert_codes_equal_specification(sql, vector, calibration)
 
 
-def test_fast_and_exact_planes_agree(sql: Connection) -> None:
-    """Realistic vectors take the fast path; here both paths are called."""
+def test_fast_and_exact_quantization_agree(sql: Connection) -> None:
+    """Quantizing realistic vectors takes the fast path; call both paths directly."""
     vectors = realistic(40, 100)
     for metric in ("cosine", "ip"):
-        name = stored(sql, Calibration.fit(vectors, metric=metric))  # type: ignore[arg-type]
+        name = import_calibration(sql, Calibration.fit(vectors, metric=metric))  # type: ignore[arg-type]
         for vector in vectors:
             fast, slow = sql.execute(
                 "SELECT qvec._fast_planes(x, k.threshold, k.scale, 8)::text,"
                 " qvec._exact_planes(x, k.threshold, k.scale, 8)::text"
                 " FROM qvec.calibration AS k, qvec._prepare(%s::vector, id) AS x"
                 " WHERE id = %s AND vector_norm(x) <= k.safe_norm",
-                [text(vector), name],
+                [vector_text(vector), name],
             ).fetchone()  # type: ignore[misc]
             assert fast == slow
 
 
-def test_a_vector_is_cut_to_a_matryoshka_prefix(sql: Connection) -> None:
+def test_vectors_are_truncated_to_a_matryoshka_prefix(sql: Connection) -> None:
     vectors = realistic(60, 32)
     calibration = Calibration.fit(vectors, dimensions=12)
-    name = stored(sql, calibration)
+    name = import_calibration(sql, calibration)
     for vector in (vectors[3], vectors[3, :12]):
-        bits = value(sql, "SELECT qvec.quantize(%s::vector, %s)::text", text(vector), name)
-        assert from_bits(bits).tolist() == qvec.quantize(vector, calibration)[0].tolist()
+        bits = fetch_value(sql, "SELECT qvec.quantize(%s::vector, %s)::text", vector_text(vector), name)
+        assert pack_bits(bits).tolist() == qvec.quantize(vector, calibration)[0].tolist()
 
 
-def test_halfvec(sql: Connection) -> None:
+def test_codes_and_scores_of_halfvec(sql: Connection) -> None:
     halves = realistic(3, 20).astype(np.float16)
     calibration = Calibration.fit(realistic(50, 20))
-    name = stored(sql, calibration)
+    name = import_calibration(sql, calibration)
     codes = qvec.quantize(halves, calibration)
-    wanted = (codes, qvec.quantize(halves, calibration, 1), qvec.ternary(codes, calibration))
+    expected_codes = (codes, qvec.quantize(halves, calibration, 1), qvec.ternary(codes, calibration))
     for row, half in enumerate(halves):
         found = sql.execute(
             "SELECT qvec.quantize(v, id)::text, qvec.binary(v, id)::text, qvec.ternary(v, id)::text,"
             " qvec.score(qvec.quantize(v, id), v, id) FROM (SELECT %s::halfvec AS v, %s AS id) AS q",
-            [text(half), name],
+            [vector_text(half), name],
         ).fetchone()
         assert found is not None
-        for bits, expected in zip(found[:3], wanted, strict=True):
-            assert from_bits(bits).tolist() == expected[row].tolist()
+        for bits, expected in zip(found[:3], expected_codes, strict=True):
+            assert pack_bits(bits).tolist() == expected[row].tolist()
         assert found[3] == pytest.approx(
             qvec.score(codes[row], unit(half[None].astype(np.float32)), calibration)[0, 0], abs=1e-5
         )
@@ -157,42 +161,44 @@ def test_halfvec(sql: Connection) -> None:
     ),
     st.integers(1, 8),
 )
-def test_decoding_rounds_as_the_specification_does(
+def test_decoding_rounds_like_specification(
     sql: Connection, numbers: list[tuple[float, float, float, int]], planes: int
 ) -> None:
     threshold, radius, deviation = np.array([row[:3] for row in numbers], np.float32).T
     codes = np.array([[row[3] for row in numbers]], np.uint8)
-    calibration = calibration_of(threshold, radius, deviation)
+    calibration = make_calibration(threshold, radius, deviation)
     kept = codes >> (8 - planes) << (8 - planes)
     with np.errstate(under="ignore"):
         expected = specification.decoded(kept, threshold, radius, deviation, planes)[0]
     bits = "".join(f"{byte:08b}" for byte in specification.to_planes(codes, planes)[0])
-    found = value(sql, "SELECT qvec.dequantize(%s::varbit, %s)::real[]", bits, stored(sql, calibration))
+    found = fetch_value(
+        sql, "SELECT qvec.dequantize(%s::varbit, %s)::real[]", bits, import_calibration(sql, calibration)
+    )
     assert np.array(found, np.float32).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("planes", [1, 2, 4, 8])
-def test_scores_equal_those_of_rust(sql: Connection, planes: int) -> None:
+def test_scores_equal_native_scores(sql: Connection, planes: int) -> None:
     vectors = unit(realistic(30, 65))
     calibration = Calibration.fit(vectors)
-    name = stored(sql, calibration)
+    name = import_calibration(sql, calibration)
     expected = qvec.score(qvec.quantize(vectors, calibration, planes), vectors[:1], calibration)[0]
     for vector, score in zip(vectors, expected, strict=True):
-        found = value(
+        found = fetch_value(
             sql,
             "SELECT qvec.score(qvec.quantize(%s::vector, %s, %s), %s::vector, %s)",
-            text(vector),
+            vector_text(vector),
             name,
             planes,
-            text(vectors[0]),
+            vector_text(vectors[0]),
             name,
         )
         assert found == pytest.approx(score, abs=1e-5)
 
 
 def test_hamming_compares_the_prefix_of_longer_codes(sql: Connection) -> None:
-    assert value(sql, "SELECT qvec.hamming(B'1010', B'0110')") == 2
-    assert value(sql, "SELECT qvec.hamming(B'10101111', B'1001')") == 2
+    assert fetch_value(sql, "SELECT qvec.hamming(B'1010', B'0110')") == 2
+    assert fetch_value(sql, "SELECT qvec.hamming(B'10101111', B'1001')") == 2
 
 
 @pytest.mark.parametrize(
@@ -209,13 +215,13 @@ def test_hamming_compares_the_prefix_of_longer_codes(sql: Connection) -> None:
     ],
 )
 def test_invalid_arguments_are_errors(sql: Connection, expression: str, message: str) -> None:
-    name = stored(sql, Calibration.fit(realistic(20, 3)))
+    name = import_calibration(sql, Calibration.fit(realistic(20, 3)))
     expression = expression.replace("'[1,2]'", "'[1,2]'::vector")
     with pytest.raises(psycopg.Error) as caught:
         sql.execute(f"SELECT {expression}".encode(), {"id": name})
     assert caught.value.diag.message_primary == message
 
 
-def test_null_gives_null(sql: Connection) -> None:
-    assert value(sql, "SELECT qvec.quantize(NULL::vector, 'none')") is None
-    assert value(sql, "SELECT qvec.ternary(NULL::halfvec, 'none')") is None
+def test_null_arguments_give_null(sql: Connection) -> None:
+    assert fetch_value(sql, "SELECT qvec.quantize(NULL::vector, 'none')") is None
+    assert fetch_value(sql, "SELECT qvec.ternary(NULL::halfvec, 'none')") is None

@@ -1,4 +1,4 @@
-"""Collections in SQL: created, written by plain INSERT, shared with Python, dropped."""
+"""Collections in SQL: create, write with plain INSERT, share with Python, drop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from conftest import realistic
 from numpy.typing import NDArray
 from psycopg import sql as composing
-from sql_helpers import installed, stored, text, value
+from sql_helpers import fetch_value, import_calibration, install_schema, vector_text
 
 import qvec
 from qvec import Calibration
@@ -35,20 +35,21 @@ def url(new_database: Callable[..., str]) -> str:
 
 @pytest.fixture(scope="module")
 def sql(url: str) -> Iterator[Connection]:
-    with installed(url) as connection:
+    with install_schema(url) as connection:
         yield connection
 
 
 @pytest.fixture(scope="module")
 def cosine(sql: Connection, calibration: Calibration) -> str:
-    return stored(sql, calibration)
+    """The id of the stored cosine calibration."""
+    return import_calibration(sql, calibration)
 
 
-def insert(sql: Connection, table: str, vectors: Vectors, first: int = 0) -> None:
+def insert_rows(sql: Connection, table: str, vectors: Vectors, first: int = 0) -> None:
     statement = composing.SQL(
         "INSERT INTO {} (id, embedding_in, document, metadata) VALUES (%s, %s::vector, %s, %s::jsonb)"
     ).format(composing.Identifier(table))
-    rows = [(first + n, text(v), f"note {first + n}", f'{{"n": {first + n}}}') for n, v in enumerate(vectors)]
+    rows = [(first + n, vector_text(v), f"note {first + n}", f'{{"n": {first + n}}}') for n, v in enumerate(vectors)]
     with sql.cursor() as cursor:
         cursor.executemany(statement, rows)
 
@@ -65,30 +66,36 @@ def test_insert_writes_the_same_rows_as_python(
     prefilter: Any,
 ) -> None:
     sql.execute("SELECT qvec.create_collection(%s, %s, %s, %s)", [name, cosine, rescore, prefilter])
-    insert(sql, name, vectors[:60])
+    insert_rows(sql, name, vectors[:60])
     with qvec.connect(url) as db:
-        other = db.create_collection(name + "_py", calibration=calibration, rescore=rescore, prefilter=prefilter)
-        other.upsert(range(60), vectors[:60], [f"note {n}" for n in range(60)], [{"n": n} for n in range(60)])
+        python_collection = db.create_collection(
+            name + "_py", calibration=calibration, rescore=rescore, prefilter=prefilter
+        )
+        python_collection.upsert(
+            range(60), vectors[:60], [f"note {n}" for n in range(60)], [{"n": n} for n in range(60)]
+        )
         columns = "id, codes, document, metadata" + (", embedding" if rescore.startswith("float") else "")
         statement = composing.SQL("SELECT count(*) FROM (SELECT {0} FROM {1} EXCEPT SELECT {0} FROM {2}) AS d").format(
             composing.SQL(columns), composing.Identifier(name), composing.Identifier(name + "_py")
         )
         assert sql.execute(statement).fetchone() == (0,)
-        here = db.collection(name)
-        here.build_index()
+        sql_collection = db.collection(name)
+        sql_collection.build_index()
         for query in vectors[60:65]:
-            assert [hit.id for hit in here.search(query)] == [hit.id for hit in other.search(query)]
+            assert [hit.id for hit in sql_collection.search(query)] == [
+                hit.id for hit in python_collection.search(query)
+            ]
         # SQL finds the rows that Python writes to a collection created by SQL.
-        here.upsert([1000], vectors[999:], ["from Python"])
+        sql_collection.upsert([1000], vectors[999:], ["from Python"])
     found = sql.execute(
-        "SELECT id, document FROM qvec.search(%s, %s::vector, 1)", [name, text(vectors[999])]
+        "SELECT id, document FROM qvec.search(%s, %s::vector, 1)", [name, vector_text(vectors[999])]
     ).fetchall()
     assert found == [("1000", "from Python")]
 
 
 def test_update_and_upsert(sql: Connection, cosine: str, vectors: Vectors, name: str) -> None:
     sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cosine])
-    insert(sql, name, vectors[:1])
+    insert_rows(sql, name, vectors[:1])
     table = composing.Identifier(name)
 
     def codes() -> str:
@@ -101,14 +108,14 @@ def test_update_and_upsert(sql: Connection, cosine: str, vectors: Vectors, name:
     first = codes()
     sql.execute(composing.SQL("UPDATE {} SET document = 'changed'").format(table))
     assert codes() == first
-    sql.execute(composing.SQL("UPDATE {} SET embedding_in = %s::vector").format(table), [text(vectors[1])])
+    sql.execute(composing.SQL("UPDATE {} SET embedding_in = %s::vector").format(table), [vector_text(vectors[1])])
     assert codes() != first
     sql.execute(
         composing.SQL(
             "INSERT INTO {} (id, embedding_in) VALUES (0, %s::vector)"
             " ON CONFLICT (id) DO UPDATE SET codes = excluded.codes"
         ).format(table),
-        [text(vectors[0])],
+        [vector_text(vectors[0])],
     )
     assert codes() == first
 
@@ -134,7 +141,7 @@ def test_invalid_vectors_are_errors(sql: Connection, cosine: str, name: str, vec
     assert str(caught.value.diag.message_primary).startswith(message)
 
 
-def test_accept_vectors_makes_a_python_collection_writable_by_insert(
+def test_accept_vectors_allows_insert_into_a_python_collection(
     sql: Connection, url: str, calibration: Calibration, vectors: Vectors, name: str
 ) -> None:
     with qvec.connect(url) as db:
@@ -146,15 +153,15 @@ def test_accept_vectors_makes_a_python_collection_writable_by_insert(
             composing.SQL("INSERT INTO {} (id, embedding_in) VALUES ('c', %s::vector)").format(
                 composing.Identifier(name)
             ),
-            [text(vectors[2])],
+            [vector_text(vectors[2])],
         )
         docs.upsert(["d"], vectors[3:4])
         assert [docs.search(v, k=1)[0].id for v in vectors[:4]] == list("abcd")
 
 
-def test_the_view_collections(sql: Connection, url: str, cosine: str, vectors: Vectors, name: str) -> None:
+def test_collections_view(sql: Connection, url: str, cosine: str, vectors: Vectors, name: str) -> None:
     sql.execute("SELECT qvec.create_collection(%s, %s, oversampling => 3, model => 'm')", [name, cosine])
-    insert(sql, name, vectors[:50])
+    insert_rows(sql, name, vectors[:50])
     columns = "dimensions, rescore, prefilter, oversampling, model, calibration, attached, has_index"
     statement = f"SELECT {columns} FROM qvec.collections WHERE name = %s".encode()
     assert sql.execute(statement, [name]).fetchone() == (64, "int8", "ternary", 3.0, "m", cosine, False, False)
@@ -177,7 +184,9 @@ def test_long_names_have_the_same_index_name_as_in_python(sql: Connection, url: 
             assert db.collection(long).has_index()
 
 
-def test_where_the_table_is_created(sql: Connection, cosine: str, vectors: Vectors, name: str) -> None:
+def test_table_schema_follows_search_path_or_argument(
+    sql: Connection, cosine: str, vectors: Vectors, name: str
+) -> None:
     sql.execute('CREATE SCHEMA "My Schema"')
     sql.execute('SET search_path = "My Schema", public')
     sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cosine])
@@ -189,11 +198,11 @@ def test_where_the_table_is_created(sql: Connection, cosine: str, vectors: Vecto
         composing.SQL("INSERT INTO {} (id, embedding_in) VALUES (1, %s::vector)").format(
             composing.Identifier("My Schema", name)
         ),
-        [text(vectors[0])],
+        [vector_text(vectors[0])],
     )
-    assert value(sql, "SELECT id FROM qvec.search(%s, %s::vector)", name, text(vectors[0])) == "1"
+    assert fetch_value(sql, "SELECT id FROM qvec.search(%s, %s::vector)", name, vector_text(vectors[0])) == "1"
     sql.execute("SELECT qvec.drop_collection(name) FROM qvec.collections WHERE name LIKE %s", [name + "%"])
-    assert value(sql, "SELECT count(*) FROM pg_tables WHERE schemaname = 'My Schema'") == 0
+    assert fetch_value(sql, "SELECT count(*) FROM pg_tables WHERE schemaname = 'My Schema'") == 0
 
 
 @pytest.mark.parametrize(
@@ -234,7 +243,7 @@ def test_invalid_arguments_are_errors(sql: Connection, cosine: str, call: str, m
     assert caught.value.diag.message_primary == message
 
 
-def test_an_existing_name_is_an_error(sql: Connection, cosine: str, name: str) -> None:
+def test_existing_collection_name_is_an_error(sql: Connection, cosine: str, name: str) -> None:
     sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cosine])
     with pytest.raises(psycopg.Error, match=f"collection '{name}' exists already"):
         sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cosine])
@@ -243,14 +252,14 @@ def test_an_existing_name_is_an_error(sql: Connection, cosine: str, name: str) -
 def test_drift_of_codes_and_of_floats(sql: Connection, name: str) -> None:
     vectors = realistic(400, 16)
     calibration = Calibration.fit(vectors, metric="ip")
-    cal = stored(sql, calibration)
+    cal = import_calibration(sql, calibration)
     moved = realistic(200, 16, seed=3) + np.float32(2)
     expected = calibration.drift(moved)
     for rescore in ("int8", "int4", "float32", "binary"):
         table = f"{name}_{rescore}"
         sql.execute("SELECT qvec.create_collection(%s, %s, %s)", [table, cal, rescore])
-        insert(sql, table, vectors[:100])
-        insert(sql, table, moved, 100)
+        insert_rows(sql, table, vectors[:100])
+        insert_rows(sql, table, moved, 100)
         rows, shift, spread, balance, clipped, most_clipped = sql.execute(
             "SELECT * FROM qvec.drift(%s, 200)", [table]
         ).fetchone()  # type: ignore[misc]
@@ -269,16 +278,16 @@ def test_drift_of_codes_and_of_floats(sql: Connection, name: str) -> None:
             assert shift is None
 
 
-def test_inserts_are_not_slow(sql: Connection, name: str) -> None:
-    """1,024 dimensions are quantized in well under a millisecond, by vector operations of pgvector."""
+def test_inserts_are_fast(sql: Connection, name: str) -> None:
+    """pgvector's vector operations quantize 1,024 dimensions in well under a millisecond."""
     vectors = realistic(1, 1024)
-    cal = stored(sql, Calibration.fit(realistic(20, 1024)))
+    cal = import_calibration(sql, Calibration.fit(realistic(20, 1024)))
     sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cal])
     statement = composing.SQL(
         "INSERT INTO {} (id, embedding_in) SELECT g, l2_normalize(%s::vector) FROM generate_series(%s::int, %s) g"
     )
     statement = statement.format(composing.Identifier(name))
-    sql.execute(statement, [text(vectors[0]), 1, 10])
+    sql.execute(statement, [vector_text(vectors[0]), 1, 10])
     started = time.perf_counter()
-    sql.execute(statement, [text(vectors[0]), 11, 210])
+    sql.execute(statement, [vector_text(vectors[0]), 11, 210])
     assert time.perf_counter() - started < 0.4

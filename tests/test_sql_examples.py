@@ -1,4 +1,4 @@
-"""The SQL examples, run unchanged by psql and by the JDBC driver."""
+"""Run the SQL examples unchanged with psql and with the JDBC driver."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import psycopg
 import pytest
 from example_pages import blocks
 from numpy.typing import NDArray
-from sql_helpers import installed, psql, text, value
+from sql_helpers import fetch_value, find_psql, install_schema, vector_text
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 JDBC = Path(os.environ.get("QVEC_JDBC", "/usr/share/java/postgresql.jar"))
 
 
-def test_the_walkthrough(url: str, server_url: str) -> None:
-    installed(url).close()
+def test_walkthrough_script(url: str, server_url: str) -> None:
+    install_schema(url).close()
     script = EXAMPLES / "sql" / "walkthrough.sql"
     done = subprocess.run(
-        [psql(server_url), url, "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--file", script],
+        [find_psql(server_url), url, "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--file", script],
         capture_output=True,
         text=True,
     )
@@ -37,23 +37,23 @@ def test_the_walkthrough(url: str, server_url: str) -> None:
         assert any(expected in line for line in lines), (expected, done.stdout)
     with psycopg.connect(url) as connection:
         for table in ("qvec.collection", "qvec.calibration", "qvec.attachment"):
-            assert value(connection, f"SELECT count(*) FROM {table}") == 0
+            assert fetch_value(connection, f"SELECT count(*) FROM {table}") == 0
 
 
 @pytest.fixture
 def articles(url: str, vectors: NDArray[np.float32]) -> Iterator[psycopg.Connection[Any]]:
-    """A database with the table that the pages name."""
-    with installed(url) as connection:
+    """A database with the table `articles` that the pages use."""
+    with install_schema(url) as connection:
         connection.execute("CREATE TABLE articles (id int PRIMARY KEY, title text, details jsonb, embedding vector)")
         for n, vector in enumerate(vectors[:100]):
-            row = [n, f"article {n}", '{"lang": "en"}', text(vector)]
+            row = [n, f"article {n}", '{"lang": "en"}', vector_text(vector)]
             connection.execute("INSERT INTO articles VALUES (%s, %s, %s, %s)", row)
         yield connection
 
 
 def run_page(page: str, server_url: str, url: str, query: str) -> list[list[list[str]]]:
     """Run the SQL of a page; return the rows of each block."""
-    command = [psql(server_url), url, "--no-psqlrc", "--quiet", "--no-align", "--tuples-only"]
+    command = [find_psql(server_url), url, "--no-psqlrc", "--quiet", "--no-align", "--tuples-only"]
     environment = {**os.environ, "PGOPTIONS": "-c client_min_messages=warning"}
     printed = []
     for block in blocks(EXAMPLES.parent / "docs" / page, "sql"):
@@ -64,33 +64,33 @@ def run_page(page: str, server_url: str, url: str, query: str) -> list[list[list
     return printed
 
 
-def test_the_page_about_sql(
-    articles: psycopg.Connection[Any], url: str, server_url: str, vectors: NDArray[np.float32]
-) -> None:
-    attached, found, created, several, joined, filters, codes, watched = run_page(
-        "sql.md", server_url, url, text(vectors[7])
+def test_sql_page(articles: psycopg.Connection[Any], url: str, server_url: str, vectors: NDArray[np.float32]) -> None:
+    attach_rows, search_rows, create_rows, batch_rows, join_rows, filter_rows, code_rows, monitoring_rows = run_page(
+        "sql.md", server_url, url, vector_text(vectors[7])
     )
-    assert attached  # a calibration's id, and the name of the collection
-    assert len(found) == 10
-    assert (found[0][0], found[0][2]) == ("7", "article 7")
-    assert created[-1] == ["1", "text"]
-    assert [row[0] for row in several[:4]] == ["1", "1", "2", "2"]
-    assert several[0][1] == several[2][1] == "7"
-    assert joined[0] == ["7", "article 7"]
-    assert filters[-1] == ["100"]
-    assert len(codes) == 3
-    assert codes[-1] == ["100"]
-    assert {row[0] for row in watched[:2]} == {"articles", "docs"}
-    assert value(articles, "SELECT id FROM qvec.search('docs', %s::vector)", text(vectors[7])) == "1"
+    assert attach_rows  # a calibration's id, and the name of the collection
+    assert len(search_rows) == 10
+    assert (search_rows[0][0], search_rows[0][2]) == ("7", "article 7")
+    assert create_rows[-1] == ["1", "text"]
+    assert [row[0] for row in batch_rows[:4]] == ["1", "1", "2", "2"]
+    assert batch_rows[0][1] == batch_rows[2][1] == "7"
+    assert join_rows[0] == ["7", "article 7"]
+    assert filter_rows[-1] == ["100"]
+    assert len(code_rows) == 3
+    assert code_rows[-1] == ["100"]
+    assert {row[0] for row in monitoring_rows[:2]} == {"articles", "docs"}
+    assert fetch_value(articles, "SELECT id FROM qvec.search('docs', %s::vector)", vector_text(vectors[7])) == "1"
 
 
-def test_the_page_about_postgres(
+def test_postgres_page(
     articles: psycopg.Connection[Any], url: str, server_url: str, vectors: NDArray[np.float32]
 ) -> None:
-    run_page("postgres.md", server_url, url, text(vectors[7]))
+    run_page("postgres.md", server_url, url, vector_text(vectors[7]))
     try:
         articles.execute("SET ROLE app_reader")
-        assert value(articles, "SELECT count(*) FROM qvec.search('docs', %s::vector)", text(vectors[7])) == 0
+        assert (
+            fetch_value(articles, "SELECT count(*) FROM qvec.search('docs', %s::vector)", vector_text(vectors[7])) == 0
+        )
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             articles.execute("DELETE FROM docs")
     finally:
@@ -100,8 +100,8 @@ def test_the_page_about_postgres(
 
 
 @contextmanager
-def on_tcp(directory: str) -> Iterator[int]:
-    """A local TCP port that forwards to the server's Unix socket, which the JDBC driver cannot use."""
+def forward_tcp_port(directory: str) -> Iterator[int]:
+    """Forward a local TCP port to the server's Unix socket, which the JDBC driver cannot use; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=forward_all, args=(listener, directory), daemon=True).start()
         yield listener.getsockname()[1]
@@ -130,8 +130,8 @@ def forward(source: socket.socket, target: socket.socket) -> None:
 @pytest.mark.skipif(
     not (shutil.which("java") and JDBC.exists()), reason="needs Java and its driver (Debian: libpostgresql-jdbc-java)"
 )
-def test_java(url: str) -> None:
-    with installed(url) as connection, on_tcp(str(connection.info.host)) as port:
+def test_java_example(url: str) -> None:
+    with install_schema(url) as connection, forward_tcp_port(str(connection.info.host)) as port:
         database = connection.info.dbname
         address = f"jdbc:postgresql://127.0.0.1:{port}/{database}?user=postgres"
         program = EXAMPLES / "sql-java" / "Search.java"

@@ -12,7 +12,7 @@ import pytest
 import test_filters
 import test_filters_stores as language
 from hypothesis import HealthCheck, given, settings
-from sql_helpers import installed, value
+from sql_helpers import fetch_value, install_schema
 
 from qvec import filters
 from qvec.errors import InputError
@@ -22,31 +22,31 @@ Connection = psycopg.Connection[Any]
 
 @pytest.fixture(scope="module")
 def sql(new_database: Callable[..., str]) -> Iterator[Connection]:
-    with installed(new_database()) as connection:
+    with install_schema(new_database()) as connection:
         connection.execute("CREATE TABLE filtered (id bigint PRIMARY KEY, metadata jsonb)")
         yield connection
 
 
-def in_json(condition: language.Filter) -> str:
-    """A filter as SQL takes it: with dates as strings, which ordering operators read as dates."""
+def filter_as_json(condition: language.Filter) -> str:
+    """Return a filter as SQL expects it: with dates as strings, which ordering operators read as dates."""
     return json.dumps(condition, default=lambda date: date.isoformat())
 
 
-def found(sql: Connection, condition: str) -> set[int]:
-    where = value(sql, "SELECT qvec.filter_sql(%s::jsonb)", condition)
+def matching_ids(sql: Connection, condition: str) -> set[int]:
+    where = fetch_value(sql, "SELECT qvec.filter_sql(%s::jsonb)", condition)
     return {id for (id,) in sql.execute(f"SELECT id FROM filtered WHERE {where}".encode())}
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(language.cases(language.FLOATS))
-def test_filters_select_the_rows_of_the_specification(
+def test_filters_select_the_specified_rows(
     sql: Connection, case: tuple[list[language.Row], list[language.Filter]]
 ) -> None:
     rows, conditions = case
     language.fill_postgres(sql, rows)
-    for condition in map(in_json, conditions):
+    for condition in map(filter_as_json, conditions):
         expected = language.expected(rows, filters.parse(json.loads(condition)))
-        assert found(sql, condition) == expected, condition
+        assert matching_ids(sql, condition) == expected, condition
         matching = "SELECT id FROM filtered WHERE qvec.matches(metadata, %s::jsonb)"
         assert {id for (id,) in sql.execute(matching.encode(), [condition])} == expected, condition
 
@@ -57,25 +57,25 @@ def test_every_operator_with_every_operand(sql: Connection) -> None:
         if isinstance(operand, datetime):
             continue
         for condition in language.every_condition(operand):
-            asked = {"a": condition}
-            expected = language.expected(language.EVERY_VALUE, filters.parse(asked))
-            assert found(sql, in_json(asked)) == expected, asked
+            field_filter = {"a": condition}
+            expected = language.expected(language.EVERY_VALUE, filters.parse(field_filter))
+            assert matching_ids(sql, filter_as_json(field_filter)) == expected, field_filter
 
 
 @pytest.mark.parametrize("setting", ["DateStyle = 'SQL, DMY'", "TimeZone = 'Asia/Tokyo'", "search_path = pg_temp"])
-def test_session_settings_do_not_matter(sql: Connection, setting: str) -> None:
+def test_session_settings_have_no_effect(sql: Connection, setting: str) -> None:
     language.fill_postgres(sql, language.EVERY_VALUE)
     for operand in ("2024-01-31T00:00", "2024-01-30T20:00:00-0400", "a"):
-        asked = {"a": {"$lte": operand}}
-        where = value(sql, "SELECT qvec.filter_sql(%s::jsonb)", in_json(asked))
+        field_filter = {"a": {"$lte": operand}}
+        where = fetch_value(sql, "SELECT qvec.filter_sql(%s::jsonb)", filter_as_json(field_filter))
         with sql.transaction():
             sql.execute(f"SET LOCAL {setting}".encode())
             rows = {id for (id,) in sql.execute(f"SELECT id FROM public.filtered WHERE {where}".encode())}
-        assert rows == language.expected(language.EVERY_VALUE, filters.parse(asked))
+        assert rows == language.expected(language.EVERY_VALUE, filters.parse(field_filter))
 
 
-def test_a_metadata_column_of_another_name(sql: Connection) -> None:
-    where = value(sql, """SELECT qvec.filter_sql('{"a": true}', 'my "data"')""")
+def test_custom_metadata_column(sql: Connection) -> None:
+    where = fetch_value(sql, """SELECT qvec.filter_sql('{"a": true}', 'my "data"')""")
     assert where.startswith('((("my ""data""" ->')
 
 
@@ -121,7 +121,7 @@ def test_a_metadata_column_of_another_name(sql: Connection) -> None:
         {"": 1},
     ],
 )
-def test_filters_that_the_sdk_rejects_are_errors(sql: Connection, condition: Any) -> None:
+def test_filters_rejected_by_python_are_errors(sql: Connection, condition: Any) -> None:
     with pytest.raises(InputError):
         filters.parse(condition)
     with pytest.raises(psycopg.errors.InvalidParameterValue):
@@ -136,11 +136,11 @@ def test_deep_nesting_is_an_error(sql: Connection) -> None:
         sql.execute("SELECT qvec.filter_sql(%s::jsonb)", [json.dumps(condition)])
 
 
-def test_the_examples_of_the_filter_language(sql: Connection) -> None:
+def test_filter_language_examples(sql: Connection) -> None:
     language.fill_postgres(sql, [json.loads(json.dumps(test_filters.ROW))])
     for condition in test_filters.HOLDS:
         try:
-            asked = json.dumps(condition)
+            filter_text = json.dumps(condition)
         except TypeError:
             continue  # Python date objects
-        assert found(sql, asked) == {0}, condition
+        assert matching_ids(sql, filter_text) == {0}, condition

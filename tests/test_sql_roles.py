@@ -1,4 +1,4 @@
-"""Rights of readers and writers, row-level security in searches, and SQL injection."""
+"""Privileges of readers and writers, row-level security in searches, and SQL injection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from numpy.typing import NDArray
 from psycopg import errors
-from sql_helpers import installed, stored, text, value
+from sql_helpers import fetch_value, import_calibration, install_schema, vector_text
 
 from qvec import Calibration
 from qvec.postgres import sql_script
@@ -27,16 +27,16 @@ def url(new_database: Callable[..., str]) -> str:
 
 @pytest.fixture(scope="module")
 def owner(url: str, calibration: Calibration, vectors: Vectors) -> Iterator[Connection]:
-    """A database with a collection, an attached table with a policy, and the roles of roles.sql."""
-    with installed(url) as connection:
+    """The owner's connection to a database with a collection, an attached table with a policy, and all roles."""
+    with install_schema(url) as connection:
         connection.execute(sql_script.roles().encode())
         connection.execute(sql_script.roles().encode())
-        name = stored(connection, calibration)
+        name = import_calibration(connection, calibration)
         connection.execute("SELECT qvec.create_collection('docs', %s)", [name])
         connection.execute("CREATE TABLE notes (id int PRIMARY KEY, tenant text, embedding vector, metadata jsonb)")
         connection.execute("SELECT qvec.attach('notes', 'embedding', %s, metadata_column => 'metadata')", [name])
         for n, vector in enumerate(vectors[:100]):
-            row = [n, text(vector), f'{{"n": {n}}}']
+            row = [n, vector_text(vector), f'{{"n": {n}}}']
             connection.execute("INSERT INTO docs (id, embedding_in, metadata) VALUES (%s, %s::vector, %s)", row)
             tenant = "ours" if n % 10 == 0 else "theirs"
             connection.execute("INSERT INTO notes VALUES (%s, %s, %s::vector, %s)", [row[0], tenant, *row[1:]])
@@ -54,20 +54,20 @@ def owner(url: str, calibration: Calibration, vectors: Vectors) -> Iterator[Conn
         connection.execute("DROP ROLE sql_reader, sql_writer, sql_guest, qvec_reader, qvec_writer")
 
 
-def connected(url: str, role: str) -> Connection:
+def connect_as(url: str, role: str) -> Connection:
     return psycopg.connect(url.replace("postgres@", f"{role}@"), autocommit=True)
 
 
 SEARCH = b"SELECT id FROM qvec.search(%s, %s::vector, %s)"
 
 
-def test_a_reader_searches_and_no_more(url: str, owner: Connection, vectors: Vectors) -> None:
-    with connected(url, "sql_reader") as reader:
-        found = reader.execute(SEARCH, ["docs", text(vectors[5]), 3]).fetchall()
-        assert found == owner.execute(SEARCH, ["docs", text(vectors[5]), 3]).fetchall()
-        assert value(reader, "SELECT count(*) FROM qvec.collections") == 2
-        assert value(reader, "SELECT rows FROM qvec.drift('docs')") == 100
-        assert reader.execute("SELECT * FROM qvec.explain('docs', %s::vector)", [text(vectors[5])]).fetchall()
+def test_reader_can_only_search(url: str, owner: Connection, vectors: Vectors) -> None:
+    with connect_as(url, "sql_reader") as reader:
+        found = reader.execute(SEARCH, ["docs", vector_text(vectors[5]), 3]).fetchall()
+        assert found == owner.execute(SEARCH, ["docs", vector_text(vectors[5]), 3]).fetchall()
+        assert fetch_value(reader, "SELECT count(*) FROM qvec.collections") == 2
+        assert fetch_value(reader, "SELECT rows FROM qvec.drift('docs')") == 100
+        assert reader.execute("SELECT * FROM qvec.explain('docs', %s::vector)", [vector_text(vectors[5])]).fetchall()
         for statement in (
             "INSERT INTO docs (id, codes) SELECT 1000, codes FROM docs LIMIT 1",
             "SELECT qvec.create_collection('mine', calibration) FROM qvec.collection LIMIT 1",
@@ -81,20 +81,20 @@ def test_a_reader_searches_and_no_more(url: str, owner: Connection, vectors: Vec
             assert isinstance(caught.value, (errors.InsufficientPrivilege, errors.NoDataFound)), statement
 
 
-def test_a_reader_of_one_table_cannot_search_another(url: str, owner: Connection, vectors: Vectors) -> None:
+def test_search_needs_select_on_the_table(url: str, owner: Connection, vectors: Vectors) -> None:
     owner.execute("REVOKE SELECT ON docs FROM qvec_reader")
-    with connected(url, "sql_reader") as reader, pytest.raises(errors.InsufficientPrivilege, match="for table docs"):
-        reader.execute(SEARCH, ["docs", text(vectors[5]), 3])
+    with connect_as(url, "sql_reader") as reader, pytest.raises(errors.InsufficientPrivilege, match="for table docs"):
+        reader.execute(SEARCH, ["docs", vector_text(vectors[5]), 3])
     owner.execute("GRANT SELECT ON docs TO qvec_reader")
 
 
-def test_a_writer_writes_and_creates(url: str, owner: Connection, vectors: Vectors) -> None:
-    with connected(url, "sql_writer") as writer:
-        writer.execute("INSERT INTO docs (id, embedding_in) VALUES (500, %s::vector)", [text(vectors[500])])
-        assert writer.execute(SEARCH, ["docs", text(vectors[500]), 1]).fetchall() == [("500",)]
+def test_writer_can_write_and_create(url: str, owner: Connection, vectors: Vectors) -> None:
+    with connect_as(url, "sql_writer") as writer:
+        writer.execute("INSERT INTO docs (id, embedding_in) VALUES (500, %s::vector)", [vector_text(vectors[500])])
+        assert writer.execute(SEARCH, ["docs", vector_text(vectors[500]), 1]).fetchall() == [("500",)]
         writer.execute("CREATE TABLE own (id int PRIMARY KEY, embedding vector)")
-        writer.execute("INSERT INTO own SELECT g, %s::vector FROM generate_series(1, 50) g", [text(vectors[0])])
-        fitted = value(writer, "SELECT qvec.calibrate('own', 'embedding')")
+        writer.execute("INSERT INTO own SELECT g, %s::vector FROM generate_series(1, 50) g", [vector_text(vectors[0])])
+        fitted = fetch_value(writer, "SELECT qvec.calibrate('own', 'embedding')")
         writer.execute("SELECT qvec.attach('own', 'embedding', %s)", [fitted])
         writer.execute("CALL qvec.backfill('own')")
         writer.execute("SELECT qvec.build_index('own')")
@@ -102,32 +102,36 @@ def test_a_writer_writes_and_creates(url: str, owner: Connection, vectors: Vecto
         writer.execute("SELECT qvec.drop_collection('written'), qvec.detach('own')")
         with pytest.raises(errors.InsufficientPrivilege):
             writer.execute("SELECT qvec.drop_collection('docs')")
-    assert value(owner, "SELECT count(*) FROM qvec.collection WHERE name = 'docs'") == 1
+    assert fetch_value(owner, "SELECT count(*) FROM qvec.collection WHERE name = 'docs'") == 1
 
 
-def test_a_guest_sees_nothing(url: str, owner: Connection, vectors: Vectors) -> None:
+def test_role_without_grants_cannot_search(url: str, owner: Connection, vectors: Vectors) -> None:
     assert owner
-    with connected(url, "sql_guest") as guest, pytest.raises(errors.InsufficientPrivilege, match="schema qvec"):
-        guest.execute(SEARCH, ["docs", text(vectors[5]), 3])
+    with connect_as(url, "sql_guest") as guest, pytest.raises(errors.InsufficientPrivilege, match="schema qvec"):
+        guest.execute(SEARCH, ["docs", vector_text(vectors[5]), 3])
 
 
 @pytest.mark.parametrize("filter", [None, '{"n": {"$gte": 0}}'])
-def test_row_level_security_holds_in_search(url: str, owner: Connection, vectors: Vectors, filter: str | None) -> None:
+def test_row_level_security_applies_to_searches(
+    url: str, owner: Connection, vectors: Vectors, filter: str | None
+) -> None:
     assert owner
     statement = b"SELECT id FROM qvec.search('notes', %s::vector, %s, filter => %s)"
-    with connected(url, "sql_reader") as reader:
-        assert reader.execute(statement, [text(vectors[5]), 20, filter]).fetchall() == []
+    with connect_as(url, "sql_reader") as reader:
+        assert reader.execute(statement, [vector_text(vectors[5]), 20, filter]).fetchall() == []
         reader.execute("SET app.tenant = 'ours'")
-        found = reader.execute(statement, [text(vectors[5]), 20, filter]).fetchall()
+        found = reader.execute(statement, [vector_text(vectors[5]), 20, filter]).fetchall()
         assert {int(id) for (id,) in found} == set(range(0, 100, 10))
-        batch = reader.execute("SELECT id FROM qvec.search('notes', %s::vector[], 5)", [[text(v) for v in vectors[:2]]])
+        batch = reader.execute(
+            "SELECT id FROM qvec.search('notes', %s::vector[], 5)", [[vector_text(v) for v in vectors[:2]]]
+        )
         assert {int(id) % 10 for (id,) in batch} == {0}
-    assert len(owner.execute(statement, [text(vectors[5]), 20, filter]).fetchall()) == 20
+    assert len(owner.execute(statement, [vector_text(vectors[5]), 20, filter]).fetchall()) == 20
 
 
 # Injection
 
-EVIL = [
+INJECTIONS = [
     "'; DROP TABLE precious; --",
     '"; DROP TABLE precious; --',
     "docs'); DROP TABLE precious; --",
@@ -190,8 +194,8 @@ CALLS = [
 ]
 
 
-def failure_of(connection: Connection, call: str, parameters: dict[str, str]) -> str | None:
-    """The error code that a call raises, if any. A condition that the call returns is executed as well."""
+def error_code(connection: Connection, call: str, parameters: dict[str, str]) -> str | None:
+    """Return the error code that a call raises, or None. A condition that the call returns is executed as well."""
     try:
         with connection.transaction(force_rollback=True):
             rows = connection.execute(f"SELECT * FROM {call}".encode(), parameters).fetchall()
@@ -202,28 +206,28 @@ def failure_of(connection: Connection, call: str, parameters: dict[str, str]) ->
     return None
 
 
-@pytest.mark.parametrize("evil", EVIL)
-def test_no_text_becomes_sql(owner: Connection, vectors: Vectors, evil: str) -> None:
-    """Each text argument in turn: the call returns or raises an error; nothing is dropped, nothing runs for long."""
-    calibration = value(owner, "SELECT calibration FROM qvec.collection WHERE name = 'docs'")
-    parameters = {"evil": evil, "id": calibration, "v": text(vectors[0])}
+@pytest.mark.parametrize("evil", INJECTIONS)
+def test_text_arguments_are_never_executed(owner: Connection, vectors: Vectors, evil: str) -> None:
+    """Whichever argument holds the text, the call ends soon with a result or an error and drops nothing."""
+    calibration = fetch_value(owner, "SELECT calibration FROM qvec.collection WHERE name = 'docs'")
+    parameters = {"evil": evil, "id": calibration, "v": vector_text(vectors[0])}
     tables = "SELECT array_agg(oid ORDER BY oid) FROM pg_class WHERE relkind IN ('r', 'v')"
     owner.execute("CREATE TABLE IF NOT EXISTS precious ()")
     owner.execute("CREATE TABLE IF NOT EXISTS free (id int PRIMARY KEY, embedding vector)")
     owner.execute("SET statement_timeout = '3s'")
-    before = value(owner, tables)
+    before = fetch_value(owner, tables)
     for call in CALLS:
-        sqlstate = failure_of(owner, call, parameters)
+        sqlstate = error_code(owner, call, parameters)
         # Postgres itself parses the name of a table; some of these texts are not valid names.
         assert sqlstate != "42601" or re.search(r"(attach|calibrate)\(%\(evil\)s", call), call
         assert sqlstate != "57014", f"{call} ran until it was cancelled"
-        assert value(owner, tables) == before, call
+        assert fetch_value(owner, tables) == before, call
     owner.execute("RESET statement_timeout")
 
 
-@pytest.mark.parametrize("evil", EVIL)
-def test_names_of_tables_and_columns_may_look_like_sql(owner: Connection, vectors: Vectors, evil: str) -> None:
-    calibration = value(owner, "SELECT calibration FROM qvec.collection WHERE name = 'docs'")
+@pytest.mark.parametrize("evil", INJECTIONS)
+def test_table_and_column_names_may_look_like_sql(owner: Connection, vectors: Vectors, evil: str) -> None:
+    calibration = fetch_value(owner, "SELECT calibration FROM qvec.collection WHERE name = 'docs'")
     quoted = '"' + evil.replace('"', '""') + '"'
     with owner.transaction(force_rollback=True):
         owner.execute("CREATE TABLE IF NOT EXISTS precious ()")
@@ -233,10 +237,10 @@ def test_names_of_tables_and_columns_may_look_like_sql(owner: Connection, vector
             "SELECT qvec.attach(%s, %s, %s, 'c', codes_column => %s, metadata_column => 'other')",
             [quoted, evil, calibration, evil + "!"],
         )
-        owner.execute(f"INSERT INTO {quoted} VALUES (1, '{text(vectors[0])}')".encode())
+        owner.execute(f"INSERT INTO {quoted} VALUES (1, '{vector_text(vectors[0])}')".encode())
         owner.execute("SELECT qvec._backfill_step('c', 10), qvec.build_index('c')")
-        assert value(owner, "SELECT id FROM qvec.search('c', %s::vector)", text(vectors[0])) == "1"
-        assert value(owner, "SELECT rows FROM qvec.drift('c')") == 1
+        assert fetch_value(owner, "SELECT id FROM qvec.search('c', %s::vector)", vector_text(vectors[0])) == "1"
+        assert fetch_value(owner, "SELECT rows FROM qvec.drift('c')") == 1
         owner.execute("SELECT qvec.calibrate(%s, %s)", [quoted, evil])
         owner.execute("SELECT qvec.detach('c')")
-        assert value(owner, "SELECT to_regclass('precious') IS NOT NULL")
+        assert fetch_value(owner, "SELECT to_regclass('precious') IS NOT NULL")

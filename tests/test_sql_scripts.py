@@ -1,4 +1,4 @@
-"""The scripts in tests/sql, run by psql: each prints its expected output, errors included.
+"""Run the scripts in tests/sql with psql: each prints its expected output, errors included.
 
 `QVEC_WRITE_EXPECTED=1 pytest tests/test_sql_scripts.py` rewrites the expected output; review it before you commit it.
 """
@@ -10,16 +10,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sql_helpers import installed, psql
+from sql_helpers import find_psql, install_schema
 
 SCRIPTS = sorted(path for path in (Path(__file__).parent / "sql").glob("*.sql") if not path.name.startswith("qvec--"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_script_prints_its_expected_output(script: Path, url: str, server_url: str) -> None:
-    installed(url).close()
+def test_script_prints_its_expected_output(script: Path, url: str, server_url: str) -> None:
+    install_schema(url).close()
     done = subprocess.run(
-        [psql(server_url), url, "--no-psqlrc", "--quiet", "--echo-all", "--set", "VERBOSITY=terse", "--file", "-"],
+        [find_psql(server_url), url, "--no-psqlrc", "--quiet", "--echo-all", "--set", "VERBOSITY=terse", "--file", "-"],
         input=script.read_text(encoding="utf-8"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""qvec.search returns the hits and scores of the SDK: with the index, under every setting, with filters, in batches."""
+"""qvec.search returns the hits and scores of the Python client: with the index, any settings, filters and batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from conftest import realistic, unit
 from numpy.typing import NDArray
 from psycopg import sql as composing
-from sql_helpers import from_bits, installed, stored, text, value
+from sql_helpers import fetch_value, import_calibration, install_schema, pack_bits, vector_text
 
 import qvec
 from qvec import Calibration
@@ -26,7 +26,7 @@ Vectors = NDArray[np.float32]
 
 ROWS = 1000
 TOLERANCE = 4e-5
-"""Relative to |q| |x|, for vectors of few dimensions; for those of real models the difference is smaller."""
+"""Relative to |q| |x|, for vectors of few dimensions; vectors of real models differ less."""
 LAYOUTS = [
     ("int8", "ternary"),
     ("int8", "binary"),
@@ -43,8 +43,8 @@ def url(new_database: Callable[..., str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def shop(url: str, vectors: Vectors, calibration: Calibration) -> Iterator[Database]:
-    """A collection of each layout, loaded and indexed by Python."""
+def db(url: str, vectors: Vectors, calibration: Calibration) -> Iterator[Database]:
+    """A database with one collection per layout, loaded and indexed by Python."""
     with qvec.connect(url) as db:
         for rescore, prefilter in LAYOUTS:
             docs = db.create_collection(
@@ -60,23 +60,23 @@ def shop(url: str, vectors: Vectors, calibration: Calibration) -> Iterator[Datab
 
 
 @pytest.fixture(scope="module")
-def sql(url: str, shop: Database) -> Iterator[Connection]:
-    assert shop.name
-    with installed(url) as connection:
+def sql(url: str, db: Database) -> Iterator[Connection]:
+    assert db.name
+    with install_schema(url) as connection:
         yield connection
 
 
 def search(sql: Connection, collection: str, query: Vectors, **options: Any) -> list[tuple[Any, ...]]:
-    named = "".join(f", {name} => %({name})s" for name in options)
-    statement = f"SELECT * FROM qvec.search(%(c)s, %(q)s::vector{named})"
-    return sql.execute(statement.encode(), {"c": collection, "q": text(query), **options}).fetchall()
+    arguments = "".join(f", {name} => %({name})s" for name in options)
+    statement = f"SELECT * FROM qvec.search(%(c)s, %(q)s::vector{arguments})"
+    return sql.execute(statement.encode(), {"c": collection, "q": vector_text(query), **options}).fetchall()
 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
-def test_hits_and_scores_equal_those_of_the_sdk(
-    sql: Connection, shop: Database, queries: Vectors, rescore: str, prefilter: str
+def test_hits_and_scores_equal_the_client(
+    sql: Connection, db: Database, queries: Vectors, rescore: str, prefilter: str
 ) -> None:
-    docs = shop.collection(f"{rescore}_{prefilter}")
+    docs = db.collection(f"{rescore}_{prefilter}")
     for query in queries:
         expected = docs.search(query, k=10)
         found = search(sql, docs.name, query)
@@ -91,8 +91,10 @@ def test_hits_and_scores_equal_those_of_the_sdk(
 
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
-def test_exact_ranks_every_row(sql: Connection, shop: Database, queries: Vectors, rescore: str, prefilter: str) -> None:
-    docs = shop.collection(f"{rescore}_{prefilter}")
+def test_exact_search_ranks_every_row(
+    sql: Connection, db: Database, queries: Vectors, rescore: str, prefilter: str
+) -> None:
+    docs = db.collection(f"{rescore}_{prefilter}")
     for query in queries[:5]:
         expected = docs.search(query, k=20, exact=True)
         found = search(sql, docs.name, query, k=20, exact=True)
@@ -101,11 +103,11 @@ def test_exact_ranks_every_row(sql: Connection, shop: Database, queries: Vectors
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float32"])
-def test_scores_estimate_the_metric(sql: Connection, shop: Database, name: str, metric: Any, rescore: Any) -> None:
-    """Compare with the definition of the score, at odd dimensions, for long, sparse, tiny and zero queries."""
+def test_scores_estimate_the_metric(sql: Connection, db: Database, name: str, metric: Any, rescore: Any) -> None:
+    """Compare with the definition of the score at odd dimensions, for long, sparse, tiny and zero queries."""
     vectors = realistic(200, 13)
     calibration = Calibration.fit(vectors, metric=metric)
-    docs = shop.create_collection(name, calibration=calibration, rescore=rescore, prefilter="binary")
+    docs = db.create_collection(name, calibration=calibration, rescore=rescore, prefilter="binary")
     docs.upsert(range(200), vectors)
     one_hot, zero = np.zeros((2, 13), np.float32)
     one_hot[4] = 1
@@ -129,46 +131,50 @@ def test_scores_estimate_the_metric(sql: Connection, shop: Database, name: str, 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("prefilter", ["ternary", "binary"])
-def test_query_bits_equal_those_of_the_sdk(sql: Connection, metric: Any, prefilter: Any) -> None:
-    """For queries of any length. Under ip, all lengths but zero give the same bits."""
+def test_query_bits_equal_the_client(sql: Connection, metric: Any, prefilter: Any) -> None:
+    """Queries may have any length. Under ip, every nonzero length gives the same bits."""
     calibration = Calibration.fit(3 * realistic(200, 13), metric=metric)
-    id = stored(sql, calibration)
+    id = import_calibration(sql, calibration)
     for query in realistic(20, 13, seed=4) * np.float32([[0.1], [1], [7], [100]]).repeat(5, axis=0):
         found = set()
         for length in (1, 2**-60, 2**60):
             given = np.float32(length) * query
-            bits = value(sql, "SELECT (qvec._query(%s::vector, %s, %s, 8)).bits::text", text(given), id, prefilter)
+            bits = fetch_value(
+                sql, "SELECT (qvec._query(%s::vector, %s, %s, 8)).bits::text", vector_text(given), id, prefilter
+            )
             expected = query_bits(calibration.prepared(given[None]), calibration, TableLayout(13, prefilter=prefilter))
-            assert from_bits(bits).tobytes() == expected.tobytes()
+            assert pack_bits(bits).tobytes() == expected.tobytes()
             found.add(bits)
         assert len(found) == 1
     if metric == "ip":
         zero = np.zeros(13, np.float32)
-        assert value(sql, "SELECT (qvec._query(%s::vector, %s, %s, 8)).bits", text(zero), id, prefilter)
+        assert fetch_value(sql, "SELECT (qvec._query(%s::vector, %s, %s, 8)).bits", vector_text(zero), id, prefilter)
 
 
-def test_rows_that_decode_to_zero_score_zero(sql: Connection, shop: Database, name: str) -> None:
-    """Under cosine there is no length to divide by."""
+def test_rows_that_decode_to_zero_score_zero(sql: Connection, db: Database, name: str) -> None:
+    """Under cosine such a row has no length to divide by."""
     ones, zeros = np.ones(20, np.float32), np.zeros(20, np.float32)
     calibration = Calibration(ones / 5, ones, ones / 5, zeros, zeros, "cosine")
-    docs = shop.create_collection(name, calibration=calibration, rescore="binary")
+    docs = db.create_collection(name, calibration=calibration, rescore="binary")
     docs.upsert([0, 1], np.array([-ones, ones]))
     assert [row[:2] for row in search(sql, name, ones)] == [("1", pytest.approx(1, abs=1e-4)), ("0", 0)]
     codes = "SELECT qvec.score(codes, %s::vector, %s) FROM " + name + " ORDER BY id"
-    found = sql.execute(codes.encode(), [text(ones), calibration.id]).fetchall()
+    found = sql.execute(codes.encode(), [vector_text(ones), calibration.id]).fetchall()
     assert found == [(0,), (pytest.approx(1, abs=1e-6),)]
 
 
-def test_the_index_is_used(sql: Connection, queries: Vectors) -> None:
+def test_search_uses_the_index(sql: Connection, queries: Vectors) -> None:
     sql.execute("SET enable_seqscan = off")  # a sequential scan of so few rows would be cheaper
     for rescore, prefilter in LAYOUTS:
         collection = f"{rescore}_{prefilter}"
-        plan = sql.execute("SELECT * FROM qvec.explain(%s, %s::vector, 2)", [collection, text(queries[0])]).fetchall()
+        plan = sql.execute(
+            "SELECT * FROM qvec.explain(%s, %s::vector, 2)", [collection, vector_text(queries[0])]
+        ).fetchall()
         assert any(f"Index Scan using {collection}_qvec_idx" in line for (line,) in plan), plan
     sql.execute("RESET enable_seqscan")
 
 
-def test_session_settings_do_not_matter_and_are_restored(sql: Connection, queries: Vectors) -> None:
+def test_session_settings_have_no_effect_and_are_restored(sql: Connection, queries: Vectors) -> None:
     expected = search(sql, "int8_ternary", queries[0], k=50)
     with sql.transaction():
         sql.execute("SET LOCAL hnsw.ef_search = 1")
@@ -176,19 +182,19 @@ def test_session_settings_do_not_matter_and_are_restored(sql: Connection, querie
         sql.execute(
             "SET LOCAL extra_float_digits = -15; SET LOCAL search_path = pg_temp; SET LOCAL DateStyle = 'SQL, DMY'"
         )
-        assert len(search_qualified(sql, "int8_ternary", queries[0], 50)) == 50
-        assert value(sql, "SHOW hnsw.ef_search") == "1"
-        assert value(sql, "SHOW hnsw.iterative_scan") == "off"
+        assert len(search_with_qualified_type(sql, "int8_ternary", queries[0], 50)) == 50
+        assert fetch_value(sql, "SHOW hnsw.ef_search") == "1"
+        assert fetch_value(sql, "SHOW hnsw.iterative_scan") == "off"
     assert search(sql, "int8_ternary", queries[0], k=50) == expected
-    assert value(sql, "SHOW hnsw.ef_search") == "40"
+    assert fetch_value(sql, "SHOW hnsw.ef_search") == "40"
 
 
-def search_qualified(sql: Connection, collection: str, query: Vectors, k: int) -> list[tuple[Any, ...]]:
+def search_with_qualified_type(sql: Connection, collection: str, query: Vectors, k: int) -> list[tuple[Any, ...]]:
     statement = b"SELECT * FROM qvec.search(%s, %s::public.vector, %s)"
-    return sql.execute(statement, [collection, text(query), k]).fetchall()
+    return sql.execute(statement, [collection, vector_text(query), k]).fetchall()
 
 
-def test_candidates_by_number(sql: Connection, queries: Vectors) -> None:
+def test_number_of_candidates(sql: Connection, queries: Vectors) -> None:
     few = search(sql, "int8_ternary", queries[1], k=5, candidates=5)
     many = search(sql, "int8_ternary", queries[1], k=5, candidates=500)
     every = search(sql, "int8_ternary", queries[1], k=5, exact=True)
@@ -197,9 +203,9 @@ def test_candidates_by_number(sql: Connection, queries: Vectors) -> None:
     assert search(sql, "int8_ternary", queries[1], k=5, oversampling=100) == every
 
 
-def test_more_candidates_than_the_limit_of_ef_search(shop: Database, sql: Connection, name: str) -> None:
+def test_more_candidates_than_the_ef_search_limit(db: Database, sql: Connection, name: str) -> None:
     vectors = realistic(3000, 16)
-    docs = shop.create_collection(name, calibration=Calibration.fit(vectors))
+    docs = db.create_collection(name, calibration=Calibration.fit(vectors))
     docs.upsert(range(3000), vectors)
     docs.build_index()
     assert len(search(sql, name, vectors[0], k=1500, oversampling=1)) == 1500
@@ -207,31 +213,29 @@ def test_more_candidates_than_the_limit_of_ef_search(shop: Database, sql: Connec
 
 def test_halfvec_queries(sql: Connection, queries: Vectors) -> None:
     half = queries[0].astype(np.float16)
-    found = sql.execute("SELECT id FROM qvec.search('int8_ternary', %s::halfvec)", [text(half)]).fetchall()
+    found = sql.execute("SELECT id FROM qvec.search('int8_ternary', %s::halfvec)", [vector_text(half)]).fetchall()
     assert found == [row[:1] for row in search(sql, "int8_ternary", half.astype(np.float32))]
 
 
 @pytest.mark.parametrize("collection", ["int8_ternary", "float16_ternary"])
-def test_a_batch_returns_the_hits_of_its_queries(sql: Connection, queries: Vectors, collection: str) -> None:
+def test_batch_equals_single_queries(sql: Connection, queries: Vectors, collection: str) -> None:
     rows = sql.execute(
-        "SELECT * FROM qvec.search(%s, %s::vector[], 7)", [collection, [text(query) for query in queries[:9]]]
+        "SELECT * FROM qvec.search(%s, %s::vector[], 7)", [collection, [vector_text(query) for query in queries[:9]]]
     ).fetchall()
     assert [row[0] for row in rows] == [n for n in range(1, 10) for _ in range(7)]
     for n, query in enumerate(queries[:9], 1):
         assert [row[1:] for row in rows if row[0] == n] == search(sql, collection, query, k=7)
 
 
-def test_all_rows_of_a_small_collection_are_ranked(
-    shop: Database, sql: Connection, vectors: Vectors, name: str
-) -> None:
-    docs = shop.create_collection(name, calibration=shop.collection("int8_ternary").calibration)
+def test_small_collections_are_ranked_completely(db: Database, sql: Connection, vectors: Vectors, name: str) -> None:
+    docs = db.create_collection(name, calibration=db.collection("int8_ternary").calibration)
     assert search(sql, name, vectors[0]) == []
     docs.upsert(range(30), vectors[:30])
     for indexed in (False, True):
         if indexed:
             docs.build_index()
         assert len(search(sql, name, vectors[0], k=100)) == 30
-        batch = sql.execute("SELECT * FROM qvec.search(%s, %s::vector[], 100)", [name, [text(vectors[0])] * 3])
+        batch = sql.execute("SELECT * FROM qvec.search(%s, %s::vector[], 100)", [name, [vector_text(vectors[0])] * 3])
         assert len(batch.fetchall()) == 90
 
 
@@ -243,16 +247,18 @@ def test_all_rows_of_a_small_collection_are_ranked(
     "condition",
     [{"lang": "de"}, {"n": {"$lt": 500}}, {"n": {"$in": [3, 5, 8]}}, {"lang": "fr"}, {"$not": {"lang": "en"}}, {}],
 )
-def test_filters(sql: Connection, shop: Database, queries: Vectors, collection: str, condition: dict[str, Any]) -> None:
-    """All rows that pass are found, even if they are few."""
-    docs = shop.collection(collection)
+def test_filtered_search_equals_the_client(
+    sql: Connection, db: Database, queries: Vectors, collection: str, condition: dict[str, Any]
+) -> None:
+    """Every matching row is found, even if only few match."""
+    docs = db.collection(collection)
     found = search(sql, collection, queries[2], filter=json.dumps(condition), candidates=200)
     expected = docs.search(queries[2], k=10, exact=True, filter=condition)
     assert [row[1] for row in found] == pytest.approx([hit.score for hit in expected], abs=TOLERANCE)
 
 
-def test_filters_in_a_batch(sql: Connection, queries: Vectors) -> None:
-    batch = [text(query) for query in queries[:3]]
+def test_filtered_batch(sql: Connection, queries: Vectors) -> None:
+    batch = [vector_text(query) for query in queries[:3]]
     rows = sql.execute(
         "SELECT query, metadata FROM qvec.search('int8_ternary', %s::vector[], 20, filter => '{\"lang\": \"de\"}')",
         [batch],
@@ -307,7 +313,7 @@ def test_invalid_queries_are_errors(sql: Connection, queries: Vectors) -> None:
 # The search path
 
 
-def test_a_hostile_search_path(sql: Connection, queries: Vectors) -> None:
+def test_hostile_search_path(sql: Connection, queries: Vectors) -> None:
     expected = search(sql, "int8_ternary", queries[0])
     sql.execute("CREATE SCHEMA evil")
     for name, arguments, result in (
@@ -326,26 +332,28 @@ def test_a_hostile_search_path(sql: Connection, queries: Vectors) -> None:
         sql.execute("SET search_path = evil, pg_temp, pg_catalog, public")
         assert search(sql, "int8_ternary", queries[0]) == expected
         codes = "SELECT qvec.quantize(%s::vector, calibration)::text FROM qvec.collection LIMIT 1"
-        assert len(value(sql, codes, text(queries[0]))) == 8 * 64
+        assert len(fetch_value(sql, codes, vector_text(queries[0]))) == 8 * 64
     finally:
         sql.execute("RESET search_path; DROP TABLE pg_temp.int8_ternary; DROP SCHEMA evil CASCADE")
 
 
-def test_pgvector_in_a_schema_of_its_own(
+def test_pgvector_in_a_separate_schema(
     new_database: Callable[..., str], vectors: Vectors, calibration: Calibration
 ) -> None:
     with psycopg.connect(new_database(), autocommit=True) as connection:
         connection.execute("CREATE SCHEMA extensions")
         connection.execute("CREATE EXTENSION vector SCHEMA extensions")
         connection.execute(sql_script.full().encode())
-        stored(connection, calibration)
+        import_calibration(connection, calibration)
         for rescore in ("int8", "float16"):
             connection.execute("SELECT qvec.create_collection(%s, %s, %s)", [rescore, calibration.id, rescore])
             statement = "INSERT INTO {} (id, embedding_in) VALUES (%s, %s::extensions.vector)"
             for n, vector in enumerate(vectors[:20]):
-                connection.execute(composing.SQL(statement).format(composing.Identifier(rescore)), [n, text(vector)])
+                connection.execute(
+                    composing.SQL(statement).format(composing.Identifier(rescore)), [n, vector_text(vector)]
+                )
             connection.execute("SELECT qvec.build_index(%s)", [rescore])
-            found = value(
-                connection, "SELECT id FROM qvec.search(%s, %s::extensions.vector)", rescore, text(vectors[3])
+            found = fetch_value(
+                connection, "SELECT id FROM qvec.search(%s, %s::extensions.vector)", rescore, vector_text(vectors[3])
             )
             assert found == "3"
