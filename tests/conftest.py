@@ -69,6 +69,13 @@ def url(new_database: Callable[..., str]) -> str:
     return new_database()
 
 
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    """An open, empty database that only this test uses."""
+    with qvec.connect(url) as database:
+        yield database
+
+
 @pytest.fixture(scope="module")
 def db(new_database: Callable[..., str]) -> Iterator[Database]:
     """A database that the tests of one module share."""

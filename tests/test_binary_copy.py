@@ -132,7 +132,7 @@ def test_rows_round_trip(data: st.DataObject, rows: int, text_ids: bool, dtype: 
         assert fields == []
 
 
-def test_float32_rounds_to_the_nearest_even_float16() -> None:
+def test_float32_rounds_to_nearest_float16_with_ties_to_even() -> None:
     values = np.array([[1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-20, 6e-8, 65504, -0.0, 1e-30]], np.float32)
     encoded = _native.encode_copy(np.array([0]), np.zeros((1, 1), np.uint8), values, True, None, None)
     (fields,) = parse_rows(encoded)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from ingest_helpers import assert_holds, load, vectors, with_ids, write_lines
 
-import qvec
 from qvec import Calibration, RangeMethod
 from qvec.client import Database
 from qvec.client.bulk import open_loader
@@ -19,12 +18,6 @@ from qvec.ingest import FitOptions, Reporter
 from qvec.ingest.encoder import Encoder
 from qvec.postgres import loader
 from qvec.postgres.loader import PostgresLoadRegistry
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    with qvec.connect(url) as database:
-        yield database
 
 
 def save_npy(path: Path, array: np.ndarray) -> Path:

@@ -29,12 +29,6 @@ KEPT = [row for row in range(ROWS) if row not in BAD]
 KILLS = 12
 
 
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    with qvec.connect(url) as database:
-        yield database
-
-
 @pytest.fixture(autouse=True)
 def kill_leftover_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Kill the processes that a failed test leaves running."""

@@ -1,7 +1,6 @@
 """Rows that cannot be loaded stop a load before their batch, or are each written once to a rejects file."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from ingest_helpers import assert_holds, load, vectors, write_lines
 
-import qvec
 from qvec.client import Database
 from qvec.errors import InputError
 from qvec.ingest import FitOptions
@@ -33,12 +31,6 @@ BAD: dict[str, tuple[dict[str, Any] | str, str]] = {
     "NUL in text": ({"id": 77, "vector": GOOD, "text": "a\0b"}, "text holds the character"),
     "NUL in metadata": ({"id": 77, "vector": GOOD, "note": "a\0b"}, "metadata holds the character"),
 }
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    with qvec.connect(url) as database:
-        yield database
 
 
 def source_with(path: Path, bad: dict[str, Any] | str, *at: int, rows: int = 100) -> Path:

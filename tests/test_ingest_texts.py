@@ -1,6 +1,6 @@
 """Loads of texts, which are embedded, and of every source format."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,6 @@ from qvec.embedding import EmbeddingOptions, load_embedder
 from qvec.errors import InputError
 from qvec.ingest import FitOptions, Reporter, fit
 from qvec.sources import Columns, open_source
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    with qvec.connect(url) as database:
-        yield database
 
 
 class FakeEmbedder:

@@ -172,7 +172,7 @@ def test_growing_and_shrinking_collection_is_searched_completely(
     assert len(docs.search(vectors[0], k=10)) == 5
 
 
-def test_result_shape_for_no_one_and_flat_queries(docs: Collection, queries: Vectors) -> None:
+def test_empty_single_and_flat_query_arrays(docs: Collection, queries: Vectors) -> None:
     assert docs.search(queries[:0]) == []
     assert len(docs.search(queries[:1])) == 1
     assert len(docs.search(queries[0].tolist(), k=3)) == 3
