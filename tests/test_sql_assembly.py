@@ -89,9 +89,9 @@ def test_planes_of_precisions_equal_python(sql: psycopg.Connection[Any]) -> None
 
 
 @pytest.mark.parametrize("learned_bits", [None, 256])
-def test_default_prefilters_are_those_of_python(sql: psycopg.Connection[Any], learned_bits: int | None) -> None:
+def test_default_prefilters_equal_python(sql: psycopg.Connection[Any], learned_bits: int | None) -> None:
     for rescore in get_args(Rescore):
-        found = value(sql, "SELECT qvec._default_prefilter(%s, %s)", rescore, learned_bits)
+        found = fetch_value(sql, "SELECT qvec._default_prefilter(%s, %s)", rescore, learned_bits)
         assert found == default_prefilter(rescore, learned_bits)
 
 
