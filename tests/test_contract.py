@@ -1,4 +1,4 @@
-"""Behaviour that all stores share: the same tests, run on each available database."""
+"""The contract of all stores: collections and rows. Every test runs on each available database."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from qvec.client import Collection
 Vectors = NDArray[np.float32]
 
 UUID = "5c56c793-69f3-4fbf-87e6-c4bf54c28c26"
-ODD_IDS = ["", UUID, UUID.upper(), "doc:1", "1", "007", "-5", " 1", "ü/'\"\\", "zażółć 名前 🎉", "x" * 1000]
+UNUSUAL_IDS = ["", UUID, UUID.upper(), "doc:1", "1", "007", "-5", " 1", "ü/'\"\\", "zażółć 名前 🎉", "x" * 1000]
 
 
 @pytest.mark.parametrize("kind", VARIABLES)
-def test_named_servers_take_part(kind: str, tmp_path: Path, new_database: Callable[..., str]) -> None:
+def test_servers_named_in_the_environment_are_tested(
+    kind: str, tmp_path: Path, new_database: Callable[..., str]
+) -> None:
     with open_store(kind, tmp_path, new_database) as server:
         assert kind in STORES
         assert server.database.kind.lower() in kind
@@ -44,7 +46,7 @@ def texts(store: Store, calibration: Calibration) -> Collection:
 # Collections
 
 
-def test_a_collection_is_created_found_and_dropped(store: Store, calibration: Calibration, vectors: Vectors) -> None:
+def test_collection_is_created_opened_and_dropped(store: Store, calibration: Calibration, vectors: Vectors) -> None:
     name = store.new_name()
     db = store.database
     assert not db.has_collection(name)
@@ -68,7 +70,7 @@ def test_a_collection_is_created_found_and_dropped(store: Store, calibration: Ca
     assert ids(again.search(vectors[0])) == [1]
 
 
-def test_a_handle_to_a_recreated_collection_writes_nothing(
+def test_handle_to_a_recreated_collection_writes_nothing(
     store: Store, calibration: Calibration, vectors: Vectors
 ) -> None:
     name, db = store.new_name(), store.database
@@ -83,10 +85,10 @@ def test_a_handle_to_a_recreated_collection_writes_nothing(
     assert new.upsert([1], vectors[:1]) == 1
 
 
-def test_a_handle_to_a_recreated_collection_reads_nothing(
+def test_handle_to_a_recreated_collection_reads_nothing(
     store: Store, calibration: Calibration, vectors: Vectors
 ) -> None:
-    """The new rows have another calibration."""
+    """The new collection has the same ids, but another calibration."""
     name, db = store.new_name(), store.database
     old: Any = db.create_collection(name, calibration=calibration)
     old.upsert(range(50), vectors[:50])
@@ -106,11 +108,11 @@ def test_a_handle_to_a_recreated_collection_reads_nothing(
     assert ids(db.collection(name).search(vectors[3], 1)) == [3]
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_an_awaited_handle_to_a_recreated_collection_reads_nothing(
-    store: Store, calibration: Calibration, vectors: Vectors, again: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_recreated", [False, True])
+def test_async_handle_to_a_dropped_or_recreated_collection_reads_nothing(
+    store: Store, calibration: Calibration, vectors: Vectors, is_recreated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even where another client created it: a handle reads the active version every few seconds."""
+    """Even if another client dropped or created it: a handle checks the active version every few seconds."""
     monkeypatch.setattr("qvec.qdrant.version_record.LOOK_SECONDS", 0.0)
     name, db = store.new_name(), store.database
     db.create_collection(name, calibration=calibration).upsert(range(50), vectors[:50])
@@ -120,36 +122,38 @@ def test_an_awaited_handle_to_a_recreated_collection_reads_nothing(
             old = await other.collection(name)
             assert len(await old.search(vectors[0], 5)) == 5
             db.drop_collection(name)
-            if again:
+            if is_recreated:
                 other_calibration = Calibration.fit(vectors, threshold=0)
                 db.create_collection(name, calibration=other_calibration).upsert(range(50), vectors[:50])
             for _ in range(2):
-                with pytest.raises(CollectionError, match="dropped and created again" if again else "was dropped"):
+                with pytest.raises(
+                    CollectionError, match="dropped and created again" if is_recreated else "was dropped"
+                ):
                     await old.search(vectors[0], 5)
 
     asyncio.run(read())
 
 
-def test_an_error_for_a_missing_collection_lists_the_existing_ones(store: Store, docs: Collection) -> None:
+def test_error_for_a_missing_collection_lists_the_existing_ones(store: Store, docs: Collection) -> None:
     for attempt in (store.database.collection, store.database.drop_collection):
         with pytest.raises(CollectionError, match=rf"^no collection 'missing' in .*; there are: .*{docs.name}"):
             attempt("missing")
 
 
-@pytest.mark.parametrize("odd", ["with space", 'quo"ted', "it's", "ÜNÏ ćode 名", ".hidden", "a.b-c_d", "qvec.lock"])
-def test_odd_names(store: Store, calibration: Calibration, vectors: Vectors, odd: str) -> None:
+@pytest.mark.parametrize("name", ["with space", 'quo"ted', "it's", "ÜNÏ ćode 名", ".hidden", "a.b-c_d", "qvec.lock"])
+def test_unusual_collection_names(store: Store, calibration: Calibration, vectors: Vectors, name: str) -> None:
     if store.kind == "qdrant-server":
-        pytest.skip("a collection of this name may be there")
-    store.created.add(odd)
-    docs = store.database.create_collection(odd, calibration=calibration)
+        pytest.skip("the server may have a collection of this name")
+    store.created.add(name)
+    docs = store.database.create_collection(name, calibration=calibration)
     docs.upsert([1], vectors[:1])
-    assert store.database.collection(odd).count() == 1
-    assert odd in [found.name for found in store.database.collections()]
-    store.database.drop_collection(odd)
+    assert store.database.collection(name).count() == 1
+    assert name in [found.name for found in store.database.collections()]
+    store.database.drop_collection(name)
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 64, "ä" * 32, "nul\0", "\ud800", "line\nbreak", "50%"])
-def test_invalid_names_are_refused(store: Store, calibration: Calibration, bad: str) -> None:
+def test_invalid_collection_names_are_refused(store: Store, calibration: Calibration, bad: str) -> None:
     with pytest.raises(CollectionError, match=r"^collection name .* (has \d+ bytes|holds % or a character)"):
         store.database.create_collection(bad, calibration=calibration)
 
@@ -223,7 +227,7 @@ def test_repeated_ids_in_one_call(docs: Collection, vectors: Vectors, on_duplica
     assert docs.count() == 3
 
 
-def test_delete_counts_existing_rows(docs: Collection, vectors: Vectors) -> None:
+def test_delete_returns_the_number_of_deleted_rows(docs: Collection, vectors: Vectors) -> None:
     docs.upsert(range(10), vectors[:10])  # type: ignore[arg-type]
     assert docs.delete([3, 4, 4, 99]) == 2
     assert docs.delete([3]) == 0
@@ -235,20 +239,20 @@ def test_delete_counts_existing_rows(docs: Collection, vectors: Vectors) -> None
     assert docs.search(vectors[3]) == []
 
 
-def test_no_rows_are_written_and_read(docs: Collection) -> None:
+def test_calls_with_no_rows(docs: Collection) -> None:
     assert docs.upsert([], np.empty((0, 64), np.float32), [], []) == 0
     assert docs.get([]) == []
     assert docs.count() == 0
     assert not [hits for hits in docs.search(np.ones((2, 64), np.float32)) if hits]
 
 
-def test_text_ids_come_back_everywhere(texts: Collection, vectors: Vectors) -> None:
-    count = len(ODD_IDS)
-    assert texts.upsert(ODD_IDS, vectors[:count], ODD_IDS) == count
+def test_text_ids_are_returned_unchanged(texts: Collection, vectors: Vectors) -> None:
+    count = len(UNUSUAL_IDS)
+    assert texts.upsert(UNUSUAL_IDS, vectors[:count], UNUSUAL_IDS) == count
     texts.build_index()
-    assert rows(texts, ODD_IDS) == [(id, id, None) for id in ODD_IDS]
-    assert [texts.search(vectors[row], k=1)[0].id for row in range(count)] == ODD_IDS
-    assert set(ids(texts.search(vectors[0], k=50, texts=False))) == set(ODD_IDS)
+    assert rows(texts, UNUSUAL_IDS) == [(id, id, None) for id in UNUSUAL_IDS]
+    assert [texts.search(vectors[row], k=1)[0].id for row in range(count)] == UNUSUAL_IDS
+    assert set(ids(texts.search(vectors[0], k=50, texts=False))) == set(UNUSUAL_IDS)
     assert texts.upsert(np.array(["1", "new"]), vectors[6:8]) == 2
     assert texts.upsert([UUID], vectors[8:9], ["again"]) == 1
     assert rows(texts, [UUID, UUID.upper()]) == [(UUID, "again", None), (UUID.upper(), UUID.upper(), None)]
@@ -256,7 +260,7 @@ def test_text_ids_come_back_everywhere(texts: Collection, vectors: Vectors) -> N
     assert texts.count() == count - 1
 
 
-def test_integers_of_64_bits_are_ids(docs: Collection, vectors: Vectors) -> None:
+def test_64_bit_integer_ids(docs: Collection, vectors: Vectors) -> None:
     numbers = [0, 1, -1, -5, 2**31, 2**53 + 1, 2**63 - 1, -(2**63)]
     assert docs.upsert(numbers, vectors[:8]) == 8
     assert rows(docs, numbers) == [(number, None, None) for number in numbers]
@@ -283,7 +287,7 @@ def test_invalid_text_ids_are_refused(texts: Collection, vectors: Vectors, bad: 
         texts.get(bad)
 
 
-def test_documents_and_metadata_come_back_unchanged(docs: Collection, vectors: Vectors) -> None:
+def test_documents_and_metadata_are_returned_unchanged(docs: Collection, vectors: Vectors) -> None:
     documents = ["", 'it\'s "quoted" \\ \n\t\r', "zażółć 名前 🎉 \u202e", None, "x" * 1_000_000, "\\x00 %s {} $1"]
     deep: dict[str, Any] = {"end": [1]}
     for _ in range(20):
@@ -305,7 +309,7 @@ def test_documents_and_metadata_come_back_unchanged(docs: Collection, vectors: V
     assert {(hit.document, hit.metadata) for hit in bare} == {(None, None)}
 
 
-def test_nul_in_texts(store: Store, docs: Collection, vectors: Vectors) -> None:
+def test_nul_characters_in_texts(store: Store, docs: Collection, vectors: Vectors) -> None:
     document, value = "a\0b", {"k\0": "\0"}
     if store.accepts_nul:
         docs.upsert([1], vectors[:1], [document], [value])
@@ -328,7 +332,7 @@ def test_nul_in_texts(store: Store, docs: Collection, vectors: Vectors) -> None:
         ({"metadata": [None] * 3}, "there are 3 metadata for 2 vectors"),
     ],
 )
-def test_texts_that_cannot_be_stored(
+def test_texts_that_cannot_be_stored_are_refused(
     docs: Collection, vectors: Vectors, columns: dict[str, list[Any]], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -345,7 +349,7 @@ def test_texts_that_cannot_be_stored(
         (None, r"row 2: zero vector"),
     ],
 )
-def test_a_bad_row_is_named_and_nothing_is_written(
+def test_invalid_row_is_named_and_no_row_is_written(
     docs: Collection, vectors: Vectors, value: float | None, message: str
 ) -> None:
     docs.upsert([1], vectors[:1], ["before"])

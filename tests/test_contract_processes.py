@@ -1,4 +1,4 @@
-"""Behaviour that all stores share across threads, across processes, and after close."""
+"""The contract of all stores: threads, processes and use after close."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Vectors = NDArray[np.float32]
 # Threads
 
 
-def test_readers_see_whole_rows_while_a_writer_replaces(
+def test_readers_see_consistent_rows_while_a_writer_replaces_them(
     store: Store, vectors: Vectors, calibration: Calibration
 ) -> None:
     docs = store.create(calibration)
     docs.upsert(np.arange(300), vectors[:300], [f"{row} old" for row in range(300)])
-    faults: list[object] = []
+    errors: list[object] = []
     stop = threading.Event()
 
     def read(thread: int) -> None:
-        for turn in range(15):
-            wanted = (37 * thread + turn) % 300
-            found = docs.search(vectors[wanted], k=5)
-            if found[0].id != wanted or len(found) != 5 or found[0].document.split()[0] != str(wanted):
-                faults.append((wanted, found))
-            if docs.count() != 300 or docs.get([wanted])[0] is None:
-                faults.append(("get", wanted))
+        for number in range(15):
+            row = (37 * thread + number) % 300
+            found = docs.search(vectors[row], k=5)
+            if found[0].id != row or len(found) != 5 or found[0].document.split()[0] != str(row):
+                errors.append((row, found))
+            if docs.count() != 300 or docs.get([row])[0] is None:
+                errors.append(("get", row))
 
     def write() -> None:
         start = 0
@@ -48,24 +48,24 @@ def test_readers_see_whole_rows_while_a_writer_replaces(
             docs.upsert(batch, vectors[batch], [f"{row} new" for row in batch])
             start = (start + 50) % 300
 
-    def guarded(work: Callable[..., None], *arguments: Any) -> Callable[[], None]:
+    def collecting_errors(work: Callable[..., None], *arguments: Any) -> Callable[[], None]:
         def run() -> None:
             try:
                 work(*arguments)
             except Exception as error:
-                faults.append(error)
+                errors.append(error)
 
         return run
 
-    writer = threading.Thread(target=guarded(write))
-    readers = [threading.Thread(target=guarded(read, thread)) for thread in range(6)]
+    writer = threading.Thread(target=collecting_errors(write))
+    readers = [threading.Thread(target=collecting_errors(read, thread)) for thread in range(6)]
     for thread in (writer, *readers):
         thread.start()
     for thread in readers:
         thread.join(60)
     stop.set()
     writer.join(60)
-    assert faults == []
+    assert errors == []
     assert docs.count() == 300
 
 
@@ -93,7 +93,9 @@ if end == "closed":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["closed", "left open", "killed"])
-def test_rows_of_another_process_exist_after_it_ended(store: Store, vectors: Vectors, tmp_path: Path, end: str) -> None:
+def test_rows_written_by_another_process_exist_after_its_end(
+    store: Store, vectors: Vectors, tmp_path: Path, end: str
+) -> None:
     url, name = store.new_url(tmp_path), store.new_name()
     np.save(tmp_path / "vectors.npy", vectors[:200])
     command = [sys.executable, "-c", WRITER, url, name, end]

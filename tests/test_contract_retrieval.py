@@ -1,4 +1,4 @@
-"""Searches by text and words, diversity, groups and pages, in all stores."""
+"""The contract of all stores: text questions, word and hybrid searches, diversity, groups and pages."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ TEXTS = [
 
 
 class WordEmbedder:
-    """Embeds a text as its counts of some words, a question as twice those; `asked` lists the questions."""
+    """Embed a text as counts of some words, a question as twice those counts; `questions` records the questions."""
 
     def __init__(self) -> None:
-        self.asked: list[list[str]] = []
+        self.questions: list[list[str]] = []
 
     def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         counts = [[sum(part.startswith(word) for part in text.split()) for word in WORDS] for text in texts]
         return np.array(counts, np.float32).reshape(len(texts), len(WORDS)) + np.float32(0.01)
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.asked.append(list(texts))
+        self.questions.append(list(texts))
         return self.embed_documents(texts) * 2
 
 
@@ -58,31 +58,31 @@ def docs(store: Store, embedder: WordEmbedder) -> Any:
     return collection
 
 
-# Text in, text out
+# Questions and texts
 
 
-def test_a_question_finds_the_same_as_its_vector(docs: Any, embedder: WordEmbedder) -> None:
+def test_question_finds_the_same_hits_as_its_vector(docs: Any, embedder: WordEmbedder) -> None:
     found = docs.search("a fox and a dog", 3)
     assert found == docs.search(embedder.embed_queries(["a fox and a dog"])[0], 3)
     assert {hit.document for hit in found} >= {TEXTS[0], TEXTS[2]}
     assert found[0].metadata["n"] in (0, 2)
 
 
-def test_several_questions_are_embedded_at_once(docs: Any, embedder: WordEmbedder) -> None:
-    embedder.asked.clear()
+def test_several_questions_are_embedded_in_one_call(docs: Any, embedder: WordEmbedder) -> None:
+    embedder.questions.clear()
     found = docs.search(["fox", "rain"], 2)
-    assert embedder.asked == [["fox", "rain"]]
+    assert embedder.questions == [["fox", "rain"]]
     assert found == [docs.search("fox", 2), docs.search("rain", 2)]
     assert docs.explain("fox", 2).hits == found[0]
 
 
-def test_texts_without_ids_get_random_ones(docs: Any, store: Store, embedder: WordEmbedder) -> None:
+def test_texts_without_ids_get_random_ids(docs: Any, store: Store, embedder: WordEmbedder) -> None:
     made = docs.add(["a cloud", "a stone"])
     assert [hit.document for hit in docs.get(made)] == ["a cloud", "a stone"]
     numbered: Any = store.create(docs.calibration)
     numbered.embedder = embedder
-    drawn = numbered.add(["a cloud", "a stone"])
-    assert all(isinstance(id, int) and 0 <= id < 2**63 for id in drawn)
+    random_ids = numbered.add(["a cloud", "a stone"])
+    assert all(isinstance(id, int) and 0 <= id < 2**63 for id in random_ids)
     assert numbered.count() == 2
 
 
@@ -94,7 +94,7 @@ def test_texts_replace_rows_with_their_ids(docs: Any) -> None:
     assert docs.get(["a"])[0].document == "a cat"
 
 
-def test_texts_are_checked(docs: Any) -> None:
+def test_invalid_texts_are_refused(docs: Any) -> None:
     with pytest.raises(InputError, match="texts is one string; wanted a sequence"):
         docs.add("a text")
     with pytest.raises(InputError, match="text 1 is int, wanted a string"):
@@ -105,7 +105,7 @@ def test_texts_are_checked(docs: Any) -> None:
     assert docs.count() == 6
 
 
-def test_without_a_model_a_question_is_refused(store: Store, docs: Any) -> None:
+def test_question_without_an_embedder_is_refused(store: Store, docs: Any) -> None:
     bare: Any = store.create(docs.calibration)
     with pytest.raises(InputError, match="was loaded as vectors and names no model; set its `embedder`"):
         bare.search("fox")
@@ -113,21 +113,21 @@ def test_without_a_model_a_question_is_refused(store: Store, docs: Any) -> None:
 
 def test_repeated_questions_are_embedded_once(docs: Any, embedder: WordEmbedder) -> None:
     docs.embedder = CachedQueries(embedder, size=2)
-    embedder.asked.clear()
+    embedder.questions.clear()
     first = docs.search("fox", 2)
     assert docs.search(["rain", "fox"], 2)[1] == first
     assert docs.search("fox", 2) == first
-    assert embedder.asked == [["fox"], ["rain"]]
+    assert embedder.questions == [["fox"], ["rain"]]
     docs.search("dog", 2)  # rain is the least recently used
     docs.search("fox", 2)
     docs.search("rain", 2)
-    assert embedder.asked[2:] == [["dog"], ["rain"]]
+    assert embedder.questions[2:] == [["dog"], ["rain"]]
 
 
 # Vectors
 
 
-def test_vectors_come_back_as_stored(docs: Any, embedder: WordEmbedder) -> None:
+def test_vectors_are_returned_as_stored(docs: Any, embedder: WordEmbedder) -> None:
     found = docs.vectors(["c", "missing", "a"])
     given = embedder.embed_documents([TEXTS[2], TEXTS[0]])
     given /= np.linalg.norm(given, axis=1, keepdims=True)
@@ -139,7 +139,7 @@ def test_vectors_come_back_as_stored(docs: Any, embedder: WordEmbedder) -> None:
 # Diversity, groups, pages
 
 
-def test_diverse_hits_avoid_repetition(docs: Any) -> None:
+def test_diverse_search_avoids_duplicates(docs: Any) -> None:
     docs.add([TEXTS[0]], [None], ["copy"])
     near = ids(docs.search("fox dog", 2))
     assert set(near) <= {"a", "c", "copy"}
@@ -153,18 +153,18 @@ def test_diverse_hits_avoid_repetition(docs: Any) -> None:
         docs.search_diverse("fox", 3, fetch_k=2)
 
 
-def test_groups_have_their_best_rows(docs: Any) -> None:
-    everything = docs.search("dog river", 6)
+def test_groups_contain_their_best_rows(docs: Any) -> None:
+    all_hits = docs.search("dog river", 6)
     groups = docs.search_groups("dog river", "kind", 2, group_size=2)
     for group in groups:
-        expected = [hit for hit in everything if hit.metadata["kind"] == group.value][:2]
+        expected = [hit for hit in all_hits if hit.metadata["kind"] == group.value][:2]
         assert group.hits == expected
-    assert [group.value for group in groups] == list(dict.fromkeys(hit.metadata["kind"] for hit in everything))
+    assert [group.value for group in groups] == list(dict.fromkeys(hit.metadata["kind"] for hit in all_hits))
     assert [group.score for group in docs.search_groups("dog", "n", 3)] == [hit.score for hit in docs.search("dog", 3)]
     assert docs.search_groups("dog", "nothing") == []
 
 
-def test_a_group_far_down_is_found(docs: Any) -> None:
+def test_groups_with_low_scores_are_found(docs: Any) -> None:
     docs.add(["dog"] * 40, [{"kind": "many"}] * 40)
     groups = docs.search_groups("dog", "kind", 3, group_size=2)
     assert groups[0].value == "many"
@@ -172,10 +172,10 @@ def test_a_group_far_down_is_found(docs: Any) -> None:
     assert all(len(group.hits) == 2 for group in groups)
 
 
-def test_grouping_by_a_field_of_few_values_does_not_read_all_rows(docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grouping_by_a_field_of_few_values_reads_few_rows(docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     docs.add(["dog"] * 300, [{"kind": ["many", True, 1, 2.5][n % 4], "n": n} for n in range(300)])
     docs.add(["rain"] * 8, [{"kind": "few"}] * 8)
-    everything, search, given = docs.search("dog", 400), docs.stored.search, []
+    all_hits, search, given = docs.search("dog", 400), docs.stored.search, []
 
     def counting(*arguments: Any) -> list[list[Any]]:
         found: list[list[Any]] = search(*arguments)
@@ -185,7 +185,7 @@ def test_grouping_by_a_field_of_few_values_does_not_read_all_rows(docs: Any, mon
     monkeypatch.setattr(docs.stored, "search", counting)
     groups = docs.search_groups("dog", "kind", 9)
     assert sum(given) < 60
-    best = {repr(hit.metadata["kind"]): hit.score for hit in reversed(everything)}
+    best = {repr(hit.metadata["kind"]): hit.score for hit in reversed(all_hits)}
     assert {repr(group.value): group.score for group in groups} == best
     assert [group.score for group in groups] == sorted(best.values(), reverse=True)
     assert len(groups) == 7
@@ -198,7 +198,7 @@ def test_invalid_group_fields_are_refused(docs: Any, field: Any) -> None:
         docs.search_groups("dog", field)
 
 
-def test_groups_under_a_native_filter(docs: Any, store: Store) -> None:
+def test_groups_with_a_native_filter(docs: Any, store: Store) -> None:
     docs.add(["dog"] * 40, [{"kind": "many", "n": n} for n in range(40)])
     docs.add(["rain"] * 4, [{"kind": kind, "n": 50} for kind in ["odd", "few"] * 2])
     few: Any = models.Filter(must=[models.FieldCondition(key="metadata.n", range=models.Range(gte=3))])
@@ -212,7 +212,7 @@ def test_groups_under_a_native_filter(docs: Any, store: Store) -> None:
 
 
 @pytest.mark.parametrize("values", [[["a"], ["a", "b"], [1]], [{"x": 1}, {"x": 2}, {"y": [1]}]])
-def test_groups_by_lists_and_objects_are_filled(docs: Any, values: list[Any]) -> None:
+def test_groups_by_lists_and_objects_are_complete(docs: Any, values: list[Any]) -> None:
     docs.add(["dog"] * 30, [{"of": values[0]}] * 30)
     docs.add(["dog cat rain"] * 6, [{"of": value} for value in values[1:] * 3])
     groups = docs.search_groups("dog", "of", 3, group_size=3)
@@ -221,16 +221,16 @@ def test_groups_by_lists_and_objects_are_filled(docs: Any, values: list[Any]) ->
 
 
 def test_pages_follow_each_other(docs: Any) -> None:
-    everything = docs.search("dog rain", 6)
+    all_hits = docs.search("dog rain", 6)
     first = docs.search_page("dog rain", 4)
     last = docs.search_page("dog rain", 4, first.cursor)
-    assert sorted(ids(first.hits + last.hits)) == sorted(ids(everything))
+    assert sorted(ids(first.hits + last.hits)) == sorted(ids(all_hits))
     assert last.cursor is None
-    assert [hit.score for hit in first.hits + last.hits] == [hit.score for hit in everything]
+    assert [hit.score for hit in first.hits + last.hits] == [hit.score for hit in all_hits]
 
 
 def pages(docs: Any, question: str, k: int) -> list[list[Any]]:
-    """The ids of each page, to the last."""
+    """Return the ids of each page."""
     found, cursor = [], None
     while not found or cursor is not None:
         page = docs.search_page(question, k, cursor)
@@ -239,7 +239,7 @@ def pages(docs: Any, question: str, k: int) -> list[list[Any]]:
     return found
 
 
-def test_pages_hold_every_row_of_one_score(docs: Any) -> None:
+def test_pages_contain_every_row_of_equal_score_once(docs: Any) -> None:
     copies = [f"copy{n:02}" for n in range(20)]
     docs.add(["dog"] * 20, ids=copies[::-1])
     found = pages(docs, "dog", 3)
@@ -249,14 +249,14 @@ def test_pages_hold_every_row_of_one_score(docs: Any) -> None:
     assert all(len(page) == 3 for page in found[:-1])
 
 
-def test_exact_pages_to_the_last_are_every_row_that_passes(store: Store) -> None:
+def test_exact_pages_contain_every_matching_row(store: Store) -> None:
     vectors = np.random.default_rng(7).standard_normal((900, 16)).astype(np.float32)
     vectors[300:340] = vectors[300]
     rows: Any = store.create(Calibration.fit(vectors))
     rows.upsert(range(900), vectors, None, [{"third": n % 3} for n in range(900)])
     query = vectors[5] + vectors[300]
 
-    def shown(**options: Any) -> list[int]:
+    def all_pages(**options: Any) -> list[int]:
         page = rows.search_page(query, 120, oversampling=1, **options)
         found = ids(page.hits)
         while page.cursor is not None:
@@ -265,15 +265,15 @@ def test_exact_pages_to_the_last_are_every_row_that_passes(store: Store) -> None
         return found
 
     for filter, expected in ((None, range(900)), ({"third": 1}, range(1, 900, 3))):
-        found = shown(filter=filter, exact=True)
+        found = all_pages(filter=filter, exact=True)
         assert sorted(found) == list(expected)
         scores = {hit.id: hit.score for hit in rows.search(query, 900, filter=filter, exact=True)}
         assert found == sorted(found, key=lambda id: (-scores[id], id))
     if store.is_postgres:
-        assert len(shown()) < 900  # the prefilter alone overlooks some
+        assert len(all_pages()) < 900  # the prefilter misses some rows
 
 
-def test_rows_written_before_the_cursor_do_not_end_the_pages(docs: Any) -> None:
+def test_rows_written_between_pages_do_not_end_paging(docs: Any) -> None:
     first = docs.search_page("rain", 2)
     docs.add(["rain"] * 8)
     second = docs.search_page("rain", 2, first.cursor)
@@ -282,7 +282,7 @@ def test_rows_written_before_the_cursor_do_not_end_the_pages(docs: Any) -> None:
     assert not set(ids(first.hits)) & set(ids(second.hits))
 
 
-def test_a_cursor_belongs_to_one_search(store: Store, docs: Any, embedder: WordEmbedder) -> None:
+def test_cursor_belongs_to_one_search(store: Store, docs: Any, embedder: WordEmbedder) -> None:
     cursor = docs.search_page("dog rain", 2, filter={"kind": "odd", "n": {"$lt": 6}}).cursor
     same = docs.search_page("dog rain", 1, cursor, filter={"n": {"$lt": 6}, "kind": "odd"})
     assert len(same.hits) == 1
@@ -306,7 +306,7 @@ def test_a_cursor_belongs_to_one_search(store: Store, docs: Any, embedder: WordE
 
 
 @pytest.mark.parametrize("seen", [0, -1, 10**8, 10**22, 2**31])
-def test_a_cursor_behind_more_rows_than_there_are_is_refused(docs: Any, seen: int) -> None:
+def test_cursor_beyond_the_number_of_rows_is_refused(docs: Any, seen: int) -> None:
     cursor = docs.search_page("dog rain", 2).cursor
     fingerprint, shown, *last = json.loads(base64.urlsafe_b64decode(cursor))
     assert shown == 2
@@ -343,7 +343,7 @@ def test_every_search_refuses_an_invalid_k(docs: Any, k: Any, message: str) -> N
         assert str(refused.value) == message
 
 
-def test_counts_beside_k_are_checked(docs: Any) -> None:
+def test_invalid_group_size_fetch_k_and_lambda_mult_are_refused(docs: Any) -> None:
     with pytest.raises(InputError, match=r"^group_size is 0, expected at least 1$"):
         docs.search_groups("dog", "kind", 2, group_size=0)
     with pytest.raises(InputError, match=r"^fetch_k is 2\.5, expected a whole number of at least 1$"):
@@ -352,10 +352,10 @@ def test_counts_beside_k_are_checked(docs: Any) -> None:
         docs.search_diverse("dog", 2, lambda_mult="1")
 
 
-# Words
+# Word and hybrid searches
 
 
-def test_words_are_found_by_stem_and_rarity(docs: Any) -> None:
+def test_word_search_uses_stems_and_rarity(docs: Any) -> None:
     docs.index_texts("english")
     assert ids(docs.search_text("foxes", 5)) == ["c", "a"] or set(ids(docs.search_text("foxes", 5))) == {"a", "c"}
     assert ids(docs.search_text("stones in a river"))[0] == "f"
@@ -370,7 +370,7 @@ def test_words_are_found_by_stem_and_rarity(docs: Any) -> None:
     assert (bare.id, bare.score, bare.document, bare.metadata) == ("d", hit.score, None, None)
 
 
-def test_questions_of_any_text_and_length_are_answered(docs: Any) -> None:
+def test_word_search_accepts_any_text_of_any_length(docs: Any) -> None:
     docs.index_texts("english")
     assert ids(docs.search_text("half a pair \ud83d of a cloud")) == ["d"]
     assert ids(docs.search_hybrid("half a pair \ud83d of a cloud", 1, vector=np.ones(8), weights=(0, 1))) == ["d"]
@@ -378,7 +378,7 @@ def test_questions_of_any_text_and_length_are_answered(docs: Any) -> None:
 
 
 @pytest.mark.parametrize("question", [5, None, ["cloud"], b"cloud"])
-def test_a_question_that_is_not_a_string_is_refused(docs: Any, question: Any) -> None:
+def test_question_that_is_not_a_string_is_refused(docs: Any, question: Any) -> None:
     docs.index_texts()
     with pytest.raises(InputError, match=r"^the question is .*, expected a string$"):
         docs.search_text(question)
@@ -386,13 +386,13 @@ def test_a_question_that_is_not_a_string_is_refused(docs: Any, question: Any) ->
         docs.search_hybrid(question, vector=np.ones(8))
 
 
-def test_words_are_filtered(docs: Any) -> None:
+def test_word_search_with_a_filter(docs: Any) -> None:
     docs.index_texts()
     assert ids(docs.search_text("dog river", filter={"kind": "odd"})) != []
     assert {hit.metadata["kind"] for hit in docs.search_text("dog river", filter={"kind": "odd"})} == {"odd"}
 
 
-def test_rows_written_after_are_found_by_their_words(docs: Any) -> None:
+def test_rows_written_after_indexing_are_found_by_words(docs: Any) -> None:
     docs.index_texts()
     docs.index_texts()
     docs.add(["a hedgehog"], ids=["h"])
@@ -401,7 +401,7 @@ def test_rows_written_after_are_found_by_their_words(docs: Any) -> None:
     assert docs.search_text("hedgehogs") == []
 
 
-def test_word_searches_need_an_index(docs: Any) -> None:
+def test_word_search_needs_an_index(docs: Any) -> None:
     with pytest.raises(InputError, match=r"are not indexed; run: qvec index --collection .* --texts english"):
         docs.search_text("fox")
     with pytest.raises(InputError, match="language is 'klingon', expected one of: simple, arabic"):
@@ -409,7 +409,7 @@ def test_word_searches_need_an_index(docs: Any) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [("english", "german"), ("simple", "english"), ("tamil", "simple")])
-def test_the_language_of_an_index_stays(docs: Any, first: str, second: str) -> None:
+def test_language_of_a_text_index_cannot_change(docs: Any, first: str, second: str) -> None:
     docs.index_texts(first)
     docs.index_texts(first)
     with pytest.raises(
@@ -419,13 +419,13 @@ def test_the_language_of_an_index_stays(docs: Any, first: str, second: str) -> N
     assert ids(docs.search_text("cloud")) == ["d"]
 
 
-def test_a_language_without_stemming(docs: Any) -> None:
+def test_language_without_stemming(docs: Any) -> None:
     docs.index_texts("simple")
     assert ids(docs.search_text("foxes")) == ["c"]
 
 
 @pytest.mark.parametrize("fusion", ["ranks", "scores"])
-def test_hybrid_fuses_vectors_and_words(docs: Any, fusion: str) -> None:
+def test_hybrid_search_fuses_vector_and_word_searches(docs: Any, fusion: str) -> None:
     docs.index_texts()
     nearest, by_words = docs.search("cat quick", 6), docs.search_text("cat quick", 6)
     assert ids(nearest)[0] == "e"
@@ -440,12 +440,12 @@ def test_hybrid_fuses_vectors_and_words(docs: Any, fusion: str) -> None:
     assert {hit.metadata["kind"] for hit in docs.search_hybrid("cat quick", filter={"kind": "odd"})} == {"odd"}
 
 
-def test_hybrid_takes_a_vector_and_a_reranker(docs: Any, embedder: WordEmbedder) -> None:
+def test_hybrid_search_accepts_a_vector_and_a_reranker(docs: Any, embedder: WordEmbedder) -> None:
     docs.index_texts()
     vector = embedder.embed_queries(["rain"])[0]
-    embedder.asked.clear()
+    embedder.questions.clear()
     found = docs.search_hybrid("stone", 3, vector=vector, reranker=lambda _, texts: [-len(text) for text in texts])
-    assert embedder.asked == []
+    assert embedder.questions == []
     assert [len(hit.document) for hit in found] == sorted(len(hit.document) for hit in found)
     with pytest.raises(InputError, match="fusion is 'best', expected one of: ranks, scores"):
         docs.search_hybrid("stone", fusion="best")

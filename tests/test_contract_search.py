@@ -1,4 +1,4 @@
-"""Searches as all stores do them: scores, recall, filters."""
+"""The contract of all stores: scores, recall and filters of searches."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_scores_agree_with_the_specification(
             np.testing.assert_allclose(found, np.sort(line)[::-1][:10], atol=2e-6)
 
 
-def test_scores_of_all_stores_are_the_metric_to_float16(filled: Collection, vectors: Vectors, queries: Vectors) -> None:
-    """Each store is within float16's rounding of cosine, so two stores differ by at most twice that."""
+def test_scores_equal_the_metric_to_float16(filled: Collection, vectors: Vectors, queries: Vectors) -> None:
+    """Each store is within float16 rounding of the cosine, so two stores differ by at most twice that."""
     true = unit(queries) @ unit(vectors).T
     for line, hits in zip(true, filled.search(3.7 * queries, k=10), strict=True):
         assert np.abs(line[ids(hits)] - [hit.score for hit in hits]).max() < 5e-4
@@ -74,7 +74,7 @@ def test_scores_of_all_stores_are_the_metric_to_float16(filled: Collection, vect
         assert len(set(ids(hits))) == 10
 
 
-def test_inner_products_of_vectors_of_any_length(store: Store) -> None:
+def test_inner_products_of_vectors_of_different_lengths(store: Store) -> None:
     vectors = realistic(300, 40) * np.linspace(0.1, 3, 300, dtype=np.float32)[:, None]
     docs = store.create(Calibration.fit(vectors, metric="ip"), rescore="float16")
     docs.upsert(np.arange(300), vectors)
@@ -89,7 +89,7 @@ def test_inner_products_of_vectors_of_any_length(store: Store) -> None:
 
 
 @pytest.mark.parametrize("exponent", [-40, -1, 2, 40])
-def test_the_length_of_a_query_only_scales_scores(store: Store, exponent: int) -> None:
+def test_length_of_a_query_only_scales_scores(store: Store, exponent: int) -> None:
     vectors = realistic(1000) * np.random.default_rng(2).lognormal(0, 0.1, (1000, 1)).astype(np.float32)
     docs = store.create(Calibration.fit(vectors, metric="ip"))
     docs.upsert(np.arange(1000), vectors)
@@ -101,7 +101,7 @@ def test_the_length_of_a_query_only_scales_scores(store: Store, exponent: int) -
         np.testing.assert_allclose(scores, [hit.score for hit in hits], rtol=1e-5, atol=1e-6)
 
 
-def test_a_cut_calibration_takes_whole_and_cut_vectors(store: Store, vectors: Vectors) -> None:
+def test_matryoshka_calibration_accepts_full_and_cut_vectors(store: Store, vectors: Vectors) -> None:
     docs = store.create(Calibration.fit(vectors, dimensions=32), rescore="float16")
     docs.upsert(np.arange(100), vectors[:100])
     docs.upsert(np.arange(100, 200), vectors[100:200, :32])
@@ -147,7 +147,7 @@ def test_searches_of_small_collections_find_every_row(
     assert len(docs.search(vectors[0], k=10_000)) == count
 
 
-def test_one_query_and_many(filled: Collection, queries: Vectors) -> None:
+def test_single_queries_and_batches_give_the_same_hits(filled: Collection, queries: Vectors) -> None:
     many = filled.search(queries, k=3)
     assert filled.search(queries[7], k=3) == many[7]
     assert filled.search(queries[7].tolist(), k=3) == many[7]
@@ -204,7 +204,7 @@ def test_invalid_queries_are_refused(filled: Collection, queries: Vectors) -> No
 
 
 @pytest.mark.parametrize(
-    ("filter", "passes"),
+    ("filter", "matches"),
     [
         ({"color": "red"}, lambda row: row["color"] == "red"),
         ({"color": "100% blue"}, lambda row: row["color"] == "100% blue"),
@@ -217,24 +217,24 @@ def test_invalid_queries_are_refused(filled: Collection, queries: Vectors) -> No
         ({"missing": {"$exists": False}}, lambda _: True),
     ],
 )
-def test_a_filter_finds_only_rows_that_pass(
-    filled: Collection, vectors: Vectors, queries: Vectors, filter: dict[str, Any], passes: Callable[[Any], bool]
+def test_filtered_searches_find_only_matching_rows(
+    filled: Collection, vectors: Vectors, queries: Vectors, filter: dict[str, Any], matches: Callable[[Any], bool]
 ) -> None:
-    passing = [row for row in range(1000) if passes(metadata(row))]
+    matching_rows = [row for row in range(1000) if matches(metadata(row))]
     scores = unit(queries[:3]) @ unit(vectors).T
     for line, hits in zip(scores, filled.search(queries[:3], k=5, filter=filter, exact=True), strict=True):
-        best = sorted(passing, key=lambda row: -line[row])[:5]
+        best = sorted(matching_rows, key=lambda row: -line[row])[:5]
         np.testing.assert_allclose(line[ids(hits)], line[best], atol=1e-3)
-        assert set(ids(hits)) <= set(passing)
+        assert set(ids(hits)) <= set(matching_rows)
     for options in ({}, {"rescore": False}, {"texts": False}):
         for hits in filled.search(queries[:3], k=5, filter=filter, **options):
-            assert set(ids(hits)) <= set(passing)
-            assert len(hits) == min(5, len(passing))
-    assert len(filled.search(queries[0], k=2000, filter=filter)) == len(passing)
+            assert set(ids(hits)) <= set(matching_rows)
+            assert len(hits) == min(5, len(matching_rows))
+    assert len(filled.search(queries[0], k=2000, filter=filter)) == len(matching_rows)
 
 
 @pytest.mark.parametrize("color", ["green", "100% blue"])
-def test_a_native_filter(store: Store, filled: Collection, queries: Vectors, color: str) -> None:
+def test_native_filter_equals_a_dict_filter(store: Store, filled: Collection, queries: Vectors, color: str) -> None:
     native = store.native_filter("color", color)
     for options in ({}, {"exact": True}, {"rescore": False}):
         assert filled.search(queries[0], k=5, filter=native, **options) == filled.search(

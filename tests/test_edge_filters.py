@@ -1,4 +1,4 @@
-"""Qdrant's own filters on the embedded engine: every kind of condition finds what it should."""
+"""Native Qdrant filters on the embedded engine: every kind of condition finds the right points."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def point(lon: float, lat: float) -> models.GeoPoint:
 
 
 AROUND_BERLIN = models.GeoLineString(points=[point(13, 52), point(14, 52), point(14, 53), point(13, 53), point(13, 52)])
-EXCEPT_MITTE = models.GeoLineString(
+HOLE_AROUND_MITTE = models.GeoLineString(
     points=[point(13.3, 52.4), point(13.5, 52.4), point(13.5, 52.6), point(13.3, 52.6), point(13.3, 52.4)]
 )
 NESTED = models.Filter(must=[field("x", match=models.MatchValue(value=1)), field("y", range=models.Range(gt=1))])
@@ -107,7 +107,7 @@ NATIVE: list[tuple[models.Filter, set[int]]] = [
     (models.Filter(must=[field("place", geo_polygon=models.GeoPolygon(exterior=AROUND_BERLIN))]), {0}),
     (
         models.Filter(
-            must=[field("place", geo_polygon=models.GeoPolygon(exterior=AROUND_BERLIN, interiors=[EXCEPT_MITTE]))]
+            must=[field("place", geo_polygon=models.GeoPolygon(exterior=AROUND_BERLIN, interiors=[HOLE_AROUND_MITTE]))]
         ),
         set(),
     ),
@@ -122,7 +122,7 @@ def test_native_filters_work_on_the_embedded_engine(
     assert {record.id for record in records} == ids
 
 
-def test_what_the_embedded_engine_lacks_is_named() -> None:
+def test_condition_missing_in_the_embedded_engine_is_an_input_error() -> None:
     native = models.Filter(must=[models.SliceCondition(slice=models.Slice(total=2, index=0))])
     with pytest.raises(
         InputError, match=r"^the embedded Qdrant engine has no SliceCondition; filter without it or use a"
@@ -133,6 +133,6 @@ def test_what_the_embedded_engine_lacks_is_named() -> None:
 @pytest.mark.parametrize(
     "condition", [field("a[", is_null=True), field("a", geo_radius=models.GeoRadius(center=point(0, 100), radius=1))]
 )
-def test_what_the_embedded_engine_refuses_is_an_input_error(condition: models.FieldCondition) -> None:
+def test_condition_refused_by_the_embedded_engine_is_an_input_error(condition: models.FieldCondition) -> None:
     with pytest.raises(InputError, match=r"^the embedded Qdrant engine refuses the filter"):
         edge_filters.convert(models.Filter(must=[condition]))

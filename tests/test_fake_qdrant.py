@@ -1,4 +1,4 @@
-"""The stand-in for a Qdrant server: what it shares with a real one (run against both), and the faults it makes."""
+"""The fake Qdrant server: behaviour that it shares with a real server (tested on both), and injected faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS, DIMENSIONS = 500, 32
 VECTORS = realistic(ROWS, DIMENSIONS)
 STORED = VECTORS.astype(np.float16).astype(np.float32)
 QUERY = realistic(1, DIMENSIONS, seed=1)[0].astype(np.float16).astype(np.float32)
-"""Of float16, since the engine rounds the query as it does the vectors."""
+"""Rounded to float16, since the engine rounds the query as it rounds the vectors."""
 UUID = "5c56c793-69f3-4fbf-87e6-c4bf54c28c26"
 _names = (f"qvec_wire_{os.getpid()}_{number}" for number in itertools.count())
 
@@ -34,7 +34,7 @@ Connect = Callable[..., QdrantClient]
 
 
 @pytest.fixture
-def wire(tmp_path: Path) -> Iterator[FakeQdrantServer]:
+def fake_server(tmp_path: Path) -> Iterator[FakeQdrantServer]:
     with FakeQdrantServer(tmp_path) as server:
         yield server
 
@@ -45,7 +45,7 @@ def options(server: FakeQdrantServer) -> dict[str, Any]:
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Clients that are closed after the test."""
+    """A function that connects clients, which are closed after the test."""
     clients = []
 
     def connected(**options: Any) -> QdrantClient:
@@ -57,11 +57,11 @@ def connect() -> Iterator[Connect]:
         client.close()
 
 
-@pytest.fixture(params=["stand-in", *(["server"] if SERVER else [])])
+@pytest.fixture(params=["fake", *(["server"] if SERVER else [])])
 def client(request: pytest.FixtureRequest, connect: Connect) -> QdrantClient:
-    """A client of the stand-in, and one of the real server where there is one."""
-    if request.param == "stand-in":
-        return connect(**options(request.getfixturevalue("wire")))
+    """A client of the fake server and, if QVEC_TEST_QDRANT_URL is set, one of a real server."""
+    if request.param == "fake":
+        return connect(**options(request.getfixturevalue("fake_server")))
     url = urlsplit(SERVER)
     key = os.environ.get("QVEC_QDRANT_API_KEY")
     tls = url.scheme == "qdrants"
@@ -73,14 +73,14 @@ def client(request: pytest.FixtureRequest, connect: Connect) -> QdrantClient:
 
 @pytest.fixture
 def name(client: QdrantClient) -> Iterator[str]:
-    """The name of a collection that is not there yet, and that is removed after the test."""
+    """The name of a new collection, which is dropped after the test."""
     name = next(_names)
     yield name
     client.delete_collection(name)
 
 
 def create(client: QdrantClient, name: str, **given: Any) -> None:
-    """A collection of float16 vectors with binary quantization, not indexed for now."""
+    """Create a collection of float16 vectors with binary quantization and without indexing."""
     client.create_collection(
         name,
         vectors_config=models.VectorParams(
@@ -103,7 +103,7 @@ def rows() -> list[models.PointStruct]:
     ]
 
 
-def filled(client: QdrantClient, name: str) -> None:
+def create_filled(client: QdrantClient, name: str) -> None:
     create(client, name)
     client.upsert(name, rows(), wait=True)
 
@@ -117,7 +117,7 @@ def is_indexed(info: models.CollectionInfo) -> bool:
 
 
 def index(client: QdrantClient, name: str) -> None:
-    """Switch indexing on and wait for green."""
+    """Turn indexing on and wait until the collection is green."""
     client.update_collection(name, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
     deadline = time.monotonic() + 30
     while not is_indexed(client.get_collection(name)):
@@ -139,8 +139,8 @@ ODD = models.Filter(must=[models.FieldCondition(key="metadata.kind", match=model
 BY_FLOATS = models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
 
 
-def test_rescored_search_is_numpys(client: QdrantClient, name: str) -> None:
-    filled(client, name)
+def test_rescored_search_equals_numpy(client: QdrantClient, name: str) -> None:
+    create_filled(client, name)
     index(client, name)
     scores = STORED @ QUERY
     rescoring = models.SearchParams(
@@ -156,18 +156,18 @@ def test_rescored_search_is_numpys(client: QdrantClient, name: str) -> None:
 
 
 def test_search_without_rescoring_scores_by_codes(client: QdrantClient, name: str) -> None:
-    filled(client, name)
+    create_filled(client, name)
     index(client, name)
     coarse = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False))
-    by_codes, by_floats = (
+    scored_by_codes, scored_by_floats = (
         client.query_points(name, query=QUERY.tolist(), limit=10, search_params=params).points
         for params in (coarse, BY_FLOATS)
     )
-    assert [point.score for point in by_codes] != pytest.approx([point.score for point in by_floats])
+    assert [point.score for point in scored_by_codes] != pytest.approx([point.score for point in scored_by_floats])
 
 
 def test_filters(client: QdrantClient, name: str) -> None:
-    filled(client, name)
+    create_filled(client, name)
     scores = np.where(np.arange(ROWS) % 2, STORED @ QUERY, -np.inf)
     found = client.query_points(name, query=QUERY.tolist(), query_filter=ODD, limit=10, search_params=BY_FLOATS).points
     assert [point.id for point in found] == best(scores)
@@ -176,8 +176,8 @@ def test_filters(client: QdrantClient, name: str) -> None:
     assert client.count(name).count == ROWS // 2
 
 
-def test_points_are_read_back_replaced_and_deleted(client: QdrantClient, name: str) -> None:
-    filled(client, name)
+def test_points_are_retrieved_replaced_and_deleted(client: QdrantClient, name: str) -> None:
+    create_filled(client, name)
     client.upsert(name, [models.PointStruct(id=UUID, vector=VECTORS[0].tolist(), payload={"a": [1, 2.5, None]})])
     by_id = {point.id: point for point in client.retrieve(name, [3, UUID, 10**6], with_vectors=True)}
     assert set(by_id) == {3, UUID}
@@ -204,8 +204,8 @@ def test_upsert_modes(client: QdrantClient, name: str) -> None:
     assert payloads == {1: "old", 2: "old", 3: "new"}
 
 
-def test_scroll_meets_every_point_once(client: QdrantClient, name: str) -> None:
-    filled(client, name)
+def test_scroll_returns_every_point_once(client: QdrantClient, name: str) -> None:
+    create_filled(client, name)
     found, offset = client.scroll(name, limit=200)
     while offset is not None:
         following, offset = client.scroll(name, limit=200, offset=offset)
@@ -220,7 +220,7 @@ def test_metadata_is_patched_key_by_key(client: QdrantClient, name: str) -> None
     assert client.get_collection(name).config.metadata == {"calibration": {"id": "def"}, "count": 3}
 
 
-def test_configuration_is_told_back_and_patched(client: QdrantClient, name: str) -> None:
+def test_configuration_is_returned_and_patched(client: QdrantClient, name: str) -> None:
     create(client, name, hnsw_config=models.HnswConfigDiff(m=24))
     client.update_collection(
         name,
@@ -237,7 +237,7 @@ def test_configuration_is_told_back_and_patched(client: QdrantClient, name: str)
 
 
 def test_payload_indexes(client: QdrantClient, name: str) -> None:
-    filled(client, name)
+    create_filled(client, name)
     client.create_payload_index(name, "number", models.PayloadSchemaType.INTEGER, wait=True)
     assert client.get_collection(name).payload_schema["number"].points == ROWS
     client.delete_payload_index(name, "number", wait=True)
@@ -254,7 +254,7 @@ def test_collection_without_vectors(client: QdrantClient, name: str) -> None:
 
 
 def test_aliases(client: QdrantClient, name: str) -> None:
-    filled(client, name)
+    create_filled(client, name)
     alias = f"{name}_alias"
     create_alias = models.CreateAlias(collection_name=name, alias_name=alias)
     client.update_collection_aliases([models.CreateAliasOperation(create_alias=create_alias)])
@@ -265,7 +265,7 @@ def test_aliases(client: QdrantClient, name: str) -> None:
     assert alias not in [found.alias_name for found in client.get_aliases().aliases]
 
 
-def test_errors_have_the_servers_codes(client: QdrantClient, name: str) -> None:
+def test_errors_have_the_status_codes_of_qdrant(client: QdrantClient, name: str) -> None:
     missing, short = f"{name}_missing", [models.PointStruct(id=1, vector=[1.0])]
     create(client, name)
     assert code_of(lambda: client.get_collection(missing)) == grpc.StatusCode.NOT_FOUND
@@ -286,10 +286,10 @@ def test_collections_are_listed_until_deleted(client: QdrantClient, name: str) -
     assert client.count(name).count == 0
 
 
-def test_yellow_until_indexed(wire: FakeQdrantServer, connect: Connect) -> None:
-    client = connect(**options(wire))
-    filled(client, "docs")
-    wire.optimizer_delay = 0.3
+def test_collection_is_yellow_until_indexed(fake_server: FakeQdrantServer, connect: Connect) -> None:
+    client = connect(**options(fake_server))
+    create_filled(client, "docs")
+    fake_server.optimizer_delay = 0.3
     assert status_of(client, "docs") == models.CollectionStatus.GREEN
     client.update_collection("docs", optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
     assert status_of(client, "docs") == models.CollectionStatus.YELLOW
@@ -298,60 +298,63 @@ def test_yellow_until_indexed(wire: FakeQdrantServer, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_faults_before_and_after_the_work(wire: FakeQdrantServer, connect: Connect, after: bool) -> None:
-    client = connect(**options(wire))
+def test_faults_before_and_after_the_server_did_the_work(
+    fake_server: FakeQdrantServer, connect: Connect, after: bool
+) -> None:
+    client = connect(**options(fake_server))
     create(client, "docs")
-    wire.fail("Upsert", skip=1, times=2, code=grpc.StatusCode.UNAVAILABLE, after=after)
+    fake_server.fail("Upsert", skip=1, times=2, code=grpc.StatusCode.UNAVAILABLE, after=after)
     client.upsert("docs", rows()[:1])
     assert code_of(lambda: client.upsert("docs", rows()[1:2])) == grpc.StatusCode.UNAVAILABLE
     assert code_of(lambda: client.upsert("docs", rows()[2:3])) == grpc.StatusCode.UNAVAILABLE
     client.upsert("docs", rows()[3:4])
     assert {point.id for point in client.scroll("docs")[0]} == ({0, 1, 2, 3} if after else {0, 3})
-    assert wire.count("Upsert") == wire.count("Points/Upsert") == 4
+    assert fake_server.count("Upsert") == fake_server.count("Points/Upsert") == 4
 
 
-def test_retry_after(wire: FakeQdrantServer, connect: Connect) -> None:
-    client = connect(**options(wire))
-    wire.fail("List", code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=7)
+def test_retry_after_is_sent(fake_server: FakeQdrantServer, connect: Connect) -> None:
+    client = connect(**options(fake_server))
+    fake_server.fail("List", code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=7)
     with pytest.raises(ResourceExhaustedResponse) as caught:
         client.get_collections()
     assert caught.value.retry_after_s == 7
 
 
-def test_delay(wire: FakeQdrantServer, connect: Connect) -> None:
-    client = connect(**options(wire))
-    wire.delay("List", 0.2)
+def test_delayed_calls_exceed_their_deadline(fake_server: FakeQdrantServer, connect: Connect) -> None:
+    client = connect(**options(fake_server))
+    fake_server.delay("List", 0.2)
     assert code_of(lambda: client.grpc_collections.List(messages.ListCollectionsRequest(), timeout=0.05)) == (
         grpc.StatusCode.DEADLINE_EXCEEDED
     )
-    wire.delay("List", 0)
+    fake_server.delay("List", 0)
     assert client.get_collections().collections == []
 
 
-def test_restart_keeps_port_and_points(wire: FakeQdrantServer, connect: Connect) -> None:
-    client, port = connect(**options(wire)), wire.port
-    filled(client, "docs")
-    wire.stop()
+def test_restart_keeps_port_and_points(fake_server: FakeQdrantServer, connect: Connect) -> None:
+    client, port = connect(**options(fake_server)), fake_server.port
+    create_filled(client, "docs")
+    fake_server.stop()
     assert code_of(lambda: client.count("docs")) == grpc.StatusCode.UNAVAILABLE
-    wire.restart()
-    assert wire.port == port
-    unaware = connect(**options(wire), grpc_options={"grpc.use_local_subchannel_pool": 1})  # else it waits a second
-    assert unaware.count("docs").count == ROWS
+    fake_server.restart()
+    assert fake_server.port == port
+    own_channels = {"grpc.use_local_subchannel_pool": 1}  # a shared channel waits a second before it reconnects
+    new_client = connect(**options(fake_server), grpc_options=own_channels)
+    assert new_client.count("docs").count == ROWS
 
 
-def test_api_key(tmp_path: Path, connect: Connect) -> None:
+def test_calls_need_the_api_key(tmp_path: Path, connect: Connect) -> None:
     with FakeQdrantServer(tmp_path, version="1.15.4", api_key="secret") as server:
-        stranger = connect(**options(server), headers={"api-key": "wrong"})
+        client_with_wrong_key = connect(**options(server), headers={"api-key": "wrong"})
         assert code_of(connect(**options(server)).get_collections) == grpc.StatusCode.UNAUTHENTICATED
-        assert code_of(stranger.get_collections) == grpc.StatusCode.UNAUTHENTICATED
-        assert stranger.info().version == "1.15.4"
+        assert code_of(client_with_wrong_key.get_collections) == grpc.StatusCode.UNAUTHENTICATED
+        assert client_with_wrong_key.info().version == "1.15.4"
         assert server.count("List") == 0
         connect(**options(server), headers={"api-key": "secret"}).get_collections()
         assert server.last("List").headers["api-key"] == "secret"
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command to make a certificate with")
-def test_tls(tmp_path: Path, connect: Connect) -> None:
+def test_tls_with_the_servers_certificate(tmp_path: Path, connect: Connect) -> None:
     with FakeQdrantServer(tmp_path, api_key="secret", tls=True) as server:
         trusting = connect(
             **options(server), https=True, api_key="secret", grpc_options={"root_certificates": server.certificate}
@@ -360,22 +363,22 @@ def test_tls(tmp_path: Path, connect: Connect) -> None:
         assert code_of(connect(**options(server), https=True).get_collections) == grpc.StatusCode.UNAVAILABLE
 
 
-def test_requests_are_recorded(wire: FakeQdrantServer, connect: Connect) -> None:
-    client = connect(**options(wire))
+def test_requests_are_recorded(fake_server: FakeQdrantServer, connect: Connect) -> None:
+    client = connect(**options(fake_server))
     create(client, "docs", sharding_method=models.ShardingMethod.CUSTOM, shard_number=2)
     client.create_shard_key("docs", "tenant")
     assert code_of(lambda: client.upsert("docs", rows())) == grpc.StatusCode.INVALID_ARGUMENT
     client.upsert("docs", rows(), wait=False, shard_key_selector="tenant")
-    request = wire.last("Upsert").request
+    request = fake_server.last("Upsert").request
     assert (len(request.points), request.wait) == (ROWS, False)
     assert client.count("docs", shard_key_selector="tenant").count == ROWS
     assert code_of(lambda: client.count("docs", shard_key_selector="else")) == grpc.StatusCode.INVALID_ARGUMENT
     assert client.get_collection("docs").config.params.shard_number == 2
 
 
-def test_what_is_not_imitated_is_refused(wire: FakeQdrantServer, connect: Connect) -> None:
-    client = connect(**options(wire))
-    filled(client, "docs")
+def test_unsupported_requests_are_unimplemented(fake_server: FakeQdrantServer, connect: Connect) -> None:
+    client = connect(**options(fake_server))
+    create_filled(client, "docs")
     prefetch = models.Prefetch(query=QUERY.tolist(), limit=10)
     for call in (
         lambda: client.query_points("docs", prefetch=prefetch, query=QUERY.tolist()),
@@ -388,9 +391,9 @@ def test_what_is_not_imitated_is_refused(wire: FakeQdrantServer, connect: Connec
         assert code_of(call) == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_async_client(wire: FakeQdrantServer) -> None:
+def test_async_client(fake_server: FakeQdrantServer) -> None:
     async def session() -> tuple[int, list[int], list[int]]:
-        client = AsyncQdrantClient(**options(wire))
+        client = AsyncQdrantClient(**options(fake_server))
         try:
             await client.create_collection(
                 "docs", vectors_config=models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)

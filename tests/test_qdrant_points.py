@@ -1,4 +1,4 @@
-"""Rows as points: what is stored of vectors, ids and metadata, and what is refused because it would not come back."""
+"""Rows as Qdrant points: stored vectors, ids and metadata; rows that Qdrant could not return unchanged are refused."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def sign_bits(stored: Vectors) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("rescore", ["float16", "float32", "turbo16", "turbo8", "binary"])
 @settings(deadline=None)
 @given(case=cases(extreme=False))
-def test_stored_signs_are_the_calibrations_bits(rescore: Any, case: Case) -> None:
-    """Among the vectors are such as lie one float beside the threshold: their difference is far below float16's."""
+def test_stored_signs_equal_the_bits_of_the_codes(rescore: Any, case: Case) -> None:
+    """Some vectors are one float32 step from the threshold, a difference far below float16's precision."""
     calibration = calibration_of(case)
     layout = VectorLayout.of(case.dimensions, "bigint", rescore)
     vectors = np.ascontiguousarray(case.vectors[:, : case.dimensions])
@@ -61,7 +61,7 @@ def test_stored_signs_are_the_calibrations_bits(rescore: Any, case: Case) -> Non
         np.testing.assert_array_equal(stored, stored.astype(np.float16).astype(np.float32))
 
 
-def test_the_least_differences_keep_their_signs() -> None:
+def test_smallest_differences_keep_their_sign() -> None:
     threshold = np.array([1.0, 1.0, 0.0, 0.0, 0.0, -1e-45], np.float32)
     vector = np.array([np.nextafter(np.float32(1), np.float32(2)), 1.0, 1e-45, -1e-45, -0.0, 0.0], np.float32)
     spread = np.ones(6, np.float32)
@@ -80,23 +80,25 @@ def test_the_least_differences_keep_their_signs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rescore", "value", "holds"),
+    ("rescore", "value", "is_storable"),
     [("float16", 65504, True), ("float16", 65505, False), ("turbo8", 70_000, False), ("float32", 3e38, True)],
 )
-def test_what_the_storage_cannot_hold_names_its_row(rescore: Any, value: float, holds: bool) -> None:
+def test_values_beyond_the_stored_type_are_an_error_naming_the_row(
+    rescore: Any, value: float, is_storable: bool
+) -> None:
     zero, one = np.zeros(8, np.float32), np.ones(8, np.float32)
     calibration = Calibration(zero, one, one, zero, one, "ip")
     vectors = np.ones((3, 8), np.float32)
     vectors[1, 5] = -value
     layout = VectorLayout(8, rescore=rescore)
-    if holds:
+    if is_storable:
         assert stored_vectors(vectors, calibration, layout)[1, 5] == np.float32(-value)
         return
     with pytest.raises(RowError, match=r"^row 1: dimension 5 is -\d+ from its threshold, and no more than 6.5504e4"):
         stored_vectors(vectors, calibration, layout)
 
 
-def test_a_difference_beyond_float32_names_its_row() -> None:
+def test_difference_beyond_float32_is_an_error_naming_the_row() -> None:
     far = np.full(4, -3e38, np.float32)
     one = np.ones(4, np.float32)
     calibration = Calibration(far, one, one, far, one, "ip")
@@ -104,19 +106,19 @@ def test_a_difference_beyond_float32_names_its_row() -> None:
         stored_vectors(-far[None], calibration, VectorLayout(4, rescore="float32"))
 
 
-def test_forms_of_one_vector_are_stored_alike(calibration: Calibration, vectors: Vectors) -> None:
+def test_raw_prepared_and_centred_vectors_are_stored_alike(calibration: Calibration, vectors: Vectors) -> None:
     layout = VectorLayout(64, rescore="float32")
     prepared = calibration.prepared(vectors[:50])
-    wanted = stored_vectors(vectors[:50], calibration, layout)
-    np.testing.assert_array_equal(stored_vectors(prepared, calibration, layout, "prepared"), wanted)
-    np.testing.assert_array_equal(stored_vectors(wanted, calibration, layout, "centred"), wanted)
+    expected = stored_vectors(vectors[:50], calibration, layout)
+    np.testing.assert_array_equal(stored_vectors(prepared, calibration, layout, "prepared"), expected)
+    np.testing.assert_array_equal(stored_vectors(expected, calibration, layout, "centred"), expected)
 
 
 # Ids
 
 
-def test_golden_ids() -> None:
-    """Written down, since collections that are there are found by them."""
+def test_golden_point_ids() -> None:
+    """They must not change: rows of existing collections are found by them."""
     assert [point_id(id) for id in (0, 7, 2**63 - 1, UUID)] == [0, 7, 2**63 - 1, UUID]
     assert point_id(-5) == point_id("-5") == "7d0bee4a-c135-5358-ad88-7eb12100c727"
     assert point_id("doc:1") == "5ae9bc57-ba23-518b-9caa-f0bf271370b5"
@@ -126,7 +128,7 @@ def test_golden_ids() -> None:
 
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63 - 1) | st.uuids().map(str))
-def test_every_id_comes_back_from_its_point(id: int | str) -> None:
+def test_ids_survive_the_conversion_to_points(id: int | str) -> None:
     id_type: Any = "text" if isinstance(id, str) else "bigint"
     zero = np.zeros(2, np.float32)
     calibration = Calibration(zero, zero + 1, zero + 1, zero, zero, "ip")
@@ -149,7 +151,7 @@ def test_every_id_comes_back_from_its_point(id: int | str) -> None:
         (None, "text", "an id is missing (null)"),
     ],
 )
-def test_ids_of_another_kind(id: Any, id_type: Any, message: str) -> None:
+def test_invalid_ids_are_refused(id: Any, id_type: Any, message: str) -> None:
     with pytest.raises(InputError) as caught:
         id_list([id], id_type)
     assert str(caught.value) == message
@@ -162,7 +164,7 @@ def test_columns_of_ids() -> None:
     assert row_ids(np.array([3, 2**63 - 1], np.int64)) == [3, 2**63 - 1]
 
 
-def test_ids_of_points_that_others_made() -> None:
+def test_point_ids_of_unmanaged_collections() -> None:
     assert [unmanaged_point_id(id) for id in (5, 2**64 - 1, UUID, UUID.upper())] == [5, 2**64 - 1, UUID, UUID]
     assert [unmanaged_point_id(id) for id in (-1, 2**64, "5", "", "x")] == [None] * 5
 
@@ -171,7 +173,7 @@ def test_ids_of_points_that_others_made() -> None:
 
 
 def nested(kind: str, depth: int) -> Any:
-    """Objects or arrays in each other, so many, around a 1."""
+    """Return a 1 within `depth` nested objects or arrays."""
     value: Any = 1
     for _ in range(depth):
         value = {"a": value} if kind == "object" else [value]
@@ -180,7 +182,7 @@ def nested(kind: str, depth: int) -> Any:
 
 @pytest.mark.parametrize("kind", ["object", "array"])
 def test_nesting_has_a_limit(kind: str) -> None:
-    """What the engine takes beyond its own limit bricks the collection: test_qdrant_directory.py shows its limit."""
+    """Deeper metadata would make the collection unreadable; test_qdrant_directory.py tests the engine's own limit."""
     deepest = nested(kind, MAX_NESTING)
     assert parse_metadata(0, json.dumps(deepest)) == deepest
     for depth in (MAX_NESTING + 1, 500, 100_000):
@@ -190,7 +192,7 @@ def test_nesting_has_a_limit(kind: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"a":9223372036854775807,"b":[-9223372036854775808],"c":1e308,"d":"1e999"}', "[]"])
-def test_numbers_of_64_bits_are_taken(text: str) -> None:
+def test_64_bit_numbers_are_accepted(text: str) -> None:
     assert parse_metadata(0, text) == json.loads(text)
 
 
@@ -200,7 +202,7 @@ def test_numbers_that_qdrant_would_change_are_refused(number: str) -> None:
         parse_metadata(2, f'{{"a":[{number}]}}')
 
 
-def test_a_bad_row_is_named_by_its_position(calibration: Calibration, vectors: Vectors) -> None:
+def test_invalid_row_is_named_by_its_position(calibration: Calibration, vectors: Vectors) -> None:
     metadata = pa.array([None, '{"a":1}', '{"a":1e999}'], pa.large_string())
     with pytest.raises(RowError, match=r"^row 2: metadata holds a number beyond float64; store it as a string$"):
         encode(RowColumns(np.arange(3), vectors[:3], None, metadata), calibration, VectorLayout(64))
@@ -210,17 +212,17 @@ def test_a_bad_row_is_named_by_its_position(calibration: Calibration, vectors: V
 @pytest.mark.parametrize("rescore", ["float16", "float32", "turbo8"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("dimensions", [1, 7, 64, 129])
-def test_stored_vectors_are_those_of_numpy(metric: Any, rescore: Any, dtype: Any, dimensions: int) -> None:
+def test_stored_vectors_equal_numpys(metric: Any, rescore: Any, dtype: Any, dimensions: int) -> None:
     random = np.random.default_rng(dimensions)
     vectors = (random.normal(size=(3000, dimensions)) * 10.0 ** random.integers(-9, 3, (3000, 1))).astype(dtype)
     vectors = vectors[np.any(vectors != 0, axis=1)]
     calibration = Calibration.fit(vectors, metric=metric)
     exact = calibration.prepared(vectors) - calibration.threshold
-    wanted = exact
+    expected = exact
     if rescore != "float32":
         rounded = exact.astype(np.float16)
         rounded[(exact > 0) & (rounded == 0)] = 2.0**-24
-        wanted = rounded.astype(np.float32)
+        expected = rounded.astype(np.float32)
     found = stored_vectors(vectors, calibration, VectorLayout(dimensions, rescore=rescore))
-    assert found.tobytes() == wanted.tobytes()
+    assert found.tobytes() == expected.tobytes()
     np.testing.assert_array_equal(found > 0, exact > 0)

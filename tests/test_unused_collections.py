@@ -1,4 +1,4 @@
-"""A load that fails before its first row leaves no collection, so that the corrected load creates it."""
+"""A load that fails before its first row leaves no collection, so that the corrected load can create it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def load(database: Any, path: Path, encoding: str, **options: Any) -> Summary:
         return ingest(database, opened, IngestOptions("docs", **options))
 
 
-def test_a_load_with_the_right_encoding_follows_one_with_a_wrong_one(database: Any, source: Path) -> None:
-    """Three rows fit the wrong encoding; a calibration would have been fitted to them."""
+def test_load_with_the_right_encoding_succeeds_after_a_wrong_one(database: Any, source: Path) -> None:
+    """Three rows are valid in the wrong encoding; a remaining collection would have a calibration fitted to them."""
     with pytest.raises(InputError, match=r"a\.jsonl, line 1: has \d+ at position 0, but encoding 'int8'"):
         load(database, source, "int8")
     assert not database.has_collection("docs")
@@ -49,26 +49,26 @@ def test_a_load_with_the_right_encoding_follows_one_with_a_wrong_one(database: A
     assert database.collection("docs").calibration.description["sample"]["size"] == ROWS
 
 
-def test_a_setting_refused_after_the_collection_was_created_leaves_no_collection(database: Any, source: Path) -> None:
+def test_setting_refused_after_creation_leaves_no_collection(database: Any, source: Path) -> None:
     with pytest.raises(InputError, match="language is 'klingon', expected one of: "):
         load(database, source, "uint8", index_texts="klingon")
     assert not database.has_collection("docs")
 
 
-def test_a_collection_with_a_row_stays(database: Any, source: Path) -> None:
+def test_collection_with_rows_is_kept(database: Any, source: Path) -> None:
     with pytest.raises(InputError, match="line 4"):
         load(database, write_lines(source, [{"vector": row} for row in STORED[::-1].tolist()]), "int8", batch_rows=2)
     assert database.collection("docs").count() == 2
 
 
-def test_a_collection_that_existed_stays(database: Any, source: Path) -> None:
+def test_existing_collection_is_kept(database: Any, source: Path) -> None:
     database.create_collection("docs", calibration=Calibration.fit(STORED.astype(np.float32)))
     with pytest.raises(InputError, match="line 1"):
         load(database, source, "int8")
     assert database.has_collection("docs")
 
 
-def test_a_collection_of_another_load_stays(database: Any, source: Path, tmp_path: Path) -> None:
+def test_collection_of_another_load_is_kept(database: Any, source: Path, tmp_path: Path) -> None:
     """The other load starts while the first one reads its first batch."""
     other = write_lines(tmp_path / "b.jsonl", [{"vector": row} for row in STORED[-3:].tolist()])
     first = open_source(source, columns=Columns(codec=preset("int8")))
