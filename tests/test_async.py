@@ -1,4 +1,4 @@
-"""The asynchronous client on all stores: the same results as the synchronous one, concurrency, cancellation."""
+"""The async client on all stores: the same results as the sync client, concurrency, cancellation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALLERS = 200
 
 @pytest.fixture(scope="module")
 def docs(store: Store) -> Collection:
-    """A collection of `ROWS` rows, written by the synchronous client."""
+    """A collection of `ROWS` rows, written by the sync client."""
     vectors = realistic(1000)
     docs = store.create(Calibration.fit(vectors))
     texts = [f"text {row}" for row in range(ROWS)]
@@ -37,8 +37,8 @@ def docs(store: Store) -> Collection:
     return docs
 
 
-def on(store: Store, work: Callable[[Any], Awaitable[T]], **options: Any) -> T:
-    """Do work with the store's database, opened by `connect_async` in a new event loop."""
+def run_async(store: Store, work: Callable[[Any], Awaitable[T]], **options: Any) -> T:
+    """Run `work` with the store's database, opened by `connect_async` in a new event loop."""
 
     async def opened() -> T:
         async with await qvec.connect_async(store.url, **options) as database:
@@ -47,10 +47,10 @@ def on(store: Store, work: Callable[[Any], Awaitable[T]], **options: Any) -> T:
     return asyncio.run(opened())
 
 
-def test_the_life_of_a_collection(store: Store, vectors: Vectors, calibration: Calibration) -> None:
+def test_collection_from_creation_to_drop(store: Store, vectors: Vectors, calibration: Calibration) -> None:
     name = store.new_name()
 
-    async def live(db: Any) -> None:
+    async def use(db: Any) -> None:
         assert not await db.has_collection(name)
         docs = await db.create_collection(name, calibration=calibration, model="m")
         with pytest.raises(CollectionError, match=f"collection '{name}' exists already"):
@@ -80,11 +80,11 @@ def test_the_life_of_a_collection(store: Store, vectors: Vectors, calibration: C
         with pytest.raises(CollectionError, match=f"no collection '{name}' in "):
             await db.collection(name)
 
-    on(store, live)
+    run_async(store, use)
 
 
-def test_results_are_those_of_the_synchronous_client(store: Store, docs: Collection, queries: Vectors) -> None:
-    async def ask(db: Any) -> None:
+def test_results_equal_those_of_the_sync_client(store: Store, docs: Collection, queries: Vectors) -> None:
+    async def search(db: Any) -> None:
         other = await db.collection(docs.name)
         assert repr(other).removeprefix("Async") == repr(docs)
         for options in ({}, {"exact": True}, {"filter": {"row": {"$lt": 50}}}, {"texts": False}, {"rescore": False}):
@@ -96,7 +96,7 @@ def test_results_are_those_of_the_synchronous_client(store: Store, docs: Collect
         assert explained.milliseconds.keys() == expected.milliseconds.keys()
         assert await other.info() == docs.info()
 
-    on(store, ask)
+    run_async(store, search)
 
 
 def test_rows_are_streamed_in_batches(store: Store, docs: Collection) -> None:
@@ -110,11 +110,11 @@ def test_rows_are_streamed_in_batches(store: Store, docs: Collection) -> None:
             np.testing.assert_array_equal(part.vectors, wanted.vectors)
             assert (part.documents, part.metadata) == (wanted.documents, wanted.metadata)
 
-    on(store, read)
+    run_async(store, read)
 
 
-def test_questions_are_embedded_outside_the_event_loops_thread(store: Store, docs: Collection) -> None:
-    """Also for pages, groups and diverse hits."""
+def test_questions_are_embedded_outside_the_thread_of_the_event_loop(store: Store, docs: Collection) -> None:
+    """Also in paged, grouped and diverse searches."""
     vectors = realistic(1000)
     threads: set[int] = set()
 
@@ -125,7 +125,7 @@ def test_questions_are_embedded_outside_the_event_loops_thread(store: Store, doc
 
         embed_documents = embed_queries
 
-    async def ask(db: Any) -> None:
+    async def search(db: Any) -> None:
         other = await db.collection(docs.name)
         other.embedder = Embedder()
         assert (await other.search("17", 1))[0].id == 17
@@ -139,41 +139,41 @@ def test_questions_are_embedded_outside_the_event_loops_thread(store: Store, doc
         assert threads
         assert threading.get_ident() not in threads
 
-    on(store, ask)
+    run_async(store, search)
 
 
-def test_derived_searches_are_those_of_the_synchronous_client(store: Store, docs: Collection) -> None:
-    """With every option, and with the defaults."""
+def test_derived_searches_equal_those_of_the_sync_client(store: Store, docs: Collection) -> None:
+    """With each option and with the defaults."""
     query: Any = realistic(1, seed=7)[0]
-    even, words = {"row": {"$lt": 100}}, "text 12 13 14 99"
+    filter, words = {"row": {"$lt": 100}}, "text 12 13 14 99"
     docs.index_texts("simple")
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         ("search_diverse", (query, 4), {}),
-        ("search_diverse", (query, 4), {"fetch_k": 9, "lambda_mult": 0.2, "filter": even, "oversampling": 2}),
-        ("search_text", (words, 3), {"filter": even, "texts": False}),
+        ("search_diverse", (query, 4), {"fetch_k": 9, "lambda_mult": 0.2, "filter": filter, "oversampling": 2}),
+        ("search_text", (words, 3), {"filter": filter, "texts": False}),
         ("search_hybrid", (words,), {"vector": query}),
         ("search_hybrid", (words, 4), {"vector": query, "fetch_k": 6, "weights": (1, 3), "fusion": "scores"}),
-        ("search_hybrid", (words, 4), {"vector": query, "filter": even, "oversampling": 2}),
+        ("search_hybrid", (words, 4), {"vector": query, "filter": filter, "oversampling": 2}),
         ("search_hybrid", (words, 4), {"vector": query, "reranker": lambda _, texts: [len(text) for text in texts]}),
         ("search_groups", (query, "row", 3), {}),
-        ("search_groups", (query, "row", 3), {"group_size": 2, "filter": even, "oversampling": 2}),
+        ("search_groups", (query, "row", 3), {"group_size": 2, "filter": filter, "oversampling": 2}),
         ("search_page", (query, 3), {}),
-        ("search_page", (query, 3), {"filter": even, "oversampling": 2}),
+        ("search_page", (query, 3), {"filter": filter, "oversampling": 2}),
         ("search_page", (query, 3), {"exact": True}),
     ]
 
-    async def ask(db: Any) -> list[Any]:
+    async def search(db: Any) -> list[Any]:
         other = await db.collection(docs.name)
         return [await getattr(other, name)(*given, **options) for name, given, options in calls]
 
     expected = [getattr(docs, name)(*given, **options) for name, given, options in calls]
-    for call, ours, theirs in zip(calls, on(store, ask), expected, strict=True):
+    for call, ours, theirs in zip(calls, run_async(store, search), expected, strict=True):
         assert ours == theirs, call
     assert ids(expected[0]) != ids(docs.search(query, 4))
 
 
-def test_invalid_arguments_raise_the_same_errors(store: Store, docs: Collection, vectors: Vectors) -> None:
-    async def ask(db: Any) -> None:
+def test_invalid_arguments_are_refused(store: Store, docs: Collection, vectors: Vectors) -> None:
+    async def search(db: Any) -> None:
         other = await db.collection(docs.name)
         with pytest.raises(InputError, match="k is 0, expected at least 1"):
             await other.search(vectors[0], 0)
@@ -186,13 +186,13 @@ def test_invalid_arguments_raise_the_same_errors(store: Store, docs: Collection,
         with pytest.raises(InputError, match="oversampling is 0, expected at least 1"):
             await other.set_oversampling(0)
 
-    on(store, ask)
+    run_async(store, search)
 
 
 # Concurrency
 
 
-def test_two_hundred_searches_share_a_few_connections(store: Store, docs: Collection) -> None:
+def test_concurrent_searches_share_a_few_connections(store: Store, docs: Collection) -> None:
     vectors = realistic(1000)
 
     async def search(db: Any) -> None:
@@ -200,13 +200,13 @@ def test_two_hundred_searches_share_a_few_connections(store: Store, docs: Collec
         found = await asyncio.gather(*(other.search(vectors[row], 1) for row in range(CALLERS)))
         assert [hits[0].id for hits in found] == list(range(CALLERS))
 
-    on(store, search, pool_size=3)
+    run_async(store, search, pool_size=3)
 
 
-def test_the_event_loop_runs_while_rows_are_written(store: Store) -> None:
-    """Nothing blocks it for a large part of the time that quantizing and writing thousands of rows takes."""
+def test_event_loop_runs_while_rows_are_written(store: Store) -> None:
+    """The loop is never blocked for more than half the time that quantizing and writing the rows takes."""
     if store.is_single_process:
-        pytest.skip("the embedded engine keeps the interpreter's lock while it writes")
+        pytest.skip("the embedded engine holds the interpreter lock while it writes")
     vectors = realistic(20_000, 256)
     name = store.new_name()
 
@@ -218,23 +218,23 @@ def test_the_event_loop_runs_while_rows_are_written(store: Store) -> None:
         async def tick() -> None:
             nonlocal longest
             while not done.is_set():
-                began = time.perf_counter()
+                started = time.perf_counter()
                 await asyncio.sleep(0.001)
-                longest = max(longest, time.perf_counter() - began)
+                longest = max(longest, time.perf_counter() - started)
 
         ticking = asyncio.create_task(tick())
         await asyncio.sleep(0.01)
-        began = time.perf_counter()
+        started = time.perf_counter()
         await other.upsert(np.arange(20_000), vectors)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         done.set()
         await ticking
         assert longest < max(0.25, seconds / 2), f"of {seconds:.2f} s the loop was blocked for {longest:.2f} s"
 
-    on(store, work)
+    run_async(store, work)
 
 
-def test_cancelled_searches_leave_nothing_behind(store: Store, docs: Collection) -> None:
+def test_cancelled_searches_leave_the_pool_usable(store: Store, docs: Collection) -> None:
     vectors = realistic(1000)
 
     async def cancel(db: Any) -> None:
@@ -252,15 +252,15 @@ def test_cancelled_searches_leave_nothing_behind(store: Store, docs: Collection)
         )
         assert [hits[0].id for hits in found] == list(range(CALLERS))
 
-    on(store, cancel, pool_size=4)
+    run_async(store, cancel, pool_size=4)
 
 
 # Event loops and close
 
 
-def test_a_database_belongs_to_one_event_loop(store: Store, docs: Collection) -> None:
+def test_database_belongs_to_one_event_loop(store: Store, docs: Collection) -> None:
     if store.is_single_process:
-        pytest.skip("the embedded engine works in threads, of whatever loop")
+        pytest.skip("the embedded engine works in threads of any event loop")
     database = asyncio.run(qvec.connect_async(store.url))
 
     async def use() -> None:

@@ -1,4 +1,4 @@
-"""The filter language: its meaning by examples, and the errors for invalid filters."""
+"""The filter language: filters that match a row or do not, parsing, errors for invalid filters, Qdrant conditions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROW = {
     "a.b": "dotted",
 }
 
-HOLDS: list[dict[str, Any]] = [
+MATCHING: list[dict[str, Any]] = [
     {},
     {"lang": "en", "year": {"$gte": 2020}, "$or": [{"price": 1}, {"open": True}]},
     {"lang": {"$eq": "en"}},
@@ -81,7 +81,7 @@ HOLDS: list[dict[str, Any]] = [
     {"$and": [{"lang": "en"}, {"lang": {"$ne": "de"}}]},
 ]
 
-DENIED: list[dict[str, Any]] = [
+NOT_MATCHING: list[dict[str, Any]] = [
     {"$not": {}},
     {"lang": "de"},
     {"lang": "EN"},
@@ -117,23 +117,23 @@ DENIED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("condition", HOLDS, ids=str)
-def test_filter_holds(condition: dict[str, Any]) -> None:
+@pytest.mark.parametrize("condition", MATCHING, ids=str)
+def test_filter_matches(condition: dict[str, Any]) -> None:
     assert filters.matches(filters.parse(condition), ROW)
 
 
-@pytest.mark.parametrize("condition", DENIED, ids=str)
-def test_filter_does_not_hold(condition: dict[str, Any]) -> None:
+@pytest.mark.parametrize("condition", NOT_MATCHING, ids=str)
+def test_filter_does_not_match(condition: dict[str, Any]) -> None:
     assert not filters.matches(filters.parse(condition), ROW)
 
 
-@pytest.mark.parametrize("condition", [*HOLDS, *DENIED], ids=str)
-def test_a_row_without_metadata_is_an_empty_one(condition: dict[str, Any]) -> None:
+@pytest.mark.parametrize("condition", [*MATCHING, *NOT_MATCHING], ids=str)
+def test_row_without_metadata_is_treated_as_empty_metadata(condition: dict[str, Any]) -> None:
     parsed = filters.parse(condition)
     assert filters.matches(parsed, None) == filters.matches(parsed, {})
 
 
-def test_the_parsed_tree() -> None:
+def test_parsed_tree() -> None:
     parsed = filters.parse(
         {
             "a": {"$gt": 1, "$lte": 2.5},
@@ -158,7 +158,7 @@ def test_the_parsed_tree() -> None:
     assert hash(parsed) == hash(parsed)
 
 
-def test_true_and_1_make_different_trees() -> None:
+def test_true_and_1_give_different_trees() -> None:
     assert filters.parse({"a": True}) != filters.parse({"a": 1})
 
 
@@ -168,7 +168,7 @@ def test_numpy_numbers_become_python_numbers() -> None:
     assert postgres.compile(parsed)[1] == {"filter_0": "1.5"}
 
 
-REFUSED: list[tuple[Any, str]] = [
+INVALID: list[tuple[Any, str]] = [
     (["a"], "the filter: ['a'] found, a mapping of fields and operators wanted"),
     ({"$near": 1}, "'$near' is not an operator of a whole filter; those are: $and, $or, $not"),
     (
@@ -229,20 +229,20 @@ REFUSED: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("condition", "message"), REFUSED, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("condition", "message"), INVALID, ids=lambda value: repr(value)[:40])
 def test_invalid_filters_are_refused(condition: Any, message: str) -> None:
     with pytest.raises(InputError) as raised:
         filters.parse(condition)
     assert str(raised.value) == message
 
 
-@pytest.mark.parametrize("under", [False, True])
-def test_filters_nested_too_deep_are_refused(under: bool) -> None:
-    condition: dict[str, Any] = {"$gt": 1} if under else {"a": 1}
+@pytest.mark.parametrize("in_field", [False, True])
+def test_filters_nested_too_deep_are_refused(in_field: bool) -> None:
+    condition: dict[str, Any] = {"$gt": 1} if in_field else {"a": 1}
     for _ in range(1000):
         condition = {"$not": condition}
     with pytest.raises(InputError, match=r"^the filter is nested more than 50 deep; write it flatter$"):
-        filters.parse({"a": condition} if under else condition)
+        filters.parse({"a": condition} if in_field else condition)
 
 
 @pytest.mark.parametrize(
@@ -286,11 +286,11 @@ def test_dates_are_parsed(text: str, instant: datetime) -> None:
         "",
     ],
 )
-def test_other_text_is_not_a_date(text: str) -> None:
+def test_invalid_dates_are_not_parsed(text: str) -> None:
     assert dates.parse(text) is None
 
 
-def test_every_day_is_a_date() -> None:
+def test_every_day_is_parsed() -> None:
     day = date(1896, 1, 1)
     while day < date(1905, 1, 1):
         assert dates.parse(day.isoformat()) == datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
@@ -301,45 +301,45 @@ def test_every_day_is_a_date() -> None:
     ("prefix", "after"),
     [("ab", "ac"), ("a\U0010ffff", "b"), ("\ud7ff", "\ue000"), ("\U0010ffff", None)],
 )
-def test_the_first_string_after_a_prefix(prefix: str, after: str | None) -> None:
+def test_first_string_after_a_prefix(prefix: str, after: str | None) -> None:
     assert patterns.after_prefix(prefix) == after
 
 
-# Filters for which Qdrant has no condition
+# Conversion to Qdrant conditions
 
-PREFIXED = models.FieldCondition(key="metadata.a", match=models.MatchPrefix(prefix="x"))
-THERE = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key="metadata.a"))])
+HAS_PREFIX = models.FieldCondition(key="metadata.a", match=models.MatchPrefix(prefix="x"))
+EXISTS = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key="metadata.a"))])
 
 
 @pytest.mark.parametrize(
-    ("condition", "native", "unknown"),
+    ("condition", "native", "inexpressible"),
     [
-        ({"a": {"$gt": "x"}}, THERE, "the order of strings in field 'a'"),
-        ({"a": {"$between": ["x", "y"]}}, THERE, "the order of strings in field 'a'"),
-        ({"a": {"$like": "%x"}}, THERE, "$like '%x' in field 'a'"),
-        ({"a": {"$like": "%"}}, THERE, "$like '%' in field 'a'"),
-        ({"a": {"$ilike": "x"}}, THERE, "$ilike 'x' in field 'a'"),
-        ({"a": {"$like": "x_"}}, models.Filter(must=[PREFIXED]), "$like 'x_' in field 'a'"),
-        ({"a": {"$like": "x%y"}}, models.Filter(must=[PREFIXED]), "$like 'x%y' in field 'a'"),
+        ({"a": {"$gt": "x"}}, EXISTS, "the order of strings in field 'a'"),
+        ({"a": {"$between": ["x", "y"]}}, EXISTS, "the order of strings in field 'a'"),
+        ({"a": {"$like": "%x"}}, EXISTS, "$like '%x' in field 'a'"),
+        ({"a": {"$like": "%"}}, EXISTS, "$like '%' in field 'a'"),
+        ({"a": {"$ilike": "x"}}, EXISTS, "$ilike 'x' in field 'a'"),
+        ({"a": {"$like": "x_"}}, models.Filter(must=[HAS_PREFIX]), "$like 'x_' in field 'a'"),
+        ({"a": {"$like": "x%y"}}, models.Filter(must=[HAS_PREFIX]), "$like 'x%y' in field 'a'"),
         ({"$not": {"a": {"$ilike": "x"}}}, models.Filter(), "$ilike 'x' in field 'a'"),
         (
             {"a": {"$ilike": "x", "$exists": True}},
-            models.Filter(must=[THERE, THERE]),
+            models.Filter(must=[EXISTS, EXISTS]),
             "$ilike 'x' in field 'a'",
         ),
         (
             {"$or": [{"a": {"$ilike": "x"}}, {"a": {"$like": "x%"}}]},
-            models.Filter(should=[THERE, PREFIXED]),
+            models.Filter(should=[EXISTS, HAS_PREFIX]),
             "$ilike 'x' in field 'a'",
         ),
     ],
     ids=str,
 )
-def test_qdrant_filters_are_wider_without_a_fitting_condition(
-    condition: dict[str, Any], native: models.Filter, unknown: str
+def test_filters_without_a_qdrant_condition_become_wider_with_a_residual_filter(
+    condition: dict[str, Any], native: models.Filter, inexpressible: str
 ) -> None:
     parsed = filters.parse(condition)
-    assert qdrant.compile(parsed) == (native, qdrant.ResidualFilter(parsed, (unknown,)))
+    assert qdrant.compile(parsed) == (native, qdrant.ResidualFilter(parsed, (inexpressible,)))
 
 
 @pytest.mark.parametrize("condition", [{"a": {"$like": like}} for like in ("", "x", "x%", "%x%")], ids=str)
@@ -360,13 +360,13 @@ def test_qdrant_refuses_numbers_beyond_float64_precision(condition: Any, shown: 
     )
 
 
-def test_an_older_client_has_no_condition_for_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_qdrant_client_has_no_condition_for_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(models, "MatchPrefix")
     parsed = filters.parse({"a": {"$like": "x%"}})
-    assert qdrant.compile(parsed) == (THERE, qdrant.ResidualFilter(parsed, ("$like 'x%' in field 'a'",)))
+    assert qdrant.compile(parsed) == (EXISTS, qdrant.ResidualFilter(parsed, ("$like 'x%' in field 'a'",)))
 
 
-def test_qdrant_filters_are_on_metadata_in_the_payload() -> None:
+def test_qdrant_conditions_use_metadata_in_the_payload() -> None:
     assert qdrant.compile(filters.parse({"source.two words": "x", "year": {"$ne": 7}})).native == models.Filter(
         must=[
             models.FieldCondition(key='metadata.source."two words"', match=models.MatchValue(value="x")),
@@ -375,7 +375,7 @@ def test_qdrant_filters_are_on_metadata_in_the_payload() -> None:
     )
 
 
-def test_the_language_needs_no_database() -> None:
+def test_filter_modules_import_no_database_library() -> None:
     program = "import qvec.filters, qvec.metadata_index, sys, json; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     assert not {"numpy", "psycopg", "qdrant_client", "qdrant_edge"} & set(json.loads(done.stdout))

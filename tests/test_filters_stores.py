@@ -1,4 +1,4 @@
-"""One filter gives the same rows by its specification, on Postgres and on the embedded Qdrant engine."""
+"""Postgres and the embedded Qdrant engine find the rows that `filters.matches` specifies, for every filter."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ STRINGS = [
     "x" * 70,
 ]
 NUMBERS = [0, -0.0, 1, 1.0, -1, 2, 2.5, 0.1, 1e-300, 5e-324, 1e300, 2**53 - 1, 2**53, 2**53 + 1, -(2**63), 2**63 - 1]
-FIXED = [*STRINGS, *DATES, *NUMBERS, True, False, None]
+EDGE_VALUES = [*STRINGS, *DATES, *NUMBERS, True, False, None]
 SCALARS = st.one_of(
-    st.sampled_from(FIXED),
+    st.sampled_from(EDGE_VALUES),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=3),
     st.integers(-(2**63), 2**63 - 1),
 )
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 SHORT_FLOATS = st.floats(-1e6, 1e6).map(lambda number: round(number, 6))
-"""What Qdrant reads back exactly: it rounds stored numbers of 17 digits and extreme exponents one unit off."""
+"""Floats that Qdrant stores exactly; it rounds numbers of 17 digits or extreme exponents by one unit."""
 PATTERNS = st.sampled_from(
     ["%", "a%", "%a%", "_", "a\\%b", "a", "%b", "%%", "a_b%", "É", "\ud7ff%", "%\\\\%", "x%", ""]
 )
@@ -85,14 +85,14 @@ FIELDS = st.sampled_from(["a", "b", "a.b", "b.a"])
 
 
 def values(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Values of a field: scalars, arrays and objects, and these in each other."""
+    """Draw values of a field: scalars, arrays, objects and nested ones."""
     return st.recursive(
         scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=2), max_leaves=3
     )
 
 
 def kind(operand: Any) -> str | None:
-    """What an ordering operator takes the operand for; None where it refuses it."""
+    """Return the type that ordering operators compare an operand as, or None if they refuse it."""
     try:
         return filters.parse({"a": {"$gte": operand}}).kind
     except InputError:
@@ -100,7 +100,7 @@ def kind(operand: Any) -> str | None:
 
 
 def operators(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[Filter]:
-    """Every operator, its operand drawn from scalars."""
+    """Draw any operator with an operand of these scalars."""
     ordered = scalars.filter(kind) | st.datetimes()
     ends = st.tuples(ordered, ordered).filter(lambda pair: kind(pair[0]) == kind(pair[1])).map(list)
     return st.one_of(
@@ -115,7 +115,7 @@ def operators(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[Filter]:
 
 
 def conditions(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[Filter]:
-    """Filters in filters."""
+    """Draw filters and nested filters."""
     condition = scalars | operators(scalars) | st.fixed_dictionaries({"$not": operators(scalars)})
     return st.recursive(
         st.builds(lambda field, under: {field: under}, FIELDS, condition) | st.just({}),
@@ -130,7 +130,7 @@ def conditions(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[Filter]:
 
 @st.composite
 def cases(draw: st.DrawFn, floats: st.SearchStrategy[float]) -> tuple[list[Row], list[Filter]]:
-    """Rows, and filters of the same few scalars, so that they find some rows and not others."""
+    """Draw rows and filters of the same few scalars, so that filters match some rows but not all."""
     few = st.sampled_from(draw(st.lists(SCALARS | floats, min_size=2, max_size=5)))
     row = st.none() | st.dictionaries(KEYS, values(few), min_size=1, max_size=2)
     return draw(st.lists(row, min_size=5, max_size=10)), draw(st.lists(conditions(few), min_size=3, max_size=6))
@@ -173,7 +173,7 @@ def fill_qdrant(engine: EdgeEngine, rows: list[Row]) -> None:
 
 
 def on_qdrant(engine: EdgeEngine, parsed: filters.Filter) -> set[int]:
-    """Return the rows that a search and a scroll find, which have to be the same."""
+    """Return the rows that a scroll with the resolved filter finds; assert that the residual filter finds the same."""
     native, residual = qdrant.compile(parsed)
     query = resolved(engine, PointQuery(1000, 1, filter=native, residual=residual))
     found = {point.id for point in engine.scroll(0, 1000, vectors=False, filter=query.filter)[0]}
@@ -183,7 +183,7 @@ def on_qdrant(engine: EdgeEngine, parsed: filters.Filter) -> set[int]:
 
 
 def too_large(parsed: filters.Filter) -> bool:
-    """Whether Qdrant refuses a number of the filter."""
+    """Return whether Qdrant refuses a number in the filter."""
     if isinstance(parsed, filters.And | filters.Or):
         return any(map(too_large, parsed.parts))
     if isinstance(parsed, filters.Not):
@@ -201,11 +201,11 @@ def too_large(parsed: filters.Filter) -> bool:
 
 INSTANTS = [dates.utc(date) for date in map(dates.parse, DATES) if date and 1 < date.year < 9999]
 NEAR_INSTANTS = [instant + timedelta(microseconds=n) for instant in INSTANTS for n in (-1, 0, 1)]
-OPERANDS = [*FIXED, *NEAR_INSTANTS]
+OPERANDS = [*EDGE_VALUES, *NEAR_INSTANTS]
 EVERY_VALUE: list[Row] = [
-    *({"a": value} for value in FIXED),
-    *({"a": ["zz", value]} for value in FIXED),
-    *({"a": {"b": value}} for value in FIXED),
+    *({"a": value} for value in EDGE_VALUES),
+    *({"a": ["zz", value]} for value in EDGE_VALUES),
+    *({"a": {"b": value}} for value in EDGE_VALUES),
     *({"a": value} for value in ([], {}, [[]], [[1, "a"]], [{"b": 1}], [None, 1], {"b": [1, None]}, {"b": []})),
     {},
     None,
@@ -252,7 +252,7 @@ def test_qdrant_agrees_on_every_operator_and_value(engine: EdgeEngine) -> None:
 
 
 @pytest.mark.parametrize("key", ["a%b", "%s", "it's", "two words", "x[]", "ключ", "0", "-1", 'a"b', "back\\slash", "$"])
-def test_fields_may_have_any_name(table: psycopg.Connection, engine: EdgeEngine, key: str) -> None:
+def test_fields_with_unusual_names(table: psycopg.Connection, engine: EdgeEngine, key: str) -> None:
     rows: list[Row] = [{key: 1}, {key: {key: 1}}, {"a": [1]}, {"a": {key: 2}}, {key: [1]}, {}]
     fill_postgres(table, rows)
     fill_qdrant(engine, rows)
@@ -267,7 +267,7 @@ def test_fields_may_have_any_name(table: psycopg.Connection, engine: EdgeEngine,
                 assert on_qdrant(engine, parsed) == expected(rows, parsed), parsed
 
 
-def test_a_statement_without_parameters_may_run_with_none(table: psycopg.Connection) -> None:
+def test_condition_without_parameters_runs_with_and_without_a_mapping(table: psycopg.Connection) -> None:
     fill_postgres(table, [{"a%b": 1}, {}])
     condition, parameters = postgres.compile(filters.parse({"a%b": {"$exists": True}}))
     query = sql.SQL("SELECT id FROM filtered WHERE {}").format(condition)
@@ -278,8 +278,8 @@ def test_a_statement_without_parameters_may_run_with_none(table: psycopg.Connect
 @pytest.mark.parametrize(
     "setting", ["DateStyle = 'SQL, DMY'", "TimeZone = 'Asia/Tokyo'", "standard_conforming_strings = off"]
 )
-def test_no_setting_of_the_session_matters(new_database: Callable[..., str], setting: str) -> None:
-    rows: list[Row] = [{"a": value} for value in FIXED]
+def test_session_settings_do_not_change_the_rows(new_database: Callable[..., str], setting: str) -> None:
+    rows: list[Row] = [{"a": value} for value in EDGE_VALUES]
     with psycopg.connect(new_database(), autocommit=True) as connection:
         connection.execute("CREATE TABLE filtered (id bigint PRIMARY KEY, metadata jsonb)")
         fill_postgres(connection, rows)
@@ -289,14 +289,12 @@ def test_no_setting_of_the_session_matters(new_database: Callable[..., str], set
             assert on_postgres(connection, parsed) == expected(rows, parsed), parsed
 
 
-# Filters at random
+# Random filters
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(FLOATS))
-def test_postgres_finds_the_rows_of_the_specification(
-    table: psycopg.Connection, case: tuple[list[Row], list[Filter]]
-) -> None:
+def test_postgres_agrees_on_random_filters(table: psycopg.Connection, case: tuple[list[Row], list[Filter]]) -> None:
     rows, conditions = case
     fill_postgres(table, rows)
     for condition in conditions:
@@ -306,7 +304,7 @@ def test_postgres_finds_the_rows_of_the_specification(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(SHORT_FLOATS))
-def test_qdrant_finds_the_rows_of_the_specification(engine: EdgeEngine, case: tuple[list[Row], list[Filter]]) -> None:
+def test_qdrant_agrees_on_random_filters(engine: EdgeEngine, case: tuple[list[Row], list[Filter]]) -> None:
     rows, conditions = case
     fill_qdrant(engine, rows)
     for condition in conditions:

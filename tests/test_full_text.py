@@ -1,4 +1,4 @@
-"""Word searches: the ranking by BM25 in all stores, and in Postgres its dependence on table statistics."""
+"""Word searches: BM25 ranking on all stores, and its use of table statistics in Postgres."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = 1000
 
 
 def texts(random: np.random.Generator, rows: int) -> list[str]:
-    """Return texts of 4 to 40 words out of 200; the n-th word is n times rarer than the first."""
+    """Return texts of 4 to 40 words out of 200; the n-th word is n times as rare as the first."""
     share = 1 / np.arange(1, 201)
     words = random.choice(200, (rows, 40), p=share / share.sum())
     lengths = random.integers(4, 41, rows)
@@ -31,8 +31,8 @@ QUESTIONS = [" ".join(f"w{word}" for word in words) for words in np.random.defau
 def bm25(documents: list[str], question: str, distinct: bool) -> dict[int, float]:
     """Return the BM25 scores of documents with a word of the question, in Lucene's form with k1 = 1.2 and b = 0.75.
 
-    A document is as long as it has words, set beside the average of all. With `distinct` it is as long as it has
-    distinct words, set beside the average of those that hold a word of the question.
+    The length of a document is its number of words, relative to the average of all documents. With `distinct` it is the
+    number of distinct words, relative to the average of the documents that contain a word of the question.
     """
     words = [document.split() for document in documents]
     asked = set(question.split())
@@ -49,7 +49,7 @@ def bm25(documents: list[str], question: str, distinct: bool) -> dict[int, float
 
 
 def check_ranking(docs: Any, distinct: bool) -> None:
-    """Assert that with k = all rows, every row with a word of the question is ranked by its exact score."""
+    """Assert that a search for all rows ranks every row with a word of the question by its exact score."""
     for question in QUESTIONS:
         expected = bm25(DOCUMENTS, question, distinct)
         found = docs.search_text(question, ROWS)
@@ -72,27 +72,27 @@ def test_words_rank_by_bm25(store: Store, calibration: Calibration, vectors: Any
 
 @pytest.fixture
 def docs(db: Database, name: str, calibration: Calibration, vectors: Any) -> Any:
-    """A collection of the documents whose table ANALYZE last saw empty."""
+    """A collection of the documents; ANALYZE has last run on its empty table."""
     docs: Any = db.create_collection(name, calibration=calibration)
     docs.index_texts("simple")
     docs.upsert(np.arange(ROWS), vectors, DOCUMENTS)
     return docs
 
 
-def test_statistics_of_all_rows_rank_by_bm25_too(db: Database, docs: Any) -> None:
+def test_words_rank_by_bm25_after_analyze(db: Database, docs: Any) -> None:
     analyze(db, docs)
     check_ranking(docs, distinct=True)
 
 
-def test_rankings_are_the_same_before_analyze_has_seen_the_rows(db: Database, docs: Any) -> None:
+def test_rankings_are_the_same_before_and_after_analyze(db: Database, docs: Any) -> None:
     before = [docs.search_text(question) for question in QUESTIONS]
     analyze(db, docs)
     after = [docs.search_text(question) for question in QUESTIONS]
     assert [ids(hits) for hits in before] == [ids(hits) for hits in after]
 
 
-def test_the_rows_read_for_a_ranking_contain_the_best(docs: Any) -> None:
-    """Common words match more rows than the ranking reads."""
+def test_approximate_ranking_contains_the_best_rows(docs: Any) -> None:
+    """Common words match more rows than the ranking scores."""
     shared = []
     for question in ("w0 w1 w2", "w0 w3 w150", "w1 w2 w80 w90"):
         best, found = docs.search_text(question, ROWS), docs.search_text(question, 10)

@@ -1,4 +1,4 @@
-"""Searches that the client builds on a store's: diversity, groups, pages, fusion, reranking; the store is a fake."""
+"""Searches that the client derives from a store's, on a fake store: diversity, groups, pages, fusion, reranking."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FakeCollection:
 
 
 def client(stored: Any) -> Collection:
-    """Return the client's collection of a fake one."""
+    """Return the client's collection over a fake stored collection."""
     return Collection(FakeStore(), stored, Embedders())  # type: ignore[arg-type]
 
 
@@ -68,8 +68,8 @@ QUERY = np.zeros(2, np.float32)
 # Diversity
 
 
-def by_definition(query: NDArray[Any], vectors: NDArray[Any], k: int, lambda_mult: float) -> list[int]:
-    """Maximal marginal relevance as the paper defines it, computed anew for each step."""
+def mmr_by_definition(query: NDArray[Any], vectors: NDArray[Any], k: int, lambda_mult: float) -> list[int]:
+    """Return maximal marginal relevance by the definition in the paper, recomputed in each step."""
     chosen: list[int] = []
     while len(chosen) < min(k, len(vectors)):
         left = [i for i in range(len(vectors)) if i not in chosen]
@@ -85,20 +85,20 @@ def by_definition(query: NDArray[Any], vectors: NDArray[Any], k: int, lambda_mul
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
-def test_mmr_is_its_definition(seed: int, k: int, lambda_mult: float) -> None:
+def test_mmr_equals_its_definition(seed: int, k: int, lambda_mult: float) -> None:
     rng = np.random.default_rng(seed)
-    vectors = rng.integers(-4, 5, (9, 5)).astype(np.float32)  # exact in any order of summation, and full of ties
+    vectors = rng.integers(-4, 5, (9, 5)).astype(np.float32)  # sums are exact in any order, with many ties
     query = rng.integers(-4, 5, 5).astype(np.float32)
-    assert mmr(query, vectors, k, lambda_mult) == by_definition(query, vectors, k, lambda_mult)
+    assert mmr(query, vectors, k, lambda_mult) == mmr_by_definition(query, vectors, k, lambda_mult)
 
 
-def test_mmr_takes_the_duplicate_last() -> None:
+def test_mmr_ranks_the_duplicate_last() -> None:
     vectors = np.array([[1, 0], [1, 0], [0.6, 0.8]], np.float32)
     assert mmr([1, 0], vectors, 3, 1.0) == [0, 1, 2]
     assert mmr([1, 0], vectors, 3, 0.4) == [0, 2, 1]
 
 
-def test_mmr_leaves_out_a_row_that_is_gone() -> None:
+def test_mmr_omits_deleted_rows() -> None:
     assert mmr([1, 0], [[0, 1], [np.nan, np.nan], [1, 0]], 3) == [2, 0]
     assert mmr([1, 0], np.empty((0, 2)), 3) == []
 
@@ -111,7 +111,7 @@ def test_mmr_leaves_out_a_row_that_is_gone() -> None:
         (1, np.nan, "lambda_mult is nan"),
     ],
 )
-def test_mmr_refuses(k: int, lambda_mult: float, message: str) -> None:
+def test_mmr_refuses_invalid_arguments(k: int, lambda_mult: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         mmr([1.0], [[1.0]], k, lambda_mult)
 
@@ -119,7 +119,7 @@ def test_mmr_refuses(k: int, lambda_mult: float, message: str) -> None:
 # Groups
 
 
-def test_hits_are_grouped_in_the_order_of_their_best() -> None:
+def test_groups_are_ordered_by_their_best_hit() -> None:
     found = [
         Hit(1, 0.9, None, {"doc": {"name": "b"}}),
         Hit(2, 0.8, None, {"doc": {"name": "a"}}),
@@ -139,27 +139,27 @@ def test_one_and_true_are_different_groups() -> None:
     assert [one.value for one in group(found, "v")] == [1, True, [1]]
 
 
-def test_numbers_that_are_equal_are_one_group() -> None:
+def test_equal_numbers_are_one_group() -> None:
     found = [Hit(1, 0.9, None, {"v": 1}), Hit(2, 0.8, None, {"v": 1.0}), Hit(3, 0.7, None, {"v": "1"})]
     assert [[hit.id for hit in one.hits] for one in group(found, "v")] == [[1, 2], [3]]
 
 
-class Filtered(FakeCollection):
-    """A collection of rows 0, 1, … with the given values, ranked in this order; `given` counts the hits returned."""
+class FilterableRows(FakeCollection):
+    """A collection of rows 0, 1, … with these values, ranked in this order; `returned` counts the returned hits."""
 
     def __init__(self, values: Sequence[Any]) -> None:
         super().__init__()
         self.rows = [
             Hit(id, -id, None, None if value is None else {"a": {"b": value}}) for id, value in enumerate(values)
         ]
-        self.given = 0
+        self.returned = 0
 
     def search(self, _queries: Any, request: SearchRequest) -> list[list[Hit]]:
         return [self.find(request.k, request.filter)]
 
     def find(self, k: int, filter: RowFilter) -> list[Hit]:
         found = [row for row in self.rows if passes(row, filter)][:k]
-        self.given += len(found)
+        self.returned += len(found)
         return found
 
 
@@ -168,7 +168,9 @@ def passes(row: Hit, filter: RowFilter) -> bool:
     return bool(native) and (filter.tree is None or matches(filter.tree, row.metadata))
 
 
-def groups_of(collection: Filtered, k: int, group_size: int = 1, filter: Any = None) -> list[tuple[Any, list[Any]]]:
+def groups_of(
+    collection: FilterableRows, k: int, group_size: int = 1, filter: Any = None
+) -> list[tuple[Any, list[Any]]]:
     found = client(collection).search_groups(QUERY, "a.b", k, group_size=group_size, filter=filter)
     return [(one.value, [hit.id for hit in one.hits]) for one in found]
 
@@ -188,21 +190,21 @@ FILTERS: list[Any] = [None, {"a.b": {"$ne": "x"}}, lambda row: row.id % 3 > 0]
     st.integers(1, 3),
     st.sampled_from(FILTERS),
 )
-def test_groups_are_those_of_all_rows(
+def test_groups_equal_those_of_all_rows(
     seed: int, kinds: list[Any], rows: int, k: int, group_size: int, filter: Any
 ) -> None:
-    """Some values are common, so that the first search finds few of them."""
+    """Some values are so common that the first search finds few other values."""
     random = np.random.default_rng(seed)
     values = [kinds[min(place, len(kinds) - 1)] for place in random.geometric(0.4, rows) - 1]
     filters = RowFilter(native=filter) if callable(filter) else RowFilter(parse(filter)) if filter else RowFilter()
-    everything = group(Filtered(values).find(rows, filters), "a.b")
-    assert all(one.value != [] for one in everything)
-    expected = [(one.value, [hit.id for hit in one.hits[:group_size]]) for one in everything[:k]]
-    assert groups_of(Filtered(values), k, group_size, filter) == expected
+    all_groups = group(FilterableRows(values).find(rows, filters), "a.b")
+    assert all(one.value != [] for one in all_groups)
+    expected = [(one.value, [hit.id for hit in one.hits[:group_size]]) for one in all_groups[:k]]
+    assert groups_of(FilterableRows(values), k, group_size, filter) == expected
 
 
-def test_groups_end_where_a_filter_does_not_tell_them_apart() -> None:
-    class Unfiltered(Filtered):
+def test_grouping_ends_if_the_store_ignores_filters() -> None:
+    class Unfiltered(FilterableRows):
         def find(self, k: int, filter: RowFilter) -> list[Hit]:  # noqa: ARG002
             return super().find(k, RowFilter())
 
@@ -211,22 +213,22 @@ def test_groups_end_where_a_filter_does_not_tell_them_apart() -> None:
     assert [value for value, _ in groups_of(Unfiltered(values), 2)] == ["x", "y"]
 
 
-def test_groups_of_few_values_do_not_read_all_rows() -> None:
-    few = Filtered([row % 3 for row in range(10_000)])
-    assert [value for value, _ in groups_of(few, 10)] == [0, 1, 2]
-    assert few.given == 2 * 10
-    unlike = Filtered(["many"] * 5000 + [str(n // 100) for n in range(1000)])
-    assert [value for value, _ in groups_of(unlike, 5, 2)] == ["many", "0", "1", "2", "3"]
-    assert unlike.given == 5 * 2 * 5 * 2
-    whole = Filtered([row % 3 for row in range(10)])
-    assert groups_of(whole, 3, 4) == [(0, [0, 3, 6, 9]), (1, [1, 4, 7]), (2, [2, 5, 8])]
-    assert whole.given == 10
+def test_grouping_by_a_field_of_few_values_reads_few_rows() -> None:
+    three_values = FilterableRows([row % 3 for row in range(10_000)])
+    assert [value for value, _ in groups_of(three_values, 10)] == [0, 1, 2]
+    assert three_values.returned == 2 * 10
+    unbalanced = FilterableRows(["many"] * 5000 + [str(n // 100) for n in range(1000)])
+    assert [value for value, _ in groups_of(unbalanced, 5, 2)] == ["many", "0", "1", "2", "3"]
+    assert unbalanced.returned == 5 * 2 * 5 * 2
+    small = FilterableRows([row % 3 for row in range(10)])
+    assert groups_of(small, 3, 4) == [(0, [0, 3, 6, 9]), (1, [1, 4, 7]), (2, [2, 5, 8])]
+    assert small.returned == 10
 
 
-def test_a_field_that_no_row_has_is_not_looked_for_in_all_rows() -> None:
-    misspelt = Filtered([None] * 10_000)
+def test_grouping_by_a_missing_field_reads_few_rows() -> None:
+    misspelt = FilterableRows([None] * 10_000)
     assert groups_of(misspelt, 8, 2) == []
-    assert misspelt.given == 2 * 8 * 2
+    assert misspelt.returned == 2 * 8 * 2
 
 
 @pytest.mark.parametrize(
@@ -240,15 +242,15 @@ def test_a_field_that_no_row_has_is_not_looked_for_in_all_rows() -> None:
         (["a"], r"group_by is \['a'\], expected the name"),
     ],
 )
-def test_an_invalid_field_is_refused_before_any_search(group_by: Any, message: str) -> None:
-    collection = Filtered(["x"] * 30)
+def test_invalid_group_field_is_refused_before_any_search(group_by: Any, message: str) -> None:
+    collection = FilterableRows(["x"] * 30)
     with pytest.raises(InputError, match=message):
         client(collection).search_groups(QUERY, group_by, 2)
-    assert collection.given == 0
+    assert collection.returned == 0
 
 
-def test_values_that_no_filter_is_for_are_read_until_their_groups_are_full() -> None:
-    class Unfilterable(Filtered):
+def test_groups_of_unfilterable_values_are_complete() -> None:
+    class Unfilterable(FilterableRows):
         def find(self, k: int, filter: RowFilter) -> list[Hit]:
             if filter:
                 raise InputError("there is no filter for such names")
@@ -258,7 +260,7 @@ def test_values_that_no_filter_is_for_are_read_until_their_groups_are_full() -> 
     assert groups_of(Unfilterable(values), 2, 2) == [("x", [0, 1]), ("y", [50, 51])]
     assert groups_of(Unfilterable(["x", *["y"] * 50, "x"]), 2, 2) == [("x", [0, 51]), ("y", [1, 2])]
 
-    class Broken(Filtered):
+    class Broken(FilterableRows):
         def find(self, k: int, filter: RowFilter) -> list[Hit]:  # noqa: ARG002
             raise InputError("query: NaN found")
 
@@ -266,8 +268,8 @@ def test_values_that_no_filter_is_for_are_read_until_their_groups_are_full() -> 
         groups_of(Broken(values), 2)
 
 
-def test_a_group_that_was_overlooked_at_first_takes_its_place() -> None:
-    class Approximate(Filtered):
+def test_group_missed_by_the_first_search_is_ranked_correctly() -> None:
+    class Approximate(FilterableRows):
         def find(self, k: int, filter: RowFilter) -> list[Hit]:
             found = super().find(k + 1, filter)
             return found[:k] if filter else found[1:]
@@ -275,16 +277,16 @@ def test_a_group_that_was_overlooked_at_first_takes_its_place() -> None:
     assert groups_of(Approximate(["best"] + ["many"] * 50), 3) == [("best", [0]), ("many", [1])]
 
 
-def test_rows_of_a_group_are_looked_for_past_lists_that_hold_its_value() -> None:
+def test_group_skips_lists_that_contain_its_value() -> None:
     values = ["x", *[["x", str(n)] for n in range(50)], "x", "x"]
-    assert groups_of(Filtered(values), 1, 3) == [("x", [0, 51, 52])]
+    assert groups_of(FilterableRows(values), 1, 3) == [("x", [0, 51, 52])]
 
 
 # Pages
 
 
-class Ranked(FakeCollection):
-    """A collection of the given hits; hits of equal scores come in the order in which they were given."""
+class RankedRows(FakeCollection):
+    """A collection with these hits; equal scores keep the given order."""
 
     def __init__(self, found: list[Hit]) -> None:
         super().__init__()
@@ -295,8 +297,8 @@ class Ranked(FakeCollection):
 
 
 @given(st.lists(st.sampled_from([0.1, 0.5, 0.9]), max_size=40), st.integers(1, 7))
-def test_pages_hold_every_row_once_in_order(scores: list[float], k: int) -> None:
-    collection = Ranked([Hit(id, score) for id, score in enumerate(scores)])
+def test_pages_contain_every_row_once_in_order(scores: list[float], k: int) -> None:
+    collection = RankedRows([Hit(id, score) for id, score in enumerate(scores)])
     shown, cursor, pages = [], None, 0
     while pages == 0 or cursor is not None:
         found = client(collection).search_page(QUERY, k, cursor)
@@ -306,15 +308,15 @@ def test_pages_hold_every_row_once_in_order(scores: list[float], k: int) -> None
     assert shown == sorted(collection.found, key=lambda hit: (-hit.score, hit.id))
 
 
-def test_pages_hold_ids_of_both_kinds() -> None:
-    collection = Ranked(hits("a", 1, "b", 2, scores=[0.5] * 4))
+def test_pages_with_integer_and_text_ids() -> None:
+    collection = RankedRows(hits("a", 1, "b", 2, scores=[0.5] * 4))
     first = client(collection).search_page(QUERY, 2)
     second = client(collection).search_page(QUERY, 2, first.cursor)
     assert [hit.id for hit in first.hits + second.hits] == [1, 2, "a", "b"]
 
 
-def test_a_row_written_between_pages_repeats_none() -> None:
-    collection = Ranked(hits("a", "b", "c", "d", scores=[0.9, 0.8, 0.7, 0.6]))
+def test_row_written_between_pages_repeats_no_row() -> None:
+    collection = RankedRows(hits("a", "b", "c", "d", scores=[0.9, 0.8, 0.7, 0.6]))
     first = client(collection).search_page(QUERY, 2)
     collection.found.append(Hit("new", 0.95))
     second = client(collection).search_page(QUERY, 2, first.cursor)
@@ -341,12 +343,12 @@ def cursor_of(*parts: Any) -> str:
         base64.urlsafe_b64encode(b"[" * 100_000).decode(),
     ],
 )
-def test_a_malformed_cursor_is_refused(cursor: Any) -> None:
+def test_malformed_cursor_is_refused(cursor: Any) -> None:
     with pytest.raises(InputError, match="is not a cursor; expected that of the page before"):
-        client(Ranked([])).search_page(QUERY, 2, cursor)
+        client(RankedRows([])).search_page(QUERY, 2, cursor)
 
 
-def test_a_search_is_known_by_collection_query_and_filter() -> None:
+def test_search_fingerprint_depends_on_collection_query_and_filter() -> None:
     searches: list[tuple[str, Any, Any]] = [
         ("docs", "fox", None),
         ("other", "fox", None),
@@ -372,12 +374,12 @@ def test_a_search_is_known_by_collection_query_and_filter() -> None:
     assert len(search_fingerprint("docs", "half a pair \ud83d", None)) == 16
 
 
-# Texts
+# Fetching texts
 
 
-class Rows(FakeCollection):
-    """A collection of rows 0 to 99, nearest first; every other one holds the words. `texts` lists the rows whose texts
-    were read."""
+class RowsWithTexts(FakeCollection):
+    """A collection of rows 0 to 99, nearest first; even rows contain the words. `texts` lists the rows whose texts were
+    read, `gone` deleted rows."""
 
     def __init__(self, dimensions: int = 100, metric: Metric = "ip") -> None:
         super().__init__(dimensions, metric)
@@ -385,10 +387,10 @@ class Rows(FakeCollection):
         self.gone: set[int] = set()
 
     def search(self, _queries: Any, request: SearchRequest) -> list[list[Hit]]:
-        return [self._given([Hit(id, 1 - id / 100) for id in range(100)], request)]
+        return [self._first_hits([Hit(id, 1 - id / 100) for id in range(100)], request)]
 
     def search_text(self, request: TextRequest) -> list[Hit]:
-        return self._given([Hit(id, 9 - id / 100) for id in range(0, 100, 2)], request)
+        return self._first_hits([Hit(id, 9 - id / 100) for id in range(0, 100, 2)], request)
 
     def get(self, ids: Sequence[int]) -> list[Hit | None]:
         self.texts += ids
@@ -397,7 +399,7 @@ class Rows(FakeCollection):
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return np.eye(100, dtype=np.float32)[list(ids)]
 
-    def _given(self, ranking: list[Hit], request: SearchRequest | TextRequest) -> list[Hit]:
+    def _first_hits(self, ranking: list[Hit], request: SearchRequest | TextRequest) -> list[Hit]:
         found = ranking[: request.k]
         self.texts += [hit.id for hit in found if request.texts and isinstance(hit.id, int)]
         return found
@@ -406,8 +408,8 @@ class Rows(FakeCollection):
 LONG_QUERY = np.ones(100, np.float32)
 
 
-def test_texts_of_fused_rows_are_fetched_when_they_are_returned() -> None:
-    rows = Rows()
+def test_hybrid_search_fetches_texts_of_returned_rows_only() -> None:
+    rows = RowsWithTexts()
     found = client(rows).search_hybrid("words", 3, vector=LONG_QUERY)
     assert [(hit.id, hit.document, hit.metadata) for hit in found] == [(n, f"text {n}", {"n": n}) for n in (0, 2, 4)]
     assert rows.texts == [0, 2, 4]
@@ -418,8 +420,8 @@ def test_texts_of_fused_rows_are_fetched_when_they_are_returned() -> None:
     ]
 
 
-def test_texts_of_fused_rows_are_fetched_when_they_are_reranked() -> None:
-    rows, evaluated = Rows(), []
+def test_hybrid_search_fetches_texts_of_reranked_rows() -> None:
+    rows, evaluated = RowsWithTexts(), []
 
     def evaluate(question: str, texts: Sequence[str]) -> list[float]:
         evaluated.append((question, list(texts)))
@@ -431,16 +433,16 @@ def test_texts_of_fused_rows_are_fetched_when_they_are_reranked() -> None:
     assert [hit.id for hit in found] == sorted(rows.texts)[:-3:-1]
 
 
-def test_texts_of_diverse_rows_are_fetched_when_they_are_returned() -> None:
-    rows = Rows()
+def test_diverse_search_fetches_texts_of_returned_rows_only() -> None:
+    rows = RowsWithTexts()
     found = client(rows).search_diverse(LONG_QUERY, 3, fetch_k=20, lambda_mult=0.5)
     assert [hit.document for hit in found] == ["text 0", "text 1", "text 2"]
     assert rows.texts == [0, 1, 2]
 
 
-def test_lengths_count_for_diversity_only_under_inner_product() -> None:
-    class Long(Rows):
-        """The first row is the longest and points away."""
+def test_vector_lengths_affect_diversity_only_under_inner_product() -> None:
+    class Long(RowsWithTexts):
+        """The first row is the longest and has another direction."""
 
         def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
             return np.array([[9, 12], [1, 0], [0.8, 0.6]], np.float32)[list(ids)]
@@ -477,18 +479,18 @@ def test_weighted_scores_by_hand() -> None:
     assert [hit.score for hit in fused] == pytest.approx([0.75, 0.5, 0, 0])
 
 
-def test_equal_scores_count_as_the_best() -> None:
+def test_equal_scores_count_as_the_best_score() -> None:
     assert weighted_scores([hits(7, 8, scores=[3.0, 3.0])])[0].score == 1.0
     assert weighted_scores([[], []]) == []
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1, -1], [1, float("nan")], [1, float("inf")]])
-def test_weights_are_checked(weights: list[float]) -> None:
+def test_invalid_weights_are_refused(weights: list[float]) -> None:
     with pytest.raises(InputError, match="expected 2 numbers of at least 0"):
         reciprocal_rank([hits(1), hits(2)], weights)
 
 
-def test_a_row_keeps_the_texts_of_where_it_was_first_met() -> None:
+def test_fused_row_keeps_the_texts_of_its_first_ranking() -> None:
     dense = [Hit(1, 0.5, "text", {"a": 1})]
     assert reciprocal_rank([dense, hits(1)])[0].document == "text"
 
@@ -502,7 +504,7 @@ def test_reranking_orders_by_the_rerankers_scores() -> None:
     assert [(hit.id, hit.score) for hit in ordered] == [(3, 1.8), (1, 0.6), (2, 0.8)]
 
 
-def test_a_reranker_that_gives_too_few_scores_is_named() -> None:
+def test_too_few_scores_from_a_reranker_are_an_error() -> None:
     with pytest.raises(InputError, match="the reranker gave 1 scores for 2 texts"):
         rerank("q", [Hit(1, 1.0, "a"), Hit(2, 1.0, "b")], lambda *_: [1.0])
 
@@ -517,11 +519,11 @@ def test_a_reranker_that_gives_too_few_scores_is_named() -> None:
         (np.ones((2, 3)), r"the reranker gave array\(\[\[1"),
     ],
 )
-def test_a_reranker_that_gives_no_numbers_is_named(given: Any, message: str) -> None:
+def test_invalid_scores_from_a_reranker_are_an_error(given: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         rerank("q", [Hit(1, 1.0, "a"), Hit(2, 1.0, "b")], lambda *_: given)
 
 
-def test_a_reranker_may_rule_texts_out() -> None:
+def test_reranker_may_return_minus_infinity() -> None:
     found = rerank("q", [Hit(1, 1.0, "a"), Hit(2, 1.0, "b")], lambda *_: [float("-inf"), 0.0])
     assert [hit.id for hit in found] == [2, 1]

@@ -138,7 +138,7 @@ def test_deep_nesting_is_an_error(sql: Connection) -> None:
 
 def test_filter_language_examples(sql: Connection) -> None:
     language.fill_postgres(sql, [json.loads(json.dumps(test_filters.ROW))])
-    for condition in test_filters.HOLDS:
+    for condition in test_filters.MATCHING:
         try:
             filter_text = json.dumps(condition)
         except TypeError:

@@ -1,4 +1,4 @@
-"""Spans around searches, as an application records them."""
+"""OpenTelemetry spans around searches, as an application records them, and log messages."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
     return {key.removeprefix("qvec."): value for key, value in (span.attributes or {}).items()}
 
 
-def test_a_search_is_a_span_with_its_steps(store: Store, recorded: InMemorySpanExporter) -> None:
+def test_search_has_a_span_with_its_steps(store: Store, recorded: InMemorySpanExporter) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((300, 8), np.float32)
     docs: Any = store.create(Calibration.fit(vectors))
@@ -83,8 +83,8 @@ def is_inside(step: ReadableSpan, whole: ReadableSpan) -> bool:
     return parent is not None and context is not None and parent.span_id == context.span_id
 
 
-def named(recorded: InMemorySpanExporter) -> list[tuple[str, dict[str, Any]]]:
-    """Return names and attributes of the spans since the last call, inner ones first, without the common attributes."""
+def take_spans(recorded: InMemorySpanExporter) -> list[tuple[str, dict[str, Any]]]:
+    """Return and clear the recorded spans: names and attributes except the common ones, inner spans first."""
     spans = recorded.get_finished_spans()
     recorded.clear()
     common = ("database", "collection")
@@ -93,26 +93,28 @@ def named(recorded: InMemorySpanExporter) -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.fixture
 def docs(store: Store, recorded: InMemorySpanExporter) -> Any:
-    """300 texts of one to eight letters."""
+    """A collection of 300 texts of one to eight letters."""
     collection: Any = store.create(Calibration.fit(np.random.default_rng(0).standard_normal((300, 8), np.float32)))
     collection.embedder = Embedder()
     collection.index_texts()
     collection.add(["a" * (n % 8 + 1) for n in range(300)], [{"n": n} for n in range(300)])
     assert recorded.get_finished_spans()[0].name == "qvec.embed"
-    assert named(recorded)[0] == ("qvec.embed", {"texts": 300})
+    assert take_spans(recorded)[0] == ("qvec.embed", {"texts": 300})
     return collection
 
 
-def test_scans_have_a_span(store: Store, docs: Any, recorded: InMemorySpanExporter) -> None:
+def test_exact_and_filtered_searches_have_a_span_for_the_scan(
+    store: Store, docs: Any, recorded: InMemorySpanExporter
+) -> None:
     scan = [("qvec.scan", {"rows": 300}), ("qvec.texts", {"rows": 2})] if store.is_postgres else []
     vectors = np.eye(8, dtype=np.float32)[:2]
     docs.search(vectors[0], 2, exact=True)
-    assert named(recorded) == [*scan, ("qvec.search", {"queries": 1, "k": 2})]
+    assert take_spans(recorded) == [*scan, ("qvec.search", {"queries": 1, "k": 2})]
     docs.search(vectors, 2, exact=True, texts=False)
-    assert named(recorded) == [*scan[:1], ("qvec.search", {"queries": 2, "k": 2})]
+    assert take_spans(recorded) == [*scan[:1], ("qvec.search", {"queries": 2, "k": 2})]
     docs.search(vectors[0], 2, 2, filter={"n": {"$lt": 3}})
     if store.is_postgres:
-        assert [name for name, _ in named(recorded)] == [
+        assert [name for name, _ in take_spans(recorded)] == [
             "qvec.prefilter",
             "qvec.scan",
             "qvec.texts",
@@ -120,27 +122,27 @@ def test_scans_have_a_span(store: Store, docs: Any, recorded: InMemorySpanExport
         ]
 
 
-def test_a_statement_for_both_steps_has_one_span(store: Store, docs: Any, recorded: InMemorySpanExporter) -> None:
+def test_statement_for_both_steps_has_one_span(store: Store, docs: Any, recorded: InMemorySpanExporter) -> None:
     if not store.is_postgres:
-        pytest.skip("Qdrant's engine always does both")
+        pytest.skip("Qdrant always does both steps in one request")
     docs.search(np.ones(8), 2, 5, rescore_in="sql")
     both = ("qvec.prefilter_rescore", {"candidates": 10, "rows": 2})
-    assert named(recorded) == [both, ("qvec.search", {"queries": 1, "k": 2, "candidates": 10})]
+    assert take_spans(recorded) == [both, ("qvec.search", {"queries": 1, "k": 2, "candidates": 10})]
     docs.search(np.ones(8), 2, exact=True, rescore_in="sql")
-    assert named(recorded) == [("qvec.scan", {"rows": 2}), ("qvec.search", {"queries": 1, "k": 2})]
+    assert take_spans(recorded) == [("qvec.scan", {"rows": 2}), ("qvec.search", {"queries": 1, "k": 2})]
 
 
-def test_words_and_rerankers_have_spans(docs: Any, recorded: InMemorySpanExporter) -> None:
+def test_word_searches_and_rerankers_have_spans(docs: Any, recorded: InMemorySpanExporter) -> None:
     docs.search_text("aaa", 4)
-    assert named(recorded) == [("qvec.search_text", {"k": 4, "rows": 4})]
+    assert take_spans(recorded) == [("qvec.search_text", {"k": 4, "rows": 4})]
     docs.search_hybrid("aaa", 2, fetch_k=3, reranker=lambda _, texts: [len(text) for text in texts])
-    found = dict(named(recorded))
+    found = dict(take_spans(recorded))
     assert found["qvec.search"]["k"] == found["qvec.search_text"]["k"] == 3
     assert found["qvec.texts"] == {"rows": 3}
     assert found["qvec.rerank"] == {"texts": 3}
 
 
-def test_awaited_searches_have_the_same_spans(docs: Any, store: Store, recorded: InMemorySpanExporter) -> None:
+def test_async_searches_have_the_same_spans(docs: Any, store: Store, recorded: InMemorySpanExporter) -> None:
     def search(of: Any) -> list[Any]:
         options = {"reranker": lambda _, texts: [len(text) for text in texts]}
         return [
@@ -154,7 +156,7 @@ def test_awaited_searches_have_the_same_spans(docs: Any, store: Store, recorded:
         async with await connect_async(store.url) as database:
             other: Any = await database.collection(docs.name)
             other.embedder = Embedder()
-            await other.search_text("aaa", 1)  # the first one reads the language
+            await other.search_text("aaa", 1)  # the first search reads the language
             recorded.clear()
             for awaited in search(other):
                 await awaited
@@ -162,9 +164,9 @@ def test_awaited_searches_have_the_same_spans(docs: Any, store: Store, recorded:
     docs.search_text("aaa", 1)
     recorded.clear()
     search(docs)
-    expected = named(recorded)
+    expected = take_spans(recorded)
     asyncio.run(search_async())
-    assert [name for name, _ in named(recorded)] == [name for name, _ in expected]
+    assert [name for name, _ in take_spans(recorded)] == [name for name, _ in expected]
 
 
 def test_every_span_is_documented(docs: Any, store: Store, recorded: InMemorySpanExporter) -> None:
@@ -180,13 +182,13 @@ def test_every_span_is_documented(docs: Any, store: Store, recorded: InMemorySpa
     assert {span.name for span in spans} == described.keys() or not store.is_postgres
 
 
-def test_without_opentelemetry_nothing_is_imported() -> None:
+def test_opentelemetry_is_not_imported_by_qvec() -> None:
     program = "import sys; from qvec.tracing import span\nwith span('search', k=1) as s: s.set_attribute('a', 1)\n"
     program += "assert 'opentelemetry' not in sys.modules"
     subprocess.run([sys.executable, "-I", "-c", program], check=True)
 
 
-def test_a_package_that_shares_opentelemetrys_name_is_not_its_api() -> None:
+def test_another_package_named_opentelemetry_is_ignored() -> None:
     program = "import sys, types; sys.modules['opentelemetry'] = types.ModuleType('opentelemetry')\n"
     program += "from qvec.tracing import span\nwith span('search', k=1) as s: s.set_attribute('a', 1)"
     subprocess.run([sys.executable, "-I", "-c", program], check=True)
@@ -201,7 +203,7 @@ def test_qvec_adds_no_log_handlers() -> None:
     subprocess.run([sys.executable, "-I", "-c", program], check=True)
 
 
-def test_a_lost_connection_is_logged(
+def test_lost_connection_is_logged(
     url: str, caplog: pytest.LogCaptureFixture, vectors: NDArray[np.float32], calibration: Calibration
 ) -> None:
     with connect(url) as database, caplog.at_level(logging.INFO, "qvec"):
@@ -217,7 +219,7 @@ def test_a_lost_connection_is_logged(
         assert logged == [f"a connection to {database.name} was lost; reading again"]
 
 
-def test_a_repeated_request_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_retried_request_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     answers = iter([ResponseHandlingException(ConnectionError("refused")), 7])
 
     def request() -> int:
