@@ -32,7 +32,7 @@ main()
 """The command with small batches; its first argument is the number of 8-dimensional rows in a batch."""
 
 
-def vectors(rows: int, dimensions: int = DIMENSIONS, seed: int = 0) -> NDArray[np.float32]:
+def random_vectors(rows: int, dimensions: int = DIMENSIONS, seed: int = 0) -> NDArray[np.float32]:
     """Return reproducible random vectors (rows, dimensions)."""
     return np.random.default_rng(seed).normal(0.1, 1, (rows, dimensions)).astype(np.float32)
 
@@ -49,7 +49,7 @@ def with_ids(array: NDArray[np.float32], ids: Sequence[int | str] | None = None)
     return [{"id": id, "vector": vector} for id, vector in zip(ids, array.tolist(), strict=True)]
 
 
-def load(database: Database, path: Path, reporter: Reporter | None = None, **options: Any) -> Summary:
+def load_source(database: Database, path: Path, reporter: Reporter | None = None, **options: Any) -> Summary:
     """Load a source in this process; by default do not build an index."""
     options = {"collection": "docs", "index": False} | options
     with open_source(path) as source:
@@ -82,17 +82,17 @@ def assert_holds(
     assert stored == expected
 
 
-def command(*arguments: str | Path, batch_rows: int | None = None) -> list[str]:
+def command_line(*arguments: str | Path, batch_rows: int | None = None) -> list[str]:
     """Return the command line of `qvec`, optionally with small batches."""
     if batch_rows is None:
         return [sys.executable, "-c", "from qvec.cli import main; main()", *map(str, arguments)]
     return [sys.executable, "-c", DRIVER, str(batch_rows), *map(str, arguments)]
 
 
-def start(*arguments: str | Path, batch_rows: int | None = None, **options: Any) -> subprocess.Popen[str]:
+def start_command(*arguments: str | Path, batch_rows: int | None = None, **options: Any) -> subprocess.Popen[str]:
     """Start the command in a separate process, with its output in pipes."""
     return subprocess.Popen(
-        command(*arguments, batch_rows=batch_rows),
+        command_line(*arguments, batch_rows=batch_rows),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -101,8 +101,10 @@ def start(*arguments: str | Path, batch_rows: int | None = None, **options: Any)
     )
 
 
-def run(*arguments: str | Path, batch_rows: int | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+def run_command(
+    *arguments: str | Path, batch_rows: int | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run the command to completion."""
-    process = start(*arguments, batch_rows=batch_rows, **options)
+    process = start_command(*arguments, batch_rows=batch_rows, **options)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -16,7 +16,7 @@ import numpy as np
 import psycopg
 import pytest
 from command_line import invoke, succeed
-from ingest_helpers import command, run, vectors, with_ids, write_lines
+from ingest_helpers import command_line, random_vectors, run_command, with_ids, write_lines
 
 import qvec
 from qvec.cli import main
@@ -57,8 +57,8 @@ def test_help_version_and_unknown_commands() -> None:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small files; the working directory of the error tests."""
     folder = tmp_path_factory.mktemp("files")
-    np.save(folder / "a.npy", vectors(50))
-    np.save(folder / "wide.npy", vectors(50, dimensions=12))
+    np.save(folder / "a.npy", random_vectors(50))
+    np.save(folder / "wide.npy", random_vectors(50, dimensions=12))
     np.save(folder / "zeros.npy", np.zeros((5, 8), np.float32))
     np.save(folder / "integers.npy", np.zeros((5, 8), np.int8))
     np.save(folder / "none.npy", np.empty((0, 8), np.float32))
@@ -66,7 +66,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty.jsonl").write_bytes(b"")
     (folder / "a.txt").write_text("?")
     write_lines(folder / "texts.jsonl", [{"id": 1, "text": "one"}])
-    write_lines(folder / "a.jsonl", with_ids(vectors(50)))
+    write_lines(folder / "a.jsonl", with_ids(random_vectors(50)))
     (folder / "damaged.safetensors").write_bytes(b"\0" * 20)
     return folder
 
@@ -300,7 +300,7 @@ def test_search_json_prints_one_object_per_query(docs_url: str, files: Path, opt
 
 
 def test_search_can_omit_documents_and_metadata(url: str, tmp_path: Path) -> None:
-    rows = [{**row, "text": f"text {row['id']}", "tag": "ö"} for row in with_ids(vectors(5))]  # type: ignore[dict-item, index]
+    rows = [{**row, "text": f"text {row['id']}", "tag": "ö"} for row in with_ids(random_vectors(5))]  # type: ignore[dict-item, index]
     path = write_lines(tmp_path / "a.jsonl", rows)  # type: ignore[arg-type]
     succeed("ingest", path, "--db", url, "-c", "docs", "-q")
     query = ["--vectors", path, "-k", "1"]
@@ -378,19 +378,19 @@ def test_ingest_uses_a_calibration_file(url: str, files: Path, tmp_path: Path) -
 def test_db_starts_and_stops_the_embedded_database(tmp_path: Path) -> None:
     directory = tmp_path / "data"
     option = ["--db", f"postgres:{directory}"]
-    printed = run("db", "url", *option).stdout.strip()
+    printed = run_command("db", "url", *option).stdout.strip()
     try:
         with psycopg.connect(printed) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
-        assert run("db", "start", *option).stdout.strip() == f"running at {printed}"
+        assert run_command("db", "start", *option).stdout.strip() == f"running at {printed}"
         assert embedded.running(directory)
     finally:
-        assert run("db", "stop", *option).stdout == "stopped\n"
+        assert run_command("db", "stop", *option).stdout == "stopped\n"
     assert not embedded.running(directory)
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(printed)
-    assert "no database runs in" in run("db", "stop", *option).stdout
-    assert run("db", "url", "--db", UNREACHABLE).stdout.strip() == UNREACHABLE
+    assert "no database runs in" in run_command("db", "stop", *option).stdout
+    assert run_command("db", "url", "--db", UNREACHABLE).stdout.strip() == UNREACHABLE
 
 
 def run_on_terminal(*arguments: Any, interrupt_at: str | None = None) -> tuple[int, str]:
@@ -401,7 +401,7 @@ def run_on_terminal(*arguments: Any, interrupt_at: str | None = None) -> tuple[i
     child, terminal = pty.fork()
     if child == 0:
         os.environ |= {"TERM": "xterm", "COLUMNS": "120"}
-        line = command(*arguments, batch_rows=20)
+        line = command_line(*arguments, batch_rows=20)
         os.execv(line[0], line)
     output = ""
     while True:
@@ -417,7 +417,7 @@ def run_on_terminal(*arguments: Any, interrupt_at: str | None = None) -> tuple[i
 
 
 def test_ingest_shows_progress_on_a_terminal(url: str, tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", vectors(3000))
+    np.save(tmp_path / "a.npy", random_vectors(3000))
     code, output = run_on_terminal("ingest", tmp_path / "a.npy", "--db", url, "-c", "docs")
     assert code == 0
     for stage in ("sampling", "loading"):
@@ -430,14 +430,14 @@ def test_ingest_shows_progress_on_a_terminal(url: str, tmp_path: Path) -> None:
 
 def test_ctrl_c_keeps_embedded_database_running(tmp_path: Path) -> None:
     """A terminal sends Ctrl-C to every process of the command, including the embedded server's."""
-    np.save(tmp_path / "a.npy", vectors(20_000))
+    np.save(tmp_path / "a.npy", random_vectors(20_000))
     arguments = ["ingest", tmp_path / "a.npy", "--db", f"postgres:{tmp_path / 'data'}", "-c", "docs", "--no-index"]
     code, output = run_on_terminal(*arguments, interrupt_at=r"loading .* [1-9]\d*/20000")
     assert code == 130
     assert "run the same command again to continue" in output
     assert "Traceback" not in output
     assert "lost" not in output
-    result = run(*arguments, "--json")
+    result = run_command(*arguments, "--json")
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     assert summary["resumed_at"] == 20_000 - summary["rows"] > 0
@@ -445,7 +445,7 @@ def test_ctrl_c_keeps_embedded_database_running(tmp_path: Path) -> None:
 
 
 def test_closed_output_pipe_is_not_an_error(docs_url: str, files: Path) -> None:
-    search_command = command("search", "--db", docs_url, "-c", "docs", "--vectors", str(files / "a.npy"), "--json")
+    search_command = command_line("search", "--db", docs_url, "-c", "docs", "--vectors", str(files / "a.npy"), "--json")
     with subprocess.Popen(search_command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.close()
@@ -458,7 +458,7 @@ def test_ctrl_c_interrupts_a_waiting_search(docs_url: str, files: Path) -> None:
     lock_waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with psycopg.connect(docs_url) as blocker, psycopg.connect(docs_url, autocommit=True) as watcher:
         blocker.execute("LOCK TABLE docs IN ACCESS EXCLUSIVE MODE")
-        line = command("search", "--db", docs_url, "-c", "docs", "--vectors", str(files / "a.npy"))
+        line = command_line("search", "--db", docs_url, "-c", "docs", "--vectors", str(files / "a.npy"))
         with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             while watcher.execute(lock_waits).fetchone() == (0,):
                 time.sleep(0.05)

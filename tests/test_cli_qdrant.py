@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import invoke, succeed
-from ingest_helpers import vectors, write_lines
+from ingest_helpers import random_vectors, write_lines
 
 ROWS = 60
 
@@ -21,7 +21,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows with ids, texts and two fields of metadata."""
     rows: list[dict[str, Any] | str] = [
         {"id": f"row {row}", "vector": vector, "text": f"text {row}", "lang": "en" if row % 2 else "de", "year": row}
-        for row, vector in enumerate(vectors(ROWS).tolist())
+        for row, vector in enumerate(random_vectors(ROWS).tolist())
     ]
     return write_lines(tmp_path_factory.mktemp("source") / "a.jsonl", rows)
 
@@ -38,7 +38,7 @@ def ingest(url: str, source: Path, *options: Any) -> dict[str, Any]:
 
 
 def search(url: str, folder: Path, *options: Any) -> list[dict[str, Any]]:
-    np.save(folder / "query.npy", vectors(ROWS)[:1])
+    np.save(folder / "query.npy", random_vectors(ROWS)[:1])
     result = succeed("search", "--db", url, "-c", "docs", "--vectors", folder / "query.npy", "--json", *options)
     hits: list[dict[str, Any]] = json.loads(result.stdout)["hits"]
     return hits
@@ -109,14 +109,14 @@ def test_user_errors_are_one_line_and_create_nothing(url: str, source: Path, opt
 
 def test_rescoring_in_sql_is_refused(url: str, source: Path, tmp_path: Path) -> None:
     ingest(url, source)
-    np.save(tmp_path / "query.npy", vectors(1))
+    np.save(tmp_path / "query.npy", random_vectors(1))
     result = invoke("search", "--db", url, "-c", "docs", "--vectors", tmp_path / "query.npy", "--rescore-in", "sql")
     assert "--rescore-in is sql, but only Postgres has it; Qdrant rescores in its engine" in result.stderr
 
 
 def test_explain_shows_the_request(url: str, source: Path, tmp_path: Path) -> None:
     ingest(url, source)
-    np.save(tmp_path / "query.npy", vectors(1))
+    np.save(tmp_path / "query.npy", random_vectors(1))
     query = ("--vectors", tmp_path / "query.npy", "--filter", '{"lang": "en"}', "-k", 2)
     result = succeed("search", "--db", url, "-c", "docs", "--explain", "--json", *query)
     explanation = json.loads(result.stdout)

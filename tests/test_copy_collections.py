@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import realistic
-from ingest_helpers import run
+from ingest_helpers import run_command
 from numpy.typing import NDArray
 
 import qvec
@@ -189,13 +189,13 @@ def test_target_with_another_calibration_is_refused(postgres: Database, qdrant: 
 def test_copy_command(url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", realistic(ROWS))
     target_url = f"qdrant:{tmp_path / 'there'}"
-    assert run("ingest", tmp_path / "a.npy", "--db", url, "-c", "docs").returncode == 0
-    done = run("copy", "--from", url, "--to", target_url, "-c", "docs", "--as", "moved", "--json")
+    assert run_command("ingest", tmp_path / "a.npy", "--db", url, "-c", "docs").returncode == 0
+    done = run_command("copy", "--from", url, "--to", target_url, "-c", "docs", "--as", "moved", "--json")
     assert json.loads(done.stdout)["rows"] == ROWS, done.stderr
-    again = run("copy", "--from", url, "--to", target_url, "-c", "docs", "--as", "moved", "--json")
+    again = run_command("copy", "--from", url, "--to", target_url, "-c", "docs", "--as", "moved", "--json")
     assert json.loads(again.stdout)["rows"] == 0
     assert "is already loaded" in again.stderr
-    onto_itself = run("copy", "--from", target_url, "--to", target_url, "-c", "moved")
+    onto_itself = run_command("copy", "--from", target_url, "--to", target_url, "-c", "moved")
     assert (onto_itself.returncode, onto_itself.stdout) == (1, "")
     assert "would be copied onto itself; give it a new name" in onto_itself.stderr
 
@@ -205,7 +205,7 @@ def test_info_command_on_both_databases(url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", realistic(ROWS))
     qdrant_url = f"qdrant:{tmp_path / 'there'}"
     for database in (url, qdrant_url):
-        assert run("ingest", tmp_path / "a.npy", "--db", database, "-c", "docs").returncode == 0
+        assert run_command("ingest", tmp_path / "a.npy", "--db", database, "-c", "docs").returncode == 0
     runner = CliRunner()
     ours = json.loads(runner.invoke(main, ["info", "--db", url, "--json"]).stdout)
     theirs = json.loads(runner.invoke(main, ["info", "docs", "--db", qdrant_url, "--json"]).stdout)

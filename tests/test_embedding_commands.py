@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from command_line import invoke, succeed
 from embedding_server import EmbeddingServer, Exchange, serving
-from ingest_helpers import start, write_lines
+from ingest_helpers import start_command, write_lines
 from numpy.typing import NDArray
 
 import qvec
@@ -204,7 +204,9 @@ def test_ctrl_c_does_not_wait_for_requests(tmp_path: Path, server: EmbeddingServ
     if stage != "sampling":
         qvec.Calibration.fit(by_words(["a few", "other words"])).save(tmp_path / "cal.safetensors")
         options = ["--calibration", tmp_path / "cal.safetensors"]
-    process = start("ingest", source, "--db", f"qdrant:{tmp_path / 'q'}", "-c", "docs", "--model", server.url, *options)
+    process = start_command(
+        "ingest", source, "--db", f"qdrant:{tmp_path / 'q'}", "-c", "docs", "--model", server.url, *options
+    )
     try:
         assert asked.wait(60)
         process.send_signal(signal.SIGINT)

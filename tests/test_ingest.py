@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ingest_helpers import assert_holds, load, vectors, with_ids, write_lines
+from ingest_helpers import assert_holds, load_source, random_vectors, with_ids, write_lines
 
 from qvec import Calibration, RangeMethod
 from qvec.client import Database
@@ -50,9 +50,9 @@ class Recorder(Reporter):
 @pytest.mark.parametrize("rescore", ["int8", "int4", "float16", "float32"])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_load_writes_every_row_once(database: Database, tmp_path: Path, rescore: str, workers: int) -> None:
-    array = vectors(1003)
+    array = random_vectors(1003)
     recorder = Recorder()
-    summary = load(
+    summary = load_source(
         database, save_npy(tmp_path / "a.npy", array), recorder, rescore=rescore, workers=workers, batch_rows=100
     )
     assert_holds(database, array)
@@ -69,8 +69,8 @@ def test_load_writes_every_row_once(database: Database, tmp_path: Path, rescore:
 def test_default_ranges_depend_on_the_precision(
     database: Database, tmp_path: Path, rescore: str, quantile: float
 ) -> None:
-    array = vectors(500)
-    load(database, save_npy(tmp_path / "a.npy", array), rescore=rescore)
+    array = random_vectors(500)
+    load_source(database, save_npy(tmp_path / "a.npy", array), rescore=rescore)
     found = database.collection("docs").calibration
     wanted = Calibration.fit(array, ranges=RangeMethod("quantile", quantile=quantile))
     assert found.description["method"]["quantile"] == quantile
@@ -78,7 +78,7 @@ def test_default_ranges_depend_on_the_precision(
 
 
 def test_bytes_per_vector_equal_collection_info(database: Database, tmp_path: Path) -> None:
-    summary = load(database, save_npy(tmp_path / "a.npy", vectors(500)), index=True)
+    summary = load_source(database, save_npy(tmp_path / "a.npy", random_vectors(500)), index=True)
     info = database.collection("docs").info()
     assert info.index_bytes
     assert info.table_bytes
@@ -90,45 +90,45 @@ def test_bytes_per_vector_equal_collection_info(database: Database, tmp_path: Pa
 
 
 def test_finished_source_is_not_loaded_again(database: Database, tmp_path: Path) -> None:
-    path = save_npy(tmp_path / "a.npy", vectors(50))
-    load(database, path)
+    path = save_npy(tmp_path / "a.npy", random_vectors(50))
+    load_source(database, path)
     database.collection("docs").delete([7])
     recorder = Recorder()
-    summary = load(database, path, recorder)
+    summary = load_source(database, path, recorder)
     assert (summary.rows, summary.resumed_at, summary.total_rows) == (0, 50, 49)
     assert "is already loaded" in recorder.messages[0]
-    assert load(database, path, restart=True).rows == 50
-    assert_holds(database, vectors(50))
+    assert load_source(database, path, restart=True).rows == 50
+    assert_holds(database, random_vectors(50))
 
 
 def test_second_run_builds_a_missing_index(database: Database, tmp_path: Path) -> None:
-    path = save_npy(tmp_path / "a.npy", vectors(50))
-    load(database, path, index=False)
+    path = save_npy(tmp_path / "a.npy", random_vectors(50))
+    load_source(database, path, index=False)
     assert not database.collection("docs").has_index()
-    load(database, path, index=True)
+    load_source(database, path, index=True)
     assert database.collection("docs").has_index()
 
 
 def test_changed_source_with_ids_replaces_its_rows(database: Database, tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "a.jsonl", with_ids(vectors(50)))
-    load(database, path)
-    write_lines(path, with_ids(vectors(60, seed=1)))
+    path = write_lines(tmp_path / "a.jsonl", with_ids(random_vectors(50)))
+    load_source(database, path)
+    write_lines(path, with_ids(random_vectors(60, seed=1)))
     recorder = Recorder()
-    assert load(database, path, recorder).rows == 60
+    assert load_source(database, path, recorder).rows == 60
     assert "has changed since it was loaded" in recorder.messages[0]
-    assert_holds(database, vectors(60, seed=1))
+    assert_holds(database, random_vectors(60, seed=1))
 
 
 def test_changed_source_without_ids_needs_id_start(database: Database, tmp_path: Path) -> None:
-    path = save_npy(tmp_path / "a.npy", vectors(50))
-    load(database, path)
-    save_npy(path, vectors(60, seed=1))
+    path = save_npy(tmp_path / "a.npy", random_vectors(50))
+    load_source(database, path)
+    save_npy(path, random_vectors(60, seed=1))
     for restart in (False, True):
         with pytest.raises(InputError, match=r"a\.npy has no ids.*--id-start auto \(from 50\) or --id-start N"):
-            load(database, path, restart=restart)
-    assert_holds(database, vectors(50))
-    load(database, path, id_start=0)
-    assert_holds(database, vectors(60, seed=1))
+            load_source(database, path, restart=restart)
+    assert_holds(database, random_vectors(50))
+    load_source(database, path, id_start=0)
+    assert_holds(database, random_vectors(60, seed=1))
 
 
 class BrokenReaderError(Exception):
@@ -148,82 +148,82 @@ def interrupt(database: Database, path: Path, monkeypatch: pytest.MonkeyPatch, a
     with monkeypatch.context() as patch:
         patch.setattr(Encoder, "batches", broken)
         with pytest.raises(BrokenReaderError):
-            load(database, path, batch_rows=10, **options)
+            load_source(database, path, batch_rows=10, **options)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_interrupted_load_resumes_at_its_checkpoint(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    path = save_npy(tmp_path / "a.npy", vectors(100))
+    path = save_npy(tmp_path / "a.npy", random_vectors(100))
     interrupt(database, path, monkeypatch, at=40, workers=workers)
-    assert_holds(database, vectors(100)[:40])
+    assert_holds(database, random_vectors(100)[:40])
     recorder = Recorder()
-    summary = load(database, path, recorder, workers=workers)
+    summary = load_source(database, path, recorder, workers=workers)
     assert (summary.rows, summary.resumed_at) == (60, 40)
     assert "continuing at row 40" in recorder.messages
-    assert_holds(database, vectors(100))
+    assert_holds(database, random_vectors(100))
 
 
 def test_source_changed_during_an_interrupted_load_is_refused(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = save_npy(tmp_path / "a.npy", vectors(100))
+    path = save_npy(tmp_path / "a.npy", random_vectors(100))
     interrupt(database, path, monkeypatch, at=40)
-    save_npy(path, vectors(100, seed=1))
+    save_npy(path, random_vectors(100, seed=1))
     with pytest.raises(InputError, match=r"a\.npy has changed since.*interrupted at row 40; --restart"):
-        load(database, path)
-    assert_holds(database, vectors(100)[:40])
-    load(database, path, restart=True)
-    assert_holds(database, vectors(100, seed=1))
+        load_source(database, path)
+    assert_holds(database, random_vectors(100)[:40])
+    load_source(database, path, restart=True)
+    assert_holds(database, random_vectors(100, seed=1))
 
 
 def test_source_may_change_before_its_first_row_is_loaded(database: Database, tmp_path: Path) -> None:
-    rows = with_ids(vectors(20))
+    rows = with_ids(random_vectors(20))
     path = write_lines(tmp_path / "a.jsonl", [*rows, "{"])
     with pytest.raises(InputError, match="line 21: is not valid JSON"):
-        load(database, path)
-    load(database, write_lines(path, rows))
-    assert_holds(database, vectors(20))
+        load_source(database, path)
+    load_source(database, write_lines(path, rows))
+    assert_holds(database, random_vectors(20))
 
 
 def test_second_source_adds_rows(database: Database, tmp_path: Path) -> None:
-    both = vectors(80)
-    load(database, write_lines(tmp_path / "a.jsonl", with_ids(both[:50])))
-    load(database, write_lines(tmp_path / "b.jsonl", with_ids(both[50:], range(50, 80))))
+    both = random_vectors(80)
+    load_source(database, write_lines(tmp_path / "a.jsonl", with_ids(both[:50])))
+    load_source(database, write_lines(tmp_path / "b.jsonl", with_ids(both[50:], range(50, 80))))
     assert_holds(database, both)
 
 
 def test_second_source_without_ids_needs_id_start(database: Database, tmp_path: Path) -> None:
-    both = vectors(80)
-    load(database, save_npy(tmp_path / "a.npy", both[:50]))
+    both = random_vectors(80)
+    load_source(database, save_npy(tmp_path / "a.npy", both[:50]))
     second = save_npy(tmp_path / "b.npy", both[50:])
     with pytest.raises(InputError, match=r"b\.npy has no ids, and collection 'docs' holds rows already"):
-        load(database, second)
+        load_source(database, second)
     assert_holds(database, both[:50])
-    load(database, second, id_start="auto")
+    load_source(database, second, id_start="auto")
     assert_holds(database, both)
-    load(database, save_npy(tmp_path / "c.npy", both[:5]), id_start=1000)
+    load_source(database, save_npy(tmp_path / "c.npy", both[:5]), id_start=1000)
     assert_holds(database, np.concatenate([both, both[:5]]), [*range(80), *range(1000, 1005)])
 
 
 def test_id_start_auto_is_refused_while_another_load_is_unfinished(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both = vectors(130)
+    both = random_vectors(130)
     first, second = save_npy(tmp_path / "a.npy", both[:100]), save_npy(tmp_path / "b.npy", both[100:])
     interrupt(database, first, monkeypatch, at=40)
     with pytest.raises(InputError, match=r"a\.npy, which is not loaded to its end; finish that load first"):
-        load(database, second, id_start="auto")
-    load(database, first)
-    load(database, second, id_start="auto")
+        load_source(database, second, id_start="auto")
+    load_source(database, first)
+    load_source(database, second, id_start="auto")
     assert_holds(database, both)
 
 
 def test_concurrent_loads_assign_distinct_ids(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(database, save_npy(tmp_path / "a.npy", vectors(10)))
+    load_source(database, save_npy(tmp_path / "a.npy", random_vectors(10)))
     find = PostgresLoadRegistry.unfinished_without_ids
 
     def find_slowly(registry: PostgresLoadRegistry) -> str | None:
@@ -232,24 +232,24 @@ def test_concurrent_loads_assign_distinct_ids(
         return found
 
     monkeypatch.setattr(PostgresLoadRegistry, "unfinished_without_ids", find_slowly)
-    paths = [save_npy(tmp_path / name, vectors(40, seed=seed)) for seed, name in enumerate(("b.npy", "c.npy"))]
+    paths = [save_npy(tmp_path / name, random_vectors(40, seed=seed)) for seed, name in enumerate(("b.npy", "c.npy"))]
     with ThreadPoolExecutor() as executor:
-        loads = [executor.submit(load, database, path, id_start="auto") for path in paths]
-    errors = [load.exception() for load in loads if load.exception()]
+        loads = [executor.submit(load_source, database, path, id_start="auto") for path in paths]
+    errors = [future.exception() for future in loads if future.exception()]
     assert all("finish that load first" in str(error) for error in errors)
     assert database.collection("docs").count() == 10 + 40 * (2 - len(errors))
 
 
 def test_duplicate_ids_across_sources(database: Database, tmp_path: Path) -> None:
-    old, new = vectors(50), vectors(50, seed=1)
-    load(database, write_lines(tmp_path / "a.jsonl", with_ids(old)))
+    old, new = random_vectors(50), random_vectors(50, seed=1)
+    load_source(database, write_lines(tmp_path / "a.jsonl", with_ids(old)))
     second = write_lines(tmp_path / "b.jsonl", with_ids(new, range(40, 90)))
     with pytest.raises(CollectionError, match=r"\(id\)=\(40\) exists already; to replace or skip such rows"):
-        load(database, second, on_duplicate="error", batch_rows=10)
+        load_source(database, second, on_duplicate="error", batch_rows=10)
     assert_holds(database, old)
-    assert load(database, second, on_duplicate="skip", batch_rows=10).rows == 40
+    assert load_source(database, second, on_duplicate="skip", batch_rows=10).rows == 40
     assert_holds(database, np.concatenate([old, new[10:]]))
-    assert load(database, second, on_duplicate="replace", batch_rows=10, restart=True).rows == 50
+    assert load_source(database, second, on_duplicate="replace", batch_rows=10, restart=True).rows == 50
     assert_holds(database, np.concatenate([old[:40], new]))
 
 
@@ -259,12 +259,12 @@ def test_duplicate_ids_across_sources(database: Database, tmp_path: Path) -> Non
 def test_duplicate_ids_within_a_source(
     database: Database, tmp_path: Path, on_duplicate: str, distance: int, workers: int
 ) -> None:
-    array = vectors(200)
+    array = random_vectors(200)
     ids = list(range(200))
     for row in range(distance, 200, 17):
         ids[row] = ids[row - distance]
     path = write_lines(tmp_path / "a.jsonl", with_ids(array, ids))
-    load(database, path, on_duplicate=on_duplicate, workers=workers, batch_rows=10)
+    load_source(database, path, on_duplicate=on_duplicate, workers=workers, batch_rows=10)
     rows = {}
     for row, id in enumerate(ids):
         if on_duplicate == "replace" or id not in rows:
@@ -274,13 +274,13 @@ def test_duplicate_ids_within_a_source(
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_duplicate_error_keeps_earlier_batches(database: Database, tmp_path: Path, workers: int) -> None:
-    array, ids = vectors(100), [*range(55), 3, *range(56, 100)]
+    array, ids = random_vectors(100), [*range(55), 3, *range(56, 100)]
     path = write_lines(tmp_path / "a.jsonl", with_ids(array, ids))
     for _ in range(2):
         with pytest.raises(CollectionError, match=r"\(id\)=\(3\) exists already"):
-            load(database, path, on_duplicate="error", workers=workers, batch_rows=10)
+            load_source(database, path, on_duplicate="error", workers=workers, batch_rows=10)
         assert_holds(database, array[:50])
-    load(database, path, on_duplicate="skip", workers=workers, batch_rows=10)
+    load_source(database, path, on_duplicate="skip", workers=workers, batch_rows=10)
     kept = [*range(55), *range(56, 100)]
     assert_holds(database, array[kept], kept)
 
@@ -291,18 +291,18 @@ def test_duplicate_error_keeps_earlier_batches(database: Database, tmp_path: Pat
         ({"rescore": "float16"}, "has rescore int8, not float16"),
         ({"prefilter": "binary"}, "has prefilter ternary, not binary"),
         ({"model": "other"}, "has model mine, not other"),
-        ({"calibration": Calibration.fit(vectors(100, seed=5))}, "has calibration .* codes of two calibrations"),
+        ({"calibration": Calibration.fit(random_vectors(100, seed=5))}, "has calibration .* codes of two calibrations"),
     ],
 )
 def test_settings_that_differ_from_the_collection_are_refused(
     database: Database, tmp_path: Path, options: dict[str, Any], reason: str
 ) -> None:
-    path = save_npy(tmp_path / "a.npy", vectors(50))
-    load(database, path, model="mine")
+    path = save_npy(tmp_path / "a.npy", random_vectors(50))
+    load_source(database, path, model="mine")
     with pytest.raises(CollectionError, match=reason):
-        load(database, path, restart=True, **options)
+        load_source(database, path, restart=True, **options)
     same = {"rescore": "int8", "prefilter": "ternary", "model": "mine"}
-    assert load(database, path, calibration=database.collection("docs").calibration, **same).rows == 0
+    assert load_source(database, path, calibration=database.collection("docs").calibration, **same).rows == 0
 
 
 @pytest.mark.parametrize(
@@ -318,63 +318,63 @@ def test_fit_options_that_differ_from_the_calibration_are_refused(
     database: Database, tmp_path: Path, fit: FitOptions, reason: str
 ) -> None:
     as_fitted = FitOptions(threshold=1, ranges=RangeMethod("rolling"), dimensions=4)
-    load(database, save_npy(tmp_path / "a.npy", vectors(50)), fit=as_fitted)
-    second = save_npy(tmp_path / "b.npy", vectors(20, seed=1))
+    load_source(database, save_npy(tmp_path / "a.npy", random_vectors(50)), fit=as_fitted)
+    second = save_npy(tmp_path / "b.npy", random_vectors(20, seed=1))
     calibration = database.collection("docs").calibration
     for options in ({"id_start": "auto"}, {"collection": "new", "calibration": calibration}):
         with pytest.raises(CalibrationError, match=reason):
-            load(database, second, fit=fit, **options)
-        assert load(database, second, fit=as_fitted, **options).rows == 20
+            load_source(database, second, fit=fit, **options)
+        assert load_source(database, second, fit=as_fitted, **options).rows == 20
 
 
 def test_ids_of_another_type_are_refused(database: Database, tmp_path: Path) -> None:
-    load(database, write_lines(tmp_path / "a.jsonl", with_ids(vectors(3), ["a", "b", "ö"])))
-    assert_holds(database, vectors(3), ["a", "b", "ö"])
+    load_source(database, write_lines(tmp_path / "a.jsonl", with_ids(random_vectors(3), ["a", "b", "ö"])))
+    assert_holds(database, random_vectors(3), ["a", "b", "ö"])
     with pytest.raises(CollectionError, match=r"has text ids, but .*b\.jsonl has bigint ids"):
-        load(database, write_lines(tmp_path / "b.jsonl", with_ids(vectors(3))))
+        load_source(database, write_lines(tmp_path / "b.jsonl", with_ids(random_vectors(3))))
     with pytest.raises(CollectionError, match=r"has text ids, but .*c\.npy has no ids, and row numbers are bigint"):
-        load(database, save_npy(tmp_path / "c.npy", vectors(3)))
+        load_source(database, save_npy(tmp_path / "c.npy", random_vectors(3)))
 
 
 def test_wrong_dimensions_are_refused_before_any_write(database: Database, tmp_path: Path) -> None:
-    calibration = Calibration.fit(vectors(50))
-    wide = save_npy(tmp_path / "wide.npy", vectors(50, dimensions=12))
+    calibration = Calibration.fit(random_vectors(50))
+    wide = save_npy(tmp_path / "wide.npy", random_vectors(50, dimensions=12))
     with pytest.raises(InputError, match=r"wide\.npy has 12 dimensions, but collection 'docs' takes 8"):
-        load(database, wide, calibration=calibration)
+        load_source(database, wide, calibration=calibration)
     assert not database.has_collection("docs")
-    load(database, save_npy(tmp_path / "a.npy", vectors(50)), calibration=calibration)
+    load_source(database, save_npy(tmp_path / "a.npy", random_vectors(50)), calibration=calibration)
     with pytest.raises(InputError, match=r"wide\.npy has 12 dimensions"):
-        load(database, wide)
-    assert_holds(database, vectors(50))
+        load_source(database, wide)
+    assert_holds(database, random_vectors(50))
 
 
 def test_source_is_loaded_by_one_process_at_a_time(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "_SECONDS_BETWEEN_TRIES", 0.01)
-    path, other = save_npy(tmp_path / "a.npy", vectors(50)), save_npy(tmp_path / "b.npy", vectors(50))
+    path, other = save_npy(tmp_path / "a.npy", random_vectors(50)), save_npy(tmp_path / "b.npy", random_vectors(50))
     with open_loader(database, "docs", str(path), "replace", 1):
         with pytest.raises(DatabaseError, match=r"another process is loading .*a\.npy into collection 'docs'"):
-            load(database, path)
+            load_source(database, path)
         assert not database.has_collection("docs")
-        load(database, other)
-    assert load(database, path, id_start="auto").rows == 50
+        load_source(database, other)
+    assert load_source(database, path, id_start="auto").rows == 50
 
 
 def test_id_start_beyond_bigint_is_refused(database: Database, tmp_path: Path) -> None:
-    path = save_npy(tmp_path / "a.npy", vectors(50))
+    path = save_npy(tmp_path / "a.npy", random_vectors(50))
     for id_start in (2**63 - 50, 2**64, -1):
         with pytest.raises(InputError, match=rf"--id-start is {id_start}, expected 0 to {2**63 - 51} for .*a\.npy"):
-            load(database, path, id_start=id_start)
+            load_source(database, path, id_start=id_start)
     assert not database.has_collection("docs")
-    load(database, path, id_start=2**63 - 51)
-    assert_holds(database, vectors(50), range(2**63 - 51, 2**63 - 1))
+    load_source(database, path, id_start=2**63 - 51)
+    assert_holds(database, random_vectors(50), range(2**63 - 51, 2**63 - 1))
 
 
 def test_rows_with_a_zero_prefix_are_rejected_and_not_sampled(database: Database, tmp_path: Path) -> None:
-    array = vectors(100)
+    array = random_vectors(100)
     array[7, :4] = 0
-    load(database, save_npy(tmp_path / "a.npy", array), fit=FitOptions(dimensions=4), on_error="skip")
+    load_source(database, save_npy(tmp_path / "a.npy", array), fit=FitOptions(dimensions=4), on_error="skip")
     kept = [row for row in range(100) if row != 7]
     assert_holds(database, array[kept], kept)
     assert database.collection("docs").calibration.description["sample"]["size"] == 99
@@ -382,6 +382,6 @@ def test_rows_with_a_zero_prefix_are_rejected_and_not_sampled(database: Database
 
 def test_calibration_of_large_float16_vectors_does_not_overflow(database: Database, tmp_path: Path) -> None:
     """The squares exceed float16; a warning would fail the test."""
-    array = (100 * vectors(50)).astype(np.float16)
-    load(database, save_npy(tmp_path / "a.npy", array))
+    array = (100 * random_vectors(50)).astype(np.float16)
+    load_source(database, save_npy(tmp_path / "a.npy", array))
     assert_holds(database, array)

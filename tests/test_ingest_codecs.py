@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Vectors, realistic, unit
-from ingest_helpers import codes_by_id, run
+from ingest_helpers import codes_by_id, run_command
 from numpy.typing import NDArray
 
 import qvec
@@ -150,16 +150,16 @@ def test_commands_need_only_the_encoding(tmp_path: Path) -> None:
     url = f"qdrant:{tmp_path / 'qdrant'}"
     np.save(tmp_path / "bits.npy", STORED["ubinary"])
     np.save(tmp_path / "queries.npy", FLOATS[:3])
-    loaded = run("ingest", tmp_path / "bits.npy", "--encoding", "ubinary", "--db", url, "-c", "docs", "-q")
+    loaded = run_command("ingest", tmp_path / "bits.npy", "--encoding", "ubinary", "--db", url, "-c", "docs", "-q")
     assert loaded.returncode == 0, loaded.stderr
-    by_floats = run("search", "--vectors", tmp_path / "queries.npy", "--db", url, "-c", "docs", "--json")
+    by_floats = run_command("search", "--vectors", tmp_path / "queries.npy", "--db", url, "-c", "docs", "--json")
     as_bits = ("search", "--vectors", tmp_path / "bits.npy", "--encoding", "ubinary")
-    by_bits = run(*as_bits, "--db", url, "-c", "docs", "--json")
+    by_bits = run_command(*as_bits, "--db", url, "-c", "docs", "--json")
     for searched, rows in ((by_floats, 3), (by_bits, ROWS)):
         hits = [json.loads(line)["hits"] for line in searched.stdout.splitlines()]
         assert [each[0]["id"] for each in hits[:3]] == [0, 1, 2], searched.stderr
         assert len(hits) == rows
-    without = run("ingest", tmp_path / "bits.npy", "--db", url, "-c", "docs")
+    without = run_command("ingest", tmp_path / "bits.npy", "--db", url, "-c", "docs")
     assert without.returncode == 1
     assert "bits.npy holds uint8; expected float16, float32 or float64; if the vectors are" in without.stderr
     assert "quantized already, name their encoding (--encoding)" in without.stderr
@@ -167,7 +167,9 @@ def test_commands_need_only_the_encoding(tmp_path: Path) -> None:
 
 def test_calibrate_command_on_bits(tmp_path: Path) -> None:
     np.save(tmp_path / "bits.npy", STORED["binary"])
-    result = run("calibrate", tmp_path / "bits.npy", "--encoding", "binary", "-o", tmp_path / "bits.safetensors", "-q")
+    result = run_command(
+        "calibrate", tmp_path / "bits.npy", "--encoding", "binary", "-o", tmp_path / "bits.safetensors", "-q"
+    )
     assert result.returncode == 0, result.stderr
     calibration = Calibration.load(tmp_path / "bits.safetensors")
     assert calibration.dimensions == DIMENSIONS
@@ -225,11 +227,11 @@ def test_commands_read_an_encoding_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "queries.npy", FLOATS[:3])
     (tmp_path / "own.json").write_text(json.dumps({"dtype": "int8", "scale": steps.tolist()}))
     url = f"qdrant:{tmp_path / 'qdrant'}"
-    loaded = run(
+    loaded = run_command(
         "ingest", tmp_path / "stored.npy", "--encoding", tmp_path / "own.json", "--db", url, "-c", "docs", "-q"
     )
     assert loaded.returncode == 0, loaded.stderr
-    searched = run("search", "--vectors", tmp_path / "queries.npy", "--db", url, "-c", "docs", "--json")
+    searched = run_command("search", "--vectors", tmp_path / "queries.npy", "--db", url, "-c", "docs", "--json")
     best = json.loads(searched.stdout.splitlines()[0])["hits"][0]
     expected = unit((stored[:1] * steps).astype(np.float32)) @ FLOATS[0]
     assert best["id"] == 0

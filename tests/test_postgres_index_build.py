@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from ingest_helpers import vectors
+from ingest_helpers import random_vectors
 from psycopg import errors
 
 import qvec
@@ -19,7 +19,7 @@ from qvec.postgres.machine import Machine
 @pytest.fixture
 def collection(url: str) -> Iterator[Collection]:
     with qvec.connect(url) as database:
-        array = vectors(3000)
+        array = random_vectors(3000)
         collection = database.create_collection("docs", calibration=Calibration.fit(array))
         collection.upsert(range(3000), array)
         yield collection

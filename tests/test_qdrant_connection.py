@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from fake_qdrant import FakeQdrantServer, collection_config
 from http_helpers import serve_http
-from ingest_helpers import run as run_plain_command
-from ingest_helpers import vectors
+from ingest_helpers import random_vectors
+from ingest_helpers import run_command as run_plain_command
 from qdrant_load_helpers import assert_holds, load_source
 from reporters import AtRow
 
@@ -29,7 +29,7 @@ SECRET = "not-for-anybodys-eyes"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    np.save(tmp_path / "a.npy", vectors(400))
+    np.save(tmp_path / "a.npy", random_vectors(400))
     return tmp_path / "a.npy"
 
 
@@ -107,7 +107,7 @@ def test_tls(tmp_path: Path, source: Path) -> None:
         (tmp_path / "ca.pem").write_bytes(server.certificate)
         with qvec.connect(f"{tls_url}?ca={tmp_path / 'ca.pem'}&timeout=9") as database:
             assert load_source(database, source).rows == 400
-            assert_holds(database, vectors(400))
+            assert_holds(database, random_vectors(400))
         with pytest.raises(DatabaseError, match=r"CERTIFICATE_VERIFY_FAILED.*; \?ca=FILE"):
             qvec.connect(tls_url)
         with pytest.raises(DatabaseError, match="cannot connect to qdrant://127"):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from conftest import realistic
-from ingest_helpers import vectors
+from ingest_helpers import random_vectors
 from qdrant_load_helpers import assert_holds, checkpoint_position, load_source
 
 import qvec
@@ -24,7 +24,7 @@ class Usage(NamedTuple):
 
 
 def test_load_stops_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    np.save(tmp_path / "a.npy", vectors(100))
+    np.save(tmp_path / "a.npy", random_vectors(100))
     checked_paths = []
 
     def disk_usage(path: Any) -> Usage:
@@ -40,18 +40,18 @@ def test_load_stops_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.
                 load_source(database, tmp_path / "a.npy", batch_rows=10)
         assert {str(path) for path in checked_paths} == {str(tmp_path / "db" / "docs" / "shard")}
         assert checkpoint_position(database, tmp_path / "a.npy") == 30
-        assert_holds(database, vectors(100)[:30])
+        assert_holds(database, random_vectors(100)[:30])
         assert load_source(database, tmp_path / "a.npy", batch_rows=10).rows == 70
-        assert_holds(database, vectors(100))
+        assert_holds(database, random_vectors(100))
 
 
 def test_required_disk_space_grows_with_the_written_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 * MEGABYTE))
     with qvec.connect(f"qdrant:{tmp_path / 'db'}") as database:
-        collection = database.create_collection("docs", calibration=qvec.Calibration.fit(vectors(100)))
-        collection.upsert([1], vectors(1), ["x" * (10 * MEGABYTE)])
+        collection = database.create_collection("docs", calibration=qvec.Calibration.fit(random_vectors(100)))
+        collection.upsert([1], random_vectors(1), ["x" * (10 * MEGABYTE)])
         with pytest.raises(DatabaseError, match="100 MB are left, and 104 MB are wanted"):
-            collection.upsert([2], vectors(1), ["x" * (20 * MEGABYTE)])
+            collection.upsert([2], random_vectors(1), ["x" * (20 * MEGABYTE)])
         assert collection.count() == 1
 
 

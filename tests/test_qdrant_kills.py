@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_qdrant import FakeQdrantServer
-from ingest_helpers import vectors, with_ids, write_lines
+from ingest_helpers import random_vectors, with_ids, write_lines
 from killed_commands import run_command, start_command
 from qdrant_load_helpers import assert_holds, checkpoint_position, expected_rows, found_rows
 
@@ -18,7 +18,7 @@ from qvec.client import Database
 ROWS = 1500
 INVALID = tuple(range(17, ROWS, 61))
 VALID = [row for row in range(ROWS) if row not in INVALID]
-ARRAY = vectors(ROWS)
+ARRAY = random_vectors(ROWS)
 
 UPSERT, FLUSH = "qvec.qdrant.edge:EdgeShard.upsert", "qvec.qdrant.edge:EdgeShard.flush"
 WRITE_LOAD, REJECT = "qvec.qdrant.directory:Directory.write_load", "qvec.ingest.rejects:RejectsFile.write"

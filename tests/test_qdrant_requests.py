@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from ingest_helpers import vectors
+from ingest_helpers import random_vectors
 from qdrant_client import models
 from qdrant_client.conversions.conversion import RestToGrpc
 
@@ -15,7 +15,7 @@ from qvec.qdrant.points import Points
 
 
 def points(sizes: list[int]) -> Points:
-    array = vectors(len(sizes), 16)
+    array = random_vectors(len(sizes), 16)
     return Points(list(range(len(sizes))), array, [{"document": "x" * size} for size in sizes])
 
 
@@ -49,7 +49,7 @@ def test_dense_vectors_equal_the_clients_conversion(vector: Any) -> None:
     st.none() | st.text(min_size=1, max_size=3),
 )
 def test_upsert_requests_equal_the_clients(rows: list[tuple[int | str, str]], shard_key: str | None) -> None:
-    array = vectors(len(rows), 5)
+    array = random_vectors(len(rows), 5)
     payloads = [{"document": text, "metadata": {"a": [1, 2.5, None, True, {"b": text}]}} for _, text in rows]
     (request,) = messages.upserts("docs", Points([id for id, _ in rows], array, payloads), 1 << 20, shard_key, 60)
     structs = [

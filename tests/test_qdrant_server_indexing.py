@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_qdrant import FakeQdrantServer, optimizer
-from ingest_helpers import vectors
+from ingest_helpers import random_vectors
 from killed_commands import run_command
 from qdrant_client import models
 from qdrant_load_helpers import assert_holds, load_source
@@ -28,7 +28,7 @@ def database(qdrant_server: FakeQdrantServer) -> Iterator[Database]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    np.save(tmp_path / "a.npy", vectors(400))
+    np.save(tmp_path / "a.npy", random_vectors(400))
     return tmp_path / "a.npy"
 
 
@@ -75,14 +75,14 @@ def test_second_load_into_an_indexed_collection(
     qdrant_server: FakeQdrantServer, database: Database, tmp_path: Path
 ) -> None:
     for number in range(2):
-        np.save(tmp_path / f"{number}.npy", vectors(400, seed=number))
+        np.save(tmp_path / f"{number}.npy", random_vectors(400, seed=number))
     load_source(database, tmp_path / "0.npy", index=True)
     load_source(database, tmp_path / "1.npy", index=True, id_start="auto", batch_rows=20)
     with qdrant_server.client() as client:
         info = client.get_collection("docs")
     assert (info.status, info.points_count) == (models.CollectionStatus.GREEN, 800)
     assert info.indexed_vectors_count > 700  # what is left is below the threshold
-    assert_holds(database, np.concatenate([vectors(400), vectors(400, seed=1)]))
+    assert_holds(database, np.concatenate([random_vectors(400), random_vectors(400, seed=1)]))
 
 
 @pytest.mark.usefixtures("low_indexing_threshold")

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from fake_qdrant import FakeQdrantServer
-from ingest_helpers import vectors, with_ids, write_lines
+from ingest_helpers import random_vectors, with_ids, write_lines
 from killed_commands import start_command
 from qdrant_client import models
 from qdrant_load_helpers import assert_holds, checkpoint_position, found_rows, load_source
@@ -36,7 +36,7 @@ def database(qdrant_server: FakeQdrantServer) -> Iterator[Database]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    np.save(tmp_path / "a.npy", vectors(400))
+    np.save(tmp_path / "a.npy", random_vectors(400))
     return tmp_path / "a.npy"
 
 
@@ -70,7 +70,7 @@ def test_transient_failures_are_retried(
     summary = load_source(database, source, reporter, batch_rows=20, workers=workers)
     assert (summary.rows, summary.total_rows) == (400, 400)
     assert reporter.retries >= 1
-    assert_holds(database, vectors(400))
+    assert_holds(database, random_vectors(400))
 
 
 @pytest.mark.parametrize("method", ["Points/Get", "Points/Scroll", "Collections/Get", "Count", "CreateFieldIndex"])
@@ -93,7 +93,7 @@ def test_collection_is_created_though_responses_are_lost(
 ) -> None:
     qdrant_server.fail(method, times=2, after=after)
     assert load_source(database, source, settings={"shard_key": "here"}).rows == 400
-    assert_holds(database, vectors(400))
+    assert_holds(database, random_vectors(400))
 
 
 def test_retries_wait_as_long_as_an_overloaded_server_asks(
@@ -134,7 +134,7 @@ def test_load_survives_a_server_restart(
     reporter = AtRow(100, restart)
     assert load_source(database, source, reporter, batch_rows=20, workers=workers).rows == 400
     assert reporter.retries >= 1
-    assert_holds(database, vectors(400))
+    assert_holds(database, random_vectors(400))
 
 
 @pytest.mark.usefixtures("short_retries")
@@ -153,7 +153,7 @@ def test_unreachable_server_is_one_clear_error(
     again = load_source(database, source, batch_rows=20)
     assert again.rows == 400 - again.resumed_at
     assert 100 <= again.resumed_at <= 140
-    assert_holds(database, vectors(400))
+    assert_holds(database, random_vectors(400))
 
 
 def is_reachable(database: Database) -> bool:
@@ -229,7 +229,7 @@ def test_load_registry_is_read_to_its_last_page(database: Database, monkeypatch:
 
 
 def test_documents_of_one_megabyte(qdrant_server: FakeQdrantServer, database: Database, tmp_path: Path) -> None:
-    lines = [{**line, "text": chr(97 + row) * (1 << 20)} for row, line in enumerate(with_ids(vectors(20)))]  # type: ignore[dict-item]
+    lines = [{**line, "text": chr(97 + row) * (1 << 20)} for row, line in enumerate(with_ids(random_vectors(20)))]  # type: ignore[dict-item]
     load_source(database, write_lines(tmp_path / "a.jsonl", lines))
     hits = database.collection("docs").get(range(20))
     assert [hit.document and (hit.document[0], len(hit.document)) for hit in hits] == [
@@ -255,7 +255,7 @@ def test_requests_contain_the_sharding_settings(
     uploads = [request for request in seen if request.collection_name == "docs"]
     assert not [request for request in uploads if request.shard_key_selector.shard_keys[0].keyword != "Åland"]
     assert database.collection("docs").settings["shards"] == 3
-    assert_holds(database, vectors(400))
+    assert_holds(database, random_vectors(400))
 
 
 def start_and_wait(*arguments: Any, reached: Callable[[], bool]) -> subprocess.Popen[str]:
@@ -272,7 +272,7 @@ def start_and_wait(*arguments: Any, reached: Callable[[], bool]) -> subprocess.P
 def test_first_sigint_ends_a_load_after_its_batch_and_a_second_immediately(
     qdrant_server: FakeQdrantServer, database: Database, tmp_path: Path
 ) -> None:
-    np.save(tmp_path / "a.npy", vectors(2000))
+    np.save(tmp_path / "a.npy", random_vectors(2000))
     command = ["ingest", tmp_path / "a.npy", "--db", qdrant_server.url, "-c", "docs", "--workers", "2"]
     process = start_and_wait(*command, reached=lambda: qdrant_server.count("Upsert") > 100)
     process.send_signal(signal.SIGINT)
@@ -282,7 +282,7 @@ def test_first_sigint_ends_a_load_after_its_batch_and_a_second_immediately(
     assert "Traceback" not in err
     stopped_at = checkpoint_position(database, tmp_path / "a.npy")
     assert 0 < stopped_at < 2000
-    assert_holds(database, vectors(2000)[:stopped_at])
+    assert_holds(database, random_vectors(2000)[:stopped_at])
 
     before = qdrant_server.count("Upsert")
     qdrant_server.delay("Upsert", 30)

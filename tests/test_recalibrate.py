@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from concurrent_writes import writing_in_background
 from conftest import realistic
-from ingest_helpers import run, with_ids, write_lines
+from ingest_helpers import run_command, with_ids, write_lines
 from numpy.typing import NDArray
 from reporters import AtStage
 
@@ -483,20 +483,20 @@ def test_the_command(database: Database, url: str) -> None:
     create_docs(database)
     place = ("--db", url, "-c", "docs")
     trial = json.loads(
-        run("recalibrate", *place, "--threshold", "half", "--ranges", "quantile", "--dry-run", "--json").stdout
+        run_command("recalibrate", *place, "--threshold", "half", "--ranges", "quantile", "--dry-run", "--json").stdout
     )
     assert trial["kept"] is None
-    done = run("recalibrate", *place, "--threshold", "half", "--ranges", "quantile", "--json")
+    done = run_command("recalibrate", *place, "--threshold", "half", "--ranges", "quantile", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["calibration"], result["rows"], result["missing"]) == (trial["calibration"], ROWS, 0)
     assert result["recall"]["new"] > result["recall"]["old"]
     assert "recall@10 among 600 sampled rows" in done.stderr
-    assert result["kept"] in run("collections", "--db", url).stdout
-    shown = run("info", "docs", "--db", url, "--json").stdout.splitlines()
+    assert result["kept"] in run_command("collections", "--db", url).stdout
+    shown = run_command("info", "docs", "--db", url, "--json").stdout.splitlines()
     assert [json.loads(line)["name"] for line in shown] == ["docs", result["kept"]]
-    assert "rows, in" in run("recalibrate", *place, "--rollback").stdout
-    assert f"dropped docs@{result['calibration']}" in run("recalibrate", *place, "--drop-old").stdout
+    assert "rows, in" in run_command("recalibrate", *place, "--rollback").stdout
+    assert f"dropped docs@{result['calibration']}" in run_command("recalibrate", *place, "--drop-old").stdout
     assert database.collection("docs").calibration == POOR
-    assert run("recalibrate", *place, "--metric", "ip").returncode == 1
-    assert run("recalibrate", *place, "--rollback", "--dry-run").returncode == 1
+    assert run_command("recalibrate", *place, "--metric", "ip").returncode == 1
+    assert run_command("recalibrate", *place, "--rollback", "--dry-run").returncode == 1
