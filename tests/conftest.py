@@ -91,13 +91,13 @@ def name() -> str:
 
 def realistic(rows: int, dimensions: int = 64, seed: int = 0) -> Vectors:
     """Return embedding-like vectors: off centre, with a few strong directions and clusters, and not of unit length."""
-    fixed = np.random.default_rng(12345)
-    directions = fixed.normal(size=(24, dimensions)) * np.linspace(2, 0.2, 24)[:, None]
-    families = fixed.normal(size=(40, 24))
-    mean = fixed.normal(size=dimensions)
+    shared_random = np.random.default_rng(12345)
+    directions = shared_random.normal(size=(24, dimensions)) * np.linspace(2, 0.2, 24)[:, None]
+    clusters = shared_random.normal(size=(40, 24))
+    mean = shared_random.normal(size=dimensions)
     random = np.random.default_rng(seed)
-    members = families[random.integers(40, size=rows)] + 0.6 * random.normal(size=(rows, 24))
-    vectors = members @ directions + 0.3 * random.normal(size=(rows, dimensions)) + mean
+    coordinates = clusters[random.integers(40, size=rows)] + 0.6 * random.normal(size=(rows, 24))
+    vectors = coordinates @ directions + 0.3 * random.normal(size=(rows, dimensions)) + mean
     return vectors.astype(np.float32)
 
 

@@ -19,16 +19,16 @@ def threads():
 vectors = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
 zero, one = np.zeros(64, np.float32), np.ones(64, np.float32)
 before = threads()
-wanted = _native.quantize(vectors, zero, one, 8, False)
+expected = _native.quantize(vectors, zero, one, 8, False)
 print("parent", threads() - before, flush=True)
 child = os.fork()
 if child == 0:
     alone = threads()
-    is_right = all(np.array_equal(_native.quantize(vectors, zero, one, 8, False), wanted) for _ in range(3))
+    is_right = all(np.array_equal(_native.quantize(vectors, zero, one, 8, False), expected) for _ in range(3))
     print("child", threads() - alone, is_right, flush=True)
     os._exit(0)
 os.waitpid(child, 0)
-assert np.array_equal(_native.quantize(vectors, zero, one, 8, False), wanted)
+assert np.array_equal(_native.quantize(vectors, zero, one, 8, False), expected)
 """
 
 

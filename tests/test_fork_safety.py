@@ -103,14 +103,14 @@ def test_lock_of_another_thread_is_free_in_a_child() -> None:
 def test_lock_of_the_forking_thread_stays_locked_in_a_child() -> None:
     lock = Lock()
 
-    def excluded() -> bool:
+    def is_locked() -> bool:
         found: list[bool] = []
         threading.Thread(target=lambda: found.append(bool(lock.__enter__())), daemon=True).start()
         time.sleep(0.1)
         return found == []
 
     with lock:
-        assert ForkedCall(excluded).result()
+        assert ForkedCall(is_locked).result()
 
 
 def test_process_local_value_is_made_once_per_process() -> None:
@@ -145,13 +145,13 @@ class ConstantEmbedder:
 def test_child_loads_a_model_that_the_parent_is_loading(
     monkeypatch: pytest.MonkeyPatch, calibration: Calibration
 ) -> None:
-    began, go_on = threading.Event(), threading.Event()
+    started, proceed = threading.Event(), threading.Event()
     parent = os.getpid()
 
     def load(_: Any) -> ConstantEmbedder:
         if os.getpid() == parent:
-            began.set()
-            go_on.wait(SECONDS)
+            started.set()
+            proceed.wait(SECONDS)
         return ConstantEmbedder()
 
     monkeypatch.setattr(embedders, "load_embedder", load)
@@ -160,9 +160,9 @@ def test_child_loads_a_model_that_the_parent_is_loading(
     options = embedding_of(collection, calibration)
     loading = threading.Thread(target=database_embedders.load, args=[options])
     loading.start()
-    began.wait()
+    started.wait()
     assert ForkedCall(lambda: len(database_embedders.load(options).embed_queries(["a", "b"]))).result() == 2
-    go_on.set()
+    proceed.set()
     loading.join()
 
 
@@ -173,22 +173,22 @@ def test_query_cache_works_in_a_child() -> None:
 
 
 def test_child_embeds_a_question_that_the_parent_is_embedding() -> None:
-    began, go_on = threading.Event(), threading.Event()
+    started, proceed = threading.Event(), threading.Event()
     parent = os.getpid()
 
     class Slow(ConstantEmbedder):
         def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
             if os.getpid() == parent:
-                began.set()
-                go_on.wait(SECONDS)
+                started.set()
+                proceed.wait(SECONDS)
             return super().embed_queries(texts)
 
     cached = CachedQueries(Slow())
     asking = threading.Thread(target=cached.embed_queries, args=[["a"]])
     asking.start()
-    began.wait()
+    started.wait()
     assert ForkedCall(lambda: cached.embed_queries(["a"]).tolist()).result() == [[1, 1]]
-    go_on.set()
+    proceed.set()
     asking.join()
 
 
@@ -219,21 +219,21 @@ def test_haystack_document_store_opens_in_a_child(url: str) -> None:
 def test_child_cannot_use_the_parents_qdrant_directory(tmp_path: Path, calibration: Calibration) -> None:
     with qvec.connect(f"qdrant:{tmp_path}") as db:
 
-        def refusal(work: Callable[[], Any]) -> str:
+        def error_message(work: Callable[[], Any]) -> str:
             with pytest.raises(DatabaseError) as caught:
                 work()
             return str(caught.value)
 
-        def refusals() -> list[str]:
+        def error_messages() -> list[str]:
             return [
-                refusal(lambda: qvec.connect(f"qdrant:{tmp_path}")),
-                refusal(lambda: db.create_collection("docs", calibration=calibration)),
+                error_message(lambda: qvec.connect(f"qdrant:{tmp_path}")),
+                error_message(lambda: db.create_collection("docs", calibration=calibration)),
             ]
 
         open_directory: Any = db.store.backend._directory  # type: ignore[attr-defined]
         assert isinstance(open_directory, Directory)
         with held_by_another_thread(directory._opening), held_by_another_thread(open_directory._mutex):
-            opened_again, written = ForkedCall(refusals).result()
+            opened_again, written = ForkedCall(error_messages).result()
         assert " is open in another process (pid " in opened_again
         assert " was opened before this process was forked; connect again" in written
 

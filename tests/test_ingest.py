@@ -72,9 +72,9 @@ def test_default_ranges_depend_on_the_precision(
     array = random_vectors(500)
     load_source(database, save_npy(tmp_path / "a.npy", array), rescore=rescore)
     found = database.collection("docs").calibration
-    wanted = Calibration.fit(array, ranges=RangeMethod("quantile", quantile=quantile))
+    expected = Calibration.fit(array, ranges=RangeMethod("quantile", quantile=quantile))
     assert found.description["method"]["quantile"] == quantile
-    np.testing.assert_array_equal(found.radius, wanted.radius)
+    np.testing.assert_array_equal(found.radius, expected.radius)
 
 
 def test_bytes_per_vector_equal_collection_info(database: Database, tmp_path: Path) -> None:

@@ -159,10 +159,10 @@ def test_commands_need_only_the_encoding(tmp_path: Path) -> None:
         hits = [json.loads(line)["hits"] for line in searched.stdout.splitlines()]
         assert [each[0]["id"] for each in hits[:3]] == [0, 1, 2], searched.stderr
         assert len(hits) == rows
-    without = run_command("ingest", tmp_path / "bits.npy", "--db", url, "-c", "docs")
-    assert without.returncode == 1
-    assert "bits.npy holds uint8; expected float16, float32 or float64; if the vectors are" in without.stderr
-    assert "quantized already, name their encoding (--encoding)" in without.stderr
+    without_encoding = run_command("ingest", tmp_path / "bits.npy", "--db", url, "-c", "docs")
+    assert without_encoding.returncode == 1
+    assert "bits.npy holds uint8; expected float16, float32 or float64; if the vectors are" in without_encoding.stderr
+    assert "quantized already, name their encoding (--encoding)" in without_encoding.stderr
 
 
 def test_calibrate_command_on_bits(tmp_path: Path) -> None:

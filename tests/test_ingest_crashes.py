@@ -286,12 +286,12 @@ def terminate_connections(url: str) -> int:
 def test_load_survives_lost_connections(
     database: Database, url: str, source: Path, tmp_path: Path, workers: int
 ) -> None:
-    ended, over, rng = 0, threading.Event(), random.Random(workers)
+    terminated, finished, rng = 0, threading.Event(), random.Random(workers)
 
     def terminate_now_and_then() -> None:
-        nonlocal ended
-        while not over.wait(0.05 + 0.15 * rng.random()):
-            ended += terminate_connections(url)
+        nonlocal terminated
+        while not finished.wait(0.05 + 0.15 * rng.random()):
+            terminated += terminate_connections(url)
 
     recorder, rejects = Recorder(lambda _: time.sleep(0.002)), tmp_path / "rejects.jsonl"
     options = {"on_error": "skip", "rejects": rejects, "workers": workers, "batch_rows": 20}
@@ -301,9 +301,9 @@ def test_load_survives_lost_connections(
     database.create_collection("docs", calibration=calibration)
     wait = recorder.stage
     recorder.stage = lambda name, total: (wait(name, total), thread.start())  # type: ignore[method-assign]
-    recorder.finish = lambda _: (over.set(), thread.join())  # type: ignore[method-assign]
+    recorder.finish = lambda _: (finished.set(), thread.join())  # type: ignore[method-assign]
     summary = load_source(database, source, recorder, **options)
-    assert ended >= 3
+    assert terminated >= 3
     assert recorder.retries >= 3
     assert (summary.rows, summary.rejected) == (len(KEPT), len(BAD))
     assert_holds(database, random_vectors(ROWS)[KEPT], KEPT)

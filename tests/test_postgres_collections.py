@@ -217,8 +217,8 @@ def test_stored_floats_are_normalized_vectors(
     with db.store.connection() as connection:
         row = connection.execute(f"SELECT embedding::text FROM {name}").fetchone()
     assert row
-    wanted = unit(vectors[:1])[0].astype(dtype).astype(np.float32)
-    np.testing.assert_allclose(np.array(json.loads(row[0])), wanted, rtol=1e-5)
+    expected = unit(vectors[:1])[0].astype(dtype).astype(np.float32)
+    np.testing.assert_allclose(np.array(json.loads(row[0])), expected, rtol=1e-5)
 
 
 def test_error_for_float16_overflow_names_the_row(db: Database, name: str) -> None:

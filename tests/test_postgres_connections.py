@@ -106,20 +106,20 @@ def test_waiting_for_a_busy_pool_times_out(url: str) -> None:
     busy = r"^cannot read collection 'docs': all connections are busy .*couldn't get a connection after 0\.30 sec"
     with qvec.connect(url, pool_size=1, timeout=0.3) as db:
         other = db.collection("docs")
-        began = time.monotonic()
+        started = time.monotonic()
         with db.store.connection(), pytest.raises(DatabaseError, match=busy):
             other.count()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - started < 1
         assert other.count() == ROWS
 
     async def wait() -> None:
         async with await qvec.connect_async(url, pool_size=1, timeout=0.3) as db:
             other = await db.collection("docs")
             async with db.store.connection():
-                began = time.monotonic()
+                started = time.monotonic()
                 with pytest.raises(DatabaseError, match=busy):
                     await other.count()
-                assert time.monotonic() - began < 1
+                assert time.monotonic() - started < 1
             assert await other.count() == ROWS
 
     asyncio.run(wait())
@@ -277,7 +277,7 @@ def test_tasks_survive_a_server_restart(server: str, tmp_path: Path) -> None:
     vectors = realistic(1000)
     reads, failed_reads, failed_writes = 0, [], []
 
-    async def live() -> None:
+    async def run_tasks() -> None:
         stop = asyncio.Event()
 
         async def read(docs: Any) -> None:
@@ -312,7 +312,7 @@ def test_tasks_survive_a_server_restart(server: str, tmp_path: Path) -> None:
 
     with qvec.connect(server) as db:
         create_docs(db)
-    asyncio.run(live())
+    asyncio.run(run_tasks())
 
 
 @pytest.mark.slow
@@ -338,9 +338,9 @@ def test_pool_that_gave_up_restarts_for_a_waiting_caller(
         embedded.stop(tmp_path / "data")
         later = threading.Timer(4, embedded.start, [tmp_path / "data"])
         later.start()
-        began = time.monotonic()
+        started = time.monotonic()
         assert docs.count() == ROWS
-        assert 3 < time.monotonic() - began < 12
+        assert 3 < time.monotonic() - started < 12
         later.join()
 
 
@@ -359,24 +359,24 @@ def all_sessions_end(admin: psycopg.Connection, url: str) -> bool:
 
 
 def test_search_during_close_does_not_reopen_the_pool(docs: Collection, url: str, admin: psycopg.Connection) -> None:
-    began, go_on = threading.Event(), threading.Event()
+    started, proceed = threading.Event(), threading.Event()
 
     class SlowEmbedder:
         def embed_queries(self, texts: Any) -> Vectors:
-            began.set()
-            go_on.wait(10)
+            started.set()
+            proceed.wait(10)
             return realistic(1000)[: len(texts)]
 
         embed_documents = embed_queries
 
     def error_after_close(search: Any) -> str:
-        began.clear()
-        go_on.clear()
+        started.clear()
+        proceed.clear()
         with ThreadPoolExecutor(1) as pool:
             searching = pool.submit(search)
-            began.wait(10)
+            started.wait(10)
             docs._store.close()
-            go_on.set()
+            proceed.set()
             return str(searching.exception(10))
 
     docs.index_texts()
@@ -408,11 +408,11 @@ def test_async_searches_during_close_do_not_reopen_the_pool(
     async def use() -> None:
         async with await qvec.connect_async(url, pool_size=2) as db:
             other = await db.collection("docs")
-            go_on = asyncio.Event()
+            proceed = asyncio.Event()
 
             class SlowEmbedder:
                 async def embed_queries_async(self, texts: Any) -> Vectors:
-                    await go_on.wait()
+                    await proceed.wait()
                     return vectors[: len(texts)]
 
                 embed_documents_async = embed_documents = embed_queries = embed_queries_async
@@ -425,7 +425,7 @@ def test_async_searches_during_close_do_not_reopen_the_pool(
             tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
             await asyncio.sleep(0.03)
             await db.close()
-            go_on.set()
+            proceed.set()
             found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
             assert all(re.match(CLOSED_ERROR, str(error)) for error in found[:40])
             assert {type(result) for result in found[40:]} <= {list, DatabaseError}

@@ -63,10 +63,10 @@ def test_exact_search_equals_numpys_ranking(docs: Collection, vectors: Vectors, 
 
 
 def test_scores_estimate_the_cosine(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
-    true = unit(queries) @ unit(vectors).T
-    greatest = {"int8": 0.01, "int4": 0.1, "float16": 1e-3, "float32": 1e-5}[docs.stored.table.layout.rescore]
-    for line, hits in zip(true, docs.search(3.7 * queries, k=10), strict=True):
-        assert np.abs(line[[hit.id for hit in hits]] - [hit.score for hit in hits]).max() < greatest
+    true_scores = unit(queries) @ unit(vectors).T
+    max_error = {"int8": 0.01, "int4": 0.1, "float16": 1e-3, "float32": 1e-5}[docs.stored.table.layout.rescore]
+    for line, hits in zip(true_scores, docs.search(3.7 * queries, k=10), strict=True):
+        assert np.abs(line[[hit.id for hit in hits]] - [hit.score for hit in hits]).max() < max_error
 
 
 def test_hits_are_distinct_and_sorted_by_score(docs: Collection, queries: Vectors) -> None:
@@ -77,9 +77,9 @@ def test_hits_are_distinct_and_sorted_by_score(docs: Collection, queries: Vector
 
 
 def test_recall_is_above_its_floor(docs: Collection, vectors: Vectors, queries: Vectors) -> None:
-    wanted = np.argsort(-(unit(queries) @ unit(vectors).T), axis=1)[:, :10]
+    nearest = np.argsort(-(unit(queries) @ unit(vectors).T), axis=1)[:, :10]
     found = [[hit.id for hit in hits] for hits in docs.search(queries, k=10)]
-    recall = np.mean([np.isin(ids, best).mean() for ids, best in zip(found, wanted, strict=True)])
+    recall = np.mean([np.isin(ids, best).mean() for ids, best in zip(found, nearest, strict=True)])
     # Measured: 0.988, 0.966, 0.932, 0.992 and 0.974; the margin is for another pgvector's graph.
     floors = {"int8-ternary": 0.95, "int8-binary": 0.92, "int4-ternary": 0.89, "float16-ternary": 0.96}
     assert recall >= floors.get(f"{docs.stored.table.layout.rescore}-{docs.stored.table.layout.prefilter}", 0.93)
@@ -112,14 +112,14 @@ def test_scores_estimate_the_inner_product_of_vectors_of_any_length(db: Database
     calibration = Calibration.fit(vectors, metric="ip")
     docs = create_indexed_collection(db, f"ip_{rescore}", vectors, calibration, rescore, "ternary")
     query = realistic(1, 40, seed=1)[0]
-    true = vectors @ query
+    true_scores = vectors @ query
     size = np.linalg.norm(query) * np.linalg.norm(vectors, axis=1).max()
-    greatest = {"int8": 0.005, "int4": 0.05, "float16": 1e-3, "float32": 1e-6}[rescore]
+    max_error = {"int8": 0.005, "int4": 0.05, "float16": 1e-3, "float32": 1e-6}[rescore]
     for options in ({"exact": True}, {"oversampling": 5}, {"oversampling": 5, "rescore_in": "sql"}):
         hits = docs.search(query, k=20, **options)  # type: ignore[arg-type]
-        assert np.abs(true[[hit.id for hit in hits]] - [hit.score for hit in hits]).max() < greatest * size
+        assert np.abs(true_scores[[hit.id for hit in hits]] - [hit.score for hit in hits]).max() < max_error * size
     exact = docs.search(query, k=20, exact=True)
-    assert len({hit.id for hit in exact} & set(np.argsort(-true)[:20].tolist())) >= 16
+    assert len({hit.id for hit in exact} & set(np.argsort(-true_scores)[:20].tolist())) >= 16
 
 
 def test_truncating_calibration_accepts_full_and_truncated_queries(db: Database, vectors: Vectors) -> None:
@@ -257,11 +257,11 @@ def test_parent_and_forked_child_both_search(docs: Collection, vectors: Vectors)
     assert docs.search(vectors[1], k=1)[0].id == 1
     child = os.fork()
     if child == 0:
-        right = False
+        succeeded = False
         try:
-            right = all(docs.search(vectors[i], k=1)[0].id == i for i in range(5))
+            succeeded = all(docs.search(vectors[i], k=1)[0].id == i for i in range(5))
         finally:
-            os._exit(0 if right else 1)
+            os._exit(0 if succeeded else 1)
     found = [docs.search(vectors[i], k=1)[0].id for i in range(20)]
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
@@ -275,12 +275,12 @@ def test_search_uses_one_calibration_during_a_recalibration(
     """The collection may load a new calibration while a query is prepared with the old one."""
     docs = db.create_collection(name, calibration=calibration)
     docs.upsert(range(5), vectors[:5])
-    renewed = Calibration.fit(vectors[:100], threshold=0)
+    new_calibration = Calibration.fit(vectors[:100], threshold=0)
     prepare = Calibration.prepared
     seen: list[Any] = []
 
-    def prepare_late(used: Calibration, queries: Vectors) -> Vectors:
-        monkeypatch.setattr(docs.stored, "_coded", CodedTable(docs.stored.table, renewed))
+    def prepare_after_recalibration(used: Calibration, queries: Vectors) -> Vectors:
+        monkeypatch.setattr(docs.stored, "_coded", CodedTable(docs.stored.table, new_calibration))
         seen.append(used)
         return prepare(used, queries)
 
@@ -290,8 +290,8 @@ def test_search_uses_one_calibration_during_a_recalibration(
         return search_plan(connection, plan, queries)
 
     search_plan = collection_module.search
-    monkeypatch.setattr(Calibration, "prepared", prepare_late)
+    monkeypatch.setattr(Calibration, "prepared", prepare_after_recalibration)
     monkeypatch.setattr(collection_module, "search", search)
     assert docs.search(vectors[0], k=1)[0].id == 0
-    assert docs.calibration == renewed
+    assert docs.calibration == new_calibration
     assert seen == [calibration, calibration]

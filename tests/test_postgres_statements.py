@@ -66,8 +66,8 @@ def test_ternary_expression_equals_specification(connection: psycopg.Connection,
         statement = sql.SQL("SELECT {}::text FROM (SELECT %s::bit({}) AS codes) AS t").format(
             expression, sql.Literal(layout.code_bits)
         )
-        for row, wanted in zip(specification.to_planes(codes, planes), specification.ternary(codes), strict=True):
-            assert connection.execute(statement, [bit_text(row)]).fetchone() == (bit_text(wanted),)
+        for row, expected in zip(specification.to_planes(codes, planes), specification.ternary(codes), strict=True):
+            assert connection.execute(statement, [bit_text(row)]).fetchone() == (bit_text(expected),)
 
 
 @pytest.mark.parametrize("dimensions", [1, 7, 64])
@@ -223,14 +223,14 @@ def test_candidates_are_nearest_by_hamming_distance(db: Database, large_collecti
         np.vstack([realistic(5000, 32)[:4000], realistic(5000, 32)[:1000]]), large_collection.calibration
     )
     bits = qvec.ternary(codes, large_collection.calibration)
-    wanted = qvec.hamming(
+    distances = qvec.hamming(
         bits, qvec.ternary(qvec.quantize(query, large_collection.calibration), large_collection.calibration)
     )[0]
     with db.store.direct_connection() as connection:
         (rows,) = search._fetch_rows(connection, plan_for(large_collection, 100), query)
-    found = np.sort(wanted[[id for id, _ in rows]])
+    candidate_distances = np.sort(distances[[id for id, _ in rows]])
     # HNSW is approximate: the distances, not the rows (many are equal), are nearly those of an exhaustive search.
-    assert (found == np.sort(wanted)[:100]).mean() > 0.95
+    assert (candidate_distances == np.sort(distances)[:100]).mean() > 0.95
 
 
 def test_prefilter_finds_every_candidate_among_deleted_rows(db: Database) -> None:

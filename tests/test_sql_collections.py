@@ -252,14 +252,14 @@ def test_existing_collection_name_is_an_error(sql: Connection, cosine: str, name
 def test_drift_of_codes_and_of_floats(sql: Connection, name: str) -> None:
     vectors = realistic(400, 16)
     calibration = Calibration.fit(vectors, metric="ip")
-    cal = import_calibration(sql, calibration)
-    moved = realistic(200, 16, seed=3) + np.float32(2)
-    expected = calibration.drift(moved)
+    calibration_id = import_calibration(sql, calibration)
+    drifted_vectors = realistic(200, 16, seed=3) + np.float32(2)
+    expected = calibration.drift(drifted_vectors)
     for rescore in ("int8", "int4", "float32", "binary"):
         table = f"{name}_{rescore}"
-        sql.execute("SELECT qvec.create_collection(%s, %s, %s)", [table, cal, rescore])
+        sql.execute("SELECT qvec.create_collection(%s, %s, %s)", [table, calibration_id, rescore])
         insert_rows(sql, table, vectors[:100])
-        insert_rows(sql, table, moved, 100)
+        insert_rows(sql, table, drifted_vectors, 100)
         rows, shift, spread, balance, clipped, most_clipped = sql.execute(
             "SELECT * FROM qvec.drift(%s, 200)", [table]
         ).fetchone()  # type: ignore[misc]
@@ -281,8 +281,8 @@ def test_drift_of_codes_and_of_floats(sql: Connection, name: str) -> None:
 def test_inserts_are_fast(sql: Connection, name: str) -> None:
     """pgvector's vector operations quantize 1,024 dimensions in well under a millisecond."""
     vectors = realistic(1, 1024)
-    cal = import_calibration(sql, Calibration.fit(realistic(20, 1024)))
-    sql.execute("SELECT qvec.create_collection(%s, %s)", [name, cal])
+    calibration_id = import_calibration(sql, Calibration.fit(realistic(20, 1024)))
+    sql.execute("SELECT qvec.create_collection(%s, %s)", [name, calibration_id])
     statement = composing.SQL(
         "INSERT INTO {} (id, embedding_in) SELECT g, l2_normalize(%s::vector) FROM generate_series(%s::int, %s) g"
     )
