@@ -158,10 +158,28 @@ def anchors_of(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", WRITTEN[1:3], ids=lambda page: page.name)
 def test_paths_exist(page: Path) -> None:
     """Of the files and folders that a page names; OLD--NEW.sql and the like are patterns."""
-    named = re.findall(r"`((?:qvec|tests|tools|rust|docs|examples)/[^`]*)`", page.read_text("utf-8"))
-    patterns = [path for path in named if path.upper().find("OLD--NEW") < 0 and "_build" not in path]
+    patterns = [path.partition(":")[0] for path in named_paths(page)]
     assert len(patterns) > 10
     assert [path for path in patterns if not any(ROOT.glob(path.rstrip("/")))] == []
+
+
+@pytest.mark.parametrize("page", WRITTEN[1:3], ids=lambda page: page.name)
+def test_functions_of_named_files_exist(page: Path) -> None:
+    """Of the functions, classes and methods that a page names as `file.py:name`."""
+    functions = [path.split(":") for path in named_paths(page) if ":" in path]
+    assert len(functions) > 3
+    assert [function for function in functions if not defines(*function)] == []
+
+
+def defines(path: str, name: str) -> bool:
+    """Return whether a Python or Rust file defines a name, or all parts of one like Class.method."""
+    text = (ROOT / path).read_text("utf-8")
+    return all(re.search(rf"\b(?:def|class|fn) {part}\b", text) for part in name.split("."))
+
+
+def named_paths(page: Path) -> list[str]:
+    named = re.findall(r"`((?:qvec|tests|tools|rust|docs|examples)/[^`]*)`", page.read_text("utf-8"))
+    return [path for path in named if path.upper().find("OLD--NEW") < 0 and "_build" not in path]
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
