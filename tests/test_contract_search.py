@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qvec import Calibration, InputError, RowError
 from qvec.client import Collection
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.metadata_index import MetadataIndex
 
 Vectors = NDArray[np.float32]
@@ -40,7 +41,12 @@ def test_info_describes_a_collection(filled: Collection, calibration: Calibratio
         "cosine",
         "bigint",
     )
-    assert (info.rescore, info.oversampling, info.model, info.calibration) == ("float16", 4, None, calibration.id)
+    assert (info.rescore, info.oversampling, info.model, info.calibration) == (
+        "float16",
+        DEFAULT_OVERSAMPLING,
+        None,
+        calibration.id,
+    )
     assert info.index == "built"
     assert filled.has_index()
     if info.table_bytes is not None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from qvec import Calibration, InputError
 from qvec.client import Collection, Database
+from qvec.codes import PLANES
 from qvec.evaluation.dataset import Queries, Rows, rows_of_collection, rows_of_source
 from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.evaluation_results import Evaluation, Result
@@ -31,7 +32,6 @@ Lists = list[list[int]]
 
 K = 10
 DIMENSIONS = 64
-PLANES = {"int8": 8, "int4": 4, "binary": 1}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from qdrant_client import QdrantClient
 import qvec
 from qvec import Calibration, CalibrationError, CollectionError, InputError, QvecError
 from qvec.client import Collection, Database
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.qdrant.description import Description
 
 Vectors = NDArray[np.float32]
@@ -46,7 +47,15 @@ def db(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, {"rescore": "float16", "prefilter": "turbo1", "query_encoding": "scalar8bits", "oversampling": 4}),
+        (
+            {},
+            {
+                "rescore": "float16",
+                "prefilter": "turbo1",
+                "query_encoding": "scalar8bits",
+                "oversampling": DEFAULT_OVERSAMPLING,
+            },
+        ),
         ({"query_encoding": "binary"}, {"rescore": "float16", "prefilter": "binary", "query_encoding": "binary"}),
         ({"rescore": "binary"}, {"rescore": "binary", "prefilter": "binary", "query_encoding": "scalar8bits"}),
         ({"rescore": "turbo16", "prefilter": "turbo1.5"}, {"rescore": "turbo16", "prefilter": "turbo1.5"}),

@@ -18,6 +18,7 @@ import qvec
 from qvec import Calibration, DatabaseError
 from qvec.client import Collection
 from qvec.client.bulk import open_loader
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.metadata_index import MetadataIndex
 
 Vectors = NDArray[np.float32]
@@ -55,7 +56,7 @@ def test_writes_are_refused(store: Store, docs: Collection, vectors: Vectors, wr
     with pytest.raises(DatabaseError, match=r" is opened read-only; to write to it, connect without read_only$"):
         asyncio.run(attempt_async()) if use_async else attempt()
     again = store.database.collection(docs.name)
-    assert (again.count(), again.oversampling) == (100, 4)
+    assert (again.count(), again.oversampling) == (100, DEFAULT_OVERSAMPLING)
 
 
 def test_reads_are_allowed(store: Store, docs: Collection, queries: Vectors) -> None:

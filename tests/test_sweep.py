@@ -22,6 +22,8 @@ from sweep_sources import NumberModel, write_texts, write_vectors
 import qvec
 import qvec.cli.sweep
 from qvec import Calibration
+from qvec.codes import PLANES
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.embedding import EmbeddingOptions
 from qvec.evaluation.evaluation_results import NONE, Result, Sweep, Trial
 from qvec.evaluation.ground_truth import RecallTable, nearest_rows
@@ -36,7 +38,6 @@ from qvec.precisions import code_table_bytes
 from qvec.ranges import RangeMethod
 from qvec.sources import open_source
 
-PLANES = {"int8": 8, "int4": 4, "binary": 1}
 K = 10
 
 
@@ -161,7 +162,7 @@ def trial(
     recalls: NDArray[np.float64],
     *,
     size: float = 480,
-    oversampling: float | None = 4,
+    oversampling: float | None = DEFAULT_OVERSAMPLING,
     threshold: float = 0.5,
     rescore: str = "int8",
     prefilter: str = "ternary",
@@ -194,9 +195,9 @@ def test_recommends_fewest_bytes_that_reach_target() -> None:
 
 
 def test_recommends_larger_oversampling_only_if_needed() -> None:
-    few, many, most = (
-        trial(recalls(mean), oversampling=o, size=s) for mean, o, s in ((0.9, 4, 99), (0.97, 8, 99), (0.99, 16, 9))
-    )
+    few = trial(recalls(0.9), size=99, oversampling=DEFAULT_OVERSAMPLING)
+    many = trial(recalls(0.97), size=99, oversampling=8)
+    most = trial(recalls(0.99), size=9, oversampling=16)
     assert recommend([few, many, most], 0.85, ["a"]).trial is few
     assert recommend([few, many, most], 0.95, ["a"]).trial is many
     assert recommend([few, most], 0.95, ["a"]).trial is most
@@ -259,7 +260,14 @@ def test_sweep_tries_every_combination(swept: Sweep) -> None:
     }
     assert {trial.dimensions for trial in swept.trials} == {128, 64}
     assert len(fits) == 80
-    assert {trial.result.oversampling for trial in swept.trials if trial.loadable} == {1, 2, 4, 8, 16}
+    assert {trial.result.oversampling for trial in swept.trials if trial.loadable} == {
+        1,
+        2,
+        4,
+        8,
+        16,
+        DEFAULT_OVERSAMPLING,
+    }
     float32 = {one.dimensions: one.result.recall.value for one in swept.trials if one.result.rescore == "float32"}
     assert float32[128] == 1 > float32[64]
     assert swept.recommendation.met

@@ -12,6 +12,7 @@ from tiny_models import ANSWERS, BEIR_QUERIES, CORPUS, QUERIES, RELEVANT, WRONG,
 
 import qvec
 from qvec import Calibration, InputError
+from qvec.codes import PLANES
 from qvec.evaluation.metrics import ndcg
 
 torch = pytest.importorskip("torch")
@@ -26,8 +27,6 @@ from qvec.training import (  # noqa: E402
     QuantizedTripletEvaluator,
 )
 from qvec.training.text_datasets import read_beir, retrieval_from_pairs  # noqa: E402
-
-PLANES = {"int8": 8, "int4": 4, "binary": 1}
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from hypothesis.extra.numpy import arrays
 
 import qvec
 from qvec import Calibration, InputError, RangeMethod
+from qvec.codes import PLANES
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
 
 from qvec.training import Scale, dequantize_embeddings, quantize_embeddings, quantize_ste  # noqa: E402
 
-PLANES = {"int8": 8, "int4": 4, "binary": 1}
 PRECISIONS = [*PLANES, "ternary"]
 
 

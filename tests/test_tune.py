@@ -20,6 +20,7 @@ from psycopg import sql
 import qvec
 from qvec import Calibration, CollectionError, InputError
 from qvec.client import Collection, Database
+from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.dataset import Queries, Rows, rows_of_source
 from qvec.evaluation.metrics import Interval
 from qvec.evaluation.tune import Alternative, Attempt, Tuning, advise, tune
@@ -81,7 +82,7 @@ def test_nothing_is_stored_without_store(made: Collection, store: Store, asked: 
     tuning = tune(made, asked, recall=0.8, store=False)
     assert tuning.oversampling is not None
     assert not tuning.stored
-    assert store.database.collection(made.name).oversampling == 4
+    assert store.database.collection(made.name).oversampling == DEFAULT_OVERSAMPLING
 
 
 def test_unreachable_target_gives_advice(made: Collection, store: Store, asked: Queries) -> None:
@@ -97,7 +98,7 @@ def test_unreachable_target_gives_advice(made: Collection, store: Store, asked: 
             ": load it again with a more precise prefilter (qvec ingest --prefilter turbo1), or search "
             "every row (qvec search --exact)"
         )
-    assert store.database.collection(made.name).oversampling == 4
+    assert store.database.collection(made.name).oversampling == DEFAULT_OVERSAMPLING
 
 
 def test_stored_oversampling_is_read_by_other_connections(store: Store, made: Collection) -> None:
@@ -114,7 +115,7 @@ def test_invalid_oversampling_raises(made: Collection) -> None:
     for wrong in (0.5, float("nan"), float("inf")):
         with pytest.raises(InputError, match=r"^oversampling is .*, expected at least 1$"):
             made.set_oversampling(wrong)
-    assert made.oversampling == 4
+    assert made.oversampling == DEFAULT_OVERSAMPLING
 
 
 def test_tuning_dropped_collection_raises(store: Store, made: Collection) -> None:
@@ -217,7 +218,7 @@ def test_sql_search_uses_stored_oversampling(db: Database, codes: Any, asked: Qu
     assert few == [ids(hits) for hits in codes.search(asked.vectors[:20], oversampling=1)]
     assert many == [ids(hits) for hits in codes.search(asked.vectors[:20])]
     assert few != many
-    codes.set_oversampling(4)
+    codes.set_oversampling(DEFAULT_OVERSAMPLING)
 
 
 def sql_hits(db: Database, queries: Floats) -> list[list[int]]:
@@ -314,7 +315,7 @@ def test_eval_uses_rows_as_queries(loaded: str, source: Path) -> None:
 def test_tune_stores_oversampling(loaded: str, source: Path, query_file: Path) -> None:
     arguments = ("tune", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source)
     tried = json.loads(invoke(*arguments, "--recall", "0.9", "--no-store", "--json").stdout)
-    assert tried["oversampling"] < 4
+    assert tried["oversampling"] < DEFAULT_OVERSAMPLING
     assert not tried["stored"]
     assert tried["ef_search"] == 40
     assert (

@@ -190,8 +190,9 @@ def recommend(
 ) -> Recommendation:
     """Recommend the trial with the fewest bytes whose recall reaches the target with confidence.
 
-    Trials with an oversampling of at most 4 come first, then those with 8, then 16. If none reaches the target, take
-    the one with the highest recall. Among calibrations that differ only by chance, take the one nearest the default.
+    Trials with an oversampling of at most DEFAULT_OVERSAMPLING come first, then those with 8, then 16. If none reaches
+    the target, take the one with the highest recall. Among calibrations that differ only by chance, take the one
+    nearest the default.
 
     Every second query is used to choose, and the recall reported is that of the others: the best of thousands of
     trials looks better than it is to the queries that chose it. `source` is the source's name with the options to read
