@@ -287,8 +287,8 @@ def test_invalid_options_are_errors(sql: Connection, queries: Vectors, options: 
     assert caught.value.diag.message_primary == message
 
 
-def test_planes_without_a_statement_are_an_error(sql: Connection) -> None:
-    """A precision that `_search_sql` does not know must not be scored as another one."""
+def test_unknown_planes_are_an_error(sql: Connection) -> None:
+    """`_search_sql` must not score an unknown precision as another one."""
     block = """
         DO $$ DECLARE layout record := qvec._layout('int4_ternary');
         BEGIN layout.planes := 2; PERFORM qvec._search_sql(layout, 10, 40, NULL); END $$"""
