@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.client import Collection, Database
-from qvec.ingest import IngestOptions, Reporter, Summary, ingest
+from qvec.ingest import IngestOptions, Reporter, Stop, Summary, ingest
 from qvec.postgres.rows import stored_codes
 from qvec.sources import open_source
 
@@ -49,11 +49,13 @@ def with_ids(array: NDArray[np.float32], ids: Sequence[int | str] | None = None)
     return [{"id": id, "vector": vector} for id, vector in zip(ids, array.tolist(), strict=True)]
 
 
-def load_source(database: Database, path: Path, reporter: Reporter | None = None, **options: Any) -> Summary:
+def load_source(
+    database: Database, path: Path, reporter: Reporter | None = None, stop: Stop | None = None, **options: Any
+) -> Summary:
     """Load a source in this process; by default do not build an index."""
     options = {"collection": "docs", "index": False} | options
     with open_source(path) as source:
-        return ingest(database, source, IngestOptions(**options), reporter)
+        return ingest(database, source, IngestOptions(**options), reporter, stop)
 
 
 def codes_by_id(database: Database, name: str = "docs") -> dict[int | str, bytes]:

@@ -1,4 +1,4 @@
-"""Helpers for tests of loading into Qdrant: load a source, compare a collection with the expected rows."""
+"""Helpers for tests of loading into Qdrant: compare a collection with the expected rows, read checkpoints."""
 
 from __future__ import annotations
 
@@ -10,18 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.client import Database
-from qvec.ingest import IngestOptions, Reporter, Stop, Summary, ingest
 from qvec.qdrant.points import stored_vectors
-from qvec.sources import open_source
-
-
-def load_source(
-    database: Database, path: Path, reporter: Reporter | None = None, stop: Stop | None = None, **options: Any
-) -> Summary:
-    """Load a source in this process, by default without an index."""
-    options = {"collection": "docs", "index": False} | options
-    with open_source(path) as source:
-        return ingest(database, source, IngestOptions(**options), reporter, stop)
 
 
 def found_rows(database: Database, name: str = "docs") -> dict[int | str, bytes]:

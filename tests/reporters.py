@@ -1,4 +1,4 @@
-"""Reporters that act at a point of a load or of a recalibration, and record what they are told."""
+"""Reporters that call a function at a point of a load or a recalibration and record messages."""
 
 from __future__ import annotations
 

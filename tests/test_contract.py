@@ -50,18 +50,18 @@ def test_collection_is_created_opened_and_dropped(store: Store, calibration: Cal
     name = store.new_name()
     db = store.database
     assert not db.has_collection(name)
-    made = db.create_collection(name, calibration=calibration, id_type="text", oversampling=2.5, model="m")
+    created = db.create_collection(name, calibration=calibration, id_type="text", oversampling=2.5, model="m")
     assert db.has_collection(name)
-    for docs in (made, db.collection(name), *(found for found in db.collections() if found.name == name)):
+    for docs in (created, db.collection(name), *(found for found in db.collections() if found.name == name)):
         assert (docs.name, docs.id_type, docs.oversampling, docs.model) == (name, "text", 2.5, "m")
         assert docs.calibration == calibration
-    made.upsert(["old"], vectors[:1])
+    created.upsert(["old"], vectors[:1])
     with pytest.raises(CollectionError, match=rf"^collection '{name}' exists already$"):
         db.create_collection(name, calibration=calibration)
     db.drop_collection(name)
     assert not db.has_collection(name)
     assert name not in [found.name for found in db.collections()]
-    for use in (made.count, made.info, made.scroll, lambda: made.delete(["1"]), lambda: made.get(["1"])):
+    for use in (created.count, created.info, created.scroll, lambda: created.delete(["1"]), lambda: created.get(["1"])):
         with pytest.raises(CollectionError, match=f"^collection '{name}' was dropped since it was opened; open it ag"):
             use()
     again = db.create_collection(name, calibration=Calibration.fit(vectors, dimensions=32))
@@ -181,9 +181,9 @@ def test_invalid_settings_are_refused(
 # Rows
 
 
-def rows(docs: Collection, wanted: list[Any]) -> list[tuple[Any, ...] | None]:
+def rows(docs: Collection, row_ids: list[Any]) -> list[tuple[Any, ...] | None]:
     """Return id, document and metadata of each row; None for a missing one."""
-    found = docs.get(wanted)
+    found = docs.get(row_ids)
     assert all(math.isnan(hit.score) for hit in found if hit)
     return [hit and (hit.id, hit.document, hit.metadata) for hit in found]
 

@@ -50,12 +50,12 @@ def matching_rows(filter: dict[str, Any]) -> list[int]:
 @pytest.fixture(scope="module", params=["bigint", "text"])
 def docs(store: Store, request: pytest.FixtureRequest) -> Any:
     vectors = realistic(ROWS, 16)
-    made: Any = store.create(Calibration.fit(vectors), id_type=request.param, rescore="float16")
+    collection: Any = store.create(Calibration.fit(vectors), id_type=request.param, rescore="float16")
     rows = [row if request.param == "bigint" else f"{row:04}" for row in range(ROWS)]
     texts = ["the fox" if row % 2 else "a hen" for row in range(ROWS)]
-    made.upsert(rows, vectors, texts, [metadata(row) for row in range(ROWS)])
-    made.index_texts("simple")
-    return made
+    collection.upsert(rows, vectors, texts, [metadata(row) for row in range(ROWS)])
+    collection.index_texts("simple")
+    return collection
 
 
 def row_numbers(hits: list[Any]) -> list[int]:

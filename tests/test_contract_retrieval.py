@@ -77,8 +77,8 @@ def test_several_questions_are_embedded_in_one_call(docs: Any, embedder: WordEmb
 
 
 def test_texts_without_ids_get_random_ids(docs: Any, store: Store, embedder: WordEmbedder) -> None:
-    made = docs.add(["a cloud", "a stone"])
-    assert [hit.document for hit in docs.get(made)] == ["a cloud", "a stone"]
+    new_ids = docs.add(["a cloud", "a stone"])
+    assert [hit.document for hit in docs.get(new_ids)] == ["a cloud", "a stone"]
     numbered: Any = store.create(docs.calibration)
     numbered.embedder = embedder
     random_ids = numbered.add(["a cloud", "a stone"])

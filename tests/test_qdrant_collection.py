@@ -242,7 +242,7 @@ def test_dropping_ends_concurrent_operations_with_a_qvec_error(
 
 def test_concurrent_writers_lose_no_rows(db: Database, calibration: Calibration, vectors: Vectors, name: str) -> None:
     docs: Collection = db.create_collection(name, calibration=calibration)
-    faults: list[Exception] = []
+    errors: list[Exception] = []
 
     def write(thread: int) -> None:
         try:
@@ -250,14 +250,14 @@ def test_concurrent_writers_lose_no_rows(db: Database, calibration: Calibration,
                 rows = np.arange(250 * thread + start, 250 * thread + start + 50)
                 docs.upsert(rows, vectors[rows], [str(row) for row in rows])
         except Exception as error:
-            faults.append(error)
+            errors.append(error)
 
     threads = [threading.Thread(target=write, args=(thread,)) for thread in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert faults == []
+    assert errors == []
     assert docs.count() == 1000
     assert [hit and hit.document for hit in docs.get(range(1000))] == [str(row) for row in range(1000)]  # type: ignore[arg-type]
     for row in (0, 333, 999):

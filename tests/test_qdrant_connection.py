@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from fake_qdrant import FakeQdrantServer, collection_config
 from http_helpers import serve_http
-from ingest_helpers import random_vectors
+from ingest_helpers import load_source, random_vectors
 from ingest_helpers import run_command as run_plain_command
-from qdrant_load_helpers import assert_holds, load_source
+from qdrant_load_helpers import assert_holds
 from reporters import AtRow
 
 import qvec

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from conftest import realistic
-from ingest_helpers import random_vectors
-from qdrant_load_helpers import assert_holds, checkpoint_position, load_source
+from ingest_helpers import load_source, random_vectors
+from qdrant_load_helpers import assert_holds, checkpoint_position
 
 import qvec
 from qvec.errors import DatabaseError

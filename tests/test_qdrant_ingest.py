@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_qdrant import FakeQdrantServer
-from ingest_helpers import random_vectors, with_ids, write_lines
-from qdrant_load_helpers import assert_holds, checkpoint_position, found_rows, load_source
+from ingest_helpers import load_source, random_vectors, with_ids, write_lines
+from qdrant_load_helpers import assert_holds, checkpoint_position, found_rows
 from reporters import AtRow
 
 import qvec

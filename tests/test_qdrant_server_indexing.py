@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_qdrant import FakeQdrantServer, optimizer
-from ingest_helpers import random_vectors
+from ingest_helpers import load_source, random_vectors
 from killed_commands import run_command
 from qdrant_client import models
-from qdrant_load_helpers import assert_holds, load_source
+from qdrant_load_helpers import assert_holds
 from reporters import AtRow
 
 import qvec

@@ -12,10 +12,10 @@ import grpc
 import numpy as np
 import pytest
 from fake_qdrant import FakeQdrantServer
-from ingest_helpers import random_vectors, with_ids, write_lines
+from ingest_helpers import load_source, random_vectors, with_ids, write_lines
 from killed_commands import start_command
 from qdrant_client import models
-from qdrant_load_helpers import assert_holds, checkpoint_position, found_rows, load_source
+from qdrant_load_helpers import assert_holds, checkpoint_position, found_rows
 from reporters import AtRow
 
 import qvec
@@ -219,10 +219,10 @@ def test_concurrent_loads_create_the_load_registry_once(qdrant_server: FakeQdran
 
 def test_load_registry_is_read_to_its_last_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_LOADS_PAGE", 3)
-    wanted = {f"{number}.npy": {"position": number, "first_id": None} for number in range(10)}
-    for source, state in wanted.items():
+    expected = {f"{number}.npy": {"position": number, "first_id": None} for number in range(10)}
+    for source, state in expected.items():
         database.store.backend.write_load("docs", source, state)
-    assert database.store.backend.read_loads("docs") == wanted
+    assert database.store.backend.read_loads("docs") == expected
     assert database.store.backend.read_load("docs", "4.npy") == {"position": 4, "first_id": None}
     database.store.backend.write_load("docs", "4.npy", None)
     assert database.store.backend.read_load("docs", "4.npy") is None

@@ -479,7 +479,7 @@ def test_long_and_unusual_collection_names(database: Database) -> None:
 
 
 @pytest.mark.slow
-def test_the_command(database: Database, url: str) -> None:
+def test_recalibrate_command(database: Database, url: str) -> None:
     create_docs(database)
     place = ("--db", url, "-c", "docs")
     trial = json.loads(

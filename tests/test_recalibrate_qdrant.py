@@ -117,7 +117,7 @@ def test_kept_floats_are_stored_with_the_new_calibration(database: Database) -> 
 
 
 def test_rows_are_copied_if_the_other_version_has_none(database: Database) -> None:
-    """Also if no row of a whole page exists in the other version."""
+    """Also if no row of a page exists in the other version."""
     create_docs(database)
     with open_version_sync(database, "docs") as versions:
         new = versions.begin(Calibration.fit(VECTORS, threshold=0.5))
@@ -409,7 +409,7 @@ def test_searches_during_switches_succeed_and_use_the_right_calibration(database
     assert min(counts.values()) > 20
 
 
-def test_the_command(url: str) -> None:
+def test_recalibrate_command(url: str) -> None:
     with qvec.connect(url) as database:
         create_docs(database)
     place = ("--db", url, "-c", "docs")

@@ -14,7 +14,7 @@ It serves gRPC only, so the example turns off QdrantClient's version check, whic
 imitated answers UNIMPLEMENTED, as does an option that would be ignored.
 
 The engine holds Python's interpreter lock while it works: the server handles one call at a time, and a client in the
-same process blocks while an index is built. Set `server.optimizer_delay` where a test must see a collection that is
+same process blocks while an index is built. Set `server.optimizer_delay` if a test must see a collection that is
 not green yet.
 """
 

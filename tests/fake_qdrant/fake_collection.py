@@ -88,7 +88,7 @@ class FakeCollection:
         self._shard_keys.append(key)
 
     def check_shard_keys(self, selected: Sequence[Any], is_needed: bool) -> None:
-        """Refuse unknown shard keys, and a request without one where custom sharding needs it."""
+        """Refuse unknown shard keys, and a request without one if custom sharding needs it."""
         if any(key not in self._shard_keys for key in selected):
             raise bad_input("a shard key was not found")
         if is_needed and self._is_custom_sharded and not selected:

@@ -137,10 +137,10 @@ def _query(request: Any) -> edge.Query | edge.TextQuery:
     return _nearest(request.query)
 
 
-def _nearest(wanted: Any) -> edge.Query:
-    if wanted.WhichOneof("variant") != "nearest" or wanted.nearest.WhichOneof("variant") != "dense":
+def _nearest(query: Any) -> edge.Query:
+    if query.WhichOneof("variant") != "nearest" or query.nearest.WhichOneof("variant") != "dense":
         raise unimplemented("queries other than nearest to a dense vector")
-    return edge.Query.Nearest(np.array(wanted.nearest.dense.data, np.float32))
+    return edge.Query.Nearest(np.array(query.nearest.dense.data, np.float32))
 
 
 def _search_params(params: Any) -> edge.SearchParams:

@@ -102,12 +102,12 @@ class Points(messages.PointsServicer):
         return _write_response(request, collection.delete_index(request.field_name))
 
     def Get(self, request: Any, context: Context) -> Any:
-        wanted = (
+        arguments = (
             convert.ids(request.ids),
             convert.with_payload(request, default=True),
             convert.with_vectors(request),
         )
-        found = self._collection(request).read(lambda shard: shard.retrieve(*wanted))
+        found = self._collection(request).read(lambda shard: shard.retrieve(*arguments))
         return messages.GetResponse(result=map(convert.retrieved_point, found))
 
     def Scroll(self, request: Any, context: Context) -> Any:
