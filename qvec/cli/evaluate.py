@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qvec.cli.console import print_table
-from qvec.cli.measuring import measuring_options, open_measured, percent
+from qvec.cli.measuring import measuring_options, open_measured, percent_with_margin
 from qvec.cli.shared_options import db_option
 from qvec.cli.sweep import SWEEP_ONLY, run_sweep, sweep_options, write_reports
 from qvec.errors import InputError
@@ -134,10 +134,10 @@ def _row(result: Result, judged: bool) -> list[str]:
         f"{result.prefilter} scan" if result.is_scan else result.prefilter,
         result.rescore,
         "" if result.oversampling is None else f"{result.oversampling:g}",
-        percent(result.recall),
+        percent_with_margin(result.recall),
     ]
     if judged:
-        row.append("" if result.ndcg is None else percent(result.ndcg))
+        row.append("" if result.ndcg is None else percent_with_margin(result.ndcg))
     row += ["" if value is None else f"{value:.2f}" for value in (result.p50_ms, result.p95_ms, result.p99_ms)]
     row.append(f"{result.bytes_per_vector:,.0f}")
     loss = result.loss

@@ -145,7 +145,7 @@ def _load_embedder(collection: Collection, options: EmbeddingOptions) -> Embedde
     return load_embedder(embedding)
 
 
-def percent(interval: Interval) -> str:
+def percent_with_margin(interval: Interval) -> str:
     """Write a mean in percent, with the longer side of its interval."""
     margin = max(interval.high - interval.value, interval.value - interval.low)
     return f"{100 * interval.value:.1f} ±{100 * margin:.1f}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qvec.cli.console import print_table
-from qvec.cli.measuring import measuring_options, open_measured, percent
+from qvec.cli.measuring import measuring_options, open_measured, percent_with_margin
 from qvec.cli.shared_options import collection_option, db_option
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _print_tuning(tuning: Tuning) -> None:
     rows = [
         [
             "every row" if attempt.oversampling is None else f"{attempt.oversampling:g}",
-            percent(attempt.recall),
+            percent_with_margin(attempt.recall),
             f"{100 * attempt.at_least:.2f}",
             f"{attempt.p50_ms:.2f}",
         ]

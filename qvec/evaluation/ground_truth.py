@@ -43,8 +43,8 @@ class GroundTruth:
     def recalls(self, found: Sequence[Ids]) -> NDArray[np.float64]:
         """Return recall@k of each query (m,) for the ids that a search found, best first.
 
-        Tied rows count in the search's favour. Ids after the first k do not count, nor do repeated ids. With fewer
-        than k rows, recall is the share of all rows.
+        Tied rows count in the search's favour. Ids after the first k do not count (in `RecallTable.recalls` they do),
+        nor do repeated ids. With fewer than k rows, recall is the share of all rows.
         """
         recalls = [self._recall(*each) for each in zip(found, self.nearer, self.tied, strict=True)]
         return np.array(recalls, np.float64)
@@ -88,9 +88,10 @@ class RecallTable:
         return cls(truth.k, table, nearer_rows, np.minimum(truth.k, nearer_rows + tied_rows))
 
     def recalls(self, found: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the recall of each query (m,) for distinct rows found (m, n), which all count.
+        """Return the recall of each query (m,) for distinct rows found (m, n).
 
-        The recall of candidates is thus the share of nearest rows that rescoring can still find.
+        All n count, not the first k only as in `GroundTruth.recalls`. So the recall of candidates is the share of
+        nearest rows that rescoring can still find; pass k rows for recall@k.
         """
         kinds = np.take_along_axis(self.table, found, axis=1)
         tied = np.minimum((kinds == 2).sum(axis=1), self.wanted - self.nearer)

@@ -127,7 +127,7 @@ def _dimension_table(calibration: Calibration, statistics: Drift | None) -> Resu
     rows = [[str(at), *(f"{array[at]:.4g}" for array in arrays)] for at in range(calibration.dimensions)]
     for at, row in enumerate(rows):
         balance, clip = (None, None) if statistics is None else (statistics.bit_balance[at], statistics.clip_rate[at])
-        row += [_percent(balance), _percent(None if clip is None or np.isnan(clip) else clip, 2)]
+        row += [_percent_or_blank(balance), _percent_or_blank(None if clip is None or np.isnan(clip) else clip, 2)]
     return ResultTable("The calibration, dimension by dimension", dict.fromkeys(columns, False), rows)
 
 
@@ -146,7 +146,7 @@ def _trial_row(trial: Trial) -> list[str]:
         *_steps(result),
         f"{trial.fit.threshold:g}" if quantized else _BLANK,
         _ranges(trial) if quantized else _BLANK,
-        _percent(trial.candidates),
+        _percent_or_blank(trial.candidates),
         percent(result.recall.value),
         _interval(result.recall),
     ]
@@ -161,11 +161,11 @@ def _ranges(trial: Trial) -> str:
 def _result_row(result: Result, judged: bool) -> list[str]:
     loss = result.loss
     row = [*_steps(result), "scan" if result.exact else "index", percent(result.recall.value), _interval(result.recall)]
-    row += [_percent(result.ndcg and result.ndcg.value, 2)] if judged else []
+    row += [_percent_or_blank(result.ndcg and result.ndcg.value, 2)] if judged else []
     row += [_BLANK if time is None else f"{time:.2f}" for time in (result.p50_ms, result.p95_ms, result.p99_ms)]
     row += [f"{result.bytes_per_vector:,.0f}"]
     losses = (None, None, None) if loss is None else (loss.index, loss.prefilter, loss.rescore)
-    return row + [_percent(lost, 2) for lost in losses]
+    return row + [_percent_or_blank(lost, 2) for lost in losses]
 
 
 def _steps(result: Result) -> list[str]:
@@ -173,7 +173,7 @@ def _steps(result: Result) -> list[str]:
     return [*(_BLANK if step == NONE else step for step in (result.prefilter, result.rescore)), oversampling]
 
 
-def _percent(share: float | None, digits: int = 1) -> str:
+def _percent_or_blank(share: float | None, digits: int = 1) -> str:
     return _BLANK if share is None else percent(share, digits)
 
 
