@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError, Hit, InputError, QvecError, RowError
 from qvec.client import Collection, Database
-from qvec.postgres.errors import redact
+from qvec.store.connect_options import redact
 
 Vectors = NDArray[np.float32]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qvec.errors import DatabaseError, InputError
+from qvec.store.connect_options import redact
 
 DEFAULT_URL = "postgres:./qvec-data"
 EXPECTED = "postgres:DIR, postgresql://USER@HOST/DATABASE, qdrant:DIR, qdrant://HOST:6334 or qdrants://HOST:6334"
@@ -17,8 +18,6 @@ def embedded_directory(url: str) -> str | None:
     for scheme in ("postgres:", "qdrant:"):
         if url.startswith(scheme) and len(url) > len(scheme):
             return url.removeprefix(scheme)
-    from qvec.postgres.errors import redact  # imports the driver
-
     shown = redact(url) if "://" in url else url
     raise InputError(f"{shown!r} is not a database URL; expected {EXPECTED}")
 

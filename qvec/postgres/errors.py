@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import parse_qsl, urlencode
 
 import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from qvec.errors import CollectionError, DatabaseError
+from qvec.store.connect_options import redact
 
 EXPECTED_URL = (
     "is not a connection URL; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with / as %2F, @ as %40 and % as "
     "%25 in user and password"
 )
-
-
-def redact(url: str) -> str:
-    """Return a connection URL without its password, for messages. Anything before the last @ may be one."""
-    scheme, _, rest = url.partition("://")
-    credentials, at, place = rest.rpartition("@")
-    place, _, query = place.partition("?")
-    user = credentials.partition(":")[0] + "@" if at else ""
-    kept = urlencode([pair for pair in parse_qsl(query) if pair[0] not in ("password", "sslpassword")], safe="/@")
-    return f"{scheme}://{user}{place}" + ("?" + kept if kept else "")
 
 
 def check_url(url: str) -> None:

@@ -1,4 +1,4 @@
-"""Options of a connection, and who may use it."""
+"""Options of a connection, its URL in messages, and who may use it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from qvec.errors import DatabaseError, InputError
 
@@ -35,6 +36,16 @@ class ConnectOptions:
         """Raise DatabaseError where the database was opened read-only."""
         if self.read_only:
             raise DatabaseError(f"{database} is opened read-only; to write to it, connect without read_only")
+
+
+def redact(url: str) -> str:
+    """Return a connection URL without its password, for messages. Anything before the last @ may be one."""
+    scheme, _, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    place, _, query = place.partition("?")
+    user = credentials.partition(":")[0] + "@" if at else ""
+    kept = urlencode([pair for pair in parse_qsl(query) if pair[0] not in ("password", "sslpassword")], safe="/@")
+    return f"{scheme}://{user}{place}" + ("?" + kept if kept else "")
 
 
 def _check_seconds(name: str, seconds: Any) -> None:

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import psycopg
 
-from qvec.postgres.errors import check_url, connection_lost, redact, wrap_connect_errors
+from qvec.postgres.errors import check_url, connection_lost, wrap_connect_errors
 from qvec.postgres.pools import Connection, Pool, adapt, connect_arguments
-from qvec.store.connect_options import ConnectOptions
+from qvec.store.connect_options import ConnectOptions, redact
 from qvec.store.scope import operation
 from qvec.waiting import sleep
 
