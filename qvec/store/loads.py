@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from qvec.errors import DatabaseError, QvecError
 from qvec.sources import RejectedRow
+from qvec.store.requests import OnDuplicate
 
 
 @dataclass(frozen=True)
@@ -118,3 +119,13 @@ class Loader(Protocol):
 
     def finish(self, checkpoint: Checkpoint) -> None:
         """Store the last checkpoint of the source."""
+
+
+class LoaderModule(Protocol):
+    """The module `loader` of a store; `store` is its synchronous class."""
+
+    def open_loader(self, store: Any, collection: str, source: str, on_duplicate: OnDuplicate, workers: int) -> Loader:
+        """Return a load of one source into a collection, which need not exist yet."""
+
+    def read_checkpoints(self, store: Any, collection: str) -> dict[str, Checkpoint]:
+        """Return the checkpoints of all sources that were loaded into a collection, by their locations."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,3 +85,10 @@ class VersionSync(Protocol):
 
     def drop(self) -> None:
         """Drop the other version."""
+
+
+class VersionSyncModule(Protocol):
+    """The module `version_sync` of a store; `store` is its synchronous class."""
+
+    def open_version_sync(self, store: Any, collection: str) -> VersionSync:
+        """Return the version sync of a collection."""
