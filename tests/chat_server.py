@@ -1,4 +1,4 @@
-"""A simulated server for OpenAI's streaming chat completions, which can fail on purpose."""
+"""A test server for OpenAI's streaming chat completions, with faults on request."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class ChatServer:
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
-    def says(self, *pieces: str | threading.Event) -> None:
+    def set_answer(self, *pieces: str | threading.Event) -> None:
         """Set the next answers, in pieces."""
         self.status = 200
         events = [piece if isinstance(piece, threading.Event) else event(piece) for piece in pieces]
         self.lines = [": a comment", event(None), *events, 'data: {"choices": []}', "data: [DONE]"]
 
-    def fails(self, status: int, *lines: str) -> None:
+    def set_failure(self, status: int, *lines: str) -> None:
         """Set the next answers to an error status, or to an invalid stream."""
         self.status, self.lines = status, list(lines)
 
 
 @contextmanager
-def chatting() -> Iterator[ChatServer]:
+def serving_chat() -> Iterator[ChatServer]:
     """Run the server until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):

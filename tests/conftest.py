@@ -101,6 +101,13 @@ def realistic(rows: int, dimensions: int = 64, seed: int = 0) -> Vectors:
     return vectors.astype(np.float32)
 
 
+def low_rank(rows: int, dimensions: int, seed: int = 0) -> Vectors:
+    """Return vectors near an oblique subspace of 6 dimensions, so that their sign bits are redundant."""
+    basis = np.random.default_rng(99).normal(size=(6, dimensions))
+    random = np.random.default_rng(seed)
+    return (random.normal(size=(rows, 6)) @ basis + 0.3 * random.normal(size=(rows, dimensions))).astype(np.float32)
+
+
 def unit(vectors: Vectors) -> Vectors:
     """Return rows divided by their length."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

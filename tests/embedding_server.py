@@ -1,4 +1,4 @@
-"""A server with the wire format of OpenAI's embeddings, any model behind it, and faults on request."""
+"""A test server for OpenAI's embeddings API, with any model and with faults on request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Exchange:
     status: int = 200
     answer: Any = None
     answer_headers: dict[str, str] = field(default_factory=dict)
-    hangs_up: bool = False
+    closes_connection: bool = False
 
     @property
     def texts(self) -> list[str]:
@@ -47,15 +47,16 @@ class EmbeddingServer:
     def __init__(
         self, embed: Callable[[Sequence[str]], Vectors], models: Sequence[str] | None = ("test-model",)
     ) -> None:
-        """`models` None is a server that does not list them. It refuses encodings that are not in `encodings`."""
+        """Serve the model `embed`. With `models` None the server does not list its models."""
         self.embed = embed
         self.models = models
         self.fault: Fault = lambda _: None
         self.encodings = ("base64", "float")
+        """Values of encoding_format that the server accepts."""
         self.exchanges: list[Exchange] = []
-        self.most_at_once = 0
+        self.max_concurrent = 0
         """Largest number of concurrent requests."""
-        self._at_once = 0
+        self._concurrent = 0
         self._lock = threading.Lock()
         self.url = ""
 
@@ -68,14 +69,14 @@ class EmbeddingServer:
         with self._lock:
             exchange = Exchange(request, headers, len(self.exchanges))
             self.exchanges.append(exchange)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self._concurrent += 1
+            self.max_concurrent = max(self.max_concurrent, self._concurrent)
         try:
             self._answer(exchange)
             self.fault(exchange)
         finally:
             with self._lock:
-                self._at_once -= 1
+                self._concurrent -= 1
         return exchange
 
     def _answer(self, exchange: Exchange) -> None:
@@ -91,6 +92,7 @@ class EmbeddingServer:
 
 
 def encoded(vector: Vectors, encoding: str) -> Any:
+    """Return a vector as the value of `embedding` in an answer."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode() if encoding == "base64" else vector.tolist()
 
 
@@ -113,7 +115,7 @@ def serving(server: EmbeddingServer) -> Iterator[EmbeddingServer]:
                 self._send(404, {"error": "no such page"}, {})
                 return
             exchange = server.exchange(request, dict(self.headers))
-            if exchange.hangs_up:
+            if exchange.closes_connection:
                 self.close_connection = True
                 return
             self._send(exchange.status, exchange.answer, exchange.answer_headers)

@@ -34,9 +34,12 @@ class Block:
     printed: str = ""
 
 
-def blocks(page: Path, *kinds: str) -> list[Block]:
-    """Return the code blocks of a page, of these kinds."""
-    found = [Block(kind, text) for kind, text in _FENCE.findall(page.read_text("utf-8"))]
+def blocks(page: Path, *kinds: str, section: str = "") -> list[Block]:
+    """Return the code blocks of these kinds on a page, or in the section with this heading."""
+    content = page.read_text("utf-8")
+    if section:
+        content = content.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    found = [Block(kind, text) for kind, text in _FENCE.findall(content)]
     for index, block in enumerate(found[1:]):
         if (found[index].kind, block.kind) == ("python", "text"):
             found[index] = replace(found[index], printed=block.text)
@@ -69,6 +72,7 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def run_shell(block: Block, folder: Path) -> str:
+    """Run the commands of a block in one shell, which stops at the first error."""
     return run(["sh", "-e", "-c", block.text], folder)
 
 

@@ -1,4 +1,4 @@
-"""The specification of the native component in plain numpy: slow, each formula once, easy to verify."""
+"""Specification of the native functions in plain numpy: each formula once, slow but easy to verify."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ UNIT_TOLERANCE = 2e-4
 
 
 def width(dimensions: int) -> int:
+    """Return the bytes of a plane."""
     return (dimensions + 7) // 8
 
 
@@ -55,6 +56,7 @@ def codes(vectors: NDArray[np.floating], threshold: Floats, radius: Floats, *, c
 
 
 def to_planes(codes: Codes, planes: int) -> Codes:
+    """Return the top bit planes of codes, the highest first; each plane is padded to whole bytes."""
     bits = [np.packbits((codes >> (7 - plane)) & 1, axis=1) for plane in range(planes)]
     return np.concatenate(bits, axis=1)
 
@@ -70,15 +72,18 @@ def from_planes(rows: Codes, dimensions: int, planes: int) -> Codes:
 
 
 def ternary(codes: Codes) -> Codes:
+    """Return two planes: codes of at least 144, and codes of at least 112."""
     return np.concatenate([np.packbits(codes >= 144, axis=1), np.packbits(codes >= 112, axis=1)], axis=1)
 
 
 def learned(codes: Codes, projection: NDArray[np.int8], bias: NDArray[np.int32]) -> Codes:
+    """Return the signs of an integer projection of codes."""
     sums = (2 * codes.astype(np.int64) - 255) @ projection.astype(np.int64).T + bias
     return np.packbits(sums > 0, axis=1)
 
 
 def decoded(codes: Codes, threshold: Floats, radius: Floats, deviation: Floats, planes: int) -> Floats:
+    """Return the values that the top `planes` bits stand for: the middle of each step, or threshold ± deviation."""
     if planes == 1:
         return np.where(codes >= 128, threshold + deviation, threshold - deviation)
     step = radius / np.float32(2 ** (planes - 1))
@@ -97,9 +102,11 @@ def scores(decoded: NDArray[np.floating], queries: Floats, *, by_length: bool) -
 
 
 def hamming(codes: Codes, queries: Codes) -> NDArray[np.int64]:
+    """Return the number of differing bits (queries, rows); rows may be longer than queries."""
     differing = codes[None, :, : queries.shape[1]] ^ queries[:, None, :]
     return np.unpackbits(differing, axis=2).sum(axis=2, dtype=np.int64)
 
 
 def nearest(distances: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Return the k nearest rows of each query; of equal distances the lower row comes first."""
     return np.argsort(distances, axis=1, kind="stable")[:, :k]

@@ -21,7 +21,7 @@ def write_vectors(path: Path, vectors: NDArray[np.float32]) -> Path:
 
 
 class NumberModel:
-    """A model whose texts are numbers: those of its document or query vectors."""
+    """A model of texts that are numbers: each selects one of its document or query vectors."""
 
     name = "words"
     options = EmbeddingOptions("words")

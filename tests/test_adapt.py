@@ -1,4 +1,4 @@
-"""Learned bits: made from vectors alone, selected and measured; and the command `qvec adapt`."""
+"""Learned bits trained on vectors alone, and the command `qvec adapt`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import low_rank
 
 from qvec.calibration import Calibration
 from qvec.cli import main
@@ -22,16 +23,9 @@ from qvec.training.learned_bits import AdaptOptions, RecallEvaluator, adapt
 DIMENSIONS = 16
 
 
-def uneven(rows: int, seed: int = 0) -> np.ndarray:
-    """Rows near an oblique subspace of 6 dimensions, so that their sign bits are redundant."""
-    askew = np.random.default_rng(99).normal(size=(6, DIMENSIONS))
-    random = np.random.default_rng(seed)
-    return (random.normal(size=(rows, 6)) @ askew + 0.3 * random.normal(size=(rows, DIMENSIONS))).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def sample() -> np.ndarray:
-    return uneven(1500)
+    return low_rank(1500, DIMENSIONS)
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +45,24 @@ def test_fewer_directions_span_principal_subspace(sample: np.ndarray) -> None:
 
 
 def test_two_bits_per_direction_equal_ternary_code(sample: np.ndarray, fitted: Calibration) -> None:
-    """The calibration's own dimensions with two bits each give its own ternary code, except for the thresholds."""
+    """With the original dimensions as directions, two bits each are the ternary code, except for the thresholds."""
     centred = fitted.prepared(sample) - fitted.threshold
-    made = projection_from(np.eye(DIMENSIONS, dtype=np.float32), centred, 2 * DIMENSIONS)
-    levels = np.concatenate([-made.bias[::2], made.bias[1::2]])
+    projection = projection_from(np.eye(DIMENSIONS, dtype=np.float32), centred, 2 * DIMENSIONS)
+    levels = np.concatenate([-projection.bias[::2], projection.bias[1::2]])
     spread = np.sqrt((centred**2).mean(axis=0))
     assert np.allclose(levels, -0.4307 * np.tile(spread, 2), rtol=1e-3)
-    made = replace(made, bias=np.tile([1, -1], DIMENSIONS) * np.repeat(fitted.radius / 8, 2))
-    held = fitted.with_learned(*quantize_projection(made.weights, made.bias, fitted.radius), {})
+    projection = replace(projection, bias=np.tile([1, -1], DIMENSIONS) * np.repeat(fitted.radius / 8, 2))
+    adapted = fitted.with_learned(*quantize_projection(projection.weights, projection.bias, fitted.radius), {})
     codes = quantize(sample, fitted)
     wanted = np.unpackbits(ternary(codes, fitted), axis=1).reshape(-1, 2, DIMENSIONS)[:, ::-1]
     assert np.array_equal(
-        np.unpackbits(learned(codes, held), axis=1), wanted.transpose(0, 2, 1).reshape(len(codes), -1)
+        np.unpackbits(learned(codes, adapted), axis=1), wanted.transpose(0, 2, 1).reshape(len(codes), -1)
     )
 
 
 def test_bits_are_spread_over_directions(sample: np.ndarray) -> None:
-    made = projection_from(np.eye(DIMENSIONS, dtype=np.float32), sample, 40)
-    counts = made.weights.sum(axis=0)
+    projection = projection_from(np.eye(DIMENSIONS, dtype=np.float32), sample, 40)
+    counts = projection.weights.sum(axis=0)
     assert counts.tolist() == [3] * 8 + [2] * 8
 
 
@@ -95,7 +89,7 @@ def test_reported_recall_is_that_of_stored_bits(sample: np.ndarray, fitted: Cali
 
 
 def test_recall_equals_numpy() -> None:
-    rows = uneven(300)
+    rows = low_rank(300, DIMENSIONS)
     fitted = Calibration.fit(rows)
     exact = RecallEvaluator(rows, rows[:20], fitted)
     nearest = np.argsort(-(fitted.prepared(rows[:20]) @ fitted.prepared(rows).T), axis=1, kind="stable")[:, :40]
@@ -112,17 +106,17 @@ def test_recall_equals_numpy() -> None:
 
 
 def test_inner_product_recall_ignores_query_length() -> None:
-    """As in a search, the bits of a short query are not those of zero."""
-    rows = uneven(600)
+    """The bits of a very short query are those of its direction, not those of zero, as in a search."""
+    rows = low_rank(600, DIMENSIONS)
     fitted = Calibration.fit(rows[:500], metric="ip")
-    whole, short = (RecallEvaluator(rows[:500], rows[500:] * np.float32(length), fitted) for length in (1, 2**-8))
-    found = [held_out.recall(lambda codes: ternary(codes, fitted)) for held_out in (whole, short)]
+    long, short = (RecallEvaluator(rows[:500], rows[500:] * np.float32(length), fitted) for length in (1, 2**-8))
+    found = [held_out.recall(lambda codes: ternary(codes, fitted)) for held_out in (long, short)]
     assert found[0] == found[1]
     assert found[0].mean > 0.5
 
 
 def test_training_uses_queries(sample: np.ndarray, fitted: Calibration) -> None:
-    done = adapt(sample, fitted, AdaptOptions(steps=20), queries=uneven(30, seed=5))
+    done = adapt(sample, fitted, AdaptOptions(steps=20), queries=low_rank(30, DIMENSIONS, seed=5))
     assert (done.queries, done.rows) == (10, 1500)
 
 
@@ -174,13 +168,13 @@ def test_adapt_command(tmp_path: Path, sample: np.ndarray) -> None:
     assert run.exit_code == 0, run.output
     assert "itq" in run.output
     assert "1,200 rows" in run.output
-    held = Calibration.load(output)
-    assert held.learned_bits == 24
+    adapted = Calibration.load(output)
+    assert adapted.learned_bits == 24
     again = ["adapt", str(source), "-o", str(tmp_path / "b"), "--calibration", str(output), "--method", "itq", "--json"]
     found = json.loads(CliRunner().invoke(main, again).stdout)
     assert [each["bits"] for each in found["recall"]] == [16, 32, 32]
-    assert Calibration.load(tmp_path / "b").id == found["id"] != held.id
-    assert np.array_equal(Calibration.load(tmp_path / "b").radius, held.radius)
+    assert Calibration.load(tmp_path / "b").id == found["id"] != adapted.id
+    assert np.array_equal(Calibration.load(tmp_path / "b").radius, adapted.radius)
 
 
 def test_command_rejects_options_conflicting_with_calibration(tmp_path: Path, sample: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Learned bits from pairs of queries and documents: how pairs are read, held out and used."""
+"""Learned bits trained on pairs of queries and documents: reading pairs, holding some out, and training."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TOPIC, STYLE = 4, 12
 
 
-def by_topic(count: int, seed: int) -> VectorPairs:
-    """Documents of a topic and of a louder style; their queries share the topic and have a style of their own."""
+def topic_pairs(count: int, seed: int) -> VectorPairs:
+    """Return pairs that share the topic dimensions; the larger style dimensions of both sides are independent."""
     random = np.random.default_rng(seed)
     topic = random.normal(size=(count, TOPIC))
     documents = np.hstack([topic, 1.5 * random.normal(size=(count, STYLE))])
-    asked = topic + 0.3 * random.normal(size=topic.shape)
-    queries = np.hstack([asked, 0.7 * random.normal(size=(count, STYLE))])
+    query_topic = topic + 0.3 * random.normal(size=topic.shape)
+    queries = np.hstack([query_topic, 0.7 * random.normal(size=(count, STYLE))])
     return VectorPairs(queries.astype(np.float32), documents.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
 def sample() -> np.ndarray:
-    return by_topic(600, 0).documents
+    return topic_pairs(600, 0).documents
 
 
 @pytest.fixture(scope="module")
@@ -56,25 +56,27 @@ def fitted(sample: np.ndarray) -> Calibration:
 
 @pytest.mark.slow
 def test_training_on_pairs_improves_retrieval(sample: np.ndarray, fitted: Calibration) -> None:
-    """On other pairs, more documents are found than after learning without pairs or from wrong pairs."""
-    pairs, held_out = by_topic(300, 1), by_topic(300, 2)
+    """For held-out queries, bits trained on pairs find more documents than bits trained on none or on wrong pairs."""
+    pairs, held_out = topic_pairs(300, 1), topic_pairs(300, 2)
     rows = fitted.prepared(sample)
     centred = rows - fitted.threshold
     start = projection_from(itq(centred, 16, 0), centred, 16)
 
-    def found(given: VectorPairs) -> float:
-        prepared = VectorPairs(fitted.prepared(given.queries), fitted.prepared(given.documents))
-        made = train_projection(
+    def recall_at_20(pairs_to_train: VectorPairs) -> float:
+        prepared = VectorPairs(fitted.prepared(pairs_to_train.queries), fitted.prepared(pairs_to_train.documents))
+        projection = train_projection(
             start, build_dataset(rows, fitted.threshold, prepared.queries[:0], prepared), 400, 0, lambda _step: None
         )
-        held = fitted.with_learned(*quantize_projection(made.weights, made.bias, fitted.radius), {})
-        queries, documents = (learned(quantize(side, held), held) for side in (held_out.queries, held_out.documents))
+        adapted = fitted.with_learned(*quantize_projection(projection.weights, projection.bias, fitted.radius), {})
+        queries, documents = (
+            learned(quantize(side, adapted), adapted) for side in (held_out.queries, held_out.documents)
+        )
         distances = hamming(documents, queries)
         return float(np.mean((distances < np.diag(distances)[:, None]).sum(axis=1) < 20))
 
-    right = found(pairs)
-    assert right > found(pairs.take(np.arange(0))) + 0.05
-    assert right > found(VectorPairs(pairs.queries, np.roll(pairs.documents, 1, axis=0))) + 0.05
+    with_pairs = recall_at_20(pairs)
+    assert with_pairs > recall_at_20(pairs.take(np.arange(0))) + 0.05
+    assert with_pairs > recall_at_20(VectorPairs(pairs.queries, np.roll(pairs.documents, 1, axis=0))) + 0.05
 
 
 def rows_of(array: np.ndarray) -> set[bytes]:
@@ -83,12 +85,12 @@ def rows_of(array: np.ndarray) -> set[bytes]:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 30), min_size=3, max_size=80), st.integers(0, 5))
-def test_training_queries_are_never_held_out(which: list[int], seed: int) -> None:
-    """This also holds for a query with several documents."""
-    queries = by_topic(31, 3).queries[which]
-    documents = by_topic(len(which), 4).documents
-    sample = by_topic(200, 5).documents
-    different = len(set(which))
+def test_training_queries_are_never_held_out(query_numbers: list[int], seed: int) -> None:
+    """Not even a query that has several documents."""
+    queries = topic_pairs(31, 3).queries[query_numbers]
+    documents = topic_pairs(len(query_numbers), 4).documents
+    sample = topic_pairs(200, 5).documents
+    different = len(set(query_numbers))
     calibration = Calibration.fit(sample)
     if different < 3:
         with pytest.raises(InputError, match=f"pairs with distinct queries: {different} found, at least 3 wanted"):
@@ -98,16 +100,16 @@ def test_training_queries_are_never_held_out(which: list[int], seed: int) -> Non
     held_out = [rows_of(parts.selection_queries), rows_of(parts.test_queries), rows_of(parts.pairs.queries)]
     assert sum(map(len, held_out)) == len(set.union(*held_out)) == different
     assert len(held_out[0]) == len(held_out[1]) == different // 3
-    together = np.hstack([queries, documents])
-    assert rows_of(np.hstack([parts.pairs.queries, parts.pairs.documents])) <= rows_of(together)
+    all_pairs = np.hstack([queries, documents])
+    assert rows_of(np.hstack([parts.pairs.queries, parts.pairs.documents])) <= rows_of(all_pairs)
     assert len(parts.pairs) == sum(rows_of(row[None]) <= held_out[2] for row in queries)
 
 
 def test_given_queries_are_removed_from_training_pairs(sample: np.ndarray, fitted: Calibration) -> None:
     """A held-out query is removed from the pairs even if its embedding differs in the last bits."""
-    pairs = by_topic(60, 1)
+    pairs = topic_pairs(60, 1)
     nearly = pairs.queries[:30] * np.float32(1 + 1e-6)
-    queries = np.concatenate([nearly, by_topic(30, 2).queries])
+    queries = np.concatenate([nearly, topic_pairs(30, 2).queries])
     parts = split_sample(sample, fitted, 0, queries, pairs)
     held_out = np.concatenate([parts.selection_queries, parts.test_queries])
     assert (len(parts.queries), len(held_out)) == (20, 40)
@@ -120,18 +122,18 @@ def test_given_queries_are_removed_from_training_pairs(sample: np.ndarray, fitte
 
 
 def test_selection_and_test_use_at_most_500_queries(sample: np.ndarray, fitted: Calibration) -> None:
-    parts = split_sample(sample, fitted, 0, pairs=by_topic(1600, 1))
+    parts = split_sample(sample, fitted, 0, pairs=topic_pairs(1600, 1))
     assert (len(parts.pairs), len(parts.selection_queries), len(parts.test_queries)) == (600, 500, 500)
 
 
 def test_result_counts_training_pairs(sample: np.ndarray, fitted: Calibration) -> None:
-    done = adapt(sample, fitted, AdaptOptions(steps=5), pairs=by_topic(90, 1))
+    done = adapt(sample, fitted, AdaptOptions(steps=5), pairs=topic_pairs(90, 1))
     assert (done.pairs, done.queries, done.rows) == (30, 30, 600)
     assert done.as_dict()["pairs"] == 30
 
 
 def test_invalid_pairs_raise(sample: np.ndarray, fitted: Calibration) -> None:
-    pairs = by_topic(9, 1)
+    pairs = topic_pairs(9, 1)
     damaged = pairs.documents.copy()
     damaged[4, 2] = np.nan
     with pytest.raises(RowError, match="documents of pairs: row 4"):
@@ -146,7 +148,7 @@ def test_invalid_pairs_raise(sample: np.ndarray, fitted: Calibration) -> None:
 
 
 class Letters:
-    """Embeds a text as the counts of its letters, queries apart from documents."""
+    """Embeds a query as the counts of its letters, and a document as their negatives."""
 
     def __init__(self) -> None:
         self.embedded: list[str] = []
@@ -160,10 +162,11 @@ class Letters:
 
 
 def no_model() -> Any:
+    """Fail: pairs of vectors need no model."""
     raise AssertionError("vectors need no model")
 
 
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
@@ -174,7 +177,7 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.mark.parametrize("name", ["p.jsonl", "p.parquet"])
 def test_each_text_is_embedded_once(name: str, tmp_path: Path, fitted: Calibration) -> None:
     texts = [("ab", "a"), ("c", "b"), ("ab", "b")]
-    path = written(tmp_path / name, [{"id": i, "question": q, "answer": d} for i, (q, d) in enumerate(texts)])
+    path = write_rows(tmp_path / name, [{"id": i, "question": q, "answer": d} for i, (q, d) in enumerate(texts)])
     model: Any = Letters()
     found = read_vector_pairs(path, fitted, lambda: model, 0)
     assert model.embedded == ["ab", "c", "a", "b"]
@@ -184,9 +187,9 @@ def test_each_text_is_embedded_once(name: str, tmp_path: Path, fitted: Calibrati
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.parquet"])
 def test_vectors_are_read_unchanged(name: str, tmp_path: Path, fitted: Calibration) -> None:
-    pairs = by_topic(7, 1)
+    pairs = topic_pairs(7, 1)
     sides = zip(pairs.queries.tolist(), pairs.documents.tolist(), strict=True)
-    path = written(tmp_path / name, [{"id": i, "text": "t", "q": q, "d": d} for i, (q, d) in enumerate(sides)])
+    path = write_rows(tmp_path / name, [{"id": i, "text": "t", "q": q, "d": d} for i, (q, d) in enumerate(sides)])
     found = read_vector_pairs(path, fitted, no_model, 0)
     assert np.array_equal(found.queries, pairs.queries)
     assert np.array_equal(found.documents, pairs.documents)
@@ -197,12 +200,12 @@ def test_too_many_pairs_are_sampled(
     kind: str, tmp_path: Path, fitted: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learned_bits_data, "MAX_PAIRS", 20)
-    pairs = by_topic(100, 1)
+    pairs = topic_pairs(100, 1)
     rows = [
         {"q": q, "d": d} if kind == "vectors" else {"q": f"{'a' * (i + 1)}", "d": f"{'b' * (i + 1)}"}
         for i, (q, d) in enumerate(zip(pairs.queries.tolist(), pairs.documents.tolist(), strict=True))
     ]
-    path = written(tmp_path / "p.jsonl", rows)
+    path = write_rows(tmp_path / "p.jsonl", rows)
     model: Any = Letters()
     drawn, again, other = (read_vector_pairs(path, fitted, lambda: model, seed) for seed in (0, 0, 1))
     assert len(drawn) == len(rows_of(drawn.queries)) == 20
@@ -237,7 +240,7 @@ SIXTEEN = [1.0] * 16
     ],
 )
 def test_invalid_rows_raise(rows: list[dict[str, Any]], message: str, tmp_path: Path, fitted: Calibration) -> None:
-    path = written(tmp_path / "p.jsonl", rows)
+    path = write_rows(tmp_path / "p.jsonl", rows)
     model: Any = Letters()
     with pytest.raises(InputError, match=message):
         read_vector_pairs(path, fitted, lambda: model, 0)
@@ -263,14 +266,14 @@ def run(*arguments: Any) -> Any:
 def test_command_with_vectors(tmp_path: Path, sample: np.ndarray) -> None:
     source, output = tmp_path / "v.npy", tmp_path / "cal.safetensors"
     np.save(source, sample)
-    given_pairs = by_topic(90, 1)
+    given_pairs = topic_pairs(90, 1)
     sides = zip(given_pairs.queries.tolist(), given_pairs.documents.tolist(), strict=True)
-    pairs = written(tmp_path / "p.jsonl", [{"query": q, "document": d} for q, d in sides])
+    pairs = write_rows(tmp_path / "p.jsonl", [{"query": q, "document": d} for q, d in sides])
     done = run(source, "-o", output, "--pairs", pairs, "--steps", 300, "--bits", 16)
     assert done.exit_code == 0, done.output
     assert "learning from 30 pairs whose queries are not held out" in done.output
     assert "30 queries held out, 600 rows" in done.output
-    np.save(tmp_path / "q.npy", by_topic(30, 9).queries)
+    np.save(tmp_path / "q.npy", topic_pairs(30, 9).queries)
     done = run(source, "-o", output, "--pairs", pairs, "--queries", tmp_path / "q.npy", "--steps", 5, "--json")
     found = json.loads(done.stdout)
     assert (found["queries"], found["rows"], found["pairs"]) == (10, 600, 90)
@@ -283,7 +286,7 @@ def test_command_with_texts(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.jsonl")
     words = ["cat", "dog", "tree", "river", "city", "house"]
     texts = [{"text": f"{a} {b} {c} {d}"} for a in words for b in words for c in words for d in words[:2]]
-    source = written(tmp_path / "texts.jsonl", texts)
+    source = write_rows(tmp_path / "texts.jsonl", texts)
     done = run(source, "-o", tmp_path / "c", "--model", model, "--pairs", pairs, "--steps", 5, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["pairs"] == 20

@@ -19,12 +19,12 @@ import qvec
 from qvec import AsyncCollection, AsyncDatabase, Collection, Database
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "async_to_sync.py"
-TWINS: list[tuple[Any, Any]] = [(Database, AsyncDatabase), (Collection, AsyncCollection)]
+CLASS_PAIRS: list[tuple[Any, Any]] = [(Database, AsyncDatabase), (Collection, AsyncCollection)]
 
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    """The script as a module."""
+    """The script tools/async_to_sync.py as a module."""
     spec = importlib.util.spec_from_file_location("async_to_sync", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -44,7 +44,7 @@ def test_generated_modules_are_current() -> None:
 
 @pytest.fixture
 def project(generator: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with one asynchronous module and its current twin."""
+    """A project with one asynchronous module and its generated twin."""
     source = tmp_path / "qvec" / "store" / "_async" / "rows.py"
     source.parent.mkdir(parents=True)
     source.write_text("async def count(rows):\n    return await rows.count()\n")
@@ -144,13 +144,13 @@ def public(kind: type) -> dict[str, Any]:
 
 MEMBERS = [
     pytest.param(kind, twin, name, id=f"{kind.__name__}.{name}")
-    for kind, twin in TWINS
+    for kind, twin in CLASS_PAIRS
     for name, value in public(kind).items()
     if callable(getattr(kind, name)) or isinstance(value, property)
 ]
 
 
-@pytest.mark.parametrize(("kind", "twin"), TWINS)
+@pytest.mark.parametrize(("kind", "twin"), CLASS_PAIRS)
 def test_sync_and_async_classes_have_same_public_names(kind: type, twin: type) -> None:
     assert public(kind).keys() == public(twin).keys()
 
@@ -163,29 +163,31 @@ def as_sync(annotation: str) -> str:
 
 def signature(function: Callable[..., Any]) -> list[tuple[str, Any, Any, str]]:
     found = inspect.signature(function)
-    parameters = [(p.name, p.kind, shown(p.default), as_sync(str(p.annotation))) for p in found.parameters.values()]
+    parameters = [
+        (p.name, p.kind, default_text(p.default), as_sync(str(p.annotation))) for p in found.parameters.values()
+    ]
     return [*parameters, ("return", None, None, as_sync(str(found.return_annotation)))]
 
 
-def shown(default: Any) -> str:
-    """Return a default's repr; those of functions differ by their address."""
+def default_text(default: Any) -> str:
+    """Return the repr of a default, but for functions a text without their address."""
     return "a function" if inspect.isfunction(default) else repr(default)
 
 
 @pytest.mark.parametrize(("kind", "twin", "name"), MEMBERS)
 def test_sync_and_async_methods_have_same_signature_and_docstring(kind: type, twin: type, name: str) -> None:
-    one, other = getattr(kind, name), getattr(twin, name)
-    assert inspect.getdoc(one) == inspect.getdoc(other)
-    if isinstance(one, property):
+    sync, asynchronous = getattr(kind, name), getattr(twin, name)
+    assert inspect.getdoc(sync) == inspect.getdoc(asynchronous)
+    if isinstance(sync, property):
         return
-    assert signature(one) == signature(other)
+    assert signature(sync) == signature(asynchronous)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="overloads are not kept")
 def test_sync_and_async_search_have_same_overloads() -> None:
-    one, other = get_overloads(Collection.search), get_overloads(AsyncCollection.search)
-    assert len(one) == 3
-    assert list(map(signature, one)) == list(map(signature, other))
+    sync, asynchronous = get_overloads(Collection.search), get_overloads(AsyncCollection.search)
+    assert len(sync) == 3
+    assert list(map(signature, sync)) == list(map(signature, asynchronous))
 
 
 def test_connect_and_connect_async_have_same_signature_and_docstring() -> None:
@@ -194,10 +196,10 @@ def test_connect_and_connect_async_have_same_signature_and_docstring() -> None:
 
 
 WITHOUT_DATABASE = {"encode", "wrap_errors"}
-"""Methods that ask the database nothing."""
+"""Methods that send nothing to the database."""
 
 
-@pytest.mark.parametrize(("kind", "twin"), TWINS)
+@pytest.mark.parametrize(("kind", "twin"), CLASS_PAIRS)
 def test_database_methods_are_coroutines(kind: type, twin: type) -> None:
     for name, value in vars(twin).items():
         if name.startswith("_") or not inspect.isfunction(value) or name in WITHOUT_DATABASE:

@@ -1,4 +1,4 @@
-"""Rows that cannot be used for a calibration: the first is named, or they are skipped and counted."""
+"""`qvec calibrate` on bad rows: the error names the first, or they are skipped and counted."""
 
 from __future__ import annotations
 

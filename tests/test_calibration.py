@@ -1,4 +1,4 @@
-"""Calibrations: fitting, storing, and errors."""
+"""Calibrations: fitting, equality, files and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Vectors = NDArray[np.float32]
 
 
 def tiny(**changes: object) -> Calibration:
-    """Return a calibration whose values are all written here."""
+    """Return a calibration of three dimensions with fixed values."""
     given: dict[str, object] = {
         "threshold": [0.5, -0.25, 0],
         "radius": [1, 2, 0.125],
@@ -118,7 +118,7 @@ def test_fit_on_batches_equals_fit_on_array(rows: Vectors, batch_rows: int) -> N
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_sample_of_sorted_source_is_uniform(batched: bool) -> None:
-    # Rows ascend from 0 to 1: a sample of the front would have a small mean, the uniform one has 1/2 ± 1/sqrt(12 n).
+    # Rows ascend from 0 to 1: the first rows have a small mean, a uniform sample has 1/2 ± 1/sqrt(12 n).
     ascending = np.linspace(0, 1, 40_000, dtype=np.float32)[:, None]
     given = iter(np.split(ascending, 40)) if batched else ascending
     fitted = Calibration.fit(given, metric="ip", sample_size=2000, ranges=RangeMethod("minmax"))
@@ -236,7 +236,7 @@ def test_constant_dimension_keeps_its_value(share: float, method: str) -> None:
     fitted = Calibration.fit(constant, metric="ip", threshold=share, ranges=RangeMethod(method))
     assert fitted.std[1] == fitted.std[2] == 0
     decoded = dequantize(quantize(constant, fitted), fitted)
-    # The value is at the edge of the range around share·mean: half a step from where it decodes to.
+    # The value is at the edge of the range around share·mean: half a step from its decoded value.
     np.testing.assert_allclose(decoded[:, 1], 0.7, atol=0.7 * (1 - share) / 256 + 1e-6)
     np.testing.assert_allclose(decoded[:, 2], 0, atol=1e-30)
     assert np.isfinite(fitted.drift(constant).mean_shift).all()
@@ -296,13 +296,13 @@ def test_arrays_and_description_are_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    "again",
+    "make_copy",
     [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c)), lambda c: Calibration.from_bytes(c.to_bytes())],
     ids=["copy", "deepcopy", "pickle", "bytes"],
 )
-def test_copies_are_equal_and_read_only(again: object) -> None:
-    assert callable(again)
-    copied = again(tiny())
+def test_copies_are_equal_and_read_only(make_copy: object) -> None:
+    assert callable(make_copy)
+    copied = make_copy(tiny())
     assert copied == tiny()
     assert hash(copied) == hash(tiny())
     assert copied.metadata() == tiny().metadata()
@@ -332,7 +332,7 @@ def test_invalid_arrays_raise(changes: dict[str, object], message: str) -> None:
         tiny(**changes)
 
 
-# The file
+# Files
 
 
 GOLDEN_ID = "c6ebdd68e13594f8"
@@ -377,7 +377,7 @@ def test_save_and_load(rows: Vectors, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
 
 
-def refused_or_changed(data: bytes) -> bool:
+def raises_or_changes_id(data: bytes) -> bool:
     try:
         return Calibration.from_bytes(data).id != tiny().id
     except CalibrationError:
@@ -387,18 +387,18 @@ def refused_or_changed(data: bytes) -> bool:
 @pytest.mark.parametrize("flip", [0x01, 0x04, 0x20, 0x80, 0xFF])
 def test_every_changed_byte_is_detected(flip: int) -> None:
     data = tiny().to_bytes()
-    for place in range(len(data)):
+    for position in range(len(data)):
         damaged = bytearray(data)
-        damaged[place] ^= flip
-        assert refused_or_changed(bytes(damaged)), f"byte {place} of {data[place - 20 : place + 20]!r}"
+        damaged[position] ^= flip
+        assert raises_or_changes_id(bytes(damaged)), f"byte {position} of {data[position - 20 : position + 20]!r}"
 
 
 def test_every_changed_header_byte_is_detected() -> None:
     data = tiny().to_bytes()
-    for place in range(8 + int.from_bytes(data[:8], "little")):
+    for position in range(8 + int.from_bytes(data[:8], "little")):
         for other in b' \t"\\{}[]:,0123456789abcdefABCDEFu':
-            if other != data[place]:
-                assert refused_or_changed(data[:place] + bytes([other]) + data[place + 1 :]), place
+            if other != data[position]:
+                assert raises_or_changes_id(data[:position] + bytes([other]) + data[position + 1 :]), position
 
 
 def test_truncated_bytes_raise() -> None:
@@ -417,17 +417,17 @@ ARRAYS = {name: getattr(tiny(), name) for name in ("threshold", "radius", "devia
 METADATA = {**tiny().metadata(), "id": tiny().id}
 
 
-def file(arrays: dict[str, NDArray[np.generic]] = ARRAYS, **metadata: object) -> bytes:  # type: ignore[assignment]
+def build_file(arrays: dict[str, NDArray[np.generic]] = ARRAYS, **metadata: object) -> bytes:  # type: ignore[assignment]
     stored = json.dumps({**METADATA, **metadata}, sort_keys=True, separators=(",", ":"))
     return save_safetensors(dict(arrays), metadata={"qvec": stored})
 
 
-def header(text: bytes) -> bytes:
+def with_header_length(text: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
 def test_hand_built_file_loads() -> None:
-    assert Calibration.from_bytes(file()) == tiny()
+    assert Calibration.from_bytes(build_file()) == tiny()
 
 
 @pytest.mark.parametrize(
@@ -436,30 +436,39 @@ def test_hand_built_file_loads() -> None:
         (b"", "cal.bin is not a calibration: it does not begin like a safetensors file"),
         (b"id,vector\n1,0.5\n" * 30, "cal.bin is not a calibration: it does not begin"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "cal.bin is not a calibration: it does not begin"),
-        (header(b"[1]"), "cal.bin is not a calibration: it does not begin"),
-        (header(b"null"), "cal.bin is not a calibration: it does not begin"),
-        (header(b"[" * 100_000), "cal.bin is not a calibration: it does not begin"),
-        (header(b'{"__metadata__": 5}'), "cal.bin is not a calibration: it does not begin"),
-        (header(b'{"__metadata__": {"qvec": 5}}'), "cal.bin is damaged: its metadata cannot be read"),
-        (header(b'{"__metadata__": {"qvec": "[1]"}}'), "cal.bin is damaged: its metadata cannot be read"),
+        (with_header_length(b"[1]"), "cal.bin is not a calibration: it does not begin"),
+        (with_header_length(b"null"), "cal.bin is not a calibration: it does not begin"),
+        (with_header_length(b"[" * 100_000), "cal.bin is not a calibration: it does not begin"),
+        (with_header_length(b'{"__metadata__": 5}'), "cal.bin is not a calibration: it does not begin"),
+        (with_header_length(b'{"__metadata__": {"qvec": 5}}'), "cal.bin is damaged: its metadata cannot be read"),
+        (with_header_length(b'{"__metadata__": {"qvec": "[1]"}}'), "cal.bin is damaged: its metadata cannot be read"),
         (
-            header(b'{"__metadata__": {"qvec": "{\\"format\\":NaN}"}}'),
+            with_header_length(b'{"__metadata__": {"qvec": "{\\"format\\":NaN}"}}'),
             "cal.bin is damaged: its metadata cannot be read",
         ),
         (save_safetensors(ARRAYS), "cal.bin is not a calibration: a safetensors file, but not one that qvec wrote"),
-        (file(format=FORMAT + 1), "cal.bin has format 3, but this qvec reads formats up to 2; run: pip install -U"),
-        (file(format="1"), "cal.bin is damaged"),
-        (file(metric="l2"), "cal.bin is damaged: metric is 'l2'"),
-        (file(dimensions=4), "cal.bin is damaged: its content hashes to"),
-        (file(model="other"), "cal.bin is damaged: its content hashes to"),
-        (file(id=None), "cal.bin is damaged: its content hashes to"),
-        (file({**ARRAYS, "extra": ARRAYS["mean"]}), "cal.bin is damaged: expected the float32 arrays"),
-        (file({k: v for k, v in ARRAYS.items() if k != "std"}), "cal.bin is damaged: expected the float32 arrays"),
-        (file({**ARRAYS, "std": np.ones(3)}), "cal.bin is damaged: expected the float32 arrays"),
-        (file({**ARRAYS, "std": np.ones(4, np.float32)}), "cal.bin is damaged: std has shape (4,), expected (3,)"),
-        (file({**ARRAYS, "std": -ARRAYS["std"]}), "cal.bin is damaged: std holds a negative value"),
-        (file({**ARRAYS, "mean": ARRAYS["mean"] * np.float32("nan")}), "cal.bin is damaged: mean holds NaN"),
-        (file({**ARRAYS, "mean": ARRAYS["std"]}), "cal.bin is damaged: its content hashes to"),
+        (
+            build_file(format=FORMAT + 1),
+            "cal.bin has format 3, but this qvec reads formats up to 2; run: pip install -U",
+        ),
+        (build_file(format="1"), "cal.bin is damaged"),
+        (build_file(metric="l2"), "cal.bin is damaged: metric is 'l2'"),
+        (build_file(dimensions=4), "cal.bin is damaged: its content hashes to"),
+        (build_file(model="other"), "cal.bin is damaged: its content hashes to"),
+        (build_file(id=None), "cal.bin is damaged: its content hashes to"),
+        (build_file({**ARRAYS, "extra": ARRAYS["mean"]}), "cal.bin is damaged: expected the float32 arrays"),
+        (
+            build_file({k: v for k, v in ARRAYS.items() if k != "std"}),
+            "cal.bin is damaged: expected the float32 arrays",
+        ),
+        (build_file({**ARRAYS, "std": np.ones(3)}), "cal.bin is damaged: expected the float32 arrays"),
+        (
+            build_file({**ARRAYS, "std": np.ones(4, np.float32)}),
+            "cal.bin is damaged: std has shape (4,), expected (3,)",
+        ),
+        (build_file({**ARRAYS, "std": -ARRAYS["std"]}), "cal.bin is damaged: std holds a negative value"),
+        (build_file({**ARRAYS, "mean": ARRAYS["mean"] * np.float32("nan")}), "cal.bin is damaged: mean holds NaN"),
+        (build_file({**ARRAYS, "mean": ARRAYS["std"]}), "cal.bin is damaged: its content hashes to"),
     ],
 )
 def test_invalid_files_raise(data: bytes, message: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Decoding quantized embeddings: golden bytes, numpy's packing as the specification, and invalid codecs."""
+"""Decoding quantized embeddings: golden values, comparison with numpy's packing, and errors."""
 
 import base64
 from dataclasses import replace
@@ -43,7 +43,7 @@ def test_golden_values(name, stored, expected):
 
 @pytest.mark.parametrize("name", ["ubinary", "binary", "ubinary-lsb", "int8", "uint8"])
 def test_wider_integer_types_decode_the_same(name):
-    """numpy makes them of a parsed JSON response."""
+    """numpy makes wide integers of parsed JSON."""
     stored = np.random.default_rng(0).integers(*preset(name).limits, (5, 8), np.int64, endpoint=True)
     narrow = stored.astype(preset(name).dtype)
     assert np.array_equal(decode(stored, preset(name)), decode(narrow, preset(name)))
@@ -68,10 +68,10 @@ def test_packed_bits_agree_with_numpy(floats, order, signed):
 @given(rows)
 def test_sign_of_zero_follows_zero_option(floats):
     stored = np.sign(floats).astype(np.int8)
-    at_zero = replace(preset("sign"), zero=">=")
-    assert np.array_equal(decode(stored, at_zero), np.where(floats >= 0, 1, -1))
+    positive_at_zero = replace(preset("sign"), zero=">=")
+    assert np.array_equal(decode(stored, positive_at_zero), np.where(floats >= 0, 1, -1))
     if (floats != 0).all():
-        assert np.array_equal(decode(stored, preset("sign")), decode(stored, at_zero))
+        assert np.array_equal(decode(stored, preset("sign")), decode(stored, positive_at_zero))
 
 
 @given(rows, st.floats(2**-10, 8, width=32))
@@ -98,16 +98,16 @@ def test_base64_decodes_bytes():
 
 
 def test_presets_decode_sentence_transformers_embeddings():
-    """Every precision has a preset of its name, and int8 and uint8 are the same embedding."""
+    """Each precision has a preset of the same name; int8 and uint8 decode to equal embeddings."""
     quantization = pytest.importorskip("sentence_transformers.util.quantization")
     floats = np.random.default_rng(0).normal(size=(200, 32)).astype(np.float32)
-    given_as = {
+    decoded = {
         name: decode(quantization.quantize_embeddings(floats, precision=name), preset(name))
         for name in ("binary", "ubinary", "int8", "uint8")
     }
-    assert np.array_equal(given_as["binary"], np.where(floats > 0, 1, -1))
-    assert np.array_equal(given_as["binary"], given_as["ubinary"])
-    assert np.array_equal(given_as["int8"], given_as["uint8"])
+    assert np.array_equal(decoded["binary"], np.where(floats > 0, 1, -1))
+    assert np.array_equal(decoded["binary"], decoded["ubinary"])
+    assert np.array_equal(decoded["int8"], decoded["uint8"])
 
 
 def test_codec_from_json_file(tmp_path):
@@ -157,7 +157,7 @@ def test_packed_dimensions_and_bytes(dimensions, values):
     assert preset("ubinary").dimensions_of(values) == 8 * values
 
 
-# Wrong codecs.
+# Invalid codecs and rows
 
 
 @pytest.mark.parametrize(

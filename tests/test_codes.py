@@ -1,4 +1,4 @@
-"""The public functions on codes: golden values, accepted inputs, conversions, errors."""
+"""The public functions on codes: golden values, scores, accepted inputs and errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qvec.errors import InputError, RowError
 
 @dataclass
 class Ranges:
-    """The part of a calibration that codes need."""
+    """The part of a calibration that functions on codes need."""
 
     threshold: np.ndarray
     radius: np.ndarray
@@ -30,18 +30,18 @@ class Ranges:
         return len(self.threshold)
 
 
-def ranges(dimensions: int, metric: str = "ip", **others: tuple[int, ...]) -> Ranges:
+def random_ranges(dimensions: int, metric: str = "ip", **others: tuple[int, ...]) -> Ranges:
     random = np.random.default_rng(dimensions)
     threshold = random.normal(0, 0.1, dimensions).astype(np.float32)
     ones = np.ones(dimensions, np.float32)
     return Ranges(threshold, 3 * ones, ones, metric, **others)
 
 
-def normal(rows: int, dimensions: int, seed: int = 0) -> np.ndarray:
+def normal_vectors(rows: int, dimensions: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, dimensions)).astype(np.float32)
 
 
-def golden() -> Ranges:
+def golden_ranges() -> Ranges:
     """Return nine dimensions with threshold 1 and radius 128: a step is 1, and a plane has two bytes."""
     return Ranges(*(np.full(9, value, np.float32) for value in (1, 128, 40)))
 
@@ -53,41 +53,45 @@ GOLDEN_PLANES = ["5a80", "aa00", "aa00", "aa00", "aa80", "aa80", "aa80", "8a80"]
 
 def test_golden_codes() -> None:
     assert specification.codes(
-        np.array([GOLDEN_VECTOR], np.float32), golden().threshold, golden().radius, cosine=False
+        np.array([GOLDEN_VECTOR], np.float32), golden_ranges().threshold, golden_ranges().radius, cosine=False
     ).tolist() == [GOLDEN_CODES]
-    assert codes.quantize(GOLDEN_VECTOR, golden()).tobytes().hex() == "".join(GOLDEN_PLANES)
+    assert codes.quantize(GOLDEN_VECTOR, golden_ranges()).tobytes().hex() == "".join(GOLDEN_PLANES)
 
 
 @pytest.mark.parametrize("planes", [1, 4, 8])
 def test_fewer_planes_are_prefix(planes: int) -> None:
-    assert codes.quantize(GOLDEN_VECTOR, golden(), planes).tobytes().hex() == "".join(GOLDEN_PLANES[:planes])
+    assert codes.quantize(GOLDEN_VECTOR, golden_ranges(), planes).tobytes().hex() == "".join(GOLDEN_PLANES[:planes])
 
 
 def test_golden_decoded_values() -> None:
-    stored = codes.quantize(GOLDEN_VECTOR, golden())
-    assert codes.dequantize(stored, golden()).tolist() == [[0.5, 1.5, -0.5, 1.5, 128.5, -126.5, 128.5, -126.5, 16.5]]
-    assert codes.dequantize(stored, golden(), 4).tolist() == [[-7, 9, -7, 9, 121, -119, 121, -119, 9]]
-    assert codes.dequantize(stored, golden(), 1).tolist() == [[-39, 41, -39, 41, 41, -39, 41, -39, 41]]
+    stored = codes.quantize(GOLDEN_VECTOR, golden_ranges())
+    assert codes.dequantize(stored, golden_ranges()).tolist() == [
+        [0.5, 1.5, -0.5, 1.5, 128.5, -126.5, 128.5, -126.5, 16.5]
+    ]
+    assert codes.dequantize(stored, golden_ranges(), 4).tolist() == [[-7, 9, -7, 9, 121, -119, 121, -119, 9]]
+    assert codes.dequantize(stored, golden_ranges(), 1).tolist() == [[-39, 41, -39, 41, 41, -39, 41, -39, 41]]
 
 
 def test_golden_ternary() -> None:
-    stored = codes.quantize(GOLDEN_VECTOR, golden())
-    assert codes.ternary(stored, golden()).tobytes().hex() == "0a00" + "fa80"
+    stored = codes.quantize(GOLDEN_VECTOR, golden_ranges())
+    assert codes.ternary(stored, golden_ranges()).tobytes().hex() == "0a00" + "fa80"
 
 
 def test_quantization_error_is_at_most_half_a_step() -> None:
-    vectors = np.clip(normal(100, 37), -2.5, 2.5)
+    vectors = np.clip(normal_vectors(100, 37), -2.5, 2.5)
     for planes in (2, 4, 8):
         step = 2 * 3 / 2**planes
-        decoded = codes.dequantize(codes.quantize(vectors, ranges(37), planes), ranges(37))
+        decoded = codes.dequantize(codes.quantize(vectors, random_ranges(37), planes), random_ranges(37))
         assert np.abs(decoded - vectors).max() <= step / 2 + 1e-6
 
 
 def test_scores_are_inner_products_with_decoded_rows() -> None:
-    stored, queries = codes.quantize(normal(50, 37), ranges(37)), normal(3, 37, seed=1)
+    stored, queries = codes.quantize(normal_vectors(50, 37), random_ranges(37)), normal_vectors(3, 37, seed=1)
     for planes in (None, 1, 4, 8):
-        wanted = queries @ codes.dequantize(stored, ranges(37), planes).T
-        np.testing.assert_allclose(codes.score(stored, queries, ranges(37), planes), wanted, rtol=1e-4, atol=1e-4)
+        wanted = queries @ codes.dequantize(stored, random_ranges(37), planes).T
+        np.testing.assert_allclose(
+            codes.score(stored, queries, random_ranges(37), planes), wanted, rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize(
@@ -95,8 +99,8 @@ def test_scores_are_inner_products_with_decoded_rows() -> None:
     [("cosine", 1, True), ("cosine", 4, True), ("cosine", 7, True), ("cosine", 8, False), ("ip", 4, False)],
 )
 def test_cosine_scores_of_few_planes_are_divided_by_length(metric: str, planes: int, by_length: bool) -> None:
-    calibration = ranges(37, metric)
-    stored, queries = codes.quantize(normal(50, 37), calibration), normal(3, 37, seed=1)
+    calibration = random_ranges(37, metric)
+    stored, queries = codes.quantize(normal_vectors(50, 37), calibration), normal_vectors(3, 37, seed=1)
     decoded = codes.dequantize(stored, calibration, planes)
     wanted = specification.scores(decoded, queries, by_length=by_length)
     np.testing.assert_allclose(codes.score(stored, queries, calibration, planes), wanted, rtol=1e-4, atol=1e-4)
@@ -105,19 +109,19 @@ def test_cosine_scores_of_few_planes_are_divided_by_length(metric: str, planes: 
 
 
 def test_queries_are_not_normalized_under_cosine() -> None:
-    cosine = ranges(37, "cosine")
-    stored, query = codes.quantize(normal(5, 37), cosine), normal(1, 37, seed=1)
+    cosine = random_ranges(37, "cosine")
+    stored, query = codes.quantize(normal_vectors(5, 37), cosine), normal_vectors(1, 37, seed=1)
     doubled = codes.score(stored, 2 * query, cosine)
     np.testing.assert_array_equal(doubled, 2 * codes.score(stored, query, cosine))
 
 
 def test_cosine_prefix_is_normalized_after_truncation() -> None:
-    cosine = ranges(8, "cosine", accepted_dimensions=(8, 20))
-    vectors = 7 * normal(10, 20)
+    cosine = random_ranges(8, "cosine", accepted_dimensions=(8, 20))
+    vectors = 7 * normal_vectors(10, 20)
     wanted = specification.codes(vectors, cosine.threshold, cosine.radius, cosine=True)
     np.testing.assert_array_equal(codes.quantize(vectors, cosine), specification.to_planes(wanted, 8))
     np.testing.assert_array_equal(codes.quantize(vectors[:, :8], cosine), codes.quantize(vectors, cosine))
-    queries = normal(2, 20, seed=1)
+    queries = normal_vectors(2, 20, seed=1)
     stored = codes.quantize(vectors, cosine)
     np.testing.assert_array_equal(codes.score(stored, queries, cosine), codes.score(stored, queries[:, :8], cosine))
 
@@ -136,40 +140,42 @@ def test_cosine_prefix_is_normalized_after_truncation() -> None:
     ids=["float64", "big-endian", "column-major", "strided", "reversed", "unaligned", "list"],
 )
 def test_memory_layout_and_type_do_not_change_codes(convert: object) -> None:
-    vectors = normal(11, 37)
+    vectors = normal_vectors(11, 37)
     assert callable(convert)
-    np.testing.assert_array_equal(codes.quantize(convert(vectors), ranges(37)), codes.quantize(vectors, ranges(37)))
+    np.testing.assert_array_equal(
+        codes.quantize(convert(vectors), random_ranges(37)), codes.quantize(vectors, random_ranges(37))
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64, np.float16])
 def test_number_type_does_not_change_codes(dtype: type) -> None:
     vectors = np.arange(74).reshape(2, 37) % 5
-    wanted = codes.quantize(vectors.astype(np.float32), ranges(37))
-    np.testing.assert_array_equal(codes.quantize(vectors.astype(dtype), ranges(37)), wanted)
+    wanted = codes.quantize(vectors.astype(np.float32), random_ranges(37))
+    np.testing.assert_array_equal(codes.quantize(vectors.astype(dtype), random_ranges(37)), wanted)
 
 
 def test_read_only_arrays_are_accepted() -> None:
-    vectors = normal(3, 37)
+    vectors = normal_vectors(3, 37)
     vectors.flags.writeable = False
-    assert codes.quantize(vectors, ranges(37)).shape == (3, 40)
+    assert codes.quantize(vectors, random_ranges(37)).shape == (3, 40)
 
 
 def test_empty_arrays() -> None:
-    none = codes.quantize(np.zeros((0, 37), np.float32), ranges(37))
-    assert none.shape == (0, 40)
-    assert codes.ternary(none, ranges(37)).shape == (0, 10)
-    assert codes.dequantize(none, ranges(37)).shape == (0, 37)
-    assert codes.score(none, normal(2, 37), ranges(37)).shape == (2, 0)
-    assert codes.hamming(none, none).shape == (0, 0)
-    some = codes.quantize(normal(2, 37), ranges(37))
-    assert codes.hamming(none, some).shape == (2, 0)
-    assert codes.hamming_top_k(none, some, 3)[0].shape == (2, 0)
-    assert codes.hamming_top_k(some, none, 3)[0].shape == (0, 2)
+    empty = codes.quantize(np.zeros((0, 37), np.float32), random_ranges(37))
+    assert empty.shape == (0, 40)
+    assert codes.ternary(empty, random_ranges(37)).shape == (0, 10)
+    assert codes.dequantize(empty, random_ranges(37)).shape == (0, 37)
+    assert codes.score(empty, normal_vectors(2, 37), random_ranges(37)).shape == (2, 0)
+    assert codes.hamming(empty, empty).shape == (0, 0)
+    some = codes.quantize(normal_vectors(2, 37), random_ranges(37))
+    assert codes.hamming(empty, some).shape == (2, 0)
+    assert codes.hamming_top_k(empty, some, 3)[0].shape == (2, 0)
+    assert codes.hamming_top_k(some, empty, 3)[0].shape == (0, 2)
 
 
 def test_hamming_top_k_with_sign_bit_queries() -> None:
-    stored = codes.quantize(normal(50, 37), ranges(37))
-    rows, distances = codes.hamming_top_k(stored, codes.quantize(normal(50, 37), ranges(37), 1), 1)
+    stored = codes.quantize(normal_vectors(50, 37), random_ranges(37))
+    rows, distances = codes.hamming_top_k(stored, codes.quantize(normal_vectors(50, 37), random_ranges(37), 1), 1)
     assert rows[:, 0].tolist() == list(range(50))
     assert not distances.any()
 
@@ -180,29 +186,29 @@ def test_hamming_top_k_with_k_above_row_count() -> None:
 
 @pytest.mark.parametrize("metric", ["ip", "cosine"])
 def test_non_finite_vector_error_names_row(metric: str) -> None:
-    vectors = normal(5, 37)
+    vectors = normal_vectors(5, 37)
     vectors[3, 4] = np.nan
     with pytest.raises(RowError, match=r"^vectors: row 3: NaN at dimension 4$") as caught:
-        codes.quantize(vectors, ranges(37, metric))
+        codes.quantize(vectors, random_ranges(37, metric))
     assert caught.value.row == 3
 
 
 def test_non_finite_query_error_names_row() -> None:
-    stored = codes.quantize(normal(5, 2), ranges(2))
+    stored = codes.quantize(normal_vectors(5, 2), random_ranges(2))
     with pytest.raises(RowError, match=r"^queries: row 1: infinity at dimension 0$"):
-        codes.score(stored, [[0, 1], [np.inf, 1]], ranges(2))
+        codes.score(stored, [[0, 1], [np.inf, 1]], random_ranges(2))
 
 
 def test_zero_vector_raises_for_cosine() -> None:
     with pytest.raises(RowError, match=r"^vectors: row 0: zero vector, which has no direction under cosine$"):
-        codes.quantize(np.zeros(37), ranges(37, "cosine"))
+        codes.quantize(np.zeros(37), random_ranges(37, "cosine"))
 
 
 def test_float32_overflow_error_names_row() -> None:
     vectors = np.zeros((2, 37))
     vectors[1, 5] = 1e300
     with pytest.raises(RowError, match=r"^vectors: row 1: 1e\+300 at dimension 5 is beyond float32$"):
-        codes.quantize(vectors, ranges(37))
+        codes.quantize(vectors, random_ranges(37))
 
 
 @pytest.mark.parametrize(
@@ -220,7 +226,7 @@ def test_non_numeric_values_raise(vectors: object) -> None:
     with pytest.raises(
         InputError, match=r"^vectors: (dtype .* found, floats or integers wanted|not an array of numbers)"
     ):
-        codes.quantize(vectors, ranges(37))  # type: ignore[arg-type]
+        codes.quantize(vectors, random_ranges(37))  # type: ignore[arg-type]
 
 
 STORED = np.zeros((2, 40), np.uint8)
@@ -229,17 +235,26 @@ STORED = np.zeros((2, 40), np.uint8)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: codes.quantize(normal(2, 36), ranges(37)), "vectors: 36 dimensions found, 37 wanted"),
-        (lambda: codes.quantize(normal(2, 38), ranges(37)), "vectors: 38 dimensions found, 37 wanted"),
-        (lambda: codes.quantize(np.zeros((1, 1, 37)), ranges(37)), "vectors: 3 axes found, 2 wanted"),
-        (lambda: codes.quantize(normal(2, 37), ranges(37), 0), "planes: 0 found, 1 to 8 wanted"),
-        (lambda: codes.quantize(normal(2, 37), ranges(37), 9), "planes: 9 found, 1 to 8 wanted"),
-        (lambda: codes.dequantize(STORED[:, :39], ranges(37)), "39 bytes a row found, 1 to 8 planes of 5 bytes wanted"),
-        (lambda: codes.dequantize(np.zeros((2, 45), np.uint8), ranges(37)), "codes: 45 bytes a row found"),
-        (lambda: codes.dequantize(STORED[:, :20], ranges(37), 8), "codes: 4 planes found, 8 wanted"),
-        (lambda: codes.dequantize(STORED.astype(int), ranges(37)), "codes: dtype int64 found, uint8 wanted"),
-        (lambda: codes.ternary(STORED[:, :15], ranges(37)), "codes: 3 planes found, at least 4 wanted for ternary"),
-        (lambda: codes.score(STORED, normal(1, 8), ranges(37)), "queries: 8 dimensions found, 37 wanted"),
+        (lambda: codes.quantize(normal_vectors(2, 36), random_ranges(37)), "vectors: 36 dimensions found, 37 wanted"),
+        (lambda: codes.quantize(normal_vectors(2, 38), random_ranges(37)), "vectors: 38 dimensions found, 37 wanted"),
+        (lambda: codes.quantize(np.zeros((1, 1, 37)), random_ranges(37)), "vectors: 3 axes found, 2 wanted"),
+        (lambda: codes.quantize(normal_vectors(2, 37), random_ranges(37), 0), "planes: 0 found, 1 to 8 wanted"),
+        (lambda: codes.quantize(normal_vectors(2, 37), random_ranges(37), 9), "planes: 9 found, 1 to 8 wanted"),
+        (
+            lambda: codes.dequantize(STORED[:, :39], random_ranges(37)),
+            "39 bytes a row found, 1 to 8 planes of 5 bytes wanted",
+        ),
+        (lambda: codes.dequantize(np.zeros((2, 45), np.uint8), random_ranges(37)), "codes: 45 bytes a row found"),
+        (lambda: codes.dequantize(STORED[:, :20], random_ranges(37), 8), "codes: 4 planes found, 8 wanted"),
+        (lambda: codes.dequantize(STORED.astype(int), random_ranges(37)), "codes: dtype int64 found, uint8 wanted"),
+        (
+            lambda: codes.ternary(STORED[:, :15], random_ranges(37)),
+            "codes: 3 planes found, at least 4 wanted for ternary",
+        ),
+        (
+            lambda: codes.score(STORED, normal_vectors(1, 8), random_ranges(37)),
+            "queries: 8 dimensions found, 37 wanted",
+        ),
         (lambda: codes.hamming(STORED[:, :5], STORED), "queries: 40 bytes a row found, 1 to 5"),
         (lambda: codes.hamming_top_k(STORED, STORED, 0), "k: 0 found, at least 1 wanted"),
     ],

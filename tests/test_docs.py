@@ -1,4 +1,4 @@
-"""The documentation: its examples run, its references are complete, its links lead somewhere, and it builds."""
+"""The documentation: its examples run, its API reference is complete, its links have targets, and it builds."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from example_pages import MODELS, PAGES, README, ROOT, Block, blocks, make_files
 from qvec.client import Collection, Database
 
 DOCS = ROOT / "docs"
-WRITTEN = [README, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+ROOT_PAGES = [README, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 TESTED_ELSEWHERE = {"integrations.md", "train.md", "get-started.md"}
 PYTHON_PAGES = [page for page in PAGES if page.name not in TESTED_ELSEWHERE and blocks(page, "python")]
-PREPARED = {
+COMMANDS_BEFORE = {
     "measure.md": ["qvec ingest vectors.parquet --collection docs"],
     "filters.md": ["qvec ingest vectors.parquet --collection docs"],
     "load.md": [],
@@ -32,9 +32,9 @@ PREPARED = {
     "sql.md": [],
     "postgres.md": ["qvec sql install"],
 }
-"""The pages whose commands run, and what has to run before them."""
+"""The pages whose commands run, and the commands that must run before."""
 NOT_RUN = re.compile(r"http://|qdrants?://|zcat ")
-"""In commands that only parse: servers, and files that the pages do not name."""
+"""Matches commands that do not run here, because they need a server or files that `make_files` does not write."""
 
 
 # Examples
@@ -60,10 +60,10 @@ def test_get_started_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PREPARED)
+@pytest.mark.parametrize("name", COMMANDS_BEFORE)
 def test_shell_blocks_run(name: str, tmp_path: Path) -> None:
     make_files(tmp_path)
-    for command in PREPARED[name]:
+    for command in COMMANDS_BEFORE[name]:
         run(["sh", "-c", command], tmp_path)
     try:
         for block in blocks(DOCS / name, "sh"):
@@ -76,32 +76,32 @@ def test_shell_blocks_run(name: str, tmp_path: Path) -> None:
 
 def test_every_page_with_commands_is_tested() -> None:
     with_commands = {page.name for page in PAGES if blocks(page, "sh")}
-    assert with_commands - PREPARED.keys() <= {*TESTED_ELSEWHERE, "adapt.md", "quality.md"}
+    assert with_commands - COMMANDS_BEFORE.keys() <= {*TESTED_ELSEWHERE, "adapt.md", "quality.md"}
 
 
 # References
 
 
-def documented() -> set[str]:
-    """Return what the API reference documents, by qualified names."""
-    return {name for page in (DOCS / "api").glob("*.md") for name in documented_by(page.read_text("utf-8"))}
+def documented_names() -> set[str]:
+    """Return the qualified names that the API reference documents."""
+    return {name for page in (DOCS / "api").glob("*.md") for name in documented_by_page(page.read_text("utf-8"))}
 
 
-def documented_by(text: str) -> Iterator[str]:
+def documented_by_page(text: str) -> Iterator[str]:
     module = ""
     for kind, name in re.findall(r"^\.\. ([\w:]+):: ([\w.]+)$", text, re.MULTILINE):
         if kind == "currentmodule":
             module = name
         elif kind == "automodule":
-            yield from (f"{name}.{exported}" for exported in exported_by(name))
+            yield from (f"{name}.{exported}" for exported in exported_names(name))
         elif kind.startswith("auto"):
             yield f"{module}.{name}"
         elif kind == "py:data":
             yield name
 
 
-def exported_by(module: str) -> list[str]:
-    """Return the names in `__all__`; read where a framework need not be installed."""
+def exported_names(module: str) -> list[str]:
+    """Return the names in `__all__`, read from the source: the module may need a package that is not installed."""
     path = ROOT.joinpath(*module.split("."))
     package = path / "__init__.py"
     source = package if package.exists() else path.with_suffix(".py")
@@ -110,7 +110,7 @@ def exported_by(module: str) -> list[str]:
     return names
 
 
-def found_by_name(name: str) -> Any:
+def import_name(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
@@ -121,16 +121,16 @@ def found_by_name(name: str) -> Any:
     + [f"qvec.integrations.{framework}" for framework in ("langchain", "llama_index", "haystack")],
 )
 def test_every_exported_name_is_in_reference(module: str) -> None:
-    names = {f"{module}.{name}" for name in exported_by(module)}
+    names = {f"{module}.{name}" for name in exported_names(module)}
     assert names
-    assert names <= documented()
+    assert names <= documented_names()
 
 
 def test_everything_in_reference_has_a_docstring() -> None:
     methods = [method for kind in (Database, Collection) for method in vars(kind).values()]
     public = [method for method in methods if inspect.isfunction(method) and not method.__name__.startswith("_")]
     optional = ("qvec.integrations", "qvec.training")
-    objects = [found_by_name(name) for name in documented() if not name.startswith(optional)]
+    objects = [import_name(name) for name in documented_names() if not name.startswith(optional)]
     described = [each for each in objects if inspect.isclass(each) or inspect.isfunction(each)]
     assert len(described) > 50
     assert [each for each in (*described, *public) if not inspect.getdoc(each)] == []
@@ -139,7 +139,7 @@ def test_everything_in_reference_has_a_docstring() -> None:
 # Links and paths
 
 
-@pytest.mark.parametrize("page", [*WRITTEN, *PAGES, *(ROOT / "examples").rglob("*.md")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*ROOT_PAGES, *PAGES, *(ROOT / "examples").rglob("*.md")], ids=lambda page: page.name)
 def test_links_have_existing_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if target.startswith(("http://", "https://", "<")):
@@ -155,17 +155,17 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", WRITTEN[1:3], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ROOT_PAGES[1:3], ids=lambda page: page.name)
 def test_paths_exist(page: Path) -> None:
-    """Of the files and folders that a page names; OLD--NEW.sql and the like are patterns."""
+    """The files and folders that a page names exist; names such as OLD--NEW.sql are patterns."""
     patterns = [path.partition(":")[0] for path in named_paths(page)]
     assert len(patterns) > 10
     assert [path for path in patterns if not any(ROOT.glob(path.rstrip("/")))] == []
 
 
-@pytest.mark.parametrize("page", WRITTEN[1:3], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ROOT_PAGES[1:3], ids=lambda page: page.name)
 def test_functions_of_named_files_exist(page: Path) -> None:
-    """Of the functions, classes and methods that a page names as `file.py:name`."""
+    """The functions, classes and methods that a page names as `file.py:name` exist."""
     functions = [path.split(":") for path in named_paths(page) if ":" in path]
     assert len(functions) > 3
     assert [function for function in functions if not defines(*function)] == []
@@ -184,7 +184,7 @@ def named_paths(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
 def test_benchmarks_exist(page: Path) -> None:
-    """Those that a page names beside its figures."""
+    """The benchmarks that a page names beside its figures exist."""
     named = set(re.findall(r"\bpython (benchmarks/[\w/]+\.py)", page.read_text("utf-8")))
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
@@ -204,5 +204,5 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     with (tmp_path / "objects.inv").open("rb") as file:
         inventory = InventoryFile.load(file, "", posixpath.join)
     objects = {name.rpartition(".")[2] for kind, names in inventory.items() if kind.startswith("py:") for name in names}
-    assert {name.rpartition(".")[2] for name in documented()} <= objects
+    assert {name.rpartition(".")[2] for name in documented_names()} <= objects
     assert "qvec ingest" in (tmp_path / "cli.html").read_text("utf-8")

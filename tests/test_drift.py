@@ -1,4 +1,4 @@
-"""Drift statistics: none on the same data, and each kind of change in its own figure."""
+"""Drift statistics: no drift on the fitted vectors, and one statistic for each kind of change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drift of collections: of their rows and of newer vectors; the command `qvec drift`."""
+"""Drift of stored rows and of new vectors from a collection's calibration, and the command `qvec drift`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from qvec.errors import InputError
 from qvec.evaluation.drift_report import LIMITS, collection_statistics, drift_of_rows, drift_of_vectors
 
 ROWS = 1500
-DRIFTED = 3
+EXIT_DRIFTED = 3
 
 
 @pytest.fixture(scope="module", params=["postgres", "qdrant"])
 def url(request: pytest.FixtureRequest, new_database: Callable[..., str], tmp_path_factory: Any) -> str:
-    """A database of each kind, with collections `codes` and `floats` of the same rows."""
+    """A Postgres and a Qdrant database, each with collections `codes` and `floats` of the same rows."""
     found = new_database() if request.param == "postgres" else f"qdrant:{tmp_path_factory.mktemp('qdrant')}"
     vectors = realistic(ROWS)
     calibration = Calibration.fit(vectors)
@@ -44,17 +44,17 @@ def database(url: str) -> Iterator[Database]:
         yield database
 
 
-def drift(url: str, *arguments: Any) -> Result:
+def run_drift(url: str, *arguments: Any) -> Result:
     return invoke("drift", "--db", url, *arguments)
 
 
-def saved(folder: Path, vectors: Any) -> Path:
+def save_vectors(folder: Path, vectors: Any) -> Path:
     np.save(folder / "new.npy", vectors)
     return folder / "new.npy"
 
 
-def moved(vectors: Any) -> Any:
-    """The vectors, all moved to one side."""
+def shifted(vectors: Any) -> Any:
+    """Return the vectors, each shifted by half its length along the first dimension."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors + 0.5 * lengths * np.eye(vectors.shape[1], dtype=np.float32)[0]
 
@@ -75,7 +75,7 @@ def test_no_drift_on_same_distribution(database: Database) -> None:
 
 
 def test_shifted_mean_is_located_in_its_dimension(database: Database) -> None:
-    found = drift_of_vectors(database.collection("codes"), moved(realistic(1000, seed=5)), "new.npy")
+    found = drift_of_vectors(database.collection("codes"), shifted(realistic(1000, seed=5)), "new.npy")
     assert found.shift > LIMITS["shift"]
     assert "shift" in found.beyond(LIMITS)
     assert int(np.abs(found.changes).argmax()) == 0
@@ -90,14 +90,14 @@ def test_shift_and_clip_follow_their_formulas(database: Database) -> None:
     found = drift_of_vectors(collection, vectors, "new.npy")
     assert found.shift == pytest.approx(expected, rel=1e-4)
     beyond = np.abs(prepared - calibration.threshold) > calibration.radius
-    assert found.clip == pytest.approx(beyond.mean() - 1e-4, abs=1e-5)  # the quantile 0.9999 clips as much
+    assert found.clip == pytest.approx(beyond.mean() - 1e-4, abs=1e-5)  # less the 1e-4 that the quantile 0.9999 clips
 
 
 def test_constant_dimension_is_not_drift(database: Database) -> None:
     vectors = realistic(600)
     vectors[:, 7] = 0
     calibration = Calibration.fit(vectors)
-    vectors[:, 7] = 1e-12  # a rounding error: infinitely many standard deviations
+    vectors[:, 7] = 1e-12  # like a rounding error: infinitely many standard deviations
     collection = database.create_collection("constant", calibration=calibration)
     try:
         found = drift_of_vectors(collection, vectors, "new.npy")
@@ -110,7 +110,7 @@ def test_constant_dimension_is_not_drift(database: Database) -> None:
 
 
 def test_too_narrow_ranges_lose_recall(database: Database) -> None:
-    """The loss is against a calibration that is fitted again by the same method."""
+    """The loss is relative to a calibration that is refitted by the same method."""
     calibration = Calibration.fit(realistic(ROWS) * 0.5, metric="ip", ranges=RangeMethod("minmax"))
     collection = database.create_collection("narrow", calibration=calibration)
     try:
@@ -176,37 +176,39 @@ def test_empty_collection_raises(database: Database) -> None:
 
 
 def test_exit_codes(url: str, tmp_path: Path) -> None:
-    fine = drift(url, "-c", "codes", "--source", saved(tmp_path, realistic(800, seed=4)))
+    fine = run_drift(url, "-c", "codes", "--source", save_vectors(tmp_path, realistic(800, seed=4)))
     assert fine.exit_code == 0
     assert "Collection 'codes': the calibration fits." in fine.output
-    drifted = drift(url, "-c", "codes", "--source", saved(tmp_path, moved(realistic(800, seed=4))))
-    assert drifted.exit_code == DRIFTED
+    drifted = run_drift(url, "-c", "codes", "--source", save_vectors(tmp_path, shifted(realistic(800, seed=4))))
+    assert drifted.exit_code == EXIT_DRIFTED
     assert "drifted: shift" in drifted.output
-    assert drift(url, "-c", "codes", "--source", tmp_path / "none.npy").exit_code == 1
-    assert drift(url, "-c", "none").exit_code == 1
+    assert run_drift(url, "-c", "codes", "--source", tmp_path / "none.npy").exit_code == 1
+    assert run_drift(url, "-c", "none").exit_code == 1
 
 
 def test_allow_option_sets_limits(url: str, tmp_path: Path) -> None:
-    source = saved(tmp_path, moved(realistic(800, seed=4)))
-    lenient = drift(
+    source = save_vectors(tmp_path, shifted(realistic(800, seed=4)))
+    lenient = run_drift(
         url, "-c", "codes", "--source", source, "--allow", "shift=9", "--allow", "clip=1", "--allow", "loss=1"
     )
     assert lenient.exit_code == 0
-    strict = drift(url, "-c", "floats", "--allow", "shift=0", "-q")
-    assert (strict.exit_code, strict.output) == (DRIFTED, "")
+    strict = run_drift(url, "-c", "floats", "--allow", "shift=0", "-q")
+    assert (strict.exit_code, strict.output) == (EXIT_DRIFTED, "")
     for given, message in (
         ("size=1", "'size' is unknown, expected one of: shift, clip, loss"),
         ("shift", "'shift' is not NAME=NUMBER"),
     ):
-        wrong = drift(url, "-c", "codes", "--allow", given)
+        wrong = run_drift(url, "-c", "codes", "--allow", given)
         assert wrong.exit_code == 2
         assert message in wrong.output
 
 
 def test_json_output(url: str, tmp_path: Path) -> None:
-    result = drift(url, "-c", "floats", "--source", saved(tmp_path, moved(realistic(800, seed=4))), "--json")
+    result = run_drift(
+        url, "-c", "floats", "--source", save_vectors(tmp_path, shifted(realistic(800, seed=4))), "--json"
+    )
     found = json.loads(result.output)
-    assert result.exit_code == DRIFTED
+    assert result.exit_code == EXIT_DRIFTED
     assert "shift" in found["drifted"]
     assert found["limits"] == LIMITS
     assert found["rows"] == 800
@@ -215,13 +217,13 @@ def test_json_output(url: str, tmp_path: Path) -> None:
 
 
 def test_unusable_sources_fail(url: str, tmp_path: Path) -> None:
-    wide = drift(url, "-c", "codes", "--source", saved(tmp_path, realistic(50, dimensions=16)))
+    wide = run_drift(url, "-c", "codes", "--source", save_vectors(tmp_path, realistic(50, dimensions=16)))
     assert wide.exit_code == 1
     assert "has 16 dimensions, but collection 'codes' takes 64" in wide.output
-    zeros = drift(url, "-c", "codes", "--source", saved(tmp_path, np.zeros((50, 64), np.float32)))
+    zeros = run_drift(url, "-c", "codes", "--source", save_vectors(tmp_path, np.zeros((50, 64), np.float32)))
     assert zeros.exit_code == 1
     assert "has no usable rows" in zeros.output
     (tmp_path / "texts.jsonl").write_text('{"id": 1, "text": "one"}\n')
-    texts = drift(url, "-c", "codes", "--source", tmp_path / "texts.jsonl")
+    texts = run_drift(url, "-c", "codes", "--source", tmp_path / "texts.jsonl")
     assert texts.exit_code == 1
     assert "has no vectors; embed its texts first" in texts.output

@@ -70,9 +70,9 @@ def test_model_prompts_and_prefix_options(minilm: Embedder, tmp_path: Path) -> N
     prompted = load_embedder(str(folder))
     for embed, prompt in [(prompted.embed_queries, "question: "), (prompted.embed_documents, "passage: ")]:
         np.testing.assert_allclose(embed(["why"]), minilm.embed_documents([prompt + "why"]), atol=1e-6)
-    told = load_embedder(EmbeddingOptions(str(folder), query_prefix="q: ", document_prefix=""))
-    np.testing.assert_allclose(told.embed_queries(["why"]), minilm.embed_documents(["q: why"]), atol=1e-6)
-    np.testing.assert_allclose(told.embed_documents(["why"]), minilm.embed_documents(["why"]), atol=1e-6)
+    prefixed = load_embedder(EmbeddingOptions(str(folder), query_prefix="q: ", document_prefix=""))
+    np.testing.assert_allclose(prefixed.embed_queries(["why"]), minilm.embed_documents(["q: why"]), atol=1e-6)
+    np.testing.assert_allclose(prefixed.embed_documents(["why"]), minilm.embed_documents(["why"]), atol=1e-6)
 
 
 def test_progress_counts_all_texts(minilm: Embedder) -> None:
@@ -128,14 +128,14 @@ def test_folder_without_model_raises(tmp_path: Path) -> None:
 
 @pytest.fixture
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No model in the local cache of the hub."""
+    """Make the local cache of the Hugging Face hub empty."""
     pytest.importorskip("sentence_transformers")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 
 
 @pytest.fixture
 def empty_hub() -> Iterator[str]:
-    """A model hub without models."""
+    """The URL of a model hub without models."""
 
     class NotFound(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -168,10 +168,10 @@ def test_unknown_model_name_raises(
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model"])
 def test_unreachable_hub_raises(name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(InputError, match=r"local cache, and the Hugging Face hub cannot be reached: [^\n]+$"):
         load_embedder(name)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - start < 20
     assert capfd.readouterr() == ("", "")
 
 

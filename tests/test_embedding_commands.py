@@ -1,4 +1,4 @@
-"""`qvec ingest --model http://…` on both databases: a search embeds like the load, without further options."""
+"""`qvec ingest --model http://…` on both databases; searches use the stored embedding options."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from qvec.embedding.server_connection import RetryPolicy
 JINA = "jinaai/jina-embeddings-v4-text-retrieval-GGUF"
 SUBJECTS = ["cats", "ships", "bread", "glaciers", "violins", "taxes"]
 ROWS = [
-    {"id": f"{subject} {number}", "text": f"Sentence {number} tells something about {subject}."}
-    for subject in SUBJECTS
+    {"id": f"{ids_of_subject} {number}", "text": f"Sentence {number} tells something about {ids_of_subject}."}
+    for ids_of_subject in SUBJECTS
     for number in range(5)
 ]
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry failed requests to the server almost at once."""
     policy = RetryPolicy(answer_timeout=60, attempts=2, first_pause=0.01)
     monkeypatch.setattr(server_connection, "RetryPolicy", lambda: policy)
 
@@ -47,7 +48,7 @@ def source(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "corpus.jsonl", list(ROWS))
 
 
-def by_words(texts: Sequence[str]) -> NDArray[np.float32]:
+def embed_by_words(texts: Sequence[str]) -> NDArray[np.float32]:
     """Return unit vectors of 256 dimensions; texts with the same words are near each other."""
     vectors = np.full((len(texts), 256), 0.01, np.float32)
     for row, text in enumerate(texts):
@@ -58,7 +59,7 @@ def by_words(texts: Sequence[str]) -> NDArray[np.float32]:
 
 @pytest.fixture
 def server() -> Iterator[EmbeddingServer]:
-    with serving(EmbeddingServer(by_words)) as server:
+    with serving(EmbeddingServer(embed_by_words)) as server:
         yield server
 
 
@@ -73,12 +74,12 @@ def found_ids(db_url: str, question: str, *options: Any) -> list[str]:
     return [hit["id"] for hit in json.loads(result.stdout)["hits"]]
 
 
-def stored(db_url: str) -> dict[str, str] | None:
+def stored_embedding(db_url: str) -> dict[str, str] | None:
     embedding: dict[str, str] | None = json.loads(succeed("info", "docs", "--db", db_url, "--json").stdout)["embedding"]
     return embedding
 
 
-def subject(name: str) -> set[str]:
+def ids_of_subject(name: str) -> set[str]:
     return {f"{name} {number}" for number in range(5)}
 
 
@@ -87,9 +88,9 @@ def test_ingest_and_search_with_model_on_server(db_url: str, source: Path, minil
         prefixes = ("--query-prefix", "question: ", "--document-prefix", "passage: ")
         assert ingest(db_url, source, "--model", server.url, *prefixes)["rows"] == len(ROWS)
         assert sorted(server.texts[1:]) == sorted(f"passage: {row['text']}" for row in ROWS)
-        assert set(found_ids(db_url, "a loaf from the bakery")) == subject("bread")
+        assert set(found_ids(db_url, "a loaf from the bakery")) == ids_of_subject("bread")
         assert server.texts[-1] == "question: a loaf from the bakery"
-        assert stored(db_url) == {
+        assert stored_embedding(db_url) == {
             "model": server.url,
             "model_name": "all-MiniLM-L6-v2",
             "query_prefix": "question: ",
@@ -105,9 +106,9 @@ def test_jina_embeddings_v4_uses_prefixes_of_model_card(db_url: str, source: Pat
     server.exchanges.clear()
     ingest(db_url, source, "--model", server.url, "--dimensions", 128)
     assert {text.split(":")[0] for text in server.texts[1:]} == {"Passage"}
-    assert set(found_ids(db_url, "Sentence about ships.")) == subject("ships")
+    assert set(found_ids(db_url, "Sentence about ships.")) == ids_of_subject("ships")
     assert server.texts[-1] == "Query: Sentence about ships."
-    assert stored(db_url) == {
+    assert stored_embedding(db_url) == {
         "model": server.url,
         "model_name": JINA,
         "task": "retrieval",
@@ -117,7 +118,7 @@ def test_jina_embeddings_v4_uses_prefixes_of_model_card(db_url: str, source: Pat
 
 
 def test_model_card_applies_to_precomputed_vectors(db_url: str, tmp_path: Path, server: EmbeddingServer) -> None:
-    np.save(tmp_path / "a.npy", by_words([f"Passage: {row['text']}" for row in ROWS]))
+    np.save(tmp_path / "a.npy", embed_by_words([f"Passage: {row['text']}" for row in ROWS]))
     ingest(db_url, tmp_path / "a.npy", "--model", server.url, "--model-name", JINA)
     assert not server.exchanges
     assert set(found_ids(db_url, "Sentence about ships.")) == set(range(5, 10))
@@ -131,7 +132,7 @@ def test_server_url_may_change_but_not_model(db_url: str, source: Path, server: 
     assert "collection 'docs' has document_prefix 'd: ', not ''" in result.output
     result = invoke("ingest", more, "--db", db_url, "-c", "docs", "--model", server.url, "--model-name", "other")
     assert "collection 'docs' has model_name test-model, not other" in result.output
-    with serving(EmbeddingServer(by_words)) as moved:
+    with serving(EmbeddingServer(embed_by_words)) as moved:
         ingest(db_url, more, "--model", moved.url)
         assert moved.texts[-1] == "d: One about kites."
         assert found_ids(db_url, "kites", "--model", moved.url)[0] == "kites 0"
@@ -144,8 +145,8 @@ def test_copy_keeps_embedding_options(db_url: str, source: Path, server: Embeddi
     ingest(db_url, source, "--model", server.url, "--query-prefix", "q: ")
     other = f"qdrant:{source.parent / 'copy'}"
     succeed("copy", "--from", db_url, "--to", other, "-c", "docs", "--quiet")
-    assert stored(other) == stored(db_url) is not None
-    assert set(found_ids(other, "taxes")) == subject("taxes")
+    assert stored_embedding(other) == stored_embedding(db_url) is not None
+    assert set(found_ids(other, "taxes")) == ids_of_subject("taxes")
     assert server.texts[-1] == "q: taxes"
 
 
@@ -180,35 +181,35 @@ def test_load_resumes_after_server_failure(db_url: str, source: Path, server: Em
     result = invoke("ingest", source, "--db", db_url, "-c", "docs", "--model", server.url)
     assert (result.exit_code, "answers with status 500: out of memory" in result.output) == (1, True)
     server.fault = lambda _: None
-    asked = len(server.texts)
+    embedded_before = len(server.texts)
     summary = ingest(db_url, source)
     assert summary["total_rows"] == 2_600
     assert summary["resumed_at"] > 0
-    assert len(server.texts) - asked < 2_600
+    assert len(server.texts) - embedded_before < 2_600
     assert found_ids(db_url, "text about number 2599")[0] == 2599
 
 
 @pytest.mark.parametrize("stage", ["sampling", "loading", "loading, twice"])
 def test_ctrl_c_does_not_wait_for_requests(tmp_path: Path, server: EmbeddingServer, stage: str) -> None:
-    """The server takes a minute for an answer."""
+    """The command ends although the server takes a minute to answer."""
     source = write_lines(tmp_path / "many.jsonl", [{"id": row, "text": f"text {row}"} for row in range(600)])
-    asked, answered = threading.Event(), threading.Event()
+    requested, answered = threading.Event(), threading.Event()
 
     def slow(exchange: Exchange) -> None:
         if exchange.number > 5:
-            asked.set()
+            requested.set()
             answered.wait(60)
 
     server.fault = slow
     options: list[str | Path] = []
     if stage != "sampling":
-        qvec.Calibration.fit(by_words(["a few", "other words"])).save(tmp_path / "cal.safetensors")
+        qvec.Calibration.fit(embed_by_words(["a few", "other words"])).save(tmp_path / "cal.safetensors")
         options = ["--calibration", tmp_path / "cal.safetensors"]
     process = start_command(
         "ingest", source, "--db", f"qdrant:{tmp_path / 'q'}", "-c", "docs", "--model", server.url, *options
     )
     try:
-        assert asked.wait(60)
+        assert requested.wait(60)
         process.send_signal(signal.SIGINT)
         if stage == "loading, twice":
             time.sleep(0.3)

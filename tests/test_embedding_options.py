@@ -1,4 +1,4 @@
-"""Addresses, options and model cards: valid values, defaults, and what a collection stores."""
+"""Embedding options: URLs of servers, API keys, model cards, and what a collection stores."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ JINA = "jinaai/jina-embeddings-v4-text-{}-GGUF:Q4_K_M"
         "HTTPS://user:secret@host/v1",
     ],
 )
-@pytest.mark.parametrize("take", [lasting_name, EmbeddingOptions])
-def test_url_with_secret_raises_without_showing_it(url: str, take: Any) -> None:
+@pytest.mark.parametrize("create", [lasting_name, EmbeddingOptions])
+def test_url_with_secret_raises_without_showing_it(url: str, create: Any) -> None:
     with pytest.raises(InputError, match="put the API key into QVEC_EMBEDDING_API_KEY") as caught:
-        take(url)
+        create(url)
     assert "secret" not in str(caught.value)
 
 
@@ -72,10 +72,10 @@ def test_jina_embeddings_v4_model_card(name: str, task: str, query: str, documen
     wanted = EmbeddingOptions(URL, JINA.format(name), task, query, document)
     assert complete_options(EmbeddingOptions(URL, JINA.format(name))) == wanted
     assert complete_options(wanted) == wanted
-    as_file = f"/models/jina-embeddings-v4-text-{name}-F16.gguf"
-    assert complete_options(EmbeddingOptions(URL, as_file)).task == task
-    told = complete_options(EmbeddingOptions(URL, "jina-embeddings-v4", task))
-    assert (told.query_prefix, told.document_prefix) == (query, document)
+    file_name = f"/models/jina-embeddings-v4-text-{name}-F16.gguf"
+    assert complete_options(EmbeddingOptions(URL, file_name)).task == task
+    by_task = complete_options(EmbeddingOptions(URL, "jina-embeddings-v4", task))
+    assert (by_task.query_prefix, by_task.document_prefix) == (query, document)
 
 
 def test_given_prefix_overrides_model_card() -> None:
@@ -117,7 +117,7 @@ STORED = EmbeddingOptions(URL, "m", query_prefix="q: ", document_prefix="d: ")
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("requested", "expected"),
     [
         (EmbeddingOptions(), STORED),
         (EmbeddingOptions("http://elsewhere/v1"), EmbeddingOptions("http://elsewhere/v1", "m", None, "q: ", "d: ")),
@@ -125,12 +125,12 @@ STORED = EmbeddingOptions(URL, "m", query_prefix="q: ", document_prefix="d: ")
         (EmbeddingOptions("all-MiniLM-L6-v2"), EmbeddingOptions("all-MiniLM-L6-v2")),
     ],
 )
-def test_requested_options_override_stored_ones(asked: EmbeddingOptions, expected: EmbeddingOptions) -> None:
-    assert asked.over(STORED) == expected
+def test_requested_options_override_stored_ones(requested: EmbeddingOptions, expected: EmbeddingOptions) -> None:
+    assert requested.over(STORED) == expected
 
 
 @pytest.mark.parametrize(
-    ("asked", "difference"),
+    ("requested", "difference"),
     [
         (EmbeddingOptions(), None),
         (STORED, None),
@@ -140,8 +140,8 @@ def test_requested_options_override_stored_ones(asked: EmbeddingOptions, expecte
         (EmbeddingOptions(document_prefix=""), ("document_prefix", "", "d: ")),
     ],
 )
-def test_first_difference_from_stored_options(asked: EmbeddingOptions, difference: Any) -> None:
-    assert asked.first_difference(STORED) == difference
+def test_first_difference_from_stored_options(requested: EmbeddingOptions, difference: Any) -> None:
+    assert requested.first_difference(STORED) == difference
 
 
 def test_options_round_trip() -> None:

@@ -1,4 +1,4 @@
-"""Embedding by a server: its requests, the order of its answers, and every way in which it may fail."""
+"""Embedding through a server: requests, order of answers, retries, and every kind of failure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIMENSIONS = 8
 QUICK = RetryPolicy(
     answer_timeout=60, connect_timeout=10, attempts=4, first_pause=0.01, max_pause=0.02, max_retry_after=2
 )
-"""Retries at once, but waits for answers as long as a busy machine takes."""
+"""Short pauses between attempts, but long timeouts, because machines that run tests are busy."""
 IMPATIENT = replace(QUICK, answer_timeout=1)
 TEXTS = [f"text {row}" for row in range(100)]
 
@@ -48,7 +48,7 @@ def embedder(server: EmbeddingServer, policy: RetryPolicy = QUICK, **options: An
 
 
 def faulty(server: EmbeddingServer, fault: Fault, policy: RetryPolicy = QUICK) -> ServerEmbedder:
-    """Return an embedder whose server begins to fail once it is loaded."""
+    """Return a loaded embedder; its server has this fault from now on."""
     loaded = embedder(server, policy)
     server.exchanges.clear()
     server.fault = fault
@@ -60,7 +60,7 @@ def sizes(server: EmbeddingServer) -> list[int]:
     return sorted(len(exchange.texts) for exchange in server.exchanges)
 
 
-def first(times: int, fault: Fault) -> Fault:
+def for_first_requests(times: int, fault: Fault) -> Fault:
     """Return the fault for the first requests only."""
     return lambda exchange: fault(exchange) if exchange.number < times else None
 
@@ -71,7 +71,7 @@ def test_texts_are_embedded_in_order_by_parallel_requests(server: EmbeddingServe
     np.testing.assert_array_equal(model.embed_documents(TEXTS, done.append), vectors_of(TEXTS))
     assert sizes(server) == [4, 32, 32, 32]
     assert done == [32, 64, 96, 100]
-    assert 1 < server.most_at_once <= 4
+    assert 1 < server.max_concurrent <= 4
     assert {exchange.request["model"] for exchange in server.exchanges} == {"test-model"}
     assert model.embed_documents([]).shape == (0, DIMENSIONS)
 
@@ -87,11 +87,11 @@ def test_float_encoding_is_requested_if_base64_is_unsupported(server: EmbeddingS
 
 
 def test_numbers_are_accepted_in_place_of_base64(server: EmbeddingServer) -> None:
-    def numbers(exchange: Exchange) -> None:
+    def answer_with_numbers(exchange: Exchange) -> None:
         for item, vector in zip(exchange.answer["data"], vectors_of(exchange.texts), strict=True):
             item["embedding"] = vector.tolist()
 
-    model = faulty(server, numbers)
+    model = faulty(server, answer_with_numbers)
     np.testing.assert_array_equal(model.embed_documents(TEXTS), vectors_of(TEXTS))
 
 
@@ -107,23 +107,23 @@ def refusal(status: int, **headers: str) -> Fault:
     return lambda exchange: exchange.refuse(status, "busy", **headers)
 
 
-def hang_up(exchange: Exchange) -> None:
-    exchange.hangs_up = True
+def close_connection(exchange: Exchange) -> None:
+    exchange.closes_connection = True
 
 
 @pytest.mark.parametrize(
     "fault",
-    [refusal(429), refusal(429, Retry_After="0.05"), refusal(500), refusal(503), hang_up],
+    [refusal(429), refusal(429, Retry_After="0.05"), refusal(500), refusal(503), close_connection],
     ids=["429", "429 with Retry-After", "500", "503", "dropped"],
 )
 def test_temporary_failures_are_retried(server: EmbeddingServer, fault: Fault) -> None:
-    model = faulty(server, first(2, fault))
+    model = faulty(server, for_first_requests(2, fault))
     np.testing.assert_array_equal(model.embed_documents(TEXTS[:5]), vectors_of(TEXTS[:5]))
     assert len(server.exchanges) == 3
 
 
 def test_timeouts_are_retried(server: EmbeddingServer) -> None:
-    model = faulty(server, first(2, lambda _: time.sleep(1.5)), IMPATIENT)
+    model = faulty(server, for_first_requests(2, lambda _: time.sleep(1.5)), IMPATIENT)
     np.testing.assert_array_equal(model.embed_documents(TEXTS[:5]), vectors_of(TEXTS[:5]))
     assert len(server.exchanges) >= 3
 
@@ -142,15 +142,15 @@ class Pauses(threading.Event):
 
 
 def test_retry_after_is_respected(server: EmbeddingServer) -> None:
-    server.fault = first(1, refusal(429, Retry_After="1"))
+    server.fault = for_first_requests(1, refusal(429, Retry_After="1"))
     pauses = Pauses()
     Connection(server.url, QUICK).post("embeddings", {"input": ["text"], "encoding_format": "float"}, pauses)
     assert pauses.seconds == [1]
 
 
-@pytest.mark.parametrize("asked", ["0", "0.01", "Thu, 01 Jan 1970 00:00:00 GMT"])
-def test_pauses_are_never_shorter_than_policy(server: EmbeddingServer, asked: str) -> None:
-    server.fault = refusal(429, Retry_After=asked)
+@pytest.mark.parametrize("header", ["0", "0.01", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_pauses_are_never_shorter_than_policy(server: EmbeddingServer, header: str) -> None:
+    server.fault = refusal(429, Retry_After=header)
     pauses, policy = Pauses(), RetryPolicy(attempts=5, first_pause=0.2, max_pause=0.8)
     with pytest.raises(EmbeddingError, match="status 429: busy"):
         Connection(server.url, policy).post("embeddings", {"input": ["text"], "encoding_format": "float"}, pauses)
@@ -216,11 +216,11 @@ def test_unreachable_server_fails_without_retries() -> None:
 
 
 def test_batches_shrink_if_server_refuses_their_size(server: EmbeddingServer) -> None:
-    def ten_at_most(exchange: Exchange) -> None:
+    def refuse_above_ten(exchange: Exchange) -> None:
         if len(exchange.texts) > 10:
             exchange.refuse(400, "batch size is invalid, it should not be larger than 10")
 
-    model = faulty(server, ten_at_most)
+    model = faulty(server, refuse_above_ten)
     np.testing.assert_array_equal(model.embed_documents(TEXTS), vectors_of(TEXTS))
     server.exchanges.clear()
     np.testing.assert_array_equal(model.embed_documents(TEXTS), vectors_of(TEXTS))
@@ -249,7 +249,7 @@ def test_too_long_text_error_names_row(server: EmbeddingServer, status: int, mes
     assert (caught.value.row, message in str(caught.value)) == (40, True)
     server.exchanges.clear()
     model.embed_documents(TEXTS)
-    assert sizes(server) == [4, 32, 32, 32]  # one text was the reason, not their number
+    assert sizes(server) == [4, 32, 32, 32]  # the error was about one text, so batches keep their size
 
 
 def test_requests_are_limited_by_characters(server: EmbeddingServer) -> None:
@@ -267,7 +267,7 @@ def test_refused_first_request_names_no_row(server: EmbeddingServer) -> None:
 # Wrong answers
 
 
-def change(key: str, value: Any) -> Fault:
+def change_second_item(key: str, value: Any) -> Fault:
     return lambda exchange: exchange.answer["data"][1].update({key: value})
 
 
@@ -275,14 +275,17 @@ def change(key: str, value: Any) -> Fault:
     ("fault", "message"),
     [
         (lambda exchange: exchange.answer["data"].pop(), "has 4 embeddings for 5 texts"),
-        (change("index", 3), "has embeddings whose index is 0, 3, 2, 3, 4, expected each of 0 to 4"),
-        (change("index", None), "has embeddings whose index is 0, None, 2, 3, 4, expected each of 0 to 4"),
-        (change("embedding", [0.0] * 7), "has an embedding of 7 dimensions, expected 8"),
-        (change("embedding", "AAA="), "neither a list of numbers nor base64 of float32"),
-        (change("embedding", "not base64"), "neither a list of numbers nor base64 of float32"),
-        (change("embedding", {}), "neither a list of numbers nor base64 of float32"),
-        (change("embedding", [[0.0] * 8] * 3), r"of shape \(3, 8\), expected one vector a text; .* --pooling mean"),
-        (change("embedding", []), "of shape"),
+        (change_second_item("index", 3), "has embeddings whose index is 0, 3, 2, 3, 4, expected each of 0 to 4"),
+        (change_second_item("index", None), "has embeddings whose index is 0, None, 2, 3, 4, expected each of 0 to 4"),
+        (change_second_item("embedding", [0.0] * 7), "has an embedding of 7 dimensions, expected 8"),
+        (change_second_item("embedding", "AAA="), "neither a list of numbers nor base64 of float32"),
+        (change_second_item("embedding", "not base64"), "neither a list of numbers nor base64 of float32"),
+        (change_second_item("embedding", {}), "neither a list of numbers nor base64 of float32"),
+        (
+            change_second_item("embedding", [[0.0] * 8] * 3),
+            r"of shape \(3, 8\), expected one vector a text; .* --pooling mean",
+        ),
+        (change_second_item("embedding", []), "of shape"),
         (lambda exchange: exchange.answer.update(data=None), "has no list of embeddings"),
         (lambda exchange: setattr(exchange, "answer", []), "has no list of embeddings"),
     ],
@@ -303,13 +306,13 @@ def test_answer_that_is_not_json_raises(server: EmbeddingServer) -> None:
 @pytest.mark.parametrize("encoding", ["base64", "float"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_non_finite_embedding_error_names_row(server: EmbeddingServer, encoding: str, value: float) -> None:
-    def spoil(exchange: Exchange) -> None:
+    def make_non_finite(exchange: Exchange) -> None:
         if "text 70" in exchange.texts:
             vector = np.full(DIMENSIONS, 0.5, np.float32)
             vector[3] = value
             exchange.answer["data"][exchange.texts.index("text 70")]["embedding"] = encoded(vector, encoding)
 
-    model = faulty(server, spoil)
+    model = faulty(server, make_non_finite)
     with pytest.raises(RowError, match=rf"row 70: the server's embedding has {value} at dimension 3"):
         model.embed_documents(TEXTS)
 
@@ -401,7 +404,7 @@ def test_api_key_is_sent_but_never_shown(server: EmbeddingServer, monkeypatch: p
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 500, 503])
-@pytest.mark.parametrize("before", ["your key is ", "x" * 190 + " "], ids=["first", "where it is cut off"])
+@pytest.mark.parametrize("before", ["your key is ", "x" * 190 + " "], ids=["at the start", "at the truncation"])
 def test_api_key_is_redacted_in_server_errors(
     server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch, status: int, before: str
 ) -> None:
@@ -438,5 +441,5 @@ def test_server_gives_same_vectors_as_local_model(minilm: Any) -> None:
         served = ServerEmbedder(EmbeddingOptions(server.url, query_prefix="question: "))
         assert served.dimensions == 384
         np.testing.assert_allclose(served.embed_documents(texts), minilm.embed_documents(texts), atol=1e-6)
-        asked = served.embed_queries(["why"])
-        np.testing.assert_allclose(asked, minilm.embed_documents(["question: why"]), atol=1e-6)
+        query_vector = served.embed_queries(["why"])
+        np.testing.assert_allclose(query_vector, minilm.embed_documents(["question: why"]), atol=1e-6)

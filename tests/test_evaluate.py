@@ -1,4 +1,4 @@
-"""Evaluation of collections: against the same searches in numpy, and with losses that the test causes."""
+"""Evaluation of collections, compared with the same searches in numpy."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ DIMENSIONS = 64
 @pytest.fixture(scope="module")
 def collection(db: Database, calibration: Calibration, vectors: Floats) -> Collection:
     """A thousand rows of int8 codes with an index; ids are the rows' numbers."""
-    made = db.create_collection("evaluated", calibration=calibration)
-    made.upsert(range(len(vectors)), vectors)
-    made.build_index()
-    return made
+    created = db.create_collection("evaluated", calibration=calibration)
+    created.upsert(range(len(vectors)), vectors)
+    created.build_index()
+    return created
 
 
 @pytest.fixture(scope="module")
 def source(vectors: Floats, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The vectors in a file, as they were loaded."""
+    """The file of the vectors that the collection holds."""
     path = tmp_path_factory.mktemp("source") / "vectors.npy"
     np.save(path, vectors)
     return path
 
 
-def asked(vectors: Floats, names: list[str] | None = None) -> Queries:
+def as_queries(vectors: Floats, names: list[str] | None = None) -> Queries:
     return Queries(tuple(names or map(str, range(len(vectors)))), vectors, "the test")
 
 
@@ -61,10 +61,10 @@ def rows_of(path: Path, calibration: Calibration, first_id: int = 0) -> Rows:
 
 @pytest.fixture(scope="module")
 def evaluation(collection: Collection, queries: Floats, source: Path, calibration: Calibration) -> Evaluation:
-    return evaluate(collection, asked(queries), rows_of(source, calibration))
+    return evaluate(collection, as_queries(queries), rows_of(source, calibration))
 
 
-def named(evaluation: Evaluation) -> dict[str, Result]:
+def by_name(evaluation: Evaluation) -> dict[str, Result]:
     return {result.name: result for result in evaluation.results}
 
 
@@ -106,7 +106,7 @@ def rescored(near: NDArray[Any], scores: NDArray[np.float64]) -> Lists:
 def test_exact_rescoring_recall_equals_numpy(
     evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration
 ) -> None:
-    truth, found = true_nearest(vectors, queries), named(evaluation)
+    truth, found = true_nearest(vectors, queries), by_name(evaluation)
     for rescore, planes in PLANES.items():
         wanted = recall(top(decoded_scores(vectors, queries, calibration, planes)), truth)
         assert found[f"none/{rescore}"].recall.value == pytest.approx(wanted)
@@ -118,7 +118,7 @@ def test_exact_rescoring_recall_equals_numpy(
 def test_scan_recall_equals_numpy(
     evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration, prefilter: str
 ) -> None:
-    truth, found = true_nearest(vectors, queries), named(evaluation)
+    truth, found = true_nearest(vectors, queries), by_name(evaluation)
     for rescore, planes in PLANES.items():
         scores = decoded_scores(vectors, queries, calibration, planes)
         for oversampling in (1, 2, 4, 8, 16):
@@ -138,15 +138,15 @@ def test_block_size_does_not_change_scan_recall(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("qvec.evaluation.evaluate._SCAN_ROWS", 97)
-    again = evaluate(collection, asked(queries), rows_of(source, calibration), oversamplings=[2, 16])
-    scanned = [name for name in named(again) if name.endswith("/scan")]
+    again = evaluate(collection, as_queries(queries), rows_of(source, calibration), oversamplings=[2, 16])
+    scanned = [name for name in by_name(again) if name.endswith("/scan")]
     assert scanned
     for name in scanned:
-        assert named(again)[name].recalls.tolist() == named(evaluation)[name].recalls.tolist()
+        assert by_name(again)[name].recalls.tolist() == by_name(evaluation)[name].recalls.tolist()
 
 
 def test_recall_per_query(evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration) -> None:
-    found = named(evaluation)["none/int4"]
+    found = by_name(evaluation)["none/int4"]
     near, truth = top(decoded_scores(vectors, queries, calibration, 4)), true_nearest(vectors, queries)
     assert found.recalls.tolist() == [recall([a], [b]) for a, b in zip(near, truth, strict=True)]
     assert found.recall.low < found.recall.value < found.recall.high
@@ -156,15 +156,15 @@ def test_alternatives_recall_equals_numpy(
     collection: Collection, vectors: Floats, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     truth = true_nearest(vectors, queries)
-    nearest = find_ground_truth(collection, asked(queries), rows_of(source, calibration), K, Reporter())
-    found = find_alternatives(collection, asked(queries), rows_of(source, calibration), nearest, 0.95, Reporter())
-    ways = {(each.prefilter, each.rescore, each.oversampling): each for each in found}
-    assert len(ways) == len(found) == 4 * (3 + 4 - 1)  # without its own, int8 after ternary
+    nearest = find_ground_truth(collection, as_queries(queries), rows_of(source, calibration), K, Reporter())
+    found = find_alternatives(collection, as_queries(queries), rows_of(source, calibration), nearest, 0.95, Reporter())
+    by_settings = {(each.prefilter, each.rescore, each.oversampling): each for each in found}
+    assert len(by_settings) == len(found) == 4 * (3 + 4 - 1)  # all but the collection's own, int8 after ternary
     assert [each.bytes_per_vector for each in found] == sorted(each.bytes_per_vector for each in found)
     halves = unit(vectors).astype(np.float16).astype(np.float64)
     scores = {name: decoded_scores(vectors, queries, calibration, planes) for name, planes in PLANES.items()}
     scores["float16"] = unit(queries).astype(np.float16).astype(np.float64) @ halves.T
-    for (prefilter, rescore, oversampling), each in ways.items():
+    for (prefilter, rescore, oversampling), each in by_settings.items():
         near = candidates(vectors, queries, calibration, prefilter, K * oversampling)
         assert each.recall == pytest.approx(recall(rescored(near, scores[rescore]), truth))
         assert each.at_least < each.recall
@@ -173,16 +173,16 @@ def test_alternatives_recall_equals_numpy(
 def test_alternatives_of_codes_have_at_most_their_precision(
     db: Database, collection: Collection, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
-    def others(of: Collection) -> set[tuple[str, str]]:
-        nearest = find_ground_truth(of, asked(queries), None, K, Reporter())
-        found = find_alternatives(of, asked(queries), None, nearest, 0.95, Reporter())
+    def alternatives(measured: Collection) -> set[tuple[str, str]]:
+        nearest = find_ground_truth(measured, as_queries(queries), None, K, Reporter())
+        found = find_alternatives(measured, as_queries(queries), None, nearest, 0.95, Reporter())
         return {(each.prefilter, each.rescore) for each in found}
 
-    assert others(collection) == {("ternary", "int4"), *(("binary", each) for each in PLANES)}
+    assert alternatives(collection) == {("ternary", "int4"), *(("binary", each) for each in PLANES)}
     floats = db.create_collection("kept", calibration=calibration, rescore="float16", prefilter="binary")
     floats.upsert(range(len(vectors)), vectors)
-    assert ("ternary", "float16") in others(floats)
-    assert ("binary", "float16") not in others(floats)
+    assert ("ternary", "float16") in alternatives(floats)
+    assert ("binary", "float16") not in alternatives(floats)
 
 
 def test_every_configuration_is_measured_once(evaluation: Evaluation) -> None:
@@ -211,7 +211,7 @@ def test_recall_and_losses_sum_to_one(evaluation: Evaluation) -> None:
         assert abs(loss.index) < 0.03  # a graph of a thousand rows loses almost nothing
 
 
-class Losing:
+class LossyIndex:
     """A collection whose index loses the best hit of every search, as a bad graph does."""
 
     def __init__(self, collection: Collection) -> None:
@@ -228,8 +228,8 @@ class Losing:
 def test_index_loss_is_separate_from_quantization_loss(
     collection: Collection, evaluation: Evaluation, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
-    lossy = evaluate(Losing(collection), asked(queries), rows_of(source, calibration), oversamplings=[4])  # type: ignore[arg-type]
-    before, after = named(evaluation)["ternary/int8/4"], named(lossy)["ternary/int8/4"]
+    lossy = evaluate(LossyIndex(collection), as_queries(queries), rows_of(source, calibration), oversamplings=[4])  # type: ignore[arg-type]
+    before, after = by_name(evaluation)["ternary/int8/4"], by_name(lossy)["ternary/int8/4"]
     assert before.loss is not None
     assert after.loss is not None
     assert after.recall.value == pytest.approx(before.recall.value - 0.1, abs=0.01)  # the best is nearly always right
@@ -239,9 +239,9 @@ def test_index_loss_is_separate_from_quantization_loss(
 
 
 def test_codes_are_ground_truth_without_source(collection: Collection, queries: Floats) -> None:
-    found = evaluate(collection, asked(queries), oversamplings=[4])
-    assert named(found)["none/int8"].recall.value == 1
-    assert "none/float32" not in named(found)
+    found = evaluate(collection, as_queries(queries), oversamplings=[4])
+    assert by_name(found)["none/int8"].recall.value == 1
+    assert "none/float32" not in by_name(found)
     assert found.truth == (
         "exact search of the collection's own int8 vectors, because it keeps no floats: what int8 itself loses is not "
         "included; to include it, name what the collection was loaded from (--truth SOURCE)"
@@ -251,19 +251,19 @@ def test_codes_are_ground_truth_without_source(collection: Collection, queries: 
 def test_stored_floats_are_ground_truth_without_source(
     db: Database, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
-    made = db.create_collection("floats", calibration=calibration, rescore="float16", prefilter="binary")
-    made.upsert(range(len(vectors)), vectors)
-    found = evaluate(made, asked(queries), oversamplings=[2])
+    created = db.create_collection("floats", calibration=calibration, rescore="float16", prefilter="binary")
+    created.upsert(range(len(vectors)), vectors)
+    found = evaluate(created, as_queries(queries), oversamplings=[2])
     assert found.truth == "exact search of the collection's own float16 vectors"
-    assert sorted(named(found)) == [
+    assert sorted(by_name(found)) == [
         "binary/float16/2", "binary/float16/2/scan", "binary/none", "binary/none/scan", "none/float16",
     ]  # fmt: skip
     halves = unit(vectors).astype(np.float16).astype(np.float64)
     truth = top(unit(queries).astype(np.float64) @ halves.T)
     scores = unit(queries).astype(np.float16).astype(np.float64) @ halves.T
     near = candidates(vectors, queries, calibration, "binary", 2 * K)
-    assert named(found)["binary/float16/2/scan"].recall.value == pytest.approx(recall(rescored(near, scores), truth))
-    assert named(found)["none/float16"].recall.value > 0.99
+    assert by_name(found)["binary/float16/2/scan"].recall.value == pytest.approx(recall(rescored(near, scores), truth))
+    assert by_name(found)["none/float16"].recall.value > 0.99
     assert "the collection has no index: every search reads all rows" in found.notes
 
 
@@ -272,8 +272,8 @@ def test_rows_used_as_queries_are_excluded_from_their_hits(
 ) -> None:
     """A search finds k other rows, among as many candidates as any search for k hits."""
     ids, drawn = rows_of(source, calibration).sample(40, 1)
-    rows_asked = Queries(tuple(map(str, ids)), drawn, "rows", tuple(ids))
-    found = named(evaluate(collection, rows_asked, rows_of(source, calibration), oversamplings=[1, 2]))
+    row_queries = Queries(tuple(map(str, ids)), drawn, "rows", tuple(ids))
+    found = by_name(evaluate(collection, row_queries, rows_of(source, calibration), oversamplings=[1, 2]))
     scores = decoded_scores(vectors, drawn, calibration, 8)
     exact = unit(drawn).astype(np.float64) @ unit(vectors).astype(np.float64).T
     own = np.arange(40), np.array(ids)
@@ -321,13 +321,15 @@ def test_ranking_metrics_equal_trec_eval(
         for name, each in zip(names[:30], hits, strict=False)
     }
     qrels |= {"q30": {"1": 0}, "another": {"2": 1}}
-    found = evaluate(collection, asked(queries, names), rows_of(source, calibration), qrels=qrels, oversamplings=[4])
+    found = evaluate(
+        collection, as_queries(queries, names), rows_of(source, calibration), qrels=qrels, oversamplings=[4]
+    )
     run = {
         name: {str(hit.id): float(-rank) for rank, hit in enumerate(each)}
         for name, each in zip(names[:30], hits, strict=False)
     }
     theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recip_rank", "recall.10"}).evaluate(run)
-    result = named(found)["ternary/int8/4"]
+    result = by_name(found)["ternary/int8/4"]
     for measured, measure in (
         (result.ndcg, "ndcg_cut_10"),
         (result.mrr, "recip_rank"),
@@ -345,7 +347,7 @@ def test_ranking_metrics_equal_trec_eval(
 
 def test_judgements_of_other_queries_raise(collection: Collection, queries: Floats) -> None:
     with pytest.raises(InputError) as raised:
-        evaluate(collection, asked(queries), qrels={"q1": {"1": 1}, "7": {"1": 0}})
+        evaluate(collection, as_queries(queries), qrels={"q1": {"1": 1}, "7": {"1": 0}})
     assert str(raised.value) == (
         "no query of the test is judged: its ids are like '0', those of the judgements like 'q1'"
     )
@@ -361,20 +363,20 @@ def test_ground_truth_with_other_rows_raises(
         InputError,
         match=r"^collection 'evaluated' has 1,000 rows, but .*fewer.npy has 900 usable rows; give everything",
     ):
-        evaluate(collection, asked(queries), rows_of(fewer, calibration))
+        evaluate(collection, as_queries(queries), rows_of(fewer, calibration))
     with pytest.raises(InputError, match=r"rows of .*more.npy that are nearest to the queries are not in collection"):
-        evaluate(collection, asked(queries), rows_of(more, calibration))
+        evaluate(collection, as_queries(queries), rows_of(more, calibration))
     with pytest.raises(
         InputError, match=r"are not in collection 'evaluated', such as id [12]\d{3}; give what it was loaded"
     ):
-        evaluate(collection, asked(queries), rows_of(more, calibration, first_id=1000))
+        evaluate(collection, as_queries(queries), rows_of(more, calibration, first_id=1000))
 
 
 def test_ground_truth_with_other_vectors_is_noted(
     collection: Collection, queries: Floats, calibration: Calibration, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "other.npy", realistic(1000, seed=9))
-    found = evaluate(collection, asked(queries), rows_of(tmp_path / "other.npy", calibration), oversamplings=[4])
+    found = evaluate(collection, as_queries(queries), rows_of(tmp_path / "other.npy", calibration), oversamplings=[4])
     assert any(note.startswith("even rescoring every row finds") for note in found.notes)
 
 
@@ -385,17 +387,17 @@ def test_ground_truth_skips_bad_rows(
         [vectors, np.full((1, DIMENSIONS), np.nan, np.float32), np.zeros((1, DIMENSIONS), np.float32)]
     )
     np.save(tmp_path / "damaged.npy", damaged)
-    found = evaluate(collection, asked(queries), rows_of(tmp_path / "damaged.npy", calibration), oversamplings=[4])
-    assert named(found)["none/int8"].recall.value > 0.9
+    found = evaluate(collection, as_queries(queries), rows_of(tmp_path / "damaged.npy", calibration), oversamplings=[4])
+    assert by_name(found)["none/int8"].recall.value > 0.9
 
 
 def test_prefix_recall_is_against_all_dimensions(db: Database, vectors: Floats, queries: Floats, source: Path) -> None:
-    """The recall lost by the cut counts as a loss."""
+    """Recall that the truncation loses counts as a loss."""
     cut = Calibration.fit(vectors, dimensions=16)
-    made = db.create_collection("cut", calibration=cut)
-    made.upsert(range(len(vectors)), vectors)
+    created = db.create_collection("cut", calibration=cut)
+    created.upsert(range(len(vectors)), vectors)
     rows = rows_of_source(open_source(source), cut, None, 0, queries.shape[1])
-    found = named(evaluate(made, asked(queries), rows, oversamplings=[4]))
+    found = by_name(evaluate(created, as_queries(queries), rows, oversamplings=[4]))
     near = top(decoded_scores_of_prefix(vectors, queries, cut))
     assert found["none/int8"].recall.value == pytest.approx(recall(near, true_nearest(vectors, queries)))
     assert found["none/float32"].bytes_per_vector == 4 * DIMENSIONS
@@ -422,8 +424,8 @@ def decoded_scores_of_prefix(vectors: Floats, queries: Floats, cut: Calibration)
 def test_bytes_per_vector(
     db: Database, name: str, settings: dict[str, Any], prefilter: str, rescore: str, size: float
 ) -> None:
-    made = db.create_collection(name, calibration=Calibration.fit(realistic(100, 70)), **settings)
-    assert bytes_per_vector(made, prefilter, rescore) == size
+    created = db.create_collection(name, calibration=Calibration.fit(realistic(100, 70)), **settings)
+    assert bytes_per_vector(created, prefilter, rescore) == size
 
 
 # Every store
@@ -432,11 +434,11 @@ def test_bytes_per_vector(
 def test_evaluation_on_every_store(
     store: Store, calibration: Calibration, vectors: Floats, queries: Floats, source: Path
 ) -> None:
-    made = store.create(calibration, rescore="float16", prefilter="binary")
-    made.upsert(range(len(vectors)), vectors)
-    made.build_index()
-    found = evaluate(made, asked(queries), rows_of(source, calibration), oversamplings=[2, 8])
-    results, truth = named(found), true_nearest(vectors, queries)
+    created = store.create(calibration, rescore="float16", prefilter="binary")
+    created.upsert(range(len(vectors)), vectors)
+    created.build_index()
+    found = evaluate(created, as_queries(queries), rows_of(source, calibration), oversamplings=[2, 8])
+    results, truth = by_name(found), true_nearest(vectors, queries)
     assert results["none/float16"].recall.value > 0.98
     near = candidates(vectors, queries, calibration, "binary", 8 * K)
     wanted = recall(rescored(near, unit(queries).astype(np.float64) @ unit(vectors).astype(np.float64).T), truth)

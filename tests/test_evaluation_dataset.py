@@ -1,4 +1,4 @@
-"""Queries, relevance judgements, and the source that a collection was loaded from."""
+"""Data of an evaluation: queries, relevance judgements, and the source that a collection was loaded from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VECTORS = realistic(600, 32)
 
 @pytest.fixture(params=["int8", "int4", "binary", "qdrant"])
 def loaded(request: pytest.FixtureRequest, tmp_path: Path, url: str) -> tuple[str, Path]:
-    """A database, and the file that its collection `docs` was loaded from."""
+    """The URL of a database and the file that its collection `docs` was loaded from."""
     file = tmp_path / "vectors.npy"
     np.save(file, VECTORS)
     db, rescore = (f"qdrant:{tmp_path / 'db'}", "binary") if request.param == "qdrant" else (url, request.param)
@@ -30,8 +30,8 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path, url: str) -> tuple[st
     return db, file
 
 
-def messages(db: str, *options: Any) -> str:
-    """The messages of `qvec tune`."""
+def tune_messages(db: str, *options: Any) -> str:
+    """Return what `qvec tune` prints to stderr."""
     return str(succeed("tune", "--db", db, "-c", "docs", "--limit", 20, "--recall", 0.1, *options).stderr)
 
 
@@ -40,29 +40,29 @@ NOTE = "recall is against the vectors of "
 
 def test_tune_finds_the_loaded_source(loaded: tuple[str, Path]) -> None:
     db, file = loaded
-    assert f"{NOTE}{file}, which the collection was loaded from" in messages(db)
-    assert NOTE not in messages(db, "--truth", file)
+    assert f"{NOTE}{file}, which the collection was loaded from" in tune_messages(db)
+    assert NOTE not in tune_messages(db, "--truth", file)
 
 
 def test_tune_ignores_changed_or_missing_source(loaded: tuple[str, Path]) -> None:
     db, file = loaded
     np.save(file, VECTORS[::-1])
-    assert NOTE not in messages(db)
+    assert NOTE not in tune_messages(db)
     file.unlink()
-    assert NOTE not in messages(db)
+    assert NOTE not in tune_messages(db)
 
 
 def test_tune_ignores_source_after_later_writes(loaded: tuple[str, Path]) -> None:
     db, _ = loaded
     with connect(db) as database:
         database.collection("docs").upsert(range(300), VECTORS[300:])
-    assert NOTE not in messages(db)
+    assert NOTE not in tune_messages(db)
     with connect(db) as database:
         database.collection("docs").upsert(range(300), VECTORS[:300])
-    assert NOTE in messages(db)
+    assert NOTE in tune_messages(db)
     with connect(db) as database:
         database.collection("docs").delete([7])
-    assert NOTE not in messages(db)
+    assert NOTE not in tune_messages(db)
 
 
 def test_read_queries(tmp_path: Path, calibration: Calibration, queries: Floats) -> None:
@@ -82,7 +82,7 @@ def test_read_queries(tmp_path: Path, calibration: Calibration, queries: Floats)
         read_queries(open_source(tmp_path / "nan.npy"), calibration, no_model)
 
 
-def written(folder: Path, content: str) -> Path:
+def write_qrels(folder: Path, content: str) -> Path:
     file = folder / "qrels"
     file.write_text(content, encoding="utf-8")
     return file
@@ -98,16 +98,16 @@ def written(folder: Path, content: str) -> Path:
     ],
 )
 def test_read_qrels_in_beir_and_trec_formats(tmp_path: Path, content: str) -> None:
-    assert read_qrels(written(tmp_path, content)) == {"q1": {"d 1": 2, "d2": 0}, "q2": {"d2": 1}}
+    assert read_qrels(write_qrels(tmp_path, content)) == {"q1": {"d 1": 2, "d2": 0}, "q2": {"d2": 1}}
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
-def test_qrels_lines_end_only_at_newline(tmp_path: Path, mark: str) -> None:
-    assert read_qrels(written(tmp_path, f"q1\ta{mark}b\t1\n")) == {"q1": {f"a{mark}b": 1}}
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_qrels_lines_end_only_at_newline(tmp_path: Path, separator: str) -> None:
+    assert read_qrels(write_qrels(tmp_path, f"q1\ta{separator}b\t1\n")) == {"q1": {f"a{separator}b": 1}}
 
 
 def test_trec_fields_are_separated_by_spaces(tmp_path: Path) -> None:
-    assert read_qrels(written(tmp_path, "7 0  12 1\n7 0 13 0\n")) == {"7": {"12": 1, "13": 0}}
+    assert read_qrels(write_qrels(tmp_path, "7 0  12 1\n7 0 13 0\n")) == {"7": {"12": 1, "13": 0}}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_trec_fields_are_separated_by_spaces(tmp_path: Path) -> None:
 )
 def test_invalid_qrels_raise(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(InputError) as raised:
-        read_qrels(written(tmp_path, content))
+        read_qrels(write_qrels(tmp_path, content))
     assert str(raised.value).removeprefix(f"{tmp_path}/") == message
 
 

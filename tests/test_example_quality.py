@@ -1,4 +1,4 @@
-"""The example that compares precisions runs as it is, and its tables hold what they should."""
+"""The example that compares precisions runs, and the values in its tables are plausible."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_quality_example_prints_plausible_tables(
     output, errors = capsys.readouterr()
     assert errors == ""
     lines = dict(re.findall(r"^│ ([\w ]+?) +│(.*)│$", output, re.MULTILINE))
-    figures = {name: [float(figure) for figure in re.findall(r"[\d.]+", rest)] for name, rest in lines.items()}
-    assert {name: found[0] for name, found in figures.items()} == {
+    values = {name: [float(figure) for figure in re.findall(r"[\d.]+", rest)] for name, rest in lines.items()}
+    assert {name: found[0] for name, found in values.items()} == {
         "float32": 1536,
         "int8": 384,
         "int4": 192,
@@ -35,9 +35,9 @@ def test_quality_example_prints_plausible_tables(
         "signs": 48,
         "ternary": 96,
     }
-    assert figures["int8"][1] > 99
-    assert figures["int8"][1] > figures["int4"][1] > figures["2 bits"][1] > figures["binary"][1] > 60
+    assert values["int8"][1] > 99
+    assert values["int8"][1] > values["int4"][1] > values["2 bits"][1] > values["binary"][1] > 60
     for name in ("signs", "ternary"):
-        assert figures[name][1:] == sorted(figures[name][1:])
-        assert figures[name][-1] > 98
-    assert figures["ternary"][3] > figures["signs"][3]
+        assert values[name][1:] == sorted(values[name][1:])
+        assert values[name][-1] > 98
+    assert values["ternary"][3] > values["signs"][3]

@@ -1,4 +1,4 @@
-"""The RAG example: its endpoints on both databases with the real embedding model, and a simulated language model."""
+"""The RAG example: its endpoints on both databases, with the real embedding model and a simulated language model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from chat_server import ChatServer, chatting, event
+from chat_server import ChatServer, event, serving_chat
 
 import qvec
 from qvec import CollectionError, DatabaseError
@@ -66,7 +66,7 @@ def passages_of(notes: dict[str, str]) -> list[Passage]:
 
 
 class Service:
-    """A library with its event loop, and the service called in-process."""
+    """The service, called in this process, with its library and event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, database: Any, library: Library) -> None:
         self.loop = loop
@@ -111,7 +111,7 @@ def service(
 
 @pytest.fixture(scope="module")
 def chat() -> Iterator[ChatServer]:
-    with chatting() as server:
+    with serving_chat() as server:
         yield server
 
 
@@ -131,8 +131,8 @@ def test_search_by_meaning_and_by_words(service: Service) -> None:
         "text": "Bake it at 230 degrees for forty minutes. Let it cool before you cut it.",
         "score": 0,
     }
-    worded = service.get("/search", params={"q": "ingest notes.jsonl"}).json()
-    assert worded["files"][0]["path"] == "code.md"
+    by_words = service.get("/search", params={"q": "ingest notes.jsonl"}).json()
+    assert by_words["files"][0]["path"] == "code.md"
 
 
 def test_passages_are_numbered_by_file(service: Service) -> None:
@@ -231,24 +231,24 @@ def ask_with_model(service: Service, chat: ChatServer, stream: bool, url: str | 
 
 
 def test_language_model_gets_passages(service: Service, chat: ChatServer) -> None:
-    chat.says("Hon", "ey, [2, 1", "] not [99].")
+    chat.set_answer("Hon", "ey, [2, 1", "] not [99].")
     answered = ask_with_model(service, chat, stream=False).json()
     assert (answered["answer"], answered["cited"]) == ("Honey, [2, 1] not [99].", [2, 1])
     request = chat.requests[-1]
     assert (request["model"], request["stream"], chat.keys[-1]) == ("small", True, "Bearer a key")
-    told = request["messages"][-1]["content"]
-    assert "[1] Bees" in told
-    assert "In winter the colony lives on its honey." in told
-    assert told.endswith("Question: What do bees eat in winter?")
+    prompt = request["messages"][-1]["content"]
+    assert "[1] Bees" in prompt
+    assert "In winter the colony lives on its honey." in prompt
+    assert prompt.endswith("Question: What do bees eat in winter?")
     lines = [json.loads(line) for line in ask_with_model(service, chat, stream=True).text.splitlines()]
     assert [line["text"] for line in lines[1:-1] if line["text"]] == ["Hon", "ey, [2, 1", "] not [99]."]
     assert lines[-1] == {"cited": [2, 1]}
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
-def test_answer_may_contain_any_line_end(service: Service, chat: ChatServer, mark: str) -> None:
-    chat.says(f"Honey,{mark}", "and\nwax.")
-    assert ask_with_model(service, chat, stream=False).json()["answer"] == f"Honey,{mark}and\nwax."
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_answer_may_contain_any_line_end(service: Service, chat: ChatServer, separator: str) -> None:
+    chat.set_answer(f"Honey,{separator}", "and\nwax.")
+    assert ask_with_model(service, chat, stream=False).json()["answer"] == f"Honey,{separator}and\nwax."
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_answer_may_contain_any_line_end(service: Service, chat: ChatServer, mar
     ],
 )
 def test_language_model_errors(service: Service, chat: ChatServer, status: int, lines: list[str], message: str) -> None:
-    chat.fails(status, *lines)
+    chat.set_failure(status, *lines)
     answer = ask_with_model(service, chat, stream=False)
     assert answer.status_code == 502
     assert message in answer.json()["error"]

@@ -1,4 +1,4 @@
-"""The RAG example run as a program: its page in a browser, and how it starts and stops."""
+"""The RAG example as a program: its page in a browser, its start and its stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from chat_server import ChatServer, chatting
+from chat_server import ChatServer, serving_chat
 from embedding_server import EmbeddingServer, Vectors, serving
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -69,7 +69,7 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def chat() -> Iterator[ChatServer]:
-    with chatting() as server:
+    with serving_chat() as server:
         yield server
 
 
@@ -141,25 +141,25 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def open_page(browser: Any, started: tuple[str, Any]) -> Iterator[Callable[..., Any]]:
     """Opens the page; afterwards checks that no script failed and no other host was contacted."""
-    pages, faults = [], []
+    pages, errors = [], []
 
-    def opened(path: str = "/", **options: Any) -> Any:
+    def open_path(path: str = "/", **options: Any) -> Any:
         page = browser.new_page(**options)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda asked: asked.url.startswith(started[0]) or faults.append(asked.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(started[0]) or errors.append(request.url))
         page.goto(started[0] + path)
         pages.append(page)
         return page
 
-    yield opened
+    yield open_path
     for page in pages:
         page.close()
-    assert faults == []
+    assert errors == []
 
 
 @needs_browser
 def test_ask_by_keyboard(open_page: Callable[..., Any], chat: ChatServer) -> None:
-    chat.says("On ", "honey [", "1", "].")
+    chat.set_answer("On ", "honey [", "1", "].")
     page = open_page()
     page.wait_for_selector("#service:text-is('2 passages; answers: small')")
     page.keyboard.type("What do bees eat in winter?")
@@ -177,7 +177,7 @@ def test_ask_by_keyboard(open_page: Callable[..., Any], chat: ChatServer) -> Non
 @needs_browser
 def test_texts_are_never_rendered_as_html(open_page: Callable[..., Any], chat: ChatServer) -> None:
     attack = "<img src=x onerror=\"document.title='owned'\">"
-    chat.says(attack, " [1]")
+    chat.set_answer(attack, " [1]")
     page = open_page("/?q=" + "danger <b>bold</b>")
     page.wait_for_selector("details.cited")
     assert page.inner_text("#text") == f"{attack} [1]"
@@ -190,7 +190,7 @@ def test_texts_are_never_rendered_as_html(open_page: Callable[..., Any], chat: C
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1200])
 def test_page_is_readable(open_page: Callable[..., Any], chat: ChatServer, scheme: str, width: int) -> None:
-    chat.says("y" * 200 + " [1]")
+    chat.set_answer("y" * 200 + " [1]")
     page = open_page("/?q=very+long+word", viewport={"width": width, "height": 640}, color_scheme=scheme)
     page.wait_for_selector("details.cited")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -203,11 +203,11 @@ def test_page_is_readable(open_page: Callable[..., Any], chat: ChatServer, schem
 
 @needs_browser
 def test_errors_are_shown(open_page: Callable[..., Any], chat: ChatServer) -> None:
-    chat.fails(503, '{"error": {"message": "the model is asleep"}}')
+    chat.set_failure(503, '{"error": {"message": "the model is asleep"}}')
     page = open_page("/?q=bees")
     page.wait_for_selector("#error:not([hidden])")
     assert page.inner_text("[role=alert]").endswith("answered 503: the model is asleep")
-    chat.says("Honey.")
+    chat.set_answer("Honey.")
     page.click("#ask")
     page.wait_for_selector("#text:text-is('Honey.')")
     assert page.is_hidden("#error")
@@ -217,13 +217,13 @@ def test_errors_are_shown(open_page: Callable[..., Any], chat: ChatServer) -> No
 
 
 def test_answer_arrives_in_pieces(started: tuple[str, Any], chat: ChatServer) -> None:
-    rest = threading.Event()
-    chat.says("First ", rest, "and last.")
-    asked = {"question": "bees", "stream": True}
-    with httpx.stream("POST", f"{started[0]}/ask", json=asked, timeout=30, trust_env=False) as response:
+    send_rest = threading.Event()
+    chat.set_answer("First ", send_rest, "and last.")
+    body = {"question": "bees", "stream": True}
+    with httpx.stream("POST", f"{started[0]}/ask", json=body, timeout=30, trust_env=False) as response:
         lines = (json.loads(line) for line in response.iter_lines())
         assert "First " in [line.get("text") for line in itertools.islice(lines, 3)]  # before the model has finished
-        rest.set()
+        send_rest.set()
         assert "and last." in [line.get("text") for line in lines]
 
 

@@ -73,12 +73,12 @@ def test_long_sections_are_split_between_blocks_and_lines_without_loss() -> None
     assert lines == [line for line in "\n".join([*paragraphs, code]).splitlines() if line]
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\f"])
-def test_only_markdown_line_ends_end_lines(mark: str) -> None:
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\f"])
+def test_only_markdown_line_ends_end_lines(separator: str) -> None:
     """Characters at which str.splitlines splits, but Markdown does not, stay in the text."""
-    text = f"One{mark}two.\r\nthree.\n\n# Second\n\nIts text.\n"
-    assert [passage.text for passage in split("marks.md", text)] == [f"One{mark}two.\nthree.", "Its text."]
-    long = "\n".join(f"Line {number}{mark}of a long block." for number in range(200))
+    text = f"One{separator}two.\r\nthree.\n\n# Second\n\nIts text.\n"
+    assert [passage.text for passage in split("marks.md", text)] == [f"One{separator}two.\nthree.", "Its text."]
+    long = "\n".join(f"Line {number}{separator}of a long block." for number in range(200))
     assert "\n".join(passage.text for passage in split("long.md", long)) == long
 
 

@@ -1,4 +1,4 @@
-"""The nearest rows with their ties: by hand, and against all scores in float64."""
+"""Nearest rows with ties: worked examples, and comparison with all scores in float64."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def batches(vectors: Floats, ids: NDArray[np.generic] | None = None, size: int =
         yield names[start : start + size], vectors[start : start + size]
 
 
-def on_a_line(*scores: float) -> Floats:
-    """Rows whose scores with the query (1, 0) are these."""
+def rows_with_scores(*scores: float) -> Floats:
+    """Return rows that have these scores with the query (1, 0)."""
     return np.array([[score, 1] for score in scores], np.float32)
 
 
@@ -32,14 +32,14 @@ QUERY = np.array([[1, 0]], np.float32)
 
 
 def test_nearer_and_tied_rows() -> None:
-    found = nearest_rows(batches(on_a_line(3, 5, 2, 3, 3, 1)), QUERY, 3)
+    found = nearest_rows(batches(rows_with_scores(3, 5, 2, 3, 3, 1)), QUERY, 3)
     assert found.nearer == ((1,),)
     assert found.tied == (frozenset({0, 3, 4}),)
     assert found.rows == 6
 
 
 def test_tied_rows_count_but_do_not_replace_nearer_ones() -> None:
-    found = nearest_rows(batches(on_a_line(3, 5, 2, 3, 3, 1)), QUERY, 3)
+    found = nearest_rows(batches(rows_with_scores(3, 5, 2, 3, 3, 1)), QUERY, 3)
     assert found.recalls([[1, 0, 3]]) == [1]
     assert found.recalls([[1, 4, 3]]) == [1]
     assert found.recalls([[0, 3, 4]]) == [pytest.approx(2 / 3)]  # the third tied row does not count
@@ -48,32 +48,32 @@ def test_tied_rows_count_but_do_not_replace_nearer_ones() -> None:
 
 
 def test_recall_counts_each_row_once_and_only_the_first_k() -> None:
-    found = nearest_rows(batches(on_a_line(4, 3, 2, 1)), QUERY, 2)
+    found = nearest_rows(batches(rows_with_scores(4, 3, 2, 1)), QUERY, 2)
     assert found.recalls([[0, 0]]) == [0.5]
     assert found.recalls([[3, 2, 0, 1]]) == [0]
 
 
 def test_fewer_rows_than_k() -> None:
-    found = nearest_rows(batches(on_a_line(1, 2)), QUERY, 5)
+    found = nearest_rows(batches(rows_with_scores(1, 2)), QUERY, 5)
     assert found.recalls([[0]]) == [0.5]
     assert found.recalls([[1, 0]]) == [1]
 
 
 def test_all_rows_tied() -> None:
-    found = nearest_rows(batches(on_a_line(*[2.0] * 30)), QUERY, 10)
+    found = nearest_rows(batches(rows_with_scores(*[2.0] * 30)), QUERY, 10)
     assert found.nearer == ((),)
     assert found.recalls([list(range(20, 30))]) == [1]
     assert found.recalls([list(range(25, 30))]) == [0.5]
 
 
 def test_excluded_row_does_not_count() -> None:
-    found = nearest_rows(batches(on_a_line(9, 3, 5, 4)), np.repeat(QUERY, 2, axis=0), 2, excluded=[0, 2])
+    found = nearest_rows(batches(rows_with_scores(9, 3, 5, 4)), np.repeat(QUERY, 2, axis=0), 2, excluded=[0, 2])
     assert found.nearest() == [[2, 3], [0, 3]]
     assert found.recalls([[2, 3], [0, 3]]).tolist() == [1, 1]
 
 
 def test_text_ids() -> None:
-    found = nearest_rows(batches(on_a_line(1, 3, 2), np.array(["x", "y", "z"], object)), QUERY, 2)
+    found = nearest_rows(batches(rows_with_scores(1, 3, 2), np.array(["x", "y", "z"], object)), QUERY, 2)
     assert found.nearest() == [["y", "z"]]
     assert found.ids() == {"y", "z"}
 
@@ -97,22 +97,26 @@ def test_equal_vectors_tie_across_batches() -> None:
     st.integers(0, 2**32 - 1),
     st.booleans(),
 )
-def test_batch_size_does_not_change_result(rows: int, k: int, size: int, seed: int, leave_out: bool) -> None:
+def test_batch_size_does_not_change_result(rows: int, k: int, size: int, seed: int, exclude: bool) -> None:
     """Small integers have exact scores and many ties."""
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-2, 3, (rows, 3)).astype(np.float32)
     queries = rng.integers(-2, 3, (4, 3)).astype(np.float32)
-    left_out = rng.integers(0, rows, 4).tolist() if leave_out and rows > 1 else None
-    found = nearest_rows(batches(vectors, size=size), queries, k, left_out)
+    excluded_rows = rng.integers(0, rows, 4).tolist() if exclude and rows > 1 else None
+    found = nearest_rows(batches(vectors, size=size), queries, k, excluded_rows)
     scores = queries.astype(np.float64) @ vectors.T
     for query in range(4):
-        order = [row for row in np.argsort(-scores[query], kind="stable") if left_out is None or row != left_out[query]]
+        order = [
+            row
+            for row in np.argsort(-scores[query], kind="stable")
+            if excluded_rows is None or row != excluded_rows[query]
+        ]
         last = scores[query, order[min(k, len(order)) - 1]]
         assert set(found.nearer[query]) == {row for row in order if scores[query, row] > last}
         assert found.tied[query] == {row for row in order if scores[query, row] == last}
     wanted = np.argsort(-scores, axis=1, kind="stable").tolist()
-    if left_out is not None:
-        wanted = [[row for row in line if row != out] for line, out in zip(wanted, left_out, strict=True)]
+    if excluded_rows is not None:
+        wanted = [[row for row in line if row != out] for line, out in zip(wanted, excluded_rows, strict=True)]
     assert found.recalls(wanted).tolist() == [1] * 4
 
 
@@ -126,16 +130,16 @@ def test_block_size_does_not_change_result(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_tie_limit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ground_truth, "MAX_TIES", 20)
-    assert nearest_rows(batches(on_a_line(*[2.0] * 30)), QUERY, 10).capped
-    assert not nearest_rows(batches(on_a_line(*[2.0] * 20)), QUERY, 10).capped
+    assert nearest_rows(batches(rows_with_scores(*[2.0] * 30)), QUERY, 10).capped
+    assert not nearest_rows(batches(rows_with_scores(*[2.0] * 20)), QUERY, 10).capped
 
 
 def test_invalid_input_raises() -> None:
     with pytest.raises(InputError, match=r"^there are no rows to compare the queries with$"):
         nearest_rows(batches(np.empty((0, 2), np.float32)), QUERY, 3)
     with pytest.raises(InputError, match=r"^there are no queries$"):
-        nearest_rows(batches(on_a_line(1)), QUERY[:0], 3)
+        nearest_rows(batches(rows_with_scores(1)), QUERY[:0], 3)
     with pytest.raises(InputError, match=r"^k is 0, expected at least 1$"):
-        nearest_rows(batches(on_a_line(1)), QUERY, 0)
+        nearest_rows(batches(rows_with_scores(1)), QUERY, 0)
     with pytest.raises(InputError, match=r"^a score is beyond float32, or a vector holds NaN or infinity$"):
-        nearest_rows(batches(on_a_line(1, float("nan"))), QUERY, 1)
+        nearest_rows(batches(rows_with_scores(1, float("nan"))), QUERY, 1)

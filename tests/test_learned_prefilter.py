@@ -1,4 +1,4 @@
-"""Learned bits as a prefilter: their storage, the same bits from Python and SQL, searches by their index."""
+"""Learned bits as a prefilter: storage, equal bits from Python and SQL, and searches by their index."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import specification
 from click.testing import CliRunner
+from conftest import low_rank
 
 from qvec import Calibration, connect
 from qvec.cli import main
@@ -24,15 +25,9 @@ from qvec.training.learned_bits import AdaptOptions, adapt
 DIMENSIONS, BITS = 20, 48
 
 
-def vectors(rows: int, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    askew = np.random.default_rng(99).normal(size=(6, DIMENSIONS))
-    return (random.normal(size=(rows, 6)) @ askew + 0.3 * random.normal(size=(rows, DIMENSIONS))).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    rows = vectors(800)
+    rows = low_rank(800, DIMENSIONS)
     return adapt(rows, Calibration.fit(rows), AdaptOptions(BITS, "itq")).calibration
 
 
@@ -43,7 +38,7 @@ def database(url: str) -> Iterator[Database]:
         yield opened
 
 
-def bits_of(rows: np.ndarray, calibration: Calibration) -> list[str]:
+def expected_bits(rows: np.ndarray, calibration: Calibration) -> list[str]:
     codes = specification.codes(rows, calibration.threshold, calibration.radius, cosine=True)
     found = specification.learned(codes, calibration.projection, calibration.bias)
     return ["".join(map(str, line)) for line in np.unpackbits(found, axis=1)]
@@ -55,7 +50,7 @@ def bits_of(rows: np.ndarray, calibration: Calibration) -> list[str]:
 def test_stored_bits_equal_specification(
     database: Database, calibration: Calibration, rescore: str, column: str
 ) -> None:
-    rows = vectors(300)
+    rows = low_rank(300, DIMENSIONS)
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
     assert docs.settings["prefilter"] == "learned"
     docs.upsert(list(range(300)), rows)
@@ -65,14 +60,14 @@ def test_stored_bits_equal_specification(
             "SELECT qvec.learned(v, %s)::text FROM unnest(%s::vector[]) WITH ORDINALITY AS u (v, i) ORDER BY i",
             [calibration.id, [str(row.tolist()) for row in rows]],
         ).fetchall()
-    wanted = bits_of(rows, calibration)
+    wanted = expected_bits(rows, calibration)
     assert [row[0] for row in found] == wanted
     assert [row[0] for row in from_sql] == wanted
 
 
 @pytest.mark.parametrize("rescore", ["int8", "int4", "float16"])
 def test_search_uses_index(database: Database, calibration: Calibration, rescore: str) -> None:
-    rows, queries = vectors(3000), vectors(20, seed=5)
+    rows, queries = low_rank(3000, DIMENSIONS), low_rank(20, DIMENSIONS, seed=5)
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
     docs.upsert(list(range(3000)), rows)
     docs.build_index()
@@ -89,18 +84,18 @@ def test_search_uses_index(database: Database, calibration: Calibration, rescore
 
 
 def test_search_without_rescoring_ranks_by_learned_bits(database: Database, calibration: Calibration) -> None:
-    rows = vectors(200)
+    rows = low_rank(200, DIMENSIONS)
     docs = database.create_collection("docs", calibration=calibration)
     docs.upsert(list(range(200)), rows)
     hits = docs.search(rows[7], k=3, rescore=False)
     assert (hits[0].id, hits[0].score) == (7, 1)
-    own, other = (bits_of(rows[[id]], calibration)[0] for id in (7, hits[1].id))
+    own, other = (expected_bits(rows[[id]], calibration)[0] for id in (7, hits[1].id))
     differing = sum(a != b for a, b in zip(own, other, strict=True))
     assert hits[1].score == pytest.approx(1 - 2 * differing / BITS)
 
 
 def test_insert_and_search_in_sql(database: Database, calibration: Calibration) -> None:
-    rows = vectors(60)
+    rows = low_rank(60, DIMENSIONS)
     with database.store.connection() as connection:
         connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
         connection.execute("SELECT qvec.create_collection('made', %s)", [calibration.id])
@@ -111,7 +106,7 @@ def test_insert_and_search_in_sql(database: Database, calibration: Calibration) 
         hits = connection.execute(
             "SELECT id FROM qvec.search('made', %s::vector, 5)", [str(rows[3].tolist())]
         ).fetchall()
-    assert [row[0] for row in found] == bits_of(rows, calibration)
+    assert [row[0] for row in found] == expected_bits(rows, calibration)
     made = database.collection("made")
     assert made.settings["prefilter"] == "learned"
     assert [int(row[0]) for row in hits] == [hit.id for hit in made.search(rows[3], 5)]
@@ -136,14 +131,14 @@ def test_python_and_sql_create_same_table(database: Database, calibration: Calib
 
 def test_other_prefilters_work_with_learned_calibration(database: Database, calibration: Calibration) -> None:
     docs = database.create_collection("docs", calibration=calibration, prefilter="ternary")
-    docs.upsert([1], vectors(1))
-    assert docs.search(vectors(1)[0], 1)[0].id == 1
+    docs.upsert([1], low_rank(1, DIMENSIONS))
+    assert docs.search(low_rank(1, DIMENSIONS)[0], 1)[0].id == 1
     binary = database.create_collection("signs", calibration=calibration, rescore="binary")
     assert binary.settings["prefilter"] == "binary"
 
 
 def test_learned_prefilter_requires_learned_bits(database: Database) -> None:
-    plain = Calibration.fit(vectors(100))
+    plain = Calibration.fit(low_rank(100, DIMENSIONS))
     with pytest.raises(InputError, match="'learned', but the calibration has no learned bits: expected 'ternary'"):
         database.create_collection("docs", calibration=plain, prefilter="learned")
     with pytest.raises(InputError, match="'learned', but rescore 'binary' keeps one bit"):
@@ -174,7 +169,7 @@ def test_sql_rejects_damaged_projection(database: Database, calibration: Calibra
 @pytest.mark.slow
 def test_adapt_ingest_and_eval_commands(url: str, tmp_path: Path) -> None:
     source, output = tmp_path / "v.npy", tmp_path / "cal.safetensors"
-    np.save(source, vectors(900))
+    np.save(source, low_rank(900, DIMENSIONS))
     run = CliRunner()
     assert run.invoke(main, ["adapt", str(source), "-o", str(output), "--method", "itq"]).exit_code == 0
     loaded = run.invoke(main, ["ingest", str(source), "-c", "docs", "--db", url, "--calibration", str(output), "-q"])
@@ -198,7 +193,7 @@ def test_adapt_ingest_and_eval_commands(url: str, tmp_path: Path) -> None:
 def test_scan_computes_learned_bits_if_all_planes_are_stored(
     database: Database, calibration: Calibration, rescore: str, scanned: set[str]
 ) -> None:
-    rows, queries = vectors(300), calibration.prepared(vectors(4, seed=5))
+    rows, queries = low_rank(300, DIMENSIONS), calibration.prepared(low_rank(4, DIMENSIONS, seed=5))
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
     docs.upsert(list(range(300)), rows)
     assert set(scan_prefilters(docs)) == scanned

@@ -1,4 +1,4 @@
-"""Ranking metrics by hand and against trec_eval; confidence intervals and the paired test by simulation."""
+"""Ranking metrics compared with worked examples and trec_eval; intervals and the paired test by simulation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ DOCUMENTS = [f"d{number:02}" for number in range(15)]
     st.sampled_from([1, 3, 5, 10]),
 )
 def test_metrics_agree_with_trec_eval(ranking: list[str], grades: dict[str, int], k: int) -> None:
-    """trec_eval orders by score, so the scores fall along the ranking."""
+    """trec_eval sorts by score, so scores descend along the ranking."""
     run = {"q": {name: float(-rank) for rank, name in enumerate(ranking)}}
     first = {"q": {name: float(-rank) for rank, name in enumerate(ranking[:k])}}
     if not any(grade > 0 for grade in grades.values()):
@@ -77,12 +77,13 @@ def test_metrics_agree_with_trec_eval(ranking: list[str], grades: dict[str, int]
 
 
 @pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resample less often, so that simulations are fast."""
     monkeypatch.setattr(metrics, "RESAMPLES", 800)
     monkeypatch.setattr(metrics, "FLIPS", 2_000)
 
 
-@pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("few_resamples")
 def test_intervals_have_nominal_coverage() -> None:
     """Typical recalls: multiples of a tenth, most of them 1."""
     rng = np.random.default_rng(0)
@@ -116,7 +117,7 @@ def test_lower_bound_of_perfect_recalls_is_below_one() -> None:
 
 
 def exact_p_value(differences: np.ndarray) -> float:
-    """Over all combinations of signs."""
+    """Return the p-value over all combinations of signs."""
     signs = np.array(list(product([-1, 1], repeat=len(differences))))
     means = abs(signs @ differences)
     return float(np.mean(means >= abs(differences.sum()) - 1e-12))
@@ -133,7 +134,7 @@ def test_p_value_equals_exhaustive_permutation_test(seed: int) -> None:
     assert (found.better, found.worse, found.equal) == ((first > second).sum(), (first < second).sum(), ties)
 
 
-@pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("few_resamples")
 def test_false_positive_rate() -> None:
     rng = np.random.default_rng(3)
     values = [compare(*rng.integers(0, 11, (2, 60)) / 10, seed=seed).p_value for seed in range(200)]

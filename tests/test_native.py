@@ -11,21 +11,21 @@ from quantizer_cases import DIMENSIONS, Case, cases
 
 from qvec import _native
 
-planes_of_codes = st.integers(1, 8)
+plane_counts = st.integers(1, 8)
 
 
 def codes_of(case: Case, *, cosine: bool = False) -> np.ndarray:
     return specification.codes(case.vectors, case.threshold, case.radius, cosine=cosine)
 
 
-@given(cases(), planes_of_codes)
+@given(cases(), plane_counts)
 @settings(max_examples=300)
 def test_quantize_equals_specification(case: Case, planes: int) -> None:
     found = _native.quantize(case.vectors, case.threshold, case.radius, planes, False)
     np.testing.assert_array_equal(found, specification.to_planes(codes_of(case), planes))
 
 
-@given(cases(), planes_of_codes)
+@given(cases(), plane_counts)
 @settings(max_examples=200)
 def test_quantize_under_cosine_equals_specification(case: Case, planes: int) -> None:
     assume(case.vectors[:, : case.dimensions].any(axis=1).all())
@@ -60,7 +60,7 @@ def test_ternary_equals_specification(case: Case, planes: int) -> None:
     np.testing.assert_array_equal(found, specification.ternary(codes))
 
 
-@given(cases(extreme=False), planes_of_codes, planes_of_codes)
+@given(cases(extreme=False), plane_counts, plane_counts)
 @settings(max_examples=200)
 def test_dequantize_equals_specification(case: Case, stored: int, read: int) -> None:
     assume(read <= stored)
@@ -74,13 +74,13 @@ def decoded(case: Case, planes: int) -> np.ndarray:
 
 
 def test_dimension_without_spread_decodes_to_threshold() -> None:
-    threshold, nothing = np.array([0.3, -2], np.float32), np.zeros(2, np.float32)
-    rows = _native.quantize(np.array([[0.3, 5]], np.float32), threshold, nothing, 8, False)
+    threshold, zeros = np.array([0.3, -2], np.float32), np.zeros(2, np.float32)
+    rows = _native.quantize(np.array([[0.3, 5]], np.float32), threshold, zeros, 8, False)
     for planes in range(1, 9):
-        assert _native.dequantize(rows, threshold, nothing, nothing, planes).tolist() == [threshold.tolist()]
+        assert _native.dequantize(rows, threshold, zeros, zeros, planes).tolist() == [threshold.tolist()]
 
 
-@given(cases(extreme=False), planes_of_codes, st.integers(0, 4), st.booleans(), st.integers(0, 2**32 - 1))
+@given(cases(extreme=False), plane_counts, st.integers(0, 4), st.booleans(), st.integers(0, 2**32 - 1))
 @settings(max_examples=200)
 def test_scores_are_inner_products_with_decoded_rows(
     case: Case, planes: int, count: int, by_length: bool, seed: int
@@ -88,12 +88,12 @@ def test_scores_are_inner_products_with_decoded_rows(
     queries = np.random.default_rng(seed).normal(size=(count, case.dimensions)).astype(np.float32)
     rows = specification.to_planes(codes_of(case), 8)
     found = _native.score(rows, queries, case.threshold, case.radius, case.deviation, planes, by_length)
-    stands_for = decoded(case, planes)
-    exact = specification.scores(stands_for, queries, by_length=by_length)
-    apart = np.abs(case.threshold) + np.abs(stands_for.astype(np.float64) - case.threshold)
-    allowed = 1e-5 * specification.scores(apart, np.abs(queries), by_length=False) + 1e-30
+    decoded_rows = decoded(case, planes)
+    exact = specification.scores(decoded_rows, queries, by_length=by_length)
+    magnitudes = np.abs(case.threshold) + np.abs(decoded_rows.astype(np.float64) - case.threshold)
+    allowed = 1e-5 * specification.scores(magnitudes, np.abs(queries), by_length=False) + 1e-30
     if by_length:
-        allowed = allowed / np.linalg.norm(stands_for, axis=1) + 1e-5 * np.abs(exact)
+        allowed = allowed / np.linalg.norm(decoded_rows, axis=1) + 1e-5 * np.abs(exact)
     assert found.shape == (count, len(case.vectors))
     assert np.all(np.abs(found - exact) <= allowed)
 
@@ -107,7 +107,7 @@ def test_rows_that_decode_to_zero_score_zero_by_length() -> None:
 
 
 def random_bits(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
-    """Rows that are similar, so that distances repeat."""
+    """Return similar rows, so that distances repeat."""
     return np.packbits(random.random((rows, 8 * width)) < 0.1, axis=1)
 
 

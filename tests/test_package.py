@@ -1,5 +1,4 @@
-"""The package: its public names, what importing it costs, and what it ships. import-linter holds who may import
-whom."""
+"""The package: its public names, the modules that an import loads, and the files that it ships."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The corpus of the standard library's docstrings."""
+"""The demo corpus: passages from docstrings of the standard library."""
 
 import ast
 import sys
@@ -10,7 +10,7 @@ from qvec.passages import QUESTIONS, _documented, _shortened, stdlib_passages
 
 @pytest.fixture(scope="module")
 def passages() -> list:
-    """The passages, collected once; collecting them must not import what it reads."""
+    """All passages; collecting them must not import the modules that they come from."""
     before = set(sys.modules)
     found = stdlib_passages()
     assert set(sys.modules) == before

@@ -1,4 +1,4 @@
-"""Learned bits: the integer projection, the calibration that stores it, and the bits."""
+"""Learned bits: the integer projection, the calibration that stores it, and the resulting bits."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def test_weight_bound_keeps_float32_sums_exact() -> None:
     dimensions = 500
     weights = np.where(np.arange(dimensions) % 2, 127, -128).astype(np.int8)[None].repeat(8, axis=0)
     bias = np.full(8, EXACT - 1 - 255 * int(np.abs(weights[0].astype(int)).sum()), np.int32)
-    held = calibration(dimensions).with_learned(weights, bias, {})
+    adapted = calibration(dimensions).with_learned(weights, bias, {})
     codes = np.where(np.arange(dimensions) % 2, 255, 0).astype(np.uint8)
     steps = (2 * codes.astype(np.int64) - 255).astype(np.float32)
-    assert held.learned_bits == 8
+    assert adapted.learned_bits == 8
     assert float(np.cumsum(weights[0] * steps, dtype=np.float32)[-1]) + bias[0] == EXACT - 1
     with pytest.raises(CalibrationError, match=f"reach {EXACT} in a row, expected less than {EXACT}"):
         calibration(dimensions).with_learned(weights, bias + np.int32(1), {})
@@ -80,10 +80,10 @@ def test_integer_projection_keeps_bits_at_any_scale(dimensions: int, scale: floa
     projection = random.normal(size=(16, dimensions)) * scale
     bias = random.normal(size=16) * scale / 10
     weights, offsets = quantize_projection(projection, bias, np.ones(dimensions, np.float32))
-    held = calibration(dimensions).with_learned(weights, offsets, {})
+    adapted = calibration(dimensions).with_learned(weights, offsets, {})
     rows = random.uniform(-1, 1, (50, dimensions)).astype(np.float32)
     exact = rows @ projection.T + bias
-    found = np.unpackbits(learned(quantize(rows, held), held), axis=1).astype(bool)
+    found = np.unpackbits(learned(quantize(rows, adapted), adapted), axis=1).astype(bool)
     wrong = found != (exact > 0)
     # A code is within radius / 128 of its number, a weight within half of 1/127 of the row's largest.
     slack = (np.abs(projection).sum(axis=1) + dimensions * np.abs(projection).max(axis=1)) / 127
@@ -98,25 +98,25 @@ def test_zero_weights_and_large_bias_stay_within_bounds() -> None:
 
 
 def test_projection_survives_serialization() -> None:
-    held = with_learned()
-    loaded = Calibration.from_bytes(held.to_bytes())
-    assert loaded == held
-    assert np.array_equal(loaded.projection, held.projection)
-    assert np.array_equal(loaded.bias, held.bias)
+    adapted = with_learned()
+    loaded = Calibration.from_bytes(adapted.to_bytes())
+    assert loaded == adapted
+    assert np.array_equal(loaded.projection, adapted.projection)
+    assert np.array_equal(loaded.bias, adapted.bias)
     assert loaded.description["learned"] == {"method": "itq"}
     assert not loaded.projection.flags.writeable
 
 
 def test_learned_bits_change_id_but_not_codes() -> None:
-    held, plain = with_learned(), calibration()
-    other = replace(held, bias=held.bias + np.int32(1))
+    adapted, plain = with_learned(), calibration()
+    other = replace(adapted, bias=adapted.bias + np.int32(1))
     vectors = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    assert len({held.id, plain.id, other.id}) == 3
+    assert len({adapted.id, plain.id, other.id}) == 3
     assert plain.metadata()["format"] == 1
     assert plain.learned_bits is None
-    assert np.array_equal(quantize(vectors, held), quantize(vectors, plain))
+    assert np.array_equal(quantize(vectors, adapted), quantize(vectors, plain))
     assert np.array_equal(
-        learned(quantize(vectors, held.for_form("centred")), held), learned(quantize(vectors, held), held)
+        learned(quantize(vectors, adapted.for_form("centred")), adapted), learned(quantize(vectors, adapted), adapted)
     )
 
 

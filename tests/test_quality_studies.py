@@ -1,4 +1,4 @@
-"""The studies in benchmarks/quality: their data, MiniLM split in two, rankings and tables."""
+"""The studies in benchmarks/quality: their data, MiniLM in two halves, rankings and tables."""
 
 from __future__ import annotations
 

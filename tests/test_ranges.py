@@ -1,4 +1,4 @@
-"""Range methods: each against its formula in numpy, all options, and invalid ones."""
+"""Range methods: each compared with its formula in numpy, options, and errors."""
 
 from __future__ import annotations
 

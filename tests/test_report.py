@@ -1,4 +1,4 @@
-"""The report, its charts, and the plot."""
+"""The HTML report, its charts, and plots."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 
 class Page(HTMLParser):
-    """A parsed page: its tags, which must be closed in order, what a browser would fetch, and its text."""
+    """A parsed page: its tags, which must be closed in order, the URLs that a browser would fetch, and its text."""
 
     VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
 
@@ -141,14 +141,14 @@ def test_page_colours_have_contrast_in_light_and_dark(tmp_path: Path) -> None:
     assert 'name="viewport" content="width=device-width' in html
     light, dark = (dict(re.findall(r"--(\w+): (#\w+)", block)) for block in re.findall(r":root \{(.*?)\}", html, re.S))
     assert set(light) == set(dark)
-    for colours, papers in ((light, ("card", "paper")), (dark, ("card", "paper"))):
+    for colours, backgrounds in ((light, ("card", "paper")), (dark, ("card", "paper"))):
         for name in set(colours) - {"card", "paper", "line"}:
-            for paper in papers:
-                assert contrast(colours[name], colours[paper]) >= 4.5, f"{name} on {paper}"
+            for background in backgrounds:
+                assert contrast(colours[name], colours[background]) >= 4.5, f"{name} on {background}"
 
 
 def contrast(first: str, second: str) -> float:
-    """The contrast ratio of WCAG 2."""
+    """Return the contrast ratio of WCAG 2."""
     lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 
@@ -350,10 +350,10 @@ def test_sweep_charts_use_every_series_style(swept: Sweep) -> None:
 
 @given(st.lists(st.tuples(st.floats(60, 420), st.floats(20, 250)), min_size=1, max_size=4, unique=True))
 def test_labels_cover_no_marker_if_there_is_room(points: list[tuple[float, float]]) -> None:
-    far = all(math.dist(a, b) > 120 for at, a in enumerate(points) for b in points[:at])
+    has_room = all(math.dist(a, b) > 120 for at, a in enumerate(points) for b in points[:at])
     labels = list(place_labels([(x, y, "int8") for x, y in points], (0, 0, 480, 320)))
     assert [label.text for label in labels] == ["int8"] * len(points)
-    if far:
+    if has_room:
         for label in labels:
             left, top, right, bottom = label.box()
             assert not any(left < x < right and top < y < bottom for x, y in points)

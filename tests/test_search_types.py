@@ -77,8 +77,8 @@ def application(kind: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The messages of `mypy --strict` about all files, which import the installed qvec."""
+def mypy_output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `mypy --strict` prints about applications that search with qvec."""
     folder: Path = tmp_path_factory.mktemp("applications")
     for kind in KINDS:
         (folder / f"of_{kind}.py").write_text(application(kind))
@@ -91,10 +91,10 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "unions"])
-def test_search_types_for_one_and_several_queries(complaints: str, kind: str) -> None:
-    assert [line for line in complaints.splitlines() if line.startswith(f"of_{kind}.py")] == []
+def test_search_types_for_one_and_several_queries(mypy_output: str, kind: str) -> None:
+    assert [line for line in mypy_output.splitlines() if line.startswith(f"of_{kind}.py")] == []
 
 
-def test_wrong_types_are_reported(complaints: str) -> None:
-    seen = [line for line in complaints.splitlines() if line.startswith("of_errors.py") and "[assert-type]" in line]
-    assert len(seen) == application(KINDS[0]).count("list[list[Hit]]")
+def test_wrong_types_are_reported(mypy_output: str) -> None:
+    errors = [line for line in mypy_output.splitlines() if line.startswith("of_errors.py") and "[assert-type]" in line]
+    assert len(errors) == application(KINDS[0]).count("list[list[Hit]]")

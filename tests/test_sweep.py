@@ -1,4 +1,4 @@
-"""The sweep: its measurements against numpy, its recommendation and its command."""
+"""Sweeps: recall compared with numpy, recommendations, and the command `qvec eval --sweep`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 @pytest.fixture
 def few_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sweep four calibrations, because all forty take seconds."""
+    """Sweep four calibrations only, because all forty take seconds."""
     module = importlib.import_module("qvec.evaluation.sweep")
     monkeypatch.setattr(module, "THRESHOLDS", (0.25, 0.5))
     monkeypatch.setattr(module, "RANGES", (RangeMethod("quantile"), RangeMethod("minmax")))
@@ -76,22 +76,24 @@ def test_recall_equals_numpy(sample: Sample, prefilter: str, rescore: str, overs
     )
     documents, queries = unit(sample.rows), unit(sample.queries)
     truth = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :K]
-    codes, asked = (
+    codes, query_codes = (
         specification.codes(rows, calibration.threshold, calibration.radius, cosine=True)
         for rows in (sample.rows, sample.queries)
     )
     bits = specification.ternary if prefilter == "ternary" else (lambda rows: specification.to_planes(rows, 1))
-    candidates = specification.nearest(specification.hamming(bits(codes), bits(asked)), int(np.ceil(K * oversampling)))
+    candidates = specification.nearest(
+        specification.hamming(bits(codes), bits(query_codes)), int(np.ceil(K * oversampling))
+    )
     rows = documents.astype(np.float16).astype(np.float32)
     if rescore != "float16":
         arrays = (calibration.threshold, calibration.radius, calibration.deviation)
         rows = specification.decoded(codes, *arrays, PLANES[rescore])
     scores = specification.scores(rows, queries, by_length=PLANES.get(rescore, 8) < 8)
     recalls, reached = [], []
-    for line, among, wanted in zip(scores, candidates, truth, strict=True):
-        best = among[np.argsort(-line[among], kind="stable")[:K]]
+    for line, near, wanted in zip(scores, candidates, truth, strict=True):
+        best = near[np.argsort(-line[near], kind="stable")[:K]]
         recalls.append(len(set(best) & set(wanted)) / K)
-        reached.append(len(set(among) & set(wanted)) / K)
+        reached.append(len(set(near) & set(wanted)) / K)
     assert measured.recalls == pytest.approx(recalls)
     assert measured.candidates == pytest.approx(np.mean(reached))
     assert measured.recalls.mean() <= measured.candidates + 1e-12
@@ -295,11 +297,11 @@ def test_same_seed_gives_same_results(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_calibrations")
 def test_recommended_command_creates_collection_with_predicted_recall(tmp_path: Path, url: str) -> None:
-    """The collection has the settings and the method of the trial, and about its recall."""
+    """The collection has the settings and the range method of the trial, and nearly its recall."""
     vectors, queries = realistic(2000), realistic(100, seed=1)
     source = write_vectors(tmp_path / "my vectors.npy", vectors)
-    with open_source(source) as opened, open_source(write_vectors(tmp_path / "q.npy", queries)) as asked:
-        found = sweep(opened, SweepOptions(recall=0.9), Reporter(), queries=asked)
+    with open_source(source) as opened, open_source(write_vectors(tmp_path / "q.npy", queries)) as query_source:
+        found = sweep(opened, SweepOptions(recall=0.9), Reporter(), queries=query_source)
     words = shlex.split(found.recommendation.command)
     result = invoke(*words[1:], "--db", url, "--quiet")
     assert result.exit_code == 0, result.output
@@ -341,8 +343,8 @@ def test_command_prints_recommendation_and_writes_files(tmp_path: Path) -> None:
 
 def test_json_output_has_a_line_for_each_configuration(tmp_path: Path) -> None:
     source = write_vectors(tmp_path / "a.npy", realistic(120))
-    asked = write_vectors(tmp_path / "q.npy", realistic(10, seed=1))
-    result = run("--sweep", source, "--queries", asked, "--rows", 100, "--encoding", "float", "--json")
+    query_file = write_vectors(tmp_path / "q.npy", realistic(10, seed=1))
+    result = run("--sweep", source, "--queries", query_file, "--rows", 100, "--encoding", "float", "--json")
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(lines) == 40 * 37 + 4
@@ -382,8 +384,8 @@ def test_recommended_command_has_vector_column(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_calibrations")
 def test_recommended_command_has_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[EmbeddingOptions] = []
-    monkeypatch.setattr(qvec.cli.sweep, "load_embedder", lambda options: asked.append(options) or NumberModel())
+    loaded: list[EmbeddingOptions] = []
+    monkeypatch.setattr(qvec.cli.sweep, "load_embedder", lambda options: loaded.append(options) or NumberModel())
     corpus = write_texts(tmp_path / "corpus.jsonl", list(map(str, range(120))))
     questions = write_texts(tmp_path / "queries.jsonl", list(map(str, range(60))))
     options = ("--model", "words", "--query-prefix", "ask: ", "--text-column", "text")
@@ -394,4 +396,4 @@ def test_recommended_command_has_model(tmp_path: Path, monkeypatch: pytest.Monke
     assert command[:4] == ["qvec", "ingest", str(corpus), "--text-column"]
     assert command[command.index("--model") + 1] == "words"
     assert command[command.index("--query-prefix") + 1] == "ask: "
-    assert asked == [EmbeddingOptions("words", query_prefix="ask: ")]  # loaded once, for rows and queries
+    assert loaded == [EmbeddingOptions("words", query_prefix="ask: ")]  # loaded once, for rows and queries

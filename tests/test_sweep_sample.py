@@ -1,4 +1,4 @@
-"""Samples of sources: rows and queries are drawn uniformly, and unusable ones left out."""
+"""The sample of a sweep: rows and queries are drawn uniformly, and bad rows are skipped."""
 
 from __future__ import annotations
 
@@ -81,18 +81,18 @@ def test_unusable_sources_and_options_raise(tmp_path: Path) -> None:
 def test_texts_are_embedded_as_documents_or_queries(tmp_path: Path) -> None:
     model = NumberModel()
     corpus = write_texts(tmp_path / "corpus.jsonl", [None, "empty", *map(str, range(120))])
-    asked = write_texts(tmp_path / "queries.jsonl", list(map(str, range(60))))
+    query_file = write_texts(tmp_path / "queries.jsonl", list(map(str, range(60))))
     options = {"metric": "cosine", "seed": 3, "reporter": Reporter(), "load": lambda: model}
-    with open_source(corpus) as source, open_source(asked) as questions:
+    with open_source(corpus) as source, open_source(query_file) as questions:
         drawn = draw_sample(source, rows=None, queries=50, query_source=questions, **options)  # type: ignore[arg-type]
-        held = draw_sample(source, rows=60, queries=10, **options)  # type: ignore[arg-type]
+        held_out = draw_sample(source, rows=60, queries=10, **options)  # type: ignore[arg-type]
     assert np.array_equal(drawn.rows, model.documents)
     assert drawn.unusable == 1
     assert len(drawn.queries) == 50
     assert {row.tobytes() for row in drawn.queries} <= {row.tobytes() for row in model.questions}
-    assert (len(held.rows) + held.unusable, len(held.queries)) == (60, 10)
-    rows = {row.tobytes() for row in np.concatenate([held.rows, held.queries])}
-    assert len(rows) == len(held.rows) + len(held.queries)
+    assert (len(held_out.rows) + held_out.unusable, len(held_out.queries)) == (60, 10)
+    rows = {row.tobytes() for row in np.concatenate([held_out.rows, held_out.queries])}
+    assert len(rows) == len(held_out.rows) + len(held_out.queries)
     assert rows <= {row.tobytes() for row in model.documents}
 
 

@@ -1,4 +1,4 @@
-"""The commands and programs of docs/train.md run, in order, in one folder."""
+"""The examples of docs/train.md run in order, in one folder."""
 
 from __future__ import annotations
 

@@ -42,6 +42,8 @@ OuterLoss = Callable[[Any, Any], Any]
 
 
 class Stopping(TrainerCallback):  # type: ignore[misc]
+    """Stops a training after a step."""
+
     def __init__(self, step: int) -> None:
         self._step = step
 
@@ -50,7 +52,7 @@ class Stopping(TrainerCallback):  # type: ignore[misc]
 
 
 class Training:
-    """Eight steps of a tiny model, checkpoints every other one."""
+    """A training of a tiny model for eight steps, with a checkpoint after every second step."""
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ def test_resumed_training_restores_ranges(model: str, pairs: Path, tmp_path: Pat
     assert torch.equal(weights(resumed.model), weights(whole.model))
 
     elsewhere = str(tmp_path / "parts" / "checkpoint-4")
-    for output in (tmp_path / "empty", tmp_path / "whole"):  # that holds another checkpoint of step 4
+    for output in (tmp_path / "empty", tmp_path / "whole"):  # the second holds another checkpoint of step 4
         moved = Training(model, pairs, output, seed=1)
         if output.exists():
             moved.trainer.train()
@@ -144,7 +146,7 @@ def test_loading_best_model_restores_its_ranges(model: str, pairs: Path, tmp_pat
         eval_steps=2,
         load_best_model_at_end=True,
         metric_for_best_model="eval_dev_binary_ndcg@10",
-        greater_is_better=False,  # so that it is an early one
+        greater_is_better=False,  # so that an early checkpoint is the best
         learning_rate=5e-2,
     )
     training.trainer.train()

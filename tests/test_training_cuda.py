@@ -1,4 +1,4 @@
-"""The torch quantizers give the same bits on CUDA as on a CPU. Skipped without a CUDA device."""
+"""The torch quantizers give the same bits on CUDA as on a CPU; skipped without a CUDA device."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_cuda_straight_through_estimator_equals_cpu(precision: str) -> None:
 def test_cuda_scores_equal_cpu(scorer: Scorer) -> None:
     rows, calibration = sample(384, "cosine")
     queries, documents = (calibration.prepared(part) for part in (rows[:20], rows[20:500]))
-    here, there = (
+    on_cpu, on_cuda = (
         scorer.scores(*(torch.from_numpy(side).to(device) for side in (queries, documents)), calibration).cpu()
         for device in ("cpu", "cuda")
     )
-    torch.testing.assert_close(here, there, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(on_cpu, on_cuda, rtol=1e-5, atol=1e-5)

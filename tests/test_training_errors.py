@@ -1,4 +1,4 @@
-"""Options that a training refuses before it starts, and trainings that fail."""
+"""Options that raise an error before a training starts, and trainings that fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluators on quantized embeddings, compared with rankings by qvec's codes and scores in numpy."""
+"""Evaluators on quantized embeddings, compared with rankings by qvec's stored codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import ANSWERS, BEIR_QUERIES, CORPUS, QUERIES, RELEVANT, WRONG, tiny_model, write_beir
+from tiny_models import ANSWERS, BEIR_QUERIES, CORPUS, NEGATIVES, QUERIES, RELEVANT, tiny_model, write_beir
 
 import qvec
 from qvec import Calibration, InputError
@@ -40,7 +40,7 @@ def calibration(model: Any) -> Calibration:
 
 
 def stored_scores(queries: Any, documents: Any, calibration: Calibration, precision: str, symmetric: bool) -> Any:
-    """Scores (m, n) as qvec gives them from codes; bits against bits by Hamming distance."""
+    """Return scores (m, n) of qvec's codes; symmetric scores of bits are negative Hamming distances."""
     left, right = qvec.quantize(queries, calibration), qvec.quantize(documents, calibration)
     if symmetric and precision == "ternary":
         return -qvec.hamming(qvec.ternary(right, calibration), qvec.ternary(left, calibration))
@@ -87,23 +87,25 @@ def test_float32_agrees_with_sentence_transformers(model: Any, calibration: Cali
 
 
 def test_calibration_may_be_a_function(model: Any, calibration: Calibration) -> None:
-    asked = []
+    calls = []
 
-    def now() -> Calibration:
-        asked.append(calibration)
+    def current_calibration() -> Calibration:
+        calls.append(calibration)
         return calibration
 
-    QuantizedInformationRetrievalEvaluator(BEIR_QUERIES, CORPUS, RELEVANT, precision="binary", calibration=now)(model)
-    assert asked
+    QuantizedInformationRetrievalEvaluator(
+        BEIR_QUERIES, CORPUS, RELEVANT, precision="binary", calibration=current_calibration
+    )(model)
+    assert calls
 
 
 def test_triplet_accuracy(model: Any, calibration: Calibration) -> None:
-    queries, answers, wrong = (model.encode(texts) for texts in (QUERIES, ANSWERS, WRONG))
+    queries, answers, wrong = (model.encode(texts) for texts in (QUERIES, ANSWERS, NEGATIVES))
     for symmetric in (False, True):
         evaluator = QuantizedTripletEvaluator(
             QUERIES,
             ANSWERS,
-            WRONG,
+            NEGATIVES,
             precision="binary",
             query_precision="binary" if symmetric else "float32",
             calibration=calibration,
@@ -160,10 +162,10 @@ def test_qrels_may_be_beside_corpus(tmp_path: Path) -> None:
     assert read_beir(folder) == nested
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
-def test_texts_may_contain_unicode_line_separators(tmp_path: Path, mark: str) -> None:
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_texts_may_contain_unicode_line_separators(tmp_path: Path, separator: str) -> None:
     folder = write_beir(tmp_path)
-    odd = f"a{mark}b"
+    odd = f"a{separator}b"
     with (folder / "corpus.jsonl").open("a", encoding="utf-8") as corpus:
         corpus.write(json.dumps({"_id": "odd", "text": odd}, ensure_ascii=False) + "\n\n")
     assert read_beir(folder).corpus == {name: text.strip() for name, text in CORPUS.items()} | {"odd": odd}

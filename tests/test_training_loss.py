@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import ANSWERS, DIMENSIONS, QUERIES, WRONG, tiny_model
+from tiny_models import ANSWERS, DIMENSIONS, NEGATIVES, QUERIES, tiny_model
 
 from qvec import Calibration, InputError, RangeMethod
 
@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def calibration(model: Any) -> Calibration:
-    return Calibration.fit(model.encode(QUERIES + ANSWERS + WRONG), threshold=0)
+    return Calibration.fit(model.encode(QUERIES + ANSWERS + NEGATIVES), threshold=0)
 
 
 def columns(model: Any, *texts: list[str]) -> list[dict[str, Any]]:
@@ -51,18 +51,18 @@ def columns(model: Any, *texts: list[str]) -> list[dict[str, Any]]:
 
 
 def gradient(model: Any, value: Any) -> Any:
-    """The gradient of every weight, in one vector."""
+    """Return the gradient of every weight, in one vector."""
     model.zero_grad()
     (sum(value.values()) if isinstance(value, dict) else value).backward()
     return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
 
-def close(found: Any, wanted: Any) -> None:
+def assert_close(found: Any, wanted: Any) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def ranking_loss(queries: Any, documents: Any) -> Any:
-    """Multiple negatives ranking by its formula: cross-entropy over 20 times the cosines (Henderson et al. 2017)."""
+    """Return the multiple negatives ranking loss: cross-entropy over 20 times the cosines (Henderson et al. 2017)."""
     normalized = torch.nn.functional.normalize
     scores = 20 * normalized(queries) @ normalized(documents).T
     return torch.nn.functional.cross_entropy(scores, torch.arange(len(scores)))
@@ -81,12 +81,12 @@ def test_loss_equals_wrapped_loss_of_decoded_codes(model: Any, calibration: Cali
         model, losses.MultipleNegativesRankingLoss(model), [precision], calibration=calibration
     )
     found = loss(columns(model, QUERIES, ANSWERS), None)
-    close(found[precision], ranking_loss(*quantized))
-    close(gradient(model, found), wanted)
+    assert_close(found[precision], ranking_loss(*quantized))
+    assert_close(gradient(model, found), wanted)
 
 
-class Meddling(losses.MultipleNegativesRankingLoss):
-    """Changes the embeddings that it is given in place, as losses that cut or normalize do."""
+class InPlaceLoss(losses.MultipleNegativesRankingLoss):
+    """A loss that changes embeddings in place, as losses that truncate or normalize do."""
 
     def forward(self, sentence_features: Any, labels: Any) -> Any:  # noqa: ARG002
         outputs = [self.model(features) for features in sentence_features]
@@ -98,7 +98,7 @@ class Meddling(losses.MultipleNegativesRankingLoss):
         return ranking_loss(*(output["sentence_embedding"] for output in outputs))
 
 
-@pytest.mark.parametrize("wrapped", [losses.MultipleNegativesRankingLoss, Meddling])
+@pytest.mark.parametrize("wrapped", [losses.MultipleNegativesRankingLoss, InPlaceLoss])
 def test_gradients_of_precisions_are_independent(
     model: Any, calibration: Calibration, wrapped: Callable[[Any], Any]
 ) -> None:
@@ -121,7 +121,7 @@ def test_texts_are_embedded_once_for_all_precisions(model: Any) -> None:
     passes = []
     hook = model.register_forward_pre_hook(lambda _model, _inputs: passes.append(model.forward.__name__))
     loss = QuantizationAwareLoss(model, losses.TripletLoss(model), PRECISIONS)
-    loss(columns(model, QUERIES, ANSWERS, WRONG), None)
+    loss(columns(model, QUERIES, ANSWERS, NEGATIVES), None)
     hook.remove()
     assert passes.count("forward") == 3
     assert set(passes) == {"forward", "serve"}
@@ -132,8 +132,8 @@ def wrapped_losses(model: Any) -> dict[str, tuple[Any, list[list[str]], Any]]:
     scores = torch.linspace(0, 1, len(QUERIES))
     return {
         "pairs": (losses.MultipleNegativesRankingLoss(model), [QUERIES, ANSWERS], None),
-        "triplets in a batch": (losses.MultipleNegativesRankingLoss(model), [QUERIES, ANSWERS, WRONG], None),
-        "triplets": (losses.TripletLoss(model), [QUERIES, ANSWERS, WRONG], None),
+        "triplets in a batch": (losses.MultipleNegativesRankingLoss(model), [QUERIES, ANSWERS, NEGATIVES], None),
+        "triplets": (losses.TripletLoss(model), [QUERIES, ANSWERS, NEGATIVES], None),
         "scored, CoSENT": (losses.CoSENTLoss(model), [QUERIES, ANSWERS], scores),
         "scored, cosine": (losses.CosineSimilarityLoss(model), [QUERIES, ANSWERS], scores),
         "in parts": (losses.GlobalOrthogonalRegularizationLoss(model), [QUERIES, ANSWERS], None),
@@ -150,8 +150,8 @@ def test_float32_alone_equals_wrapped_loss(model: Any, kind: str) -> None:
     plain = wrapped(columns(model, *texts), labels)
     total = sum(plain.values()) if isinstance(plain, dict) else plain
     found = QuantizationAwareLoss(model, wrapped, ["float32"])(columns(model, *texts), labels)
-    close(found["float32"], total)
-    close(gradient(model, found), gradient(model, plain))
+    assert_close(found["float32"], total)
+    assert_close(gradient(model, found), gradient(model, plain))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,19 +169,19 @@ def test_asymmetric_loss_does_not_quantize_query(model: Any, calibration: Calibr
         model, losses.MultipleNegativesRankingLoss(model), ["binary"], asymmetric=True, calibration=calibration
     )
     found = loss(columns(model, QUERIES, ANSWERS), None)
-    close(found["binary"], wanted)
-    close(gradient(model, found), gradient(model, wanted))
+    assert_close(found["binary"], wanted)
+    assert_close(gradient(model, found), gradient(model, wanted))
 
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("asymmetric", [False, True])
 def test_prefix_calibration_truncates_every_precision(model: Any, asymmetric: bool, cached: bool) -> None:
-    fewer = Calibration.fit(model.encode(QUERIES + ANSWERS + WRONG), threshold=0, dimensions=12)
+    fewer = Calibration.fit(model.encode(QUERIES + ANSWERS + NEGATIVES), threshold=0, dimensions=12)
     queries, answers = (torch.nn.functional.normalize(each[:, :12]) for each in embedded(model, QUERIES, ANSWERS))
     wanted = {}
     for precision in PRECISIONS:
-        asked = queries if asymmetric else quantize_ste(queries, fewer, precision)
-        wanted[precision] = ranking_loss(asked, quantize_ste(answers, fewer, precision))
+        query_vectors = queries if asymmetric else quantize_ste(queries, fewer, precision)
+        wanted[precision] = ranking_loss(query_vectors, quantize_ste(answers, fewer, precision))
     loss = QuantizationAwareLoss(
         model,
         losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=4)
@@ -193,8 +193,8 @@ def test_prefix_calibration_truncates_every_precision(model: Any, asymmetric: bo
     )
     found = loss(columns(model, QUERIES, ANSWERS), None)
     for precision in PRECISIONS:
-        close(found[precision].detach(), wanted[precision].detach())
-    close(gradient(model, found), gradient(model, wanted))
+        assert_close(found[precision].detach(), wanted[precision].detach())
+    assert_close(gradient(model, found), gradient(model, wanted))
 
 
 CACHED = {
@@ -227,13 +227,13 @@ def test_gradient_caching_changes_neither_loss_nor_gradient(
                 model, inner, PRECISIONS, weights=[1, 0.5, 2, 0.25, 0.75], asymmetric=asymmetric
             ),
         )
-        value = loss(columns(model, QUERIES, ANSWERS, WRONG), None)
+        value = loss(columns(model, QUERIES, ANSWERS, NEGATIVES), None)
         total = (sum(value.values()) if isinstance(value, dict) else value).detach()
         return total, gradient(model, value)
 
     cached, plain = run(CACHED[kind](model)), run(PLAIN[kind](model))
-    close(cached[0], plain[0])
-    close(cached[1], plain[1])
+    assert_close(cached[0], plain[0])
+    assert_close(cached[1], plain[1])
 
 
 def test_inside_matryoshka_each_prefix_has_its_own_ranges(model: Any) -> None:
@@ -244,7 +244,7 @@ def test_inside_matryoshka_each_prefix_has_its_own_ranges(model: Any) -> None:
         cut = [torch.nn.functional.normalize(e[:, :width]) for e in embedded(model, QUERIES, ANSWERS)]
         scale = Scale.of(loss.to_calibration(width))
         wanted = wanted + ranking_loss(*(quantize_ste(vectors, scale, "int8") for vectors in cut))
-    close(value, wanted)
+    assert_close(value, wanted)
     assert loss.to_calibration(12).accepted_dimensions == (12, DIMENSIONS)
 
 
@@ -253,7 +253,7 @@ def test_around_matryoshka_vectors_are_quantized_before_truncation(model: Any, c
     loss = QuantizationAwareLoss(model, inner, ["binary"], calibration=calibration)
     value = loss(columns(model, QUERIES, ANSWERS), None)["binary"]
     quantized = [quantize_ste(vectors, calibration, "binary") for vectors in embedded(model, QUERIES, ANSWERS)]
-    close(value, sum(ranking_loss(*(vectors[:, :width] for vectors in quantized)) for width in DIMS))
+    assert_close(value, sum(ranking_loss(*(vectors[:, :width] for vectors in quantized)) for width in DIMS))
 
 
 def test_weights_and_schedule_select_active_precisions(model: Any, calibration: Calibration) -> None:
@@ -268,7 +268,7 @@ def test_weights_and_schedule_select_active_precisions(model: Any, calibration: 
     assert counted == [("float32",), ("float32", "int8"), ("float32", "int8"), ("float32", "int8", "binary")]
     halved = loss(columns(model, QUERIES, ANSWERS), None)["binary"]
     quantized = [quantize_ste(vectors, calibration, "binary") for vectors in embedded(model, QUERIES, ANSWERS)]
-    close(halved, 0.5 * ranking_loss(*quantized))
+    assert_close(halved, 0.5 * ranking_loss(*quantized))
 
 
 def test_schedules() -> None:
@@ -289,7 +289,7 @@ def test_evaluation_does_not_advance_schedule(model: Any) -> None:
         loss.to_calibration()
 
 
-BATCHES = [[QUERIES, ANSWERS], [ANSWERS, WRONG], [WRONG, QUERIES]]
+BATCHES = [[QUERIES, ANSWERS], [ANSWERS, NEGATIVES], [NEGATIVES, QUERIES]]
 
 
 @pytest.mark.parametrize("per_dimension", [True, False])
@@ -323,12 +323,12 @@ def test_minmax_uses_ranges_of_batch(model: Any) -> None:
     loss = QuantizationAwareLoss(
         model, losses.MultipleNegativesRankingLoss(model), ["int4"], calibration=RangeMethod("minmax")
     )
-    loss(columns(model, WRONG, QUERIES), None)
+    loss(columns(model, NEGATIVES, QUERIES), None)
     value = loss(columns(model, QUERIES, ANSWERS), None)["int4"]
     pair = embedded(model, QUERIES, ANSWERS)
     rows = torch.cat(pair).detach()
     scale = Scale(torch.zeros(DIMENSIONS), rows.abs().amax(0), rows.abs().mean(0))
-    close(value, ranking_loss(*(quantize_ste(vectors, scale, "int4") for vectors in pair)))
+    assert_close(value, ranking_loss(*(quantize_ste(vectors, scale, "int4") for vectors in pair)))
 
 
 def test_frozen_ranges_do_not_change(model: Any) -> None:
@@ -339,9 +339,9 @@ def test_frozen_ranges_do_not_change(model: Any) -> None:
         loss(columns(model, *texts), None)
     loss.freeze()
     before = loss.to_calibration()
-    value = loss(columns(model, QUERIES, WRONG), None)["int4"]
+    value = loss(columns(model, QUERIES, NEGATIVES), None)["int4"]
     assert loss.to_calibration() == before
-    close(value, ranking_loss(*(quantize_ste(v, before, "int4") for v in embedded(model, QUERIES, WRONG))))
+    assert_close(value, ranking_loss(*(quantize_ste(v, before, "int4") for v in embedded(model, QUERIES, NEGATIVES))))
 
 
 def test_callback_freezes_ranges_and_advances_schedule(model: Any) -> None:
@@ -378,7 +378,7 @@ def test_embeddings_of_unnormalized_model_are_normalized(tmp_path: Any) -> None:
 
 
 class Elsewhere(losses.MultipleNegativesRankingLoss):
-    """Embeds inputs that are not its columns."""
+    """A loss that embeds copies of its inputs."""
 
     def forward(self, sentence_features: Any, labels: Any) -> Any:
         return super().forward([dict(features) for features in sentence_features], labels)

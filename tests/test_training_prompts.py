@@ -1,13 +1,12 @@
-"""Training and measuring embed texts like storing and searching: with prompts, and Router modules by kind of text."""
+"""Training and evaluation embed texts as loads and searches do: with the same prompts and Router modules."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import tiny_model, train_options
+from tiny_models import tiny_model, train_options, write_scored_pairs
 
 from qvec.ingest.load_options import Reporter
 
@@ -30,42 +29,31 @@ pytestmark = [
 ]
 
 
-class Seen:
-    """The texts that models embed, decoded from their tokens: in training, and otherwise."""
+class EmbeddedTexts:
+    """The texts that models embed, decoded from their tokens; those in training mode apart from the others."""
 
     def __init__(self) -> None:
         self.texts: dict[bool, set[str]] = {True: set(), False: set()}
 
     def take(self, training: bool) -> set[str]:
-        """Return and reset the texts; skip the shorter ones with which the libraries probe models."""
+        """Return and forget the texts, without the shorter ones with which the libraries probe models."""
         taken, self.texts[training] = self.texts[training], set()
         return {text for text in taken if len(text.split()) > 2}
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    found = Seen()
+def embedded_texts(monkeypatch: pytest.MonkeyPatch) -> EmbeddedTexts:
+    found = EmbeddedTexts()
     forward = Transformer.forward
 
-    def listening(self: Any, features: Any, **others: Any) -> Any:
+    def record(self: Any, features: Any, **others: Any) -> Any:
         found.texts[self.training].update(
             self.tokenizer.decode(row, skip_special_tokens=True) for row in features["input_ids"]
         )
         return forward(self, features, **others)
 
-    monkeypatch.setattr(Transformer, "forward", listening)
+    monkeypatch.setattr(Transformer, "forward", record)
     return found
-
-
-def scored(pairs: Path, folder: Path) -> Path:
-    path = folder / "scored.jsonl"
-    read = read_pairs(pairs)
-    rows = [
-        {"a": a, "b": b, "score": float(len(set(a.split()) & set(b.split())))}
-        for a, b in zip(read.queries, read.documents, strict=True)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.mark.parametrize(
@@ -77,25 +65,25 @@ def scored(pairs: Path, folder: Path) -> Path:
     ],
 )
 def test_training_uses_prompts_of_search(
-    prompts: dict[str, str], with_scores: bool, pairs: Path, tmp_path: Path, seen: Seen
+    prompts: dict[str, str], with_scores: bool, pairs: Path, tmp_path: Path, embedded_texts: EmbeddedTexts
 ) -> None:
     model = tiny_model(tmp_path)
     model.prompts = prompts
     model.save(str(tmp_path / "prompted"))
-    data = scored(pairs, tmp_path) if with_scores else pairs
+    data = write_scored_pairs(tmp_path / "scored.jsonl", pairs) if with_scores else pairs
     read = read_pairs(data)
     embedder = SentenceTransformerEmbedder(EmbeddingOptions(model=str(tmp_path / "prompted")))
     (embedder.embed_documents if with_scores else embedder.embed_queries)(read.queries)
     embedder.embed_documents(read.documents)
-    stored = seen.take(training=False)
+    stored = embedded_texts.take(training=False)
     if "document" in prompts:
-        before = "house " if with_scores else "river river "
-        assert stored == {before + text for text in read.queries} | {"house " + text for text in read.documents}
+        prompt = "house " if with_scores else "river river "
+        assert stored == {prompt + text for text in read.queries} | {"house " + text for text in read.documents}
 
     chosen = train_options(str(tmp_path / "prompted"), data, tmp_path / "out", steps=10, evaluation=data)
     train(chosen, Reporter())
-    assert seen.take(training=True) == stored
-    assert seen.take(training=False) >= stored  # and the examples on the model card
+    assert embedded_texts.take(training=True) == stored
+    assert embedded_texts.take(training=False) >= stored  # the examples of the model card are embedded too
 
 
 def routed(folder: Path) -> Path:

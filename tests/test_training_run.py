@@ -1,4 +1,4 @@
-"""`qvec train` from pairs to a folder that `qvec ingest` uses; interrupted, resumed and refused."""
+"""`qvec train`: from pairs to a model folder that `qvec ingest` uses; resuming, data and errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_resumed_training_equals_uninterrupted_training(model: str, pairs: Path,
 def test_logged_losses_and_model_card(model: str, pairs: Path, tmp_path: Path) -> None:
     reporter = RecordingReporter()
     done = train(train_options(model, pairs, tmp_path / "out", mini_batch_size=4), reporter)
-    logged = [line for line in reporter.said if line.startswith("step ")]
+    logged = [line for line in reporter.messages if line.startswith("step ")]
     assert len(logged) == 6
     assert all(f"{name} " in logged[-1] for name in ("float32", "int8", "binary"))
     state = json.loads((tmp_path / "out" / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text())
@@ -105,12 +105,12 @@ def test_columns_keep_order_of_file(tmp_path: Path) -> None:
     assert list(read_pairs(path).texts) == names[:10]
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
-def test_texts_may_contain_unicode_line_separators(tmp_path: Path, mark: str) -> None:
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_texts_may_contain_unicode_line_separators(tmp_path: Path, separator: str) -> None:
     path = tmp_path / "pairs.jsonl"
-    row = {"query": f"a{mark}b", "document": f"{mark}c"}
+    row = {"query": f"a{separator}b", "document": f"{separator}c"}
     path.write_text(f"{json.dumps(row, ensure_ascii=False)}\r\n\n{json.dumps(row, ensure_ascii=False)}\n", "utf-8")
-    assert read_pairs(path).texts == {"query": [f"a{mark}b"] * 2, "document": [f"{mark}c"] * 2}
+    assert read_pairs(path).texts == {"query": [f"a{separator}b"] * 2, "document": [f"{separator}c"] * 2}
 
 
 def test_third_column_holds_negatives(model: str, pairs: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tiny_models import InterruptingReporter, RecordingReporter, train_options, weights, write_beir
+from tiny_models import InterruptingReporter, RecordingReporter, train_options, weights, write_beir, write_scored_pairs
 
 import qvec
 from qvec import Calibration, InputError
@@ -35,8 +35,8 @@ pytestmark = [
 ]
 
 
-def selecting(pairs: Path) -> RetrievalDataset:
-    """The queries that select a checkpoint in a training with seed 0."""
+def selection_dataset(pairs: Path) -> RetrievalDataset:
+    """Return the queries that select a checkpoint in a training with seed 0."""
     read = read_pairs(pairs)
     found, _ = retrieval_from_pairs(read.queries, read.documents).halve(0)
     assert isinstance(found, RetrievalDataset)
@@ -44,7 +44,7 @@ def selecting(pairs: Path) -> RetrievalDataset:
 
 
 def test_best_checkpoint_is_selected_with_its_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
-    # So high a learning rate that later checkpoints are not simply the better ones.
+    # The learning rate is so high that later checkpoints are not always better.
     chosen = train_options(model, pairs, tmp_path / "out", evaluation=pairs, steps=7, learning_rate=0.03)
     done = train(chosen, Reporter())
     state = json.loads((tmp_path / "out" / "checkpoints" / "checkpoint-7" / "trainer_state.json").read_text())
@@ -53,10 +53,10 @@ def test_best_checkpoint_is_selected_with_its_ranges(model: str, pairs: Path, tm
     assert sorted(by_step) == [2, 4, 6, 7]
     assert by_step[done.selected] == max(by_step.values()) > min(by_step.values())
     best = tmp_path / "out" / "checkpoints" / f"checkpoint-{done.selected}"
-    kept, there = weights(tmp_path / "out"), weights(best)
-    assert all(np.array_equal(kept[name], there[name]) for name in there)
+    saved, in_checkpoint = weights(tmp_path / "out"), weights(best)
+    assert all(np.array_equal(saved[name], in_checkpoint[name]) for name in in_checkpoint)
     assert done.calibration == find_calibration(str(best)) == find_calibration(str(tmp_path / "out"))
-    data = selecting(pairs)
+    data = selection_dataset(pairs)
     found = QuantizedInformationRetrievalEvaluator(
         data.queries, data.corpus, data.relevant, precision="binary", calibration=done.calibration
     )(load_sentence_transformer(str(tmp_path / "out")))
@@ -88,7 +88,7 @@ def test_finished_training_is_rewritten_unchanged(
         (tmp_path / "out" / file).unlink()
     reporter = RecordingReporter()
     again = train(chosen, reporter)
-    assert "the training had finished at step 7; writing its folder again" in reporter.said
+    assert "the training had finished at step 7; writing its folder again" in reporter.messages
     assert again == replace(first, resumed_at=7)
     written = weights(tmp_path / "out")
     assert all(np.array_equal(written[name], trained[name]) for name in trained)
@@ -106,7 +106,7 @@ def test_settings_may_change_after_training_without_checkpoints(model: str, pair
 def test_evaluation_does_not_update_ranges(model: str, pairs: Path, tmp_path: Path) -> None:
     done = train(train_options(model, pairs, tmp_path / "out", evaluation=pairs, save_every=1, steps=4), Reporter())
     assert done.selected is not None
-    # Two texts of 8 pairs a step; in the last tenth of the steps, of which there is none here, ranges are frozen.
+    # Each step has 8 pairs of two texts; ranges freeze in the last tenth of the steps, which is empty here.
     assert done.calibration.description["sample"]["size"] == 16 * done.selected
 
 
@@ -156,13 +156,7 @@ def test_dev_queries_select_and_test_queries_evaluate(model: str, pairs: Path, t
 
 
 def test_scored_pairs_select_by_correlation(model: str, pairs: Path, tmp_path: Path) -> None:
-    scored = tmp_path / "scored.jsonl"
-    read = read_pairs(pairs)
-    lines = [
-        {"a": query, "b": document, "score": float(len(set(query.split()) & set(document.split())))}
-        for query, document in zip(read.queries, read.documents, strict=True)
-    ]
-    scored.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scored = write_scored_pairs(tmp_path / "scored.jsonl", pairs)
     done = train(train_options(model, scored, tmp_path / "out", evaluation=scored, steps=2, select="int8"), Reporter())
     assert done.selected == 2
     assert (
@@ -192,7 +186,7 @@ def test_each_matryoshka_prefix_has_calibration_and_table(
         calibration = Calibration.load(tmp_path / "out" / f"qvec-{width}.safetensors")
         assert calibration.accepted_dimensions == (width, 20)
         cut = vectors[:, :width] / np.linalg.norm(vectors[:, :width], axis=1, keepdims=True)
-        # Ranges of normalized prefixes, not of the whole embeddings' first dimensions.
+        # The ranges are of normalized prefixes, not of the first dimensions of the full embeddings.
         assert np.abs(calibration.std / cut.std(axis=0) - 1).mean() < 0.5
         assert np.array_equal(qvec.quantize(vectors, calibration), qvec.quantize(cut.astype(np.float32), calibration))
 
@@ -222,9 +216,9 @@ def test_ingest_uses_calibration_of_requested_prefix(
     train(train_options(model, pairs, tmp_path / "out", matryoshka=(12,), steps=2), Reporter())
     source = tmp_path / "texts.jsonl"
     source.write_text("".join(json.dumps({"id": n, "text": "the old tree"}) + "\n" for n in range(3)))
-    asked = ["ingest", str(source), "--db", url, "--model", str(tmp_path / "out"), "--json"]
+    command = ["ingest", str(source), "--db", url, "--model", str(tmp_path / "out"), "--json"]
     for arguments, file in (([], "qvec.safetensors"), (["--dimensions", "12"], "qvec-12.safetensors")):
-        result = CliRunner().invoke(main, [*asked, "--collection", f"docs{len(arguments)}", *arguments])
+        result = CliRunner().invoke(main, [*command, "--collection", f"docs{len(arguments)}", *arguments])
         assert result.exit_code == 0, result.output
         with qvec.connect(url) as database:
             assert database.collection(f"docs{len(arguments)}").calibration == Calibration.load(tmp_path / "out" / file)

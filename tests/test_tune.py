@@ -1,4 +1,4 @@
-"""Tuning: the smallest sufficient oversampling is found and stored; the commands `qvec eval` and `qvec tune`."""
+"""Tuning finds and stores the smallest sufficient oversampling; the commands `qvec eval` and `qvec tune`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Floats = NDArray[np.float32]
 
 
 @pytest.fixture
-def made(store: Store, calibration: Calibration, vectors: Floats) -> Collection:
-    """A thousand rows whose sign bits find the nearest only with many candidates."""
+def collection(store: Store, calibration: Calibration, vectors: Floats) -> Collection:
+    """A collection of a thousand rows, whose sign bits find the nearest rows only with many candidates."""
     found = store.create(calibration, rescore="float16", prefilter="binary")
     found.upsert(range(len(vectors)), vectors)
     found.build_index()
@@ -46,12 +46,12 @@ def source(vectors: Floats, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked() -> Queries:
+def tuning_queries() -> Queries:
     drawn = realistic(120, seed=3)
     return Queries(tuple(map(str, range(len(drawn)))), drawn, "the test")
 
 
-def truth(source: Path, calibration: Calibration) -> Rows:
+def rows_of(source: Path, calibration: Calibration) -> Rows:
     return rows_of_source(open_source(source), calibration, None, 0)
 
 
@@ -60,9 +60,9 @@ def at_least(tuning: Tuning) -> dict[float | None, float]:
 
 
 def test_smallest_sufficient_oversampling_is_stored(
-    store: Store, made: Collection, asked: Queries, source: Path, calibration: Calibration
+    store: Store, collection: Collection, tuning_queries: Queries, source: Path, calibration: Calibration
 ) -> None:
-    tuning = tune(made, asked, truth(source, calibration), recall=0.97)
+    tuning = tune(collection, tuning_queries, rows_of(source, calibration), recall=0.97)
     found, measured = tuning.oversampling, at_least(tuning)
     assert found is not None
     assert measured[found] >= 0.97
@@ -71,66 +71,68 @@ def test_smallest_sufficient_oversampling_is_stored(
     assert tuning.chosen.at_least <= tuning.chosen.recall.value
     assert tuning.stored
     assert tuning.ef_search == (max(10 * found, 40) if store.is_postgres else None)
-    assert made.oversampling == found
-    again = store.database.collection(made.name)
+    assert collection.oversampling == found
+    again = store.database.collection(collection.name)
     assert again.oversampling == found
     assert again.info().oversampling == found
-    assert again.explain(asked.vectors[0]).candidates == 10 * found
+    assert again.explain(tuning_queries.vectors[0]).candidates == 10 * found
 
 
-def test_nothing_is_stored_without_store(made: Collection, store: Store, asked: Queries) -> None:
-    tuning = tune(made, asked, recall=0.8, store=False)
+def test_nothing_is_stored_without_store(collection: Collection, store: Store, tuning_queries: Queries) -> None:
+    tuning = tune(collection, tuning_queries, recall=0.8, store=False)
     assert tuning.oversampling is not None
     assert not tuning.stored
-    assert store.database.collection(made.name).oversampling == DEFAULT_OVERSAMPLING
+    assert store.database.collection(collection.name).oversampling == DEFAULT_OVERSAMPLING
 
 
-def test_unreachable_target_gives_advice(made: Collection, store: Store, asked: Queries) -> None:
-    tuning = tune(made, asked, recall=0.95, max_oversampling=1)
+def test_unreachable_target_gives_advice(collection: Collection, store: Store, tuning_queries: Queries) -> None:
+    tuning = tune(collection, tuning_queries, recall=0.95, max_oversampling=1)
     assert tuning.oversampling is tuning.chosen is None
     assert not tuning.stored
     assert tuning.advice is not None
     assert tuning.advice.startswith("an oversampling of 1 finds ")
     if store.is_postgres:
-        assert advised(tuning)["rescore"] in ("int8", "float16")
+        assert advised_options(tuning)["rescore"] in ("int8", "float16")
     else:
         assert tuning.advice.endswith(
             ": load it again with a more precise prefilter (qvec ingest --prefilter turbo1), or search "
             "every row (qvec search --exact)"
         )
-    assert store.database.collection(made.name).oversampling == DEFAULT_OVERSAMPLING
+    assert store.database.collection(collection.name).oversampling == DEFAULT_OVERSAMPLING
 
 
-def test_stored_oversampling_is_read_by_other_connections(store: Store, made: Collection) -> None:
-    made.set_oversampling(6.5)
+def test_stored_oversampling_is_read_by_other_connections(store: Store, collection: Collection) -> None:
+    collection.set_oversampling(6.5)
     with qvec.connect(store.url) as elsewhere:
-        again = elsewhere.collection(made.name)
+        again = elsewhere.collection(collection.name)
         assert again.oversampling == 6.5
-        assert again.settings == made.settings
-        assert again.calibration == made.calibration
-        assert again.model == made.model
+        assert again.settings == collection.settings
+        assert again.calibration == collection.calibration
+        assert again.model == collection.model
 
 
-def test_invalid_oversampling_raises(made: Collection) -> None:
+def test_invalid_oversampling_raises(collection: Collection) -> None:
     for wrong in (0.5, float("nan"), float("inf")):
         with pytest.raises(InputError, match=r"^oversampling is .*, expected at least 1$"):
-            made.set_oversampling(wrong)
-    assert made.oversampling == DEFAULT_OVERSAMPLING
+            collection.set_oversampling(wrong)
+    assert collection.oversampling == DEFAULT_OVERSAMPLING
 
 
-def test_tuning_dropped_collection_raises(store: Store, made: Collection) -> None:
-    store.database.drop_collection(made.name)
+def test_tuning_dropped_collection_raises(store: Store, collection: Collection) -> None:
+    store.database.drop_collection(collection.name)
     with pytest.raises((CollectionError, qvec.DatabaseError)):
-        made.set_oversampling(8)
+        collection.set_oversampling(8)
 
 
-def test_ef_sets_width_of_graph_search(store: Store, made: Collection, asked: Queries) -> None:
+def test_ef_sets_width_of_graph_search(store: Store, collection: Collection, tuning_queries: Queries) -> None:
     if store.is_postgres:
         pytest.skip("Postgres searches as wide as there are candidates")
-    wide: Any = made
-    assert [ids(hits) for hits in wide.search(asked.vectors, ef=1000)] == [ids(h) for h in made.search(asked.vectors)]
+    wide: Any = collection
+    assert [ids(hits) for hits in wide.search(tuning_queries.vectors, ef=1000)] == [
+        ids(h) for h in collection.search(tuning_queries.vectors)
+    ]
     with pytest.raises(InputError, match=r"^ef is 0, expected at least 1, or None for the engine's own$"):
-        wide.search(asked.vectors, ef=0)
+        wide.search(tuning_queries.vectors, ef=0)
 
 
 # Postgres
@@ -144,18 +146,18 @@ def codes(db: Database, calibration: Calibration, vectors: Floats) -> Any:
     return found
 
 
-def advised(tuning: Tuning) -> dict[str, str]:
-    """The options of the advised command."""
+def advised_options(tuning: Tuning) -> dict[str, str]:
+    """Return the options of the command in the advice."""
     found = re.search(r"\(qvec ingest --rescore (\w+) --prefilter (\w+) --oversampling (\d+)\)$", tuning.advice or "")
     assert found, tuning.advice
     return dict(zip(("rescore", "prefilter", "oversampling"), found.groups(), strict=True))
 
 
 def test_advised_settings_reach_target(
-    db: Database, codes: Any, asked: Queries, source: Path, calibration: Calibration, vectors: Floats
+    db: Database, codes: Any, tuning_queries: Queries, source: Path, calibration: Calibration, vectors: Floats
 ) -> None:
     """A collection loaded by the advised command has the recall that the advice promises."""
-    tuning = tune(codes, asked, truth(source, calibration), recall=0.995)
+    tuning = tune(codes, tuning_queries, rows_of(source, calibration), recall=0.995)
     (only,) = tuning.attempts
     assert only.oversampling is None
     assert tuning.advice is not None
@@ -163,21 +165,23 @@ def test_advised_settings_reach_target(
         f"rescoring every row by int8 finds {only.recall.value:.2%} (at least {only.at_least:.2%} with 95% confidence)"
         ", and no oversampling finds more: load it again as float16 after "
     )
-    wanted: Any = advised(tuning)
+    wanted: Any = advised_options(tuning)
     factor = float(wanted.pop("oversampling"))
     promised = re.search(r"which finds (\S+)% ", tuning.advice)
     assert promised
     other = db.create_collection("advised", calibration=calibration, **wanted)
     other.upsert(range(len(vectors)), vectors)
-    met = tune(other, asked, truth(source, calibration), recall=0.995, store=False)
+    met = tune(other, tuning_queries, rows_of(source, calibration), recall=0.995, store=False)
     assert met.oversampling is not None
-    assert factor // 2 < met.oversampling <= factor + 2  # ties among candidates are broken otherwise
+    assert factor // 2 < met.oversampling <= factor + 2  # ties among candidates may be broken differently
     (measured,) = [each.recall.value for each in met.attempts if each.oversampling == factor]
     assert measured == pytest.approx(float(promised[1]) / 100, abs=0.003)
 
 
-def test_advice_names_closest_alternative(codes: Any, asked: Queries, source: Path, calibration: Calibration) -> None:
-    tuning = tune(codes, asked.take(np.arange(30)), truth(source, calibration), recall=0.9999)
+def test_advice_names_closest_alternative(
+    codes: Any, tuning_queries: Queries, source: Path, calibration: Calibration
+) -> None:
+    tuning = tune(codes, tuning_queries.take(np.arange(30)), rows_of(source, calibration), recall=0.9999)
     assert tuning.advice is not None
     assert "no other way to load it is sure to reach the target; the closest is float16 after " in tuning.advice
     assert tuning.advice.endswith(", without the loss of an index; more queries are needed to be sure of it")
@@ -202,21 +206,23 @@ def test_advice_if_no_alternative_reaches_target(
     assert advise(codes, attempts, 0.95, 0.95, others).endswith(f"without the loss of an index; {expected}")
 
 
-def test_advice_asks_for_more_queries(codes: Any, asked: Queries, source: Path, calibration: Calibration) -> None:
-    few = asked.take(np.arange(20))
-    exact = tune(codes, few, truth(source, calibration), recall=1e-9, store=False).attempts[0]
-    tuning = tune(codes, few, truth(source, calibration), recall=exact.recall.value, store=False)
+def test_advice_asks_for_more_queries(
+    codes: Any, tuning_queries: Queries, source: Path, calibration: Calibration
+) -> None:
+    few = tuning_queries.take(np.arange(20))
+    exact = tune(codes, few, rows_of(source, calibration), recall=1e-9, store=False).attempts[0]
+    tuning = tune(codes, few, rows_of(source, calibration), recall=exact.recall.value, store=False)
     assert tuning.advice is not None
     assert tuning.advice.endswith(f"more queries are needed to be sure of {exact.recall.value:.2%}")
 
 
-def test_sql_search_uses_stored_oversampling(db: Database, codes: Any, asked: Queries) -> None:
+def test_sql_search_uses_stored_oversampling(db: Database, codes: Any, tuning_queries: Queries) -> None:
     codes.set_oversampling(1)
-    few = sql_hits(db, asked.vectors[:20])
+    few = sql_hits(db, tuning_queries.vectors[:20])
     codes.set_oversampling(16)
-    many = sql_hits(db, asked.vectors[:20])
-    assert few == [ids(hits) for hits in codes.search(asked.vectors[:20], oversampling=1)]
-    assert many == [ids(hits) for hits in codes.search(asked.vectors[:20])]
+    many = sql_hits(db, tuning_queries.vectors[:20])
+    assert few == [ids(hits) for hits in codes.search(tuning_queries.vectors[:20], oversampling=1)]
+    assert many == [ids(hits) for hits in codes.search(tuning_queries.vectors[:20])]
     assert few != many
     codes.set_oversampling(DEFAULT_OVERSAMPLING)
 
@@ -340,7 +346,7 @@ def test_tune_reports_unreachable_target(loaded: str, source: Path, query_file: 
 def test_eval_embeds_text_queries_with_model(loaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = realistic(3, seed=8)
 
-    class Fake:
+    class FakeModel:
         def embed_queries(self, texts: list[str]) -> Floats:
             assert texts == ["one", "two", "three"]
             return drawn
@@ -351,7 +357,7 @@ def test_eval_embeds_text_queries_with_model(loaded: str, tmp_path: Path, monkey
     arguments = ("eval", "--db", loaded, "-c", "docs", "--queries", tmp_path / "queries.jsonl", "--json")
     assert "name the model they are from: --model" in invoke(*arguments).output
     module = importlib.import_module("qvec.cli.measuring")
-    monkeypatch.setattr(module, "load_embedder", lambda _: Fake())
+    monkeypatch.setattr(module, "load_embedder", lambda _: FakeModel())
     (tmp_path / "qrels").write_text("q1 0 5 1\n")
     result = invoke(*arguments, "--model", "fake", "--qrels", tmp_path / "qrels")
     assert result.exit_code == 0

@@ -1,4 +1,4 @@
-"""Samples are uniform: every row has the same chance, wherever it is in the source."""
+"""Uniform sampling: every row is equally likely, wherever it is in the source."""
 
 import hypothesis.strategies as st
 import numpy as np

@@ -14,14 +14,14 @@ DIMENSIONS = 20
 WORDS = "the a cat dog tree river city house sleeps runs grows flows burns stands red green old new near under"
 QUERIES = ["the cat sleeps", "a dog runs", "the old tree grows", "a river flows", "the city burns", "a new house"]
 ANSWERS = ["a red cat", "the dog near the tree", "green tree", "the river under the city", "old city", "house stands"]
-WRONG = ["the river", "a house grows", "a new dog", "the cat burns", "green cat", "the dog sleeps"]
-CORPUS = {f"d{number}": text for number, text in enumerate(ANSWERS + WRONG)}
+NEGATIVES = ["the river", "a house grows", "a new dog", "the cat burns", "green cat", "the dog sleeps"]
+CORPUS = {f"d{number}": text for number, text in enumerate(ANSWERS + NEGATIVES)}
 BEIR_QUERIES = {f"q{number}": text for number, text in enumerate(QUERIES)}
 RELEVANT = {f"q{number}": {f"d{number}"} for number in range(len(QUERIES))}
 
 
 def tiny_model(folder: Path, *, normalize: bool = True, seed: int = 0) -> Any:
-    """A sentence-transformers model of 20 dimensions without dropout, saved in `folder`/model."""
+    """Save a sentence-transformers model of 20 dimensions without dropout in `folder`/model; return it."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -53,7 +53,7 @@ def tiny_model(folder: Path, *, normalize: bool = True, seed: int = 0) -> Any:
 
 
 def write_pairs(path: Path) -> Path:
-    """60 queries and documents that share half of their words, as JSON Lines."""
+    """Write 60 queries with documents that share half of their words, as JSON Lines; return the path."""
     generator = random.Random(0)
     words = WORDS.split()
     lines = []
@@ -65,8 +65,24 @@ def write_pairs(path: Path) -> Path:
     return path
 
 
+def write_scored_pairs(path: Path, pairs: Path) -> Path:
+    """Write pairs as columns a and b, with the number of words that they share as their score; return the path."""
+    from qvec.training.text_datasets import read_pairs
+
+    read = read_pairs(pairs)
+    rows = [
+        {"a": a, "b": b, "score": float(len(set(a.split()) & set(b.split())))}
+        for a, b in zip(read.queries, read.documents, strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def write_beir(folder: Path, *, graded: str = "d0") -> Path:
-    """CORPUS, BEIR_QUERIES and RELEVANT in BEIR's layout, with dev judgements of q4 and q5; `graded` is q0's answer."""
+    """Write CORPUS, BEIR_QUERIES and RELEVANT in BEIR's layout, with dev judgements of q4 and q5.
+
+    `graded` is the document that answers q0.
+    """
     (folder / "qrels").mkdir(parents=True)
     (folder / "corpus.jsonl").write_text(
         "".join(json.dumps({"_id": name, "title": "", "text": text}) + "\n" for name, text in CORPUS.items())
@@ -82,13 +98,13 @@ def write_beir(folder: Path, *, graded: str = "d0") -> Path:
 
 
 def train_options(model: str, pairs: Path, output: Path, **others: Any) -> TrainOptions:
-    """Six steps with a checkpoint after every second one."""
+    """Return options for six steps with a checkpoint after every second one."""
     settings = {"steps": 6, "batch_size": 8, "save_every": 2, "learning_rate": 1e-2, **others}
     return TrainOptions(model=model, data=pairs, output=output, **settings)
 
 
 def weights(folder: Path) -> dict[str, Any]:
-    """The weights of the model in a folder."""
+    """Return the weights of the model in a folder."""
     from safetensors.numpy import load_file
 
     return load_file(folder / "model.safetensors")
@@ -106,10 +122,10 @@ class InterruptingReporter(Reporter):
 
 
 class RecordingReporter(Reporter):
-    """Records the messages."""
+    """Records its messages."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def say(self, message: str) -> None:
-        self.said.append(message)
+        self.messages.append(message)

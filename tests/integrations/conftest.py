@@ -1,4 +1,4 @@
-"""Fixtures for the tests of all frameworks, with the frameworks' telemetry switched off."""
+"""Fixtures for the tests of all frameworks; the frameworks' telemetry is off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ os.environ["ANONYMIZED_TELEMETRY"] = "false"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers in the frameworks' own tests whose plugins are switched off."""
+    """Register the markers that the frameworks' own tests use; the plugins that define them are off."""
     for marker in ("asyncio", "benchmark", "vcr"):
         config.addinivalue_line("markers", f"{marker}: used by a framework's tests")
 
@@ -29,6 +29,6 @@ def anyio_backend() -> str:
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[..., str]
 ) -> Iterator[Store]:
-    """Each available kind of database; requests to a Qdrant server are left to the contract tests."""
+    """Each available kind of database but `qdrant-fake`: the contract tests cover requests to a Qdrant server."""
     with open_store(request.param, tmp_path_factory.mktemp("store"), new_database) as found:
         yield found

@@ -1,4 +1,4 @@
-"""The examples in docs/integrations.md run and print what the page shows."""
+"""The examples of docs/integrations.md run and print the output that the page shows."""
 
 from __future__ import annotations
 

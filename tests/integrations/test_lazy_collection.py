@@ -1,4 +1,4 @@
-"""The collection behind a framework's store."""
+"""LazyCollection: the collection of a framework's store, opened or created when it is first needed."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_delete_by_filter(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_recreated_collection_is_opened_again(store: Store) -> None:
-    """After a call has failed because it was dropped; a collection that was passed open is not reopened."""
+    """The first call after a drop fails and the next opens the new collection, but not if one was passed open."""
     lazy = LazyCollection(store.database, store.new_name())
     old = lazy.get_or_create(VECTORS)
     old.upsert(["a"], VECTORS[:1])

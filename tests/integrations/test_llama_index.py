@@ -1,4 +1,4 @@
-"""The LlamaIndex store: rows, filters and queries on every database."""
+"""The LlamaIndex store on every database: nodes, queries and filters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from circle import direction
 from databases import Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,14 +43,8 @@ from qvec.integrations.llama_index import QvecVectorStore
 from qvec.integrations.llama_index.filters import convert_filters
 
 
-def direction(angle: float) -> list[float]:
-    """Return a unit vector (72,); the cosine of two is that of the angle between them, in degrees."""
-    vector: list[float] = (np.cos(np.radians(angle - np.arange(0, 360, 5))) / 6).tolist()
-    return vector
-
-
 def node(angle: int, **metadata: Any) -> TextNode:
-    """Return a node whose source document is its quarter of the circle."""
+    """Return a node in a direction; its source document is the quarter of the circle."""
     return TextNode(
         id_=f"n{angle}",
         text=f"at {angle}",
@@ -82,11 +77,11 @@ def query(angle: float, k: int = 2, **options: Any) -> VectorStoreQuery:
     return VectorStoreQuery(query_embedding=direction(angle), similarity_top_k=k, **options)
 
 
-def where(key: str, value: Any, operator: str = "==") -> MetadataFilters:
+def metadata_filter(key: str, value: Any, operator: str = "==") -> MetadataFilters:
     return MetadataFilters(filters=[MetadataFilter(key=key, value=value, operator=FilterOperator(operator))])
 
 
-# Rows
+# Nodes
 
 
 @pytest.mark.parametrize(
@@ -121,24 +116,24 @@ def test_add_replaces_nodes_with_same_id(empty: QvecVectorStore) -> None:
 
 
 def test_delete(empty: QvecVectorStore) -> None:
-    def left() -> list[int]:
+    def remaining() -> list[int]:
         return sorted(found.metadata["angle"] for found in empty.get_nodes())
 
     empty.add([node(angle) for angle in (0, 10, 80, 90, 100, 200, 300)])
     empty.delete("quarter 1")
-    assert left() == [0, 10, 80, 200, 300]
+    assert remaining() == [0, 10, 80, 200, 300]
     empty.delete_nodes(["n10", "n5"])
-    assert left() == [0, 80, 200, 300]
-    empty.delete_nodes(["n0", "n80"], where("angle", 50, ">"))
-    assert left() == [0, 200, 300]
-    empty.delete_nodes(filters=where("angle", 200, ">="))
-    assert left() == [0]
+    assert remaining() == [0, 80, 200, 300]
+    empty.delete_nodes(["n0", "n80"], metadata_filter("angle", 50, ">"))
+    assert remaining() == [0, 200, 300]
+    empty.delete_nodes(filters=metadata_filter("angle", 200, ">="))
+    assert remaining() == [0]
     with pytest.raises(InputError, match=r"^delete_nodes takes node_ids or filters; clear deletes all nodes$"):
         empty.delete_nodes()
     empty.clear()
-    assert left() == []
+    assert remaining() == []
     empty.add([node(5)])
-    assert left() == [5]
+    assert remaining() == [5]
 
 
 def test_query_rows_written_by_qvec(store: Store, calibration: Calibration) -> None:
@@ -162,14 +157,17 @@ def test_query(circle: QvecVectorStore) -> None:
 
 
 def test_query_with_filters_and_ids(circle: QvecVectorStore) -> None:
-    assert circle.query(query(41, filters=where("angle", 100, ">="))).ids == ["n350", "n100"]
+    assert circle.query(query(41, filters=metadata_filter("angle", 100, ">="))).ids == ["n350", "n100"]
     assert circle.query(query(41, doc_ids=["quarter 1", "quarter 2"])).ids == ["n90", "n100"]
-    assert circle.query(query(41, doc_ids=["quarter 1"], filters=where("tags", ["rare"], "any"))).ids == ["n90", "n110"]
+    assert circle.query(query(41, doc_ids=["quarter 1"], filters=metadata_filter("tags", ["rare"], "any"))).ids == [
+        "n90",
+        "n110",
+    ]
     assert circle.query(query(41, doc_ids=[])).ids == []
-    among = circle.query(query(41, node_ids=["n200", "n90", "n5", "n150"]))
-    assert among.ids == ["n90", "n150"]
-    assert among.similarities == pytest.approx([np.cos(np.radians(49)), np.cos(np.radians(109))], abs=0.01)
-    assert circle.query(query(41, node_ids=["n200", "n90"], filters=where("angle", 200))).ids == ["n200"]
+    restricted = circle.query(query(41, node_ids=["n200", "n90", "n5", "n150"]))
+    assert restricted.ids == ["n90", "n150"]
+    assert restricted.similarities == pytest.approx([np.cos(np.radians(49)), np.cos(np.radians(109))], abs=0.01)
+    assert circle.query(query(41, node_ids=["n200", "n90"], filters=metadata_filter("angle", 200))).ids == ["n200"]
     assert circle.query(query(41, node_ids=["n5"])).ids == []
 
 
@@ -202,17 +200,17 @@ async def test_async_methods(empty: QvecVectorStore) -> None:
     assert (await empty.aquery(query(90))).ids == ["n100", "n10"]
     await empty.adelete("quarter 1")
     await empty.adelete_nodes(["n200"])
-    assert [found.node_id for found in await empty.aget_nodes(filters=where("angle", 10))] == ["n10"]
+    assert [found.node_id for found in await empty.aget_nodes(filters=metadata_filter("angle", 10))] == ["n10"]
     await empty.aclear()
     assert await empty.aget_nodes() == []
 
 
 # Filters
 
-SOME = st.text("aAb%_\\", max_size=3)
+SHORT_TEXTS = st.text("aAb%_\\", max_size=3)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "number": st.integers(0, 3),
-    "text": SOME,
+    "text": SHORT_TEXTS,
     "list": st.lists(st.sampled_from("abc"), max_size=3),
 }
 OPERANDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
@@ -221,8 +219,8 @@ OPERANDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         **dict.fromkeys(["in", "nin"], st.lists(st.integers(0, 3))),
     },
     "text": {
-        **dict.fromkeys(["==", "!=", "text_match", "text_match_insensitive"], SOME),
-        **dict.fromkeys(["in", "nin"], st.lists(SOME)),
+        **dict.fromkeys(["==", "!=", "text_match", "text_match_insensitive"], SHORT_TEXTS),
+        **dict.fromkeys(["in", "nin"], st.lists(SHORT_TEXTS)),
     },
     "list": {
         **dict.fromkeys(["any", "all"], st.lists(st.sampled_from("abcd"), min_size=1)),
@@ -249,11 +247,11 @@ FILTERS = st.recursive(
 )
 
 
-def holds(filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]) -> bool:
-    """Evaluate a filter as LlamaIndex's in-memory store does, extended to nested ones."""
+def matches_in_llama_index(filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]) -> bool:
+    """Evaluate a filter as LlamaIndex's in-memory store does, and nested filters too."""
     if isinstance(filter, MetadataFilter):
         return build_metadata_filter_fn(lambda _: metadata, MetadataFilters(filters=[filter]))("")
-    parts = [holds(part, metadata) for part in filter.filters]
+    parts = [matches_in_llama_index(part, metadata) for part in filter.filters]
     if filter.condition is FilterCondition.NOT:
         return not any(parts)
     return any(parts) if filter.condition is FilterCondition.OR else all(parts)
@@ -267,35 +265,37 @@ def test_generated_filters_cover_every_operator() -> None:
 @given(FILTERS, METADATA)
 def test_filters_agree_with_llama_index(filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]) -> None:
     filters = filter if isinstance(filter, MetadataFilters) else MetadataFilters(filters=[filter])
-    assert matches(parse(convert_filters(filters)), metadata) == holds(filters, metadata)
+    assert matches(parse(convert_filters(filters)), metadata) == matches_in_llama_index(filters, metadata)
 
 
 def test_empty_filters() -> None:
-    nothing = MetadataFilters(filters=[])
-    assert convert_filters(None) == convert_filters(nothing) == {}
-    assert convert_filters(MetadataFilters(filters=[nothing], condition=FilterCondition.AND)) == {}
+    no_filters = MetadataFilters(filters=[])
+    assert convert_filters(None) == convert_filters(no_filters) == {}
+    assert convert_filters(MetadataFilters(filters=[no_filters], condition=FilterCondition.AND)) == {}
 
 
 def test_combined_filters(circle: QvecVectorStore) -> None:
     filters = MetadataFilters(
-        filters=[where("tags", "even", "contains"), where("angle", [0, 10, 180, 190], "in")],
+        filters=[metadata_filter("tags", "even", "contains"), metadata_filter("angle", [0, 10, 180, 190], "in")],
         condition=FilterCondition.AND,
     )
     assert sorted(n.node_id for n in circle.get_nodes(filters=filters)) == ["n0", "n180"]
     assert circle.get_nodes(["n10", "n180"], filters)[0].node_id == "n180"
 
 
-OF_LISTS = ("any", "all", "contains")
-"""Operators for fields that hold lists."""
+LIST_OPERATORS = ("any", "all", "contains")
+"""Operators on fields that hold lists."""
 
 
-@pytest.mark.parametrize("operator", [operator for operator in FilterOperator if operator.value not in OF_LISTS])
+@pytest.mark.parametrize("operator", [operator for operator in FilterOperator if operator.value not in LIST_OPERATORS])
 def test_text_operators(circle: QvecVectorStore, operator: FilterOperator) -> None:
-    """They match what LlamaIndex's in-memory store matches."""
+    """The operators agree with LlamaIndex's in-memory store."""
     listed = operator in (FilterOperator.IN, FilterOperator.NIN)
-    filter = where("name", ["Angle 20"] if listed else "ANGLE 2" if "text" in operator.value else "Angle 20", operator)
+    filter = metadata_filter(
+        "name", ["Angle 20"] if listed else "ANGLE 2" if "text" in operator.value else "Angle 20", operator
+    )
     found = circle.query(query(0, k=36, filters=filter)).nodes or []
-    expected = [angle for angle in range(0, 360, 10) if holds(filter, {"name": f"Angle {angle}"})]
+    expected = [angle for angle in range(0, 360, 10) if matches_in_llama_index(filter, {"name": f"Angle {angle}"})]
     assert sorted(one.metadata["angle"] for one in found) == expected
     assert len(circle.get_nodes(filters=filter)) == len(expected)
 
@@ -303,9 +303,9 @@ def test_text_operators(circle: QvecVectorStore, operator: FilterOperator) -> No
 @pytest.mark.parametrize(
     ("filter", "message"),
     [
-        (where("a", "x", "in"), "field 'a': in: 'x' found, a list of scalars wanted"),
-        (where("a", 5, "text_match"), "field 'a': text_match: 5 found, a text wanted"),
-        (where("a", [1], ">"), "field 'a': "),
+        (metadata_filter("a", "x", "in"), "field 'a': in: 'x' found, a list of scalars wanted"),
+        (metadata_filter("a", 5, "text_match"), "field 'a': text_match: 5 found, a text wanted"),
+        (metadata_filter("a", [1], ">"), "field 'a': "),
     ],
 )
 def test_invalid_operands_raise(circle: QvecVectorStore, filter: MetadataFilters, message: str) -> None:
@@ -317,7 +317,7 @@ def test_invalid_operands_raise(circle: QvecVectorStore, filter: MetadataFilters
 
 
 @pytest.fixture(scope="module")
-def worded(store: Store, calibration: Calibration) -> QvecVectorStore:
+def text_indexed(store: Store, calibration: Calibration) -> QvecVectorStore:
     """A store with a full-text index and a node every 10 degrees."""
     collection = store.create(calibration, id_type="text")
     collection.index_texts()
@@ -329,40 +329,40 @@ def worded(store: Store, calibration: Calibration) -> QvecVectorStore:
 HYBRID, TEXT_SEARCH = VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.TEXT_SEARCH
 
 
-def test_text_search(worded: QvecVectorStore) -> None:
-    asked = VectorStoreQuery(query_str="200 or 40", similarity_top_k=5, mode=TEXT_SEARCH)
-    found = worded.query(asked)
+def test_text_search(text_indexed: QvecVectorStore) -> None:
+    text_query = VectorStoreQuery(query_str="200 or 40", similarity_top_k=5, mode=TEXT_SEARCH)
+    found = text_indexed.query(text_query)
     assert set(found.ids or []) == {"n200", "n40"}
     assert all(score > 0 for score in found.similarities or [])
-    asked.filters = where("angle", 90, ">")
-    assert worded.query(asked).ids == ["n200"]
-    asked.doc_ids = ["quarter 0"]
-    assert worded.query(asked).ids == []
+    text_query.filters = metadata_filter("angle", 90, ">")
+    assert text_indexed.query(text_query).ids == ["n200"]
+    text_query.doc_ids = ["quarter 0"]
+    assert text_indexed.query(text_query).ids == []
     few = VectorStoreQuery(query_str="200 or 40", similarity_top_k=5, sparse_top_k=1, mode=TEXT_SEARCH)
-    assert len(worded.query(few).ids or []) == 1
+    assert len(text_indexed.query(few).ids or []) == 1
 
 
-def test_hybrid_search(worded: QvecVectorStore) -> None:
+def test_hybrid_search(text_indexed: QvecVectorStore) -> None:
     def found(k: int = 2, **options: Any) -> list[str]:
-        return worded.query(query(41, k, mode=HYBRID, query_str="200", **options)).ids or []
+        return text_indexed.query(query(41, k, mode=HYBRID, query_str="200", **options)).ids or []
 
     assert found() == ["n200", "n40"]
     assert found(hybrid_top_k=1) == ["n200"]
     assert found(alpha=1) == ["n40", "n50"]
     assert found(1, alpha=0) == ["n200"]
-    assert found(filters=where("angle", 90, "<")) == ["n40", "n50"]
-    by_scores = worded.query(query(41, 2, mode=HYBRID, query_str="200"), fusion="scores", weights=(2, 1))
-    assert by_scores.ids == ["n40", "n50"], "keywords go to the collection's search method"
+    assert found(filters=metadata_filter("angle", 90, "<")) == ["n40", "n50"]
+    by_scores = text_indexed.query(query(41, 2, mode=HYBRID, query_str="200"), fusion="scores", weights=(2, 1))
+    assert by_scores.ids == ["n40", "n50"], "keyword arguments reach the collection's search method"
 
 
 @pytest.mark.anyio
-async def test_hybrid_and_text_search_retrievers(worded: QvecVectorStore) -> None:
-    index = VectorStoreIndex.from_vector_store(worded, embed_model=Angles())
-    both = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=1)
-    words = index.as_retriever(vector_store_query_mode="text_search", similarity_top_k=3)
-    assert [found.node.node_id for found in both.retrieve("200")] == ["n200"]
-    assert [found.node.node_id for found in await both.aretrieve("200")] == ["n200"]
-    assert [found.node.node_id for found in await words.aretrieve("where is 200")] == ["n200"]
+async def test_hybrid_and_text_search_retrievers(text_indexed: QvecVectorStore) -> None:
+    index = VectorStoreIndex.from_vector_store(text_indexed, embed_model=Angles())
+    hybrid = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=1)
+    text_search = index.as_retriever(vector_store_query_mode="text_search", similarity_top_k=3)
+    assert [found.node.node_id for found in hybrid.retrieve("200")] == ["n200"]
+    assert [found.node.node_id for found in await hybrid.aretrieve("200")] == ["n200"]
+    assert [found.node.node_id for found in await text_search.aretrieve("where is 200")] == ["n200"]
 
 
 def test_text_queries_require_full_text_index(circle: QvecVectorStore) -> None:
@@ -372,7 +372,7 @@ def test_text_queries_require_full_text_index(circle: QvecVectorStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"mode": HYBRID, "query_str": "200"}, "the query has no query_embedding; give the vector of its text"),
         (
@@ -389,9 +389,9 @@ def test_text_queries_require_full_text_index(circle: QvecVectorStore) -> None:
         ),
     ],
 )
-def test_invalid_text_queries_raise(worded: QvecVectorStore, asked: dict[str, Any], message: str) -> None:
+def test_invalid_text_queries_raise(text_indexed: QvecVectorStore, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}$"):
-        worded.query(VectorStoreQuery(**asked))
+        text_indexed.query(VectorStoreQuery(**options))
 
 
 # Creation
@@ -416,35 +416,35 @@ def url(store: Store, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def made(url: str) -> Iterator[QvecVectorStore]:
+def new_store(url: str) -> Iterator[QvecVectorStore]:
     found = QvecVectorStore.from_params(url, "created")
     yield found
     found.close()
 
 
-def test_first_nodes_create_collection(made: QvecVectorStore, url: str) -> None:
-    assert made.client is None
-    assert made.get_nodes() == []
-    assert made.query(query(0)).ids == []
-    made.delete("nothing")
-    made.clear()
+def test_first_nodes_create_collection(new_store: QvecVectorStore, url: str) -> None:
+    assert new_store.client is None
+    assert new_store.get_nodes() == []
+    assert new_store.query(query(0)).ids == []
+    new_store.delete("nothing")
+    new_store.clear()
     with pytest.warns(UserWarning, match="made from the first 36 vectors"):
         index = VectorStoreIndex(
             [TextNode(text=f"at {angle}", metadata={"quarter": angle // 90}) for angle in range(0, 360, 10)],
-            storage_context=StorageContext.from_defaults(vector_store=made),
+            storage_context=StorageContext.from_defaults(vector_store=new_store),
             embed_model=Angles(),
         )
-    retriever = index.as_retriever(similarity_top_k=2, filters=where("quarter", 0, "!="))
+    retriever = index.as_retriever(similarity_top_k=2, filters=metadata_filter("quarter", 0, "!="))
     # LlamaIndex embeds a node's metadata followed by its text.
     assert [found.text for found in retriever.retrieve("question 92")] == ["at 90", "at 100"]
-    made.close()
-    again = QvecVectorStore.from_params(url, "created")
-    index = VectorStoreIndex.from_vector_store(again, embed_model=Angles())
+    new_store.close()
+    reopened = QvecVectorStore.from_params(url, "created")
+    index = VectorStoreIndex.from_vector_store(reopened, embed_model=Angles())
     index.insert_nodes([TextNode(text="at 44")])
     (found,) = index.as_retriever(similarity_top_k=1).retrieve("question 44")
     assert found.text == "at 44"
     assert found.score == pytest.approx(1, abs=0.01)
-    again.close()
+    reopened.close()
 
 
 @pytest.mark.anyio
