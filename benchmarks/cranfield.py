@@ -23,7 +23,7 @@ from synthetic import retrieval_data
 from qvec.evaluation.dataset import Queries, rows_of_source
 from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.evaluation_results import Evaluation, Result
-from qvec.ingest import IngestOptions, ingest
+from qvec.ingest import LoadOptions, ingest
 from qvec.sources import open_source
 from qvec.training.text_datasets import RetrievalDataset, read_beir
 
@@ -105,7 +105,7 @@ def measure(corpus: Path, queries: Queries, data: RetrievalDataset, rescore: str
     """Measure a collection that keeps a precision, searched in every way."""
     qrels = {query: dict.fromkeys(documents, 1) for query, documents in data.relevant.items()}
     with embedded_postgres() as (database, _), open_source(corpus) as source:
-        ingest(database, source, IngestOptions("corpus", rescore=rescore))
+        ingest(database, source, LoadOptions("corpus", rescore=rescore))
         collection = database.collection("corpus")
         rows = rows_of_source(source, collection.calibration, None, 0)
         return evaluate(collection, queries, rows, k=K, oversamplings=OVERSAMPLINGS, qrels=qrels)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from realistic import realistic_data
 
 from qvec import Calibration, Collection, Database
-from qvec.ingest import IngestOptions, ingest
+from qvec.ingest import LoadOptions, ingest
 from qvec.metadata_index import MetadataIndex
 from qvec.sources import open_source
 
@@ -61,7 +61,7 @@ def make_fields(vectors: Vectors) -> Fields:
 def load(database: Database, path: Path, calibration: Calibration) -> Collection:
     indexes = tuple(MetadataIndex(name, "float") for name in ("spread", "clustered"))
     with open_source(path) as source:
-        ingest(database, source, IngestOptions("docs", calibration=calibration, index_metadata=indexes))
+        ingest(database, source, LoadOptions("docs", calibration=calibration, index_metadata=indexes))
     return database.collection("docs")
 
 

@@ -22,7 +22,7 @@ from realistic import mixtures
 
 import qvec
 from qvec import Calibration, Database
-from qvec.ingest import IngestOptions, ingest
+from qvec.ingest import LoadOptions, ingest
 from qvec.sources import open_source
 
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
@@ -62,7 +62,7 @@ def load_qvec(database: Database, path: Path, calibration: Calibration, rescore:
     if database.has_collection("loaded"):
         database.drop_collection("loaded")
     with open_source(path) as source:
-        ingest(database, source, IngestOptions("loaded", calibration=calibration, rescore=rescore, index=False))
+        ingest(database, source, LoadOptions("loaded", calibration=calibration, rescore=rescore, index=False))
 
 
 def load_by_rows(session: Session, vectors: Vectors) -> None:

@@ -16,7 +16,7 @@ from harness import Sizes, Table, size_options
 from realistic import mixtures
 
 from qvec import connect
-from qvec.ingest import IngestOptions, Summary, ingest
+from qvec.ingest import LoadOptions, Summary, ingest
 from qvec.sources import open_source
 
 
@@ -36,7 +36,7 @@ def load(url: str, path: Path) -> tuple[float, float, Summary]:
     """Return the peak of this process before and after a load, and the load's summary."""
     imported = peak_megabytes()
     with connect(url) as database, open_source(path) as source:
-        summary = ingest(database, source, IngestOptions("loaded", index=False))
+        summary = ingest(database, source, LoadOptions("loaded", index=False))
     return imported, peak_megabytes(), summary
 
 

@@ -26,7 +26,7 @@ from qdrant_client import QdrantClient, models
 from realistic import realistic_data
 
 from qvec import Calibration, Collection, Database, connect
-from qvec.ingest import IngestOptions, ingest
+from qvec.ingest import LoadOptions, ingest
 from qvec.sources import open_source
 
 K = 10
@@ -67,7 +67,7 @@ def load_qvec(database: Database, path: Path, calibration: Calibration) -> None:
     if database.has_collection("loaded"):
         database.drop_collection("loaded")
     with open_source(path) as source:
-        ingest(database, source, IngestOptions("loaded", calibration=calibration, index=False, workers=4))
+        ingest(database, source, LoadOptions("loaded", calibration=calibration, index=False, workers=4))
 
 
 def load_by_loop(folder: Path, path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from qvec.client import Collection, Database
 from qvec.embedding.embedding_options import stored_embedding
 from qvec.errors import InputError
-from qvec.ingest import IngestOptions
+from qvec.ingest import LoadOptions
 from qvec.sources import Batch, Source
 
 _SAME_PRECISION = {
@@ -51,7 +51,7 @@ class CollectionSource(Source):
             start = stop
 
 
-def copy_options(target: Database, collection: Collection, name: str, **options: Any) -> IngestOptions:
+def copy_options(target: Database, collection: Collection, name: str, **options: Any) -> LoadOptions:
     """Return the load options that copy a collection: the same calibration, model and oversampling, and the precision
     that keeps everything, unless `settings` say otherwise. An existing collection keeps its own.
     """
@@ -60,7 +60,7 @@ def copy_options(target: Database, collection: Collection, name: str, **options:
     kept = {"rescore": _SAME_PRECISION[target.kind].get(rescore, rescore), "oversampling": collection.oversampling}
     settings = given if target.has_collection(name) else {**kept, **given}
     embedding = stored_embedding(collection)
-    return IngestOptions(name, calibration=collection.calibration, model=embedding, settings=settings, **options)
+    return LoadOptions(name, calibration=collection.calibration, model=embedding, settings=settings, **options)
 
 
 def check_target(source: Database, target: Database, collection: str, name: str) -> None:

@@ -20,7 +20,7 @@ from qvec.evaluation.dataset import Queries, rows_of_source
 from qvec.evaluation.drift_report import collection_statistics
 from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.report import write_report
-from qvec.ingest import IngestOptions, Reporter, ingest
+from qvec.ingest import LoadOptions, Reporter, ingest
 from qvec.passages import QUESTIONS, Passage, stdlib_passages
 from qvec.precisions import PREFILTER_BITS, RESCORE_BITS
 from qvec.results import Hit
@@ -59,11 +59,11 @@ def run(database: Database, directory: Path, reporter: Reporter) -> Demonstratio
     embedder = load_embedder(MODEL)
     passages, held_out = _embedded_passages(directory, embedder, reporter)
     queries = _vectors(held_out)
-    quantized = _load(database, directory, IngestOptions(COLLECTION, model=MODEL), reporter)
+    quantized = _load(database, directory, LoadOptions(COLLECTION, model=MODEL), reporter)
     floats = _load(
         database,
         directory,
-        IngestOptions(f"{COLLECTION}_float32", model=MODEL, rescore="float32", prefilter="binary"),
+        LoadOptions(f"{COLLECTION}_float32", model=MODEL, rescore="float32", prefilter="binary"),
         reporter,
     )
     questions = QUESTIONS[:5]
@@ -120,7 +120,7 @@ def _vectors(table: pa.Table) -> NDArray[np.float32]:
     return vectors
 
 
-def _load(database: Database, directory: Path, options: IngestOptions, reporter: Reporter) -> Collection:
+def _load(database: Database, directory: Path, options: LoadOptions, reporter: Reporter) -> Collection:
     with open_source(directory / "passages.parquet") as source:
         ingest(database, source, options, reporter)
     return database.collection(options.collection)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.client import Collection, Database
-from qvec.ingest import IngestOptions, Reporter, Stop, Summary, ingest
+from qvec.ingest import LoadOptions, Reporter, Stop, Summary, ingest
 from qvec.postgres.rows import stored_codes
 from qvec.sources import open_source
 
@@ -55,7 +55,7 @@ def load_source(
     """Load a source in this process; by default do not build an index."""
     options = {"collection": "docs", "index": False} | options
     with open_source(path) as source:
-        return ingest(database, source, IngestOptions(**options), reporter, stop)
+        return ingest(database, source, LoadOptions(**options), reporter, stop)
 
 
 def codes_by_id(database: Database, name: str = "docs") -> dict[int | str, bytes]:

@@ -17,7 +17,7 @@ import qvec
 from qvec import Calibration
 from qvec.codecs import PRESETS, preset
 from qvec.errors import CalibrationError, InputError
-from qvec.ingest import FitOptions, IngestOptions, Summary, ingest
+from qvec.ingest import FitOptions, LoadOptions, Summary, ingest
 from qvec.ingest.fit import fit_for, settings_for
 from qvec.ranges import RangeMethod
 from qvec.sources import Columns, open_source
@@ -50,7 +50,7 @@ def load(database: Any, folder: Path, name: str, stored: NDArray[Any] | None = N
     """Load an array in an encoding, by default into a collection named like the encoding."""
     np.save(folder / f"{name}.npy", STORED[name] if stored is None else stored)
     with open_source(folder / f"{name}.npy", columns=Columns(codec=preset(name))) as source:
-        return ingest(database, source, IngestOptions(**({"collection": name} | options)))
+        return ingest(database, source, LoadOptions(**({"collection": name} | options)))
 
 
 def search_ids_and_scores(

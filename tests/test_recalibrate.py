@@ -20,7 +20,7 @@ import qvec
 from qvec import Calibration, CollectionError, InputError, RangeMethod
 from qvec.client import Collection, Database
 from qvec.client.bulk import open_version_sync
-from qvec.ingest import IngestOptions, ingest
+from qvec.ingest import LoadOptions, ingest
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres._sync import schema
 from qvec.postgres.rows import stored_codes
@@ -217,7 +217,7 @@ def test_source_rows_missing_in_the_collection_are_counted(database: Database, s
 def test_source_without_ids_uses_the_ids_of_its_load(database: Database, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", VECTORS)
     with open_source(tmp_path / "rows.npy") as opened:
-        ingest(database, opened, IngestOptions("docs", calibration=POOR, id_start=1000, index=False))
+        ingest(database, opened, LoadOptions("docs", calibration=POOR, id_start=1000, index=False))
     recalibrate_docs(database, tmp_path / "rows.npy")
     assert_codes_of(database, dict(zip(range(1000, 1000 + ROWS), VECTORS, strict=True)))
 
@@ -306,8 +306,8 @@ def test_concurrent_load_fails_and_can_be_continued(database: Database, source: 
         with pytest.raises(
             CollectionError, match="was recalibrated, or dropped and created again, while it was loaded; run the same"
         ):
-            ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50), reporter)
-        ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50))
+            ingest(database, opened, LoadOptions("docs", index=False, batch_rows=50), reporter)
+        ingest(database, opened, LoadOptions("docs", index=False, batch_rows=50))
     assert_codes_of(database, dict(enumerate(VECTORS)))
 
 

@@ -25,7 +25,7 @@ import qvec
 from qvec import Calibration, CollectionError, DatabaseError, InputError, RangeMethod
 from qvec.client import Collection, Database
 from qvec.client.bulk import open_version_sync
-from qvec.ingest import IngestOptions, ingest
+from qvec.ingest import LoadOptions, ingest
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant.version_record import VersionRecord
 from qvec.qdrant.version_sync import QdrantVersionSync
@@ -228,8 +228,8 @@ def test_concurrent_load_fails_and_can_be_continued(database: Database, source: 
     reporter = AtStage("loading", lambda: recalibrate_docs(database))
     with open_source(source) as opened:
         with pytest.raises(CollectionError, match="was recalibrated while it was loaded; run the same load again"):
-            ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50), reporter)
-        ingest(database, opened, IngestOptions("docs", index=False, batch_rows=50))
+            ingest(database, opened, LoadOptions("docs", index=False, batch_rows=50), reporter)
+        ingest(database, opened, LoadOptions("docs", index=False, batch_rows=50))
     assert_holds(database, VECTORS)
 
 

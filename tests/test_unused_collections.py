@@ -14,7 +14,7 @@ import qvec
 from qvec import Calibration
 from qvec.codecs import preset
 from qvec.errors import InputError
-from qvec.ingest import IngestOptions, Summary, ingest
+from qvec.ingest import LoadOptions, Summary, ingest
 from qvec.sources import Columns, open_source
 
 ROWS, DIMENSIONS = 300, 8
@@ -37,7 +37,7 @@ def source(tmp_path: Path) -> Path:
 
 def load(database: Any, path: Path, encoding: str, **options: Any) -> Summary:
     with open_source(path, columns=Columns(codec=preset(encoding))) as opened:
-        return ingest(database, opened, IngestOptions("docs", **options))
+        return ingest(database, opened, LoadOptions("docs", **options))
 
 
 def test_load_with_the_right_encoding_succeeds_after_a_wrong_one(database: Any, source: Path) -> None:
@@ -80,5 +80,5 @@ def test_collection_of_another_load_is_kept(database: Any, source: Path, tmp_pat
 
     first.batches = load_other_first  # type: ignore[method-assign]
     with first, pytest.raises(InputError, match="line 1"):
-        ingest(database, first, IngestOptions("docs"))
+        ingest(database, first, LoadOptions("docs"))
     assert database.collection("docs").count() == 3

@@ -29,7 +29,7 @@ from qvec.cli.shared_options import (
 )
 from qvec.errors import InputError
 from qvec.full_text import Language
-from qvec.ingest import IngestOptions
+from qvec.ingest import LoadOptions
 from qvec.metadata_index import MetadataIndex
 from qvec.sources import open_source
 
@@ -125,7 +125,7 @@ def ingest(
     reading = reading_of(others)
     embedding = embedding_of(others)
     settings = settings_of(others)
-    options = IngestOptions(
+    options = LoadOptions(
         collection=collection,
         calibration=Calibration.load(calibration) if calibration else None,
         settings=settings,

@@ -12,12 +12,12 @@ import click
 
 from qvec.cli.console import ConsoleReporter
 from qvec.client import Database
-from qvec.ingest import IngestOptions, LoadStoppedError, Stop, Summary, ingest
+from qvec.ingest import LoadOptions, LoadStoppedError, Stop, Summary, ingest
 from qvec.sources import Source
 
 
 def load(
-    database: Database, source: Source, options: IngestOptions, reporter: ConsoleReporter, *, as_json: bool, quiet: bool
+    database: Database, source: Source, options: LoadOptions, reporter: ConsoleReporter, *, as_json: bool, quiet: bool
 ) -> None:
     """Load a source and print the summary."""
     warning = database.install()

@@ -10,7 +10,7 @@ from qvec.client import Collection, Database
 from qvec.client.bulk import open_loader, read_checkpoints
 from qvec.errors import QvecError
 from qvec.ingest.encoder import Encoder, batch_rows
-from qvec.ingest.load_options import IngestOptions, Reporter, Stop, Summary
+from qvec.ingest.load_options import LoadOptions, Reporter, Stop, Summary
 from qvec.ingest.pipeline import Pipeline
 from qvec.ingest.plan import LoadPlan, make_plan
 from qvec.ingest.rejects import RejectsFile
@@ -21,7 +21,7 @@ from qvec.store.loads import Loader
 def ingest(
     database: Database,
     source: Source,
-    options: IngestOptions,
+    options: LoadOptions,
     reporter: Reporter | None = None,
     stop: Stop | None = None,
 ) -> Summary:
@@ -48,7 +48,7 @@ def ingest(
 
 
 def _load(
-    loader: Loader, source: Source, plan: LoadPlan, options: IngestOptions, reporter: Reporter, stop: Stop
+    loader: Loader, source: Source, plan: LoadPlan, options: LoadOptions, reporter: Reporter, stop: Stop
 ) -> Pipeline:
     checkpoint = plan.checkpoint
     if checkpoint.finished:
@@ -71,7 +71,7 @@ def _load(
     return pipeline
 
 
-def _run(pipeline: Pipeline, encoder: Encoder, source: Source, options: IngestOptions, reporter: Reporter) -> None:
+def _run(pipeline: Pipeline, encoder: Encoder, source: Source, options: LoadOptions, reporter: Reporter) -> None:
     stages = ("embedding", "loading") if encoder.embedder else ("loading",)
     for stage in stages:
         reporter.stage(stage, source.rows)

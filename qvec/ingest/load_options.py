@@ -42,7 +42,7 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
-class IngestOptions:
+class LoadOptions:
     """One load. None leaves a choice to an existing collection, otherwise to the default."""
 
     collection: str

@@ -13,7 +13,7 @@ from qvec.embedding import Embedder, EmbeddingOptions
 from qvec.embedding.embedding_options import check_embedding, choose_embedding, embedding_to_store
 from qvec.errors import CollectionError, InputError
 from qvec.ingest.fit import check_fit_options, check_threshold, fit_source, load_embedder_for, settings_for
-from qvec.ingest.load_options import IngestOptions, Reporter
+from qvec.ingest.load_options import LoadOptions, Reporter
 from qvec.model_folder import find_calibration
 from qvec.sources import Source
 from qvec.store.loads import Checkpoint, Loader, LoadRegistry
@@ -31,9 +31,7 @@ class LoadPlan:
     embedded: dict[int, NDArray[np.float32]]
 
 
-def make_plan(
-    database: Database, loader: Loader, source: Source, options: IngestOptions, reporter: Reporter
-) -> LoadPlan:
+def make_plan(database: Database, loader: Loader, source: Source, options: LoadOptions, reporter: Reporter) -> LoadPlan:
     """Find or create the collection, and decide where to start.
 
     Raise CollectionError or CalibrationError where the options do not fit the collection, InputError where the source
@@ -76,7 +74,7 @@ def make_plan(
     return LoadPlan(collection, _checkpoint(loader, collection, source, options, reporter), embedder, embedded)
 
 
-def _given_calibration(options: IngestOptions, reporter: Reporter) -> Calibration | None:
+def _given_calibration(options: LoadOptions, reporter: Reporter) -> Calibration | None:
     """Return the calibration in the options or else the one in the model's folder, with which the model was trained."""
     if options.calibration is not None:
         return options.calibration
@@ -86,7 +84,7 @@ def _given_calibration(options: IngestOptions, reporter: Reporter) -> Calibratio
     return found
 
 
-def _check_settings(database: Database, options: IngestOptions) -> None:
+def _check_settings(database: Database, options: LoadOptions) -> None:
     """Raise InputError for settings that only another kind of database has."""
     for name in options.given_settings():
         if name not in {"oversampling", *database.store.settings}:
@@ -100,7 +98,7 @@ def _check_id_start(source: Source, id_start: int | str | None) -> None:
         raise InputError(f"--id-start is {id_start}, expected 0 to {last} for {source.name}")
 
 
-def _check_fits(collection: Collection, source: Source, options: IngestOptions) -> None:
+def _check_fits(collection: Collection, source: Source, options: LoadOptions) -> None:
     """Raise CollectionError for settings other than the collection's."""
     given = options.calibration
     if given is not None and given != collection.calibration:
@@ -128,7 +126,7 @@ def _check_dimensions(calibration: Calibration, collection: str, source: Source,
 
 
 def _checkpoint(
-    loader: Loader, collection: Collection, source: Source, options: IngestOptions, reporter: Reporter
+    loader: Loader, collection: Collection, source: Source, options: LoadOptions, reporter: Reporter
 ) -> Checkpoint:
     """Return where to start: at the source's checkpoint, or at its beginning when it is new, has changed, or restarts.
 
@@ -156,7 +154,7 @@ def _checkpoint(
 
 
 def _first_id(
-    registry: LoadRegistry, collection: Collection, source: Source, options: IngestOptions, kept: Checkpoint | None
+    registry: LoadRegistry, collection: Collection, source: Source, options: LoadOptions, kept: Checkpoint | None
 ) -> int | None:
     """Return the id of row 0 of a source without ids: the one asked for, the `kept` one, or the next free one."""
     if source.id_type is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from qvec.client import Collection, Database
 from qvec.client.bulk import open_version_sync
 from qvec.errors import CollectionError
-from qvec.ingest import IngestOptions, Reporter, Stop, build_index, ingest
+from qvec.ingest import LoadOptions, Reporter, Stop, build_index, ingest
 from qvec.recalibration.float_sources import KeptFloats, MatchedSource, check_same
 from qvec.recalibration.recall import Recalls, check_gain, compared
 from qvec.recalibration.refit import Refit, fit_again
@@ -77,7 +77,7 @@ def recalibrate(
         if not trial:
             if not allow_worse:
                 check_gain(recalls, name)
-            load = IngestOptions(name, calibration=new, index=False, workers=workers, on_error="skip")
+            load = LoadOptions(name, calibration=new, index=False, workers=workers, on_error="skip")
             done = _replace_version(database, versions, begun, originals, load, done, allow_missing, reporter, stop)
     return replace(done, seconds=time.perf_counter() - started)
 
@@ -122,7 +122,7 @@ def _replace_version(
     versions: VersionSync,
     begun: Version | None,
     originals: Source,
-    load: IngestOptions,
+    load: LoadOptions,
     done: Recalibrated,
     allow_missing: bool,
     reporter: Reporter,
