@@ -71,7 +71,9 @@ def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     help="What to do where the id exists.",
 )
 @on_error_option
-@click.option("--rejects", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="File for bad rows.")
+@click.option(
+    "--rejects", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="File for rejected rows."
+)
 @click.option(
     "--id-start",
     callback=_id_start,

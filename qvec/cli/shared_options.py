@@ -46,7 +46,7 @@ on_error_option = click.option(
     type=click.Choice(get_args(OnError)),
     default="stop",
     show_default=True,
-    help="What to do at a bad row.",
+    help="What to do at a rejected row.",
 )
 workers_option = click.option(
     "--workers", type=click.IntRange(1, 32), default=2, show_default=True, help="Number of connections that load."

@@ -43,15 +43,15 @@ class Encoder:
     embedder: Embedder | None
     embedded: dict[int, NDArray[np.float32]]
     """Vectors of source rows that were embedded for the sample."""
-    skip_bad_rows: bool
+    skip_rejected: bool
     progress: Callable[[int], None]
     """Called with the number of rows embedded so far."""
 
     def batches(self, start: int, rows: int) -> Iterator[EncodedBatch]:
-        """Yield encoded batches from a source row on. Raise InputError at the first bad row unless they are skipped."""
+        """Yield encoded batches from a source row on. Raise InputError at the first rejected row unless skipped."""
         for batch in self.source.batches(start, rows):
             encoded = self._encode(_with_vectors(batch, self) if batch.vectors is None else batch)
-            if encoded.rejected and not self.skip_bad_rows:
+            if encoded.rejected and not self.skip_rejected:
                 first = min(encoded.rejected, key=lambda rejected: rejected.row)
                 raise InputError(f"{first.where}: {first.reason}")
             yield encoded
@@ -64,7 +64,7 @@ class Encoder:
                     RowColumns(self._ids(batch), batch.vectors, batch.documents, batch.metadata, self.source.form)
                 )
             except RowError as error:
-                batch = self._without_bad_rows(batch, error)
+                batch = self._without_rejected(batch, error)
             else:
                 return EncodedBatch(batch.start, batch.stop, rows, len(batch.rows), batch.rejected)
 
@@ -74,7 +74,7 @@ class Encoder:
         assert self.first_id is not None
         return batch.rows + self.first_id
 
-    def _without_bad_rows(self, batch: Batch, error: RowError) -> Batch:
+    def _without_rejected(self, batch: Batch, error: RowError) -> Batch:
         """Return the batch without the row that could not be encoded, and without all others whose vectors are bad."""
         assert batch.vectors is not None
         calibration = self.collection.calibration.for_form(self.source.form)

@@ -61,7 +61,7 @@ def _load(
         first_id=checkpoint.first_id,
         embedder=plan.embedder,
         embedded=plan.embedded,
-        skip_bad_rows=options.on_error == "skip",
+        skip_rejected=options.on_error == "skip",
         progress=lambda done: reporter.advance("embedding", done),
     )
     with RejectsFile(options.rejects, checkpoint.rejects_size) as rejects:
