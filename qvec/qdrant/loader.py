@@ -1,7 +1,8 @@
-"""Bulk loads into Qdrant: batches are upserted, several at a time on a server, and a checkpoint follows behind them.
+"""Bulk loads into Qdrant: batches are upserted, several at a time on a server, and a checkpoint follows them.
 
-Qdrant has no transactions: a load that was interrupted finds some rows behind its checkpoint already written, and
-writes them again. Their ids are the same each time, so no row is doubled; a refused row is never behind the checkpoint.
+Qdrant has no transactions: a load that was interrupted finds some rows after its checkpoint already written, and writes
+them again. Their ids are the same each time, so no row is doubled. A row that stops the load is never before the
+checkpoint, so the next run meets it again.
 """
 
 from __future__ import annotations
