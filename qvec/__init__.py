@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qvec.calibration import Calibration
     from qvec.client import AsyncCollection, AsyncDatabase, Collection, Database, connect, connect_async
-    from qvec.codes import dequantize, hamming, hamming_top_k, learned, quantize, score, ternary
+    from qvec.codes import dequantize, hamming, hamming_top_k, learned, levels, quantize, score, ternary
     from qvec.drift import Drift
     from qvec.errors import (
         CalibrationError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "qvec.calibration": ("Calibration",),
-    "qvec.codes": ("dequantize", "hamming", "hamming_top_k", "learned", "quantize", "score", "ternary"),
+    "qvec.codes": ("dequantize", "hamming", "hamming_top_k", "learned", "levels", "quantize", "score", "ternary"),
     "qvec.client": ("AsyncCollection", "AsyncDatabase", "Collection", "Database", "connect", "connect_async"),
     "qvec.drift": ("Drift",),
     "qvec.errors": (
@@ -74,6 +74,7 @@ __all__ = [
     "hamming",
     "hamming_top_k",
     "learned",
+    "levels",
     "quantize",
     "score",
     "ternary",

@@ -4,6 +4,7 @@ Callers have validated shapes and dtypes, and arrays are C-contiguous; what is l
 n rows, m queries, d dimensions, w = ceil(d / 8) bytes of one plane. The GIL is released while a function computes.
 """
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -36,8 +37,9 @@ def quantize(
 def centre(vectors: Vectors, threshold: NDArray[np.float32], cosine: bool, half: bool) -> NDArray[np.float32]:
     """Return x - threshold, shape (n, d); with `half` rounded to float16, but never from above zero to zero."""
 
-def ternary(codes: Codes, dimensions: int) -> Codes:
-    """Return the planes [code >= 144] and [code >= 112] of codes of at least 4 planes, shape (n, 2 * w)."""
+def compare(codes: Codes, dimensions: int, thresholds: Sequence[int]) -> Codes:
+    """Return the plane [code >= t] for each of b thresholds t in 1 to 255, shape (n, b * w). Codes have all planes down
+    to the last set bit of every threshold."""
 
 def project(codes: Codes, weights: NDArray[np.int8], bias: NDArray[np.int32]) -> Codes:
     """Return the learned bits of codes of 8 planes, shape (n, b / 8), by weights of shape (b, d)."""

@@ -28,8 +28,18 @@ Codes = NDArray[np.uint8]
 
 PLANES = {"int8": 8, "int4": 4, "binary": 1}
 """Number of planes of each precision."""
-TERNARY_PLANES = 4
-"""Planes that ternary codes are read from: codes with fewer have none."""
+LEVELS = {"binary": 2, "ternary": 3, "levels4": 4, "levels5": 5, "levels6": 6, "levels8": 8}
+"""Number of levels of each prefilter that reads them from codes."""
+LEVEL_THRESHOLDS = {
+    2: (128,),
+    3: (144, 112),
+    4: (152, 128, 104),
+    5: (160, 140, 116, 96),
+    6: (168, 144, 128, 112, 88),
+    8: (176, 160, 144, 128, 112, 96, 80),
+}
+"""The codes that part each number of levels. Ranges of the 0.9999 quantile are about 3.9 standard deviations, so that a
+deviation is about 33 codes."""
 
 
 def quantize(vectors: ArrayLike, calibration: Calibration, planes: int = 8) -> Codes:
@@ -47,18 +57,33 @@ def quantize(vectors: ArrayLike, calibration: Calibration, planes: int = 8) -> C
         return _native.quantize(rows, calibration.threshold, calibration.radius, planes, calibration.metric == "cosine")
 
 
-def ternary(codes: ArrayLike, calibration: Calibration) -> Codes:
-    """Return the ternary code of each row, shape (n, 2 * w): the planes [code >= 144] and [code >= 112].
+def levels(codes: ArrayLike, calibration: Calibration, count: int) -> Codes:
+    """Return the level of every dimension, one of `count`, in unary (a thermometer code): shape (n, (count - 1) * w).
 
-    They say whether x > threshold + radius / 8 and x > threshold - radius / 8. The Hamming distance between two
-    ternary codes is the distance between their levels -1, 0 and 1. Raise InputError for codes of fewer than
-    TERNARY_PLANES planes.
+    Plane j is [code >= LEVEL_THRESHOLDS[count][j]], so that the Hamming distance of two rows is the sum of the
+    differences of their levels. Two levels are the sign bits, three the ternary code.
+
+    Raise InputError for another `count` than 2, 3, 4, 5, 6 or 8, or codes of fewer planes than the thresholds need.
     """
+    if count not in LEVEL_THRESHOLDS:
+        raise InputError(f"count: {count} levels found, one of {', '.join(map(str, LEVEL_THRESHOLDS))} wanted")
     rows = as_codes(codes, "codes")
-    held = _planes_held(rows, calibration.dimensions)
-    if held < TERNARY_PLANES:
-        raise InputError(f"codes: {held} planes found, at least {TERNARY_PLANES} wanted for ternary")
-    return _native.ternary(rows, calibration.dimensions)
+    held, needed = _planes_held(rows, calibration.dimensions), level_planes(count)
+    if held < needed:
+        raise InputError(f"codes: {held} planes found, at least {needed} wanted for {count} levels")
+    return _native.compare(rows, calibration.dimensions, LEVEL_THRESHOLDS[count])
+
+
+def level_planes(count: int) -> int:
+    """Return the number of planes that `levels` reads: those down to the last set bit of a threshold."""
+    return max(9 - (threshold & -threshold).bit_length() for threshold in LEVEL_THRESHOLDS[count])
+
+
+def ternary(codes: ArrayLike, calibration: Calibration) -> Codes:
+    """Return the ternary code of each row, shape (n, 2 * w): three `levels`, parted by x > threshold + radius / 8 and
+    x > threshold - radius / 8. Raise InputError for codes of fewer than 4 planes.
+    """
+    return levels(codes, calibration, 3)
 
 
 def learned(codes: ArrayLike, calibration: Calibration) -> Codes:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from qvec.codes import PLANES
+from qvec.codes import LEVELS, PLANES
 
 PREFILTER_BITS: dict[str, float] = {
-    "binary": 1,
-    "ternary": 2,
+    **{name: levels - 1 for name, levels in LEVELS.items()},
     "binary1.5": 1.5,
     "binary2": 2,
     "turbo1": 1,

@@ -71,9 +71,19 @@ def from_planes(rows: Codes, dimensions: int, planes: int) -> Codes:
     return codes
 
 
-def ternary(codes: Codes) -> Codes:
-    """Return two planes: codes of at least 144, and codes of at least 112."""
-    return np.concatenate([np.packbits(codes >= 144, axis=1), np.packbits(codes >= 112, axis=1)], axis=1)
+THRESHOLDS = {
+    2: (128,),
+    3: (144, 112),
+    4: (152, 128, 104),
+    5: (160, 140, 116, 96),
+    6: (168, 144, 128, 112, 88),
+    8: (176, 160, 144, 128, 112, 96, 80),
+}
+
+
+def levels(codes: Codes, count: int) -> Codes:
+    """Return a plane for each threshold between levels: codes of at least the threshold."""
+    return np.concatenate([np.packbits(codes >= threshold, axis=1) for threshold in THRESHOLDS[count]], axis=1)
 
 
 def learned(codes: Codes, projection: NDArray[np.int8], bias: NDArray[np.int32]) -> Codes:

@@ -12,6 +12,7 @@ import click
 from qvec.client import connect
 from qvec.client.urls import DEFAULT_URL
 from qvec.codecs import FLOAT, PRESETS, preset
+from qvec.codes import LEVELS
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.embedding import TASKS, EmbeddingOptions, lasting_name
 from qvec.errors import InputError
@@ -134,10 +135,10 @@ def settings_options(command: F) -> F:
             _option(
                 "--prefilter",
                 type=click.Choice(
-                    ["ternary", "binary", "learned", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]
+                    [*LEVELS, "learned", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]
                 ),
                 help="Bits that find candidates (default: ternary on Postgres, or learned where the calibration has "
-                "learned bits; turbo1 on Qdrant).",
+                "learned bits; turbo1 on Qdrant). More levels need fewer candidates and more memory.",
             ),
             _option(
                 "--query-encoding",

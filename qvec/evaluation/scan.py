@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
-from qvec.codes import PLANES, Codes, code_bytes, hamming_top_k, learned, quantize, score, ternary
+from qvec.codes import LEVELS, PLANES, Codes, code_bytes, hamming_top_k, learned, levels, quantize, score
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.evaluation_results import NONE
 from qvec.evaluation.ground_truth import RecallTable
@@ -25,7 +25,14 @@ from qvec.evaluation.search_config import CodeBlock, HitIds
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
-RESCORES = {"ternary": ("int8", "int4", "float16"), "binary": ("int8", "int4", "binary", "float16")}
+RESCORES = {
+    "levels8": ("int8", "float16"),
+    "levels6": ("int8", "float16"),
+    "levels5": ("int8", "float16"),
+    "levels4": ("int8", "float16"),
+    "ternary": ("int8", "int4", "float16"),
+    "binary": ("int8", "int4", "binary", "float16"),
+}
 """The rescoring precisions of a collection of codes, for each prefilter."""
 SAMPLE_PRECISIONS = ("float32", "int8", "int4", "binary")
 """The precisions by which every row of a sample can be ranked."""
@@ -36,9 +43,7 @@ _BLOCK_SCORES = 4 << 20
 def _prefilter_bits(codes: Codes, prefilter: str, calibration: Calibration) -> Codes:
     if prefilter == "learned":
         return learned(codes, calibration)
-    if prefilter == "ternary":
-        return ternary(codes, calibration)
-    return np.ascontiguousarray(codes[:, : code_bytes(calibration.dimensions, 1)])
+    return levels(codes, calibration, LEVELS[prefilter])
 
 
 @dataclass(frozen=True)

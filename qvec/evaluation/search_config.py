@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.client import Collection
-from qvec.codes import PLANES, TERNARY_PLANES
+from qvec.codes import LEVELS, PLANES, level_planes
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.dataset import Queries
 from qvec.evaluation.evaluation_results import NONE
@@ -75,7 +75,7 @@ def rescore_precisions(collection: Collection) -> list[str]:
 def scan_prefilters(collection: Collection) -> list[str]:
     """Return the prefilters that a scan of a collection's codes can use, that of its index first."""
     own, planes = collection.settings["prefilter"], PLANES.get(collection.settings["rescore"], 0)
-    if not collection.exposes_codes or planes < TERNARY_PLANES:
+    if not collection.exposes_codes or planes < level_planes(LEVELS["ternary"]):
         return [own]
     scannable = own != "learned" or planes == 8
     return [*([own] if scannable else []), *({"ternary", "binary"} - {own})]

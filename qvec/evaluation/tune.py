@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qvec.client import Collection
-from qvec.codes import PLANES, TERNARY_PLANES, quantize
+from qvec.codes import LEVELS, PLANES, level_planes, quantize
 from qvec.defaults import ef_search
 from qvec.errors import InputError
 from qvec.evaluation.dataset import Queries, Rows, rows_of_collection
@@ -207,7 +207,7 @@ def find_alternatives(
     calibration, settings = collection.calibration, collection.settings
     from_floats = rows is not None or collection.keeps_floats
     planes = 8 if from_floats else PLANES[settings["rescore"]]
-    prefilters = [name for name in RESCORES if name == "binary" or planes >= TERNARY_PLANES]
+    prefilters = [name for name in RESCORES if planes >= level_planes(LEVELS[name])]
     rescores = [name for name, needed in PLANES.items() if needed <= planes] + ["float16"] * from_floats
     blocks = _quantized(collection, rows) if from_floats else collection.iter_codes(_BLOCK_ROWS)
     reporter.stage("alternatives", truth.rows)

@@ -9,7 +9,7 @@ from typing import Literal as OneOf
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from qvec.codes import PLANES, TERNARY_PLANES
+from qvec.codes import LEVELS, PLANES, level_planes
 from qvec.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 IdType = OneOf["bigint", "text"]
 Rescore = OneOf["int8", "int4", "binary", "float16", "float32"]
-Prefilter = OneOf["ternary", "binary", "learned"]
+Prefilter = OneOf["ternary", "binary", "levels4", "levels5", "levels6", "levels8", "learned"]
 
 _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
 
@@ -25,9 +25,9 @@ _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
 def default_prefilter(rescore: Rescore, learned_bits: int | None) -> Prefilter:
     """Return the best prefilter for a precision and a calibration: "binary" where no other is possible.
 
-    Ternary bits are read from TERNARY_PLANES planes. A collection that keeps fewer has the binary prefilter only.
+    A collection that keeps fewer planes than ternary bits are read from has the binary prefilter only.
     """
-    if PLANES.get(rescore, TERNARY_PLANES) < TERNARY_PLANES:
+    if PLANES.get(rescore, 8) < level_planes(LEVELS["ternary"]):
         return "binary"
     return "learned" if learned_bits else "ternary"
 
@@ -72,10 +72,15 @@ class TableLayout:
             raise InputError(
                 f"prefilter is {self.prefilter!r}, but rescore {self.rescore!r} keeps {kept}: expected 'binary'"
             )
+        if self.levels and self.planes and self.planes < level_planes(self.levels):
+            raise InputError(
+                f"prefilter is {self.prefilter!r}, which reads {level_planes(self.levels)} planes, but rescore "
+                f"{self.rescore!r} keeps {self.planes}: expected 'ternary' or 'binary'"
+            )
         if self.prefilter == "learned" and not self.learned_bits:
             raise InputError(
-                "prefilter is 'learned', but the calibration has no learned bits: expected 'ternary' or 'binary', or a "
-                "calibration that qvec adapt made"
+                "prefilter is 'learned', but the calibration has no learned bits: expected another, such as 'ternary', "
+                "or a calibration that qvec adapt made"
             )
 
     @property
@@ -88,7 +93,13 @@ class TableLayout:
         """Bits of a row that the prefilter compares."""
         if self.prefilter == "learned":
             return self.learned_bits or 0
-        return (2 if self.prefilter == "ternary" else 1) * self.plane_bits
+        assert self.levels
+        return (self.levels - 1) * self.plane_bits
+
+    @property
+    def levels(self) -> int | None:
+        """Levels of a dimension that the prefilter tells apart; None for learned bits."""
+        return LEVELS.get(self.prefilter)
 
     @property
     def has_learned_column(self) -> bool:

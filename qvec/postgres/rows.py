@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvec import _native
 from qvec.calibration import Calibration
-from qvec.codes import TERNARY_PLANES, code_bytes, dequantize, learned, quantize, ternary
+from qvec.codes import code_bytes, dequantize, learned, level_planes, levels, quantize
 from qvec.errors import RowError
 from qvec.postgres.layout import TableLayout
 from qvec.store.requests import RowColumns
@@ -30,11 +30,9 @@ def stored_codes(vectors: NDArray[Any], calibration: Calibration, layout: TableL
 
 def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:
     """Return the bits that the prefilter compares, shape (n, prefilter_bits / 8)."""
-    if layout.prefilter == "binary":
-        return quantize(vectors, calibration, 1)
-    if layout.prefilter == "learned":
+    if not layout.levels:
         return learned(quantize(vectors, calibration), calibration)
-    return ternary(quantize(vectors, calibration, TERNARY_PLANES), calibration)
+    return levels(quantize(vectors, calibration, level_planes(layout.levels)), calibration, layout.levels)
 
 
 def query_bits(queries: NDArray[np.float32], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from pgvector import Bit, Vector
 from psycopg.sql import SQL, Composable, Composed
 
 from qvec.calibration import Calibration
-from qvec.codes import divides_by_length, hamming, score, ternary
+from qvec.codes import divides_by_length, hamming, levels, score
 from qvec.postgres import filters, rescoring, statements
 from qvec.postgres.layout import Table
 from qvec.postgres.rows import query_bits
@@ -180,7 +180,7 @@ class SearchPlan:
         layout = self.table.layout
         if self.rescore:
             return score(codes, queries, self.calibration, self.planes or layout.planes)
-        bits = ternary(codes, self.calibration) if layout.planes and layout.prefilter == "ternary" else codes
+        bits = levels(codes, self.calibration, layout.levels) if layout.planes and layout.levels else codes
         distances = hamming(bits, query_bits(queries, self.calibration, layout))
         return (1 - distances * (2 / layout.prefilter_bits)).astype(np.float32)
 

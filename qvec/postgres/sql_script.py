@@ -1,7 +1,7 @@
 """Assemble the SQL scripts that install and upgrade the schema qvec.
 
 `qvec/sql/schema/` has one file for each subject. In these files `@VERSION@` stands for the version of the schema, which
-qvec.control holds, and `@DEFAULT_OVERSAMPLING@`, `@HNSW_M@` and so on for the constants of qvec.defaults.
+qvec.control holds, and `@DEFAULT_OVERSAMPLING@`, `@LEVELS@` and so on for what `_constants` takes from Python.
 
 To change the schema, edit these files, raise the version in qvec.control, and write `qvec/sql/upgrades/OLD--NEW.sql`.
 An upgrade holds what CREATE OR REPLACE cannot change, such as new columns of a table; it may be a comment only.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvec import defaults
+from qvec.codes import LEVEL_THRESHOLDS, LEVELS, level_planes
 from qvec.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ def version() -> str:
 def full() -> str:
     """Return the script for a new database, or for one that has this version already."""
     script = "\n".join(_read("schema", f"{subject}.sql") for subject in SUBJECTS)
-    values = {name: str(getattr(defaults, name)) for name in _DEFAULTS}
-    return _fill(script, {"VERSION": version(), **values})
+    return _fill(script, {"VERSION": version(), **_constants()})
 
 
 def roles() -> str:
@@ -104,7 +104,36 @@ def _steps() -> dict[str, str]:
 
 def _step(old: str, new: str) -> str:
     changes = _read("upgrades", f"{old}--{new}.sql")
-    return _fill(_read("upgrades", "step.sql"), {"FROM": old, "TO": new, "CHANGES": changes})
+    return _fill(_read("upgrades", "step.sql"), {"FROM": old, "TO": new, "CHANGES": changes} | _constants())
+
+
+def _constants() -> dict[str, str]:
+    """What the SQL shares with Python, by placeholder."""
+    return {
+        **{name: str(getattr(defaults, name)) for name in _DEFAULTS},
+        "LEVELS": "\n".join(f"        WHEN {count} THEN {_planes(count)}" for count in LEVEL_THRESHOLDS),
+        "LEVEL_PLANES": " ".join(f"WHEN {count} THEN {level_planes(count)}" for count in LEVEL_THRESHOLDS),
+        "PREFILTER_LEVELS": " ".join(f"WHEN '{name}' THEN {count}" for name, count in LEVELS.items()),
+        "PREFILTERS": ", ".join(f"'{name}'" for name in (*LEVELS, "learned")),
+    }
+
+
+def _planes(count: int) -> str:
+    """The expression of the planes of `count` levels."""
+    return " || ".join(f"({_compared(threshold)})" for threshold in LEVEL_THRESHOLDS[count])
+
+
+def _compared(threshold: int) -> str:
+    """The expression of the plane [code >= threshold], from the planes down to the threshold's last set bit."""
+    last = (threshold & -threshold).bit_length() - 1
+    expression = _plane(last)
+    for bit in range(last + 1, 8):
+        expression = f"({_plane(bit)} {'&' if threshold >> bit & 1 else '|'} {expression})"
+    return expression
+
+
+def _plane(bit: int) -> str:
+    return f"substring(codes from {7 - bit} * width + 1 for width)"
 
 
 def _fill(script: str, values: dict[str, str]) -> str:

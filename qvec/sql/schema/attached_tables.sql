@@ -93,7 +93,7 @@ BEGIN
         name, calibration, rescore, coalesce(prefilter, qvec._default_prefilter(rescore, learned_bits => 0)),
         oversampling);
     IF chosen = 'learned' THEN
-        RAISE EXCEPTION 'prefilter is ''learned'', which attached tables do not have: expected ternary or binary'
+        RAISE EXCEPTION 'prefilter is ''learned'', which attached tables do not have: expected another, such as ternary'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     key := coalesce(id_column, qvec._primary_key(relation));
@@ -117,8 +117,7 @@ BEGIN
         VALUES (name, key, vector_column, codes_column, document_column, metadata_column);
     layout := qvec._layout(name);
     EXECUTE format('ALTER TABLE %s ADD COLUMN %I bit(%s)', layout.source, codes_column,
-                   CASE WHEN layout.planes IS NOT NULL THEN layout.width * layout.planes
-                        WHEN chosen = 'ternary' THEN 2 * layout.width ELSE layout.width END);
+                   layout.width * coalesce(layout.planes, qvec._levels(chosen) - 1));
     trigger_function := (
         SELECT format('%I.%I', nspname, qvec._trigger_name(relation))
         FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = relation);

@@ -156,6 +156,49 @@ COMMENT ON FUNCTION qvec.ternary(halfvec, text)
     IS 'The ternary code of a vector: two bits for each dimension; their Hamming distance is the distance of the '
        'levels -1, 0, 1';
 
+-- One plane of width bits for each code that parts two levels, [code >= it]: the level of each dimension in unary.
+-- Postgres inlines the function, with a constant count, into the index expression and into searches.
+CREATE OR REPLACE FUNCTION qvec.levels(codes bit, width integer, count integer) RETURNS bit
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE count
+@LEVELS@
+    END;
+COMMENT ON FUNCTION qvec.levels(bit, integer, integer)
+    IS 'The levels of codes in unary, (count - 1) * width bits; count is 2, 3, 4, 5, 6 or 8, other counts give NULL';
+
+CREATE OR REPLACE FUNCTION qvec.levels(embedding vector, calibration text, count integer) RETURNS bit
+    LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
+DECLARE
+    planes integer := qvec._level_planes(count);
+    codes bit varying;
+BEGIN
+    IF planes IS NULL THEN
+        RAISE EXCEPTION 'count is % levels, expected 2, 3, 4, 5, 6 or 8', count USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    codes := qvec.quantize(embedding, calibration, planes);
+    RETURN qvec.levels(codes, length(codes) / planes, count);
+END $$;
+COMMENT ON FUNCTION qvec.levels(vector, text, integer)
+    IS 'The levels of a vector in unary: count - 1 bits for each dimension; their Hamming distance is the distance of '
+       'the levels';
+
+CREATE OR REPLACE FUNCTION qvec.levels(embedding halfvec, calibration text, count integer) RETURNS bit
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN qvec.levels(embedding::vector, calibration, count);
+COMMENT ON FUNCTION qvec.levels(halfvec, text, integer)
+    IS 'The levels of a vector in unary: count - 1 bits for each dimension; their Hamming distance is the distance of '
+       'the levels';
+
+CREATE OR REPLACE FUNCTION qvec._level_planes(count integer) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE count @LEVEL_PLANES@ END;
+COMMENT ON FUNCTION qvec._level_planes(integer) IS 'Number of planes that qvec.levels reads; NULL for unknown counts';
+
+CREATE OR REPLACE FUNCTION qvec._levels(prefilter text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE prefilter @PREFILTER_LEVELS@ END;
+COMMENT ON FUNCTION qvec._levels(text) IS 'Number of levels of a prefilter; NULL for learned bits';
+
 -- All sums are integers below 2^24, which float32 adds exactly in any order.
 CREATE OR REPLACE FUNCTION qvec.learned(codes bit, calibration text) RETURNS bit
     LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$

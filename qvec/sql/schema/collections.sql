@@ -6,7 +6,7 @@ CREATE TABLE IF NOT EXISTS qvec.collection (
     calibration text NOT NULL REFERENCES qvec.calibration (id),
     id_type text NOT NULL CHECK (id_type IN ('bigint', 'text')),
     rescore text NOT NULL CHECK (rescore IN ('int8', 'int4', 'binary', 'float16', 'float32')),
-    prefilter text NOT NULL CHECK (prefilter IN ('ternary', 'binary', 'learned')),
+    prefilter text NOT NULL CHECK (prefilter IN (@PREFILTERS@)),
     oversampling real NOT NULL CHECK (oversampling >= 1),
     model text,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -33,10 +33,10 @@ CREATE TABLE IF NOT EXISTS qvec.ingest (
 COMMENT ON TABLE qvec.ingest
     IS 'Checkpoint of each source: how far it has been loaded; written in the transaction that writes the rows';
 
--- Ternary bits are read from four planes. A collection that keeps fewer has the binary prefilter and no other.
+-- A collection that keeps fewer planes than ternary bits are read from has the binary prefilter and no other.
 CREATE OR REPLACE FUNCTION qvec._default_prefilter(rescore text, learned_bits integer) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE WHEN qvec._planes(rescore) < 4 THEN 'binary' WHEN learned_bits > 0 THEN 'learned' ELSE 'ternary' END;
+    RETURN CASE WHEN qvec._planes(rescore) < qvec._level_planes(3) THEN 'binary' WHEN learned_bits > 0 THEN 'learned' ELSE 'ternary' END;
 COMMENT ON FUNCTION qvec._default_prefilter(text, integer)
     IS 'The prefilter of a collection that names none';
 
@@ -60,14 +60,18 @@ BEGIN
     END IF;
     bits := qvec._learned_bits(calibration);
     prefilter := coalesce(prefilter, qvec._default_prefilter(rescore, bits));
-    IF prefilter NOT IN ('ternary', 'binary', 'learned') THEN
-        RAISE EXCEPTION 'prefilter is %, expected ternary, binary or learned', quote_nullable(prefilter)
-            USING ERRCODE = 'invalid_parameter_value';
+    IF prefilter NOT IN (@PREFILTERS@) THEN
+        RAISE EXCEPTION 'prefilter is %, expected one of: %', quote_nullable(prefilter),
+            array_to_string(ARRAY[@PREFILTERS@], ', ') USING ERRCODE = 'invalid_parameter_value';
     ELSIF prefilter <> 'binary' AND qvec._default_prefilter(rescore, bits) = 'binary' THEN
         RAISE EXCEPTION 'prefilter is %, but rescore % keeps %: expected binary',
             quote_literal(prefilter), quote_literal(rescore),
             CASE qvec._planes(rescore) WHEN 1 THEN 'one bit' ELSE qvec._planes(rescore) || ' bits' END
             USING ERRCODE = 'invalid_parameter_value';
+    ELSIF qvec._planes(rescore) < qvec._level_planes(qvec._levels(prefilter)) THEN
+        RAISE EXCEPTION 'prefilter is %, which reads % planes, but rescore % keeps %: expected ternary or binary',
+            quote_literal(prefilter), qvec._level_planes(qvec._levels(prefilter)), quote_literal(rescore),
+            qvec._planes(rescore) USING ERRCODE = 'invalid_parameter_value';
     ELSIF prefilter = 'learned' AND bits IS NULL THEN
         RAISE EXCEPTION 'prefilter is ''learned'', but calibration % has no learned bits', calibration
             USING HINT = 'Make one that has: qvec adapt', ERRCODE = 'invalid_parameter_value';
@@ -94,7 +98,7 @@ DECLARE
     width integer := (d + 7) / 8 * 8;
     bits integer := coalesce(
         qvec._planes(rescore) * width,
-        CASE chosen WHEN 'learned' THEN qvec._learned_bits(calibration) WHEN 'ternary' THEN 2 * width ELSE width END);
+        (qvec._levels(chosen) - 1) * width, qvec._learned_bits(calibration));
     learned integer := CASE WHEN chosen = 'learned' AND qvec._planes(rescore) IS NOT NULL
                             THEN qvec._learned_bits(calibration) END;
     code_bytes integer := 64 + (bits + coalesce(learned, 0)) / 8;

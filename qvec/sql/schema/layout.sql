@@ -46,7 +46,9 @@ BEGIN
         WHEN planes IS NULL THEN format('(%s)', codes)
         WHEN prefilter = 'learned' THEN '(learned)'
         WHEN prefilter = 'ternary' THEN format('(qvec.ternary(%s, %s)::bit(%s))', codes, width, 2 * width)
-        ELSE format('(substring(%s from 1 for %s)::bit(%s))', codes, width, width)
+        WHEN prefilter = 'binary' THEN format('(substring(%s from 1 for %s)::bit(%s))', codes, width, width)
+        ELSE format('(qvec.levels(%s, %s, %s)::bit(%s))', codes, width, qvec._levels(prefilter),
+                    (qvec._levels(prefilter) - 1) * width)
     END;
 END $$;
 COMMENT ON FUNCTION qvec._layout(text) IS 'Layout of the table of a collection, derived from its settings';
@@ -54,9 +56,9 @@ COMMENT ON FUNCTION qvec._layout(text) IS 'Layout of the table of a collection, 
 CREATE OR REPLACE FUNCTION qvec._codes(embedding vector, calibration text, rescore text, prefilter text) RETURNS bit
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
     RETURN CASE
-        WHEN rescore IN ('float16', 'float32') AND prefilter = 'ternary' THEN qvec.ternary(embedding, calibration)
-        WHEN rescore IN ('float16', 'float32') AND prefilter = 'learned' THEN qvec.learned(embedding, calibration)
-        ELSE qvec.quantize(embedding, calibration, coalesce(qvec._planes(rescore), 1))
+        WHEN qvec._planes(rescore) IS NOT NULL THEN qvec.quantize(embedding, calibration, qvec._planes(rescore))
+        WHEN prefilter = 'learned' THEN qvec.learned(embedding, calibration)
+        ELSE qvec.levels(embedding, calibration, qvec._levels(prefilter))
     END;
 COMMENT ON FUNCTION qvec._codes(vector, text, text, text) IS 'The value of a collection''s codes column for a vector';
 

@@ -32,6 +32,7 @@ CREATE OR REPLACE FUNCTION qvec._query(
 DECLARE
     one vector;
     steps vector;
+    levels integer := qvec._levels(prefilter);
     k record;
     d record;
 BEGIN
@@ -40,12 +41,10 @@ BEGIN
         RAISE EXCEPTION 'the query is NULL, a vector wanted' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     bits := qvec.quantize(qvec._scale_query(floats, calibration), calibration,
-                          CASE prefilter WHEN 'learned' THEN 8 WHEN 'ternary' THEN 4 ELSE 1 END);
-    IF prefilter = 'learned' THEN
-        bits := qvec.learned(bits, calibration);
-    ELSIF prefilter = 'ternary' THEN
-        bits := qvec.ternary(bits, length(bits) / 4);
-    END IF;
+                          coalesce(qvec._level_planes(levels), 8));
+    bits := CASE WHEN levels IS NULL THEN qvec.learned(bits, calibration)
+                 WHEN levels = 2 THEN bits
+                 ELSE qvec.levels(bits, length(bits) / qvec._level_planes(levels), levels) END;
     IF planes IS NULL THEN
         RETURN;
     END IF;

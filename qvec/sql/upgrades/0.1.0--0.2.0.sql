@@ -19,5 +19,5 @@ ALTER TABLE qvec.collection
     DROP CONSTRAINT collection_rescore_check,
     ADD CONSTRAINT collection_rescore_check CHECK (rescore IN ('int8', 'int4', 'binary', 'float16', 'float32')),
     DROP CONSTRAINT collection_prefilter_check,
-    ADD CONSTRAINT collection_prefilter_check CHECK (prefilter IN ('ternary', 'binary', 'learned')),
+    ADD CONSTRAINT collection_prefilter_check CHECK (prefilter IN (@PREFILTERS@)),
     ADD COLUMN embedding jsonb CHECK (jsonb_typeof(embedding) = 'object');

@@ -70,23 +70,38 @@ pub fn unpack(row: &[u8], planes: usize, codes: &mut [u8]) {
     }
 }
 
-/// Writes the two ternary planes, [code >= 144] and [code >= 112], of each row. Rows hold at least four planes of `width`
-/// bytes.
-pub fn ternary(codes: &[u8], stride: usize, width: usize, out: &mut [u8]) {
-    let Ok(()) = pool::for_row_chunks::<_, Infallible>(stride, 2 * width, out, |first, out| {
-        for (row, out) in codes[first * stride..].chunks_exact(stride).zip(out.chunks_exact_mut(2 * width)) {
-            ternary_row(row, width, out);
+/// Writes for each row and each threshold, in 1 to 255, the plane [code >= threshold]. Rows hold as many planes of `width`
+/// bytes as the thresholds compare: 8 minus the number of zero bits that they end in.
+pub fn compare(codes: &[u8], stride: usize, width: usize, thresholds: &[u8], out: &mut [u8]) {
+    let row_bytes = thresholds.len() * width;
+    let Ok(()) = pool::for_row_chunks::<_, Infallible>(stride, row_bytes, out, |first, out| {
+        for (row, out) in codes[first * stride..].chunks_exact(stride).zip(out.chunks_exact_mut(row_bytes)) {
+            for (&threshold, out) in thresholds.iter().zip(out.chunks_exact_mut(width)) {
+                compare_row(row, width, threshold, out);
+            }
         }
         Ok(())
     });
 }
 
-fn ternary_row(row: &[u8], width: usize, out: &mut [u8]) {
-    let plane = |k: usize| &row[k * width..(k + 1) * width];
-    let (upper, lower) = out.split_at_mut(width);
-    for (i, (upper, lower)) in upper.iter_mut().zip(lower).enumerate() {
-        *upper = plane(0)[i] & (plane(1)[i] | plane(2)[i] | plane(3)[i]);
-        *lower = plane(0)[i] | (plane(1)[i] & plane(2)[i] & plane(3)[i]);
+/// The number of planes that `compare` reads.
+pub fn planes_compared(thresholds: &[u8]) -> usize {
+    thresholds.iter().map(|threshold| 8 - threshold.trailing_zeros() as usize).max().unwrap_or(0)
+}
+
+/// From the threshold's last set bit up, a code is still at least the threshold where it has the bit too, or, where the
+/// threshold has no bit, if it has one or was at least the threshold below.
+fn compare_row(row: &[u8], width: usize, threshold: u8, out: &mut [u8]) {
+    let plane = |bit: u32| &row[(7 - bit as usize) * width..][..width];
+    let last = threshold.trailing_zeros();
+    out.copy_from_slice(plane(last));
+    for bit in last + 1..8 {
+        let bytes = out.iter_mut().zip(plane(bit));
+        if threshold >> bit & 1 == 1 {
+            bytes.for_each(|(out, byte)| *out &= byte);
+        } else {
+            bytes.for_each(|(out, byte)| *out |= byte);
+        }
     }
 }
 
@@ -120,14 +135,22 @@ mod tests {
     }
 
     #[test]
-    fn ternary_compares_with_144_and_112() {
+    fn every_code_is_compared_with_every_threshold() {
         let codes: Vec<u8> = (0..=255).collect();
-        let (mut packed, mut out) = (vec![0; 256], vec![0; 64]);
+        let thresholds: Vec<u8> = (1..=255).collect();
+        let (mut packed, mut out) = (vec![0; 256], vec![0; 32 * 255]);
         pack(&codes, 8, &mut packed);
-        ternary(&packed, 256, 32, &mut out);
+        compare(&packed, 256, 32, &thresholds, &mut out);
         let bit = |plane: usize, code: usize| out[32 * plane + code / 8] >> (7 - code % 8) & 1 == 1;
-        for code in 0..256 {
-            assert_eq!((bit(0, code), bit(1, code)), (code >= 144, code >= 112));
+        for (plane, &threshold) in thresholds.iter().enumerate() {
+            assert!((0..256).all(|code| bit(plane, code) == (code >= usize::from(threshold))));
         }
+    }
+
+    #[test]
+    fn planes_are_compared_down_to_the_last_set_bit() {
+        assert_eq!(planes_compared(&[128]), 1);
+        assert_eq!(planes_compared(&[144, 112]), 4);
+        assert_eq!(planes_compared(&[144, 129]), 8);
     }
 }

@@ -28,11 +28,19 @@ pub fn quantize<'py>(
 }
 
 #[pyfunction]
-pub fn ternary<'py>(py: Python<'py>, codes: Matrix<'py, u8>, dimensions: usize) -> PyResult<Bound<'py, PyArray2<u8>>> {
+pub fn compare<'py>(
+    py: Python<'py>,
+    codes: Matrix<'py, u8>,
+    dimensions: usize,
+    thresholds: Vec<u8>,
+) -> PyResult<Bound<'py, PyArray2<u8>>> {
+    require(!thresholds.is_empty() && !thresholds.contains(&0), || {
+        format!("thresholds: {thresholds:?} found, numbers from 1 to 255 wanted")
+    })?;
     let width = core_planes::width(dimensions.max(1));
-    let rows = code_rows(&codes, 4 * width)?;
-    filled(py, [codes.shape()[0], 2 * width], |out| {
-        core_planes::ternary(rows.bytes, rows.stride, width, out);
+    let rows = code_rows(&codes, core_planes::planes_compared(&thresholds) * width)?;
+    filled(py, [codes.shape()[0], thresholds.len() * width], |out| {
+        core_planes::compare(rows.bytes, rows.stride, width, &thresholds, out);
         Ok(())
     })
 }

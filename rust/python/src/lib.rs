@@ -22,7 +22,7 @@ mod _native {
     #[pymodule_export]
     use super::BadRow;
     #[pymodule_export]
-    use super::codes::{dequantize, hamming, hamming_top_k, project, quantize, score, ternary};
+    use super::codes::{compare, dequantize, hamming, hamming_top_k, project, quantize, score};
     #[pymodule_export]
     use super::copy::encode_copy;
     #[pymodule_export]
