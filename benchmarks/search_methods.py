@@ -41,9 +41,10 @@ class SearchMethod:
     total_bytes: int = 0
 
 
-def qvec_int8(database: Database, vectors: Vectors) -> SearchMethod:
-    """Fill a collection with the default settings: int8 codes and a ternary prefilter, rescored in the client."""
-    collection = database.create_collection("qvec_codes", calibration=Calibration.fit(vectors))
+def qvec_int8(database: Database, vectors: Vectors, prefilter: str = "ternary") -> SearchMethod:
+    """Fill a collection with int8 codes, rescored in the client."""
+    calibration = Calibration.fit(vectors)
+    collection = database.create_collection(f"qvec_{prefilter}", calibration=calibration, prefilter=prefilter)
     for start in range(0, len(vectors), 10_000):
         part = vectors[start : start + 10_000]
         collection.upsert(np.arange(start, start + len(part)), part)
@@ -54,7 +55,7 @@ def qvec_int8(database: Database, vectors: Vectors) -> SearchMethod:
         return lambda query: [int(hit.id) for hit in collection.search(query, K, oversampling, texts=False)]
 
     total_bytes = (info.table_bytes or 0) + (info.index_bytes or 0)
-    return SearchMethod("qvec int8, ternary", OVERSAMPLING, configure, seconds, total_bytes)
+    return SearchMethod(f"qvec int8, {prefilter}", OVERSAMPLING, configure, seconds, total_bytes)
 
 
 def halfvec_hnsw(session: Session, vectors: Vectors) -> SearchMethod:
@@ -132,7 +133,7 @@ def _total_bytes(session: Session, table: str) -> int:
 # Recall
 
 
-def _search_all(search: Search, queries: Vectors) -> None:
+def search_all(search: Search, queries: Vectors) -> None:
     for query in queries:
         search(query)
 
@@ -177,7 +178,7 @@ def compare_at_recall(
         searches[method.name] = method.configure(setting)
         reached = recall(searches[method.name], queries[half:], truth[half:])
         print(f"  recall@{K} {wanted:.0%}: {method.name} at {setting:g}, {reached:.1%} on the other half")
-    works = {name: partial(_search_all, search, queries[half:]) for name, search in searches.items()}
+    works = {name: partial(search_all, search, queries[half:]) for name, search in searches.items()}
     rate = rates(len(queries) - half, alternate(works, sizes.repeat))
     ours, *others = methods
     for other, goal in zip(others, goals, strict=True):
