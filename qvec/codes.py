@@ -34,8 +34,8 @@ LEVEL_THRESHOLDS = {
     2: (128,),
     3: (144, 112),
     4: (152, 128, 104),
-    5: (160, 140, 116, 96),
-    6: (168, 144, 128, 112, 88),
+    5: (164, 140, 116, 92),
+    6: (168, 148, 128, 108, 88),
     8: (176, 160, 144, 128, 112, 96, 80),
 }
 """The codes that part each number of levels. Ranges of the 0.9999 quantile are about 3.9 standard deviations, so that a
