@@ -86,6 +86,10 @@ def levels(codes: Codes, count: int) -> Codes:
     return np.concatenate([np.packbits(codes >= threshold, axis=1) for threshold in THRESHOLDS[count]], axis=1)
 
 
+def ternary(codes: Codes) -> Codes:
+    return levels(codes, 3)
+
+
 def learned(codes: Codes, projection: NDArray[np.int8], bias: NDArray[np.int32]) -> Codes:
     """Return the signs of an integer projection of codes."""
     sums = (2 * codes.astype(np.int64) - 255) @ projection.astype(np.int64).T + bias

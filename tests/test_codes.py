@@ -48,6 +48,14 @@ def golden_ranges() -> Ranges:
 
 GOLDEN_VECTOR = [1, 2, 0, 1.5, 129, -127, 500, -500, 17]
 GOLDEN_CODES = [127, 128, 126, 128, 255, 0, 255, 0, 143]
+GOLDEN_LEVELS = {
+    2: "5a80",
+    3: "0a00" + "fa80",
+    4: "0a00" + "5a80" + "fa80",
+    5: "0a00" + "0a80" + "fa80" + "fa80",
+    6: "0a00" + "0a00" + "5a80" + "fa80" + "fa80",
+    8: "0a00" + "0a00" + "0a00" + "5a80" + "fa80" + "fa80" + "fa80",
+}
 GOLDEN_PLANES = ["5a80", "aa00", "aa00", "aa00", "aa80", "aa80", "aa80", "8a80"]
 
 
@@ -70,6 +78,12 @@ def test_golden_decoded_values() -> None:
     ]
     assert codes.dequantize(stored, golden_ranges(), 4).tolist() == [[-7, 9, -7, 9, 121, -119, 121, -119, 9]]
     assert codes.dequantize(stored, golden_ranges(), 1).tolist() == [[-39, 41, -39, 41, 41, -39, 41, -39, 41]]
+
+
+@pytest.mark.parametrize(("count", "wanted"), GOLDEN_LEVELS.items())
+def test_golden_levels(count: int, wanted: str) -> None:
+    stored = codes.quantize(GOLDEN_VECTOR, golden_ranges())
+    assert codes.levels(stored, golden_ranges(), count).tobytes().hex() == wanted
 
 
 def test_golden_ternary() -> None:
@@ -245,11 +259,13 @@ STORED = np.zeros((2, 40), np.uint8)
             "39 bytes a row found, 1 to 8 planes of 5 bytes wanted",
         ),
         (lambda: codes.dequantize(np.zeros((2, 45), np.uint8), random_ranges(37)), "codes: 45 bytes a row found"),
+        (lambda: codes.levels(STORED, random_ranges(37), 7), "count: 7 levels found, one of 2, 3, 4, 5, 6, 8 wanted"),
+        (lambda: codes.levels(STORED[:, :25], random_ranges(37), 6), "codes: 5 planes found, at least 6 wanted"),
         (lambda: codes.dequantize(STORED[:, :20], random_ranges(37), 8), "codes: 4 planes found, 8 wanted"),
         (lambda: codes.dequantize(STORED.astype(int), random_ranges(37)), "codes: dtype int64 found, uint8 wanted"),
         (
             lambda: codes.ternary(STORED[:, :15], random_ranges(37)),
-            "codes: 3 planes found, at least 4 wanted for ternary",
+            "codes: 3 planes found, at least 4 wanted for 3 levels",
         ),
         (
             lambda: codes.score(STORED, normal_vectors(1, 8), random_ranges(37)),

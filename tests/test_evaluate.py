@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qvec import Calibration, InputError
 from qvec.client import Collection, Database
-from qvec.codes import PLANES
+from qvec.codes import LEVELS, PLANES
 from qvec.evaluation.dataset import Queries, Rows, rows_of_collection, rows_of_source
 from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.evaluation_results import Evaluation, Result
@@ -93,7 +93,7 @@ def decoded_scores(vectors: Floats, queries: Floats, calibration: Calibration, p
 def candidates(vectors: Floats, queries: Floats, calibration: Calibration, prefilter: str, count: int) -> NDArray[Any]:
     def bits(rows: Floats) -> NDArray[np.uint8]:
         codes = specification.codes(rows, calibration.threshold, calibration.radius, cosine=True)
-        return specification.ternary(codes) if prefilter == "ternary" else specification.to_planes(codes, 1)
+        return specification.levels(codes, LEVELS[prefilter])
 
     return specification.nearest(specification.hamming(bits(vectors), bits(queries)), count)
 
@@ -159,7 +159,9 @@ def test_alternatives_recall_equals_numpy(
     nearest = find_ground_truth(collection, as_queries(queries), rows_of(source, calibration), K, Reporter())
     found = find_alternatives(collection, as_queries(queries), rows_of(source, calibration), nearest, 0.95, Reporter())
     by_settings = {(each.prefilter, each.rescore, each.oversampling): each for each in found}
-    assert len(by_settings) == len(found) == 4 * (3 + 4 - 1)  # all but the collection's own, int8 after ternary
+    assert (
+        len(by_settings) == len(found) == 4 * (sum(map(len, RESCORES.values())) - 1)
+    )  # all but its own, int8 after ternary
     assert [each.bytes_per_vector for each in found] == sorted(each.bytes_per_vector for each in found)
     halves = unit(vectors).astype(np.float16).astype(np.float64)
     scores = {name: decoded_scores(vectors, queries, calibration, planes) for name, planes in PLANES.items()}
@@ -178,7 +180,8 @@ def test_alternatives_of_codes_have_at_most_their_precision(
         found = find_alternatives(measured, as_queries(queries), None, nearest, 0.95, Reporter())
         return {(each.prefilter, each.rescore) for each in found}
 
-    assert alternatives(collection) == {("ternary", "int4"), *(("binary", each) for each in PLANES)}
+    all_of_codes = {(name, each) for name, rescores in RESCORES.items() for each in rescores if each in PLANES}
+    assert alternatives(collection) == all_of_codes - {("ternary", "int8")}
     floats = db.create_collection("kept", calibration=calibration, rescore="float16", prefilter="binary")
     floats.upsert(range(len(vectors)), vectors)
     assert ("ternary", "float16") in alternatives(floats)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from quantizer_cases import DIMENSIONS, Case, cases
 
 from qvec import _native
+from qvec.codes import LEVEL_THRESHOLDS, level_planes
 
 plane_counts = st.integers(1, 8)
 
@@ -53,11 +54,20 @@ def test_top_plane_is_value_above_threshold(case: Case) -> None:
     np.testing.assert_array_equal(found, np.packbits(above, axis=1))
 
 
-@given(cases(), st.integers(4, 8))
-def test_ternary_equals_specification(case: Case, planes: int) -> None:
+@given(cases(), st.lists(st.integers(1, 255), min_size=1, max_size=9))
+def test_comparison_with_thresholds_equals_numpy(case: Case, thresholds: list[int]) -> None:
     codes = codes_of(case)
-    found = _native.ternary(specification.to_planes(codes, planes), case.dimensions)
-    np.testing.assert_array_equal(found, specification.ternary(codes))
+    found = _native.compare(specification.to_planes(codes, 8), case.dimensions, thresholds)
+    wanted = [np.packbits(codes >= threshold, axis=1) for threshold in thresholds]
+    np.testing.assert_array_equal(found, np.concatenate(wanted, axis=1))
+
+
+@given(cases(), st.sampled_from(list(specification.THRESHOLDS)), st.integers(0, 8))
+def test_levels_equal_specification(case: Case, count: int, more: int) -> None:
+    codes = codes_of(case)
+    stored = specification.to_planes(codes, min(level_planes(count) + more, 8))
+    found = _native.compare(stored, case.dimensions, LEVEL_THRESHOLDS[count])
+    np.testing.assert_array_equal(found, specification.levels(codes, count))
 
 
 @given(cases(extreme=False), plane_counts, plane_counts)
@@ -144,7 +154,9 @@ def test_parallel_results_equal_serial_results(dimensions: int) -> None:
     some = np.ascontiguousarray(codes[sample])
     wanted = specification.to_planes(specification.codes(vectors[sample], threshold, radius, cosine=False), 8)
     np.testing.assert_array_equal(some, wanted)
-    np.testing.assert_array_equal(_native.ternary(codes, dimensions)[sample], _native.ternary(some, dimensions))
+    for count in LEVEL_THRESHOLDS.values():
+        large, small = _native.compare(codes, dimensions, count), _native.compare(some, dimensions, count)
+        np.testing.assert_array_equal(large[sample], small)
     ranges = (threshold, radius, deviation)
     np.testing.assert_array_equal(_native.dequantize(codes, *ranges, 4)[sample], _native.dequantize(some, *ranges, 4))
     queries = vectors[:3]
@@ -214,7 +226,9 @@ def test_wrong_shapes_raise_value_error() -> None:
         lambda: _native.dequantize(codes, ones, ones, ones, 9),
         lambda: _native.dequantize(codes[:, :14].copy(), ones, ones, ones, 8),
         lambda: _native.score(codes, np.ones((1, 8), np.float32), ones, ones, ones, 8, False),
-        lambda: _native.ternary(codes[:, :7].copy(), 9),
+        lambda: _native.compare(codes[:, :7].copy(), 9, [144]),
+        lambda: _native.compare(codes, 9, []),
+        lambda: _native.compare(codes, 9, [0]),
         lambda: _native.hamming(codes[:, :1].copy(), codes),
     ):
         with pytest.raises(ValueError, match=r"found|contiguous"):

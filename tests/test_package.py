@@ -36,6 +36,7 @@ PUBLIC = [
     "hamming",
     "hamming_top_k",
     "learned",
+    "levels",
     "quantize",
     "score",
     "ternary",

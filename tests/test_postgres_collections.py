@@ -307,7 +307,11 @@ def test_invalid_names_are_refused(db: Database, calibration: Calibration, bad: 
     ("options", "message"),
     [
         ({"rescore": "int2"}, "rescore is 'int2', expected one of: int8, int4, binary, float16, float32"),
-        ({"prefilter": "none"}, "prefilter is 'none', expected one of: ternary, binary, learned"),
+        ({"prefilter": "none"}, "prefilter is 'none', expected one of: ternary, binary, levels4"),
+        (
+            {"rescore": "int4", "prefilter": "levels5"},
+            "prefilter is 'levels5', which reads 6 planes, but rescore 'int4' keeps 4: expected 'ternary' or 'binary'",
+        ),
         ({"id_type": "uuid"}, "id_type is 'uuid', expected one of: bigint, text"),
         ({"oversampling": 0.5}, "oversampling is 0.5, expected at least 1"),
         ({"oversampling": float("nan")}, "oversampling is nan, expected at least 1"),

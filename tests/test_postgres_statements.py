@@ -18,6 +18,7 @@ from psycopg import sql
 import qvec
 from qvec import Calibration
 from qvec.client import Collection, Database
+from qvec.codes import LEVELS, level_planes
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import statements
 from qvec.postgres._sync import search
@@ -37,6 +38,10 @@ LAYOUTS = [
     ("float16", "binary"),
     ("float32", "ternary"),
     ("float32", "binary"),
+    ("int8", "levels4"),
+    ("int8", "levels6"),
+    ("int4", "levels8"),
+    ("float16", "levels5"),
 ]
 
 
@@ -56,17 +61,22 @@ def bit_text(row: NDArray[np.uint8]) -> str:
 
 
 @pytest.mark.parametrize("dimensions", [1, 6, 7, 8, 384, 1000])
-def test_ternary_expression_equals_specification(connection: psycopg.Connection, dimensions: int) -> None:
+@pytest.mark.parametrize("prefilter", LEVELS)
+def test_prefilter_expression_equals_specification(
+    connection: psycopg.Connection, dimensions: int, prefilter: Any
+) -> None:
+    thresholds = np.array(specification.THRESHOLDS[LEVELS[prefilter]], np.uint8)[:, None]
+    edges = np.concatenate([thresholds, thresholds - 1]).repeat(dimensions, axis=1)
     codes = np.random.default_rng(dimensions).integers(0, 256, (20, dimensions), dtype=np.uint8)
-    codes[0], codes[1] = 144, 112  # the edges of the levels, and the codes right below them
-    codes[2], codes[3] = 143, 111
-    for planes in (4, 8):
-        layout = TableLayout(dimensions, rescore="int8" if planes == 8 else "int4")
+    codes = np.concatenate([codes, edges])
+    for planes in {max(4, level_planes(LEVELS[prefilter])), 8} - {5, 6}:
+        layout = TableLayout(dimensions, rescore="int8" if planes == 8 else "int4", prefilter=prefilter)
         expression = statements.prefilter(Table("public", "t", layout, PgVector("public", (0, 8, 5))))
         statement = sql.SQL("SELECT {}::text FROM (SELECT %s::bit({}) AS codes) AS t").format(
             expression, sql.Literal(layout.code_bits)
         )
-        for row, expected in zip(specification.to_planes(codes, planes), specification.ternary(codes), strict=True):
+        levels = specification.levels(codes, LEVELS[prefilter])
+        for row, expected in zip(specification.to_planes(codes, planes), levels, strict=True):
             assert connection.execute(statement, [bit_text(row)]).fetchone() == (bit_text(expected),)
 
 

@@ -41,7 +41,7 @@ def make_calibration(
 
 
 def assert_codes_equal_specification(sql: Connection, vector: Floats, calibration: Calibration) -> None:
-    """Assert that planes, binary code and ternary code equal the specification."""
+    """Assert that planes, binary code, ternary code and levels equal the specification."""
     cosine = calibration.metric == "cosine"
     codes = specification.codes(vector[None], calibration.threshold, calibration.radius, cosine=cosine)
     found = sql.execute(
@@ -55,6 +55,10 @@ def assert_codes_equal_specification(sql: Connection, vector: Floats, calibratio
     ]
     for bits, expected in zip(found, expected_codes, strict=True):
         assert pack_bits(bits).tolist() == expected.tolist()
+    name = import_calibration(sql, calibration)
+    for count in specification.THRESHOLDS:
+        bits = fetch_value(sql, "SELECT qvec.levels(%s::vector, %s, %s)::text", vector_text(vector), name, count)
+        assert pack_bits(bits).tolist() == specification.levels(codes, count)[0].tolist()
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

@@ -25,7 +25,7 @@ LAYOUTS = [
     for rescore in ("int8", "int4", "binary", "float16", "float32")
     for prefilter in ("ternary", "binary")
     if (rescore, prefilter) != ("binary", "ternary")
-]
+] + [("int8", "levels4"), ("int4", "levels8"), ("float32", "levels6")]
 
 
 @pytest.fixture(scope="module")
@@ -217,11 +217,15 @@ def test_table_schema_follows_search_path_or_argument(
         ),
         (
             "qvec.create_collection('c', %(id)s, prefilter => 'x')",
-            "prefilter is 'x', expected ternary, binary or learned",
+            "prefilter is 'x', expected one of: binary, ternary, levels4, levels5, levels6, levels8, learned",
         ),
         (
             "qvec.create_collection('c', %(id)s, 'binary', 'ternary')",
             "prefilter is 'ternary', but rescore 'binary' keeps one bit: expected binary",
+        ),
+        (
+            "qvec.create_collection('c', %(id)s, 'int4', 'levels4')",
+            "prefilter is 'levels4', which reads 5 planes, but rescore 'int4' keeps 4: expected ternary or binary",
         ),
         ("qvec.create_collection('c', %(id)s, id_type => 'uuid')", "id_type is 'uuid', expected bigint or text"),
         ("qvec.create_collection('c', %(id)s, oversampling => 0.5)", "oversampling is 0.5, expected at least 1"),

@@ -34,6 +34,9 @@ LAYOUTS = [
     ("binary", "binary"),
     ("float16", "ternary"),
     ("float32", "binary"),
+    ("int8", "levels5"),
+    ("int4", "levels8"),
+    ("float16", "levels6"),
 ]
 
 

@@ -22,7 +22,7 @@ from sweep_sources import NumberModel, write_texts, write_vectors
 import qvec
 import qvec.cli.sweep
 from qvec import Calibration
-from qvec.codes import PLANES
+from qvec.codes import LEVELS, PLANES
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.embedding import EmbeddingOptions
 from qvec.evaluation.evaluation_results import NONE, Result, Sweep, Trial
@@ -80,10 +80,8 @@ def test_recall_equals_numpy(sample: Sample, prefilter: str, rescore: str, overs
         specification.codes(rows, calibration.threshold, calibration.radius, cosine=True)
         for rows in (sample.rows, sample.queries)
     )
-    bits = specification.ternary if prefilter == "ternary" else (lambda rows: specification.to_planes(rows, 1))
-    candidates = specification.nearest(
-        specification.hamming(bits(codes), bits(query_codes)), int(np.ceil(K * oversampling))
-    )
+    bits = (specification.levels(rows, LEVELS[prefilter]) for rows in (codes, query_codes))
+    candidates = specification.nearest(specification.hamming(*bits), int(np.ceil(K * oversampling)))
     rows = documents.astype(np.float16).astype(np.float32)
     if rescore != "float16":
         arrays = (calibration.threshold, calibration.radius, calibration.deviation)
@@ -109,7 +107,7 @@ def test_measure_all_agrees_with_measure(sample: Sample) -> None:
             again = quantized.measure(one.prefilter, one.rescore, one.oversampling, truth)
             assert np.array_equal(again.recalls, one.recalls)
     alone = [one for one in found if one.rescore == NONE]
-    assert [one.prefilter for one in alone] == ["ternary", "binary"]
+    assert [one.prefilter for one in alone] == list(RESCORES)
 
 
 def test_exact_search_recall_by_precision(sample: Sample) -> None:

@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
 RESCORES = {
-    "levels8": ("int8", "float16"),
+    "levels8": ("int8", "int4", "float16"),
     "levels6": ("int8", "float16"),
     "levels5": ("int8", "float16"),
     "levels4": ("int8", "float16"),
