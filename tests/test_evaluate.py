@@ -22,6 +22,7 @@ from qvec.evaluation.dataset import Queries, Rows, rows_of_collection, rows_of_s
 from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.evaluation_results import Evaluation, Result
 from qvec.evaluation.ground_truth import find_ground_truth
+from qvec.evaluation.scan import RESCORES
 from qvec.evaluation.search_config import bytes_per_vector, candidate_count, oversampling_with_own_row
 from qvec.evaluation.tune import find_alternatives
 from qvec.ingest import Reporter
@@ -159,9 +160,8 @@ def test_alternatives_recall_equals_numpy(
     nearest = find_ground_truth(collection, as_queries(queries), rows_of(source, calibration), K, Reporter())
     found = find_alternatives(collection, as_queries(queries), rows_of(source, calibration), nearest, 0.95, Reporter())
     by_settings = {(each.prefilter, each.rescore, each.oversampling): each for each in found}
-    assert (
-        len(by_settings) == len(found) == 4 * (sum(map(len, RESCORES.values())) - 1)
-    )  # all but its own, int8 after ternary
+    others = sum(map(len, RESCORES.values())) - 1  # all but the collection's own, int8 after ternary
+    assert len(by_settings) == len(found) == 4 * others
     assert [each.bytes_per_vector for each in found] == sorted(each.bytes_per_vector for each in found)
     halves = unit(vectors).astype(np.float16).astype(np.float64)
     scores = {name: decoded_scores(vectors, queries, calibration, planes) for name, planes in PLANES.items()}

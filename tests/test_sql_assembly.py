@@ -103,7 +103,9 @@ def test_allowed_settings_equal_python(sql: psycopg.Connection[Any], column: str
     assert set(re.findall(r"'(\w+)'", check)) == set(get_args(names))
 
 
-@pytest.mark.parametrize(("rescore", "prefilter"), [("int8", "ternary"), ("int4", "binary"), ("float16", "binary")])
+@pytest.mark.parametrize(
+    ("rescore", "prefilter"), [("int8", "ternary"), ("int4", "binary"), ("float16", "binary"), ("int8", "levels6")]
+)
 def test_index_definition_equals_python(
     sql: psycopg.Connection[Any], url: str, calibration: Calibration, rescore: Any, prefilter: Any
 ) -> None:
