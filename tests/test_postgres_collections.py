@@ -307,7 +307,10 @@ def test_invalid_names_are_refused(db: Database, calibration: Calibration, bad: 
     ("options", "message"),
     [
         ({"rescore": "int2"}, "rescore is 'int2', expected one of: int8, int4, binary, float16, float32"),
-        ({"prefilter": "none"}, "prefilter is 'none', expected one of: ternary, binary, levels4"),
+        (
+            {"prefilter": "none"},
+            "prefilter is 'none', expected one of: ternary, binary, levels4, levels5, levels6, levels8, learned",
+        ),
         (
             {"rescore": "int4", "prefilter": "levels5"},
             "prefilter is 'levels5', which reads 6 planes, but rescore 'int4' keeps 4: expected 'ternary' or 'binary'",

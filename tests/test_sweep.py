@@ -345,7 +345,8 @@ def test_json_output_has_a_line_for_each_configuration(tmp_path: Path) -> None:
     result = run("--sweep", source, "--queries", query_file, "--rows", 100, "--encoding", "float", "--json")
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert len(lines) == 40 * 37 + 4
+    for_each_fit = sum(1 + 5 * len(rescores) for rescores in RESCORES.values())
+    assert len(lines) == 40 * for_each_fit + 4
     (advised,) = [line for line in lines if line["recommended"]]
     assert advised["command"].startswith(f"qvec ingest {source}")
     assert sum(line["pareto"] for line in lines) >= 2
