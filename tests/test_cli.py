@@ -271,6 +271,15 @@ def test_ingest_prints_a_summary(url: str, files: Path) -> None:
     assert succeed("ingest", files / "a.npy", "--db", url, "-c", "more", "--quiet").output == ""
 
 
+@pytest.mark.parametrize(("given", "prefilter"), [("2", "binary"), ("4", "levels4"), ("levels8", "levels8")])
+def test_prefilter_by_name_or_number_of_levels(url: str, files: Path, given: str, prefilter: str) -> None:
+    succeed("ingest", files / "a.npy", "--db", url, "-c", "docs", "--prefilter", given)
+    assert json.loads(succeed("info", "docs", "--db", url, "--json").stdout)["prefilter"] == prefilter
+    refused = invoke("ingest", files / "a.npy", "--db", url, "-c", "more", "--prefilter", "7")
+    assert refused.exit_code == 2
+    assert "'7' is not one of 'binary', 'ternary', 'levels4'" in refused.output
+
+
 def test_ingest_reads_standard_input(url: str, files: Path) -> None:
     content = (files / "a.jsonl").read_bytes()
     result = succeed("ingest", "-", "--db", url, "-c", "docs", "--json", input=content)

@@ -123,6 +123,14 @@ def reading_of(options: dict[str, Any]) -> dict[str, Any]:
     return {"format": options.pop("format"), "columns": columns}
 
 
+class _Prefilter(click.Choice[str]):
+    """The name of a prefilter, or the number of its levels."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        names = {str(levels): name for name, levels in LEVELS.items()}
+        return super().convert(names.get(value, value), param, ctx)
+
+
 def settings_options(command: F) -> F:
     """Add the settings of a new collection; each database accepts its own."""
     for option in reversed(
@@ -134,11 +142,10 @@ def settings_options(command: F) -> F:
             ),
             _option(
                 "--prefilter",
-                type=click.Choice(
-                    [*LEVELS, "learned", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]
-                ),
+                type=_Prefilter([*LEVELS, "learned", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]),
                 help="Bits that find candidates (default: ternary on Postgres, or learned where the calibration has "
-                "learned bits; turbo1 on Qdrant). More levels need fewer candidates and more memory.",
+                "learned bits; turbo1 on Qdrant). On Postgres also a number of levels, 2 to 8: more of them need fewer "
+                "candidates and a larger index.",
             ),
             _option(
                 "--query-encoding",
