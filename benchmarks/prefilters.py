@@ -25,7 +25,7 @@ from search_methods import (
     smallest_setting,
 )
 
-from qvec.codes import LEVELS
+from qvec.prefilter_levels import LEVELS
 
 RECALLS = (0.95, 0.97, 0.99)
 

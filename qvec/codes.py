@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from qvec import _native
 from qvec.arrays import as_rows, as_vectors
 from qvec.errors import InputError, RowError
+from qvec.prefilter_levels import LEVEL_THRESHOLDS, level_planes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,18 +29,6 @@ Codes = NDArray[np.uint8]
 
 PLANES = {"int8": 8, "int4": 4, "binary": 1}
 """Number of planes of each precision."""
-LEVELS = {"binary": 2, "ternary": 3, "levels4": 4, "levels5": 5, "levels6": 6, "levels8": 8}
-"""Number of levels of each prefilter that reads them from codes."""
-LEVEL_THRESHOLDS = {
-    2: (128,),
-    3: (144, 112),
-    4: (152, 128, 104),
-    5: (164, 140, 116, 92),
-    6: (168, 148, 128, 108, 88),
-    8: (176, 160, 144, 128, 112, 96, 80),
-}
-"""The codes that part each number of levels. Ranges of the 0.9999 quantile are about 3.9 standard deviations, so that a
-deviation is about 33 codes."""
 
 
 def quantize(vectors: ArrayLike, calibration: Calibration, planes: int = 8) -> Codes:
@@ -72,11 +61,6 @@ def levels(codes: ArrayLike, calibration: Calibration, count: int) -> Codes:
     if held < needed:
         raise InputError(f"codes: {held} planes found, at least {needed} wanted for {count} levels")
     return _native.compare(rows, calibration.dimensions, LEVEL_THRESHOLDS[count])
-
-
-def level_planes(count: int) -> int:
-    """Return the number of planes that `levels` reads: those down to the last set bit of a threshold."""
-    return max(9 - (threshold & -threshold).bit_length() for threshold in LEVEL_THRESHOLDS[count])
 
 
 def ternary(codes: ArrayLike, calibration: Calibration) -> Codes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from qvec.codes import LEVELS, PLANES
+from qvec.codes import PLANES
+from qvec.prefilter_levels import LEVELS
 
 PREFILTER_BITS: dict[str, float] = {
     **{name: levels - 1 for name, levels in LEVELS.items()},

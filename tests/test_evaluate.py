@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qvec import Calibration, InputError
 from qvec.client import Collection, Database
-from qvec.codes import LEVELS, PLANES
+from qvec.codes import PLANES
 from qvec.evaluation.dataset import Queries, Rows, rows_of_collection, rows_of_source
 from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.evaluation_results import Evaluation, Result
@@ -26,6 +26,7 @@ from qvec.evaluation.scan import RESCORES
 from qvec.evaluation.search_config import bytes_per_vector, candidate_count, oversampling_with_own_row
 from qvec.evaluation.tune import find_alternatives
 from qvec.ingest import Reporter
+from qvec.prefilter_levels import LEVELS
 from qvec.sources import open_source
 
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quantizer_cases import DIMENSIONS, Case, cases
 
 from qvec import _native
-from qvec.codes import LEVEL_THRESHOLDS, level_planes
+from qvec.prefilter_levels import LEVEL_THRESHOLDS, level_planes
 
 plane_counts = st.integers(1, 8)
 

@@ -18,13 +18,13 @@ from psycopg import sql
 import qvec
 from qvec import Calibration
 from qvec.client import Collection, Database
-from qvec.codes import LEVELS, level_planes
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import statements
 from qvec.postgres._sync import search
 from qvec.postgres._sync.collection import CodedTable
 from qvec.postgres.layout import PgVector, Table, TableLayout
 from qvec.postgres.search_plan import SearchPlan
+from qvec.prefilter_levels import LEVELS, level_planes
 from qvec.store.requests import RescoreIn
 
 Vectors = NDArray[np.float32]

@@ -22,7 +22,7 @@ from sweep_sources import NumberModel, write_texts, write_vectors
 import qvec
 import qvec.cli.sweep
 from qvec import Calibration
-from qvec.codes import LEVELS, PLANES
+from qvec.codes import PLANES
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.embedding import EmbeddingOptions
 from qvec.evaluation.evaluation_results import NONE, Result, Sweep, Trial
@@ -35,6 +35,7 @@ from qvec.ingest import Reporter
 from qvec.ingest.load_options import FitOptions
 from qvec.postgres.layout import TableLayout
 from qvec.precisions import code_table_bytes
+from qvec.prefilter_levels import LEVELS
 from qvec.ranges import RangeMethod
 from qvec.sources import open_source
 

@@ -12,11 +12,11 @@ import click
 from qvec.client import connect
 from qvec.client.urls import DEFAULT_URL
 from qvec.codecs import FLOAT, PRESETS, preset
-from qvec.codes import LEVELS
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.embedding import TASKS, EmbeddingOptions, lasting_name
 from qvec.errors import InputError
 from qvec.ingest.load_options import FitOptions, OnError, default_ranges
+from qvec.prefilter_levels import LEVELS
 from qvec.ranges import METHODS, RangeMethod
 from qvec.sources import Columns
 

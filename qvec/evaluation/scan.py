@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
-from qvec.codes import LEVELS, PLANES, Codes, code_bytes, hamming_top_k, learned, levels, quantize, score
+from qvec.codes import PLANES, Codes, code_bytes, hamming_top_k, learned, levels, quantize, score
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.evaluation_results import NONE
 from qvec.evaluation.ground_truth import RecallTable
 from qvec.evaluation.sample import Sample
 from qvec.evaluation.search_config import CodeBlock, HitIds
+from qvec.prefilter_levels import LEVELS
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]

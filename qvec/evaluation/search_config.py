@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.client import Collection
-from qvec.codes import LEVELS, PLANES, level_planes
+from qvec.codes import PLANES
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.dataset import Queries
 from qvec.evaluation.evaluation_results import NONE
 from qvec.precisions import code_table_bytes, engine_bytes
+from qvec.prefilter_levels import LEVELS, level_planes
 
 HitIds = list[list[int | str]]
 """Ids found for each query, best first."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qvec.client import Collection
-from qvec.codes import LEVELS, PLANES, level_planes, quantize
+from qvec.codes import PLANES, quantize
 from qvec.defaults import ef_search
 from qvec.errors import InputError
 from qvec.evaluation.dataset import Queries, Rows, rows_of_collection
@@ -26,6 +26,7 @@ from qvec.evaluation.search_config import (
 )
 from qvec.ingest.load_options import Reporter
 from qvec.precisions import code_table_bytes
+from qvec.prefilter_levels import LEVELS, level_planes
 
 MAX_OVERSAMPLING = 128
 """Largest oversampling to try: beyond it a search reads so many rows that another prefilter is better."""

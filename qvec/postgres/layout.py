@@ -9,8 +9,9 @@ from typing import Literal as OneOf
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from qvec.codes import LEVELS, PLANES, level_planes
+from qvec.codes import PLANES
 from qvec.errors import InputError
+from qvec.prefilter_levels import LEVELS, level_planes
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString

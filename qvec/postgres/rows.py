@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from qvec import _native
 from qvec.calibration import Calibration
-from qvec.codes import code_bytes, dequantize, learned, level_planes, levels, quantize
+from qvec.codes import code_bytes, dequantize, learned, levels, quantize
 from qvec.errors import RowError
 from qvec.postgres.layout import TableLayout
+from qvec.prefilter_levels import level_planes
 from qvec.store.requests import RowColumns
 
 HEADER: bytes = _native.COPY_HEADER

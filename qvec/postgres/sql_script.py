@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvec import defaults
-from qvec.codes import LEVEL_THRESHOLDS, LEVELS, level_planes
 from qvec.errors import InputError
+from qvec.prefilter_levels import LEVEL_THRESHOLDS, LEVELS, level_planes
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
