@@ -42,6 +42,8 @@ def connection_lost(error: BaseException) -> bool:
         errors.ConnectionException,
         errors.TooManyConnections,
     )
+    if isinstance(error, errors.ProtocolViolation):  # what PgBouncer reports of a server that went away
+        return _pooler_advice(error) is None
     return isinstance(error, gone) or (
         isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
         and getattr(error, "sqlstate", None) is None
@@ -56,13 +58,41 @@ class RecalibratedError(CollectionError):
         super().__init__(f"collection {collection!r} was recalibrated since it was opened; open it again")
 
 
+class NoAnswerError(DatabaseError):
+    """A connection was accepted, but a statement was not answered."""
+
+    def __init__(self, database: str, seconds: float) -> None:
+        super().__init__(f"{database} accepted a connection, but did not answer for {seconds:g} s: {_POOLER_IS_FULL}")
+
+
+_POOLER_IS_FULL = (
+    "the pooler in front of the server has no free server connection, or the server hangs; a load needs one server "
+    "connection for its lock and at least one to write, a recalibration four in all: raise the pooler's pool size "
+    "(PgBouncer: default_pool_size), or use a URL that leads directly to the server"
+)
+
+
+def _pooler_advice(error: psycopg.Error) -> str | None:
+    """Return what to do about an error that PgBouncer itself raised; None for other errors."""
+    message = str(error)
+    if "statement pooling mode" in message:
+        return (
+            "the pooler is in statement mode, which allows no transactions; use its transaction or session mode, or a "
+            "URL that leads directly to the server"
+        )
+    if "query_wait_timeout" in message:
+        return f"{_POOLER_IS_FULL} ({_first_line(error)})"
+    return None
+
+
 @contextmanager
 def wrap_connect_errors(database: str) -> Iterator[None]:
     """Raise DatabaseError where a connection is refused; `database` stands for the URL in messages."""
     try:
         yield
     except psycopg.OperationalError as error:
-        raise DatabaseError(f"cannot connect to {database}: {_connect_reason(error)}") from error
+        reason = _pooler_advice(error) or _connect_reason(error)
+        raise DatabaseError(f"cannot connect to {database}: {reason}") from error
     except psycopg.ProgrammingError:  # its message may hold the password
         raise DatabaseError(f"{database} {EXPECTED_URL}") from None
 
@@ -94,6 +124,8 @@ def wrap_errors(doing: str) -> Iterator[None]:
             "timeout, or start the server"
         ) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        if advice := _pooler_advice(error):
+            raise DatabaseError(f"{doing}: {advice}") from error
         lost = "the connection was lost" if connection_lost(error) else "the database refused"
         raise DatabaseError(f"{doing}: {lost} ({_first_line(error)})") from error
     except psycopg.Error as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import psycopg
@@ -15,19 +15,24 @@ from psycopg import errors
 from qvec.errors import CollectionError, DatabaseError
 from qvec.postgres import statements
 from qvec.postgres._sync.collection import PostgresCollection
+from qvec.postgres._sync.session import Connection
 from qvec.postgres._sync.store import PostgresStore
 from qvec.postgres._sync.writing import check_calibration, copy_rows, merge_rows
-from qvec.postgres.errors import RecalibratedError, connection_lost
+from qvec.postgres.errors import NoAnswerError, RecalibratedError, connection_lost
 from qvec.postgres.layout import Table
-from qvec.postgres.pools import Connection
+from qvec.postgres.locks import AdvisoryLock
+from qvec.postgres.pools import break_off
 from qvec.store.loads import Checkpoint, ConnectionLostError, EncodedBatch, PendingBatch, RepeatedIdError
 from qvec.store.requests import OnDuplicate
 
 _CONFLICTS = (errors.UniqueViolation, errors.LockNotAvailable, errors.DeadlockDetected)
 """Signs of repeated ids: two open transactions with one id wait for each other until the lock times out."""
 _LOCK_TIMEOUT = "1s"
-_LOCK_TRIES = 20
-_SECONDS_BETWEEN_TRIES = 0.5
+_BEGIN = (
+    # A commit need not wait for the disk: rows and checkpoint are lost or kept together.
+    "BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL statement_timeout = 0;"
+    " SET LOCAL idle_in_transaction_session_timeout = 0"
+)
 
 
 def open_loader(
@@ -37,10 +42,20 @@ def open_loader(
     return PostgresLoader(store, collection, source, on_duplicate, workers)
 
 
+@dataclass
+class _Writer:
+    """A connection that writes one batch at a time."""
+
+    connection: Connection
+    begun: threading.Event = field(default_factory=threading.Event)
+    """Set once the batch's transaction has begun, or failed to begin."""
+
+
 class PostgresLoader:
     """One load of one source into one collection; see `qvec.store.loads.Loader`.
 
-    The connection that holds the lock also loads, so that the load notices when it breaks.
+    Every commit first checks that the lock is still held. Transactions begin in the order in which they commit: where a
+    pooler has fewer server connections than the load has workers, the batch that is committed next has one.
     """
 
     def __init__(
@@ -54,11 +69,15 @@ class PostgresLoader:
         self._table: Table | None = None
         self._calibration = ""
         self._staging = False
-        self._lock: Connection | None = None
-        self._connections: list[Connection] = []
+        self._lock = AdvisoryLock(store, f"qvec.ingest {collection} {source}")
+        self._writers: list[_Writer] = []
 
     def __enter__(self) -> PostgresLoader:
-        self._take_lock()
+        try:
+            self._take_lock()
+        except BaseException:
+            self.disconnect()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -71,52 +90,64 @@ class PostgresLoader:
 
     @contextmanager
     def registry(self) -> Iterator[PostgresLoadRegistry]:
+        table = self._store.open(self._collection).table
         with self._store.connection() as connection, connection.transaction():
             # One load at a time may start, until the transaction ends: two would take the same ids.
             key = f"qvec.start {self._collection}"
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [key])
-            table = self._store.open(self._collection).table
             yield PostgresLoadRegistry(connection, table, self._collection, self._source)
 
     def connect(self, collection: PostgresCollection) -> None:
-        if self._connections:
+        if self._writers:
             return
         self._table = collection.table
         self._calibration = collection.calibration.id
-        self._connections = [self._take_lock()]
-        while len(self._connections) < self._workers:
-            self._connections.append(self._store.direct_connection())
+        self._take_lock()
         with _wrap_lost_connection():
-            with self._connections[0].transaction():
-                self._check_calibration(self._connections[0])
-            for connection in self._connections:
-                # A commit need not wait for the disk: rows and checkpoint are lost or kept together.
-                connection.execute(
-                    "SET synchronous_commit = off; SET statement_timeout = 0;"
-                    " SET idle_in_transaction_session_timeout = 0"
-                )
+            self._lock.check()
+        while len(self._writers) < self._workers:
+            self._writers.append(_Writer(self._store.direct_connection()))
+        with _wrap_lost_connection(), self._first.transaction():
+            self._check_calibration(self._first)
+
+    @property
+    def _first(self) -> Connection:
+        return self._writers[0].connection
 
     def disconnect(self) -> None:
-        for connection in {*self._connections, *filter(None, [self._lock])}:
-            connection.close()
-        self._connections, self._lock = [], None
+        for writer in self._writers:
+            writer.connection.close()
+        self._writers = []
+        self._lock.release()
 
     def write(self, batch: EncodedBatch, earlier: Sequence[PendingBatch], executor: Executor) -> PendingBatch:
         busy = {id(pending.connection) for pending in earlier}
-        connection = next(free for free in self._connections if id(free) not in busy)
-        return PendingBatch(batch, executor.submit(self._write, connection, batch), connection)
+        writer = next(free for free in self._writers if id(free) not in busy)
+        writer.begun.clear()
+        after = earlier[-1].connection if earlier else None
+        return PendingBatch(batch, executor.submit(self._write, writer, batch, after), writer)
 
-    def _write(self, connection: Connection, batch: EncodedBatch) -> int:
+    def _write(self, writer: _Writer, batch: EncodedBatch, after: _Writer | None) -> int:
         """Write a batch's rows in a transaction that stays open; return the number that was not skipped."""
         assert self._table is not None
-        waits = self._staging or self._workers == 1
-        connection.execute("BEGIN" if waits else f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+        connection = writer.connection
+        if after:
+            after.begun.wait()
+        try:
+            self._begin(connection)
+        finally:
+            writer.begun.set()
         if not batch.count:
             return 0
         self._check_calibration(connection)
         if self._staging:
             return merge_rows(connection, self._table, batch.rows, self._on_duplicate)
         return copy_rows(connection, self._table, batch.rows)
+
+    def _begin(self, connection: Connection) -> None:
+        waits = self._staging or self._workers == 1
+        limit = "" if waits else f"; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"
+        connection.execute((_BEGIN + limit).encode())
 
     def _check_calibration(self, connection: Connection) -> None:
         """Raise CollectionError where the rows were quantized for a calibration that the collection no longer has."""
@@ -130,6 +161,7 @@ class PostgresLoader:
             ) from None
 
     def wait(self, pending: PendingBatch) -> int:
+        self._wait_for_transaction(pending.connection)
         with _wrap_lost_connection():
             try:
                 return pending.future.result()
@@ -139,46 +171,46 @@ class PostgresLoader:
                 self._staging = True
                 raise RepeatedIdError from error
 
+    def _wait_for_transaction(self, writer: _Writer) -> None:
+        """Raise NoAnswerError where a pooler has no server connection for the batch that is committed next."""
+        seconds = self._store.options.timeout
+        if writer.connection.behind_pooler and not writer.begun.wait(seconds):
+            break_off(writer.connection)
+            raise NoAnswerError(self._store.name, seconds)
+
     def commit(self, pending: PendingBatch, checkpoint: Checkpoint) -> None:
+        connection = pending.connection.connection
         with _wrap_lost_connection():
-            _write_checkpoint(pending.connection, self._collection, self._source, checkpoint)
-            pending.connection.execute("COMMIT")
+            _write_checkpoint(connection, self._collection, self._source, checkpoint)
+            self._lock.check()
+            connection.execute("COMMIT")
 
     def abandon(self, pending: Sequence[PendingBatch]) -> None:
         """Roll back the transactions of batches in flight."""
         for batch in pending:
             batch.future.exception()  # waits; a failed transaction is rolled back like any other
-            if not batch.connection.closed:
+            connection = batch.connection.connection
+            if not connection.closed:
                 try:
-                    batch.connection.execute("ROLLBACK")
+                    connection.execute("ROLLBACK")
                 except psycopg.Error:
-                    batch.connection.close()
+                    connection.close()
 
     def read_checkpoint(self) -> Checkpoint | None:
         with _wrap_lost_connection():
-            return _read_checkpoint(self._connections[0], self._collection, self._source)
+            return _read_checkpoint(self._first, self._collection, self._source)
 
     def finish(self, checkpoint: Checkpoint) -> None:
-        with _wrap_lost_connection(), self._connections[0].transaction():
-            self._connections[0].execute("SET LOCAL synchronous_commit = on")
-            _write_checkpoint(self._connections[0], self._collection, self._source, checkpoint)
+        with _wrap_lost_connection(), self._first.transaction():
+            self._first.execute("SET LOCAL synchronous_commit = on")
+            _write_checkpoint(self._first, self._collection, self._source, checkpoint)
+            self._lock.check()
 
-    def _take_lock(self) -> Connection:
-        """Return the connection that holds the lock. Raise DatabaseError where another process keeps it for seconds."""
-        if self._lock is None:
-            self._lock = self._store.direct_connection()
-            with _wrap_lost_connection():
-                self._wait_for_lock(self._lock)
-        return self._lock
-
-    def _wait_for_lock(self, connection: Connection) -> None:
-        """Try for some seconds: the server may need a moment to notice that the client of a load was killed."""
-        key = f"qvec.ingest {self._collection} {self._source}"
-        for _ in range(_LOCK_TRIES):
-            row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-            if row and row[0]:
+    def _take_lock(self) -> None:
+        """Take the lock unless it is taken. Raise DatabaseError where another process keeps it for seconds."""
+        with _wrap_lost_connection():
+            if self._lock.acquire():
                 return
-            time.sleep(_SECONDS_BETWEEN_TRIES)
         self.disconnect()
         raise DatabaseError(f"another process is loading {self._source} into collection {self._collection!r}")
 

@@ -8,14 +8,17 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
-from qvec.postgres.pools import AsyncConnection, Connection
 from qvec.results import Progress
 
 _POLL_SECONDS = 0.5
-_PROGRESS = b"SELECT blocks_done, blocks_total FROM pg_stat_progress_create_index WHERE pid = %s AND blocks_total > 0"
+_PROGRESS = (
+    b"SELECT blocks_done, blocks_total FROM pg_stat_progress_create_index"
+    b" WHERE datname = current_database() AND relid = to_regclass(%s) AND blocks_total > 0"
+)
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,14 @@ class Machine:
 
 
 @contextmanager
-def watching(watcher: Connection, backend: int, progress: Progress) -> Iterator[None]:
-    """Report the progress of a server process's build in blocks of the table, read over a second connection."""
+def watching(watcher: psycopg.Connection[Any], table: str, progress: Progress) -> Iterator[None]:
+    """Report the progress of an index build in blocks of the quoted table, read over a second connection."""
     done = threading.Event()
 
     def watch() -> None:
         with suppress(psycopg.Error):  # the build itself reports what is wrong
             while not done.wait(_POLL_SECONDS):
-                if found := watcher.execute(_PROGRESS, [backend]).fetchone():
+                if found := watcher.execute(_PROGRESS, [table]).fetchone():
                     progress(*found)
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -53,14 +56,14 @@ def watching(watcher: Connection, backend: int, progress: Progress) -> Iterator[
 
 
 @asynccontextmanager
-async def watching_async(watcher: AsyncConnection, backend: int, progress: Progress) -> AsyncIterator[None]:
-    """Report the progress of a server process's build in blocks of the table, read over a second connection."""
+async def watching_async(watcher: psycopg.AsyncConnection[Any], table: str, progress: Progress) -> AsyncIterator[None]:
+    """Report the progress of an index build in blocks of the quoted table, read over a second connection."""
 
     async def watch() -> None:
         with suppress(psycopg.Error):  # the build itself reports what is wrong
             while True:
                 await asyncio.sleep(_POLL_SECONDS)
-                if found := await (await watcher.execute(_PROGRESS, [backend])).fetchone():
+                if found := await (await watcher.execute(_PROGRESS, [table])).fetchone():
                     progress(*found)
 
     task = asyncio.create_task(watch())

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import math
 import os
+import socket
+import threading
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 import psycopg
 from pgvector.psycopg.bit import register_bit_info
@@ -17,11 +20,13 @@ from psycopg.types import TypeInfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed
 
 from qvec.forking import Lock
+from qvec.postgres.errors import NoAnswerError
 from qvec.store.connect_options import ConnectOptions, LoopOwner
 from qvec.store.scope import operation_began
 
-Connection = psycopg.Connection[Any]
-AsyncConnection = psycopg.AsyncConnection[Any]
+C = TypeVar("C", bound=psycopg.Connection[Any])
+AsyncC = TypeVar("AsyncC", bound=psycopg.AsyncConnection[Any])
+AnyConnection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 _CONNECT_SECONDS = 10
 _RECONNECT_SECONDS = 5.0
@@ -52,7 +57,7 @@ def _check_began_after(closed_at: float) -> None:
         raise PoolClosed("closed while the call was under way")
 
 
-class Pool:
+class Pool(Generic[C]):
     """The pool of a process. Safe across threads; a forked process opens its own, and calls `join` first."""
 
     def __init__(
@@ -60,21 +65,23 @@ class Pool:
         url: str,
         name: str,
         options: ConnectOptions,
-        configure: Callable[[Connection], None],
+        connection_class: type[C],
+        configure: Callable[[C], None],
         join: Callable[[], object],
     ) -> None:
         """`name` stands for the database in messages; `configure` prepares each new connection."""
         self.name = name
         self._url = url
         self._options = options
+        self._connection_class = connection_class
         self._configure = configure
         self._join = join
         self._lock = Lock()
-        self._pool: ConnectionPool[Connection] | None = None
+        self._pool: ConnectionPool[C] | None = None
         self._process = os.getpid()
         self._closed_at = -math.inf
 
-    def get(self) -> ConnectionPool[Connection]:
+    def get(self) -> ConnectionPool[C]:
         """Return the open pool. Raise PoolClosed in a call that began before the last `close`."""
         with self._lock:
             _check_began_after(self._closed_at)
@@ -84,6 +91,7 @@ class Pool:
             if self._pool is None:
                 self._pool = ConnectionPool(
                     self._url,
+                    connection_class=self._connection_class,
                     configure=self._configure,
                     reconnect_failed=_retry_for_waiting,
                     open=True,
@@ -100,7 +108,7 @@ class Pool:
             pool.close()
 
 
-class AsyncPool:
+class AsyncPool(Generic[AsyncC]):
     """The pool of an event loop."""
 
     def __init__(
@@ -108,19 +116,21 @@ class AsyncPool:
         url: str,
         name: str,
         options: ConnectOptions,
-        configure: Callable[[AsyncConnection], Awaitable[None]],
+        connection_class: type[AsyncC],
+        configure: Callable[[AsyncC], Awaitable[None]],
         join: Callable[[], object],  # noqa: ARG002 - a forked process cannot use it
     ) -> None:
         """`name` stands for the database in messages; `configure` prepares each new connection."""
         self.name = name
         self._url = url
         self._options = options
+        self._connection_class = connection_class
         self._configure = configure
-        self._pool: AsyncConnectionPool[AsyncConnection] | None = None
+        self._pool: AsyncConnectionPool[AsyncC] | None = None
         self._owner = LoopOwner()
         self._closed_at = -math.inf
 
-    async def get(self) -> AsyncConnectionPool[AsyncConnection]:
+    async def get(self) -> AsyncConnectionPool[AsyncC]:
         """Return the open pool. Raise PoolClosed in a call that began before the last `close`, InputError in another
         event loop or process, which cannot use its sockets."""
         self._owner.check(self.name)
@@ -128,6 +138,7 @@ class AsyncPool:
         if self._pool is None:
             self._pool = AsyncConnectionPool(
                 self._url,
+                connection_class=self._connection_class,
                 configure=self._configure,
                 reconnect_failed=_retry_for_waiting_async,
                 open=False,
@@ -158,6 +169,37 @@ async def _retry_for_waiting_async(pool: AsyncConnectionPool[Any]) -> None:
         await pool.check()
 
 
+@contextmanager
+def answering_within(connection: AnyConnection, seconds: float, database: str) -> Iterator[None]:
+    """Break the connection and raise NoAnswerError where what is done inside takes longer.
+
+    A client that waits for a server connection of PgBouncer cannot be cancelled.
+    """
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        break_off(connection)
+
+    timer = threading.Timer(seconds, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except psycopg.Error as error:
+        if expired.is_set():
+            raise NoAnswerError(database, seconds) from error
+        raise
+    finally:
+        timer.cancel()
+
+
+def break_off(connection: AnyConnection) -> None:
+    """Let a thread or task that waits for an answer find the connection broken."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as shared:
+        shared.shutdown(socket.SHUT_RDWR)
+
+
 _BIT_OID = 1560
 _BIT_ARRAY_OID = 1561
 
@@ -171,7 +213,7 @@ class _BitLoader(Loader):
         return bytes(data)[4:]
 
 
-def adapt(connection: Connection | AsyncConnection) -> None:
+def adapt(connection: AnyConnection) -> None:
     """Let a connection send `pgvector.Bit` and receive bit values as bytes."""
     register_bit_info(connection, TypeInfo("bit", _BIT_OID, _BIT_ARRAY_OID))
     connection.adapters.register_loader(_BIT_OID, _BitLoader)

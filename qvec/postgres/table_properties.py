@@ -9,8 +9,8 @@ from typing import Any
 from psycopg.sql import SQL, Identifier
 
 from qvec.errors import CollectionError
+from qvec.postgres._sync.session import Connection
 from qvec.postgres.layout import Table
-from qvec.postgres.pools import Connection
 
 CHANGES = "qvec_changes"
 TRUNCATE = "qvec_truncate"

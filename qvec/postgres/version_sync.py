@@ -16,10 +16,11 @@ from qvec.errors import CollectionError, DatabaseError
 from qvec.postgres import statements, table_properties
 from qvec.postgres._sync import schema
 from qvec.postgres._sync.collection import PostgresCollection
+from qvec.postgres._sync.session import Connection
 from qvec.postgres._sync.store import PostgresStore
 from qvec.postgres._sync.writing import merge_rows
 from qvec.postgres.layout import Table, TableLayout
-from qvec.postgres.pools import Connection
+from qvec.postgres.locks import AdvisoryLock
 from qvec.postgres.rows import stored_vectors
 from qvec.store.requests import RowColumns
 from qvec.store.versions import UnsyncedRows, Version, cut
@@ -44,23 +45,28 @@ class PostgresVersionSync:
     def __init__(self, store: PostgresStore, name: str) -> None:
         self._store = store
         self._name = name
+        self._lock = AdvisoryLock(store, f"qvec.recalibrate {name}")
         self._opened: Connection | None = None
 
     def __enter__(self) -> PostgresVersionSync:
-        self._opened = self._store.direct_connection()
-        key = f"qvec.recalibrate {self._name}"
-        for _ in range(20):  # a killed process's connection may need a moment to end
-            row = self._connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key]).fetchone()
-            if row and row[0]:
-                self._connection.execute("SET statement_timeout = 0")
-                schema.prepare(self._connection, install=True)
-                return self
-            time.sleep(0.5)
-        self._opened.close()
-        raise DatabaseError(f"another process is recalibrating collection {self._name!r}")
+        try:
+            if not self._lock.acquire():
+                raise DatabaseError(f"another process is recalibrating collection {self._name!r}")
+            self._opened = self._store.direct_connection()
+            self._opened.set(statement_timeout="0")
+            schema.prepare(self._opened, install=True)
+        except BaseException:
+            self._close()
+            raise
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._connection.close()
+        self._close()
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+        self._lock.release()
 
     @property
     def _connection(self) -> Connection:
@@ -181,10 +187,10 @@ class PostgresVersionSync:
 
     def switch(self, *, allow_missing: bool) -> UnsyncedRows:
         """Switch the versions. Writes wait from the start, searches while the names change; open collections notice."""
-        return self._with_locks(lambda: self._switch(allow_missing))
+        pair = self._pair()  # read over other connections, so before the transaction
+        return self._with_locks(lambda: self._switch(pair, allow_missing))
 
-    def _switch(self, allow_missing: bool) -> UnsyncedRows:
-        pair = self._pair()
+    def _switch(self, pair: VersionPair, allow_missing: bool) -> UnsyncedRows:
         used, other, connection = pair.used, pair.other, self._connection
         table_properties.check_copyable(connection, used.table, self._name)
         connection.execute(SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(used.table.identifier))
@@ -259,7 +265,9 @@ class PostgresVersionSync:
             try:
                 with self._connection.transaction():
                     self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
-                    return work()
+                    done = work()
+                    self._lock.check()
+                    return done
             except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
                 waited = error
                 time.sleep(_SECONDS_BETWEEN_TRIES)
@@ -270,7 +278,9 @@ class PostgresVersionSync:
 
     def _in_transaction(self, work: Callable[[], T]) -> T:
         with self._connection.transaction():
-            return work()
+            done = work()
+            self._lock.check()
+            return done
 
 
 class VersionPair:

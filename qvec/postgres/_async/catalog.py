@@ -15,8 +15,8 @@ from qvec.postgres import statements
 from qvec.postgres._async import schema
 from qvec.postgres._async.execute import execute, fetch
 from qvec.postgres._async.schema import check_identifier
+from qvec.postgres._async.session import AsyncConnection
 from qvec.postgres.layout import PgVector, Table, TableLayout
-from qvec.postgres.pools import AsyncConnection
 from qvec.store.requests import NewCollection
 
 # `embedding` is read from the row as JSON: an older schema, which suffices for reading, lacks the column. Tables of

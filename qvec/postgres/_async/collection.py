@@ -25,11 +25,11 @@ from qvec.postgres._async.catalog import AsyncCatalog, CatalogEntry
 from qvec.postgres._async.connections import AsyncConnections, Work
 from qvec.postgres._async.execute import Rows, chunks, execute, fetch
 from qvec.postgres._async.search import explain, search
+from qvec.postgres._async.session import AsyncConnection
 from qvec.postgres._async.writing import check_calibration, merge_rows
 from qvec.postgres.errors import RecalibratedError
 from qvec.postgres.layout import Table
 from qvec.postgres.machine import Machine, watching_async
-from qvec.postgres.pools import AsyncConnection
 from qvec.postgres.rows import check_metadata, encode_rows, stored_vectors, vectors_of
 from qvec.postgres.search_plan import EVERY_ROW, SearchPlan, Where
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
@@ -334,7 +334,7 @@ class AsyncPostgresCollection:
         async with (
             await self._connections.connect() as builder,
             await self._connections.connect() as watcher,
-            watching_async(watcher, builder.info.backend_pid, progress),
+            watching_async(watcher, self.table.identifier.as_string(), progress),
         ):
             machine = Machine.local() if self._embedded else await indexes.remote_machine(builder)
             await indexes.build(builder, self.table, machine)

@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import psycopg
 
+from qvec.postgres._async.session import AsyncConnection
 from qvec.postgres.errors import check_url, connection_lost, wrap_connect_errors
-from qvec.postgres.pools import AsyncConnection, AsyncPool, adapt, connect_arguments
+from qvec.postgres.pools import AsyncPool, adapt, answering_within, connect_arguments
 from qvec.store.connect_options import ConnectOptions, redact
 from qvec.store.scope import operation
 from qvec.waiting import sleep_async
@@ -40,14 +41,17 @@ class AsyncConnections:
         self.url = url
         self.name = name or redact(url)
         self.options = options
-        self._pool = AsyncPool(url, self.name, options, self._configure_pooled, join)
+        self._pool = AsyncPool(url, self.name, options, AsyncConnection, self._configure_pooled, join)
 
     async def connect(self) -> AsyncConnection:
         """Open a connection outside the pool, in autocommit; the caller closes it."""
         with wrap_connect_errors(self.name):
-            arguments = connect_arguments(self.options)
-            connection: AsyncConnection = await psycopg.AsyncConnection.connect(self.url, **arguments)
-        await self._configure(connection)
+            connection = await AsyncConnection.connect(self.url, **connect_arguments(self.options))
+            try:
+                await self._configure(connection)
+            except BaseException:
+                await connection.close()
+                raise
         return connection
 
     @asynccontextmanager
@@ -95,17 +99,20 @@ class AsyncConnections:
         """Close the pool; later calls open it again."""
         await self._pool.close()
 
-    async def _configure(self, connection: AsyncConnection) -> None:
+    async def _configure(self, connection: AsyncConnection, **settings: str) -> None:
         adapt(connection)
+        with answering_within(connection, self.options.timeout, self.name):
+            await connection.find_pooler()
         if self.options.read_only:
-            await connection.execute("SET default_transaction_read_only = on")
+            settings["default_transaction_read_only"] = "on"
+        await connection.set(**settings)
 
     async def _configure_pooled(self, connection: AsyncConnection) -> None:
         """Limit the time of statements too: loads and index builds use connections outside the pool."""
-        await self._configure(connection)
+        settings = {}
         if self.options.statement_timeout is not None:
-            milliseconds = math.ceil(self.options.statement_timeout * 1000)
-            await connection.execute(f"SET statement_timeout = {milliseconds}".encode())
+            settings["statement_timeout"] = str(math.ceil(self.options.statement_timeout * 1000))
+        await self._configure(connection, **settings)
 
 
 async def _answers(connection: AsyncConnection) -> bool:

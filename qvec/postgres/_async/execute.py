@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from qvec.postgres.pools import AsyncConnection
+from qvec.postgres._async.session import AsyncConnection
 from qvec.waiting import in_thread_async
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from qvec.full_text import check_indexed_language
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import metadata_indexes, statements, text_index
 from qvec.postgres._async.execute import execute, execute_unlimited, fetch, without_time_limit
+from qvec.postgres._async.session import AsyncConnection, set_all
 from qvec.postgres.layout import Table
 from qvec.postgres.machine import Machine
-from qvec.postgres.pools import AsyncConnection
 
 _GRAPH_BYTES = 2 * HNSW_M * 16 + 188
 """Bytes of one HNSW element beside its bits: 2 m neighbours in pgvector's lowest layer, and bookkeeping with a
@@ -47,7 +47,6 @@ async def build(connection: AsyncConnection, table: Table, machine: Machine) -> 
     """Build the prefilter's index in one transaction, unless it exists."""
     if await exists(connection, table):
         return
-    await _stop_with_client(connection)
     try:
         await _create(connection, table, machine)
     except (errors.DiskFull, errors.OutOfMemory):
@@ -55,13 +54,14 @@ async def build(connection: AsyncConnection, table: Table, machine: Machine) -> 
             raise
         # Parallel builds share their memory through /dev/shm, which containers keep small: do without.
         await _create(connection, table, Machine(machine.memory, 0))
-    await execute(connection, SQL("ANALYZE {}").format(table.identifier))
+    await execute_unlimited(connection, SQL("ANALYZE {}").format(table.identifier))
 
 
 async def _stop_with_client(connection: AsyncConnection) -> None:
     """Let the server stop building for a client that was killed, on platforms that can."""
     with suppress(errors.InvalidParameterValue):
-        await execute(connection, "SET client_connection_check_interval = '1s'")
+        async with connection.transaction():
+            await execute(connection, "SET LOCAL client_connection_check_interval = '1s'")
 
 
 async def _create(connection: AsyncConnection, table: Table, machine: Machine) -> None:
@@ -70,13 +70,14 @@ async def _create(connection: AsyncConnection, table: Table, machine: Machine) -
         await execute(connection, SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table.identifier))
         if await exists(connection, table):
             return
+        await _stop_with_client(connection)
         memory = await _build_memory(connection, table, machine)
-        for name, value in (
-            ("maintenance_work_mem", f"{memory >> 10}kB"),
-            ("max_parallel_maintenance_workers", str(machine.workers)),
-            ("statement_timeout", "0"),
-        ):
-            await execute(connection, "SELECT set_config(%s, %s, true)", [name, value])
+        settings = {
+            "maintenance_work_mem": f"{memory >> 10}kB",
+            "max_parallel_maintenance_workers": str(machine.workers),
+            "statement_timeout": "0",
+        }
+        await execute(connection, set_all(settings, local=True))
         await execute(connection, statements.drop_index(table))
         await execute(connection, statements.create_index(table))
 

@@ -10,8 +10,8 @@ from psycopg import sql
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.postgres import sql_script
 from qvec.postgres._async.execute import execute, fetch
+from qvec.postgres._async.session import AsyncConnection
 from qvec.postgres.layout import PgVector
-from qvec.postgres.pools import AsyncConnection
 
 OLDEST_POSTGRES = 14
 OLDEST_PGVECTOR = (0, 7, 0)
@@ -27,6 +27,8 @@ async def prepare(connection: AsyncConnection, *, install: bool) -> PgVector:
     An older schema suffices for reading. Raise DatabaseError for a missing one unless `install`.
     """
     _check_postgres(connection.info)
+    if not install and (vector := await _find_pgvector(connection)) and await installed(connection):
+        return vector  # without a transaction, which a pooler in statement mode refuses
     async with connection.transaction():
         return await _prepare(connection, install)
 

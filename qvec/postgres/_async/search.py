@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.postgres._async.execute import Rows, fetch, fetch_each, scan
-from qvec.postgres.pools import AsyncConnection
+from qvec.postgres._async.session import AsyncConnection
 from qvec.postgres.search_plan import EVERY_ROW, SearchPlan, texts_statement
 from qvec.results import Explanation, Hit
 from qvec.tracing import span

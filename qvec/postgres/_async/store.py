@@ -13,9 +13,9 @@ from qvec.postgres._async.catalog import AsyncCatalog, CatalogEntry
 from qvec.postgres._async.collection import AsyncPostgresCollection
 from qvec.postgres._async.connections import AsyncConnections, Work
 from qvec.postgres._async.schema import hnsw_warning
+from qvec.postgres._async.session import AsyncConnection
 from qvec.postgres.errors import wrap_errors
 from qvec.postgres.layout import TableLayout
-from qvec.postgres.pools import AsyncConnection
 from qvec.store.connect_options import ConnectOptions
 from qvec.store.requests import NewCollection
 

@@ -10,9 +10,9 @@ from psycopg.sql import SQL, Identifier
 from qvec.errors import CollectionError
 from qvec.postgres import statements
 from qvec.postgres._async.execute import copy, execute, fetch
+from qvec.postgres._async.session import AsyncConnection
 from qvec.postgres.errors import RecalibratedError
 from qvec.postgres.layout import Table
-from qvec.postgres.pools import AsyncConnection
 from qvec.postgres.rows import HEADER, TRAILER
 from qvec.store.requests import OnDuplicate
 

@@ -16,8 +16,8 @@ from qvec.postgres import statements
 from qvec.postgres._sync import schema
 from qvec.postgres._sync.execute import execute, fetch
 from qvec.postgres._sync.schema import check_identifier
+from qvec.postgres._sync.session import Connection
 from qvec.postgres.layout import PgVector, Table, TableLayout
-from qvec.postgres.pools import Connection
 from qvec.store.requests import NewCollection
 
 # `embedding` is read from the row as JSON: an older schema, which suffices for reading, lacks the column. Tables of

@@ -26,11 +26,11 @@ from qvec.postgres._sync.catalog import Catalog, CatalogEntry
 from qvec.postgres._sync.connections import Connections, Work
 from qvec.postgres._sync.execute import Rows, chunks, execute, fetch
 from qvec.postgres._sync.search import explain, search
+from qvec.postgres._sync.session import Connection
 from qvec.postgres._sync.writing import check_calibration, merge_rows
 from qvec.postgres.errors import RecalibratedError
 from qvec.postgres.layout import Table
 from qvec.postgres.machine import Machine, watching
-from qvec.postgres.pools import Connection
 from qvec.postgres.rows import check_metadata, encode_rows, stored_vectors, vectors_of
 from qvec.postgres.search_plan import EVERY_ROW, SearchPlan, Where
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
@@ -331,7 +331,7 @@ class PostgresCollection:
         with (
             self._connections.connect() as builder,
             self._connections.connect() as watcher,
-            watching(watcher, builder.info.backend_pid, progress),
+            watching(watcher, self.table.identifier.as_string(), progress),
         ):
             machine = Machine.local() if self._embedded else indexes.remote_machine(builder)
             indexes.build(builder, self.table, machine)

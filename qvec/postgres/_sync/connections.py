@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import psycopg
 
+from qvec.postgres._sync.session import Connection
 from qvec.postgres.errors import check_url, connection_lost, wrap_connect_errors
-from qvec.postgres.pools import Connection, Pool, adapt, connect_arguments
+from qvec.postgres.pools import Pool, adapt, answering_within, connect_arguments
 from qvec.store.connect_options import ConnectOptions, redact
 from qvec.store.scope import operation
 from qvec.waiting import sleep
@@ -41,14 +42,17 @@ class Connections:
         self.url = url
         self.name = name or redact(url)
         self.options = options
-        self._pool = Pool(url, self.name, options, self._configure_pooled, join)
+        self._pool = Pool(url, self.name, options, Connection, self._configure_pooled, join)
 
     def connect(self) -> Connection:
         """Open a connection outside the pool, in autocommit; the caller closes it."""
         with wrap_connect_errors(self.name):
-            arguments = connect_arguments(self.options)
-            connection: Connection = psycopg.Connection.connect(self.url, **arguments)
-        self._configure(connection)
+            connection = Connection.connect(self.url, **connect_arguments(self.options))
+            try:
+                self._configure(connection)
+            except BaseException:
+                connection.close()
+                raise
         return connection
 
     @contextmanager
@@ -96,17 +100,20 @@ class Connections:
         """Close the pool; later calls open it again."""
         self._pool.close()
 
-    def _configure(self, connection: Connection) -> None:
+    def _configure(self, connection: Connection, **settings: str) -> None:
         adapt(connection)
+        with answering_within(connection, self.options.timeout, self.name):
+            connection.find_pooler()
         if self.options.read_only:
-            connection.execute("SET default_transaction_read_only = on")
+            settings["default_transaction_read_only"] = "on"
+        connection.set(**settings)
 
     def _configure_pooled(self, connection: Connection) -> None:
         """Limit the time of statements too: loads and index builds use connections outside the pool."""
-        self._configure(connection)
+        settings = {}
         if self.options.statement_timeout is not None:
-            milliseconds = math.ceil(self.options.statement_timeout * 1000)
-            connection.execute(f"SET statement_timeout = {milliseconds}".encode())
+            settings["statement_timeout"] = str(math.ceil(self.options.statement_timeout * 1000))
+        self._configure(connection, **settings)
 
 
 def _answers(connection: Connection) -> bool:

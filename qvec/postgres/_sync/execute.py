@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from qvec.postgres.pools import Connection
+from qvec.postgres._sync.session import Connection
 from qvec.waiting import in_thread
 
 if TYPE_CHECKING:

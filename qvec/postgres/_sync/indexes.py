@@ -14,9 +14,9 @@ from qvec.full_text import check_indexed_language
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import metadata_indexes, statements, text_index
 from qvec.postgres._sync.execute import execute, execute_unlimited, fetch, without_time_limit
+from qvec.postgres._sync.session import Connection, set_all
 from qvec.postgres.layout import Table
 from qvec.postgres.machine import Machine
-from qvec.postgres.pools import Connection
 
 _GRAPH_BYTES = 2 * HNSW_M * 16 + 188
 """Bytes of one HNSW element beside its bits: 2 m neighbours in pgvector's lowest layer, and bookkeeping with a
@@ -48,7 +48,6 @@ def build(connection: Connection, table: Table, machine: Machine) -> None:
     """Build the prefilter's index in one transaction, unless it exists."""
     if exists(connection, table):
         return
-    _stop_with_client(connection)
     try:
         _create(connection, table, machine)
     except (errors.DiskFull, errors.OutOfMemory):
@@ -56,13 +55,14 @@ def build(connection: Connection, table: Table, machine: Machine) -> None:
             raise
         # Parallel builds share their memory through /dev/shm, which containers keep small: do without.
         _create(connection, table, Machine(machine.memory, 0))
-    execute(connection, SQL("ANALYZE {}").format(table.identifier))
+    execute_unlimited(connection, SQL("ANALYZE {}").format(table.identifier))
 
 
 def _stop_with_client(connection: Connection) -> None:
     """Let the server stop building for a client that was killed, on platforms that can."""
     with suppress(errors.InvalidParameterValue):
-        execute(connection, "SET client_connection_check_interval = '1s'")
+        with connection.transaction():
+            execute(connection, "SET LOCAL client_connection_check_interval = '1s'")
 
 
 def _create(connection: Connection, table: Table, machine: Machine) -> None:
@@ -71,13 +71,14 @@ def _create(connection: Connection, table: Table, machine: Machine) -> None:
         execute(connection, SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table.identifier))
         if exists(connection, table):
             return
+        _stop_with_client(connection)
         memory = _build_memory(connection, table, machine)
-        for name, value in (
-            ("maintenance_work_mem", f"{memory >> 10}kB"),
-            ("max_parallel_maintenance_workers", str(machine.workers)),
-            ("statement_timeout", "0"),
-        ):
-            execute(connection, "SELECT set_config(%s, %s, true)", [name, value])
+        settings = {
+            "maintenance_work_mem": f"{memory >> 10}kB",
+            "max_parallel_maintenance_workers": str(machine.workers),
+            "statement_timeout": "0",
+        }
+        execute(connection, set_all(settings, local=True))
         execute(connection, statements.drop_index(table))
         execute(connection, statements.create_index(table))
 

@@ -11,8 +11,8 @@ from psycopg import sql
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.postgres import sql_script
 from qvec.postgres._sync.execute import execute, fetch
+from qvec.postgres._sync.session import Connection
 from qvec.postgres.layout import PgVector
-from qvec.postgres.pools import Connection
 
 OLDEST_POSTGRES = 14
 OLDEST_PGVECTOR = (0, 7, 0)
@@ -28,6 +28,8 @@ def prepare(connection: Connection, *, install: bool) -> PgVector:
     An older schema suffices for reading. Raise DatabaseError for a missing one unless `install`.
     """
     _check_postgres(connection.info)
+    if not install and (vector := _find_pgvector(connection)) and installed(connection):
+        return vector  # without a transaction, which a pooler in statement mode refuses
     with connection.transaction():
         return _prepare(connection, install)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.postgres._sync.execute import Rows, fetch, fetch_each, scan
-from qvec.postgres.pools import Connection
+from qvec.postgres._sync.session import Connection
 from qvec.postgres.search_plan import EVERY_ROW, SearchPlan, texts_statement
 from qvec.results import Explanation, Hit
 from qvec.tracing import span

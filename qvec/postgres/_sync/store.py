@@ -14,9 +14,9 @@ from qvec.postgres._sync.catalog import Catalog, CatalogEntry
 from qvec.postgres._sync.collection import PostgresCollection
 from qvec.postgres._sync.connections import Connections, Work
 from qvec.postgres._sync.schema import hnsw_warning
+from qvec.postgres._sync.session import Connection
 from qvec.postgres.errors import wrap_errors
 from qvec.postgres.layout import TableLayout
-from qvec.postgres.pools import Connection
 from qvec.store.connect_options import ConnectOptions
 from qvec.store.requests import NewCollection
 
