@@ -29,29 +29,37 @@ class AdvisoryLock:
     def acquire(self) -> bool:
         """Take the lock unless it is held here. Return False where another process keeps it for ten seconds.
 
-        The server may need a moment to notice that the client of a load was killed.
+        Raise NoAnswerError where a pooler has no server connection beside the one for the lock.
         """
         if self._connection is not None:
             return True
         self._connection = self._store.direct_connection()
-        self._connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        try:
+            taken = self._take(self._connection)
+            if taken and self._connection.behind_pooler:
+                self._store.direct_connection().close()
+        except BaseException:
+            self.release()
+            raise
+        if not taken:
+            self.release()
+        return taken
+
+    def _take(self, connection: Connection) -> bool:
+        """Try for some seconds: the server may need a moment to notice that the client of a load was killed."""
+        connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        # The settings that end idle and long transactions; the second is new in Postgres 17.
+        connection.execute(
+            "SELECT set_config(name, '0', true) FROM pg_settings"
+            " WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
+        )
         for _ in range(_TRIES):
-            if self._try():
-                # The settings that end idle and long transactions; the second is new in Postgres 17.
-                self._connection.execute(
-                    "SELECT set_config(name, '0', true) FROM pg_settings"
-                    " WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
-                )
+            statement = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
+            row = connection.execute(statement, [self._key]).fetchone()
+            if row and row[0]:
                 return True
             time.sleep(_SECONDS_BETWEEN_TRIES)
-        self.release()
         return False
-
-    def _try(self) -> bool:
-        assert self._connection is not None
-        statement = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
-        row = self._connection.execute(statement, [self._key]).fetchone()
-        return bool(row and row[0])
 
     def check(self) -> None:
         """Raise psycopg.OperationalError where the lock was lost with its connection."""
