@@ -16,7 +16,7 @@ from qvec.client.bulk import open_loader
 from qvec.errors import CalibrationError, CollectionError, DatabaseError, InputError
 from qvec.ingest import FitOptions, Reporter
 from qvec.ingest.encoder import Encoder
-from qvec.postgres import loader
+from qvec.postgres import locks
 from qvec.postgres.loader import PostgresLoadRegistry
 
 
@@ -351,7 +351,7 @@ def test_wrong_dimensions_are_refused_before_any_write(database: Database, tmp_p
 def test_source_is_loaded_by_one_process_at_a_time(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "_SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr(locks, "_SECONDS_BETWEEN_TRIES", 0.01)
     path, other = save_npy(tmp_path / "a.npy", random_vectors(50)), save_npy(tmp_path / "b.npy", random_vectors(50))
     with open_loader(database, "docs", str(path), "replace", 1):
         with pytest.raises(DatabaseError, match=r"another process is loading .*a\.npy into collection 'docs'"):

@@ -279,7 +279,7 @@ def test_a_load_adapts_to_the_poolers_server_connections(url: str, tmp_path: Pat
     array = vectors(5000)
     np.save(tmp_path / "a.npy", array)
     with pooled(url, servers=servers) as by_pooler, qvec.connect(by_pooler) as db:
-        assert load(db, tmp_path / "a.npy", workers=workers, batch_rows=100, index=True).rows == 5000
+        assert load(db, tmp_path / "a.npy", workers=workers, batch_rows=20, index=True).rows == 5000
         assert_holds(db, array)
         assert db.collection("docs").has_index()
         assert settings_of(by_pooler) == settings_of(url)
@@ -298,15 +298,15 @@ def test_a_load_needs_two_server_connections(url: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_killed_at_any_moment_loads_every_row_once(url: str, tmp_path: Path, workers: int) -> None:
-    rows = 6000
+    rows = 2000
     source = write_lines(tmp_path / "a.jsonl", with_ids(vectors(rows)))
     with pooled(url) as by_pooler, qvec.connect(url) as db:
         db.install()
         command = ["ingest", source, "--db", by_pooler, "-c", "docs", "--workers", str(workers), "--json"]
-        for kill in range(1, 5):
+        for kill in (1, 2):
             process = start(*command, batch_rows=6)
             end = time.monotonic() + 60
-            while position(db) < kill * rows // 8 and process.poll() is None and time.monotonic() < end:
+            while position(db) < kill * rows // 4 and process.poll() is None and time.monotonic() < end:
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -403,11 +403,12 @@ def test_a_collection_is_recalibrated(url: str, servers: int) -> None:
     with pooled(url, servers=servers) as by_pooler, qvec.connect(by_pooler, statement_timeout=30) as db:
         docs = db.create_collection("docs", calibration=poor, rescore="float32")
         docs.upsert(np.arange(ROWS), VECTORS)
+        before = docs.search(VECTORS[8], 5)
         recalibrate(db, "docs", refit=Refit(threshold=0.5, ranges=qvec.RangeMethod()))
         assert docs.search(VECTORS[7], 1)[0].id == 7
         assert docs.calibration != poor
         roll_back(db, "docs")
-        assert docs.search(VECTORS[8], 1)[0].id == 8
+        assert docs.search(VECTORS[8], 5) == before
         assert docs.calibration == poor
         assert settings_of(by_pooler) == settings_of(url)
 

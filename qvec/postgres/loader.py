@@ -42,13 +42,13 @@ def open_loader(
     return PostgresLoader(store, collection, source, on_duplicate, workers)
 
 
-@dataclass
-class _Writer:
-    """A connection that writes one batch at a time."""
+@dataclass(frozen=True)
+class _Transaction:
+    """The transaction that writes one batch."""
 
     connection: Connection
     begun: threading.Event = field(default_factory=threading.Event)
-    """Set once the batch's transaction has begun, or failed to begin."""
+    """Set once it has begun, or failed to begin."""
 
 
 class PostgresLoader:
@@ -70,7 +70,7 @@ class PostgresLoader:
         self._calibration = ""
         self._staging = False
         self._lock = AdvisoryLock(store, f"qvec.ingest {collection} {source}")
-        self._writers: list[_Writer] = []
+        self._connections: list[Connection] = []
 
     def __enter__(self) -> PostgresLoader:
         try:
@@ -98,45 +98,40 @@ class PostgresLoader:
             yield PostgresLoadRegistry(connection, table, self._collection, self._source)
 
     def connect(self, collection: PostgresCollection) -> None:
-        if self._writers:
+        if self._connections:
             return
         self._table = collection.table
         self._calibration = collection.calibration.id
         self._take_lock()
         with _wrap_lost_connection():
             self._lock.check()
-        while len(self._writers) < self._workers:
-            self._writers.append(_Writer(self._store.direct_connection()))
-        with _wrap_lost_connection(), self._first.transaction():
-            self._check_calibration(self._first)
-
-    @property
-    def _first(self) -> Connection:
-        return self._writers[0].connection
+        while len(self._connections) < self._workers:
+            self._connections.append(self._store.direct_connection())
+        with _wrap_lost_connection(), self._connections[0].transaction():
+            self._check_calibration(self._connections[0])
 
     def disconnect(self) -> None:
-        for writer in self._writers:
-            writer.connection.close()
-        self._writers = []
+        for connection in self._connections:
+            connection.close()
+        self._connections = []
         self._lock.release()
 
     def write(self, batch: EncodedBatch, earlier: Sequence[PendingBatch], executor: Executor) -> PendingBatch:
-        busy = {id(pending.connection) for pending in earlier}
-        writer = next(free for free in self._writers if id(free) not in busy)
-        writer.begun.clear()
-        after = earlier[-1].connection if earlier else None
-        return PendingBatch(batch, executor.submit(self._write, writer, batch, after), writer)
+        busy = {id(pending.transaction.connection) for pending in earlier}
+        transaction = _Transaction(next(free for free in self._connections if id(free) not in busy))
+        before = earlier[-1].transaction if earlier else None
+        return PendingBatch(batch, executor.submit(self._write, transaction, batch, before), transaction)
 
-    def _write(self, writer: _Writer, batch: EncodedBatch, after: _Writer | None) -> int:
+    def _write(self, transaction: _Transaction, batch: EncodedBatch, before: _Transaction | None) -> int:
         """Write a batch's rows in a transaction that stays open; return the number that was not skipped."""
         assert self._table is not None
-        connection = writer.connection
-        if after:
-            after.begun.wait()
+        connection = transaction.connection
+        if before:
+            before.begun.wait()
         try:
             self._begin(connection)
         finally:
-            writer.begun.set()
+            transaction.begun.set()
         if not batch.count:
             return 0
         self._check_calibration(connection)
@@ -161,7 +156,7 @@ class PostgresLoader:
             ) from None
 
     def wait(self, pending: PendingBatch) -> int:
-        self._wait_for_transaction(pending.connection)
+        self._wait_for_transaction(pending.transaction)
         with _wrap_lost_connection():
             try:
                 return pending.future.result()
@@ -171,15 +166,15 @@ class PostgresLoader:
                 self._staging = True
                 raise RepeatedIdError from error
 
-    def _wait_for_transaction(self, writer: _Writer) -> None:
+    def _wait_for_transaction(self, transaction: _Transaction) -> None:
         """Raise NoAnswerError where a pooler has no server connection for the batch that is committed next."""
         seconds = self._store.options.timeout
-        if writer.connection.behind_pooler and not writer.begun.wait(seconds):
-            break_off(writer.connection)
+        if transaction.connection.behind_pooler and not transaction.begun.wait(seconds):
+            break_off(transaction.connection)
             raise NoAnswerError(self._store.name, seconds)
 
     def commit(self, pending: PendingBatch, checkpoint: Checkpoint) -> None:
-        connection = pending.connection.connection
+        connection = pending.transaction.connection
         with _wrap_lost_connection():
             _write_checkpoint(connection, self._collection, self._source, checkpoint)
             self._lock.check()
@@ -189,7 +184,7 @@ class PostgresLoader:
         """Roll back the transactions of batches in flight."""
         for batch in pending:
             batch.future.exception()  # waits; a failed transaction is rolled back like any other
-            connection = batch.connection.connection
+            connection = batch.transaction.connection
             if not connection.closed:
                 try:
                     connection.execute("ROLLBACK")
@@ -198,12 +193,12 @@ class PostgresLoader:
 
     def read_checkpoint(self) -> Checkpoint | None:
         with _wrap_lost_connection():
-            return _read_checkpoint(self._first, self._collection, self._source)
+            return _read_checkpoint(self._connections[0], self._collection, self._source)
 
     def finish(self, checkpoint: Checkpoint) -> None:
-        with _wrap_lost_connection(), self._first.transaction():
-            self._first.execute("SET LOCAL synchronous_commit = on")
-            _write_checkpoint(self._first, self._collection, self._source, checkpoint)
+        with _wrap_lost_connection(), self._connections[0].transaction():
+            self._connections[0].execute("SET LOCAL synchronous_commit = on")
+            _write_checkpoint(self._connections[0], self._collection, self._source, checkpoint)
             self._lock.check()
 
     def _take_lock(self) -> None:

@@ -6,6 +6,7 @@ import time
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.sql import SQL, Literal
 
 from qvec.postgres._sync.session import Connection
 from qvec.postgres._sync.store import PostgresStore
@@ -53,9 +54,10 @@ class AdvisoryLock:
             "SELECT set_config(name, '0', true) FROM pg_settings"
             " WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
         )
+        # Parameters or preparing would leave a portal open, and with it a snapshot, until the next statement.
+        statement = SQL("SELECT pg_try_advisory_xact_lock(hashtextextended({}, 0))").format(Literal(self._key))
         for _ in range(_TRIES):
-            statement = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
-            row = connection.execute(statement, [self._key]).fetchone()
+            row = connection.execute(statement, prepare=False).fetchone()
             if row and row[0]:
                 return True
             time.sleep(_SECONDS_BETWEEN_TRIES)

@@ -47,8 +47,8 @@ class PendingBatch:
 
     batch: EncodedBatch
     future: Future[int]
-    connection: Any = None
-    """The connection that writes it, where the store has several."""
+    transaction: Any = None
+    """The transaction that writes it, where the store has transactions."""
 
 
 class ConnectionLostError(DatabaseError):
