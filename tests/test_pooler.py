@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
 from conftest import realistic
-from ingest_helpers import assert_holds, load, run, start, vectors, with_ids, write_lines
+from ingest_helpers import assert_holds, load_source, random_vectors, run_command, start_command, with_ids, write_lines
 from numpy.typing import NDArray
-from pooler import PROGRAM, pooled
+from pooler_helpers import PROGRAM, pooled
 
 import qvec
 from qvec import Calibration, DatabaseError
@@ -252,6 +254,27 @@ def test_a_direct_connection_prepares_statements_and_one_by_way_of_a_pooler_does
                 assert (found[0] > 0, connection.behind_pooler) == (prepared, not prepared)
 
 
+@pytest.mark.parametrize("options", [{}, {"read_only": True, "statement_timeout": 30}], ids=["plain", "settings"])
+@pytest.mark.parametrize("by_way_of_pooler", [False, True], ids=["direct", "pooled"])
+def test_a_search_takes_two_round_trips(
+    direct_url: str, transaction_url: str, by_way_of_pooler: bool, options: dict[str, Any]
+) -> None:
+    """One finds candidates, one reads their texts; the settings travel with them."""
+    with qvec.connect(transaction_url if by_way_of_pooler else direct_url, pool_size=1, **options) as db:
+        docs = db.collection("docs")
+        for query in QUERIES[:10]:  # directly, the sixth prepares the statements
+            docs.search(query, 5)
+        with TemporaryFile("w+") as trace:
+            with db.store.connection() as connection:
+                connection.pgconn.trace(trace.fileno())
+            for query in QUERIES[:20]:
+                docs.search(query, 5)
+            with db.store.connection() as connection:
+                connection.pgconn.untrace()
+            trace.seek(0)
+            assert len(re.findall(r"\tF\t\d+\t(?:Sync|Query)\b", trace.read())) == 40
+
+
 # Writes, loads, recalibrations
 
 
@@ -276,22 +299,22 @@ def test_writes(url: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("servers", [2, 4])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_adapts_to_the_poolers_server_connections(url: str, tmp_path: Path, servers: int, workers: int) -> None:
-    array = vectors(5000)
+    array = random_vectors(5000)
     np.save(tmp_path / "a.npy", array)
     with pooled(url, servers=servers) as by_pooler, qvec.connect(by_pooler) as db:
-        assert load(db, tmp_path / "a.npy", workers=workers, batch_rows=20, index=True).rows == 5000
+        assert load_source(db, tmp_path / "a.npy", workers=workers, batch_rows=20, index=True).rows == 5000
         assert_holds(db, array)
         assert db.collection("docs").has_index()
         assert settings_of(by_pooler) == settings_of(url)
 
 
 def test_a_load_needs_two_server_connections(url: str, tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", vectors(100))
+    np.save(tmp_path / "a.npy", random_vectors(100))
     with pooled(url, servers=1) as by_pooler, qvec.connect(by_pooler, timeout=1) as db:
         assert db.collections() == []
         began = time.monotonic()
         with pytest.raises(DatabaseError, match=NO_SERVER):
-            load(db, tmp_path / "a.npy")
+            load_source(db, tmp_path / "a.npy")
         assert time.monotonic() - began < 10
 
 
@@ -299,24 +322,24 @@ def test_a_load_needs_two_server_connections(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_killed_at_any_moment_loads_every_row_once(url: str, tmp_path: Path, workers: int) -> None:
     rows = 2000
-    source = write_lines(tmp_path / "a.jsonl", with_ids(vectors(rows)))
+    source = write_lines(tmp_path / "a.jsonl", with_ids(random_vectors(rows)))
     with pooled(url) as by_pooler, qvec.connect(url) as db:
         db.install()
         command = ["ingest", source, "--db", by_pooler, "-c", "docs", "--workers", str(workers), "--json"]
         for kill in (1, 2):
-            process = start(*command, batch_rows=6)
+            process = start_command(*command, batch_rows=6)
             end = time.monotonic() + 60
             while position(db) < kill * rows // 4 and process.poll() is None and time.monotonic() < end:
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
             process.communicate()
             assert 0 < position(db) < rows
-        last = run(*command, batch_rows=20)
+        last = run_command(*command, batch_rows=20)
         assert last.returncode == 0, last.stderr
         summary = json.loads(last.stdout)
         assert summary["total_rows"] == rows
         assert summary["resumed_at"] > 0
-        assert_holds(db, vectors(rows))
+        assert_holds(db, random_vectors(rows))
 
 
 def position(db: Any) -> int:
@@ -357,9 +380,9 @@ def test_a_load_notices_that_its_lock_is_lost_before_it_commits(
     """It takes the lock again, or finds that another load has it."""
     monkeypatch.setattr("qvec.ingest.pipeline._RETRY_SECONDS", (0.01,) * 5)
     monkeypatch.setattr("qvec.postgres.locks._TRIES", 1)
-    np.save(tmp_path / "a.npy", vectors(100))
+    np.save(tmp_path / "a.npy", random_vectors(100))
     with pooled(url) as by_pooler, qvec.connect(by_pooler if by_way_of_pooler else url) as db:
-        db.create_collection("docs", calibration=Calibration.fit(vectors(100)))
+        db.create_collection("docs", calibration=Calibration.fit(random_vectors(100)))
         said: list[str] = []
         ended: list[int] = []
 
@@ -371,10 +394,10 @@ def test_a_load_notices_that_its_lock_is_lost_before_it_commits(
             def say(self, message: str) -> None:
                 said.append(message)
 
-        assert load(db, tmp_path / "a.npy", Ending(), workers=1, batch_rows=20).rows == 100
+        assert load_source(db, tmp_path / "a.npy", Ending(), workers=1, batch_rows=20).rows == 100
         assert ended == [1]
         assert ["the connection was lost" in message for message in said] == [True]
-        assert_holds(db, vectors(100))
+        assert_holds(db, random_vectors(100))
 
 
 def end_holder(url: str) -> int:
@@ -427,7 +450,7 @@ def test_a_collection_is_recalibrated_from_a_file(url: str, tmp_path: Path) -> N
 
 
 def test_what_needs_a_transaction_is_one_clear_error_in_statement_mode(statement_url: str, tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", vectors(100, dimensions=64))
+    np.save(tmp_path / "a.npy", random_vectors(100, dimensions=64))
     with qvec.connect(statement_url) as db:
         docs = db.collection("docs")
         works: list[Callable[[], object]] = [
@@ -437,7 +460,7 @@ def test_what_needs_a_transaction_is_one_clear_error_in_statement_mode(statement
             lambda: docs.index_texts(),
             lambda: db.create_collection("others", calibration=Calibration.fit(VECTORS)),
             lambda: db.drop_collection("docs"),
-            lambda: load(db, tmp_path / "a.npy"),
+            lambda: load_source(db, tmp_path / "a.npy"),
             lambda: recalibrate(db, "docs"),
         ]
         for work in works:
