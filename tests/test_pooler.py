@@ -318,6 +318,29 @@ def test_a_load_needs_two_server_connections(url: str, tmp_path: Path) -> None:
         assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_load_says_that_others_keep_all_server_connections(url: str, tmp_path: Path, workers: int) -> None:
+    array = random_vectors(1000)
+    np.save(tmp_path / "a.npy", array)
+    with pooled(url, servers=2) as by_pooler, qvec.connect(by_pooler, timeout=1) as db:
+        other = psycopg.connect(by_pooler)
+        taking = threading.Thread(target=other.execute, args=["SELECT 1"])
+
+        class Disturbed(Reporter):
+            def advance(self, stage: str, done: int, total: int | None = None) -> None:  # noqa: ARG002
+                if stage == "loading" and done == 40:
+                    taking.start()
+
+        began = time.monotonic()
+        with pytest.raises(DatabaseError, match=NO_SERVER):
+            load_source(db, tmp_path / "a.npy", Disturbed(), workers=workers, batch_rows=20)
+        assert time.monotonic() - began < 10
+        taking.join()
+        other.close()
+        assert 0 < load_source(db, tmp_path / "a.npy", workers=workers).rows < 1000
+        assert_holds(db, array)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_killed_at_any_moment_loads_every_row_once(url: str, tmp_path: Path, workers: int) -> None:
@@ -434,6 +457,15 @@ def test_a_collection_is_recalibrated(url: str, servers: int) -> None:
         assert docs.search(VECTORS[8], 5) == before
         assert docs.calibration == poor
         assert settings_of(by_pooler) == settings_of(url)
+
+
+def test_a_recalibration_says_that_it_needs_more_server_connections(url: str) -> None:
+    with pooled(url, servers=2) as by_pooler, qvec.connect(by_pooler, timeout=1) as db:
+        docs = db.create_collection("docs", calibration=Calibration.fit(VECTORS), rescore="float32")
+        docs.upsert(np.arange(ROWS), VECTORS)
+        with pytest.raises(DatabaseError, match=NO_SERVER):
+            recalibrate(db, "docs", refit=Refit(threshold=0.5))
+        assert docs.search(VECTORS[7], 1)[0].id == 7
 
 
 def test_a_collection_is_recalibrated_from_a_file(url: str, tmp_path: Path) -> None:

@@ -170,7 +170,8 @@ class PostgresLoader:
         """Raise NoAnswerError where a pooler has no server connection for the batch that is committed next."""
         seconds = self._store.options.timeout
         if transaction.connection.behind_pooler and not transaction.begun.wait(seconds):
-            break_off(transaction.connection)
+            for connection in self._connections:  # behind this batch others wait
+                break_off(connection)
             raise NoAnswerError(self._store.name, seconds)
 
     def commit(self, pending: PendingBatch, checkpoint: Checkpoint) -> None:

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 import psycopg
@@ -196,7 +196,10 @@ def answering_within(connection: AnyConnection, seconds: float, database: str) -
 
 def break_off(connection: AnyConnection) -> None:
     """Let a thread or task that waits for an answer find the connection broken."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as shared:
+    with (
+        suppress(psycopg.Error, OSError),  # it may have closed meanwhile
+        socket.socket(fileno=os.dup(connection.fileno())) as shared,
+    ):
         shared.shutdown(socket.SHUT_RDWR)
 
 

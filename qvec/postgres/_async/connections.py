@@ -101,7 +101,7 @@ class AsyncConnections:
 
     async def _configure(self, connection: AsyncConnection, **settings: str) -> None:
         adapt(connection)
-        with answering_within(connection, self.options.timeout, self.name):
+        with answering_within(connection, max(self.options.timeout, 1), self.name):
             await connection.find_pooler()
         if self.options.read_only:
             settings["default_transaction_read_only"] = "on"

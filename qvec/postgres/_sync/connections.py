@@ -102,7 +102,7 @@ class Connections:
 
     def _configure(self, connection: Connection, **settings: str) -> None:
         adapt(connection)
-        with answering_within(connection, self.options.timeout, self.name):
+        with answering_within(connection, max(self.options.timeout, 1), self.name):
             connection.find_pooler()
         if self.options.read_only:
             settings["default_transaction_read_only"] = "on"
