@@ -138,7 +138,7 @@ def real_embeddings(cache: Path = CACHE) -> Vectors:
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         (cache / ".gitignore").write_text("*\n")
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # two benchmarks may start at once
         with partial.open("wb") as file:
             np.save(file, load_embedder(PACKAGED_MODEL).embed_documents(texts))
         os.replace(partial, path)
