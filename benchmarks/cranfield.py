@@ -21,8 +21,8 @@ from harness import Sizes, Vectors, embedded_postgres, size_options
 from synthetic import retrieval_data
 
 from qvec.evaluation.dataset import Queries, rows_of_source
-from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.evaluation_results import Evaluation, Result
+from qvec.evaluation.evaluator import evaluate
 from qvec.ingest import LoadOptions, ingest
 from qvec.sources import open_source
 from qvec.training.text_datasets import RetrievalDataset, read_beir

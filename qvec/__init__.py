@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qvec.calibration import Calibration
     from qvec.client import AsyncCollection, AsyncDatabase, Collection, Database, connect, connect_async
     from qvec.codes import dequantize, hamming, hamming_top_k, learned, levels, quantize, score, ternary
-    from qvec.drift import Drift
+    from qvec.drift_statistics import Drift
     from qvec.errors import (
         CalibrationError,
         CollectionError,
@@ -34,7 +34,7 @@ _HOMES = {
     "qvec.calibration": ("Calibration",),
     "qvec.codes": ("dequantize", "hamming", "hamming_top_k", "learned", "levels", "quantize", "score", "ternary"),
     "qvec.client": ("AsyncCollection", "AsyncDatabase", "Collection", "Database", "connect", "connect_async"),
-    "qvec.drift": ("Drift",),
+    "qvec.drift_statistics": ("Drift",),
     "qvec.errors": (
         "CalibrationError",
         "CollectionError",

@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_safetensors
 
 from qvec import _native
 from qvec.arrays import Form, Vectors, as_vectors
-from qvec.drift import Drift, measure
+from qvec.drift_statistics import Drift, measure
 from qvec.errors import CalibrationError, InputError, RowError
 from qvec.projection import Bias, Weights, checked_projection
 from qvec.ranges import RangeMethod

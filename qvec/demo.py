@@ -18,7 +18,7 @@ from qvec.embedding import Embedder, load_embedder
 from qvec.errors import InputError
 from qvec.evaluation.dataset import Queries, rows_of_source
 from qvec.evaluation.drift_report import collection_statistics
-from qvec.evaluation.evaluate import evaluate
+from qvec.evaluation.evaluator import evaluate
 from qvec.evaluation.report import write_report
 from qvec.ingest import LoadOptions, Reporter, ingest
 from qvec.passages import QUESTIONS, Passage, stdlib_passages

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qvec.embedding import EmbeddingOptions, load_embedder
 from qvec.embedding.sentence_transformer import padded_batches
-from qvec.embedding.server_connection import Connection, RetryPolicy, retry_after
+from qvec.embedding.server_connection import RetryPolicy, ServerConnection, retry_after
 from qvec.embedding.server_embedder import ServerEmbedder, WrongAnswerError, consecutive_batches, read_answer
 from qvec.errors import EmbeddingError, InputError, RowError
 
@@ -144,7 +144,7 @@ class Pauses(threading.Event):
 def test_retry_after_is_respected(server: EmbeddingServer) -> None:
     server.fault = for_first_requests(1, refusal(429, Retry_After="1"))
     pauses = Pauses()
-    Connection(server.url, QUICK).post("embeddings", {"input": ["text"], "encoding_format": "float"}, pauses)
+    ServerConnection(server.url, QUICK).post("embeddings", {"input": ["text"], "encoding_format": "float"}, pauses)
     assert pauses.seconds == [1]
 
 
@@ -153,7 +153,7 @@ def test_pauses_are_never_shorter_than_policy(server: EmbeddingServer, header: s
     server.fault = refusal(429, Retry_After=header)
     pauses, policy = Pauses(), RetryPolicy(attempts=5, first_pause=0.2, max_pause=0.8)
     with pytest.raises(EmbeddingError, match="status 429: busy"):
-        Connection(server.url, policy).post("embeddings", {"input": ["text"], "encoding_format": "float"}, pauses)
+        ServerConnection(server.url, policy).post("embeddings", {"input": ["text"], "encoding_format": "float"}, pauses)
     assert (np.array(pauses.seconds) >= [0.1, 0.2, 0.4, 0.4]).all()  # at least half of each pause
     assert (np.array(pauses.seconds) <= [0.2, 0.4, 0.8, 0.8]).all()
 

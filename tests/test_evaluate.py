@@ -19,12 +19,12 @@ from qvec import Calibration, InputError
 from qvec.client import Collection, Database
 from qvec.codes import PLANES
 from qvec.evaluation.dataset import Queries, Rows, rows_of_collection, rows_of_source
-from qvec.evaluation.evaluate import evaluate
 from qvec.evaluation.evaluation_results import Evaluation, Result
+from qvec.evaluation.evaluator import evaluate
 from qvec.evaluation.ground_truth import find_ground_truth
 from qvec.evaluation.scan import RESCORES
 from qvec.evaluation.search_config import bytes_per_vector, candidate_count, oversampling_with_own_row
-from qvec.evaluation.tune import find_alternatives
+from qvec.evaluation.tuning import find_alternatives
 from qvec.ingest import Reporter
 from qvec.prefilter_levels import LEVELS
 from qvec.sources import open_source
@@ -139,7 +139,7 @@ def test_block_size_does_not_change_scan_recall(
     calibration: Calibration,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qvec.evaluation.evaluate._SCAN_ROWS", 97)
+    monkeypatch.setattr("qvec.evaluation.evaluator._SCAN_ROWS", 97)
     again = evaluate(collection, as_queries(queries), rows_of(source, calibration), oversamplings=[2, 16])
     scanned = [name for name in by_name(again) if name.endswith("/scan")]
     assert scanned

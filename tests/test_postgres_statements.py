@@ -20,7 +20,7 @@ from qvec import Calibration
 from qvec.client import Collection, Database
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import statements
-from qvec.postgres._sync import search
+from qvec.postgres._sync import search_steps
 from qvec.postgres._sync.collection import CodedTable
 from qvec.postgres.layout import PgVector, Table, TableLayout
 from qvec.postgres.search_plan import SearchPlan
@@ -203,7 +203,7 @@ def test_prefilter_finds_every_candidate(
         connection.execute("SELECT '[1]'::vector")  # loads pgvector, which defines the settings
         connection.execute(f"SET hnsw.ef_search = {ef_search}")
         before = connection.execute(settings).fetchone()
-        (rows,) = search._fetch_rows(connection, plan, query[None])
+        (rows,) = search_steps._fetch_rows(connection, plan, query[None])
         assert len({id for id, _ in rows}) == len(rows) == count
         assert connection.execute(settings).fetchone() == before == (str(ef_search), "off")
 
@@ -218,13 +218,13 @@ def test_ef_search_suffices_without_iterative_scan(db: Database, large_collectio
     query = prepare_queries(large_collection, realistic(1, 32, seed=3))[0]
     with db.store.direct_connection() as connection:
         connection.execute("SET enable_seqscan = off")
-        assert len(search._fetch_rows(connection, plan, query[None])[0]) == count
+        assert len(search_steps._fetch_rows(connection, plan, query[None])[0]) == count
 
 
 def test_prefilter_finds_every_candidate_in_a_new_session(db: Database, large_collection: Collection) -> None:
     with db.store.direct_connection() as connection:
         query = prepare_queries(large_collection, realistic(1, 32, seed=3))[0]
-        assert len(search._fetch_rows(connection, plan_for(large_collection, 400), query[None])[0]) == 400
+        assert len(search_steps._fetch_rows(connection, plan_for(large_collection, 400), query[None])[0]) == 400
 
 
 def test_candidates_are_nearest_by_hamming_distance(db: Database, large_collection: Collection) -> None:
@@ -237,7 +237,7 @@ def test_candidates_are_nearest_by_hamming_distance(db: Database, large_collecti
         bits, qvec.ternary(qvec.quantize(query, large_collection.calibration), large_collection.calibration)
     )[0]
     with db.store.direct_connection() as connection:
-        (rows,) = search._fetch_rows(connection, plan_for(large_collection, 100), query)
+        (rows,) = search_steps._fetch_rows(connection, plan_for(large_collection, 100), query)
     candidate_distances = np.sort(distances[[id for id, _ in rows]])
     # HNSW is approximate: the distances, not the rows (many are equal), are nearly those of an exhaustive search.
     assert (candidate_distances == np.sort(distances)[:100]).mean() > 0.95
@@ -301,11 +301,11 @@ def test_query_batch_takes_one_round_trip_plus_one_for_texts(
         return recorded_send
 
     for name in ("fetch", "fetch_each", "scan"):
-        monkeypatch.setattr(search, name, record_calls(name, getattr(search, name)))
+        monkeypatch.setattr(search_steps, name, record_calls(name, getattr(search_steps, name)))
     with db.store.direct_connection() as connection:
-        found = search.search(connection, plan, queries)
+        found = search_steps.search(connection, plan, queries)
         assert sent == round_trips
-        assert found == [search.search(connection, plan, query[None])[0] for query in queries]
+        assert found == [search_steps.search(connection, plan, query[None])[0] for query in queries]
 
 
 @pytest.mark.parametrize("share", [0.5, 0.01])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sweep_sources import NumberModel, write_texts, write_vectors
 
 import qvec
-import qvec.cli.sweep
+import qvec.cli.evaluate_sweep
 from qvec import Calibration
 from qvec.codes import PLANES
 from qvec.defaults import DEFAULT_OVERSAMPLING
@@ -385,7 +385,9 @@ def test_recommended_command_has_vector_column(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("few_calibrations")
 def test_recommended_command_has_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[EmbeddingOptions] = []
-    monkeypatch.setattr(qvec.cli.sweep, "load_embedder", lambda options: loaded.append(options) or NumberModel())
+    monkeypatch.setattr(
+        qvec.cli.evaluate_sweep, "load_embedder", lambda options: loaded.append(options) or NumberModel()
+    )
     corpus = write_texts(tmp_path / "corpus.jsonl", list(map(str, range(120))))
     questions = write_texts(tmp_path / "queries.jsonl", list(map(str, range(60))))
     options = ("--model", "words", "--query-prefix", "ask: ", "--text-column", "text")

@@ -23,7 +23,7 @@ from qvec.client import Collection, Database
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.dataset import Queries, Rows, rows_of_source
 from qvec.evaluation.metrics import Interval
-from qvec.evaluation.tune import Alternative, Attempt, Tuning, advise, tune
+from qvec.evaluation.tuning import Alternative, Attempt, Tuning, advise, tune
 from qvec.sources import open_source
 
 Floats = NDArray[np.float32]

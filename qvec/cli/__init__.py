@@ -13,12 +13,12 @@ from qvec.cli.calibrate import calibrate
 from qvec.cli.collections import collections, drop, index, info
 from qvec.cli.copy import copy
 from qvec.cli.db import db
-from qvec.cli.demo import demo
 from qvec.cli.drift import drift
 from qvec.cli.evaluate import evaluate
 from qvec.cli.ingest import ingest
 from qvec.cli.recalibrate import recalibrate
 from qvec.cli.search import search
+from qvec.cli.show_demo import demo
 from qvec.cli.sql import sql
 from qvec.cli.train import train
 from qvec.cli.tune import tune

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qvec.cli.console import print_table
+from qvec.cli.evaluate_sweep import SWEEP_ONLY, run_sweep, sweep_options, write_reports
 from qvec.cli.measuring import measuring_options, open_measured, percent_with_margin
 from qvec.cli.shared_options import db_option
-from qvec.cli.sweep import SWEEP_ONLY, run_sweep, sweep_options, write_reports
 from qvec.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,14 +77,14 @@ def _evaluate(
     quiet: bool,
     **options: Any,
 ) -> None:
-    from qvec.evaluation import evaluate as evaluation
+    from qvec.evaluation import evaluator
     from qvec.evaluation.dataset import read_qrels
     from qvec.evaluation.drift_report import collection_statistics
 
     judgements = None if qrels is None else read_qrels(qrels)
     statistics = None
     with open_measured(url, collection, quiet or as_json, **options) as measured:
-        found = evaluation.evaluate(
+        found = evaluator.evaluate(
             measured.collection,
             measured.queries,
             measured.truth,

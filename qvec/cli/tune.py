@@ -13,7 +13,7 @@ from qvec.cli.measuring import measuring_options, open_measured, percent_with_ma
 from qvec.cli.shared_options import collection_option, db_option
 
 if TYPE_CHECKING:
-    from qvec.evaluation.tune import Tuning
+    from qvec.evaluation.tuning import Tuning
 
 NOT_REACHED = 3
 """Exit code if no oversampling reaches the target."""
@@ -44,7 +44,7 @@ def tune(url: str, collection: str, recall: float, store: bool, as_json: bool, q
       qvec tune --collection docs --recall 0.99 --queries queries.npy --truth vectors.npy
       qvec tune --collection docs --recall 0.95 --no-store
     """
-    from qvec.evaluation import tune as tuning
+    from qvec.evaluation import tuning
 
     with open_measured(url, collection, quiet or as_json, **options) as measured:
         found = tuning.tune(

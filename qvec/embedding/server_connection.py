@@ -51,7 +51,7 @@ class RefusedError(Exception):
     """The server refused these texts, but may accept fewer, shorter or other ones. Holds the server's message."""
 
 
-class Connection:
+class ServerConnection:
     """Sends requests to one server, from several threads at once, and from forked processes."""
 
     def __init__(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from qvec.embedding.embedding_options import EmbeddingOptions
 from qvec.embedding.model_cards import card_of, complete_options
 from qvec.embedding.protocol import Embeddings, Progress, require_texts
-from qvec.embedding.server_connection import Connection, RefusedError, RetryPolicy
+from qvec.embedding.server_connection import RefusedError, RetryPolicy, ServerConnection
 from qvec.errors import EmbeddingError, InputError, RowError
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class ServerEmbedder:
     def __init__(self, options: EmbeddingOptions, policy: RetryPolicy | None = None) -> None:
         """Connect: ask the server for the model's name, unless it is given, and for one vector."""
         assert options.model is not None
-        self._connection = Connection(options.model, policy)
+        self._connection = ServerConnection(options.model, policy)
         self.options = complete_options(replace(options, model_name=options.model_name or self._only_model()))
         name = self.options.model_name
         self.name = f"{name} on {self._connection.url}" if name else self._connection.url

@@ -11,7 +11,7 @@ import numpy as np
 
 from qvec.calibration import Calibration
 from qvec.defaults import DEFAULT_OVERSAMPLING
-from qvec.drift import Drift
+from qvec.drift_statistics import Drift
 from qvec.evaluation.evaluation_results import NONE, Evaluation, Result, Sweep, Trial
 
 Scale = Literal["linear", "doubling", "log", "recall", "share"]

@@ -13,7 +13,7 @@ from qvec import _native
 from qvec.arrays import Vectors
 from qvec.calibration import Calibration
 from qvec.client import Collection
-from qvec.drift import Drift, measure
+from qvec.drift_statistics import Drift, measure
 from qvec.errors import InputError
 from qvec.evaluation.dataset import Rows, rows_of_collection
 from qvec.evaluation.metrics import Interval, PairedComparison, compare, confidence_interval

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
-from qvec.drift import Drift
+from qvec.drift_statistics import Drift
 from qvec.errors import InputError
 from qvec.evaluation.metrics import CONFIDENCE, Interval, PairedComparison, compare
 from qvec.ingest.load_options import FitOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from qvec.drift import Drift
+from qvec.drift_statistics import Drift
 from qvec.errors import InputError, MissingExtraError
 from qvec.evaluation.charts import Axis, Chart, Series, charts_of, title_of
 from qvec.evaluation.evaluation_results import Evaluation, Sweep

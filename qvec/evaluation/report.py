@@ -13,7 +13,7 @@ import numpy as np
 
 from qvec.calibration import Calibration
 from qvec.defaults import DEFAULT_OVERSAMPLING
-from qvec.drift import Drift
+from qvec.drift_statistics import Drift
 from qvec.errors import InputError
 from qvec.evaluation.charts import Chart, charts_of, describe_steps, percent, title_of
 from qvec.evaluation.evaluation_results import NONE, Evaluation, NamedComparison, Result, Sweep, Trial

@@ -24,7 +24,7 @@ from qvec.postgres._async import indexes
 from qvec.postgres._async.catalog import AsyncCatalog, CatalogEntry
 from qvec.postgres._async.connections import AsyncConnections, Work
 from qvec.postgres._async.execute import Rows, chunks, execute, fetch
-from qvec.postgres._async.search import explain, search
+from qvec.postgres._async.search_steps import explain, search
 from qvec.postgres._async.session import AsyncConnection
 from qvec.postgres._async.writing import check_calibration, merge_rows
 from qvec.postgres.errors import RecalibratedError

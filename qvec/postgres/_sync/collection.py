@@ -25,7 +25,7 @@ from qvec.postgres._sync import indexes
 from qvec.postgres._sync.catalog import Catalog, CatalogEntry
 from qvec.postgres._sync.connections import Connections, Work
 from qvec.postgres._sync.execute import Rows, chunks, execute, fetch
-from qvec.postgres._sync.search import explain, search
+from qvec.postgres._sync.search_steps import explain, search
 from qvec.postgres._sync.session import Connection
 from qvec.postgres._sync.writing import check_calibration, merge_rows
 from qvec.postgres.errors import RecalibratedError

@@ -17,7 +17,7 @@ from qvec.embedding import load_embedder
 from qvec.sources import Columns, open_source
 
 if TYPE_CHECKING:
-    from qvec.drift import Drift
+    from qvec.drift_statistics import Drift
     from qvec.evaluation.evaluation_results import Evaluation, NamedComparison, Sweep
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -1,4 +1,4 @@
-# Generated from qvec/postgres/_async/search.py by tools/async_to_sync.py: edit that file, then run `make sync`.
+# Generated from qvec/postgres/_async/search_steps.py by tools/async_to_sync.py: edit that file, then run `make sync`.
 """The two steps of a search: the prefilter's statement, then rescoring in this process or in the same statement."""
 
 from __future__ import annotations
