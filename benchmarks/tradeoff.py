@@ -6,6 +6,8 @@ Run: python benchmarks/tradeoff.py docs/tradeoff.svg (or .png)
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,7 +34,7 @@ def main(sizes: Sizes, path: Path | None) -> None:
     truth = nearest_ids(vectors, queries)
     with embedded_postgres() as (database, url), open_session(url) as first, open_session(url) as second:
         methods = (qvec_int8(database, vectors), halfvec_hnsw(first, vectors), bits_and_halfvec(second, vectors))
-        curves = {method.name: curve(method, queries, truth, sizes.repeat) for method in methods}
+        curves = measure_curves(methods, queries, truth, sizes.repeat)
     for method in methods:
         print(f"{method.name}: {method.total_bytes / 1e6:.0f} MB")
         print(*(f"  {found:.1%} {taken:.2f} ms" for found, taken in curves[method.name]), sep="\n")
@@ -41,26 +43,40 @@ def main(sizes: Sizes, path: Path | None) -> None:
         draw(megabytes, curves, path or Path(scratch) / "tradeoff.svg")
 
 
-def curve(method: SearchMethod, queries: Vectors, truth: list[set[int]], repeat: int) -> Curve:
-    """Measure the settings up to the first that finds 99%, and return those that find at least 93%."""
-    points: Curve = []
+def measure_curves(
+    methods: Sequence[SearchMethod], queries: Vectors, truth: list[set[int]], repeat: int
+) -> dict[str, Curve]:
+    """Return the curve of each method, by name. In every repetition the methods take turns."""
+    recalls = {method.name: recalls_of(method, queries, truth) for method in methods}
+    seconds: dict[tuple[str, float], list[float]] = defaultdict(list)
+    for repetition in range(repeat):
+        for method in methods[:: -1 if repetition % 2 else 1]:
+            for setting in recalls[method.name]:
+                seconds[method.name, setting] += search_seconds(method.configure(setting), queries)
+    return {
+        name: [(found, float(np.median(seconds[name, setting])) * 1e3) for setting, found in settings.items()]
+        for name, settings in recalls.items()
+    }
+
+
+def recalls_of(method: SearchMethod, queries: Vectors, truth: list[set[int]]) -> dict[float, float]:
+    """Return the recall of each setting that finds at least 93%, up to the first that finds 99%."""
+    recalls: dict[float, float] = {}
     for setting in method.settings:
-        search = method.configure(setting)
-        points.append((recall(search, queries, truth), milliseconds(search, queries, repeat)))
-        if points[-1][0] >= _HIGHEST:
+        recalls[setting] = recall(method.configure(setting), queries, truth)
+        if recalls[setting] >= _HIGHEST:
             break
-    return [point for point in points if point[0] >= _LOWEST]
+    return {setting: found for setting, found in recalls.items() if found >= _LOWEST}
 
 
-def milliseconds(search: Search, queries: Vectors, repeat: int) -> float:
-    """Return the median time of a search."""
+def search_seconds(search: Search, queries: Vectors) -> list[float]:
+    """Return the time of each search."""
     times = []
-    for _ in range(repeat):
-        for query in queries:
-            started = time.perf_counter()
-            search(query)
-            times.append(time.perf_counter() - started)
-    return float(np.median(times)) * 1e3
+    for query in queries:
+        started = time.perf_counter()
+        search(query)
+        times.append(time.perf_counter() - started)
+    return times
 
 
 def draw(megabytes: dict[str, float], curves: dict[str, Curve], path: Path) -> None:
