@@ -87,6 +87,7 @@ def assert_load_is_complete(database: Database, summary: str, rejects: Path) -> 
     assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == list(INVALID)
 
 
+@pytest.mark.slow
 def test_load_into_a_directory_killed_at_every_step(source: Path, tmp_path: Path) -> None:
     url, rejects = f"qdrant:{tmp_path / 'db'}", tmp_path / "rejects.jsonl"
     arguments = ingest_command(source, url, rejects)
@@ -103,6 +104,7 @@ def test_load_into_a_directory_killed_at_every_step(source: Path, tmp_path: Path
         assert_load_is_complete(database, last.stdout, rejects)
 
 
+@pytest.mark.slow
 def test_load_into_a_directory_killed_at_random_moments(source: Path, tmp_path: Path) -> None:
     """Checkpoints are rare, so that most rows after the last one are already stored."""
     url, rejects = f"qdrant:{tmp_path / 'db'}", tmp_path / "rejects.jsonl"
@@ -124,6 +126,7 @@ def test_load_into_a_directory_killed_at_random_moments(source: Path, tmp_path: 
     assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == list(INVALID)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "moments"), [(1, ON_SERVER[:3]), (2, ON_SERVER[3:]), (4, ON_SERVER[2:])])
 def test_load_onto_a_server_killed_at_every_step(
     qdrant_server: FakeQdrantServer, source: Path, tmp_path: Path, workers: int, moments: tuple[tuple[str, int], ...]

@@ -441,6 +441,7 @@ def kill_moments(backend: str, engine: str) -> list[tuple[str, int]]:
     ]
 
 
+@pytest.mark.slow
 def test_recalibration_killed_at_every_step(url: str) -> None:
     with qvec.connect(url) as database:
         create_docs(database)
