@@ -384,6 +384,7 @@ def test_ingest_uses_a_calibration_file(url: str, files: Path, tmp_path: Path) -
     assert qvec.Calibration.load(file).radius == pytest.approx(np.ones(8))
 
 
+@pytest.mark.slow
 def test_db_starts_and_stops_the_embedded_database(tmp_path: Path) -> None:
     directory = tmp_path / "data"
     option = ["--db", f"postgres:{directory}"]
@@ -437,6 +438,7 @@ def test_ingest_shows_progress_on_a_terminal(url: str, tmp_path: Path) -> None:
     assert (code, output) == (0, "")
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_embedded_database_running(tmp_path: Path) -> None:
     """A terminal sends Ctrl-C to every process of the command, including the embedded server's."""
     np.save(tmp_path / "a.npy", random_vectors(20_000))

@@ -174,6 +174,7 @@ def test_text_refused_by_server_is_a_bad_row(db_url: str, source: Path, server: 
     assert "input is too long" in rejects.read_text()
 
 
+@pytest.mark.slow
 def test_load_resumes_after_server_failure(db_url: str, source: Path, server: EmbeddingServer) -> None:
     many = [{"id": row, "text": f"text about number {row}"} for row in range(2_600)]
     write_lines(source, many)
@@ -189,6 +190,7 @@ def test_load_resumes_after_server_failure(db_url: str, source: Path, server: Em
     assert found_ids(db_url, "text about number 2599")[0] == 2599
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sampling", "loading", "loading, twice"])
 def test_ctrl_c_does_not_wait_for_requests(tmp_path: Path, server: EmbeddingServer, stage: str) -> None:
     """The command ends although the server takes a minute to answer."""

@@ -122,6 +122,7 @@ def test_temporary_failures_are_retried(server: EmbeddingServer, fault: Fault) -
     assert len(server.exchanges) == 3
 
 
+@pytest.mark.slow
 def test_timeouts_are_retried(server: EmbeddingServer) -> None:
     model = faulty(server, for_first_requests(2, lambda _: time.sleep(1.5)), IMPATIENT)
     np.testing.assert_array_equal(model.embed_documents(TEXTS[:5]), vectors_of(TEXTS[:5]))
@@ -191,6 +192,7 @@ def test_permanent_failure_shows_message_of_server(server: EmbeddingServer) -> N
     assert len(server.exchanges) == QUICK.attempts
 
 
+@pytest.mark.slow
 def test_permanent_timeout_raises(server: EmbeddingServer) -> None:
     model = faulty(server, lambda _: time.sleep(1.5), IMPATIENT)
     with pytest.raises(EmbeddingError, match=r"does not answer, 4 times: timed out"):

@@ -238,6 +238,7 @@ def test_child_cannot_use_the_parents_qdrant_directory(tmp_path: Path, calibrati
         assert " was opened before this process was forked; connect again" in written
 
 
+@pytest.mark.slow
 def test_forked_workers_receive_their_own_embeddings() -> None:
     """The server is slow, so workers that shared a socket would read each other's responses."""
 

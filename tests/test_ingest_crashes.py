@@ -310,6 +310,7 @@ def test_load_survives_lost_connections(
     assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == list(BAD)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_retry_waits")
 @pytest.mark.parametrize("acknowledged", ["before the commit", "after the commit"])
 @pytest.mark.parametrize("workers", [1, 3])

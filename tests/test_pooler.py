@@ -318,6 +318,7 @@ def test_a_load_needs_two_server_connections(url: str, tmp_path: Path) -> None:
         assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_says_that_others_keep_all_server_connections(url: str, tmp_path: Path, workers: int) -> None:
     array = random_vectors(1000)

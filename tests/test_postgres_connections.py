@@ -144,6 +144,7 @@ def test_statement_timeout_exempts_index_builds(url: str, monkeypatch: pytest.Mo
     asyncio.run(count())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("docs")
 def test_statement_timeout_exempts_text_and_metadata_indexes(url: str) -> None:
     """Each build waits for a lock longer than the limit, as if it read a large table."""

@@ -107,6 +107,7 @@ def test_requests_end_at_the_statement_timeout(server: FakeQdrantServer) -> None
     assert time.monotonic() - began < 12
 
 
+@pytest.mark.slow
 def test_async_searches_survive_a_server_restart(server: FakeQdrantServer) -> None:
     answered, failed = 0, []
 
@@ -139,6 +140,7 @@ def test_async_searches_survive_a_server_restart(server: FakeQdrantServer) -> No
     assert failed == []
 
 
+@pytest.mark.slow
 def test_searches_in_threads_survive_a_server_restart(server: FakeQdrantServer) -> None:
     stop = threading.Event()
     answered, failed = [0], []
@@ -169,6 +171,7 @@ def test_searches_in_threads_survive_a_server_restart(server: FakeQdrantServer) 
     assert failed == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
     ("kind", "message"),

@@ -99,6 +99,7 @@ def test_warns_when_key_is_sent_unencrypted(monkeypatch: pytest.MonkeyPatch) -> 
     assert warnings == ["the API key goes to qdrant://a:6334 unencrypted; qdrants:// connects with TLS", None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_retries")
 def test_tls(tmp_path: Path, source: Path) -> None:
     (tmp_path / "server").mkdir()
@@ -133,6 +134,7 @@ class HttpHandler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_ipv6_address() -> None:
     address = Address.parse("qdrants://[::1]:77?timeout=3")
     assert (address.host, address.port, address.bracketed, address.timeout) == ("::1", 77, "[::1]", 3)

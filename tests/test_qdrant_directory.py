@@ -89,6 +89,7 @@ def write_in(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
+@pytest.mark.slow
 def test_only_one_process_can_open_a_directory(
     directory: Path, docs: Collection, db: Database, vectors: Vectors
 ) -> None:
@@ -146,6 +147,7 @@ def outcome(use: Callable[[], Any]) -> str:
         return f"{type(error).__name__}: {error}"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_forked_child_gets_an_error_to_connect_again(
     directory: Path, docs: Collection, db: Database, vectors: Vectors

@@ -67,6 +67,7 @@ def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[int], None]]]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_load_continues_after_the_full_disk_was_enlarged(
     small_disk: tuple[Path, Callable[[int], None]], tmp_path: Path
 ) -> None:

@@ -326,6 +326,7 @@ def run_concurrently(*loads: Callable[[], Any]) -> list[BaseException | None]:
     return errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_concurrent_loads_with_automatic_ids_never_share_ids(url: str, tmp_path: Path, seed: int) -> None:
     arrays = [random_vectors(60, seed=10 * seed + number) for number in range(3)]
@@ -511,6 +512,7 @@ def open_files() -> list[str]:
     return sorted(found)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_loads_leave_no_open_threads_and_files(url: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", random_vectors(200))

@@ -58,6 +58,7 @@ def test_indexing_starts_after_the_load(qdrant_server: FakeQdrantServer, databas
     assert database.collection("docs").info().index == "built"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("low_indexing_threshold")
 def test_index_command_builds_a_missing_index(
     qdrant_server: FakeQdrantServer, database: Database, source: Path

@@ -163,6 +163,7 @@ def is_reachable(database: Database) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_retries")
 def test_timeout_of_the_url_applies_to_each_request(qdrant_server: FakeQdrantServer, source: Path) -> None:
     with qvec.connect(f"{qdrant_server.url}?timeout=1") as database:
@@ -269,6 +270,7 @@ def start_and_wait(*arguments: Any, reached: Callable[[], bool]) -> subprocess.P
     return process
 
 
+@pytest.mark.slow
 def test_first_sigint_ends_a_load_after_its_batch_and_a_second_immediately(
     qdrant_server: FakeQdrantServer, database: Database, tmp_path: Path
 ) -> None:

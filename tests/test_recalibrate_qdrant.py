@@ -360,6 +360,7 @@ def test_tolerance_separates_the_calibrations() -> None:
     assert np.abs(QUERIES @ VECTORS.mean(axis=0) * 0.5).min() > 0.05
 
 
+@pytest.mark.slow
 def test_searches_during_switches_succeed_and_use_the_right_calibration(database: Database, url: str) -> None:
     handle = create_docs(database)
     stop, errors, counts = threading.Event(), [], {}
@@ -409,6 +410,7 @@ def test_searches_during_switches_succeed_and_use_the_right_calibration(database
     assert min(counts.values()) > 20
 
 
+@pytest.mark.slow
 def test_recalibrate_command(url: str) -> None:
     with qvec.connect(url) as database:
         create_docs(database)

@@ -374,6 +374,7 @@ def test_axis_around_one_value_has_length() -> None:
 # The plot
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "begins"), [("out.png", b"\x89PNG\r\n\x1a\n"), ("out.svg", b"<?xml"), ("out.pdf", b"%PDF")]
 )
