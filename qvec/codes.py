@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from qvec import _native
 from qvec.arrays import as_rows, as_vectors
 from qvec.errors import InputError, RowError
-from qvec.prefilter_levels import LEVEL_THRESHOLDS, level_planes
+from qvec.prefilter_levels import LEVEL_THRESHOLDS, LEVELS, level_planes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +86,13 @@ def learned(codes: ArrayLike, calibration: Calibration) -> Codes:
     if held != 8:
         raise InputError(f"codes: {held} planes found, 8 wanted for learned bits")
     return _native.project(rows, calibration.projection, calibration.bias)
+
+
+def prefilter_bits(codes: ArrayLike, calibration: Calibration, prefilter: str) -> Codes:
+    """Return the bits of codes that a prefilter compares: `learned` bits, or the `levels` that the prefilter names."""
+    if prefilter == "learned":
+        return learned(codes, calibration)
+    return levels(codes, calibration, LEVELS[prefilter])
 
 
 def dequantize(codes: ArrayLike, calibration: Calibration, planes: int | None = None) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from databases import STORES, Store, open_store
 from hypothesis import HealthCheck, settings
+from ingest_helpers import random_vectors
 from numpy.typing import NDArray
 from psycopg import sql
 from tiny_models import tiny_model, write_pairs
@@ -147,6 +148,21 @@ def qdrant_server(tmp_path: Path) -> Iterator[Any]:
 
     with FakeQdrantServer(tmp_path / "server") as server:
         yield server
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A .npy file of 400 vectors."""
+    np.save(tmp_path / "a.npy", random_vectors(400))
+    return tmp_path / "a.npy"
+
+
+@pytest.fixture
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make waits between retries of requests to Qdrant short, and write a checkpoint after each batch."""
+    monkeypatch.setattr("qvec.qdrant.connection.RETRY_SECONDS", (0.01,) * 3)
+    monkeypatch.setattr("qvec.ingest.pipeline._RETRY_SECONDS", (0.05,) * 40)
+    monkeypatch.setattr("qvec.qdrant.loader._CHECKPOINT_SECONDS", 0)
 
 
 # Models

@@ -19,7 +19,7 @@ from qvec import Calibration
 from qvec.client import Database
 from qvec.filters import parse
 from qvec.postgres import statements
-from qvec.postgres.rows import prefilter_bits
+from qvec.postgres.rows import query_bits
 from qvec.postgres.search_plan import Where
 from qvec.store.requests import RowFilter
 
@@ -61,7 +61,7 @@ def count_found_by_index(short_scan_db: Database, docs: Any, query: Vectors, can
     """Return how many candidates the index scan finds among the matching rows."""
     where = Where.of(RowFilter(parse(RARE)))
     statement = statements.candidates(docs.stored.table, ("id",), candidates, where.composed())
-    bits = prefilter_bits(docs.calibration.prepared(query[None]), docs.calibration, docs.stored.table.layout)
+    bits = query_bits(docs.calibration.prepared(query[None]), docs.calibration, docs.stored.table.layout)
     with short_scan_db.store.connection() as connection:
         rows = connection.execute(statement, {**where.parameters, "bits": Bit(bits.tobytes())}).fetchall()
     return len(rows)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 from fake_qdrant import FakeQdrantServer, collection_config
 from http_helpers import serve_http
@@ -18,27 +17,12 @@ from reporters import AtRow
 
 import qvec
 from qvec.errors import DatabaseError, InputError
-from qvec.ingest import pipeline
-from qvec.qdrant import connection, loader
+from qvec.qdrant import connection
 from qvec.qdrant._sync.client import Retries
 from qvec.qdrant.address import Address
 
 Code = grpc.StatusCode
 SECRET = "not-for-anybodys-eyes"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    np.save(tmp_path / "a.npy", random_vectors(400))
-    return tmp_path / "a.npy"
-
-
-@pytest.fixture
-def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make waits between retries short, and write a checkpoint after each batch."""
-    monkeypatch.setattr(connection, "RETRY_SECONDS", (0.01,) * 3)
-    monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.05,) * 40)
-    monkeypatch.setattr(loader, "_CHECKPOINT_SECONDS", 0)
 
 
 def test_timed_out_request_is_not_retried() -> None:

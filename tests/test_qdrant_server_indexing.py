@@ -1,6 +1,5 @@
 """Indexing a collection on a Qdrant server: during and after loads, failures, restarts."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from qdrant_client import models
 from qdrant_load_helpers import assert_holds
 from reporters import AtRow
 
-import qvec
 from qvec.client import Database
 from qvec.errors import DatabaseError
 from qvec.qdrant._sync import server_engine
@@ -21,15 +19,8 @@ from qvec.qdrant._sync.server_engine import ServerEngine
 
 
 @pytest.fixture
-def database(qdrant_server: FakeQdrantServer) -> Iterator[Database]:
-    with qvec.connect(qdrant_server.url) as database:
-        yield database
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    np.save(tmp_path / "a.npy", random_vectors(400))
-    return tmp_path / "a.npy"
+def url(qdrant_server: FakeQdrantServer) -> str:
+    return qdrant_server.url
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,14 @@ import qvec
 from qvec.client import Database
 from qvec.errors import CollectionError, DatabaseError
 from qvec.ingest import pipeline
-from qvec.qdrant import connection, loader
 from qvec.qdrant._sync import server
 
 Code = grpc.StatusCode
 
 
 @pytest.fixture
-def database(qdrant_server: FakeQdrantServer) -> Iterator[Database]:
-    with qvec.connect(qdrant_server.url) as database:
-        yield database
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    np.save(tmp_path / "a.npy", random_vectors(400))
-    return tmp_path / "a.npy"
-
-
-@pytest.fixture
-def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make waits between retries short, and write a checkpoint after each batch."""
-    monkeypatch.setattr(connection, "RETRY_SECONDS", (0.01,) * 3)
-    monkeypatch.setattr(pipeline, "_RETRY_SECONDS", (0.05,) * 40)
-    monkeypatch.setattr(loader, "_CHECKPOINT_SECONDS", 0)
+def url(qdrant_server: FakeQdrantServer) -> str:
+    return qdrant_server.url
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
-from qvec.codes import PLANES, Codes, code_bytes, hamming_top_k, learned, levels, quantize, score
+from qvec.codes import PLANES, Codes, code_bytes, hamming_top_k, prefilter_bits, quantize, score
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.evaluation_results import NONE
 from qvec.evaluation.ground_truth import RecallTable
 from qvec.evaluation.sample import Sample
 from qvec.evaluation.search_config import CodeBlock, HitIds
-from qvec.prefilter_levels import LEVELS
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -39,12 +38,6 @@ SAMPLE_PRECISIONS = ("float32", "int8", "int4", "binary")
 """The precisions by which every row of a sample can be ranked."""
 SAMPLE_OVERSAMPLINGS = tuple(sorted({1, 2, 4, 8, 16, DEFAULT_OVERSAMPLING}))
 _BLOCK_SCORES = 4 << 20
-
-
-def _prefilter_bits(codes: Codes, prefilter: str, calibration: Calibration) -> Codes:
-    if prefilter == "learned":
-        return learned(codes, calibration)
-    return levels(codes, calibration, LEVELS[prefilter])
 
 
 @dataclass(frozen=True)
@@ -96,13 +89,13 @@ def scan_codes(
 ) -> dict[str, Candidates]:
     """Find `count` candidates of each prefilter for prepared queries (m, d) among blocks of stored rows."""
     codes = quantize(queries, calibration)
-    query_bits = {name: _prefilter_bits(codes, name, calibration) for name in prefilters}
+    query_bits = {name: prefilter_bits(codes, calibration, name) for name in prefilters}
     found: dict[str, Candidates] = {}
     for ids, stored, floats in blocks:
         scores = {name: _scores(stored, floats, queries, calibration, name) for name in rescores}
         for name, bits in query_bits.items():
             # Beside floats, a table keeps the bits of its prefilter as codes.
-            rows = stored if stored.shape[1] == bits.shape[1] else _prefilter_bits(stored, name, calibration)
+            rows = stored if stored.shape[1] == bits.shape[1] else prefilter_bits(stored, calibration, name)
             near, distances = hamming_top_k(rows, bits, min(count, len(rows)))
             new = Candidates(
                 ids[near], distances, {key: np.take_along_axis(each, near, axis=1) for key, each in scores.items()}
@@ -167,7 +160,7 @@ class QuantizedSample:
     def _candidates(self, prefilter: str, count: int) -> Positions:
         """The rows (m, count) whose prefilter bits are nearest to each query, nearest first."""
         rows, queries = (
-            _prefilter_bits(codes, prefilter, self._calibration) for codes in (self._codes, self._query_codes)
+            prefilter_bits(codes, self._calibration, prefilter) for codes in (self._codes, self._query_codes)
         )
         return hamming_top_k(rows, queries, count)[0]
 

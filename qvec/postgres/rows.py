@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvec import _native
 from qvec.calibration import Calibration
-from qvec.codes import code_bytes, dequantize, learned, levels, quantize
+from qvec.codes import code_bytes, dequantize, learned, prefilter_bits, quantize
 from qvec.errors import RowError
 from qvec.postgres.layout import TableLayout
 from qvec.prefilter_levels import level_planes
@@ -26,20 +26,19 @@ def stored_codes(vectors: NDArray[Any], calibration: Calibration, layout: TableL
     """Return the codes column of vectors (n, D): all planes, or the prefilter's bits where floats are kept."""
     if layout.planes:
         return quantize(vectors, calibration, layout.planes)
-    return prefilter_bits(vectors, calibration, layout)
+    return _bits_of_vectors(vectors, calibration, layout)
 
 
-def prefilter_bits(vectors: NDArray[Any], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:
+def _bits_of_vectors(vectors: NDArray[Any], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:
     """Return the bits that the prefilter compares, shape (n, prefilter_bits / 8)."""
-    if not layout.levels:
-        return learned(quantize(vectors, calibration), calibration)
-    return levels(quantize(vectors, calibration, level_planes(layout.levels)), calibration, layout.levels)
+    planes = level_planes(layout.levels) if layout.levels else 8
+    return prefilter_bits(quantize(vectors, calibration, planes), calibration, layout.prefilter)
 
 
 def query_bits(queries: NDArray[np.float32], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:
     """Return the bits of prepared queries (m, d) that the prefilter compares with those of rows, as `qvec._query`
     does."""
-    return prefilter_bits(calibration.for_prefilter(queries), calibration, layout)
+    return _bits_of_vectors(calibration.for_prefilter(queries), calibration, layout)
 
 
 def _stored_bits(

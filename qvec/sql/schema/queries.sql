@@ -43,7 +43,6 @@ BEGIN
     bits := qvec.quantize(qvec._scale_query(floats, calibration), calibration,
                           coalesce(qvec._level_planes(levels), 8));
     bits := CASE WHEN levels IS NULL THEN qvec.learned(bits, calibration)
-                 WHEN levels = 2 THEN bits
                  ELSE qvec.levels(bits, length(bits) / qvec._level_planes(levels), levels) END;
     IF planes IS NULL THEN
         RETURN;
