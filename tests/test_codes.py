@@ -86,6 +86,13 @@ def test_golden_levels(count: int, wanted: str) -> None:
     assert codes.levels(stored, golden_ranges(), count).tobytes().hex() == wanted
 
 
+@pytest.mark.parametrize("count", specification.THRESHOLDS)
+def test_levels_of_every_code_equal_specification(count: int) -> None:
+    every = np.arange(256, dtype=np.uint8)[None]
+    found = codes.levels(specification.to_planes(every, 8), random_ranges(256), count)
+    np.testing.assert_array_equal(found, specification.levels(every, count))
+
+
 def test_golden_ternary() -> None:
     stored = codes.quantize(GOLDEN_VECTOR, golden_ranges())
     assert codes.ternary(stored, golden_ranges()).tobytes().hex() == "0a00" + "fa80"
