@@ -65,12 +65,19 @@ def size_options(full: Sizes) -> Callable[[Callable[..., None]], Callable[..., N
 
 # Databases
 
+IN_MEMORY = "4GB"
+"""Shared buffers that hold a million rows of 384 dimensions of every method."""
+
 
 @contextmanager
-def embedded_postgres() -> Iterator[tuple[Database, str]]:
+def embedded_postgres(shared_buffers: str | None = None) -> Iterator[tuple[Database, str]]:
     """A new embedded Postgres, deleted afterwards, and its URL for psycopg."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         url = embedded.start(f"{folder}/db")
+        if shared_buffers:
+            set_shared_buffers(url, shared_buffers)
+            embedded.stop(f"{folder}/db")
+            url = embedded.start(f"{folder}/db")
         try:
             with connect(f"postgres:{folder}/db") as database:
                 database.install()
@@ -88,6 +95,12 @@ def both_databases() -> Iterator[tuple[Database, Database]]:
         connect(f"qdrant:{folder}/db") as qdrant,
     ):
         yield postgres, qdrant
+
+
+def set_shared_buffers(url: str, size: str) -> None:
+    """Set the shared buffers that a server has after its next start."""
+    with psycopg.connect(url, autocommit=True) as session:
+        session.execute(f"ALTER SYSTEM SET shared_buffers = '{size}'".encode())
 
 
 def open_session(url: str) -> Session:

@@ -9,17 +9,18 @@ recall and the milliseconds on the other half. Methods take turns.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from functools import partial
 
 import click
-from harness import Sizes, Vectors, alternate, embedded_postgres, open_session, size_options
+from harness import IN_MEMORY, Sizes, Vectors, alternate, embedded_postgres, open_session, size_options
 from realistic import realistic_data
 from search_methods import (
+    HalfvecHnsw,
+    Int8Codes,
     Search,
     SearchMethod,
-    halfvec_hnsw,
     nearest_ids,
-    qvec_int8,
     recall,
     search_all,
     smallest_setting,
@@ -35,18 +36,20 @@ RECALLS = (0.95, 0.97, 0.99)
 def main(sizes: Sizes) -> None:
     vectors, queries = realistic_data(sizes)
     truth = nearest_ids(vectors, queries)
-    with embedded_postgres() as (database, url), open_session(url) as session:
-        methods = [qvec_int8(database, vectors, prefilter) for prefilter in LEVELS]
-        methods.append(halfvec_hnsw(session, vectors))
+    with embedded_postgres(IN_MEMORY) as (database, url), open_session(url) as session:
+        methods = [*(Int8Codes(database, prefilter) for prefilter in LEVELS), HalfvecHnsw(session)]
         print(f"{'':<22} {'MB':>7} {'build s':>8}")
         for method in methods:
-            print(f"{method.name:<22} {method.total_bytes / 1e6:>7.0f} {method.build_seconds:>8.1f}", flush=True)
+            method.fill(vectors)
+            print(f"{method.name:<22} {method.total_bytes() / 1e6:>7.0f} {method.build_seconds:>8.1f}", flush=True)
         for wanted in RECALLS:
             print(f"\nrecall@10 of {wanted:.0%}")
             compare(methods, wanted, queries, truth, sizes.repeat)
 
 
-def compare(methods: list[SearchMethod], wanted: float, queries: Vectors, truth: list[set[int]], repeat: int) -> None:
+def compare(
+    methods: Sequence[SearchMethod], wanted: float, queries: Vectors, truth: list[set[int]], repeat: int
+) -> None:
     """Print the setting, recall and milliseconds of each method that reaches a recall."""
     half = len(queries) // 2
     searches: dict[str, Search] = {}

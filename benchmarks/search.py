@@ -8,9 +8,9 @@ bit + halfvec with its index, and 0.3 of that of halfvec with its index.
 from __future__ import annotations
 
 import click
-from harness import Sizes, Table, embedded_postgres, open_session, size_options
+from harness import IN_MEMORY, Sizes, Table, embedded_postgres, open_session, size_options
 from realistic import realistic_data
-from search_methods import bits_and_halfvec, compare_at_recall, halfvec_hnsw, nearest_ids, qvec_int8
+from search_methods import BitsAndHalfvec, HalfvecHnsw, Int8Codes, compare_at_recall, nearest_ids
 
 
 @click.command(help=__doc__)
@@ -18,12 +18,14 @@ from search_methods import bits_and_halfvec, compare_at_recall, halfvec_hnsw, ne
 def main(sizes: Sizes) -> None:
     vectors, queries = realistic_data(sizes)
     truth = nearest_ids(vectors, queries)
-    with embedded_postgres() as (database, url), open_session(url) as first, open_session(url) as second:
-        ours = qvec_int8(database, vectors)
-        others = (halfvec_hnsw(first, vectors), bits_and_halfvec(second, vectors))
+    with embedded_postgres(IN_MEMORY) as (database, url), open_session(url) as first, open_session(url) as second:
+        ours = Int8Codes(database)
+        others = (HalfvecHnsw(first), BitsAndHalfvec(second))
+        for method in (ours, *others):
+            method.fill(vectors)
         table = Table(sizes)
         for other, goal in zip(others, (0.3, 0.55), strict=True):
-            megabytes = ([ours.total_bytes / 1e6], [other.total_bytes / 1e6])
+            megabytes = ([ours.total_bytes() / 1e6], [other.total_bytes() / 1e6])
             table.compare(f"table and index, against {other.name}", *megabytes, "MB", f"at most {goal:g}")
         for other, goal in zip(others, (3.0, 0.9), strict=True):
             per_hour = ([3600 / ours.build_seconds], [3600 / other.build_seconds])

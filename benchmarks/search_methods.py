@@ -1,20 +1,19 @@
 """Methods of searching in Postgres with an index, compared by size, build time, and speed at equal recall.
 
-qvec's int8 collection is compared with pgvector's halfvec HNSW, and with what is usually written by hand: HNSW on a bit
-column, rescoring on a halfvec column in external storage. Each method gets the smallest of its settings that reaches a
-recall on one half of the queries; recall and speed are then measured on the other half.
+Each method gets the smallest of its settings that reaches a recall on one half of the queries; recall and speed are
+then measured on the other half.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
-import psycopg
 from harness import Session, Sizes, Table, Vectors, Work, alternate, rates
 from numpy.typing import NDArray
 from pgvector import Bit, HalfVector
@@ -29,105 +28,145 @@ Search = Callable[[NDArray[np.float32]], list[int]]
 """Returns the ids of the K rows nearest to a query (d,)."""
 
 
-@dataclass(frozen=True)
-class SearchMethod:
+class SearchMethod(ABC):
     """A table with its index, and the searches that its settings give, from fast to thorough."""
 
     name: str
     settings: Sequence[float]
-    configure: Callable[[float], Search]
-    """Return the search with a setting. Only the search that was configured last may be used."""
     build_seconds: float = 0
-    total_bytes: int = 0
+
+    @abstractmethod
+    def fill(self, vectors: Vectors) -> None:
+        """Create the table, fill it, and build its index. A table that exists is searched without this."""
+
+    @abstractmethod
+    def configure(self, setting: float) -> Search:
+        """Return the search with a setting. Only the search that was configured last may be used."""
+
+    @abstractmethod
+    def total_bytes(self) -> int:
+        """Return the bytes of the table and its index."""
 
 
-def qvec_int8(database: Database, vectors: Vectors, prefilter: str = "ternary") -> SearchMethod:
-    """Fill a collection with int8 codes, rescored in the client."""
-    calibration = Calibration.fit(vectors)
-    collection = database.create_collection(f"qvec_{prefilter}", calibration=calibration, prefilter=prefilter)
-    for start in range(0, len(vectors), 10_000):
-        part = vectors[start : start + 10_000]
-        collection.upsert(np.arange(start, start + len(part)), part)
-    seconds = _seconds(collection.build_index)
-    info = collection.info()
+class Int8Codes(SearchMethod):
+    """A collection of qvec with int8 codes, rescored in the client."""
 
-    def configure(oversampling: float) -> Search:
-        return lambda query: [int(hit.id) for hit in collection.search(query, K, oversampling, texts=False)]
+    settings = OVERSAMPLING
 
-    total_bytes = (info.table_bytes or 0) + (info.index_bytes or 0)
-    return SearchMethod(f"qvec int8, {prefilter}", OVERSAMPLING, configure, seconds, total_bytes)
+    def __init__(self, database: Database, prefilter: str = "ternary") -> None:
+        self.name = f"qvec int8, {prefilter}"
+        self.collection = f"docs_{prefilter}"
+        self._database = database
+        self._prefilter = prefilter
 
-
-def halfvec_hnsw(session: Session, vectors: Vectors) -> SearchMethod:
-    """Fill a table of halfvec with pgvector's HNSW index. The session sets hnsw.ef_search for this method alone."""
-    dimensions = vectors.shape[1]
-    session.execute(f"CREATE TABLE halves (id bigint PRIMARY KEY, embedding halfvec({dimensions}))".encode())
-    with session.cursor().copy("COPY halves (id, embedding) FROM STDIN WITH (FORMAT BINARY)") as copy:
-        copy.set_types(["int8", "halfvec"])
-        for row, vector in enumerate(vectors):
-            copy.write_row([row, HalfVector(vector)])
-    seconds = _build(session, "CREATE INDEX ON halves USING hnsw (embedding halfvec_ip_ops)")
-    query = f"SELECT id FROM halves ORDER BY embedding <#> %b LIMIT {K}"
-
-    def configure(ef: float) -> Search:
-        _set_ef(session, ef)
-        return lambda vector: _ids(session, query, [HalfVector(vector)])
-
-    return SearchMethod("pgvector halfvec HNSW", EF, configure, seconds, _total_bytes(session, "halves"))
-
-
-def bits_and_halfvec(session: Session, vectors: Vectors) -> SearchMethod:
-    """Fill a table of sign bits with HNSW and of halfvec. The session sets hnsw.ef_search for this method alone."""
-    dimensions = vectors.shape[1]
-    session.execute(
-        f"CREATE TABLE bits_and_halves (id bigint PRIMARY KEY, bits bit({dimensions}),"
-        f" embedding halfvec({dimensions}));"
-        " ALTER TABLE bits_and_halves ALTER embedding SET STORAGE EXTERNAL".encode()
-    )
-    with session.cursor().copy("COPY bits_and_halves (id, bits, embedding) FROM STDIN WITH (FORMAT BINARY)") as copy:
-        copy.set_types(["int8", "bit", "halfvec"])
-        for row, vector in enumerate(vectors):
-            copy.write_row([row, Bit(vector > 0), HalfVector(vector)])
-    seconds = _build(session, "CREATE INDEX ON bits_and_halves USING hnsw (bits bit_hamming_ops)")
-
-    def configure(ef: float) -> Search:
-        _set_ef(session, ef)
-        query = (
-            "SELECT id FROM (SELECT id, embedding FROM bits_and_halves"
-            f" ORDER BY bits <~> %b LIMIT {int(ef)}) AS nearest ORDER BY embedding <#> %b LIMIT {K}"
+    def fill(self, vectors: Vectors) -> None:
+        collection = self._database.create_collection(
+            self.collection, calibration=Calibration.fit(vectors), prefilter=self._prefilter
         )
-        return lambda vector: _ids(session, query, [Bit(vector > 0), HalfVector(vector)])
+        for start in range(0, len(vectors), 10_000):
+            part = vectors[start : start + 10_000]
+            collection.upsert(np.arange(start, start + len(part)), part)
+        self.build_seconds = _seconds(collection.build_index)
 
-    total_bytes = _total_bytes(session, "bits_and_halves")
-    return SearchMethod("bit HNSW, halfvec rescoring", EF, configure, seconds, total_bytes)
+    def configure(self, setting: float) -> Search:
+        collection = self._database.collection(self.collection)
+        return lambda query: [int(hit.id) for hit in collection.search(query, K, setting, texts=False)]
+
+    def total_bytes(self) -> int:
+        info = self._database.collection(self.collection).info()
+        return (info.table_bytes or 0) + (info.index_bytes or 0)
 
 
-def _ids(session: Session, query: str, parameters: list[object]) -> list[int]:
-    return [row[0] for row in session.execute(query.encode(), parameters, prepare=True).fetchall()]
+class Pgvector(SearchMethod):
+    """A table of pgvector's types. The session sets hnsw.ef_search for this method alone."""
+
+    settings = EF
+    table: str
+    columns: ClassVar[Mapping[str, str]]
+    """pgvector's type of each column but the id."""
+    index: str
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @abstractmethod
+    def row(self, vector: NDArray[np.float32]) -> list[object]:
+        """Return the values of a row's columns."""
+
+    def fill(self, vectors: Vectors) -> None:
+        size = vectors.shape[1]
+        columns = ", ".join(f"{name} {kind}({size})" for name, kind in self.columns.items())
+        self._session.execute(f"CREATE TABLE {self.table} (id bigint PRIMARY KEY, {columns})".encode())
+        if len(self.columns) > 1:  # a search of the bits does not read the floats
+            self._session.execute(f"ALTER TABLE {self.table} ALTER embedding SET STORAGE EXTERNAL".encode())
+        names = ", ".join(self.columns)
+        copied = f"COPY {self.table} (id, {names}) FROM STDIN WITH (FORMAT BINARY)".encode()
+        with self._session.cursor().copy(copied) as copy:
+            copy.set_types(["int8", *self.columns.values()])
+            for number, vector in enumerate(vectors):
+                copy.write_row([number, *self.row(vector)])
+        self.build_seconds = self._build(f"CREATE INDEX ON {self.table} USING hnsw ({self.index})")
+        self._session.execute(f"VACUUM ANALYZE {self.table}".encode())
+
+    def total_bytes(self) -> int:
+        row = self._session.execute("SELECT pg_total_relation_size(%s::regclass)", [self.table]).fetchone()
+        assert row
+        return int(row[0])
+
+    def _build(self, statement: str) -> float:
+        """Return the seconds of an index build with as many workers as qvec uses, and more memory than it needs."""
+        self._session.execute("SET maintenance_work_mem = '3GB'")
+        self._session.execute(f"SET max_parallel_maintenance_workers = {(os.cpu_count() or 1) - 1}".encode())
+        return _seconds(lambda: self._session.execute(statement.encode()))
+
+    def _set_ef(self, ef: float) -> None:
+        self._session.execute(f"SET hnsw.ef_search = {int(ef)}".encode())
+
+    def _ids(self, query: str, parameters: list[object]) -> list[int]:
+        return [row[0] for row in self._session.execute(query.encode(), parameters, prepare=True).fetchall()]
 
 
-def _set_ef(session: Session, ef: float) -> None:
-    session.execute(f"SET hnsw.ef_search = {int(ef)}".encode())
+class HalfvecHnsw(Pgvector):
+    """pgvector's HNSW index on halfvec."""
+
+    name = "pgvector halfvec HNSW"
+    table = "halves"
+    columns: ClassVar[Mapping[str, str]] = {"embedding": "halfvec"}
+    index = "embedding halfvec_ip_ops"
+
+    def row(self, vector: NDArray[np.float32]) -> list[object]:
+        return [HalfVector(vector)]
+
+    def configure(self, setting: float) -> Search:
+        self._set_ef(setting)
+        query = f"SELECT id FROM {self.table} ORDER BY embedding <#> %b LIMIT {K}"
+        return lambda vector: self._ids(query, [HalfVector(vector)])
 
 
-def _build(session: Session, statement: str) -> float:
-    """Return the seconds of an index build with as many workers as qvec uses, and more memory than it needs."""
-    session.execute("SET maintenance_work_mem = '2GB'")
-    session.execute(f"SET max_parallel_maintenance_workers = {(os.cpu_count() or 1) - 1}".encode())
-    return _seconds(lambda: session.execute(statement.encode()))
+class BitsAndHalfvec(Pgvector):
+    """What is usually written by hand: HNSW on sign bits, and rescoring on a halfvec column in external storage."""
+
+    name = "bit HNSW, halfvec rescoring"
+    table = "bits_and_halves"
+    columns: ClassVar[Mapping[str, str]] = {"bits": "bit", "embedding": "halfvec"}
+    index = "bits bit_hamming_ops"
+
+    def row(self, vector: NDArray[np.float32]) -> list[object]:
+        return [Bit(vector > 0), HalfVector(vector)]
+
+    def configure(self, setting: float) -> Search:
+        self._set_ef(setting)
+        query = (
+            f"SELECT id FROM (SELECT id, embedding FROM {self.table}"
+            f" ORDER BY bits <~> %b LIMIT {int(setting)}) AS nearest ORDER BY embedding <#> %b LIMIT {K}"
+        )
+        return lambda vector: self._ids(query, [Bit(vector > 0), HalfVector(vector)])
 
 
 def _seconds(work: Work) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def _total_bytes(session: Session, table: str) -> int:
-    session.execute(psycopg.sql.SQL("VACUUM ANALYZE {}").format(psycopg.sql.Identifier(table)))
-    row = session.execute("SELECT pg_total_relation_size(%s::regclass)", [table]).fetchone()
-    assert row
-    return int(row[0])
 
 
 # Recall

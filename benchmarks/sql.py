@@ -27,20 +27,12 @@ from harness import (
     rates,
     size_options,
 )
+from numpy.typing import NDArray
 from pgvector import Vector
 from realistic import realistic_data
-from search_methods import (
-    OVERSAMPLING,
-    K,
-    Search,
-    SearchMethod,
-    bits_and_halfvec,
-    compare_at_recall,
-    halfvec_hnsw,
-    nearest_ids,
-)
+from search_methods import BitsAndHalfvec, HalfvecHnsw, Int8Codes, K, Search, compare_at_recall, nearest_ids
 
-from qvec import Calibration, Database
+from qvec import Database
 
 CANDIDATES = 4 * K
 INSERTED = 5_000
@@ -57,36 +49,39 @@ def main(sizes: Sizes) -> None:
         open_session(url) as first,
         open_session(url) as second,
     ):
-        ours = qvec_search(database, session, vectors)
+        ours = SqlSearch(database, session)
+        ours.fill(vectors)
         table = Table(sizes)
         measure_quantizing(session, queries, sizes, table)
         measure_overhead(session, ours.configure(CANDIDATES / K), queries, sizes, table)
         compare_inserts(session, vectors[:INSERTED], sizes, table)
         measure_attaching(session, len(vectors[:INSERTED]), table)
         session.execute("DEALLOCATE ALL; RESET ALL")
-        methods = (ours, halfvec_hnsw(first, vectors), bits_and_halfvec(second, vectors))
+        others = (HalfvecHnsw(first), BitsAndHalfvec(second))
+        for method in others:
+            method.fill(vectors)
         truth = nearest_ids(vectors, queries)
         for wanted in (0.97, 0.99):
-            compare_at_recall(table, wanted, methods, (1.0, 1.0), queries, truth, sizes)
+            compare_at_recall(table, wanted, (ours, *others), (1.0, 1.0), queries, truth, sizes)
 
 
-def qvec_search(database: Database, session: Session, vectors: Vectors) -> SearchMethod:
-    """Fill a collection, which is searched by the SQL function."""
-    collection = database.create_collection("docs", calibration=Calibration.fit(vectors))
-    for start in range(0, len(vectors), 10_000):
-        part = vectors[start : start + 10_000]
-        collection.upsert(np.arange(start, start + len(part)), part)
-    collection.build_index()
-    statement = b"SELECT id FROM qvec.search('docs', %b, %b, %b)"
+class SqlSearch(Int8Codes):
+    """A collection that is searched by the SQL function."""
 
-    def configure(oversampling: float) -> Search:
-        def search(query: Vectors) -> list[int]:
-            rows = session.execute(statement, [Vector(query), K, oversampling], prepare=True).fetchall()
+    def __init__(self, database: Database, session: Session) -> None:
+        super().__init__(database)
+        self.name = "qvec.search"
+        self.collection = "docs"
+        self._session = session
+
+    def configure(self, setting: float) -> Search:
+        statement = b"SELECT id FROM qvec.search('docs', %b, %b, %b)"
+
+        def search(query: NDArray[np.float32]) -> list[int]:
+            rows = self._session.execute(statement, [Vector(query), K, setting], prepare=True).fetchall()
             return [int(row[0]) for row in rows]
 
         return search
-
-    return SearchMethod("qvec.search", OVERSAMPLING, configure)
 
 
 def measure_quantizing(session: Session, queries: Vectors, sizes: Sizes, table: Table) -> None:

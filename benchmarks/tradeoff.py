@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import click
 import matplotlib.pyplot as plt
 import numpy as np
-from harness import Sizes, Vectors, embedded_postgres, open_session, size_options
+from harness import IN_MEMORY, Sizes, Vectors, embedded_postgres, open_session, size_options
 from realistic import realistic_data
-from search_methods import Search, SearchMethod, bits_and_halfvec, halfvec_hnsw, nearest_ids, qvec_int8, recall
+from search_methods import BitsAndHalfvec, HalfvecHnsw, Int8Codes, Search, SearchMethod, nearest_ids, recall
 
 _LOWEST, _HIGHEST = 0.93, 0.99
 _COLOURS = {"o": "#c2410c", "s": "#64748b", "^": "#94a3b8"}
@@ -32,13 +32,15 @@ def main(sizes: Sizes, path: Path | None) -> None:
         raise click.UsageError("give the PATH of the chart, .svg or .png")
     vectors, queries = realistic_data(sizes)
     truth = nearest_ids(vectors, queries)
-    with embedded_postgres() as (database, url), open_session(url) as first, open_session(url) as second:
-        methods = (qvec_int8(database, vectors), halfvec_hnsw(first, vectors), bits_and_halfvec(second, vectors))
+    with embedded_postgres(IN_MEMORY) as (database, url), open_session(url) as first, open_session(url) as second:
+        methods = (Int8Codes(database), HalfvecHnsw(first), BitsAndHalfvec(second))
+        for method in methods:
+            method.fill(vectors)
         curves = measure_curves(methods, queries, truth, sizes.repeat)
-    for method in methods:
-        print(f"{method.name}: {method.total_bytes / 1e6:.0f} MB")
-        print(*(f"  {found:.1%} {taken:.2f} ms" for found, taken in curves[method.name]), sep="\n")
-    megabytes = {method.name: method.total_bytes / 1e6 for method in methods}
+        megabytes = {method.name: method.total_bytes() / 1e6 for method in methods}
+    for name, curve in curves.items():
+        print(f"{name}: {megabytes[name]:.0f} MB")
+        print(*(f"  {found:.1%} {taken:.2f} ms" for found, taken in curve), sep="\n")
     with TemporaryDirectory() as scratch:
         draw(megabytes, curves, path or Path(scratch) / "tradeoff.svg")
 
