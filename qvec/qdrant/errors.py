@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -26,11 +27,26 @@ _ADVICE = {
 }
 """What to do where a retry cannot help, by a text in the error."""
 
+# A node answers INTERNAL where another node of its cluster is down, as it does for faults of its own: only the text
+# tells them apart.
+_NODE_DOWN = re.compile(
+    r"read operations failed|Tonic (?:status|transport) error|active replica|`Active` replica|deactivation timed out"
+    r"|via leader peer|no leader could be selected"
+)
+_NO_MAJORITY = re.compile(r"consensus operation commit failed|leader is not established")
+_NODE = re.compile(r"Failed to connect to (https?://[^\s/\"',]+)")
+_PEER = re.compile(r"(?:Failed peer:|via leader peer) (\d+)")
+_SHARD = re.compile(r"\bshard (\d+)")
+_QUOTED = re.compile(r'message: "([^"]+)"')
+_RECOVERY = (
+    "start it again; a collection with a replication factor of 2 or more is searched and written while a node is down"
+)
+
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether a retry may succeed: after overload, a broken connection, a timeout."""
+    """Return whether a retry may succeed: after overload, a broken connection, a timeout, while a node is down."""
     if isinstance(error, grpc.RpcError):
-        return error.code() in TRANSIENT and not _advice(error)
+        return (error.code() in TRANSIENT and not _advice(error)) or cluster_fault(error) is not None
     return isinstance(error, (ResourceExhaustedResponse, ResponseHandlingException))
 
 
@@ -61,9 +77,44 @@ class wrap_errors(AbstractContextManager[None]):  # noqa: N801 - a class: a gene
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error."""
-    text = (error.details() or error.code().name) if isinstance(error, grpc.RpcError) else str(error)
-    return text.strip().partition("\n")[0] or type(error).__name__
+    """Return an error in one line; of a cluster's error, which node is down."""
+    if not isinstance(error, grpc.RpcError):
+        return _first_line(str(error)) or type(error).__name__
+    return cluster_fault(error) or _first_line(error.details() or "") or error.code().name
+
+
+def cluster_fault(error: grpc.RpcError) -> str | None:
+    """Return what is wrong with the server's cluster, and what to do; None for an error of another kind."""
+    text = error.details() or ""
+    if error.code() is not grpc.StatusCode.INTERNAL:
+        return None
+    if _NO_MAJORITY.search(text):
+        return f"the nodes of the cluster do not agree ({_own_words(text)}); more than half of them have to be up"
+    if _NODE_DOWN.search(text):
+        return f"{_node_down(text)}; {_RECOVERY}"
+    return None
+
+
+def _node_down(text: str) -> str:
+    """Say which node is down, as far as the server names it."""
+    if nodes := dict.fromkeys(_NODE.findall(text)):
+        return f"node {' and '.join(nodes)} of the cluster does not answer"
+    if peer := _PEER.search(text):
+        return f"node {peer[1]} of the cluster (its peer id) does not answer"
+    if shard := _SHARD.search(text):
+        return f"a node of the cluster that holds shard {shard[1]} does not answer ({_own_words(text)})"
+    return f"a node of the cluster does not answer ({_own_words(text)})"
+
+
+def _own_words(text: str) -> str:
+    """Return the part of a cluster's error that differs from one to another."""
+    if quoted := _QUOTED.search(text):
+        return quoted[1]
+    return _first_line(text.removeprefix("Service internal error: ")).partition(". ")[0].rstrip(":")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
 def _advice(error: grpc.RpcError) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from .cluster import Cluster
 from .fake_collection import FakeCollection
 from .status_errors import already_exists, not_found
 
@@ -15,8 +16,9 @@ from .status_errors import already_exists, not_found
 class CollectionStore:
     """Collections by name, each in a subdirectory of `directory`."""
 
-    def __init__(self, directory: Path, optimizer_delay: Callable[[], float]) -> None:
+    def __init__(self, directory: Path, optimizer_delay: Callable[[], float], cluster: Cluster) -> None:
         self._directory = directory
+        self._cluster = cluster
         self._optimizer_delay = optimizer_delay
         self._lock = threading.RLock()
         self._collections: dict[str, FakeCollection] = {}
@@ -39,12 +41,20 @@ class CollectionStore:
                 raise not_found(name)
             return self._collections[self.aliases.get(name, name)]
 
+    def reachable(self, name: str) -> FakeCollection:
+        """Return the collection with this name or alias. Raise the error of a cluster whose nodes with it are down."""
+        collection = self.get(name)
+        collection.placement.check()
+        return collection
+
     def create(self, request: Any) -> None:
         name = request.collection_name
         with self._lock:
             if self.has(name):
                 raise already_exists(name)
-            self._collections[name] = FakeCollection(self._directory / name, request, self._optimizer_delay)
+            self._collections[name] = FakeCollection(
+                self._directory / name, request, self._optimizer_delay, self._cluster
+            )
 
     def delete(self, name: str) -> bool:
         """Remove a collection and its aliases; return False if it does not exist."""

@@ -11,6 +11,7 @@ import qdrant_edge as edge
 from qdrant_client import grpc as messages
 
 from . import collection_config as configs
+from .cluster import Cluster, Placement
 from .optimizer import Optimizer
 from .status_errors import bad_input, unimplemented
 
@@ -20,8 +21,12 @@ Answer = TypeVar("Answer")
 class FakeCollection:
     """A collection in `directory` with the configuration of a CreateCollection request."""
 
-    def __init__(self, directory: Path, request: Any, optimizer_delay: Callable[[], float]) -> None:
+    def __init__(self, directory: Path, request: Any, optimizer_delay: Callable[[], float], cluster: Cluster) -> None:
         self.config = configs.from_request(request)
+        params = self.config.params
+        if not request.HasField("shard_number"):
+            params.shard_number = cluster.nodes
+        self.placement = Placement(cluster, params.shard_number, params.replication_factor)
         self._directory = directory
         self._lock = threading.RLock()
         self._shard = edge.EdgeShard.create(str(directory), configs.to_engine(self.config))

@@ -13,6 +13,7 @@ from qdrant_client import QdrantClient
 from qdrant_client import grpc as messages
 
 from . import services
+from .cluster import Cluster
 from .collection_store import CollectionStore
 from .interceptor import CallInterceptor, Fault, RecordedCall
 
@@ -22,10 +23,17 @@ class FakeQdrantServer:
 
     The health check returns `version`. With `api_key` every call except the health check needs it. With `tls` the
     server makes itself a certificate for localhost and 127.0.0.1 with the command openssl; `certificate` is its PEM.
+    With more than one of `nodes` it is node 0 of a cluster.
     """
 
     def __init__(
-        self, directory: Path, *, version: str = "1.18.0", api_key: str | None = None, tls: bool = False
+        self,
+        directory: Path,
+        *,
+        version: str = "1.20.0",
+        api_key: str | None = None,
+        tls: bool = False,
+        nodes: int = 1,
     ) -> None:
         self.port = 0
         self.optimizer_delay = 0.0
@@ -33,7 +41,8 @@ class FakeQdrantServer:
         self.certificate: bytes | None = None
         self._interceptor = CallInterceptor(api_key)
         self._version = version
-        self._store = CollectionStore(directory, lambda: self.optimizer_delay)
+        self._cluster = Cluster(nodes)
+        self._store = CollectionStore(directory, lambda: self.optimizer_delay, self._cluster)
         self._credentials = self._make_credentials(directory) if tls else None
         self._server: grpc.Server | None = None
 
@@ -84,6 +93,14 @@ class FakeQdrantServer:
         self.stop()
         self.start()
 
+    def stop_node(self, node: int) -> None:
+        """Make another node of the cluster answer no more."""
+        self._cluster.down.add(node)
+
+    def start_node(self, node: int) -> None:
+        """Make that node answer again."""
+        self._cluster.down.discard(node)
+
     def fail(
         self,
         method: str,
@@ -93,14 +110,15 @@ class FakeQdrantServer:
         after: bool = False,
         skip: int = 0,
         retry_after: int | None = None,
+        details: str | None = None,
     ) -> None:
         """Answer `code` to the next `times` calls of a method, after `skip` normal calls.
 
         `method` is "Upsert", or "Points/Get" where two services have a method of that name. With `after` the server
         does the work and loses only the response. `retry_after` is sent in seconds, as the server does with
-        RESOURCE_EXHAUSTED.
+        RESOURCE_EXHAUSTED, `details` as the message.
         """
-        self._interceptor.add_fault(Fault(method, times, code, after, skip, retry_after))
+        self._interceptor.add_fault(Fault(method, times, code, after, skip, retry_after, details))
 
     def delay(self, method: str, seconds: float) -> None:
         """Wait before every later call of a method."""

@@ -34,6 +34,7 @@ class Fault:
     after: bool
     skip: int
     retry_after: int | None
+    details: str | None
 
     def applies_to(self, method: str) -> bool:
         if not is_named(method, self.method) or self.times == 0:
@@ -137,4 +138,5 @@ def _serve(handle: Handler, request: Any, context: grpc.ServicerContext, method:
 def _abort(fault: Fault, context: grpc.ServicerContext) -> None:
     if fault.retry_after is not None:
         context.set_trailing_metadata((("retry-after", str(fault.retry_after)),))
-    context.abort(fault.code, f"a fault on purpose, {'after' if fault.after else 'before'} the work was done")
+    when = "after" if fault.after else "before"
+    context.abort(fault.code, fault.details or f"a fault on purpose, {when} the work was done")

@@ -12,7 +12,7 @@ from qdrant_client import grpc as messages
 from . import point_conversion as convert
 from .collection_store import CollectionStore
 from .fake_collection import FakeCollection
-from .status_errors import bad_input, not_found
+from .status_errors import bad_input, not_found, unimplemented
 
 Context = grpc.ServicerContext
 
@@ -42,7 +42,7 @@ class Collections(messages.CollectionsServicer):
         return messages.CollectionExistsResponse(result=messages.CollectionExists(exists=exists))
 
     def Get(self, request: Any, context: Context) -> Any:
-        return messages.GetCollectionInfoResponse(result=self._store.get(request.collection_name).info())
+        return messages.GetCollectionInfoResponse(result=self._store.reachable(request.collection_name).info())
 
     def Create(self, request: Any, context: Context) -> Any:
         self._store.create(request)
@@ -58,6 +58,15 @@ class Collections(messages.CollectionsServicer):
     def CreateShardKey(self, request: Any, context: Context) -> Any:
         self._store.get(request.collection_name).create_shard_key(request.request.shard_key)
         return messages.CreateShardKeyResponse(result=True)
+
+    def CollectionClusterInfo(self, request: Any, context: Context) -> Any:
+        return self._store.get(request.collection_name).placement.info()
+
+    def UpdateCollectionClusterSetup(self, request: Any, context: Context) -> Any:
+        if not request.HasField("replicate_shard"):
+            raise unimplemented("this cluster operation")
+        self._store.get(request.collection_name).placement.replicate(request.replicate_shard)
+        return messages.UpdateCollectionClusterSetupResponse(result=True)
 
     def UpdateAliases(self, request: Any, context: Context) -> Any:
         self._store.change_aliases(request.actions)
@@ -123,12 +132,12 @@ class Points(messages.PointsServicer):
         return messages.QueryResponse(result=_query(self._collection(request), request))
 
     def QueryBatch(self, request: Any, context: Context) -> Any:
-        collection = self._store.get(request.collection_name)
+        collection = self._store.reachable(request.collection_name)
         found = [messages.BatchResult(result=_query(collection, one)) for one in request.query_points]
         return messages.QueryBatchResponse(result=found)
 
     def _collection(self, request: Any, needs_shard_key: bool = False) -> FakeCollection:
-        collection = self._store.get(request.collection_name)
+        collection = self._store.reachable(request.collection_name)
         collection.check_shard_keys(request.shard_key_selector.shard_keys, needs_shard_key)
         return collection
 

@@ -32,6 +32,16 @@ def unimplemented(what: str) -> StatusError:
     return StatusError(grpc.StatusCode.UNIMPLEMENTED, f"the fake Qdrant server does not support {what}")
 
 
+def node_down(node: int) -> StatusError:
+    """Return the error of a call that needs a node which is down, as Qdrant 1.19 words it."""
+    return StatusError(
+        grpc.StatusCode.INTERNAL,
+        "Service internal error: 1 of 1 read operations failed:\n  Service internal error: Tonic status error: status: "
+        f'Unavailable, message: "Failed to connect to http://node-{node}:6335/, error: transport error", details: [], '
+        "metadata: MetadataMap { headers: {} }",
+    )
+
+
 def from_engine_error(error: Exception) -> StatusError:
     """Return the status of an error that the engine raised.
 
