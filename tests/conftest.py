@@ -161,6 +161,7 @@ def source(tmp_path: Path) -> Path:
 def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make waits between retries of requests to Qdrant short, and write a checkpoint after each batch."""
     monkeypatch.setattr("qvec.qdrant.connection.RETRY_SECONDS", (0.01,) * 3)
+    monkeypatch.setattr("qvec.qdrant.connection.LOAD_RETRY_SECONDS", (0.05,) * 40)
     monkeypatch.setattr("qvec.ingest.pipeline._RETRY_SECONDS", (0.05,) * 40)
     monkeypatch.setattr("qvec.qdrant.loader._CHECKPOINT_SECONDS", 0)
 

@@ -37,14 +37,16 @@ def ingest(
         dropping_unused(database, options.collection),
         open_loader(database, options.collection, source.path, options.on_duplicate, options.workers) as loader,
     ):
-        plan = make_plan(database, loader, source, options, reporter)
+        with database.store.retrying_longer():
+            plan = make_plan(database, loader, source, options, reporter)
         pipeline = _load(loader, source, plan, options, reporter, stop)
     seconds = time.perf_counter() - started
-    if options.index_metadata and not database.store.indexes_metadata_first:
-        plan.collection.index_metadata(options.index_metadata)
-    if options.index:
-        build_index(plan.collection, reporter)
-    return _summary(plan, pipeline, seconds)
+    with database.store.retrying_longer():
+        if options.index_metadata and not database.store.indexes_metadata_first:
+            plan.collection.index_metadata(options.index_metadata)
+        if options.index:
+            build_index(plan.collection, reporter)
+        return _summary(plan, pipeline, seconds)
 
 
 def _load(
@@ -89,7 +91,8 @@ def dropping_unused(database: Database, name: str) -> Iterator[None]:
 
     It would force a calibration, perhaps of wrongly read rows, and unused settings on the next load.
     """
-    existed = database.has_collection(name)
+    with database.store.retrying_longer():
+        existed = database.has_collection(name)
     try:
         yield
     except QvecError:

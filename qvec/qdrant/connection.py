@@ -3,20 +3,30 @@ that both share."""
 
 from __future__ import annotations
 
+import math
 import os
 import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from qvec.errors import DatabaseError, InputError
+from qvec.forking import Lock
 from qvec.qdrant.address import API_KEY, Address
 from qvec.store.connect_options import LoopOwner
 
 RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0)
 """Pauses before a request is sent again."""
+LOAD_RETRY_SECONDS = (4.0, 8.0, 15.0, *(30.0,) * 6)
+"""More of them while a load is planned: together as long as a load that lost its connection tries to go on."""
 _MAX_PAUSE_SECONDS = 60.0
+_OUTAGE_GAP_SECONDS = 60.0
+_retries_longer = ContextVar("retries_longer", default=False)
 
 AsyncOwner = LoopOwner
 
@@ -39,12 +49,51 @@ class Owner:
             )
 
 
+@contextmanager
+def retrying_longer() -> Iterator[None]:
+    """Inside, this thread or task retries requests with the pauses of `LOAD_RETRY_SECONDS` too."""
+    token = _retries_longer.set(True)
+    try:
+        yield
+    finally:
+        _retries_longer.reset(token)
+
+
+def is_last_attempt(attempt: int, seconds: float, timeout: float) -> bool:
+    """Return whether a request that failed for the `attempt`th time (from 1), after so many seconds, is given up.
+
+    `timeout` is the time limit of one attempt. Except while a load is planned, a request that failed for as long is not
+    sent again.
+    """
+    if _retries_longer.get():
+        return attempt > len(_pauses()) or seconds >= max(timeout, sum(_pauses()))
+    return attempt > len(_pauses()) or seconds >= timeout
+
+
 def pause_seconds(error: BaseException, attempt: int) -> float:
     """Return how long to wait after a failed attempt (from 1): as long as the server asks for, otherwise a random time
-    around `RETRY_SECONDS`, so that clients do not come back all at once."""
+    around that of `_pauses`, so that clients do not come back all at once."""
     if isinstance(error, ResourceExhaustedResponse):
         return min(float(error.retry_after_s), _MAX_PAUSE_SECONDS)
-    return RETRY_SECONDS[attempt - 1] * random.uniform(0.5, 1.5)
+    return _pauses()[attempt - 1] * random.uniform(0.5, 1.5)
+
+
+def _pauses() -> tuple[float, ...]:
+    return RETRY_SECONDS + LOAD_RETRY_SECONDS if _retries_longer.get() else RETRY_SECONDS
+
+
+class Outages:
+    """Tells the first failed request of an outage, which is logged, from those that follow."""
+
+    def __init__(self) -> None:
+        self._failed_at = -math.inf
+        self._lock = Lock()
+
+    def begins(self) -> bool:
+        """Note that a request failed; return whether none did in the minute before."""
+        with self._lock:
+            failed_at, self._failed_at = self._failed_at, time.monotonic()
+            return self._failed_at - failed_at > _OUTAGE_GAP_SECONDS
 
 
 def client_arguments(address: Address) -> dict[str, Any]:

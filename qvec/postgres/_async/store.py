@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from psycopg.sql import Composable
@@ -77,6 +77,10 @@ class AsyncPostgresStore:
     def wrap_errors(self, doing: str) -> AbstractContextManager[None]:
         """Raise DatabaseError for what psycopg raises inside: what was done, why it failed, what to do."""
         return wrap_errors(doing)
+
+    def retrying_longer(self) -> AbstractContextManager[None]:
+        """Do nothing: the pool waits for the server."""
+        return nullcontext()
 
     def check_open(self) -> None:
         """Do nothing: a closed pool opens again for the next call."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from psycopg.sql import Composable
@@ -78,6 +78,10 @@ class PostgresStore:
     def wrap_errors(self, doing: str) -> AbstractContextManager[None]:
         """Raise DatabaseError for what psycopg raises inside: what was done, why it failed, what to do."""
         return wrap_errors(doing)
+
+    def retrying_longer(self) -> AbstractContextManager[None]:
+        """Do nothing: the pool waits for the server."""
+        return nullcontext()
 
     def check_open(self) -> None:
         """Do nothing: a closed pool opens again for the next call."""

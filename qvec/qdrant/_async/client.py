@@ -13,7 +13,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from qvec.qdrant import connection
 from qvec.qdrant.address import Address
-from qvec.qdrant.connection import AsyncOwner
+from qvec.qdrant.connection import AsyncOwner, Outages
 from qvec.qdrant.errors import is_transient, reason
 from qvec.waiting import AsyncEvent
 
@@ -31,10 +31,11 @@ class AsyncServerClient:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._owner = AsyncOwner()
+        self._outages = Outages()
         self._connect()
 
     def _connect(self) -> None:
-        self._retries = AsyncRetries(self._address.timeout)
+        self._retries = AsyncRetries(self._address.timeout, self._outages)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unencrypted API key: `install` returns a warning
             self._client = AsyncQdrantClient(**connection.client_arguments(self._address))
@@ -58,9 +59,10 @@ class AsyncServerClient:
 class AsyncRetries:
     """Sends requests again that were refused, or whose answer was lost: every request may be sent twice."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, outages: Outages | None = None) -> None:
         """`timeout` is the time limit of a request in seconds; one that failed for as long is not sent again."""
         self._timeout = timeout
+        self._outages = outages or Outages()
         self._given_up = AsyncEvent()
         self._retrying = AsyncRetrying(
             retry=retry_if_exception(is_transient), stop=self._is_last, before_sleep=self._pause, reraise=True
@@ -80,12 +82,12 @@ class AsyncRetries:
         self._given_up.set()
 
     def _is_last(self, state: RetryCallState) -> bool:
-        late = (state.seconds_since_start or 0) >= self._timeout
-        return late or state.attempt_number > len(connection.RETRY_SECONDS)
+        return connection.is_last_attempt(state.attempt_number, state.seconds_since_start or 0, self._timeout)
 
     async def _pause(self, state: RetryCallState) -> None:
         """Wait before the next attempt. Raise the last error where that is given up meanwhile."""
         error: Any = state.outcome and state.outcome.exception()
         if await self._given_up.wait(connection.pause_seconds(error, state.attempt_number)):
             raise error
-        _LOG.warning("a request to Qdrant failed and is sent again: %s", reason(error))
+        if self._outages.begins():
+            _LOG.warning("a request to Qdrant failed and is sent again: %s", reason(error))

@@ -15,6 +15,7 @@ from qvec.qdrant._async.collection import AsyncQdrantCollection
 from qvec.qdrant._async.embedded import AsyncDirectoryBackend
 from qvec.qdrant._async.server import AsyncServerBackend
 from qvec.qdrant.address import Address
+from qvec.qdrant.connection import retrying_longer
 from qvec.qdrant.description import Description
 from qvec.qdrant.errors import wrap_errors
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
@@ -63,6 +64,9 @@ class AsyncQdrantStore:
 
     def wrap_errors(self, doing: str) -> AbstractContextManager[None]:
         return wrap_errors(doing)
+
+    def retrying_longer(self) -> AbstractContextManager[None]:
+        return retrying_longer()
 
     def check_open(self) -> None:
         self.catalog.check_open()

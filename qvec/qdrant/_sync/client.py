@@ -14,7 +14,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from qvec.qdrant import connection
 from qvec.qdrant.address import Address
-from qvec.qdrant.connection import Owner
+from qvec.qdrant.connection import Outages, Owner
 from qvec.qdrant.errors import is_transient, reason
 from qvec.waiting import Event
 
@@ -32,10 +32,11 @@ class ServerClient:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._owner = Owner()
+        self._outages = Outages()
         self._connect()
 
     def _connect(self) -> None:
-        self._retries = Retries(self._address.timeout)
+        self._retries = Retries(self._address.timeout, self._outages)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unencrypted API key: `install` returns a warning
             self._client = QdrantClient(**connection.client_arguments(self._address))
@@ -59,9 +60,10 @@ class ServerClient:
 class Retries:
     """Sends requests again that were refused, or whose answer was lost: every request may be sent twice."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, outages: Outages | None = None) -> None:
         """`timeout` is the time limit of a request in seconds; one that failed for as long is not sent again."""
         self._timeout = timeout
+        self._outages = outages or Outages()
         self._given_up = Event()
         self._retrying = Retrying(
             retry=retry_if_exception(is_transient), stop=self._is_last, before_sleep=self._pause, reraise=True
@@ -81,12 +83,12 @@ class Retries:
         self._given_up.set()
 
     def _is_last(self, state: RetryCallState) -> bool:
-        late = (state.seconds_since_start or 0) >= self._timeout
-        return late or state.attempt_number > len(connection.RETRY_SECONDS)
+        return connection.is_last_attempt(state.attempt_number, state.seconds_since_start or 0, self._timeout)
 
     def _pause(self, state: RetryCallState) -> None:
         """Wait before the next attempt. Raise the last error where that is given up meanwhile."""
         error: Any = state.outcome and state.outcome.exception()
         if self._given_up.wait(connection.pause_seconds(error, state.attempt_number)):
             raise error
-        _LOG.warning("a request to Qdrant failed and is sent again: %s", reason(error))
+        if self._outages.begins():
+            _LOG.warning("a request to Qdrant failed and is sent again: %s", reason(error))

@@ -16,6 +16,7 @@ from qvec.qdrant._sync.collection import QdrantCollection
 from qvec.qdrant._sync.embedded import DirectoryBackend
 from qvec.qdrant._sync.server import ServerBackend
 from qvec.qdrant.address import Address
+from qvec.qdrant.connection import retrying_longer
 from qvec.qdrant.description import Description
 from qvec.qdrant.errors import wrap_errors
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
@@ -64,6 +65,9 @@ class QdrantStore:
 
     def wrap_errors(self, doing: str) -> AbstractContextManager[None]:
         return wrap_errors(doing)
+
+    def retrying_longer(self) -> AbstractContextManager[None]:
+        return retrying_longer()
 
     def check_open(self) -> None:
         self.catalog.check_open()

@@ -137,6 +137,9 @@ class AsyncStore(Protocol):
     def wrap_errors(self, doing: str) -> AbstractContextManager[None]:
         """Raise DatabaseError for what the driver raises inside: what was done, why it failed, what to do."""
 
+    def retrying_longer(self) -> AbstractContextManager[None]:
+        """Inside, requests of this thread or task are retried as long as a load that lost its connection."""
+
     def check_open(self) -> None:
         """Raise InputError where the database is closed and does not open again automatically."""
 
