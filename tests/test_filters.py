@@ -17,6 +17,7 @@ from qvec.errors import InputError
 from qvec.filters import And, Exists, Like, Not, OneOf, Or, Range, dates, patterns
 from qvec.postgres import filters as postgres
 from qvec.qdrant import filters as qdrant
+from qvec.qdrant.engine_version import EngineVersion
 
 ROW = {
     "lang": "en",
@@ -360,10 +361,19 @@ def test_qdrant_refuses_numbers_beyond_float64_precision(condition: Any, shown: 
     )
 
 
-def test_older_qdrant_client_has_no_condition_for_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(models, "MatchPrefix")
-    parsed = filters.parse({"a": {"$like": "x%"}})
-    assert qdrant.compile(parsed) == (EXISTS, qdrant.ResidualFilter(parsed, ("$like 'x%' in field 'a'",)))
+@pytest.mark.parametrize(
+    ("pattern", "since"), [("x", (1, 16)), ("x%", (1, 19)), ("%x%", (1, 20))], ids=["whole", "prefix", "substring"]
+)
+@pytest.mark.parametrize("minor", [16, 18, 19, 20, 21])
+def test_conditions_of_patterns_are_those_of_the_servers_version(
+    pattern: str, since: tuple[int, int], minor: int
+) -> None:
+    parsed = filters.parse({"a": {"$like": pattern}})
+    found = qdrant.compile(parsed, EngineVersion(1, minor))
+    if (1, minor) >= since:
+        assert found.residual is None
+    else:
+        assert found == (EXISTS, qdrant.ResidualFilter(parsed, (f"$like {pattern!r} in field 'a'",)))
 
 
 def test_qdrant_conditions_use_metadata_in_the_payload() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fake_qdrant import FakeQdrantServer, collection_config
+from fake_qdrant import FakeQdrantServer
 from http_helpers import serve_http
 from ingest_helpers import load_source, random_vectors
 from ingest_helpers import run_command as run_plain_command
@@ -128,29 +128,79 @@ def test_ipv6_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unknown", "message"),
+    ("version", "settings", "message"),
     [
-        ("metadata", "is Qdrant 1.15.4; collections with metadata need 1.16 or newer"),
-        ("quantization_config", "is Qdrant 1.15.4, which does not know prefilter 'turbo1' with rescore 'float16'"),
+        ("1.15.4", {}, "is Qdrant 1.15.4; collections with metadata need 1.16 or newer"),
+        (
+            "1.17.1",
+            {},
+            "is Qdrant 1.17.1, which does not know prefilter 'turbo1' with rescore 'float16'; use prefilter 'binary' "
+            "with rescore 'float16', or Qdrant 1.18 or newer",
+        ),
+        (
+            "1.19.2",
+            {"rescore": "turbo16"},
+            "is Qdrant 1.19.2, which does not know prefilter 'turbo1' with rescore 'turbo16'; use prefilter 'turbo1' "
+            "with rescore 'float16', or Qdrant 1.20 or newer",
+        ),
+        (
+            "1.19.2",
+            {"rescore": "turbo8", "prefilter": "binary2"},
+            "is Qdrant 1.19.2, which does not know prefilter 'binary2' with rescore 'turbo8'; use prefilter 'binary2' "
+            "with rescore 'float16', or Qdrant 1.20 or newer",
+        ),
     ],
 )
 def test_too_old_server_is_refused_and_not_changed(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, unknown: str, message: str
+    tmp_path: Path, source: Path, version: str, settings: dict[str, Any], message: str
 ) -> None:
     """Such a server ignores unknown settings silently."""
-    from_request = collection_config.from_request
-
-    def ignoring_from_request(request: Any) -> Any:
-        config = from_request(request)
-        config.ClearField(unknown)
-        return config
-
-    monkeypatch.setattr(collection_config, "from_request", ignoring_from_request)
-    with (
-        FakeQdrantServer(tmp_path / "server", version="1.15.4") as server,
-        qvec.connect(server.url) as database,
-    ):
+    with FakeQdrantServer(tmp_path / "server", version=version) as server, qvec.connect(server.url) as database:
         with pytest.raises(DatabaseError, match=message):
-            load_source(database, source)
+            load_source(database, source, settings=settings)
+        assert server.count("Collections/Create") == 0
         with server.client() as client:
             assert [found.name for found in client.get_collections().collections] == []
+
+
+@pytest.mark.parametrize(
+    ("version", "settings"),
+    [
+        ("1.16.0", {"prefilter": "binary"}),
+        ("1.18.0", {"prefilter": "turbo1.5"}),
+        ("1.20.0", {"rescore": "turbo8"}),
+        ("1.20.1-dev", {"rescore": "turbo16", "prefilter": "binary1.5"}),
+        ("2.0.0", {}),
+    ],
+)
+def test_old_server_stores_what_it_knows(tmp_path: Path, source: Path, version: str, settings: dict[str, Any]) -> None:
+    with FakeQdrantServer(tmp_path / "server", version=version) as server, qvec.connect(server.url) as database:
+        assert load_source(database, source, settings=settings).rows == 400
+        found = database.collection("docs").settings
+        assert {name: found[name] for name in settings} == settings
+
+
+@pytest.mark.parametrize("version", ["1.18.3", "1.19.2", "1.20.0"])
+@pytest.mark.parametrize(
+    ("pattern", "found"), [("a1", [1]), ("a1%", [1, 10, 11]), ("%1%", [1, 10, 11]), ("%1", [1, 11]), ("_2", [2])]
+)
+def test_patterns_are_tested_on_every_version(tmp_path: Path, version: str, pattern: str, found: list[int]) -> None:
+    vectors = random_vectors(12)
+    with FakeQdrantServer(tmp_path / "server", version=version) as server, qvec.connect(server.url) as database:
+        docs = database.create_collection("docs", calibration=qvec.Calibration.fit(vectors))
+        docs.upsert(range(12), vectors, metadata=[{"name": f"a{row}"} for row in range(12)])
+        where = {"name": {"$like": pattern}}
+        assert sorted(hit.id for hit in docs.search(vectors[0], k=12, filter=where)) == found
+        assert [hit.id for hit in docs.scroll(where)] == found
+
+
+def test_texts_are_not_indexed_on_a_server_that_does_not_rank(tmp_path: Path) -> None:
+    vectors = random_vectors(12)
+    refused = "the server is Qdrant 1.19.2, which does not rank by words; that needs 1.20 or newer"
+    with FakeQdrantServer(tmp_path / "server", version="1.19.2") as server, qvec.connect(server.url) as database:
+        docs = database.create_collection("docs", calibration=qvec.Calibration.fit(vectors))
+        docs.upsert(range(12), vectors, documents=[f"row {row}" for row in range(12)])
+        with pytest.raises(DatabaseError, match=refused):
+            docs.index_texts("english")
+        assert docs.stored.view.engine().payload_indexes() == {}
+        assert server.count("CreateFieldIndex") == 0

@@ -31,11 +31,11 @@ Every entry must hold. Fields are nested by dots; a field that is not an object 
 - Missing metadata counts as {}. The empty filter holds for every row.
 
 Every database accepts the whole language and finds the same rows. Qdrant has no conditions for `$ilike`, for the order
-of strings, and for `$like` other than a whole string, a prefix (`a%`) and a substring (`%a%`; both need qdrant-client
-1.20). For these, the client reads the fields of all rows that pass the rest of the filter, and searches those that pass
-the whole filter by their ids: the hits are the same, but a search takes longer the more rows there are (a second or two
-for 200,000 rows in a directory), and fails if more than 100,000 rows pass. Qdrant also refuses numbers from 2^53 on,
-except in `$eq` and `$in` of 64-bit integers, and fields whose names hold a double quote or a backslash.
+of strings, and for `$like` other than a whole string, a prefix (`a%`, on servers from 1.19 on) and a substring (`%a%`,
+from 1.20 on). For these, the client reads the fields of all rows that pass the rest of the filter, and searches those
+that pass the whole filter by their ids: the hits are the same, but a search takes longer the more rows there are (a
+second or two for 200,000 rows in a directory), and fails if more than 100,000 rows pass. Qdrant also refuses numbers
+from 2^53 on, except in `$eq` and `$in` of 64-bit integers, and fields whose names hold a double quote or a backslash.
 
 CONTRIBUTING.md says how to add an operator.
 """

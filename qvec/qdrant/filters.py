@@ -19,6 +19,7 @@ from qvec.errors import InputError
 from qvec.filters import And, Exists, Filter, Like, Not, OneOf, Or, Range, matches, patterns
 from qvec.filters.nodes import Field, Scalar
 from qvec.filters.patterns import Wildcard
+from qvec.qdrant.engine_version import NEWEST, EngineVersion
 from qvec.qdrant.points import METADATA, Payload
 from qvec.store.requests import RowFilter
 
@@ -80,9 +81,9 @@ class _Condition(NamedTuple):
     unknown: tuple[str, ...] = ()
 
 
-def compile_row_filter(filter: RowFilter) -> CompiledFilter:
+def compile_row_filter(filter: RowFilter, engine: EngineVersion) -> CompiledFilter:
     """Return both parts of a row filter as one filter of Qdrant's."""
-    compiled = CompiledFilter(None) if filter.tree is None else compile(filter.tree)
+    compiled = CompiledFilter(None) if filter.tree is None else compile(filter.tree, engine)
     if filter.native is None:
         return compiled
     if compiled.native is None:
@@ -90,9 +91,9 @@ def compile_row_filter(filter: RowFilter) -> CompiledFilter:
     return CompiledFilter(models.Filter(must=[filter.native, compiled.native]), compiled.residual)
 
 
-def compile(parsed: Filter) -> CompiledFilter:  # noqa: A001 - as re.compile
+def compile(parsed: Filter, engine: EngineVersion = NEWEST) -> CompiledFilter:  # noqa: A001 - as re.compile
     """Return the filter as Qdrant's. Raise InputError for numbers and fields that Qdrant cannot tell apart."""
-    native, unknown = _condition(parsed)
+    native, unknown = _condition(parsed, engine)
     return CompiledFilter(
         native if isinstance(native, models.Filter) else models.Filter(must=[native]),
         ResidualFilter(parsed, tuple(dict.fromkeys(unknown))) if unknown else None,
@@ -114,21 +115,21 @@ def _quoted(key: str) -> str:
     return f'"{key}"'
 
 
-def _condition(node: Filter) -> _Condition:
+def _condition(node: Filter, engine: EngineVersion) -> _Condition:
     if isinstance(node, (And, Or)):
-        parts = [_condition(part) for part in node.parts]
+        parts = [_condition(part, engine) for part in node.parts]
         natives = [part.native for part in parts]
         joined = models.Filter(must=natives or None) if isinstance(node, And) else _any_of(natives)
         return _Condition(joined, tuple(name for part in parts for name in part.unknown))
     if isinstance(node, Not):
-        part = _condition(node.part)
+        part = _condition(node.part, engine)
         # More rows pass the part than should, so its negation would lose some: every row passes instead.
         return _Condition(models.Filter() if part.unknown else models.Filter(must_not=[part.native]), part.unknown)
     key = payload_key(node.field)
     if isinstance(node, Exists):
         return _Condition(_exists(key))
     if isinstance(node, Like):
-        return _like(node, key)
+        return _like(node, key, engine)
     if isinstance(node, Range):
         return _range(node, key)
     return _Condition(_one_of(node, key))
@@ -184,20 +185,20 @@ def _too_large(field: Field, value: Scalar) -> InputError:
     )
 
 
-def _like(node: Like, key: str) -> _Condition:
-    """Compile a pattern: Qdrant finds a whole, a prefix and a substring; else a prefix narrows the rows to test."""
+def _like(node: Like, key: str, engine: EngineVersion) -> _Condition:
+    """Compile a pattern: Qdrant finds a whole, and from some version on a prefix and a substring; else a prefix narrows
+    the rows to test."""
     unknown = (f"{'$ilike' if node.ignore_case else '$like'} {node.pattern!r} in field {'.'.join(node.field)!r}",)
-    finds_parts = hasattr(models, "MatchPrefix")  # qdrant-client 1.20 or newer
     match [node.ignore_case, *patterns.parts(node.pattern)]:
         case [False]:
             return _Condition(_matched(key, models.MatchValue(value="")))
         case [False, str(text)]:
             return _Condition(_matched(key, models.MatchValue(value=text)))
-        case [False, str(text), Wildcard.MANY] if finds_parts:
+        case [False, str(text), Wildcard.MANY] if engine.finds_prefixes:
             return _Condition(_matched(key, models.MatchPrefix(prefix=text)))
-        case [False, Wildcard.MANY, str(text), Wildcard.MANY] if finds_parts:
+        case [False, Wildcard.MANY, str(text), Wildcard.MANY] if engine.finds_substrings:
             return _Condition(_matched(key, models.MatchSubstring(substring=text)))
-        case [False, str(text), *_] if finds_parts:
+        case [False, str(text), *_] if engine.finds_prefixes:
             return _Condition(_matched(key, models.MatchPrefix(prefix=text)), unknown)
     return _Condition(_exists(key), unknown)
 

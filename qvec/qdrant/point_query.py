@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qdrant_client import models
 
 from qvec.qdrant import filters
+from qvec.qdrant.engine_version import EngineVersion
 from qvec.qdrant.filters import ResidualFilter, compile_row_filter
 from qvec.qdrant.points import ID, PointId
 from qvec.qdrant.version_record import ActiveVersion
@@ -41,9 +42,9 @@ class PointQuery:
     """Width of the graph search; None: as wide as the graph was built with, or the candidates."""
 
     @classmethod
-    def of_search(cls, request: SearchRequest, version: ActiveVersion) -> PointQuery:
+    def of_search(cls, request: SearchRequest, version: ActiveVersion, engine: EngineVersion) -> PointQuery:
         """Return the query of a search by vectors. Raise InputError for a filter that Qdrant cannot test."""
-        native, residual = compile_row_filter(request.filter)
+        native, residual = compile_row_filter(request.filter, engine)
         is_managed = version.unmanaged is None
         oversampling = request.oversampling
         return cls(
@@ -58,9 +59,9 @@ class PointQuery:
         )
 
     @classmethod
-    def of_text(cls, request: TextRequest, version: ActiveVersion) -> PointQuery:
+    def of_text(cls, request: TextRequest, version: ActiveVersion, engine: EngineVersion) -> PointQuery:
         """Return the query of a search by words. Raise InputError for a filter that Qdrant cannot test."""
-        native, residual = compile_row_filter(request.filter)
+        native, residual = compile_row_filter(request.filter, engine)
         payload = request.texts or (version.unmanaged is None and [ID])
         return cls(request.k, 1, payload=payload, filter=native, residual=residual)
 

@@ -49,16 +49,6 @@ def collection_settings(description: Description) -> dict[str, Any]:
     }
 
 
-def has_layout(created: models.CollectionInfo, layout: VectorLayout) -> bool:
-    """Return whether a created collection has its layout: an old server ignores settings that it does not know."""
-    vectors = created.config.params.vectors
-    return (
-        _kind(created.config.quantization_config) == _kind(_quantization(layout))
-        and isinstance(vectors, models.VectorParams)
-        and (vectors.datatype or models.Datatype.FLOAT32).value == layout.datatype
-    )
-
-
 def stored_description(found: models.CollectionInfo | None) -> Any:
     """Return the description that qvec stored, as JSON values; None where there is none."""
     return None if found is None else (found.config.metadata or {}).get(DESCRIPTION_KEY)
@@ -90,13 +80,3 @@ def _quantization(layout: VectorLayout) -> models.BinaryQuantization | models.Tu
             always_ram=True,
         )
     )
-
-
-def _kind(quantization: Any) -> tuple[Any, ...]:
-    """Return what distinguishes a quantization: its kind, its bits, and how queries are encoded."""
-    if isinstance(quantization, models.TurboQuantization):
-        return "turbo", quantization.turbo.bits or models.TurboQuantBitSize.BITS4
-    if isinstance(quantization, models.BinaryQuantization):
-        found = quantization.binary
-        return "binary", found.encoding or models.BinaryQuantizationEncoding.ONE_BIT, found.query_encoding
-    return (type(quantization).__name__,)

@@ -21,9 +21,9 @@ from .interceptor import CallInterceptor, Fault, RecordedCall
 class FakeQdrantServer:
     """A gRPC server on a free port of 127.0.0.1, with its collections under `directory`.
 
-    The health check returns `version`. With `api_key` every call except the health check needs it. With `tls` the
-    server makes itself a certificate for localhost and 127.0.0.1 with the command openssl; `certificate` is its PEM.
-    With more than one of `nodes` it is node 0 of a cluster.
+    The health check returns `version`, and what is newer is not known. With `api_key` every call except the health
+    check needs it. With `tls` the server makes itself a certificate for localhost and 127.0.0.1 with the command
+    openssl; `certificate` is its PEM. With more than one of `nodes` it is node 0 of a cluster.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class FakeQdrantServer:
         self.optimizer_delay = 0.0
         """Seconds for which a collection stays yellow before its optimizer runs."""
         self.certificate: bytes | None = None
-        self._interceptor = CallInterceptor(api_key)
+        self._interceptor = CallInterceptor(api_key, version)
         self._version = version
         self._cluster = Cluster(nodes)
         self._store = CollectionStore(directory, lambda: self.optimizer_delay, self._cluster)

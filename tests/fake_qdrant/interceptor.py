@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from .old_versions import forget_newer_fields
 from .status_errors import StatusError, from_engine_error, unimplemented
 
 Handler = Callable[[Any, grpc.ServicerContext], Any]
@@ -49,8 +50,9 @@ class Fault:
 class CallInterceptor(grpc.ServerInterceptor):
     """Wrap every method of the server; tests may change it in another thread while calls arrive."""
 
-    def __init__(self, api_key: str | None) -> None:
+    def __init__(self, api_key: str | None, version: str) -> None:
         self._api_key = api_key
+        self._version = version
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._last: dict[str, RecordedCall] = {}
@@ -94,12 +96,24 @@ class CallInterceptor(grpc.ServerInterceptor):
             time.sleep(delay)
             if fault is not None and not fault.after:
                 _abort(fault, context)
-            response = _serve(handle, request, context, method)
+            response = self._serve(handle, request, context, method)
             if fault is not None:
                 _abort(fault, context)
             return response
 
         return answer
+
+    def _serve(self, handle: Handler, request: Any, context: grpc.ServicerContext, method: str) -> Any:
+        try:
+            forget_newer_fields(request, self._version)
+            return handle(request, context)
+        except StatusError as found:
+            error = found
+        except NotImplementedError:
+            error = unimplemented(method)
+        except Exception as found:
+            error = from_engine_error(found)
+        return context.abort(error.code, error.details)
 
     def _authenticate(self, method: str, headers: dict[str, str], context: grpc.ServicerContext) -> None:
         if self._api_key is None or method == "Qdrant/HealthCheck":
@@ -121,18 +135,6 @@ class CallInterceptor(grpc.ServerInterceptor):
 def is_named(method: str, name: str) -> bool:
     """Return whether `name`, "Points/Upsert" or "Upsert", names the method "Points/Upsert"."""
     return method == name or method.endswith(f"/{name}")
-
-
-def _serve(handle: Handler, request: Any, context: grpc.ServicerContext, method: str) -> Any:
-    try:
-        return handle(request, context)
-    except StatusError as found:
-        error = found
-    except NotImplementedError:
-        error = unimplemented(method)
-    except Exception as found:
-        error = from_engine_error(found)
-    return context.abort(error.code, error.details)
 
 
 def _abort(fault: Fault, context: grpc.ServicerContext) -> None:

@@ -17,6 +17,7 @@ from qdrant_client import models
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection
 from qvec.qdrant.directory import Directory
+from qvec.qdrant.engine_version import NEWEST
 from qvec.qdrant.point_query import PointQuery
 from qvec.qdrant.points import PointId, Points, PointSizes, StoredPoint
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
@@ -98,6 +99,7 @@ class AsyncDirectoryBackend:
     """The collections in a directory; see `AsyncBackend`."""
 
     warning: str | None = None
+    engine_version = NEWEST
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory

@@ -13,6 +13,7 @@ from qvec.errors import DatabaseError
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import indexes, messages
 from qvec.qdrant._async.client import AsyncServerClient
+from qvec.qdrant.engine_version import EngineVersion
 from qvec.qdrant.point_query import PointQuery
 from qvec.qdrant.points import FoundPoint, PointId, Points, PointSizes, StoredPoint
 from qvec.results import IndexState, Progress
@@ -32,12 +33,15 @@ class AsyncServerEngine:
     A request that was refused, or whose answer was lost, is sent again: it writes the same once more.
     """
 
-    def __init__(self, client: AsyncServerClient, collection: str, shard_key: str | None, timeout: int) -> None:
-        """`timeout` is the time limit of a request in seconds."""
+    def __init__(
+        self, client: AsyncServerClient, collection: str, shard_key: str | None, timeout: int, version: str
+    ) -> None:
+        """`timeout` is the time limit of a request in seconds, `version` the server's."""
         self._client = client
         self._collection = collection
         self._shard_key = shard_key
         self._timeout = timeout
+        self._version = version
 
     async def upsert(self, points: Points) -> None:
         requests = messages.upserts(self._collection, points, _MAX_UPSERT_BYTES, self._shard_key, self._timeout)
@@ -115,9 +119,11 @@ class AsyncServerEngine:
 
     async def index_texts(self, language: str) -> None:
         """Raise DatabaseError where the server is too old to rank by words."""
+        if not EngineVersion.parse(self._version).ranks_texts:
+            raise DatabaseError(
+                f"the server is Qdrant {self._version}, which does not rank by words; that needs 1.20 or newer"
+            )
         await self.create_payload_index(indexes.TEXT_FIELD, indexes.text_schema(language))
-        if await self.text_language() is None:
-            raise DatabaseError("the server does not rank by words; that needs Qdrant 1.20 or newer")
 
     async def text_language(self) -> str | None:
         index = (await self._info()).payload_schema.get(indexes.TEXT_FIELD)

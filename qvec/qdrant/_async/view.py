@@ -124,7 +124,7 @@ class AsyncCollectionView:
         return centred * self.calibration.deviation if self.layout.signs_only else centred
 
     async def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
-        native, residual = compile_row_filter(filter)
+        native, residual = compile_row_filter(filter, self._catalog.backend.engine_version)
         engine = await self.engine()
         found: list[Hit] = []
         following: PointId | None = 0
@@ -201,17 +201,17 @@ class AsyncCollectionView:
     # Searching
 
     async def search(self, queries: NDArray[Any], request: SearchRequest) -> list[list[Hit]]:
-        query = PointQuery.of_search(request, self.version)
+        query = self._search_query(request)
         prepared = prepared_queries(queries, self.calibration)
         attributes = {"queries": len(queries), "k": query.limit, "candidates": query.candidates}
         with span("search", database="Qdrant", collection=self.name, **attributes):
             return await self._search(prepared, query)
 
     async def explain(self, query: NDArray[Any], request: SearchRequest) -> Explanation:
-        warm_up = PointQuery.of_search(request, self.version)
+        warm_up = self._search_query(request)
         await self._search(prepared_queries(query, self.calibration), warm_up)
         started = time.perf_counter()
-        prepared, point_query = prepared_queries(query, self.calibration), PointQuery.of_search(request, self.version)
+        prepared, point_query = prepared_queries(query, self.calibration), self._search_query(request)
         searched = time.perf_counter()
         hits = (await self._search(prepared, point_query))[0]
         ended = time.perf_counter()
@@ -222,6 +222,9 @@ class AsyncCollectionView:
             milliseconds={"prepare": (searched - started) * 1e3, "search": (ended - searched) * 1e3},
             hits=hits,
         )
+
+    def _search_query(self, request: SearchRequest) -> PointQuery:
+        return PointQuery.of_search(request, self.version, self._catalog.backend.engine_version)
 
     async def _search(self, queries: NDArray[np.float32], query: PointQuery) -> list[list[Hit]]:
         """Return the hits of prepared queries (m, d)."""
@@ -244,7 +247,7 @@ class AsyncCollectionView:
         return found
 
     async def search_text(self, request: TextRequest) -> list[Hit]:
-        query = PointQuery.of_text(request, self.version)
+        query = PointQuery.of_text(request, self.version, self._catalog.backend.engine_version)
         engine = await self.engine()
         self._ranks_texts = self._ranks_texts or await engine.text_language() is not None
         if not self._ranks_texts:

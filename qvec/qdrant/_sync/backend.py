@@ -13,6 +13,7 @@ from qdrant_client import models
 
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection
+from qvec.qdrant.engine_version import EngineVersion
 from qvec.qdrant.point_query import PointQuery
 from qvec.qdrant.points import PointId, Points, PointSizes, StoredPoint
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
@@ -86,6 +87,9 @@ class Backend(Protocol):
 
     warning: str | None
     """A warning for the user, if any."""
+
+    engine_version: EngineVersion
+    """The version of the engine that holds the points."""
 
     @property
     def changes(self) -> int:

@@ -18,6 +18,7 @@ from qvec.qdrant._sync.server_engine import ServerEngine
 from qvec.qdrant.address import Address
 from qvec.qdrant.connection import key_warning
 from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection, fingerprint_of
+from qvec.qdrant.engine_version import NEWEST, EngineVersion
 from qvec.qdrant.errors import is_status, reason, wrap_errors
 from qvec.qdrant.server_config import DESCRIPTION_KEY, VERSIONS_KEY, stored_description
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
@@ -37,6 +38,7 @@ class ServerBackend:
         self.name = address.name
         self.warning = key_warning(address)
         self.version = ""
+        self.engine_version = NEWEST
         self.changes = 0
         self._timeout = address.timeout
         self._client = ServerClient(address)
@@ -56,6 +58,7 @@ class ServerBackend:
     def check(self) -> None:
         """Ask for the server's version, and for something that needs the API key."""
         self.version = str(self._client.send(lambda client: client.info()).version)
+        self.engine_version = EngineVersion.parse(self.version)
         self._client.send(lambda client: client.get_collections())
 
     def break_off(self) -> None:
@@ -96,10 +99,8 @@ class ServerBackend:
             raise
 
     def create(self, name: str, description: Description) -> None:
-        """Create a collection with indexing off.
-
-        Raise DatabaseError where the server does not have such settings: an old one silently ignores them.
-        """
+        """Create a collection with indexing off. Raise DatabaseError where the server is too old for its layout."""
+        self._check_supported(description.layout)
         if self._info(name) is not None:
             raise CollectionError(f"{self.name} has a collection {name!r} that qvec did not make; choose another name")
         self._delete_loads(name)
@@ -107,7 +108,6 @@ class ServerBackend:
         try:
             if description.sharding.shard_key is not None:
                 self._create_shard_key(name, description.sharding.shard_key)
-            self._check_created(self._info(name), description.layout)
         except BaseException:
             self._client.send(lambda client: client.delete_collection(name))
             raise
@@ -131,13 +131,19 @@ class ServerBackend:
             if "exists" not in reason(error):  # created by an attempt whose answer was lost
                 raise
 
-    def _check_created(self, created: models.CollectionInfo | None, layout: VectorLayout) -> None:
-        if created is None or stored_description(created) is None:
+    def _check_supported(self, layout: VectorLayout) -> None:
+        """Raise DatabaseError where the server is too old: it would silently ignore settings that it does not know."""
+        engine = self.engine_version
+        if not engine.keeps_metadata:
             raise DatabaseError(f"{self.name} is Qdrant {self.version}; collections with metadata need 1.16 or newer")
-        if not server_config.has_layout(created, layout):
+        lacks_prefilter = layout.prefilter.startswith("turbo") and not engine.has_turbo_prefilters
+        lacks_vectors = layout.rescore.startswith("turbo") and not engine.has_turbo_vectors
+        if lacks_prefilter or lacks_vectors:
+            known = "binary" if lacks_prefilter else layout.prefilter
             raise DatabaseError(
                 f"{self.name} is Qdrant {self.version}, which does not know prefilter {layout.prefilter!r} with "
-                f"rescore {layout.rescore!r}; use prefilter 'binary' with rescore 'float16', or a newer server"
+                f"rescore {layout.rescore!r}; use prefilter {known!r} with rescore 'float16', or Qdrant "
+                f"{'1.20' if lacks_vectors else '1.18'} or newer"
             )
 
     def replace_description(self, name: str, description: Description) -> None:
@@ -151,7 +157,7 @@ class ServerBackend:
         self.changes += 1
 
     def engine(self, name: str, layout: VectorLayout, sharding: Sharding) -> ServerEngine:  # noqa: ARG002
-        return ServerEngine(self._client, name, sharding.shard_key, self._timeout)
+        return ServerEngine(self._client, name, sharding.shard_key, self._timeout, self.version)
 
     # Versions
 

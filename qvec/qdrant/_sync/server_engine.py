@@ -14,6 +14,7 @@ from qvec.errors import DatabaseError
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import indexes, messages
 from qvec.qdrant._sync.client import ServerClient
+from qvec.qdrant.engine_version import EngineVersion
 from qvec.qdrant.point_query import PointQuery
 from qvec.qdrant.points import FoundPoint, PointId, Points, PointSizes, StoredPoint
 from qvec.results import IndexState, Progress
@@ -33,12 +34,15 @@ class ServerEngine:
     A request that was refused, or whose answer was lost, is sent again: it writes the same once more.
     """
 
-    def __init__(self, client: ServerClient, collection: str, shard_key: str | None, timeout: int) -> None:
-        """`timeout` is the time limit of a request in seconds."""
+    def __init__(
+        self, client: ServerClient, collection: str, shard_key: str | None, timeout: int, version: str
+    ) -> None:
+        """`timeout` is the time limit of a request in seconds, `version` the server's."""
         self._client = client
         self._collection = collection
         self._shard_key = shard_key
         self._timeout = timeout
+        self._version = version
 
     def upsert(self, points: Points) -> None:
         requests = messages.upserts(self._collection, points, _MAX_UPSERT_BYTES, self._shard_key, self._timeout)
@@ -114,9 +118,11 @@ class ServerEngine:
 
     def index_texts(self, language: str) -> None:
         """Raise DatabaseError where the server is too old to rank by words."""
+        if not EngineVersion.parse(self._version).ranks_texts:
+            raise DatabaseError(
+                f"the server is Qdrant {self._version}, which does not rank by words; that needs 1.20 or newer"
+            )
         self.create_payload_index(indexes.TEXT_FIELD, indexes.text_schema(language))
-        if self.text_language() is None:
-            raise DatabaseError("the server does not rank by words; that needs Qdrant 1.20 or newer")
 
     def text_language(self) -> str | None:
         index = self._info().payload_schema.get(indexes.TEXT_FIELD)

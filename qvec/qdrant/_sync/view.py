@@ -125,7 +125,7 @@ class CollectionView:
         return centred * self.calibration.deviation if self.layout.signs_only else centred
 
     def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
-        native, residual = compile_row_filter(filter)
+        native, residual = compile_row_filter(filter, self._catalog.backend.engine_version)
         engine = self.engine()
         found: list[Hit] = []
         following: PointId | None = 0
@@ -202,17 +202,17 @@ class CollectionView:
     # Searching
 
     def search(self, queries: NDArray[Any], request: SearchRequest) -> list[list[Hit]]:
-        query = PointQuery.of_search(request, self.version)
+        query = self._search_query(request)
         prepared = prepared_queries(queries, self.calibration)
         attributes = {"queries": len(queries), "k": query.limit, "candidates": query.candidates}
         with span("search", database="Qdrant", collection=self.name, **attributes):
             return self._search(prepared, query)
 
     def explain(self, query: NDArray[Any], request: SearchRequest) -> Explanation:
-        warm_up = PointQuery.of_search(request, self.version)
+        warm_up = self._search_query(request)
         self._search(prepared_queries(query, self.calibration), warm_up)
         started = time.perf_counter()
-        prepared, point_query = prepared_queries(query, self.calibration), PointQuery.of_search(request, self.version)
+        prepared, point_query = prepared_queries(query, self.calibration), self._search_query(request)
         searched = time.perf_counter()
         hits = self._search(prepared, point_query)[0]
         ended = time.perf_counter()
@@ -223,6 +223,9 @@ class CollectionView:
             milliseconds={"prepare": (searched - started) * 1e3, "search": (ended - searched) * 1e3},
             hits=hits,
         )
+
+    def _search_query(self, request: SearchRequest) -> PointQuery:
+        return PointQuery.of_search(request, self.version, self._catalog.backend.engine_version)
 
     def _search(self, queries: NDArray[np.float32], query: PointQuery) -> list[list[Hit]]:
         """Return the hits of prepared queries (m, d)."""
@@ -245,7 +248,7 @@ class CollectionView:
         return found
 
     def search_text(self, request: TextRequest) -> list[Hit]:
-        query = PointQuery.of_text(request, self.version)
+        query = PointQuery.of_text(request, self.version, self._catalog.backend.engine_version)
         engine = self.engine()
         self._ranks_texts = self._ranks_texts or engine.text_language() is not None
         if not self._ranks_texts:
