@@ -106,7 +106,7 @@ def client_arguments(address: Address) -> dict[str, Any]:
         "grpc_port": address.port,
         "prefer_grpc": True,
         "https": address.tls,
-        "api_key": os.environ.get(API_KEY) or None,
+        "api_key": _api_key(),
         "timeout": address.timeout,
         "grpc_options": options,
         "check_compatibility": False,
@@ -118,6 +118,15 @@ def key_warning(address: Address) -> str | None:
     if os.environ.get(API_KEY) and not address.tls and address.host not in ("localhost", "127.0.0.1", "::1"):
         return f"the API key goes to {address.name} unencrypted; qdrants:// connects with TLS"
     return None
+
+
+def _api_key() -> str | None:
+    """Return the API key. Raise InputError, which does not show it, where it cannot be sent as a header."""
+    key = os.environ.get(API_KEY) or None
+    if key is not None and not (key.isascii() and key.isprintable()):
+        found = "a line break" if set(key) & set("\r\n") else "a character that is not printable ASCII"
+        raise InputError(f"{API_KEY} holds {found}, which no API key has; set it to the key alone")
+    return key
 
 
 def _read_certificate(path: str) -> bytes:

@@ -12,6 +12,8 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from qvec.errors import DatabaseError
 
+LOADS = "qvec_loads"
+"""The collection of all loads on a server: points without vectors, one for each source and collection."""
 TRANSIENT = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -20,7 +22,6 @@ TRANSIENT = (
     grpc.StatusCode.CANCELLED,  # by a server that stops or has its own time limit
 )
 """Statuses after which the same request may succeed."""
-_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _ADVICE = {
     "CERTIFICATE_VERIFY_FAILED": "; ?ca=FILE names a certificate that the system does not trust",
     "Failed parsing HTTP/2": "; this may be the HTTP port; the gRPC port is 6334 by default",
@@ -64,10 +65,15 @@ class wrap_errors(AbstractContextManager[None]):  # noqa: N801 - a class: a gene
         if error is None:
             return
         if isinstance(error, grpc.RpcError):
-            if error.code() in _REFUSED:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 raise DatabaseError(
                     f"{self._doing}: the server refused access ({reason(error)}); put a key of it into "
                     "QVEC_QDRANT_API_KEY"
+                ) from error
+            if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+                raise DatabaseError(
+                    f"{self._doing}: the key in QVEC_QDRANT_API_KEY does not allow this ({reason(error)}); "
+                    f"{_needed_rights(reason(error))}"
                 ) from error
             raise DatabaseError(f"{self._doing}: {reason(error)}{_advice(error)}") from error
         if isinstance(error, (ApiException, ResponseHandlingException, ResourceExhaustedResponse)):
@@ -115,6 +121,14 @@ def _own_words(text: str) -> str:
 
 def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
+
+
+def _needed_rights(refusal: str) -> str:
+    if "Global" in refusal or "Manage" in refusal:
+        return "creating, indexing, tuning, recalibrating and dropping collections needs manage access"
+    if LOADS in refusal:
+        return f"loading also needs write access to {LOADS}, where the progress of loads is stored"
+    return "searching needs read access to the collection, writing needs write access"
 
 
 def _advice(error: grpc.RpcError) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from qdrant_client import models
 
+from qvec.errors import CollectionError
 from qvec.qdrant.description import Description, UnmanagedCollection, not_one_vector
 from qvec.qdrant.vector_layout import VectorLayout
 from qvec.qdrant.version_record import VersionRecord
@@ -14,6 +15,9 @@ from qvec.qdrant.version_record import VersionRecord
 DESCRIPTION_KEY = "qvec"
 VERSIONS_KEY = "qvec_versions"
 """Keys of a collection's metadata."""
+
+_REFUSED_CHARACTERS = frozenset('<>:"/\\|?*\0\x1f')
+_MAX_NAME = 255
 
 _BINARY_ENCODINGS = {
     "binary": models.BinaryQuantizationEncoding.ONE_BIT,
@@ -26,6 +30,18 @@ _TURBO_BITS = {
     "turbo2": models.TurboQuantBitSize.BITS2,
     "turbo4": models.TurboQuantBitSize.BITS4,
 }
+
+
+def check_new_name(name: str) -> None:
+    """Raise CollectionError unless a server accepts the name of a new collection."""
+    refused = next((character for character in name if character in _REFUSED_CHARACTERS), None)
+    if refused is not None:
+        raise CollectionError(f"collection name {name!r} holds {refused!r}, which a Qdrant server refuses in names")
+
+
+def is_possible_name(name: str) -> bool:
+    """Return whether a server can have a collection of this name: it refuses to look for others."""
+    return 1 <= len(name) <= _MAX_NAME and "/" not in name and "\0" not in name
 
 
 def collection_settings(description: Description) -> dict[str, Any]:

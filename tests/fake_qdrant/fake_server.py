@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from qdrant_client import QdrantClient
 from qdrant_client import grpc as messages
 
 from . import services
+from .access import Rights
 from .cluster import Cluster
 from .collection_store import CollectionStore
 from .interceptor import CallInterceptor, Fault, RecordedCall
@@ -22,8 +24,9 @@ class FakeQdrantServer:
     """A gRPC server on a free port of 127.0.0.1, with its collections under `directory`.
 
     The health check returns `version`, and what is newer is not known. With `api_key` every call except the health
-    check needs it. With `tls` the server makes itself a certificate for localhost and 127.0.0.1 with the command
-    openssl; `certificate` is its PEM. With more than one of `nodes` it is node 0 of a cluster.
+    check needs it, or one of `limited_keys`, which allow less. With `tls` the server makes itself a certificate for
+    localhost and 127.0.0.1 with the command openssl; `certificate` is its PEM. With more than one of `nodes` it is
+    node 0 of a cluster.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class FakeQdrantServer:
         *,
         version: str = "1.20.0",
         api_key: str | None = None,
+        limited_keys: Mapping[str, Rights] | None = None,
         tls: bool = False,
         nodes: int = 1,
     ) -> None:
@@ -39,7 +43,7 @@ class FakeQdrantServer:
         self.optimizer_delay = 0.0
         """Seconds for which a collection stays yellow before its optimizer runs."""
         self.certificate: bytes | None = None
-        self._interceptor = CallInterceptor(api_key, version)
+        self._interceptor = CallInterceptor(api_key, limited_keys or {}, version)
         self._version = version
         self._cluster = Cluster(nodes)
         self._store = CollectionStore(directory, lambda: self.optimizer_delay, self._cluster)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import grpc
 
+from .access import Rights, check_name, check_rights, only_allowed
 from .old_versions import forget_newer_fields
 from .status_errors import StatusError, from_engine_error, unimplemented
 
@@ -50,8 +51,9 @@ class Fault:
 class CallInterceptor(grpc.ServerInterceptor):
     """Wrap every method of the server; tests may change it in another thread while calls arrive."""
 
-    def __init__(self, api_key: str | None, version: str) -> None:
+    def __init__(self, api_key: str | None, limited_keys: Mapping[str, Rights], version: str) -> None:
         self._api_key = api_key
+        self._limited_keys = limited_keys
         self._version = version
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -96,17 +98,23 @@ class CallInterceptor(grpc.ServerInterceptor):
             time.sleep(delay)
             if fault is not None and not fault.after:
                 _abort(fault, context)
-            response = self._serve(handle, request, context, method)
+            response = self._serve(handle, request, context, method, self._limited_keys.get(_key(headers)))
             if fault is not None:
                 _abort(fault, context)
             return response
 
         return answer
 
-    def _serve(self, handle: Handler, request: Any, context: grpc.ServicerContext, method: str) -> Any:
+    def _serve(
+        self, handle: Handler, request: Any, context: grpc.ServicerContext, method: str, rights: Rights | None
+    ) -> Any:
         try:
+            check_name(method, request)
+            if rights is not None:
+                check_rights(method, request, rights)
             forget_newer_fields(request, self._version)
-            return handle(request, context)
+            response = handle(request, context)
+            return response if rights is None else only_allowed(method, response, rights)
         except StatusError as found:
             error = found
         except NotImplementedError:
@@ -118,10 +126,10 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _authenticate(self, method: str, headers: dict[str, str], context: grpc.ServicerContext) -> None:
         if self._api_key is None or method == "Qdrant/HealthCheck":
             return
-        given = headers.get("api-key", headers.get("authorization", "").removeprefix("Bearer "))
+        given = _key(headers)
         if not given:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "Must provide an API key or an Authorization bearer token")
-        if given != self._api_key:
+        if given != self._api_key and given not in self._limited_keys:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid API key or JWT")
 
     def _record(self, call: RecordedCall) -> tuple[Fault | None, float]:
@@ -130,6 +138,10 @@ class CallInterceptor(grpc.ServerInterceptor):
             self._last[call.method] = call
             delay = max((s for name, s in self._delays.items() if is_named(call.method, name)), default=0.0)
             return next((fault for fault in self._faults if fault.applies_to(call.method)), None), delay
+
+
+def _key(headers: Mapping[str, str]) -> str:
+    return headers.get("api-key", headers.get("authorization", "").removeprefix("Bearer "))
 
 
 def is_named(method: str, name: str) -> bool:

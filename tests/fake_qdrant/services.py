@@ -12,7 +12,7 @@ from qdrant_client import grpc as messages
 from . import point_conversion as convert
 from .collection_store import CollectionStore
 from .fake_collection import FakeCollection
-from .status_errors import bad_input, not_found, unimplemented
+from .status_errors import StatusError, bad_input, not_found, unimplemented
 
 Context = grpc.ServicerContext
 
@@ -93,6 +93,8 @@ class Points(messages.PointsServicer):
         return _write_response(request, collection.write(convert.upsert_operation(request)))
 
     def Delete(self, request: Any, context: Context) -> Any:
+        if not request.points.HasField("filter") and not request.points.points.ids:
+            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "Bad request: Empty update request")
         return _write_response(request, self._collection(request).write(convert.delete_operation(request)))
 
     def SetPayload(self, request: Any, context: Context) -> Any:

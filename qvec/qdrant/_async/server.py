@@ -18,13 +18,11 @@ from qvec.qdrant.address import Address
 from qvec.qdrant.connection import key_warning
 from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection, fingerprint_of
 from qvec.qdrant.engine_version import NEWEST, EngineVersion
-from qvec.qdrant.errors import is_status, reason, wrap_errors
+from qvec.qdrant.errors import LOADS, is_status, reason, wrap_errors
 from qvec.qdrant.server_config import DESCRIPTION_KEY, VERSIONS_KEY, stored_description
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.qdrant.version_record import VersionRecord
 
-LOADS = "qvec_loads"
-"""The collection of all loads: points without vectors, one for each source and collection."""
 _LOADS_PAGE = 256
 _NOT_FOUND = grpc.StatusCode.NOT_FOUND
 _ALREADY_EXISTS = grpc.StatusCode.ALREADY_EXISTS
@@ -90,6 +88,8 @@ class AsyncServerBackend:
 
     async def _info(self, name: str) -> models.CollectionInfo | None:
         """Return what the server reports about a collection; None where it has none of this name."""
+        if not server_config.is_possible_name(name):  # of collections of Postgres and of directories
+            return None
         try:
             return await self._client.send(lambda client: client.get_collection(name))
         except grpc.RpcError as error:
@@ -99,6 +99,7 @@ class AsyncServerBackend:
 
     async def create(self, name: str, description: Description) -> None:
         """Create a collection with indexing off. Raise DatabaseError where the server is too old for its layout."""
+        server_config.check_new_name(name)
         self._check_supported(description.layout)
         if await self._info(name) is not None:
             raise CollectionError(f"{self.name} has a collection {name!r} that qvec did not make; choose another name")

@@ -90,6 +90,8 @@ class AsyncCollectionView:
     async def delete(self, ids: Sequence[int | str]) -> int:
         engine = await self.engine()
         point_ids = [point_id(id) for id in ids]
+        if not point_ids:  # a server refuses an empty list
+            return 0
         existing = await engine.retrieve(point_ids, payload=False)
         await engine.delete(point_ids)
         await engine.flush()

@@ -91,6 +91,8 @@ class CollectionView:
     def delete(self, ids: Sequence[int | str]) -> int:
         engine = self.engine()
         point_ids = [point_id(id) for id in ids]
+        if not point_ids:  # a server refuses an empty list
+            return 0
         existing = engine.retrieve(point_ids, payload=False)
         engine.delete(point_ids)
         engine.flush()
