@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from fake_qdrant import FakeQdrantServer
 from ingest_helpers import load_source, random_vectors
+from qdrant_client import models
 from qdrant_load_helpers import assert_holds
 from reporters import AtRow
 
+import qvec
 from qvec.client import Database
 from qvec.errors import DatabaseError
 from qvec.ingest import pipeline
 from qvec.qdrant import connection
 from qvec.qdrant._sync.client import Retries
 from qvec.qdrant.errors import is_transient, reason
+from qvec.qdrant.replicas import missing_replicas, replicas_by_shard
 
 Code = grpc.StatusCode
 READS_FAILED = "Service internal error: 1 of 1 read operations failed:\n  Service internal error: Tonic status error: "
@@ -175,3 +179,88 @@ def test_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.getMessage() for record in caplog.records] == [
         "a request to Qdrant failed and is sent again: refused"
     ]
+
+
+def replicas(server: FakeQdrantServer, name: str = "qvec_loads") -> list[set[int]]:
+    """Return the nodes of each shard, by number."""
+    with server.client() as client:
+        found = replicas_by_shard(client.collection_cluster_info(name))
+    return [{node - 1000 for node in nodes} for _, nodes in sorted(found.items())]
+
+
+@pytest.mark.parametrize(("factor", "copies"), [(None, 2), (1, 2), (2, 2), (3, 3), (5, 3)])
+def test_loads_have_at_least_as_many_replicas_as_the_collection(
+    qdrant_server: FakeQdrantServer, database: Database, source: Path, factor: int | None, copies: int
+) -> None:
+    load_source(database, source, settings={} if factor is None else {"replication_factor": factor})
+    held = replicas(qdrant_server)
+    assert [len(nodes) for nodes in held] == [copies] * 3
+    with qdrant_server.client() as client:
+        assert client.get_collection("qvec_loads").config.params.replication_factor == max(factor or 1, 2)
+
+
+@pytest.mark.usefixtures("short_retries")
+@pytest.mark.parametrize("node", [1, 2])
+def test_everything_works_while_a_node_is_down(
+    qdrant_server: FakeQdrantServer, database: Database, source: Path, tmp_path: Path, node: int
+) -> None:
+    np.save(tmp_path / "b.npy", random_vectors(60, seed=3))
+    settings = {"replication_factor": 2}
+    load_source(database, source, settings=settings)
+    qdrant_server.stop_node(node)
+    assert load_source(database, tmp_path / "b.npy", id_start="auto").total_rows == 460
+    assert load_source(database, source, collection="new", settings=settings).rows == 400
+    for name in ("docs", "new"):
+        database.drop_collection(name)
+    assert database.collections() == []
+
+
+def test_replicas_of_older_loads_are_added(qdrant_server: FakeQdrantServer, source: Path) -> None:
+    """An older qvec created the collection of loads with one replica."""
+    with qdrant_server.client() as client:
+        client.create_collection("qvec_loads", vectors_config={})
+    assert [len(nodes) for nodes in replicas(qdrant_server)] == [1, 1, 1]
+    for factor in (2, 3):
+        with qvec.connect(qdrant_server.url) as database:
+            settings = {"replication_factor": factor}
+            load_source(database, source, collection=f"docs{factor}", settings=settings)
+        assert [len(nodes) for nodes in replicas(qdrant_server)] == [factor] * 3
+    changes = qdrant_server.count("UpdateCollectionClusterSetup")
+    with qvec.connect(qdrant_server.url) as database:
+        load_source(database, source, collection="docs3", restart=True)
+        load_source(database, source, collection="docs2", restart=True)
+    assert qdrant_server.count("UpdateCollectionClusterSetup") == changes == 6
+
+
+@pytest.mark.usefixtures("short_retries")
+def test_load_does_not_need_replicas(
+    qdrant_server: FakeQdrantServer, database: Database, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    qdrant_server.fail("UpdateCollectionClusterSetup", times=100, code=Code.PERMISSION_DENIED, details="Forbidden: no")
+    assert load_source(database, source).rows == 400
+    assert [record.getMessage() for record in caplog.records] == [
+        "qvec_loads cannot be replicated, and loads fail while a node is down: Forbidden: no"
+    ]
+
+
+def test_single_server_has_one_replica(tmp_path: Path, source: Path) -> None:
+    with FakeQdrantServer(tmp_path / "single") as server, qvec.connect(server.url) as database:
+        load_source(database, source)
+        assert replicas(server) == [{0}]
+        assert server.count("UpdateCollectionClusterSetup") == 0
+
+
+def test_replicas_are_copied_from_active_ones_to_nodes_that_are_up() -> None:
+    def shard(peer: int, shard_id: int, state: models.ReplicaState) -> models.RemoteShardInfo:
+        return models.RemoteShardInfo(peer_id=peer, shard_id=shard_id, state=state)
+
+    active, dead = models.ReplicaState.ACTIVE, models.ReplicaState.DEAD
+    info = models.CollectionClusterInfo(
+        peer_id=1,
+        shard_count=3,
+        local_shards=[models.LocalShardInfo(shard_id=0, points_count=0, state=active)],
+        remote_shards=[shard(2, 1, active), shard(3, 2, dead)],
+        shard_transfers=[],
+    )
+    found = [operation.replicate_shard for operation in missing_replicas(info, {1, 2, 3, 4}, 2)]
+    assert [(copy.shard_id, copy.from_peer_id, copy.to_peer_id) for copy in found] == [(0, 1, 4), (1, 2, 1)]

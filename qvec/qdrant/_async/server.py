@@ -3,6 +3,7 @@ keeps of it, except for its loads, which are points of the collection `qvec_load
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -19,11 +20,13 @@ from qvec.qdrant.connection import key_warning
 from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection, fingerprint_of
 from qvec.qdrant.engine_version import NEWEST, EngineVersion
 from qvec.qdrant.errors import LOADS, is_status, reason, wrap_errors
+from qvec.qdrant.replicas import known_nodes, missing_replicas
 from qvec.qdrant.server_config import DESCRIPTION_KEY, VERSIONS_KEY, stored_description
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.qdrant.version_record import VersionRecord
 
 _LOADS_PAGE = 256
+_LOG = logging.getLogger("qvec.qdrant")
 _NOT_FOUND = grpc.StatusCode.NOT_FOUND
 _ALREADY_EXISTS = grpc.StatusCode.ALREADY_EXISTS
 
@@ -38,6 +41,8 @@ class AsyncServerBackend:
         self.engine_version = NEWEST
         self.changes = 0
         self._timeout = address.timeout
+        self._replicated: set[str] = set()
+        """Collections for which the loads have enough replicas, as far as possible."""
         self._client = AsyncServerClient(address)
 
     @classmethod
@@ -220,6 +225,7 @@ class AsyncServerBackend:
                 raise
             await self._create_loads()
             await self._client.send(lambda client: client.upsert(LOADS, [point], wait=True))
+        await self._replicate_loads(name)
 
     async def _create_loads(self) -> None:
         try:
@@ -231,6 +237,42 @@ class AsyncServerBackend:
                 raise
         keyword = models.PayloadSchemaType.KEYWORD
         await self._client.send(lambda client: client.create_payload_index(LOADS, "collection", keyword, wait=True))
+
+    async def _replicate_loads(self, name: str) -> None:
+        """In a cluster, give the loads as many replicas as the collection `name`, and at least 2.
+
+        Then a node can be down while collections are loaded, created and dropped. Each collection is looked at once; a
+        load does not fail where the replicas cannot be made.
+        """
+        if name in self._replicated or await self._info(name) is None:
+            return
+        self._replicated.add(name)
+        try:
+            for operation in await self._missing_replicas_of_loads(name):
+                await self._change_cluster(operation)
+        except grpc.RpcError as error:
+            _LOG.warning("%s cannot be replicated, and loads fail while a node is down: %s", LOADS, reason(error))
+
+    async def _missing_replicas_of_loads(self, name: str) -> list[models.ReplicateShardOperation]:
+        loads, loaded = await self._cluster_info(LOADS), await self._cluster_info(name)
+        nodes = known_nodes(loads, loaded)
+        if len(nodes) == 1:
+            return []
+        wanted = max(await self._replication_factor(name), 2)
+        if await self._replication_factor(LOADS) < wanted:
+            params = models.CollectionParamsDiff(replication_factor=wanted)
+            await self._client.send(lambda client: client.update_collection(LOADS, collection_params=params))
+        return missing_replicas(loads, nodes, wanted)
+
+    async def _cluster_info(self, name: str) -> models.CollectionClusterInfo:
+        return await self._client.send(lambda client: client.collection_cluster_info(name))
+
+    async def _replication_factor(self, name: str) -> int:
+        info = await self._client.send(lambda client: client.get_collection(name))
+        return info.config.params.replication_factor or 1
+
+    async def _change_cluster(self, operation: models.ReplicateShardOperation) -> None:
+        await self._client.send(lambda client: client.cluster_collection_update(LOADS, operation))
 
     async def _delete_loads(self, name: str) -> None:
         for source in await self.read_loads(name):

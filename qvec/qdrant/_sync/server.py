@@ -4,6 +4,7 @@ keeps of it, except for its loads, which are points of the collection `qvec_load
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -20,11 +21,13 @@ from qvec.qdrant.connection import key_warning
 from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection, fingerprint_of
 from qvec.qdrant.engine_version import NEWEST, EngineVersion
 from qvec.qdrant.errors import LOADS, is_status, reason, wrap_errors
+from qvec.qdrant.replicas import known_nodes, missing_replicas
 from qvec.qdrant.server_config import DESCRIPTION_KEY, VERSIONS_KEY, stored_description
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.qdrant.version_record import VersionRecord
 
 _LOADS_PAGE = 256
+_LOG = logging.getLogger("qvec.qdrant")
 _NOT_FOUND = grpc.StatusCode.NOT_FOUND
 _ALREADY_EXISTS = grpc.StatusCode.ALREADY_EXISTS
 
@@ -39,6 +42,8 @@ class ServerBackend:
         self.engine_version = NEWEST
         self.changes = 0
         self._timeout = address.timeout
+        self._replicated: set[str] = set()
+        """Collections for which the loads have enough replicas, as far as possible."""
         self._client = ServerClient(address)
 
     @classmethod
@@ -221,6 +226,7 @@ class ServerBackend:
                 raise
             self._create_loads()
             self._client.send(lambda client: client.upsert(LOADS, [point], wait=True))
+        self._replicate_loads(name)
 
     def _create_loads(self) -> None:
         try:
@@ -230,6 +236,42 @@ class ServerBackend:
                 raise
         keyword = models.PayloadSchemaType.KEYWORD
         self._client.send(lambda client: client.create_payload_index(LOADS, "collection", keyword, wait=True))
+
+    def _replicate_loads(self, name: str) -> None:
+        """In a cluster, give the loads as many replicas as the collection `name`, and at least 2.
+
+        Then a node can be down while collections are loaded, created and dropped. Each collection is looked at once; a
+        load does not fail where the replicas cannot be made.
+        """
+        if name in self._replicated or self._info(name) is None:
+            return
+        self._replicated.add(name)
+        try:
+            for operation in self._missing_replicas_of_loads(name):
+                self._change_cluster(operation)
+        except grpc.RpcError as error:
+            _LOG.warning("%s cannot be replicated, and loads fail while a node is down: %s", LOADS, reason(error))
+
+    def _missing_replicas_of_loads(self, name: str) -> list[models.ReplicateShardOperation]:
+        loads, loaded = self._cluster_info(LOADS), self._cluster_info(name)
+        nodes = known_nodes(loads, loaded)
+        if len(nodes) == 1:
+            return []
+        wanted = max(self._replication_factor(name), 2)
+        if self._replication_factor(LOADS) < wanted:
+            params = models.CollectionParamsDiff(replication_factor=wanted)
+            self._client.send(lambda client: client.update_collection(LOADS, collection_params=params))
+        return missing_replicas(loads, nodes, wanted)
+
+    def _cluster_info(self, name: str) -> models.CollectionClusterInfo:
+        return self._client.send(lambda client: client.collection_cluster_info(name))
+
+    def _replication_factor(self, name: str) -> int:
+        info = self._client.send(lambda client: client.get_collection(name))
+        return info.config.params.replication_factor or 1
+
+    def _change_cluster(self, operation: models.ReplicateShardOperation) -> None:
+        self._client.send(lambda client: client.cluster_collection_update(LOADS, operation))
 
     def _delete_loads(self, name: str) -> None:
         for source in self.read_loads(name):
