@@ -85,9 +85,18 @@ def db(new_database: Callable[..., str]) -> Iterator[Database]:
 
 
 @pytest.fixture
-def name() -> str:
-    """A collection name that no other test uses."""
+def name(request: pytest.FixtureRequest) -> str:
+    """A collection name that no other test uses. A collection with it in the test's `store` is dropped at the end."""
+    if "store" in request.fixturenames:
+        store: Store = request.getfixturevalue("store")
+        return store.new_name()
     return f"docs_{next(_numbers)}"
+
+
+@pytest.fixture
+def ranks_texts(store: Store) -> None:
+    """Skip the test unless the store ranks documents by their words."""
+    store.need_ranking()
 
 
 def realistic(rows: int, dimensions: int = 64, seed: int = 0) -> Vectors:

@@ -60,10 +60,33 @@ class Store:
     def is_single_process(self) -> bool:
         return self.kind == "qdrant"
 
+    @property
+    def ranks_texts(self) -> bool:
+        """Whether documents can be ranked by their words; Qdrant servers before 1.20 cannot."""
+        return self.is_postgres or self.database.store.backend.engine_version.ranks_texts
+
+    @property
+    def accepts_quotes(self) -> bool:
+        """Whether names of collections may contain a double quote; a Qdrant server refuses it."""
+        return self.is_postgres or self.kind == "qdrant"
+
+    def need_ranking(self) -> None:
+        """Skip the test unless documents can be ranked by their words."""
+        if not self.ranks_texts:
+            pytest.skip("the server is too old to rank by words")
+
     def new_name(self) -> str:
         """Return an unused collection name; `clean_up` drops that collection."""
         name = f"qvec_test_{uuid.uuid4().hex[:12]}"
         self.created.add(name)
+        return name
+
+    def fixed_name(self, name: str) -> str:
+        """Return a name that a test cannot choose, without a collection that an interrupted run left on a server."""
+        self.created.add(name)
+        if self.kind in VARIABLES:
+            with suppress(CollectionError):
+                self.database.drop_collection(name)
         return name
 
     def create(self, calibration: Calibration, **settings: Any) -> Collection:

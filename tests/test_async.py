@@ -144,6 +144,7 @@ def test_questions_are_embedded_outside_the_thread_of_the_event_loop(store: Stor
 
 def test_derived_searches_equal_those_of_the_sync_client(store: Store, docs: Collection) -> None:
     """With each option and with the defaults."""
+    store.need_ranking()
     query: Any = realistic(1, seed=7)[0]
     filter, words = {"row": {"$lt": 100}}, "text 12 13 14 99"
     docs.index_texts("simple")

@@ -326,6 +326,7 @@ def test_cursor_beyond_the_number_of_rows_is_refused(docs: Any, seen: int) -> No
         (10**20, "k is 100000000000000000000, expected at most 2147483647"),
     ],
 )
+@pytest.mark.usefixtures("ranks_texts")
 def test_every_search_refuses_an_invalid_k(docs: Any, k: Any, message: str) -> None:
     docs.index_texts()
     searches = {
@@ -355,6 +356,7 @@ def test_invalid_group_size_fetch_k_and_lambda_mult_are_refused(docs: Any) -> No
 # Word and hybrid searches
 
 
+@pytest.mark.usefixtures("ranks_texts")
 def test_word_search_uses_stems_and_rarity(docs: Any) -> None:
     docs.index_texts("english")
     assert ids(docs.search_text("foxes", 5)) == ["c", "a"] or set(ids(docs.search_text("foxes", 5))) == {"a", "c"}
@@ -370,6 +372,7 @@ def test_word_search_uses_stems_and_rarity(docs: Any) -> None:
     assert (bare.id, bare.score, bare.document, bare.metadata) == ("d", hit.score, None, None)
 
 
+@pytest.mark.usefixtures("ranks_texts")
 def test_word_search_accepts_any_text_of_any_length(docs: Any) -> None:
     docs.index_texts("english")
     assert ids(docs.search_text("half a pair \ud83d of a cloud")) == ["d"]
@@ -378,6 +381,7 @@ def test_word_search_accepts_any_text_of_any_length(docs: Any) -> None:
 
 
 @pytest.mark.parametrize("question", [5, None, ["cloud"], b"cloud"])
+@pytest.mark.usefixtures("ranks_texts")
 def test_question_that_is_not_a_string_is_refused(docs: Any, question: Any) -> None:
     docs.index_texts()
     with pytest.raises(InputError, match=r"^the question is .*, expected a string$"):
@@ -386,12 +390,14 @@ def test_question_that_is_not_a_string_is_refused(docs: Any, question: Any) -> N
         docs.search_hybrid(question, vector=np.ones(8))
 
 
+@pytest.mark.usefixtures("ranks_texts")
 def test_word_search_with_a_filter(docs: Any) -> None:
     docs.index_texts()
     assert ids(docs.search_text("dog river", filter={"kind": "odd"})) != []
     assert {hit.metadata["kind"] for hit in docs.search_text("dog river", filter={"kind": "odd"})} == {"odd"}
 
 
+@pytest.mark.usefixtures("ranks_texts")
 def test_rows_written_after_indexing_are_found_by_words(docs: Any) -> None:
     docs.index_texts()
     docs.index_texts()
@@ -409,6 +415,7 @@ def test_word_search_needs_an_index(docs: Any) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [("english", "german"), ("simple", "english"), ("tamil", "simple")])
+@pytest.mark.usefixtures("ranks_texts")
 def test_language_of_a_text_index_cannot_change(docs: Any, first: str, second: str) -> None:
     docs.index_texts(first)
     docs.index_texts(first)
@@ -419,12 +426,14 @@ def test_language_of_a_text_index_cannot_change(docs: Any, first: str, second: s
     assert ids(docs.search_text("cloud")) == ["d"]
 
 
+@pytest.mark.usefixtures("ranks_texts")
 def test_language_without_stemming(docs: Any) -> None:
     docs.index_texts("simple")
     assert ids(docs.search_text("foxes")) == ["c"]
 
 
 @pytest.mark.parametrize("fusion", ["ranks", "scores"])
+@pytest.mark.usefixtures("ranks_texts")
 def test_hybrid_search_fuses_vector_and_word_searches(docs: Any, fusion: str) -> None:
     docs.index_texts()
     nearest, by_words = docs.search("cat quick", 6), docs.search_text("cat quick", 6)
@@ -440,6 +449,7 @@ def test_hybrid_search_fuses_vector_and_word_searches(docs: Any, fusion: str) ->
     assert {hit.metadata["kind"] for hit in docs.search_hybrid("cat quick", filter={"kind": "odd"})} == {"odd"}
 
 
+@pytest.mark.usefixtures("ranks_texts")
 def test_hybrid_search_accepts_a_vector_and_a_reranker(docs: Any, embedder: WordEmbedder) -> None:
     docs.index_texts()
     vector = embedder.embed_queries(["rain"])[0]

@@ -64,6 +64,7 @@ def analyze(db: Database, docs: Any) -> None:
 
 
 def test_words_rank_by_bm25(store: Store, calibration: Calibration, vectors: Any) -> None:
+    store.need_ranking()
     docs: Any = store.create(calibration)
     docs.index_texts("simple")
     docs.upsert(np.arange(ROWS), vectors, DOCUMENTS)

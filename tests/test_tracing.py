@@ -96,7 +96,8 @@ def docs(store: Store, recorded: InMemorySpanExporter) -> Any:
     """A collection of 300 texts of one to eight letters."""
     collection: Any = store.create(Calibration.fit(np.random.default_rng(0).standard_normal((300, 8), np.float32)))
     collection.embedder = Embedder()
-    collection.index_texts()
+    if store.ranks_texts:
+        collection.index_texts()
     collection.add(["a" * (n % 8 + 1) for n in range(300)], [{"n": n} for n in range(300)])
     assert recorded.get_finished_spans()[0].name == "qvec.embed"
     assert take_spans(recorded)[0] == ("qvec.embed", {"texts": 300})
@@ -132,6 +133,7 @@ def test_statement_for_both_steps_has_one_span(store: Store, docs: Any, recorded
     assert take_spans(recorded) == [("qvec.scan", {"rows": 2}), ("qvec.search", {"queries": 1, "k": 2})]
 
 
+@pytest.mark.usefixtures("ranks_texts")
 def test_word_searches_and_rerankers_have_spans(docs: Any, recorded: InMemorySpanExporter) -> None:
     docs.search_text("aaa", 4)
     assert take_spans(recorded) == [("qvec.search_text", {"k": 4, "rows": 4})]
@@ -142,6 +144,7 @@ def test_word_searches_and_rerankers_have_spans(docs: Any, recorded: InMemorySpa
     assert found["qvec.rerank"] == {"texts": 3}
 
 
+@pytest.mark.usefixtures("ranks_texts")
 def test_async_searches_have_the_same_spans(docs: Any, store: Store, recorded: InMemorySpanExporter) -> None:
     def search(of: Any) -> list[Any]:
         options = {"reranker": lambda _, texts: [len(text) for text in texts]}
@@ -169,6 +172,7 @@ def test_async_searches_have_the_same_spans(docs: Any, store: Store, recorded: I
     assert [name for name, _ in take_spans(recorded)] == [name for name, _ in expected]
 
 
+@pytest.mark.usefixtures("ranks_texts")
 def test_every_span_is_documented(docs: Any, store: Store, recorded: InMemorySpanExporter) -> None:
     table = re.findall(r"^\| `qvec\.(\w+)` \|[^|]*\| (.*) \|$", tracing.__doc__ or "", re.MULTILINE)
     described = {f"qvec.{name}": set(re.findall(r"`(\w+)`", given)) for name, given in table}

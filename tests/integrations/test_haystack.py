@@ -229,6 +229,7 @@ def test_inner_product_scores_are_scaled(store: Store) -> None:
 @pytest.fixture(scope="module")
 def text_indexed(store: Store, circle: QvecDocumentStore) -> QvecDocumentStore:
     """A store with a full-text index: documents every 10 degrees, and one without an embedding."""
+    store.need_ranking()
     assert circle.client is not None
     collection = store.create(circle.client.calibration, id_type="text")
     collection.index_texts()
@@ -355,19 +356,20 @@ def url(store: Store, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def new_store(url: str) -> Iterator[QvecDocumentStore]:
-    found = QvecDocumentStore(url, "created", oversampling=7)
+def new_store(store: Store, url: str) -> Iterator[QvecDocumentStore]:
+    found = QvecDocumentStore(url, store.new_name(), oversampling=7)
     yield found
     found.close()
 
 
 def test_first_documents_create_collection(new_store: QvecDocumentStore, url: str) -> None:
+    name = new_store.collection
     new_store.delete_all_documents()
     new_store.delete_documents(["x"])
     assert new_store.delete_by_filter(in_quarter(0)) == new_store.count_documents_by_filter(in_quarter(0)) == 0
     assert new_store.embedding_retrieval(direction(0)) == []
     assert new_store.write_documents([]) == 0
-    with pytest.raises(InputError, match=r"^collection 'created' cannot be created for documents without embeddings;"):
+    with pytest.raises(InputError, match=rf"^collection '{name}' cannot be created for documents without embeddings;"):
         new_store.write_documents([Document(content="no embedding")])
     with pytest.warns(UserWarning, match="made from the first 1 vectors"):
         new_store.write_documents([Document(content="no embedding"), Document(content="0", embedding=direction(0))])
@@ -376,8 +378,8 @@ def test_first_documents_create_collection(new_store: QvecDocumentStore, url: st
     )
     assert contents(new_store.embedding_retrieval(direction(121), top_k=1)) == ["120"]
     new_store.close()
-    reopened = QvecDocumentStore(url, "created", oversampling=8)
-    with pytest.raises(CollectionError, match=r"^collection 'created' was created with oversampling 7.0, not 8;"):
+    reopened = QvecDocumentStore(url, name, oversampling=8)
+    with pytest.raises(CollectionError, match=rf"^collection '{name}' was created with oversampling 7.0, not 8;"):
         reopened.count_documents()
     reopened.close()
 
@@ -400,11 +402,11 @@ async def _write(store: QvecDocumentStore, documents: list[Document]) -> None:
     assert await store.write_documents_async(documents) == len(documents)
 
 
-def test_calibration_file_allows_documents_without_embeddings(url: str, tmp_path: Path) -> None:
+def test_calibration_file_allows_documents_without_embeddings(store: Store, url: str, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     calibration = Calibration.fit(np.eye(5))
     calibration.save(path)
-    found = QvecDocumentStore(url, "from file", dimensions=5, calibration=str(path))
+    found = QvecDocumentStore(url, store.new_name(), dimensions=5, calibration=str(path))
     found.write_documents([Document(content="x")])
     assert found.embedding_retrieval([1.0] * 5) == []
     found.close()

@@ -136,6 +136,7 @@ async def test_async_retriever(circle: QvecVectorStore) -> None:
 @pytest.fixture(scope="module")
 def text_indexed(store: Store, circle: QvecVectorStore) -> QvecVectorStore:
     """A store with a full-text index and a document every 10 degrees."""
+    store.need_ranking()
     collection = store.create(circle.collection.calibration, id_type="text")
     collection.index_texts()
     found = QvecVectorStore(collection, Circle())
@@ -205,7 +206,8 @@ def url(store: Store, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def created(url: str) -> Iterator[QvecVectorStore]:
+def created(store: Store, url: str) -> Iterator[QvecVectorStore]:
+    store.fixed_name("langchain")
     with pytest.warns(UserWarning, match="made from the first 3 vectors"):
         found = QvecVectorStore.from_texts(["a", "b", "c"], MODEL, [{"n": i} for i in range(3)], db=url)
     yield found

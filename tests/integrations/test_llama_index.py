@@ -319,6 +319,7 @@ def test_invalid_operands_raise(circle: QvecVectorStore, filter: MetadataFilters
 @pytest.fixture(scope="module")
 def text_indexed(store: Store, calibration: Calibration) -> QvecVectorStore:
     """A store with a full-text index and a node every 10 degrees."""
+    store.need_ranking()
     collection = store.create(calibration, id_type="text")
     collection.index_texts()
     found = QvecVectorStore(collection)
@@ -416,13 +417,18 @@ def url(store: Store, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def new_store(url: str) -> Iterator[QvecVectorStore]:
-    found = QvecVectorStore.from_params(url, "created")
+def new_name(store: Store) -> str:
+    return store.new_name()
+
+
+@pytest.fixture
+def new_store(url: str, new_name: str) -> Iterator[QvecVectorStore]:
+    found = QvecVectorStore.from_params(url, new_name)
     yield found
     found.close()
 
 
-def test_first_nodes_create_collection(new_store: QvecVectorStore, url: str) -> None:
+def test_first_nodes_create_collection(new_store: QvecVectorStore, url: str, new_name: str) -> None:
     assert new_store.client is None
     assert new_store.get_nodes() == []
     assert new_store.query(query(0)).ids == []
@@ -438,7 +444,7 @@ def test_first_nodes_create_collection(new_store: QvecVectorStore, url: str) -> 
     # LlamaIndex embeds a node's metadata followed by its text.
     assert [found.text for found in retriever.retrieve("question 92")] == ["at 90", "at 100"]
     new_store.close()
-    reopened = QvecVectorStore.from_params(url, "created")
+    reopened = QvecVectorStore.from_params(url, new_name)
     index = VectorStoreIndex.from_vector_store(reopened, embed_model=Angles())
     index.insert_nodes([TextNode(text="at 44")])
     (found,) = index.as_retriever(similarity_top_k=1).retrieve("question 44")
