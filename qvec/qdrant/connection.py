@@ -23,7 +23,8 @@ from qvec.store.connect_options import LoopOwner
 RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0)
 """Pauses before a request is sent again."""
 LOAD_RETRY_SECONDS = (4.0, 8.0, 15.0, *(30.0,) * 6)
-"""More of them while a load is planned: together as long as a load that lost its connection tries to go on."""
+"""More of them while a load is planned, and for a longer retry budget. Together they last as long as a load that lost
+its connection tries to go on."""
 _MAX_PAUSE_SECONDS = 60.0
 _OUTAGE_GAP_SECONDS = 60.0
 _retries_longer = ContextVar("retries_longer", default=False)
@@ -59,27 +60,26 @@ def retrying_longer() -> Iterator[None]:
         _retries_longer.reset(token)
 
 
-def is_last_attempt(attempt: int, seconds: float, timeout: float) -> bool:
+def is_last_attempt(attempt: int, seconds: float, timeout: float, budget: float | None) -> bool:
     """Return whether a request that failed for the `attempt`th time (from 1), after so many seconds, is given up.
 
-    `timeout` is the time limit of one attempt. Except while a load is planned, a request that failed for as long is not
-    sent again.
+    `timeout` is the time limit of one attempt, `budget` the time in which a request may be sent again: by default it is
+    sent again with the pauses of `RETRY_SECONDS`, unless it failed for as long as `timeout`.
     """
+    longer = RETRY_SECONDS + LOAD_RETRY_SECONDS
     if _retries_longer.get():
-        return attempt > len(_pauses()) or seconds >= max(timeout, sum(_pauses()))
-    return attempt > len(_pauses()) or seconds >= timeout
+        return attempt > len(longer) or seconds >= max(timeout, sum(longer))
+    if budget is not None:
+        return attempt > len(longer) or seconds + longer[attempt - 1] > budget
+    return attempt > len(RETRY_SECONDS) or seconds >= timeout
 
 
 def pause_seconds(error: BaseException, attempt: int) -> float:
     """Return how long to wait after a failed attempt (from 1): as long as the server asks for, otherwise a random time
-    around that of `_pauses`, so that clients do not come back all at once."""
+    around that of `RETRY_SECONDS` and `LOAD_RETRY_SECONDS`, so that clients do not come back all at once."""
     if isinstance(error, ResourceExhaustedResponse):
         return min(float(error.retry_after_s), _MAX_PAUSE_SECONDS)
-    return _pauses()[attempt - 1] * random.uniform(0.5, 1.5)
-
-
-def _pauses() -> tuple[float, ...]:
-    return RETRY_SECONDS + LOAD_RETRY_SECONDS if _retries_longer.get() else RETRY_SECONDS
+    return (RETRY_SECONDS + LOAD_RETRY_SECONDS)[attempt - 1] * random.uniform(0.5, 1.5)
 
 
 class Outages:
@@ -99,6 +99,8 @@ class Outages:
 def client_arguments(address: Address) -> dict[str, Any]:
     """Return the arguments of both clients of qdrant-client."""
     options: dict[str, Any] = {"grpc.initial_reconnect_backoff_ms": 200, "grpc.max_reconnect_backoff_ms": 2000}
+    if address.connect_timeout is not None:
+        options["grpc.min_reconnect_backoff_ms"] = 1000 * address.connect_timeout
     if address.certificate is not None:
         options["root_certificates"] = _read_certificate(address.certificate)
     return {
@@ -115,7 +117,8 @@ def client_arguments(address: Address) -> dict[str, Any]:
 
 def key_warning(address: Address) -> str | None:
     """Return a warning where the API key would travel unencrypted over a network."""
-    if os.environ.get(API_KEY) and not address.tls and address.host not in ("localhost", "127.0.0.1", "::1"):
+    is_remote = any(node.host not in ("localhost", "127.0.0.1", "::1") for node in address.nodes)
+    if os.environ.get(API_KEY) and not address.tls and is_remote:
         return f"the API key goes to {address.name} unencrypted; qdrants:// connects with TLS"
     return None
 

@@ -22,6 +22,7 @@ TRANSIENT = (
     grpc.StatusCode.CANCELLED,  # by a server that stops or has its own time limit
 )
 """Statuses after which the same request may succeed."""
+_NODE_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 _ADVICE = {
     "CERTIFICATE_VERIFY_FAILED": "; ?ca=FILE names a certificate that the system does not trust",
     "Failed parsing HTTP/2": "; this may be the HTTP port; the gRPC port is 6334 by default",
@@ -49,6 +50,11 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, grpc.RpcError):
         return (error.code() in TRANSIENT and not _advice(error)) or cluster_fault(error) is not None
     return isinstance(error, (ResourceExhaustedResponse, ResponseHandlingException))
+
+
+def is_nodes_fault(error: BaseException) -> bool:
+    """Return whether another node of the cluster may answer a request that failed so."""
+    return isinstance(error, grpc.RpcError) and (error.code() in _NODE_LOST or cluster_fault(error) is not None)
 
 
 def is_status(error: BaseException, code: grpc.StatusCode) -> bool:

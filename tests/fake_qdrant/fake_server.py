@@ -58,6 +58,12 @@ class FakeQdrantServer:
         """Return a context manager with Qdrant's own client of this server."""
         return closing(QdrantClient(host="127.0.0.1", grpc_port=self.port, prefer_grpc=True, check_compatibility=False))
 
+    def twin(self) -> FakeQdrantServer:
+        """Return another server with the same collections, on a port of its own, as a node of the same cluster."""
+        twin = FakeQdrantServer(Path(), version=self._version)
+        twin._store = self._store
+        return twin
+
     def __enter__(self) -> FakeQdrantServer:
         self.start()
         return self

@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import grpc
 from qdrant_client import AsyncQdrantClient
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from qvec.qdrant import connection
 from qvec.qdrant.address import Address
 from qvec.qdrant.connection import AsyncOwner, Outages
-from qvec.qdrant.errors import is_transient, reason
+from qvec.qdrant.errors import is_nodes_fault, is_transient, reason
 from qvec.waiting import AsyncEvent
 
 T = TypeVar("T")
@@ -23,27 +24,39 @@ _LOG = logging.getLogger("qvec.qdrant")
 
 
 class AsyncServerClient:
-    """Sends requests, again where they failed for a while. Belongs to the process, or the event loop, that opened it.
+    """Sends requests, again where they failed for a while, to a node of the cluster that answers.
 
-    The synchronous client is safe across threads.
+    Belongs to the process, or the event loop, that opened it. The synchronous client is safe across threads.
     """
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._owner = AsyncOwner()
         self._outages = Outages()
+        self._active = 0
+        """The node that is asked, by its position in the address."""
         self._connect()
 
     def _connect(self) -> None:
-        self._retries = AsyncRetries(self._address.timeout, self._outages)
+        self._retries = AsyncRetries(self._address.timeout, self._outages, self._address.retry)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unencrypted API key: `install` returns a warning
-            self._client = AsyncQdrantClient(**connection.client_arguments(self._address))
+            self._clients = [AsyncQdrantClient(**connection.client_arguments(node)) for node in self._address.nodes]
 
     async def send(self, request: Callable[[AsyncQdrantClient], Awaitable[T]]) -> T:
         """Return the answer to a request. Raise an error in another process or event loop than the owner's."""
         self._owner.check(self._address.name)
-        return await self._retries(partial(request, self._client))
+        return await self._retries(partial(self._send, request))
+
+    async def _send(self, request: Callable[[AsyncQdrantClient], Awaitable[T]]) -> T:
+        """Send a request to the active node; where that is lost, the next one becomes active."""
+        asked = self._active
+        try:
+            return await request(self._clients[asked])
+        except grpc.RpcError as error:
+            if is_nodes_fault(error) and self._active == asked:
+                self._active = (asked + 1) % len(self._clients)
+            raise
 
     async def break_off(self) -> None:
         """End all requests, those that wait for another attempt too; later requests use a new connection."""
@@ -53,15 +66,18 @@ class AsyncServerClient:
     async def close(self) -> None:
         if self._owner.is_here():
             self._retries.give_up()
-            await self._client.close()
+            for client in self._clients:
+                await client.close()
 
 
 class AsyncRetries:
     """Sends requests again that were refused, or whose answer was lost: every request may be sent twice."""
 
-    def __init__(self, timeout: float, outages: Outages | None = None) -> None:
-        """`timeout` is the time limit of a request in seconds; one that failed for as long is not sent again."""
+    def __init__(self, timeout: float, outages: Outages | None = None, budget: float | None = None) -> None:
+        """`timeout` is the time limit of a request in seconds; one that failed for as long is not sent again, unless
+        `budget` sets another time."""
         self._timeout = timeout
+        self._budget = budget
         self._outages = outages or Outages()
         self._given_up = AsyncEvent()
         self._retrying = AsyncRetrying(
@@ -82,7 +98,8 @@ class AsyncRetries:
         self._given_up.set()
 
     def _is_last(self, state: RetryCallState) -> bool:
-        return connection.is_last_attempt(state.attempt_number, state.seconds_since_start or 0, self._timeout)
+        seconds = state.seconds_since_start or 0
+        return connection.is_last_attempt(state.attempt_number, seconds, self._timeout, self._budget)
 
     async def _pause(self, state: RetryCallState) -> None:
         """Wait before the next attempt. Raise the last error where that is given up meanwhile."""
