@@ -286,6 +286,20 @@ def test_collections_are_listed_until_deleted(client: QdrantClient, name: str) -
     assert client.count(name).count == 0
 
 
+@pytest.mark.parametrize("impossible", ["", "a/b", "x" * 256])
+def test_impossible_names_are_refused(client: QdrantClient, impossible: str) -> None:
+    assert code_of(lambda: create(client, impossible)) == grpc.StatusCode.INVALID_ARGUMENT
+    assert code_of(lambda: client.get_collection(impossible)) == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_nodes_with_the_shards_of_a_collection(client: QdrantClient, name: str) -> None:
+    create(client, name, shard_number=2)
+    found = client.collection_cluster_info(name)
+    assert found.shard_count == 2
+    shards = [shard.shard_id for shard in [*found.local_shards, *found.remote_shards]]
+    assert sorted(set(shards)) == [0, 1]
+
+
 def test_collection_is_yellow_until_indexed(fake_server: FakeQdrantServer, connect: Connect) -> None:
     client = connect(**options(fake_server))
     create_filled(client, "docs")
