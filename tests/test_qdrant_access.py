@@ -15,8 +15,9 @@ from qvec.client import Database
 from qvec.errors import CollectionError, DatabaseError, InputError
 
 VECTORS = random_vectors(50)
-READS, WRITES, LOADS_TOO = "reads", "writes", "loads"
+READS_ALL, READS, WRITES, LOADS_TOO = "reads all", "reads", "writes", "loads"
 RIGHTS = {
+    READS_ALL: {"*": "r"},
     READS: {"docs": "r"},
     WRITES: {"docs": "rw"},
     LOADS_TOO: {"docs": "rw", "qvec_loads": "rw"},
@@ -119,6 +120,23 @@ def test_key_for_reading_one_collection(limited: FakeQdrantServer, monkeypatch: 
                 write()
         with pytest.raises(DatabaseError, match="Access to collection other is required"):
             database.collection("other")
+
+
+def test_key_for_reading_everything(limited: FakeQdrantServer, monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    monkeypatch.setenv("QVEC_QDRANT_API_KEY", READS_ALL)
+    with qvec.connect(limited.url) as database:
+        assert [found.name for found in database.collections()] == ["docs", "other"]
+        docs = database.collection("docs")
+        assert len(docs.search(VECTORS[0], k=3)) == 3
+        refused = (
+            r"does not allow this \(Forbidden: Global manage access is required\); this key only reads; writing needs "
+            "a key with write or manage access$"
+        )
+        for write in (lambda: docs.delete([1]), lambda: database.drop_collection("docs")):
+            with pytest.raises(DatabaseError, match=refused):
+                write()
+        with pytest.raises(DatabaseError, match=refused):
+            load_source(database, source, restart=True)
 
 
 def test_key_for_writing_one_collection(

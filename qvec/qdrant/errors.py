@@ -130,6 +130,8 @@ def _first_line(text: str) -> str:
 
 
 def _needed_rights(refusal: str) -> str:
+    if "Global manage" in refusal:
+        return "this key only reads; writing needs a key with write or manage access"
     if "Global" in refusal or "Manage" in refusal:
         return "creating, indexing, tuning, recalibrating and dropping collections needs manage access"
     if LOADS in refusal:

@@ -10,7 +10,7 @@ import grpc
 from .status_errors import StatusError, bad_input
 
 Rights = Mapping[str, str]
-"""What a key may do: "r" or "rw" by collection."""
+"""What a key may do: "r" or "rw" by collection; "r" for "*" is to read everything."""
 
 _MANAGING = ("Create", "Update", "Delete", "CreateShardKey", "UpdateCollectionClusterSetup", "UpdateAliases")
 _WRITING = ("Upsert", "Delete", "SetPayload", "CreateFieldIndex", "DeleteFieldIndex")
@@ -19,6 +19,10 @@ _WRITING = ("Upsert", "Delete", "SetPayload", "CreateFieldIndex", "DeleteFieldIn
 def check_rights(method: str, request: Any, rights: Rights) -> None:
     """Raise the error of a request that a key does not allow."""
     service, name = method.split("/")
+    if rights == {"*": "r"}:
+        if (service == "Collections" and name in _MANAGING) or (service == "Points" and name in _WRITING):
+            raise _forbidden("Global manage access is required")
+        return
     if service == "Collections" and name in _MANAGING:
         raise _forbidden("Global access is required")
     collection = getattr(request, "collection_name", None)
@@ -32,7 +36,7 @@ def check_rights(method: str, request: Any, rights: Rights) -> None:
 
 def only_allowed(method: str, response: Any, rights: Rights) -> Any:
     """Return a response without the collections that a key does not see."""
-    if method == "Collections/List":
+    if method == "Collections/List" and "*" not in rights:
         kept = [found for found in response.collections if found.name in rights]
         del response.collections[:]
         response.collections.extend(kept)
