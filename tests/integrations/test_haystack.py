@@ -412,11 +412,11 @@ def test_calibration_file_allows_documents_without_embeddings(store: Store, url:
     found.close()
 
 
-def test_pipeline_serialization(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipeline_serialization(store: Store, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THE_URL", url)
     for db in (url, Secret.from_env_var("THE_URL")):
         settings = {"dimensions": 72, "metric": "cosine", "return_embedding": True, "oversampling": 7}
-        written = QvecDocumentStore(db, "written down", **settings)
+        written = QvecDocumentStore(db, store.new_name(), **settings)
         pipeline = Pipeline()
         pipeline.add_component(
             "retriever", QvecEmbeddingRetriever(document_store=written, top_k=3, filters=in_quarter(1))
