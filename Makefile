@@ -15,12 +15,12 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## install everything, then load real text into an embedded Postgres and search it
 	@$(BIN)/qvec demo
 
-test: $(VENV)/.dev  ## run the fast tests of Python, which cover every feature, and those of Rust
+test: $(VENV)/.dev  ## run the fast tests of Python, which cover every feature, and those of Rust (five minutes)
 	@$(BIN)/pytest -m "not slow" -n auto --dist loadfile
 	@cargo test --quiet --workspace --manifest-path rust/Cargo.toml
 
-test-slow: $(VENV)/.dev  ## run the other tests: killed processes, restarts, training, browser
-	@$(BIN)/pytest -m slow -n auto --dist loadfile
+test-slow: $(VENV)/.dev  ## run the slow tests (killed processes, training, browser) and property tests with all examples
+	@$(BIN)/pytest -m "slow or hypothesis" --hypothesis-profile=full -n auto --dist loadfile
 
 lint: $(VENV)/.dev  ## ruff, mypy, import rules, generated modules, rustfmt, clippy
 	@$(BIN)/ruff check .

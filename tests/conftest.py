@@ -14,9 +14,9 @@ import numpy as np
 import psycopg
 import pytest
 from databases import STORES, Store, open_store
-from hypothesis import HealthCheck, settings
 from ingest_helpers import random_vectors
 from numpy.typing import NDArray
+from property_tests import register_profiles
 from psycopg import sql
 from tiny_models import tiny_model, write_pairs
 
@@ -29,8 +29,7 @@ from qvec.postgres import embedded
 Vectors = NDArray[np.float32]
 _numbers = itertools.count()
 
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")  # tests share the cores, so deadlines would fail at random
+register_profiles()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores SIGINT in background jobs, and the processes that tests interrupt would inherit that.

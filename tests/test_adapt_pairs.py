@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 from tiny_models import tiny_model, write_pairs
 
 from qvec.calibration import Calibration
@@ -83,7 +84,7 @@ def rows_of(array: np.ndarray) -> set[bytes]:
     return {row.tobytes() for row in array}
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.lists(st.integers(0, 30), min_size=3, max_size=80), st.integers(0, 5))
 def test_training_queries_are_never_held_out(query_numbers: list[int], seed: int) -> None:
     """Not even a query that has several documents."""

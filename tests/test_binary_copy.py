@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 
 from qvec import _native
 
@@ -103,7 +104,7 @@ optional_texts = st.none() | st.text(st.characters(exclude_characters="\0", excl
 
 
 @given(st.data(), st.integers(0, 30), st.booleans(), st.sampled_from((None, np.float16, np.float32)), st.booleans())
-@settings(max_examples=150)
+@examples(150)
 def test_rows_round_trip(data: st.DataObject, rows: int, text_ids: bool, dtype: type | None, half: bool) -> None:
     random = np.random.default_rng(rows)
     some_texts = st.lists(optional_texts, min_size=rows, max_size=rows)

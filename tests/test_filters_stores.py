@@ -11,8 +11,9 @@ import numpy as np
 import psycopg
 import pytest
 import qdrant_edge as edge
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from property_tests import examples
 from psycopg import sql
 
 from qvec import filters
@@ -292,7 +293,7 @@ def test_session_settings_do_not_change_the_rows(new_database: Callable[..., str
 # Random filters
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(100, suppress_health_check=list(HealthCheck))
 @given(cases(FLOATS))
 def test_postgres_agrees_on_random_filters(table: psycopg.Connection, case: tuple[list[Row], list[Filter]]) -> None:
     rows, conditions = case
@@ -302,7 +303,7 @@ def test_postgres_agrees_on_random_filters(table: psycopg.Connection, case: tupl
         assert on_postgres(table, parsed) == expected(rows, parsed), condition
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(100, suppress_health_check=list(HealthCheck))
 @given(cases(SHORT_FLOATS))
 def test_qdrant_agrees_on_random_filters(engine: EdgeEngine, case: tuple[list[Row], list[Filter]]) -> None:
     rows, conditions = case

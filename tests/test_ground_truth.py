@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -89,7 +89,6 @@ def test_equal_vectors_tie_across_batches() -> None:
     assert found.tied == (frozenset(same),)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 60),
     st.integers(1, 12),

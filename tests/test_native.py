@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import specification
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from property_tests import examples
 from quantizer_cases import DIMENSIONS, Case, cases
 
 from qvec import _native
@@ -20,14 +21,14 @@ def codes_of(case: Case, *, cosine: bool = False) -> np.ndarray:
 
 
 @given(cases(), plane_counts)
-@settings(max_examples=300)
+@examples(300)
 def test_quantize_equals_specification(case: Case, planes: int) -> None:
     found = _native.quantize(case.vectors, case.threshold, case.radius, planes, False)
     np.testing.assert_array_equal(found, specification.to_planes(codes_of(case), planes))
 
 
 @given(cases(), plane_counts)
-@settings(max_examples=200)
+@examples(200)
 def test_quantize_under_cosine_equals_specification(case: Case, planes: int) -> None:
     assume(case.vectors[:, : case.dimensions].any(axis=1).all())
     found = _native.quantize(case.vectors, case.threshold, case.radius, planes, True)
@@ -71,7 +72,7 @@ def test_levels_equal_specification(case: Case, count: int, more: int) -> None:
 
 
 @given(cases(extreme=False), plane_counts, plane_counts)
-@settings(max_examples=200)
+@examples(200)
 def test_dequantize_equals_specification(case: Case, stored: int, read: int) -> None:
     assume(read <= stored)
     rows = specification.to_planes(codes_of(case), stored)
@@ -91,7 +92,7 @@ def test_dimension_without_spread_decodes_to_threshold() -> None:
 
 
 @given(cases(extreme=False), plane_counts, st.integers(0, 4), st.booleans(), st.integers(0, 2**32 - 1))
-@settings(max_examples=200)
+@examples(200)
 def test_scores_are_inner_products_with_decoded_rows(
     case: Case, planes: int, count: int, by_length: bool, seed: int
 ) -> None:

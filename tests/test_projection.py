@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import specification
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 
 from qvec import _native
 from qvec.calibration import Calibration
@@ -44,7 +45,7 @@ def test_golden_id_and_bits() -> None:
     assert learned(rows, golden()).tobytes().hex() == "1f803f"
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     rows=st.integers(0, 40), dimensions=st.integers(1, 40), bits=st.sampled_from([8, 16, 48]), seed=st.integers(0, 99)
 )
@@ -73,7 +74,7 @@ def test_weight_bound_keeps_float32_sums_exact() -> None:
         calibration(dimensions).with_learned(weights, bias + np.int32(1), {})
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.integers(1, 60), st.floats(1e-6, 1e6), st.integers(0, 99))
 def test_integer_projection_keeps_bits_at_any_scale(dimensions: int, scale: float, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from quantizer_cases import Case, cases
@@ -47,7 +47,6 @@ def sign_bits(stored: Vectors) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("rescore", ["float16", "float32", "turbo16", "turbo8", "binary"])
-@settings(deadline=None)
 @given(case=cases(extreme=False))
 def test_stored_signs_equal_the_bits_of_the_codes(rescore: Any, case: Case) -> None:
     """Some vectors are one float32 step from the threshold, a difference far below float16's precision."""
@@ -126,7 +125,6 @@ def test_golden_point_ids() -> None:
     assert point_id(UUID.upper()) == "056ba395-2862-5974-9c51-cd38a8f66d33"
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63 - 1) | st.uuids().map(str))
 def test_ids_survive_the_conversion_to_points(id: int | str) -> None:
     id_type: Any = "text" if isinstance(id, str) else "bigint"

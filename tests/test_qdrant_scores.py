@@ -12,8 +12,9 @@ import pytest
 import specification
 import specification_qdrant
 from conftest import realistic, unit
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from numpy.typing import NDArray
+from property_tests import examples
 from quantizer_cases import Case, cases
 
 import qvec
@@ -96,7 +97,7 @@ def test_scores_without_rescoring_equal_the_specification(
             np.testing.assert_array_equal(all_scores(docs, query, rescore=False), expected_scores)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(10)
 @given(case=cases(extreme=False).filter(lambda case: len(case.vectors) > 0))
 def test_sign_bits_in_the_engine_equal_the_codes(edge: Database, case: Case) -> None:
     """A query of ones with one component negated reveals each row's bit in that dimension."""

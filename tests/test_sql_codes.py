@@ -10,9 +10,10 @@ import psycopg
 import pytest
 import specification
 from conftest import realistic, unit
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from property_tests import examples
 from sql_helpers import fetch_value, import_calibration, install_schema, pack_bits, vector_text
 
 import qvec
@@ -61,7 +62,7 @@ def assert_codes_equal_specification(sql: Connection, vector: Floats, calibratio
         assert pack_bits(bits).tolist() == specification.levels(codes, count)[0].tolist()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(300, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(FLOATS, FLOATS, RADII), min_size=1, max_size=20))
 @example([(3.4e38, -3.4e38, 0.0)])  # the difference overflows
 @example([(1e-45, 0.0, 3.4e38), (-1e-45, 0.0, 3.4e38)])  # the product underflows, but the top bit is right
@@ -74,7 +75,7 @@ def test_codes_equal_specification_for_every_finite_vector(
     assert_codes_equal_specification(sql, vector, make_calibration(threshold, radius))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(200, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=40).filter(lambda pairs: any(x for x, _ in pairs)))
 @example([(1e-45, 0.0), (1.0, 0.0), (3.0, 0.1)])  # a quotient that rounds to zero
 @example([(3.4e38, 0.0)] * 9)
@@ -151,7 +152,7 @@ def test_codes_and_scores_of_halfvec(sql: Connection) -> None:
         )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(100, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.tuples(

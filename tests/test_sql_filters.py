@@ -11,7 +11,8 @@ import psycopg
 import pytest
 import test_filters
 import test_filters_stores as language
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from property_tests import examples
 from sql_helpers import fetch_value, install_schema
 
 from qvec import filters
@@ -37,7 +38,7 @@ def matching_ids(sql: Connection, condition: str) -> set[int]:
     return {id for (id,) in sql.execute(f"SELECT id FROM filtered WHERE {where}".encode())}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(150, suppress_health_check=list(HealthCheck))
 @given(language.cases(language.FLOATS))
 def test_filters_select_the_specified_rows(
     sql: Connection, case: tuple[list[language.Row], list[language.Filter]]

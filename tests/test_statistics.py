@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 from quantizer_cases import Case, cases
 
 from qvec import _native
@@ -104,7 +105,7 @@ def test_absolute_deviation_requires_matching_threshold() -> None:
 
 
 @given(cases(), st.sampled_from((0.0, 0.25, 0.5, 0.9, 0.9999, 1.0)) | st.floats(0, 1))
-@settings(max_examples=200)
+@examples(200)
 def test_quantiles_equal_numpy_bit_for_bit(case: Case, quantile: float) -> None:
     vectors = np.vstack([case.threshold, case.vectors[:, : case.dimensions]]).astype(np.float32)
     with np.errstate(over="ignore"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import specification as spec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from property_tests import examples
 
 import qvec
 from qvec import Calibration, InputError, RangeMethod
@@ -67,7 +68,7 @@ def test_ternary_decodes_to_three_levels() -> None:
     assert decoded.tolist() == [[0.0, 0.5, 0.5], [1.0, 0.0, 1.0]]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     arrays(np.float32, (3, 9), elements=st.floats(-(2.0**127), 2.0**127, width=32)),
     arrays(np.float32, 9, elements=st.floats(0, 2.0**127, width=32)),
@@ -83,7 +84,7 @@ def test_any_finite_values_equal_specification(
     np.testing.assert_array_equal(quantize_embeddings(torch.from_numpy(vectors), scale, precision).numpy(), expected)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(arrays(np.float32, (4, 11), elements=st.floats(-(2.0**60), 2.0**60, width=32)))
 def test_normalization_equals_specification(vectors: np.ndarray) -> None:
     vectors = vectors[np.any(vectors != 0, axis=1)]

@@ -39,8 +39,9 @@ from haystack.testing.document_store_async import (
 )
 from haystack.utils import Secret
 from haystack.utils.filters import document_matches_filter
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 
 from qvec.filters import matches, parse
 from qvec.integrations.haystack import QvecDocumentStore, QvecEmbeddingRetriever, QvecHybridRetriever
@@ -313,7 +314,7 @@ def matches_in_haystack(filters: dict[str, Any], document: Document) -> bool:
     return {"AND": all(parts), "OR": any(parts), "NOT": not all(parts)}[filters["operator"]]
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(FILTERS, META)
 def test_filters_agree_with_haystack(filters: dict[str, Any], meta: dict[str, Any]) -> None:
     assert matches(parse(convert_filters(filters)), meta) == matches_in_haystack(

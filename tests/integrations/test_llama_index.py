@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from circle import direction
 from databases import Store
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 
 from qvec import Calibration, InputError
 from qvec.filters import matches, parse
@@ -261,7 +262,7 @@ def test_generated_filters_cover_every_operator() -> None:
     assert {operator for operands in OPERANDS.values() for operator in operands} == {o.value for o in FilterOperator}
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(FILTERS, METADATA)
 def test_filters_agree_with_llama_index(filter: MetadataFilter | MetadataFilters, metadata: dict[str, Any]) -> None:
     filters = filter if isinstance(filter, MetadataFilters) else MetadataFilters(filters=[filter])
