@@ -25,6 +25,7 @@ from qvec import Calibration
 from qvec.client import Database
 from qvec.embedding import PACKAGED_MODEL, Embedder, load_embedder
 from qvec.postgres import embedded
+from qvec.postgres._sync import schema
 
 Vectors = NDArray[np.float32]
 _numbers = itertools.count()
@@ -40,7 +41,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The superuser's connection URL of an embedded server that runs for the whole test session."""
     directory = tmp_path_factory.mktemp("postgres")
-    yield embedded.start(directory)
+    url = embedded.start(directory)
+    with psycopg.connect(url, autocommit=True) as connection:  # what tests write need not survive a crash
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("ALTER SYSTEM SET full_page_writes = off")
+        connection.execute("SELECT pg_reload_conf()")
+    yield url
     embedded.stop(directory)
 
 
@@ -63,15 +69,29 @@ def new_database(server_url: str, admin: psycopg.Connection) -> Callable[..., st
     return create
 
 
+@pytest.fixture(scope="session")
+def prepared(new_database: Callable[..., str]) -> str:
+    """The name of a database with qvec's schema, to copy: installing the schema takes longer."""
+    with psycopg.connect(new_database(), autocommit=True) as connection:
+        schema.prepare(connection, install=True)
+        return connection.info.dbname
+
+
 @pytest.fixture
-def url(new_database: Callable[..., str]) -> str:
-    """The URL of an empty database that only this test uses."""
+def empty_url(new_database: Callable[..., str]) -> str:
+    """The URL of a database without qvec's schema that only this test uses."""
     return new_database()
 
 
 @pytest.fixture
+def url(new_database: Callable[..., str], prepared: str) -> str:
+    """The URL of a database with qvec's schema and no collections that only this test uses."""
+    return new_database(f"TEMPLATE {prepared}")
+
+
+@pytest.fixture
 def database(url: str) -> Iterator[Database]:
-    """An open, empty database that only this test uses."""
+    """An open database without collections that only this test uses."""
     with qvec.connect(url) as database:
         yield database
 

@@ -23,6 +23,12 @@ from qvec.postgres.layout import PgVector
 Vectors = NDArray[np.float32]
 
 
+@pytest.fixture
+def url(empty_url: str) -> str:
+    """The URL of a database without qvec's schema."""
+    return empty_url
+
+
 def url_of_user(url: str, user: str) -> str:
     return url.replace("postgres@", f"{user}@")
 

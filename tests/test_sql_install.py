@@ -54,6 +54,12 @@ def catalogs(connection: psycopg.Connection[Any]) -> list[tuple[str, ...]]:
 
 
 @pytest.fixture
+def url(empty_url: str) -> str:
+    """The URL of a database without qvec's schema."""
+    return empty_url
+
+
+@pytest.fixture
 def new_schema(new_database: Callable[..., str]) -> Iterator[psycopg.Connection[Any]]:
     """A database with the newest schema."""
     with install_schema(new_database()) as connection:
