@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PG_CONFIG ?= pg_config
 RUST := rust/Cargo.lock rust/Cargo.toml $(wildcard rust/*/Cargo.toml rust/*/src/*.rs)
 
+unexport PYTHONDONTWRITEBYTECODE  # without bytecode each of the tests' many processes compiles what it imports
+
 .PHONY: help demo test test-slow lint format sync docs bench bench-smoke wheel install-extension clean
 .DELETE_ON_ERROR:
 
@@ -67,7 +69,7 @@ $(VENV)/.demo: pyproject.toml $(RUST) | $(VENV)/bin/uv
 
 $(VENV)/.dev: pyproject.toml $(RUST) | $(VENV)/bin/uv
 	@echo "Installing qvec[dev,demo] into $(VENV): builds the Rust part and fetches torch, a few minutes the first time."
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,demo]'
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev,demo]'
 	@touch $@
 
 $(VENV)/bin/uv:

@@ -37,6 +37,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """Leave the objects of imported libraries out of garbage collections, which would take half a second each."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The superuser's connection URL of an embedded server that runs for the whole test session."""
@@ -220,8 +226,8 @@ def one_thread() -> Iterator[None]:
 def fast_trainer(one_thread: None) -> Iterator[None]:  # noqa: ARG001
     """Make trainings of a tiny model three times as fast by caching work that the trainer's libraries repeat.
 
-    Each checkpoint compiles the template of the model card, and each training collects garbage among all objects of the
-    imported libraries.
+    Each checkpoint compiles the template of the model card, and each training collects garbage, also among the objects
+    of libraries that were imported since the collection of tests.
     """
     from jinja2.environment import Template
 
@@ -232,7 +238,6 @@ def fast_trainer(one_thread: None) -> Iterator[None]:  # noqa: ARG001
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Template, "__new__", lambda _cls, source: compiled(source))
         yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,8 @@ FILTERS: list[dict[str, Any]] = [
 
 
 def matching_rows(filter: dict[str, Any]) -> list[int]:
-    return [row for row in range(ROWS) if matches(parse(filter), metadata(row))]
+    condition = parse(filter)
+    return [row for row in range(ROWS) if matches(condition, metadata(row))]
 
 
 @pytest.fixture(scope="module", params=["bigint", "text"])
