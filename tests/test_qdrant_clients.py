@@ -40,6 +40,23 @@ def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "RETRY_SECONDS", (0.01,) * 3)
 
 
+def test_connecting_reads_no_certificates(server: FakeQdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """qdrant-client also opens a REST client, which is not used."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("read certificates")
+
+    monkeypatch.setattr("ssl.SSLContext.load_verify_locations", refuse)
+
+    async def count() -> int:
+        async with await qvec.connect_async(server.url) as db:
+            return await (await db.collection("docs")).count()
+
+    assert asyncio.run(count()) == ROWS
+    with qvec.connect(server.url) as db:
+        assert db.collection("docs").count() == ROWS
+
+
 @pytest.mark.usefixtures("short_retries")
 def test_async_requests_are_retried_after_transient_failures(server: FakeQdrantServer) -> None:
     async def search() -> None:
