@@ -17,6 +17,7 @@ def passages() -> list:
     return found
 
 
+@pytest.mark.slow
 def test_passages_are_distinct_and_of_allowed_length(passages: list) -> None:
     assert 2500 <= len(passages) <= 3000
     assert len({passage.id for passage in passages}) == len(passages)
@@ -24,6 +25,7 @@ def test_passages_are_distinct_and_of_allowed_length(passages: list) -> None:
     assert all(60 <= len(passage.text) <= 1000 for passage in passages)
 
 
+@pytest.mark.slow
 def test_known_functions_have_dotted_names(passages: list) -> None:
     by_id = {passage.id: passage for passage in passages}
     move_to_end = by_id["collections.OrderedDict.move_to_end"]
@@ -34,6 +36,7 @@ def test_known_functions_have_dotted_names(passages: list) -> None:
     assert by_id["gzip.decompress"].title == "function gzip.decompress"
 
 
+@pytest.mark.slow
 def test_limit_returns_first_passages(passages: list) -> None:
     some = stdlib_passages(200)
     assert some == passages[:200]
@@ -41,6 +44,7 @@ def test_limit_returns_first_passages(passages: list) -> None:
     assert {passage.module[0] for passage in passages} > set("abcdefghilmopqrstuwxz")
 
 
+@pytest.mark.slow
 def test_tests_and_private_names_are_excluded(passages: list) -> None:
     parts = {part for passage in passages for part in passage.id.split(".")}
     assert not {"idlelib", "lib2to3", "distutils"} & {passage.id.split(".")[0] for passage in passages}
@@ -48,10 +52,17 @@ def test_tests_and_private_names_are_excluded(passages: list) -> None:
     assert not [part for part in parts if part.startswith("_")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("passages")
 def test_modules_are_not_imported() -> None:
     assert any(passage.module == "antigravity" for passage in stdlib_passages(sys.maxsize))
     assert "antigravity" not in sys.modules
+
+
+def test_some_passages_are_distinct_and_of_allowed_length() -> None:
+    found = stdlib_passages(50)
+    assert len({passage.module for passage in found}) == len(found) == 50
+    assert all(60 <= len(passage.text) <= 1000 for passage in found)
 
 
 def test_docstrings_are_cleaned_and_private_names_skipped() -> None:

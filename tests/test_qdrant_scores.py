@@ -207,6 +207,7 @@ def test_recall_of_every_combination_of_precisions(
     assert recall > (0.65 if rescore == "binary" else 0.97)
 
 
+@pytest.mark.slow
 def test_graph_is_built_above_the_indexing_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default threshold of 10,000 KB is below 20,480 rows of 256 float16 values and above 19,999 rows."""
     monkeypatch.setattr("qvec.qdrant.edge._INDEXING_THRESHOLD_KB", 10_000)

@@ -153,6 +153,7 @@ def advised_options(tuning: Tuning) -> dict[str, str]:
     return dict(zip(("rescore", "prefilter", "oversampling"), found.groups(), strict=True))
 
 
+@pytest.mark.slow
 def test_advised_settings_reach_target(
     db: Database, codes: Any, tuning_queries: Queries, source: Path, calibration: Calibration, vectors: Floats
 ) -> None:
