@@ -116,10 +116,9 @@ def score(
 ) -> NDArray[np.float32]:
     """Return the score of every query for every row, float32, shape (m, n): an estimate of the metric.
 
-    A score is the inner product of the query and the row x that `dequantize` returns. Under cosine, with fewer than 8
-    planes, it is divided by the length of x, because vectors of few planes do not decode to length 1 (recall@10 of
-    MiniLM's sign bits against float32 queries: 75.6 with the division, 71.7 without; Cranfield). A row of length 0
-    scores 0.
+    A score is the inner product of the query and the row x that `dequantize` returns. Under cosine it is divided by the
+    length of x, because the rounding of codes changes the length of rows, which was 1 (recall@10 of MiniLM's sign bits
+    against float32 queries: 75.6 with the division, 71.7 without; Cranfield). A row of length 0 scores 0.
 
     Queries have shape (m, D) or (D,), are cut like the vectors of `quantize`, and stay float32. They are not
     normalized: under cosine, the caller does that (a search does). The rounding error of the inner product is below
@@ -139,13 +138,13 @@ def score(
             calibration.radius,
             calibration.deviation,
             read,
-            divides_by_length(calibration, read),
+            divides_by_length(calibration),
         )
 
 
-def divides_by_length(calibration: Calibration, planes: int) -> bool:
-    """Tell whether `score` divides by the length of the decoded rows if it reads `planes` planes."""
-    return calibration.metric == "cosine" and planes < 8
+def divides_by_length(calibration: Calibration) -> bool:
+    """Tell whether scores of codes are divided by the length of the decoded rows."""
+    return calibration.metric == "cosine"
 
 
 def hamming(codes: ArrayLike, queries: ArrayLike) -> NDArray[np.int32]:

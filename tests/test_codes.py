@@ -117,9 +117,16 @@ def test_scores_are_inner_products_with_decoded_rows() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "planes", "by_length"),
-    [("cosine", 1, True), ("cosine", 4, True), ("cosine", 7, True), ("cosine", 8, False), ("ip", 4, False)],
+    [
+        ("cosine", 1, True),
+        ("cosine", 4, True),
+        ("cosine", 7, True),
+        ("cosine", 8, True),
+        ("ip", 4, False),
+        ("ip", 8, False),
+    ],
 )
-def test_cosine_scores_of_few_planes_are_divided_by_length(metric: str, planes: int, by_length: bool) -> None:
+def test_cosine_scores_are_divided_by_length(metric: str, planes: int, by_length: bool) -> None:
     calibration = random_ranges(37, metric)
     stored, queries = codes.quantize(normal_vectors(50, 37), calibration), normal_vectors(3, 37, seed=1)
     decoded = codes.dequantize(stored, calibration, planes)

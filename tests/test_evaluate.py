@@ -89,7 +89,7 @@ def decoded_scores(vectors: Floats, queries: Floats, calibration: Calibration, p
     codes = specification.codes(vectors, calibration.threshold, calibration.radius, cosine=True)
     kept = specification.from_planes(specification.to_planes(codes, planes), DIMENSIONS, planes)
     rows = specification.decoded(kept, calibration.threshold, calibration.radius, calibration.deviation, planes)
-    return specification.scores(rows, unit(queries), by_length=planes < 8)
+    return specification.scores(rows, unit(queries), by_length=True)
 
 
 def candidates(vectors: Floats, queries: Floats, calibration: Calibration, prefilter: str, count: int) -> NDArray[Any]:

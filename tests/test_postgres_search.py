@@ -47,7 +47,7 @@ def vectors_for_rescoring(docs: Collection, vectors: Vectors) -> Vectors:
     """Return the vectors in the form that the collection rescores."""
     if planes := docs.stored.table.layout.planes:
         rows = qvec.dequantize(qvec.quantize(vectors, docs.calibration, planes), docs.calibration)
-        return unit(rows) if planes < 8 else rows
+        return unit(rows)
     return unit(vectors).astype(np.float16 if docs.stored.table.layout.rescore == "float16" else np.float32)
 
 

@@ -87,7 +87,7 @@ def test_recall_equals_numpy(sample: Sample, prefilter: str, rescore: str, overs
     if rescore != "float16":
         arrays = (calibration.threshold, calibration.radius, calibration.deviation)
         rows = specification.decoded(codes, *arrays, PLANES[rescore])
-    scores = specification.scores(rows, queries, by_length=PLANES.get(rescore, 8) < 8)
+    scores = specification.scores(rows, queries, by_length=rescore in PLANES)
     recalls, reached = [], []
     for line, near, wanted in zip(scores, candidates, truth, strict=True):
         best = near[np.argsort(-line[near], kind="stable")[:K]]

@@ -1,10 +1,10 @@
 """SQL that rescores candidates: by floats, or by counting the common bits of code planes and query planes.
 
-Under cosine, scores of int4 and binary codes are divided by the length of the decoded vector. The schema stores with
-each calibration the terms that give it at 1 and 4 planes (`qvec._length` says how): the squared length is base + scale
-* sum of 2^b * hamming(pairs, digits_b) over 16 digits, where `pairs` are the planes followed by the exclusive ors of
-planes that are 1, 2, … apart. The error is at most half of scale for each weight; smaller squared lengths count as 0,
-and so does their score.
+Under cosine, scores of codes are divided by the length of the decoded vector. The schema stores with each calibration
+the terms that give it at 1, 4 and 8 planes (`qvec._length` says how): the squared length is base + scale * sum of 2^b *
+hamming(pairs, digits_b) over 16 digits, where `pairs` are the planes followed by the exclusive ors of planes that are
+1, 2, … apart. The error is at most half of scale for each weight; smaller squared lengths count as 0, and so does their
+score.
 """
 
 from __future__ import annotations
@@ -101,18 +101,22 @@ def _plane_pairs(table: Table, planes: int) -> Composed:
 
 
 def _length_terms(table: Table, planes: int, calibration: str) -> Composed:
-    """Return the query for base, scale, the smallest squared length distinct from 0, and the digits `l0`, `l1`, …"""
+    """Return the query for base, scale, the smallest squared length distinct from 0, and the digits `l0`, `l1`, …
+
+    The subquery, which OFFSET 0 keeps from being flattened, reads the digits once.
+    """
     count = planes * (planes + 1) // 2
     bits = count * table.layout.plane_bits
     digits = (
-        SQL("substring(length_digits[{}] from {} for {}) AS {}").format(
-            sql.Literal(planes), sql.Literal(1 + digit * bits), sql.Literal(bits), _digit(digit)
+        SQL("substring(digits from {} for {}) AS {}").format(
+            sql.Literal(1 + digit * bits), sql.Literal(bits), _digit(digit)
         )
         for digit in range(_DIGITS)
     )
     return SQL(
-        "SELECT length_base[{planes}] AS base, length_scale[{planes}] AS scale,"
-        " -0.51 * length_scale[{planes}] * {weights} AS least, {digits} FROM qvec.calibration WHERE id = {id}"
+        "SELECT base, scale, -0.51 * scale * {weights} AS least, {digits} FROM (SELECT length_base[{planes}] AS base,"
+        " length_scale[{planes}] AS scale, length_digits[{planes}] AS digits FROM qvec.calibration WHERE id = {id}"
+        " OFFSET 0) AS terms"
     ).format(
         planes=sql.Literal(planes),
         weights=sql.Literal(count * table.layout.dimensions),

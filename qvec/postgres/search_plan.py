@@ -132,7 +132,7 @@ class SearchPlan:
             return self.rows_statement(("id", self.ranked_column))
         if self.table.layout.planes:
             codes = self.rows_statement(("id", "codes", "document", "metadata"))
-            calibration = self.calibration.id if divides_by_length(self.calibration, self.table.layout.planes) else None
+            calibration = self.calibration.id if divides_by_length(self.calibration) else None
             return rescoring.rescore_codes(self.table, codes, QUERY_PLANES, self.k, calibration)
         return rescoring.rescore_floats(
             self.table, self.rows_statement(("id", "embedding", "document", "metadata")), self.k

@@ -19,7 +19,8 @@ CREATE TABLE IF NOT EXISTS qvec.calibration (
     projection vector[],
     bias integer[]
 );
-ALTER TABLE qvec.calibration ALTER COLUMN projection SET STORAGE EXTERNAL;  -- read by every query, so not compressed
+ALTER TABLE qvec.calibration  -- read by every query, so not compressed
+    ALTER COLUMN projection SET STORAGE EXTERNAL, ALTER COLUMN length_digits SET STORAGE EXTERNAL;
 COMMENT ON TABLE qvec.calibration
     IS 'How the floats of a model become codes; the id is the hash of content, a safetensors file';
 COMMENT ON COLUMN qvec.calibration.threshold
@@ -96,7 +97,8 @@ BEGIN
         FOR length IN
             SELECT p AS planes, l.*
             FROM (VALUES (1, ARRAY(SELECT 2 * d::float8 FROM unnest(deviation) AS d)),
-                         (4, ARRAY(SELECT r::float8 / 8 FROM unnest(radius) AS r))) AS steps (p, step),
+                         (4, ARRAY(SELECT r::float8 / 8 FROM unnest(radius) AS r)),
+                         (8, ARRAY(SELECT r::float8 / 128 FROM unnest(radius) AS r))) AS steps (p, step),
                 qvec._length(threshold, step, p) AS l
         LOOP
             NEW.length_base[length.planes] := length.base;

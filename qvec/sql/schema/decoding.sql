@@ -56,30 +56,30 @@ CREATE OR REPLACE FUNCTION qvec.dequantize(codes bit, calibration text) RETURNS 
     RETURN qvec._decode(codes, calibration)::vector;
 COMMENT ON FUNCTION qvec.dequantize(bit, text) IS 'The vector that codes represent, with as many planes as they have';
 
--- Under cosine, vectors have length 1, but a vector decoded from fewer than 8 planes has another length.
-CREATE OR REPLACE FUNCTION qvec._divides_by_length(codes bit, calibration text) RETURNS boolean
-    LANGUAGE sql STABLE STRICT PARALLEL SAFE
-    RETURN (SELECT metadata ->> 'metric' = 'cosine' AND qvec._plane_count(codes, dimensions) < 8
-            FROM qvec.calibration AS stored WHERE stored.id = calibration);
-COMMENT ON FUNCTION qvec._divides_by_length(bit, text)
+-- Under cosine, vectors have length 1, but decoded vectors have another length.
+CREATE OR REPLACE FUNCTION qvec._divides_by_length(metric text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN metric = 'cosine';
+COMMENT ON FUNCTION qvec._divides_by_length(text)
     IS 'Whether scores of codes are divided by the length of the decoded vector';
 
 CREATE OR REPLACE FUNCTION qvec.score(codes bit, query vector, calibration text) RETURNS float8
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
-    RETURN (SELECT CASE WHEN qvec._divides_by_length(codes, calibration)
+    RETURN (SELECT CASE WHEN (SELECT qvec._divides_by_length(metadata ->> 'metric')
+                              FROM qvec.calibration AS stored WHERE stored.id = calibration)
                         THEN coalesce(sum(x * q) / nullif(sqrt(sum(x * x)), 0), 0)
                         ELSE sum(x * q) END
             FROM unnest(qvec._decode(codes, calibration), qvec._prepare(query, calibration)::real[]) AS u (x, q));
 COMMENT ON FUNCTION qvec.score(bit, vector, text)
     IS 'An estimate of the metric: the inner product of a query and the vector that codes represent. Under cosine '
-       'the query is normalized, and with fewer than 8 planes the product is divided by the length of that vector';
+       'the query is normalized and the product is divided by the length of that vector';
 
 CREATE OR REPLACE FUNCTION qvec.score(codes bit, query halfvec, calibration text) RETURNS float8
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
     RETURN qvec.score(codes, query::vector, calibration);
 COMMENT ON FUNCTION qvec.score(bit, halfvec, text)
     IS 'An estimate of the metric: the inner product of a query and the vector that codes represent. Under cosine '
-       'the query is normalized, and with fewer than 8 planes the product is divided by the length of that vector';
+       'the query is normalized and the product is divided by the length of that vector';
 
 CREATE OR REPLACE FUNCTION qvec.hamming(codes bit, query bit) RETURNS integer
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE

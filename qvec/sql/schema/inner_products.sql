@@ -136,16 +136,18 @@ CREATE OR REPLACE FUNCTION qvec._length_sql() RETURNS text
 COMMENT ON FUNCTION qvec._length_sql() IS 'SQL of the squared length of decoded rows';
 
 -- One row with the stored results of qvec._length, the digits cut into the parts that _length_sql compares. The error
--- of a squared length is at most least_length; rows below that count as having no length.
+-- of a squared length is at most least_length; rows below that count as having no length. OFFSET 0 keeps the digits from
+-- being read 16 times.
 CREATE OR REPLACE FUNCTION qvec._length_source_sql(calibration text, planes integer, dimensions integer) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (
         SELECT format(
-            '(SELECT length_base[%1$s], length_scale[%1$s], -0.51 * length_scale[%1$s] * %2$s AS least_length, %3$s'
-            ' FROM qvec.calibration WHERE id = %4$L) AS lengths',
+            '(SELECT length_base, length_scale, -0.51 * length_scale * %2$s AS least_length, %3$s'
+            ' FROM (SELECT length_base[%1$s], length_scale[%1$s], length_digits[%1$s] FROM qvec.calibration'
+            ' WHERE id = %4$L OFFSET 0) AS terms) AS lengths',
             planes, dimensions * pairs,
-            string_agg(format('substring(length_digits[%s] from %s for %s) AS length%s', planes,
-                              1 + b * pairs * width, pairs * width, b), ', ' ORDER BY b), calibration)
+            string_agg(format('substring(length_digits from %s for %s) AS length%s', 1 + b * pairs * width,
+                              pairs * width, b), ', ' ORDER BY b), calibration)
         FROM generate_series(0, 15) AS b,
             LATERAL (SELECT planes * (planes + 1) / 2 AS pairs, (dimensions + 7) / 8 * 8 AS width) AS w
         GROUP BY pairs);

@@ -83,7 +83,7 @@ BEGIN
         END CASE;
         query := 'bits, base, scale' || replace(query, 'WIDTH', layout.width::text);
         score := format('base + scale * (%s)', replace(score, 'WIDTH', layout.width::text));
-        IF layout.metric = 'cosine' AND layout.planes < 8 THEN
+        IF qvec._divides_by_length(layout.metric) THEN
             score := format('coalesce((%s) / sqrt(nullif(greatest(%s, least_length), least_length)), 0)',
                             score, qvec._length_sql());
             query := query || ', lengths.*';

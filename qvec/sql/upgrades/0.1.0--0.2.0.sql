@@ -13,7 +13,8 @@ ALTER TABLE qvec.calibration
     ADD COLUMN length_digits bit varying[],
     ADD COLUMN projection vector[],
     ADD COLUMN bias integer[];
-ALTER TABLE qvec.calibration ALTER COLUMN projection SET STORAGE EXTERNAL;
+ALTER TABLE qvec.calibration
+    ALTER COLUMN projection SET STORAGE EXTERNAL, ALTER COLUMN length_digits SET STORAGE EXTERNAL;
 
 ALTER TABLE qvec.collection
     DROP CONSTRAINT collection_rescore_check,
