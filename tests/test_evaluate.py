@@ -252,6 +252,14 @@ def test_codes_are_ground_truth_without_source(collection: Collection, queries: 
     )
 
 
+def test_short_codes_are_ground_truth_as_they_are_scored(
+    db: Database, calibration: Calibration, vectors: Floats, queries: Floats
+) -> None:
+    created = db.create_collection("short", calibration=calibration, rescore="int4")
+    created.upsert(range(len(vectors)), vectors)
+    assert by_name(evaluate(created, as_queries(queries), oversamplings=[4]))["none/int4"].recall.value == 1
+
+
 def test_stored_floats_are_ground_truth_without_source(
     db: Database, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
@@ -410,7 +418,7 @@ def test_prefix_recall_is_against_all_dimensions(db: Database, vectors: Floats, 
 def decoded_scores_of_prefix(vectors: Floats, queries: Floats, cut: Calibration) -> NDArray[np.float64]:
     codes = specification.codes(vectors, cut.threshold, cut.radius, cosine=True)
     rows = specification.decoded(codes, cut.threshold, cut.radius, cut.deviation, 8)
-    return unit(queries[:, : cut.dimensions]).astype(np.float64) @ rows.astype(np.float64).T
+    return specification.scores(rows, unit(queries[:, : cut.dimensions]), by_length=True)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.client import Collection
+from qvec.client.diversity import unit_length
+from qvec.codes import divides_by_length
 from qvec.errors import InputError
-from qvec.evaluation.dataset import Queries, Rows, rows_of_collection
+from qvec.evaluation.dataset import Block, Queries, Rows, rows_of_collection
 from qvec.ingest.load_options import Reporter
 
 Floats = NDArray[np.float32]
@@ -197,7 +199,7 @@ def find_ground_truth(
 
     Raise InputError if `rows` are not the rows of the collection: recall would be wrong without notice.
     """
-    compared = rows or rows_of_collection(collection)
+    compared = rows or _rows_as_scored(collection)
     vectors = queries.prepared(collection.calibration, compared.dimensions)
     reporter.stage("truth", collection.count())
     batches = compared.read(lambda done: reporter.advance("truth", done))
@@ -206,6 +208,20 @@ def find_ground_truth(
     if rows is not None:
         _check_same_rows(collection, truth, rows.name)
     return truth
+
+
+def _rows_as_scored(collection: Collection) -> Rows:
+    """Return the rows of a collection as its exact search scores them."""
+    rows = rows_of_collection(collection)
+    scores_codes = collection.exposes_codes and not collection.keeps_floats
+    if not scores_codes or not divides_by_length(collection.calibration):
+        return rows
+
+    def read(progress: Callable[[int], None]) -> Iterator[Block]:
+        for ids, vectors in rows.read(progress):
+            yield ids, unit_length(vectors if rows.offset is None else vectors + rows.offset)
+
+    return Rows(rows.name, rows.dimensions, read)
 
 
 def describe_ground_truth(collection: Collection, rows: Rows | None) -> str:
