@@ -474,7 +474,7 @@ def test_a_collection_is_recalibrated_from_a_file(url: str, tmp_path: Path) -> N
     with pooled(url) as by_pooler, qvec.connect(by_pooler) as db, open_source(source) as opened:
         docs = fill(db)
         before = docs.calibration
-        recalibrate(db, "docs", source=opened, refit=Refit(threshold=0.4))
+        recalibrate(db, "docs", source=opened, refit=Refit(threshold=0.45))
         assert docs.search(VECTORS[7], 1)[0].id == 7
         assert docs.calibration != before
 
