@@ -29,10 +29,10 @@ from qvec.sources import open_source
 Vectors = NDArray[np.float32]
 
 ROWS = 600
-VECTORS = realistic(ROWS)
-UNIT = unit(VECTORS)
+VECTORS = UNIT = unit(realistic(ROWS))
 QUERIES = unit(realistic(40, seed=1))
-POOR = Calibration.fit(VECTORS, threshold=0, ranges=RangeMethod("fixed", value=3.0))
+# Under ip a wrong calibration shows in the scores; under cosine their division by the length would hide most of it.
+POOR = Calibration.fit(VECTORS, metric="ip", threshold=0, ranges=RangeMethod("fixed", value=3.0))
 FIT = Refit(threshold=0.5, ranges=RangeMethod())
 TOLERANCE = 0.05
 """Largest error of a score by the right calibration; decoded by the other one, the error is several times larger."""
