@@ -1,21 +1,19 @@
 -- Codes of vectors: bit planes, and the binary, ternary and learned bits that are read from them. They equal those of
 -- the numpy specification in the tests, bit for bit.
 
--- Uses only vector operations of pgvector, which are fast. With z = 2n - 1 the top bit is [z > 0]; then 128 is
--- subtracted or added, by rounding z + 128 to a multiple of 256, and the rest is doubled for the next bit.
+-- Uses only vector operations of pgvector, which are fast. With z = n - 1/2 the top bit is [z > 0]. The remainder of z by
+-- 256, from -128 to 128, is negative where the next bit is set, after z was doubled.
 CREATE OR REPLACE FUNCTION qvec._planes_of_integers(n vector) RETURNS bit varying[]
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
-    c128 vector := array_fill(128::real, ARRAY[vector_dims(n)])::vector;
-    round256 vector := array_fill(3221225472::real, ARRAY[vector_dims(n)])::vector; -- 1.5 * 2^31: its last bit is 256
-    z vector := n + n - array_fill(1::real, ARRAY[vector_dims(n)])::vector;
-    plane bit varying[];
+    round256 vector := qvec._fill(3221225472, vector_dims(n)); -- 1.5 * 2^31: its last bit is 256
+    z vector := n - qvec._fill(0.5, vector_dims(n));
+    plane bit varying[] := ARRAY[binary_quantize(z)];
 BEGIN
-    FOR i IN 1..8 LOOP
-        plane[i] := binary_quantize(z);
-        z := z + c128;
-        z := z - ((z + round256) - round256);
+    FOR i IN 2..8 LOOP
         z := z + z;
+        z := z - ((z + round256) - round256);
+        plane[i] := ~binary_quantize(z);
     END LOOP;
     RETURN plane;
 END $$;
@@ -58,8 +56,8 @@ CREATE OR REPLACE FUNCTION qvec._fast_planes(x vector, threshold vector, scale v
     RETURNS bit varying
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
-    round1 vector := array_fill(12582912::real, ARRAY[vector_dims(x)])::vector; -- 1.5 * 2^23
-    c127 vector := array_fill(127::real, ARRAY[vector_dims(x)])::vector;
+    round1 vector := qvec._fill(12582912, vector_dims(x)); -- 1.5 * 2^23
+    c127 vector := qvec._fill(127, vector_dims(x));
     difference vector := x - threshold;
     t vector;
     n vector;

@@ -4,15 +4,21 @@
 -- signs. A row of p planes C_a represents threshold + step / 2 * sum over a of 2^a * s(C_a). With w = query * step,
 -- their inner product is therefore base + scale * sum over a and b of 2^(a+b) * hamming(C_a, D_b).
 
+-- Postgres inlines the function; with a constant number it computes the long vector once for each plan.
+CREATE OR REPLACE FUNCTION qvec._fill(number real, dimensions integer) RETURNS vector
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN subvector(array_fill(number, '{16000}')::vector, 1, dimensions);
+COMMENT ON FUNCTION qvec._fill(real, integer) IS 'The same number in each dimension';
+
 -- A number is rounded to the nearest 1 / (127 * 512) * sum over b of 2^b * (2 D_b - 1).
 CREATE OR REPLACE FUNCTION qvec._signed_digits(z vector) RETURNS bit varying
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
-    c64 vector := array_fill(64::real, ARRAY[vector_dims(z)])::vector;
-    c127 vector := array_fill(127::real, ARRAY[vector_dims(z)])::vector;
-    round128 vector := array_fill(1610612736::real, ARRAY[vector_dims(z)])::vector; -- 1.5 * 2^30
-    least_digit vector := array_fill(0.001953125::real, ARRAY[vector_dims(z)])::vector; -- 2^-9
-    round_even vector := array_fill(49152::real, ARRAY[vector_dims(z)])::vector; -- 1.5 * 2^15: its last bit is 2^-8
+    c64 vector := qvec._fill(64, vector_dims(z));
+    c127 vector := qvec._fill(127, vector_dims(z));
+    round128 vector := qvec._fill(1610612736, vector_dims(z)); -- 1.5 * 2^30
+    least_digit vector := qvec._fill(0.001953125, vector_dims(z)); -- 2^-9
+    round_even vector := qvec._fill(49152, vector_dims(z)); -- 1.5 * 2^15: its last bit is 2^-8
     padding bit varying := repeat('0', (8 - vector_dims(z) % 8) % 8)::bit varying;
     digits bit varying := '';
 BEGIN
@@ -31,7 +37,7 @@ COMMENT ON FUNCTION qvec._signed_digits(vector) IS 'Numbers from -1 to 1 as 16 p
 CREATE OR REPLACE FUNCTION qvec._digits(w vector, OUT factor float8, OUT digits bit varying)
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
-    one vector := array_fill(1::real, ARRAY[vector_dims(w)])::vector;
+    one vector := qvec._fill(1, vector_dims(w));
     z vector := l2_normalize(w);
     twice vector;
 BEGIN

@@ -17,7 +17,7 @@ BEGIN
                FROM unnest(k.mean::real[], k.std::real[]) AS u (m, s));
     IF wanted > 0 AND qvec._squared_norm(x) > 0 THEN
         -- Rounded to multiples of 2^-24, so that no product underflows in float32.
-        one := array_fill(1::real, ARRAY[vector_dims(x)])::vector;
+        one := qvec._fill(1, vector_dims(x));
         RETURN ((qvec._normalize(x) + one) - one) * array_fill(wanted, ARRAY[vector_dims(x)])::vector;
     END IF;
     RETURN x;
@@ -50,7 +50,7 @@ BEGIN
     SELECT threshold, CASE planes WHEN 1 THEN deviation ELSE radius END AS step INTO k
         FROM qvec.calibration AS stored WHERE stored.id = calibration;
     -- Both at norm 1 and rounded to multiples of 2^-23, so that their products do not underflow in float32.
-    one := array_fill(1::real, ARRAY[vector_dims(floats)])::vector;
+    one := qvec._fill(1, vector_dims(floats));
     steps := (l2_normalize(k.step) + one) - one;
     d := qvec._digits(((l2_normalize(floats) + one) - one) * steps);
     digits := d.digits;
