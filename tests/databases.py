@@ -135,7 +135,7 @@ def _rounded(queries: Floats, datatype: str) -> NDArray[np.float64]:
 
 @contextmanager
 def open_store(kind: str, directory: Path, new_database: Callable[[], str]) -> Iterator[Store]:
-    """Open a database, and drop its new collections at the end. Skip the test if no URL of the server is set."""
+    """Open a database; drop new collections of a server at the end. Skip the test if no URL of the server is set."""
     if kind in VARIABLES:
         url = os.environ.get(VARIABLES[kind], "")
         if not url:
@@ -159,5 +159,5 @@ def _cleaned_up(kind: str, url: str, new_url: Callable[[Path], str]) -> Iterator
         try:
             yield store
         finally:
-            if kind != "postgres":  # only this test uses that database, and dropping tables one by one takes seconds
+            if kind in VARIABLES:  # other databases are deleted, and dropping collections one by one takes seconds
                 store.clean_up()
