@@ -60,7 +60,7 @@ def docs(request: pytest.FixtureRequest, short_scan_db: Database) -> Any:
 def count_found_by_index(short_scan_db: Database, docs: Any, query: Vectors, candidates: int) -> int:
     """Return how many candidates the index scan finds among the matching rows."""
     where = Where.of(RowFilter(parse(RARE)))
-    statement = statements.candidates(docs.stored.table, ("id",), candidates, where.composed())
+    statement = statements.candidates(docs.stored.table, ("id",), 10, candidates, where.composed())
     bits = query_bits(docs.calibration.prepared(query[None]), docs.calibration, docs.stored.table.layout)
     with short_scan_db.store.connection() as connection:
         rows = connection.execute(statement, {**where.parameters, "bits": Bit(bits.tobytes())}).fetchall()

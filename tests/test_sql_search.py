@@ -17,6 +17,7 @@ from sql_helpers import fetch_value, import_calibration, install_schema, pack_bi
 import qvec
 from qvec import Calibration
 from qvec.client import Database
+from qvec.defaults import ef_search
 from qvec.postgres import sql_script
 from qvec.postgres.layout import TableLayout
 from qvec.postgres.rows import query_bits
@@ -204,6 +205,15 @@ def test_number_of_candidates(sql: Connection, queries: Vectors) -> None:
     assert many == every
     assert few[0][1] <= many[0][1]
     assert search(sql, "int8_ternary", queries[1], k=5, oversampling=100) == every
+
+
+@pytest.mark.parametrize(
+    ("k", "candidates", "expected"),
+    [(1, 4, 40), (3, 10, 34), (5, 10, 20), (10, 20, 20), (10, 40, 40), (1, 200, 200), (20, 20, 20), (10, 2000, 1000)],
+)
+def test_graph_is_searched_as_wide_as_by_the_client(sql: Connection, k: int, candidates: int, expected: int) -> None:
+    statement = "SELECT qvec._scan_settings(%s, %s) -> 'hnsw.ef_search'"
+    assert fetch_value(sql, statement, k, candidates) == ef_search(k, candidates) == expected
 
 
 def test_more_candidates_than_the_ef_search_limit(db: Database, sql: Connection, name: str) -> None:

@@ -70,7 +70,7 @@ def test_smallest_sufficient_oversampling_is_stored(
     assert tuning.chosen is not None
     assert tuning.chosen.at_least <= tuning.chosen.recall.value
     assert tuning.stored
-    assert tuning.ef_search == (max(10 * found, 40) if store.is_postgres else None)
+    assert tuning.ef_search == (10 * found if store.is_postgres else None)
     assert collection.oversampling == found
     again = store.database.collection(collection.name)
     assert again.oversampling == found
@@ -324,7 +324,7 @@ def test_tune_stores_oversampling(loaded: str, source: Path, query_file: Path) -
     tried = json.loads(invoke(*arguments, "--recall", "0.9", "--no-store", "--json").stdout)
     assert tried["oversampling"] < DEFAULT_OVERSAMPLING
     assert not tried["stored"]
-    assert tried["ef_search"] == 40
+    assert tried["ef_search"] == 10 * tried["oversampling"]
     assert (
         f"Oversampling {tried['oversampling']:g} is stored with collection 'docs'"
         in invoke(*arguments, "--recall", "0.9").stdout

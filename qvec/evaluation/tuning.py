@@ -118,9 +118,9 @@ def tune(
     keeps, as in `evaluate`. If no oversampling reaches the target, other ways to load the rows are measured, and
     `advice` names the smallest that does.
 
-    The graph is searched as wide as there are candidates (at least 40 in Postgres), so its width needs no setting of
-    its own: in 100,000 rows of 384 dimensions, more candidates always found more than a wider search in the same time.
-    The only exception was 4-bit codes of Qdrant above 99.5%, where `search(ef=...)` saved a fifth of the time.
+    The graph is searched as wide as there are candidates, so its width needs no setting of its own: in 100,000 rows of
+    384 dimensions, more candidates always found more than a wider search in the same time. The only exception was 4-bit
+    codes of Qdrant above 99.5%, where `search(ef=...)` saved a fifth of the time.
     """
     if not 0 < recall <= 1:
         raise InputError(f"recall is {recall}, expected a share above 0 and at most 1")
@@ -151,7 +151,7 @@ def tune(
         queries=len(queries),
         truth=describe_ground_truth(collection, truth),
         oversampling=found,
-        ef_search=ef_search(candidate_count(k, found)) if found and collection.exposes_codes else None,
+        ef_search=ef_search(k, candidate_count(k, found)) if found and collection.exposes_codes else None,
         attempts=tuple(attempts),
         advice=advice,
         stored=found is not None and store,

@@ -115,7 +115,7 @@ class SearchPlan:
         where, unchanged = self.where.composed(), self._unchanged()
         if self.candidates is None:
             return statements.all_rows(self.table, columns, SQL("{} AND {}").format(unchanged, where))
-        return statements.candidates(self.table, columns, self.candidates, where, unchanged)
+        return statements.candidates(self.table, columns, self.k, self.candidates, where, unchanged)
 
     def _unchanged(self) -> Composable:
         if self.collection is None:

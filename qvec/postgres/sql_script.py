@@ -45,7 +45,7 @@ SUBJECTS = (
 )
 """The files of `qvec/sql/schema/` in the order in which they run: an SQL function follows those that it calls."""
 
-_DEFAULTS = ("DEFAULT_OVERSAMPLING", "HNSW_M", "HNSW_EF_CONSTRUCTION", "MIN_EF_SEARCH", "MAX_EF_SEARCH")
+_DEFAULTS = ("DEFAULT_OVERSAMPLING", "HNSW_M", "HNSW_EF_CONSTRUCTION", "DEFAULT_EF_SEARCH", "MAX_EF_SEARCH")
 
 
 def version() -> str:

@@ -136,11 +136,13 @@ def unchanged(collection: str, calibration: str) -> Composed:
 def candidates(
     table: Table,
     columns: tuple[str, ...],
+    k: int,
     count: int,
     where: Composable = EVERY_ROW,
     condition: Composable = EVERY_ROW,
 ) -> Composed:
-    """Return the query for the rows `where` nearest to the prefilter bits of the query, `%(bits)b`.
+    """Return the query for the rows `where` nearest to the prefilter bits of the query, `%(bits)b`, as candidates for k
+    hits.
 
     The statement sets ef_search and the iterative scan for itself: the index scan starts only after the lateral join
     has evaluated the settings that it refers to. So no setting of the session cuts the prefilter, even behind a
@@ -149,7 +151,7 @@ def candidates(
     """
     set_all = SQL(" || ").join(
         SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(str(value)))
-        for name, value in _scan_settings(table, count).items()
+        for name, value in _scan_settings(table, k, count).items()
     )
     return SQL(
         "SELECT candidate.* FROM (SELECT {set_all} AS done WHERE {condition} OFFSET 0) settings CROSS JOIN LATERAL"
@@ -167,8 +169,8 @@ def candidates(
     )
 
 
-def _scan_settings(table: Table, count: int) -> dict[str, int | str]:
-    settings: dict[str, int | str] = {"hnsw.ef_search": ef_search(count)}
+def _scan_settings(table: Table, k: int, count: int) -> dict[str, int | str]:
+    settings: dict[str, int | str] = {"hnsw.ef_search": ef_search(k, count)}
     if table.vector.iterative_scan:
         settings["hnsw.iterative_scan"] = "relaxed_order"
     if count > MAX_EF_SEARCH:

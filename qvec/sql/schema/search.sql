@@ -30,16 +30,19 @@ CREATE OR REPLACE FUNCTION qvec._set_settings(wanted jsonb) RETURNS jsonb
             LATERAL (SELECT set_config(name, value, true) WHERE former IS NOT NULL OFFSET 0) AS done);
 COMMENT ON FUNCTION qvec._set_settings(jsonb) IS 'Sets those settings that exist; returns their former values';
 
--- pgvector stops after ef_search rows, unless it scans iteratively, which it can from 0.8 on.
-CREATE OR REPLACE FUNCTION qvec._scan_settings(candidates integer) RETURNS jsonb
+-- pgvector stops after ef_search rows, unless it scans iteratively, which it can from 0.8 on. Searches for fewer than 10
+-- hits are as wide as those for 10, up to pgvector's default.
+CREATE OR REPLACE FUNCTION qvec._scan_settings(k integer, candidates integer) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN jsonb_build_object('hnsw.ef_search', least(greatest(candidates, @MIN_EF_SEARCH@), @MAX_EF_SEARCH@),
-                              'hnsw.iterative_scan', 'relaxed_order')
+    RETURN jsonb_build_object(
+            'hnsw.ef_search',
+            least(greatest(candidates, least(ceil(10.0 * candidates / k)::int, @DEFAULT_EF_SEARCH@)), @MAX_EF_SEARCH@),
+            'hnsw.iterative_scan', 'relaxed_order')
         || CASE WHEN candidates <= @MAX_EF_SEARCH@ THEN '{}'
                 ELSE jsonb_build_object('hnsw.max_scan_tuples', 50 * least(candidates, 40000000),
                                         'hnsw.scan_mem_multiplier', 8) END;
-COMMENT ON FUNCTION qvec._scan_settings(integer)
-    IS 'Settings of the index scan that returns the given number of candidates';
+COMMENT ON FUNCTION qvec._scan_settings(integer, integer)
+    IS 'Settings of the index scan that returns the given number of candidates for k hits';
 
 -- Since the snapshot of this search, a switch of versions may have renamed the table and given its name to the other
 -- version. So find the current name by the oid and read from the table: the lock keeps the name until the transaction
@@ -91,7 +94,7 @@ BEGIN
         LATERAL qvec._query(q.v, layout.calibration, layout.prefilter, layout.planes) AS p;
     incomplete := prepared.n;
     IF NOT everything THEN
-        former := qvec._set_settings(qvec._scan_settings(wanted));
+        former := qvec._set_settings(qvec._scan_settings(k, wanted));
         FOR hit IN EXECUTE qvec._search_sql(layout, k, wanted, filter)
             USING prepared.bits, prepared.floats, prepared.base, prepared.scale, prepared.digits
         LOOP
@@ -169,7 +172,7 @@ DECLARE
     layout record := qvec._layout(collection);
     wanted integer := qvec._candidates(layout, k, oversampling, candidates);
     prepared record := qvec._query(query, layout.calibration, layout.prefilter, layout.planes);
-    former jsonb := qvec._set_settings(qvec._scan_settings(wanted));
+    former jsonb := qvec._set_settings(qvec._scan_settings(k, wanted));
 BEGIN
     layout.source := qvec._lock_name(layout.relation);
     RETURN QUERY EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF) ' || qvec._search_sql(layout, k, wanted, filter)
