@@ -51,13 +51,16 @@ class CollectionSource(Source):
             start = stop
 
 
-def copy_options(target: Database, collection: Collection, name: str, **options: Any) -> LoadOptions:
-    """Return the load options that copy a collection: the same calibration, model and oversampling, and the precision
-    that keeps everything, unless `settings` say otherwise. An existing collection keeps its own.
+def copy_options(source: Database, target: Database, collection: Collection, name: str, **options: Any) -> LoadOptions:
+    """Return the load options that copy a collection: the same calibration, model and oversampling, the precision that
+    keeps everything, and between databases of one kind the prefilter, unless `settings` say otherwise. An existing
+    collection keeps its own.
     """
     given = options.pop("settings", {})
     rescore = collection.settings["rescore"]
     kept = {"rescore": _SAME_PRECISION[target.kind].get(rescore, rescore), "oversampling": collection.oversampling}
+    if source.kind == target.kind and "rescore" not in given:
+        kept["prefilter"] = collection.settings["prefilter"]
     settings = given if target.has_collection(name) else {**kept, **given}
     embedding = stored_embedding(collection)
     return LoadOptions(name, calibration=collection.calibration, model=embedding, settings=settings, **options)

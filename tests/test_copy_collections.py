@@ -58,7 +58,7 @@ def copy_collection(
     source: Database, target: Database, name: str = "docs", to: str | None = None, **options: Any
 ) -> Collection:
     collection = source.collection(name)
-    load = copy_options(target, collection, to or name, index=False, **options)
+    load = copy_options(source, target, collection, to or name, index=False, **options)
     ingest(target, CollectionSource(source, collection), load)
     return target.collection(to or name)
 
@@ -126,6 +126,28 @@ def test_copy_within_qdrant_is_exact(qdrant: Database, fitted: Calibration, resc
     assert_same(original, copy_collection(qdrant, qdrant, to="copy"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "prefilter", "settings", "kept"),
+    [
+        ("postgres", "levels4", {}, "levels4"),
+        ("postgres", "levels4", {"prefilter": "binary"}, "binary"),
+        ("postgres", "levels4", {"rescore": "int4"}, "ternary"),
+        ("qdrant", "turbo2", {}, "turbo2"),
+    ],
+)
+def test_copy_within_a_kind_of_database_keeps_the_prefilter(
+    request: pytest.FixtureRequest,
+    fitted: Calibration,
+    kind: str,
+    prefilter: str,
+    settings: dict[str, str],
+    kept: str,
+) -> None:
+    database = request.getfixturevalue(kind)
+    create_docs(database, fitted, prefilter=prefilter)
+    assert copy_collection(database, database, to="copy", settings=settings).settings["prefilter"] == kept
+
+
 def test_copy_returns_the_same_scores(postgres: Database, qdrant: Database, fitted: Calibration) -> None:
     original = create_docs(postgres, fitted)
     copy = copy_collection(postgres, qdrant)
@@ -153,7 +175,7 @@ class StopAtRow(Reporter):
 def test_interrupted_copy_resumes(postgres: Database, qdrant: Database, fitted: Calibration, to_qdrant: bool) -> None:
     source, target = (postgres, qdrant) if to_qdrant else (qdrant, postgres)
     original = create_docs(source, fitted)
-    options = copy_options(target, original, "docs", index=False, workers=1, batch_rows=20)
+    options = copy_options(source, target, original, "docs", index=False, workers=1, batch_rows=20)
     reporter = StopAtRow(100)
     with pytest.raises(LoadStoppedError):
         ingest(target, CollectionSource(source, original), options, reporter, reporter.stop)
@@ -168,7 +190,7 @@ def test_interrupted_copy_of_a_changed_source_is_refused(
     postgres: Database, qdrant: Database, fitted: Calibration
 ) -> None:
     original = create_docs(postgres, fitted)
-    options = copy_options(qdrant, original, "docs", index=False, workers=1, batch_rows=20)
+    options = copy_options(postgres, qdrant, original, "docs", index=False, workers=1, batch_rows=20)
     reporter = StopAtRow(100)
     with pytest.raises(LoadStoppedError):
         ingest(qdrant, CollectionSource(postgres, original), options, reporter, reporter.stop)

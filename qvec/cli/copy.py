@@ -45,7 +45,8 @@ def copy(
 ) -> None:
     """Copy a collection to another database, with its calibration, texts and metadata.
 
-    Codes and floats keep the stored precision unless --rescore names another. Run the same command again to continue an
+    Codes and floats keep the stored precision unless --rescore names another; from Postgres to Postgres, or Qdrant to
+    Qdrant, the prefilter stays too. Run the same command again to continue an
     interrupted copy; every row is copied exactly once.
 
     \b
@@ -62,6 +63,7 @@ def copy(
         check_target(source, target, collection, name)
         found = source.collection(collection)
         options = copy_options(
+            source,
             target,
             found,
             name,
