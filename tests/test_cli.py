@@ -165,7 +165,7 @@ USER_ERRORS: dict[str, tuple[list[str], str]] = {
     "db url on Qdrant": (["db", "url", "--db", "qdrant:vectors"], "only an embedded Postgres"),
     "missing Qdrant directory": (["collections", "--db", "qdrant:./missing"], "there is no database in ./missing yet"),
     "unreachable Qdrant server": (
-        ["info", "--db", "qdrant://localhost:1"],
+        ["info", "--db", "qdrant://localhost:1?retry=0"],
         "cannot connect to qdrant://localhost:1",
     ),
     "API key in a URL": (["info", "--db", "qdrant://u:secret@h"], "put the API key into QVEC_QDRANT_API_KEY"),
