@@ -16,8 +16,8 @@ DEFAULT_EF_SEARCH, MAX_EF_SEARCH = 40, 1000
 def ef_search(k: int, candidates: int) -> int:
     """Return the `hnsw.ef_search` of a search for k hits among this many candidates.
 
-    It is the number of candidates. For fewer than 10 hits it is as large as for 10, up to pgvector's default: so narrow
-    a search of the graph would miss more neighbours than the prefilter does.
+    It is the number of candidates. For fewer than 10 hits it is as large as for 10, up to pgvector's default: a
+    narrower search of the graph would miss more neighbours than the prefilter does.
     """
     as_for_ten = -(-10 * candidates // k)
     return min(max(candidates, min(as_for_ten, DEFAULT_EF_SEARCH)), MAX_EF_SEARCH)

@@ -45,9 +45,9 @@ def copy(
 ) -> None:
     """Copy a collection to another database, with its calibration, texts and metadata.
 
-    Codes and floats keep the stored precision unless --rescore names another; from Postgres to Postgres, or Qdrant to
-    Qdrant, the prefilter stays too. Run the same command again to continue an
-    interrupted copy; every row is copied exactly once.
+    Codes and floats keep the stored precision unless --rescore names another. From Postgres to Postgres, or from Qdrant
+    to Qdrant, the prefilter stays too. Run the same command again to continue an interrupted copy; every row is copied
+    exactly once.
 
     \b
     Examples:
