@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ Vectors = NDArray[np.float32]
 def writing_in_background(docs: Any, rows: Vectors) -> Iterator[dict[int, Vectors]]:
     """Upsert existing and new rows in a thread until the block ends; yield the vector of every id written.
 
-    Fail if a write raised an error, or if at most 20 ids were written.
+    Before the block begins and after it ends, at least ten writes are made. Fail if a write raised an error.
     """
     written: dict[int, Vectors] = {}
     stop, errors = threading.Event(), []
@@ -35,11 +36,18 @@ def writing_in_background(docs: Any, rows: Vectors) -> Iterator[dict[int, Vector
             errors.append(error)
 
     thread = threading.Thread(target=write)
+
+    def wait_for_ten() -> None:
+        wanted = len(written) + 20  # two ids a write
+        while thread.is_alive() and len(written) < wanted:
+            time.sleep(0.005)
+
     thread.start()
     try:
+        wait_for_ten()
         yield written
+        wait_for_ten()
     finally:
         stop.set()
         thread.join()
     assert errors == []
-    assert len(written) > 20

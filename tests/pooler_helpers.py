@@ -31,7 +31,7 @@ def pooled(url: str, mode: str = "transaction", servers: int = 4, **settings: ob
     assert PROGRAM is not None
     server = conninfo_to_dict(url)
     socket_directory = Path(str(server["host"]))
-    directory = Path(tempfile.mkdtemp(prefix="qvec-pooler-"))
+    directory = Path(tempfile.mkdtemp(prefix="qvec-pooler-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
     as_owner: dict[str, Any] = {}
     if os.geteuid() == 0:
         owner = socket_directory.stat()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from concurrent_searches import BackgroundSearches
 from conftest import realistic, unit
 from ingest_helpers import with_ids, write_lines
 from killed_commands import run_command
@@ -110,32 +110,15 @@ def searchers(
 
 @pytest.mark.slow
 def test_searches_during_switches_succeed_and_use_the_right_calibration(database: Database, url: str) -> None:
-    stop, errors, counts = threading.Event(), [], {}
-
-    def keep_searching(name: str, search: Callable[[int], list[tuple[Any, float]]]) -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            try:
-                errors.extend(f"{name}: {fault}" for fault in errors_in(number % 40, search(number % 40)))
-            except Exception as error:
-                errors.append(f"{name}: {type(error).__name__} {error}")
-        counts[name] = number
+    def checked(search: Callable[[int], list[tuple[Any, float]]]) -> Callable[[int], list[str]]:
+        return lambda number: errors_in(number % 40, search(number % 40))
 
     with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url) as snapshots:
         searches = searchers(database, connection, snapshots)
-        threads = [threading.Thread(target=keep_searching, args=named) for named in searches.items()]
-        for thread in threads:
-            thread.start()
-        try:
+        with BackgroundSearches({name: checked(search) for name, search in searches.items()}) as searching:
             for _ in range(12):
                 switch(database)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-    assert errors == []
-    assert min(counts.values()) >= 12, counts
+                searching.wait_for_all()
 
 
 def test_open_collections_follow_a_switch(database: Database) -> None:

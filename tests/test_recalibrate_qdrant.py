@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from concurrent_searches import BackgroundSearches
 from concurrent_writes import writing_in_background
 from conftest import realistic, unit
 from fake_qdrant import FakeQdrantServer
@@ -363,51 +363,40 @@ def test_tolerance_separates_the_calibrations() -> None:
 @pytest.mark.slow
 def test_searches_during_switches_succeed_and_use_the_right_calibration(database: Database, url: str) -> None:
     handle = create_docs(database)
-    stop, errors, counts = threading.Event(), [], {}
+    loop = asyncio.new_event_loop()
+    opened = loop.run_until_complete(qvec.connect_async(url))
+    docs = loop.run_until_complete(opened.collection("docs"))
 
-    def keep_searching(name: str, search: Callable[[int], Any]) -> None:
-        while not stop.is_set():
-            counts[name] = counts.get(name, 0) + 1
-            query = counts[name] % 40
-            try:
-                errors.extend(f"{name}: {fault}" for fault in errors_in(query, search(query)))
-            except Exception as error:
-                errors.append(f"{name}: {type(error).__name__} {error}")
+    async def four_at_once(number: int) -> list[str]:
+        queries = [(number + offset) % 40 for offset in range(4)]
+        found = await asyncio.gather(*(docs.search(QUERIES[query]) for query in queries))
+        return [fault for query, hits in zip(queries, found, strict=True) for fault in errors_in(query, hits)]
 
-    async def keep_searching_async() -> None:
-        async with await qvec.connect_async(url) as opened:
-            docs = await opened.collection("docs")
-            while not stop.is_set():
-                counts["async"] = counts.get("async", 0) + 1
-                found = await asyncio.gather(*(docs.search(QUERIES[query]) for query in range(4)))
-                errors.extend(f"async: {fault}" for n, hits in enumerate(found) for fault in errors_in(n, hits))
+    def checked(search: Callable[[int], Any]) -> Callable[[int], list[str]]:
+        return lambda number: errors_in(number % 40, search(number % 40))
 
-    threads = [
-        threading.Thread(target=keep_searching, args=("handle", lambda query: handle.search(QUERIES[query]))),
-        threading.Thread(
-            target=keep_searching, args=("exact", lambda query: handle.search(QUERIES[query], exact=True))
-        ),
-        threading.Thread(
-            target=keep_searching, args=("new handle", lambda query: database.collection("docs").search(QUERIES[query]))
-        ),
-        threading.Thread(target=lambda: asyncio.run(keep_searching_async())),
+    searches = {
+        "handle": checked(lambda query: handle.search(QUERIES[query])),
+        "exact": checked(lambda query: handle.search(QUERIES[query], exact=True)),
+        "new handle": checked(lambda query: database.collection("docs").search(QUERIES[query])),
+        "async": lambda number: loop.run_until_complete(four_at_once(number)),
+    }
+    changes: list[Callable[[], object]] = [
+        lambda: recalibrate_docs(database),
+        lambda: roll_back(database, "docs"),
+        lambda: recalibrate_docs(database),
+        lambda: drop_old(database, "docs"),
+        lambda: recalibrate_docs(database, refit=Refit(threshold=0.0)),
+        lambda: drop_old(database, "docs"),
     ]
-    for thread in threads:
-        thread.start()
     try:
-        recalibrate_docs(database)
-        roll_back(database, "docs")
-        recalibrate_docs(database)
-        drop_old(database, "docs")
-        recalibrate_docs(database, refit=Refit(threshold=0.0))
-        drop_old(database, "docs")
+        with BackgroundSearches(searches) as searching:
+            for change in changes:
+                change()
+                searching.wait_for_all()
     finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert errors == []
-    assert len(counts) == 4
-    assert min(counts.values()) > 20
+        loop.run_until_complete(opened.close())
+        loop.close()
 
 
 @pytest.mark.slow
