@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import signal
+import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Every HTTP client, also one for http://, reads the certificates of all authorities, which takes as long as a test.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run three workers on two cores: tests wait for servers and other processes for a third of their time."""
+    return max(round(1.5 * (os.cpu_count() or 1)), 1)
+
+
 def pytest_collection_finish() -> None:
     """Leave the objects of imported libraries out of garbage collections, which would take half a second each."""
     gc.collect()
@@ -62,6 +73,7 @@ def server_url() -> Iterator[str]:
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("ALTER SYSTEM SET full_page_writes = off")
             connection.execute("ALTER SYSTEM SET max_wal_size = '256MB'")
+            connection.execute("ALTER SYSTEM SET autovacuum = off")  # it would vacuum at another moment in each run
             connection.execute("SELECT pg_reload_conf()")
         yield url
         embedded.stop(directory)

@@ -148,8 +148,7 @@ def open_store(kind: str, directory: Path, new_database: Callable[[], str]) -> I
     else:
         from fake_qdrant import FakeQdrantServer  # needs the engine, an extra
 
-        with FakeQdrantServer(directory) as server, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("qvec.qdrant._sync.server_engine._POLL_SECONDS", 0.02)
+        with FakeQdrantServer(directory) as server:
             yield from _cleaned_up(kind, server.url, lambda _: server.url)
 
 

@@ -25,9 +25,8 @@ def url(qdrant_server: FakeQdrantServer) -> str:
 
 @pytest.fixture
 def low_indexing_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Index a collection of few rows, and poll its status often."""
+    """Index a collection of few rows."""
     monkeypatch.setattr(server_engine, "INDEXING_THRESHOLD_KB", 1)
-    monkeypatch.setattr(server_engine, "_POLL_SECONDS", 0.05)
 
 
 def indexing_threshold(qdrant_server: FakeQdrantServer) -> int:

@@ -43,9 +43,8 @@ HALF = Refit(threshold=0.5, ranges=RangeMethod())
 
 
 @pytest.fixture(autouse=True)
-def short_cache_and_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qvec.qdrant.version_record.LOOK_SECONDS", 0.05)
-    monkeypatch.setattr("qvec.qdrant._sync.server_engine._POLL_SECONDS", 0.02)
 
 
 @pytest.fixture(params=["directory", "server"])

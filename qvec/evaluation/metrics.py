@@ -7,8 +7,9 @@ trec_eval sorts them by score, and equal scores by document id.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -147,19 +148,25 @@ def compare(first: Values, second: Values, confidence: float = CONFIDENCE, seed:
 
 
 def _resampled_means(columns: Values, seed: int) -> Values:
-    """Return the means (RESAMPLES, n) of columns (m, n) over resampled rows; a seed always draws the same rows.
-
-    Each resample is stored as the number of times that it draws a row, so all means are one matrix product.
-    """
+    """Return the means (RESAMPLES, n) of columns (m, n) over resampled rows; a seed always draws the same rows."""
     queries = len(columns)
     if not queries:
         raise InputError("there are no queries to take a mean over")
+    blocks = _few_resamples(queries, seed) if queries * RESAMPLES <= _BLOCK_DRAWS else _resamples(queries, seed)
+    return np.concatenate([counts @ columns / queries for counts in blocks])
+
+
+def _resamples(queries: int, seed: int) -> Iterator[Values]:
+    """Yield resamples (r, m) in blocks: how often each draws a query, so that all means are one matrix product."""
     rng = np.random.default_rng(seed)
     rows = max(_BLOCK_DRAWS // queries, 1)
-    means = []
     for start in range(0, RESAMPLES, rows):
         size = min(rows, RESAMPLES - start)
         drawn = rng.integers(0, queries, (size, queries)) + queries * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * queries).reshape(size, queries)
-        means.append(counts @ columns / queries)
-    return np.concatenate(means)
+        yield np.bincount(drawn.ravel(), minlength=size * queries).reshape(size, queries).astype(float)
+
+
+@functools.lru_cache(maxsize=2)
+def _few_resamples(queries: int, seed: int) -> list[Values]:
+    """Return the same for so few queries that it is one block; comparing configurations asks for it again and again."""
+    return list(_resamples(queries, seed))

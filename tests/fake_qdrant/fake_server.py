@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 import grpc
+import pytest
 from qdrant_client import QdrantClient
 from qdrant_client import grpc as messages
 
@@ -46,6 +47,7 @@ class FakeQdrantServer:
         self._interceptor = CallInterceptor(api_key, limited_keys or {}, version)
         self._version = version
         self._cluster = Cluster(nodes)
+        self._patch = pytest.MonkeyPatch()
         self._store = CollectionStore(directory, lambda: self.optimizer_delay, self._cluster)
         self._credentials = self._make_credentials(directory) if tls else None
         self._server: grpc.Server | None = None
@@ -65,6 +67,8 @@ class FakeQdrantServer:
         return twin
 
     def __enter__(self) -> FakeQdrantServer:
+        for twin in ("_sync", "_async"):  # an index is built within milliseconds here, so look often
+            self._patch.setattr(f"qvec.qdrant.{twin}.server_engine._POLL_SECONDS", 0.02)
         self.start()
         return self
 
@@ -73,6 +77,7 @@ class FakeQdrantServer:
     ) -> None:
         self.stop()
         self._store.close()
+        self._patch.undo()
 
     def start(self) -> None:
         """Listen on a free port the first time, and on the same port later."""
