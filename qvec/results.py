@@ -48,14 +48,30 @@ class Info:
     """Held in memory at all times."""
     embedding: Mapping[str, Any] | None = None
     """How texts were embedded beyond the model's name: server, task, prefixes."""
+    part_bytes: Mapping[str, int] | None = None
+    """On disk in Postgres, by part: heap, toast, primary_key, other_indexes, prefilter_index. Their sum is table_bytes
+    and index_bytes."""
 
     def bytes_per_vector(self) -> dict[str, float | None]:
         """Return bytes per row of table, index and memory."""
         parts = {"table": self.table_bytes, "index": self.index_bytes, "ram": self.ram_bytes}
-        return {name: None if size is None else round(size / max(self.rows, 1), 1) for name, size in parts.items()}
+        return {name: None if size is None else self._a_row(size) for name, size in parts.items()}
+
+    def part_bytes_per_vector(self) -> dict[str, float] | None:
+        """Return bytes per row of each part, where the store reports parts."""
+        if self.part_bytes is None:
+            return None
+        return {name: self._a_row(size) for name, size in self.part_bytes.items()}
+
+    def _a_row(self, size: int) -> float:
+        return round(size / max(self.rows, 1), 1)
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "bytes_per_vector": self.bytes_per_vector()}
+        return {
+            **asdict(self),
+            "bytes_per_vector": self.bytes_per_vector(),
+            "part_bytes_per_vector": self.part_bytes_per_vector(),
+        }
 
 
 @dataclass(frozen=True)

@@ -271,6 +271,14 @@ def test_ingest_prints_a_summary(url: str, files: Path) -> None:
     assert succeed("ingest", files / "a.npy", "--db", url, "-c", "more", "--quiet").output == ""
 
 
+def test_info_shows_bytes_by_part(url: str, files: Path) -> None:
+    succeed("ingest", files / "a.npy", "--db", url, "-c", "docs")
+    shown = dict(re.findall(r"of it ([a-z ]+[a-z])\W+([\d,.]+)", succeed("info", "docs", "--db", url).stdout))
+    assert shown.keys() == {"heap", "toast", "primary key", "other indexes", "prefilter index"}
+    stored = json.loads(succeed("info", "docs", "--db", url, "--json").stdout)["part_bytes_per_vector"]
+    assert [float(size.replace(",", "")) for size in shown.values()] == list(stored.values())
+
+
 @pytest.mark.parametrize(("given", "prefilter"), [("2", "binary"), ("4", "levels4"), ("levels8", "levels8")])
 def test_prefilter_by_name_or_number_of_levels(url: str, files: Path, given: str, prefilter: str) -> None:
     succeed("ingest", files / "a.npy", "--db", url, "-c", "docs", "--prefilter", given)

@@ -16,6 +16,7 @@ from qvec.client.bulk import open_loader
 from qvec.errors import CalibrationError, CollectionError, DatabaseError, InputError
 from qvec.ingest import FitOptions, Reporter
 from qvec.ingest.encoder import Encoder
+from qvec.metadata_index import MetadataIndex
 from qvec.postgres import locks
 from qvec.postgres.loader import PostgresLoadRegistry
 
@@ -87,6 +88,30 @@ def test_bytes_per_vector_equal_collection_info(database: Database, tmp_path: Pa
         "index": round(info.index_bytes / 500, 1),
         "ram": None,
     }
+
+
+def test_info_gives_the_bytes_of_each_part(database: Database) -> None:
+    vectors = random_vectors(500)
+    docs = database.create_collection("a docs", calibration=Calibration.fit(vectors), rescore="float32")
+    empty = docs.info().part_bytes
+    assert empty
+    assert (empty["heap"], empty["other_indexes"], empty["prefilter_index"]) == (0, 0, 0)
+    docs.upsert(range(500), vectors)
+    filled = docs.info().part_bytes
+    assert filled
+    assert filled["heap"] >= vectors.nbytes
+    assert filled["primary_key"] > empty["primary_key"]
+    incompressible = [np.random.default_rng(row).bytes(20_000).hex() for row in range(2)]
+    docs.upsert([0, 1], vectors[:2], incompressible, [{"page": 1}, {"page": 2}])
+    docs.index_metadata([MetadataIndex("page", "integer")])
+    docs.build_index()
+    info = docs.info()
+    parts = info.part_bytes
+    assert parts
+    assert parts["toast"] >= empty["toast"] + 40_000
+    assert parts["other_indexes"] > 0 < parts["prefilter_index"]
+    assert (info.table_bytes, info.index_bytes) == (sum(parts.values()) - info.index_bytes, parts["prefilter_index"])
+    assert info.as_dict()["part_bytes_per_vector"]["heap"] == round(parts["heap"] / 500, 1)
 
 
 def test_finished_source_is_not_loaded_again(database: Database, tmp_path: Path) -> None:

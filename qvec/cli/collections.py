@@ -60,8 +60,9 @@ def _described(collection: Collection) -> dict[str, Any]:
 def info(name: str | None, url: str, as_json: bool) -> None:
     """Show the settings and sizes of collections: rows, calibration, precision, bytes on disk and in memory.
 
-    Bytes per row are given for the table, the index and, where the engine reports it, memory. A version that
-    `qvec recalibrate` keeps is shown beside its collection, as NAME@CALIBRATION.
+    Bytes per row are given for the table, the index and, where the engine reports it, memory; on Postgres also for
+    each part: heap, TOAST, primary key, other indexes, the prefilter's index. A version that `qvec recalibrate` keeps
+    is shown beside its collection, as NAME@CALIBRATION.
 
     \b
     Examples:
@@ -80,6 +81,10 @@ def info(name: str | None, url: str, as_json: bool) -> None:
         sizes = [one.bytes_per_vector() for one in found]
         rows += [[_shown(size[part]) for size in sizes] for part in ("table", "index", "ram")]
         labels = [*(field.replace("_", " ") for field in _FIELDS), *_SIZES]
+        parts = [one.part_bytes_per_vector() or {} for one in found]
+        for part in parts[0]:  # the collections of a database have the same parts
+            labels.append(f"of it {part.replace('_', ' ')}")
+            rows.append([_shown(sizes[part]) for sizes in parts])
         columns = {"": "left", **{one.name: "right" for one in found}}
         print_table(None, columns, [[label, *row] for label, row in zip(labels, rows, strict=True)])
     else:

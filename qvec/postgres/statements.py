@@ -250,16 +250,20 @@ def next_id(table: Table) -> Composed:
     return SQL("SELECT coalesce(max(id), -1) + 1 FROM {}").format(table.identifier)
 
 
+PARTS = ("heap", "toast", "primary_key", "other_indexes", "prefilter_index")
+"""The parts of a collection on disk, in the order of `sizes`."""
+
+
 def sizes(table: Table) -> Composed:
-    """Return the query for the bytes of the table (with key and out-of-line storage) and of the prefilter's index."""
+    """Return the query for the bytes of each of `PARTS`."""
+    relation = sql.Literal(table.identifier.as_string())
     return SQL(
-        "SELECT pg_total_relation_size({table}::regclass) - coalesce(pg_relation_size(i), 0),"
-        " coalesce(pg_relation_size(i), 0) FROM (SELECT to_regclass({index}) AS i) AS prefilter"
-    ).format(
-        table=sql.Literal(_quoted(table.schema, table.name)),
-        index=sql.Literal(_quoted(table.schema, table.index)),
-    )
-
-
-def _quoted(schema: str, name: str) -> str:
-    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+        "SELECT pg_table_size(t.oid) - coalesce(pg_total_relation_size(nullif(t.reltoastrelid, 0)), 0),"
+        " coalesce(pg_total_relation_size(nullif(t.reltoastrelid, 0)), 0),"
+        " coalesce(sum(pg_relation_size(i.indexrelid)) FILTER (WHERE indisprimary), 0)::bigint,"
+        " coalesce(sum(pg_relation_size(i.indexrelid)) FILTER (WHERE NOT indisprimary AND x.relname <> {index}),"
+        " 0)::bigint,"
+        " coalesce(sum(pg_relation_size(i.indexrelid)) FILTER (WHERE x.relname = {index}), 0)::bigint"
+        " FROM pg_class t LEFT JOIN pg_index i ON i.indrelid = t.oid LEFT JOIN pg_class x ON x.oid = i.indexrelid"
+        " WHERE t.oid = {table}::regclass GROUP BY t.oid, t.reltoastrelid"
+    ).format(table=relation, index=sql.Literal(table.index))

@@ -295,7 +295,8 @@ class AsyncPostgresCollection:
     async def info(self) -> Info:
         async def work(connection: AsyncConnection) -> Info:
             table, calibration = self._coded
-            ((table_bytes, index_bytes),) = await fetch(connection, statements.sizes(table))
+            (sizes,) = await fetch(connection, statements.sizes(table))
+            parts = dict(zip(statements.PARTS, sizes, strict=True))
             return Info(
                 name=self.name,
                 rows=await self._count(connection),
@@ -308,10 +309,11 @@ class AsyncPostgresCollection:
                 model=self.model,
                 calibration=calibration.id,
                 index="built" if await indexes.exists(connection, table) else "none",
-                table_bytes=table_bytes,
-                index_bytes=index_bytes,
+                table_bytes=sum(sizes) - parts["prefilter_index"],
+                index_bytes=parts["prefilter_index"],
                 ram_bytes=None,
                 embedding=self.embedding,
+                part_bytes=parts,
             )
 
         return await self._read(work)

@@ -292,7 +292,8 @@ class PostgresCollection:
     def info(self) -> Info:
         def work(connection: Connection) -> Info:
             table, calibration = self._coded
-            ((table_bytes, index_bytes),) = fetch(connection, statements.sizes(table))
+            (sizes,) = fetch(connection, statements.sizes(table))
+            parts = dict(zip(statements.PARTS, sizes, strict=True))
             return Info(
                 name=self.name,
                 rows=self._count(connection),
@@ -305,10 +306,11 @@ class PostgresCollection:
                 model=self.model,
                 calibration=calibration.id,
                 index="built" if indexes.exists(connection, table) else "none",
-                table_bytes=table_bytes,
-                index_bytes=index_bytes,
+                table_bytes=sum(sizes) - parts["prefilter_index"],
+                index_bytes=parts["prefilter_index"],
                 ram_bytes=None,
                 embedding=self.embedding,
+                part_bytes=parts,
             )
 
         return self._read(work)
