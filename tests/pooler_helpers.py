@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -23,22 +24,23 @@ START_SECONDS = 10
 
 @contextmanager
 def pooled(url: str, mode: str = "transaction", servers: int = 4, **settings: object) -> Iterator[str]:
-    """Start PgBouncer in front of an embedded server; yield the URL of the same database by way of it.
+    """Start PgBouncer in front of a server; yield the URL of the same database by way of it.
 
-    It refuses to run as root, so there it runs as the owner of the server's socket, and gets to it by a link: pytest
-    closes the folders above to others whenever another run begins.
+    It refuses to run as root, so there it runs as the user of the embedded servers, and gets to a socket by a link:
+    pytest closes the folders above to others whenever another run begins.
     """
     assert PROGRAM is not None
     server = conninfo_to_dict(url)
-    socket_directory = Path(str(server["host"]))
     directory = Path(tempfile.mkdtemp(prefix="qvec-pooler-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
-    as_owner: dict[str, Any] = {}
+    place = f"host={server['host']} port={server.get('port', 5432)}"
+    as_user: dict[str, Any] = {}
     if os.geteuid() == 0:
-        owner = socket_directory.stat()
-        as_owner = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-        os.chown(directory, owner.st_uid, owner.st_gid)
-        os.link(socket_directory / SOCKET, directory / SOCKET)
-        socket_directory = directory
+        user = pwd.getpwnam("pgserver")  # of the embedded servers
+        as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        os.chown(directory, user.pw_uid, user.pw_gid)
+        if str(server["host"]).startswith("/"):
+            os.link(Path(str(server["host"])) / SOCKET, directory / SOCKET)
+            place = f"host={directory}"
     port = _free_port()
     options = {
         "listen_addr": "127.0.0.1",
@@ -51,10 +53,10 @@ def pooled(url: str, mode: str = "transaction", servers: int = 4, **settings: ob
         "logfile": directory / "log",
         **settings,
     }
-    lines = ["[databases]", f"* = host={socket_directory} user=postgres", "[pgbouncer]"]
+    lines = ["[databases]", f"* = {place} user=postgres", "[pgbouncer]"]
     file = directory / "pgbouncer.ini"
     file.write_text("\n".join(lines + [f"{name} = {value}" for name, value in options.items()]) + "\n")
-    process = subprocess.Popen([PROGRAM, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_owner)
+    process = subprocess.Popen([PROGRAM, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user)
     try:
         pooled_url = f"postgresql://postgres@127.0.0.1:{port}/{server['dbname']}"
         _wait_for(pooled_url, directory / "log")

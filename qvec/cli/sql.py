@@ -51,7 +51,7 @@ def upgrade(url: str) -> None:
     Example:
       qvec sql upgrade --db postgresql://me@host/shop
     """
-    with _postgres(url) as (database, store), store.direct_connection() as connection:
+    with _postgres(url) as (database, store), store.direct_connection(writes=True) as connection:
         before = schema.installed_version(connection)
         if before is None:
             raise InputError("the schema qvec is not installed in this database; run: qvec sql install")
@@ -73,7 +73,7 @@ def uninstall(url: str, with_collections: bool) -> None:
     """
     with (
         _postgres(url) as (database, store),
-        store.direct_connection() as connection,
+        store.direct_connection(writes=True) as connection,
         wrap_errors(f"cannot uninstall from {database.name}"),
     ):
         schema.uninstall(connection, with_collections=with_collections)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,27 +11,10 @@ from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from qvec.errors import CollectionError, DatabaseError
-from qvec.store.connect_options import redact
 
-EXPECTED_URL = (
-    "is not a connection URL; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with / as %2F, @ as %40 and % as "
-    "%25 in user and password"
+CONNECT_TO_PRIMARY = (
+    "connect to the primary, for example by a URL with all servers (host1,host2) and target_session_attrs=read-write"
 )
-
-
-def check_url(url: str) -> None:
-    """Raise DatabaseError for a URL in which the driver would take part of the password for a host or a port."""
-    hosts, _, path = _after_credentials(url).partition("?")[0].partition("/")
-    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
-    if "@" in hosts + path or not all(port.isdecimal() for port in ports if port):
-        raise DatabaseError(f"{redact(url)} {EXPECTED_URL}")
-
-
-def _after_credentials(url: str) -> str:
-    """Return host, path and query as libpq sees them: credentials end at the first @ unless a slash precedes it."""
-    rest = url.partition("://")[2]
-    before, at, after = rest.partition("@")
-    return after if at and "/" not in before else rest
 
 
 def connection_lost(error: BaseException) -> bool:
@@ -43,12 +27,23 @@ def connection_lost(error: BaseException) -> bool:
         errors.TooManyConnections,
     )
     if isinstance(error, errors.ProtocolViolation):  # what PgBouncer reports of a server that went away
-        return _pooler_advice(error) is None
+        return pooler_advice(error) is None
     return isinstance(error, gone) or (
         isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
         and getattr(error, "sqlstate", None) is None
         and not isinstance(error, (psycopg.errors.QueryCanceled, PoolClosed, PoolTimeout))
     )
+
+
+def recovery_conflict(error: BaseException) -> bool:
+    """Return whether a standby cancelled a read because it held back replication, so that trying again makes sense."""
+    return isinstance(error, (errors.SerializationFailure, errors.DeadlockDetected))
+
+
+def refuses_writes(error: BaseException) -> bool:
+    """Return whether a write was refused by a standby, or in a read-only session."""
+    in_recovery = isinstance(error, errors.ObjectNotInPrerequisiteState) and "recovery is in progress" in str(error)
+    return in_recovery or isinstance(error, errors.ReadOnlySqlTransaction)
 
 
 class RecalibratedError(CollectionError):
@@ -72,7 +67,7 @@ _POOLER_IS_FULL = (
 )
 
 
-def _pooler_advice(error: psycopg.Error) -> str | None:
+def pooler_advice(error: psycopg.Error) -> str | None:
     """Return what to do about an error that PgBouncer itself raised; None for other errors."""
     message = str(error)
     if "statement pooling mode" in message:
@@ -81,26 +76,8 @@ def _pooler_advice(error: psycopg.Error) -> str | None:
             "URL that leads directly to the server"
         )
     if "query_wait_timeout" in message:
-        return f"{_POOLER_IS_FULL} ({_first_line(error)})"
+        return f"{_POOLER_IS_FULL} ({first_line(error)})"
     return None
-
-
-@contextmanager
-def wrap_connect_errors(database: str) -> Iterator[None]:
-    """Raise DatabaseError where a connection is refused; `database` stands for the URL in messages."""
-    try:
-        yield
-    except psycopg.OperationalError as error:
-        reason = _pooler_advice(error) or _connect_reason(error)
-        raise DatabaseError(f"cannot connect to {database}: {reason}") from error
-    except psycopg.ProgrammingError:  # its message may hold the password
-        raise DatabaseError(f"{database} {EXPECTED_URL}") from None
-
-
-def _connect_reason(error: psycopg.OperationalError) -> str:
-    """Return the line of the last attempt; lines that begin with a tab only ask whether a server runs there."""
-    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 @contextmanager
@@ -108,30 +85,60 @@ def wrap_errors(doing: str) -> Iterator[None]:
     """Raise DatabaseError for what the database raises inside: what was done, why it failed, what to do."""
     try:
         yield
-    except errors.DiskFull as error:
-        raise DatabaseError(
-            f"{doing}: the database's disk is full ({_first_line(error)}); free space and run again"
-        ) from error
-    except errors.InsufficientPrivilege as error:
-        raise DatabaseError(f"{doing}: {_first_line(error)}; ask the owner to grant it") from error
-    except errors.UntranslatableCharacter as error:
-        raise DatabaseError(f"{doing}: {_first_line(error)}; qvec needs a database with encoding UTF8") from error
-    except PoolClosed as error:
-        raise DatabaseError(f"{doing}: the database is closed, which it was not when this began") from error
-    except PoolTimeout as error:
-        raise DatabaseError(
-            f"{doing}: all connections are busy or the server is away ({_first_line(error)}); raise pool_size or "
-            "timeout, or start the server"
-        ) from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        if advice := _pooler_advice(error):
-            raise DatabaseError(f"{doing}: {advice}") from error
-        lost = "the connection was lost" if connection_lost(error) else "the database refused"
-        raise DatabaseError(f"{doing}: {lost} ({_first_line(error)})") from error
     except psycopg.Error as error:
-        raise DatabaseError(f"{doing}: {_first_line(error)}") from error
+        raise DatabaseError(f"{doing}: {_reason(error)}") from error
 
 
-def _first_line(error: psycopg.Error) -> str:
+def _reason(error: psycopg.Error) -> str:
+    """Return why something failed, and what to do."""
+    line = first_line(error)
+    if isinstance(error, errors.DiskFull):
+        return f"the database's disk is full ({line}); free space and run again"
+    if isinstance(error, errors.InsufficientPrivilege):
+        return f"{line}; {_privilege_advice(line)}"
+    if isinstance(error, errors.UntranslatableCharacter):
+        return f"{line}; qvec needs a database with encoding UTF8"
+    if isinstance(error, PoolClosed):
+        return "the database is closed, which it was not when this began"
+    if isinstance(error, PoolTimeout):
+        busy = "all connections are busy or the server is away"
+        return f"{busy} ({line}); raise pool_size or timeout, or start the server"
+    if refuses_writes(error):
+        return f"the server is a standby, or the session is read-only ({line}); {CONNECT_TO_PRIMARY}"
+    if "conflict with recovery" in line:
+        return (
+            f"the standby cancelled what held back replication ({line}); run it again, or set hot_standby_feedback = on"
+            " or a higher max_standby_streaming_delay on the standby"
+        )
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        lost = "the connection was lost" if connection_lost(error) else "the database refused"
+        return pooler_advice(error) or f"{lost} ({line})"
+    return line
+
+
+_QVEC_RELATION = re.compile(
+    r"permission denied for (schema qvec|(table|view) (calibration|collections?|ingest|version))"
+)
+
+
+def _privilege_advice(line: str) -> str:
+    """Return who can grant the right that an error names as missing, and how."""
+    if line.startswith("must be owner"):
+        return "connect as the owner, or as a member of the owner's role"
+    if _QVEC_RELATION.match(line):
+        return (
+            "let the owner of the schema grant this user qvec_reader or, to write, qvec_writer (qvec sql print --roles)"
+        )
+    if "temporary tables" in line:
+        return "writes need them: let the owner of the database run GRANT TEMPORARY ON DATABASE … TO …"
+    if line.startswith("permission denied for table"):
+        return (
+            "let its owner run GRANT SELECT ON … TO …; to write also INSERT, UPDATE and DELETE; to build an index "
+            "connect as the owner"
+        )
+    return "ask the owner to grant it"
+
+
+def first_line(error: psycopg.Error) -> str:
     message = error.diag.message_primary or str(error) or type(error).__name__
     return message.strip().splitlines()[0]

@@ -30,11 +30,12 @@ class AdvisoryLock:
     def acquire(self) -> bool:
         """Take the lock unless it is held here. Return False where another process keeps it for ten seconds.
 
-        Raise NoAnswerError where a pooler has no server connection beside the one for the lock.
+        Raise DatabaseError where the server takes no writes, NoAnswerError where a pooler has no server connection
+        beside the one for the lock.
         """
         if self._connection is not None:
             return True
-        self._connection = self._store.direct_connection()
+        self._connection = self._store.direct_connection(writes=True)
         try:
             taken = self._take(self._connection)
             if taken and self._connection.behind_pooler:

@@ -100,6 +100,13 @@ class AsyncCatalog:
             raise CollectionError(
                 f"table {schema_name}.{name} exists and is not a qvec collection; choose another collection name"
             ) from None
+        except errors.InsufficientPrivilege:
+            user = connection.info.user
+            grant = sql.SQL("GRANT CREATE ON SCHEMA {} TO {}").format(sql.Identifier(schema_name), sql.Identifier(user))
+            raise DatabaseError(
+                f"user {user!r} may not create the table {name!r} in schema {schema_name!r}; let its owner run: "
+                f"{grant.as_string()}"
+            ) from None
         return table
 
     async def find(self, connection: AsyncConnection, name: str) -> CatalogEntry:

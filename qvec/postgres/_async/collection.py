@@ -334,7 +334,7 @@ class AsyncPostgresCollection:
         """Build the HNSW index over direct connections: a build may take longer than the pool's statements. Searches
         continue meanwhile, writes wait."""
         async with (
-            await self._connections.connect() as builder,
+            await self._connections.connect(writes=True) as builder,
             await self._connections.connect() as watcher,
             watching_async(watcher, self.table.identifier.as_string(), progress),
         ):

@@ -11,7 +11,8 @@ from typing import TypeVar
 import psycopg
 
 from qvec.postgres._async.session import AsyncConnection
-from qvec.postgres.errors import check_url, connection_lost, wrap_connect_errors
+from qvec.postgres.connect_errors import check_url, wrap_connect_errors
+from qvec.postgres.errors import connection_lost, recovery_conflict
 from qvec.postgres.pools import AsyncPool, adapt, answering_within, connect_arguments
 from qvec.store.connect_options import ConnectOptions, redact
 from qvec.store.scope import operation
@@ -43,12 +44,17 @@ class AsyncConnections:
         self.options = options
         self._pool = AsyncPool(url, self.name, options, AsyncConnection, self._configure_pooled, join)
 
-    async def connect(self) -> AsyncConnection:
-        """Open a connection outside the pool, in autocommit; the caller closes it."""
+    async def connect(self, *, writes: bool = False) -> AsyncConnection:
+        """Open a connection outside the pool, in autocommit; the caller closes it.
+
+        With `writes` raise DatabaseError where the server takes none.
+        """
         with wrap_connect_errors(self.name):
             connection = await AsyncConnection.connect(self.url, **connect_arguments(self.options))
             try:
                 await self._configure(connection)
+                if writes:
+                    connection.check_writable(self.name)
             except BaseException:
                 await connection.close()
                 raise
@@ -75,24 +81,28 @@ class AsyncConnections:
                 yield connection
 
     async def read(self, work: Work[T]) -> T:
-        """Do work that only reads, once more on a new connection where the connection breaks."""
+        """Do work that only reads, again where the connection breaks or a standby cancels it."""
         with operation():
             for pause in _PAUSES:
                 try:
                     async with self.connection() as connection:
                         return await work(connection)
                 except psycopg.Error as error:
-                    if not connection_lost(error):
+                    if recovery_conflict(error):
+                        _LOG.warning("%s cancelled a read that held back replication; reading again", self.name)
+                    elif connection_lost(error):
+                        _LOG.warning("a connection to %s was lost; reading again", self.name)
+                    else:
                         raise
-                    _LOG.warning("a connection to %s was lost; reading again", self.name)
                 await (await self._pool.get()).check()  # other connections in the pool may be broken as well
                 await sleep_async(pause)
             async with self.connection() as connection:
                 return await work(connection)
 
     async def write(self, work: Work[T]) -> T:
-        """Do work once, on a connection that has just answered."""
+        """Do work once, on a connection that has just answered. Raise DatabaseError on a standby."""
         async with self.live_connection() as connection:
+            connection.check_writable(self.name)
             return await work(connection)
 
     async def close(self) -> None:

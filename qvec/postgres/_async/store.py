@@ -58,20 +58,23 @@ class AsyncPostgresStore:
         await (await store.direct_connection()).close()
         return store
 
-    async def direct_connection(self) -> AsyncConnection:
-        """Open a connection outside the pool, in autocommit; the caller closes it."""
-        return await self._connections.connect()
+    async def direct_connection(self, *, writes: bool = False) -> AsyncConnection:
+        """Open a connection outside the pool, in autocommit; the caller closes it.
+
+        With `writes` raise DatabaseError where the server takes none.
+        """
+        return await self._connections.connect(writes=writes)
 
     def connection(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Lend a connection of the pool for one piece of work."""
         return self._connections.connection()
 
     async def read(self, work: Work[T]) -> T:
-        """Do work that only reads, once more on a new connection where the connection breaks."""
+        """Do work that only reads, again where the connection breaks or a standby cancels it."""
         return await self._connections.read(work)
 
     async def write(self, work: Work[T]) -> T:
-        """Do work once, on a connection that has just answered."""
+        """Do work once, on a connection that has just answered. Raise DatabaseError on a standby."""
         return await self._connections.write(work)
 
     def wrap_errors(self, doing: str) -> AbstractContextManager[None]:

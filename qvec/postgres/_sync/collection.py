@@ -331,7 +331,7 @@ class PostgresCollection:
         """Build the HNSW index over direct connections: a build may take longer than the pool's statements. Searches
         continue meanwhile, writes wait."""
         with (
-            self._connections.connect() as builder,
+            self._connections.connect(writes=True) as builder,
             self._connections.connect() as watcher,
             watching(watcher, self.table.identifier.as_string(), progress),
         ):

@@ -12,7 +12,8 @@ from typing import TypeVar
 import psycopg
 
 from qvec.postgres._sync.session import Connection
-from qvec.postgres.errors import check_url, connection_lost, wrap_connect_errors
+from qvec.postgres.connect_errors import check_url, wrap_connect_errors
+from qvec.postgres.errors import connection_lost, recovery_conflict
 from qvec.postgres.pools import Pool, adapt, answering_within, connect_arguments
 from qvec.store.connect_options import ConnectOptions, redact
 from qvec.store.scope import operation
@@ -44,12 +45,17 @@ class Connections:
         self.options = options
         self._pool = Pool(url, self.name, options, Connection, self._configure_pooled, join)
 
-    def connect(self) -> Connection:
-        """Open a connection outside the pool, in autocommit; the caller closes it."""
+    def connect(self, *, writes: bool = False) -> Connection:
+        """Open a connection outside the pool, in autocommit; the caller closes it.
+
+        With `writes` raise DatabaseError where the server takes none.
+        """
         with wrap_connect_errors(self.name):
             connection = Connection.connect(self.url, **connect_arguments(self.options))
             try:
                 self._configure(connection)
+                if writes:
+                    connection.check_writable(self.name)
             except BaseException:
                 connection.close()
                 raise
@@ -76,24 +82,28 @@ class Connections:
                 yield connection
 
     def read(self, work: Work[T]) -> T:
-        """Do work that only reads, once more on a new connection where the connection breaks."""
+        """Do work that only reads, again where the connection breaks or a standby cancels it."""
         with operation():
             for pause in _PAUSES:
                 try:
                     with self.connection() as connection:
                         return work(connection)
                 except psycopg.Error as error:
-                    if not connection_lost(error):
+                    if recovery_conflict(error):
+                        _LOG.warning("%s cancelled a read that held back replication; reading again", self.name)
+                    elif connection_lost(error):
+                        _LOG.warning("a connection to %s was lost; reading again", self.name)
+                    else:
                         raise
-                    _LOG.warning("a connection to %s was lost; reading again", self.name)
                 self._pool.get().check()  # other connections in the pool may be broken as well
                 sleep(pause)
             with self.connection() as connection:
                 return work(connection)
 
     def write(self, work: Work[T]) -> T:
-        """Do work once, on a connection that has just answered."""
+        """Do work once, on a connection that has just answered. Raise DatabaseError on a standby."""
         with self.live_connection() as connection:
+            connection.check_writable(self.name)
             return work(connection)
 
     def close(self) -> None:

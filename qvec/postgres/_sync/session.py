@@ -15,6 +15,9 @@ import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.sql import SQL, Composed, Literal
 
+from qvec.errors import DatabaseError
+from qvec.postgres.errors import CONNECT_TO_PRIMARY
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -49,6 +52,22 @@ class Connection(psycopg.Connection[Any]):
             self._local_settings = set_all(of_transactions, local=True).as_bytes(None)
         else:
             self.execute(set_all(settings, local=False))
+
+    def check_writable(self, database: str) -> None:
+        """Raise DatabaseError where the server has reported that it is a standby, or that its sessions are read-only.
+
+        A pooler may report what was true earlier; behind one the statement that writes fails instead.
+        """
+        if self.behind_pooler:
+            return
+        if self.info.parameter_status("in_hot_standby") == "on":
+            server = f"{self.info.host}:{self.info.port}"
+            raise DatabaseError(f"cannot write to {database}: the server {server} is a standby; {CONNECT_TO_PRIMARY}")
+        if self.info.parameter_status("default_transaction_read_only") == "on":
+            raise DatabaseError(
+                f"cannot write to {database}: sessions of user {self.info.user!r} are read-only; connect without the "
+                "setting default_transaction_read_only, or let the owner of the role and the database reset it"
+            )
 
     @property
     def local_settings(self) -> bytes | None:

@@ -59,20 +59,23 @@ class PostgresStore:
         store.direct_connection().close()
         return store
 
-    def direct_connection(self) -> Connection:
-        """Open a connection outside the pool, in autocommit; the caller closes it."""
-        return self._connections.connect()
+    def direct_connection(self, *, writes: bool = False) -> Connection:
+        """Open a connection outside the pool, in autocommit; the caller closes it.
+
+        With `writes` raise DatabaseError where the server takes none.
+        """
+        return self._connections.connect(writes=writes)
 
     def connection(self) -> AbstractContextManager[Connection]:
         """Lend a connection of the pool for one piece of work."""
         return self._connections.connection()
 
     def read(self, work: Work[T]) -> T:
-        """Do work that only reads, once more on a new connection where the connection breaks."""
+        """Do work that only reads, again where the connection breaks or a standby cancels it."""
         return self._connections.read(work)
 
     def write(self, work: Work[T]) -> T:
-        """Do work once, on a connection that has just answered."""
+        """Do work once, on a connection that has just answered. Raise DatabaseError on a standby."""
         return self._connections.write(work)
 
     def wrap_errors(self, doing: str) -> AbstractContextManager[None]:

@@ -1,0 +1,146 @@
+"""Postgres servers on TCP ports, by the programs of the embedded package: a primary, and hot standbys of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from qvec.postgres import embedded
+
+PATIENCE_SECONDS = 60
+"""How long a condition is waited for on a busy machine."""
+SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "shared_buffers": "32MB",
+    "max_wal_size": "256MB",
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "hot_standby_feedback": "on",  # searches on a standby are not cancelled by vacuum on the primary
+}
+
+
+class PostgresServer:
+    """A server with its data in a folder, and a port that it keeps."""
+
+    def __init__(self, folder: Path, programs: Programs, **settings: str) -> None:
+        """`settings` are added to those in the folder."""
+        self.folder = folder
+        self.port = free_port()
+        self._programs = programs
+        self._set({**settings, "port": str(self.port)})
+
+    @property
+    def host(self) -> str:
+        """Host and port as in a URL."""
+        return f"127.0.0.1:{self.port}"
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@{self.host}/{database}"
+
+    def start(self) -> None:
+        self._programs.run("pg_ctl", "-w", "-s", "-D", self.folder, "-l", self.folder / "log", "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop the server unless it is stopped: `fast` ends all sessions, `immediate` is a crash."""
+        if (self.folder / "postmaster.pid").exists():
+            self._programs.run("pg_ctl", "-w", "-s", "-D", self.folder, "-m", mode, "stop")
+
+    def promote(self) -> None:
+        """Make a primary of a standby."""
+        assert self.fetch("SELECT pg_promote()") is True
+
+    def fetch(self, statement: str) -> Any:
+        """Execute a statement as superuser; return the first value of its first row, if any."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            row = cursor.fetchone() if cursor.description else None
+            return row and row[0]
+
+    def add_standby(self, name: str, **settings: str) -> PostgresServer:
+        """Return a standby with a copy of the data, not started. It streams as `name` from this server."""
+        folder = self.folder.parent / name
+        source = f"host=127.0.0.1 port={self.port} user=postgres"
+        self._programs.run("pg_basebackup", "-d", source, "-D", folder, "-c", "fast", "--no-sync")
+        (folder / "standby.signal").touch()
+        (folder / "postmaster.pid").unlink(missing_ok=True)
+        following = {"primary_conninfo": f"{source} application_name={name}", "wal_retrieve_retry_interval": "100ms"}
+        return PostgresServer(folder, self._programs, **following, **settings)
+
+    def wait_for_replay(self, primary: PostgresServer) -> None:
+        """Wait until this standby has replayed what is committed on the primary."""
+        # A transaction of its own also flushes commits that did not wait for the disk.
+        position = primary.fetch("SELECT pg_logical_emit_message(true, 'tests', '')")
+        wait_until(lambda: self.fetch(f"SELECT pg_last_wal_replay_lsn() >= '{position}'"))
+
+    def _set(self, settings: dict[str, str]) -> None:
+        with (self.folder / "postgresql.auto.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+
+
+class Programs:
+    """The programs of a Postgres installation; Postgres refuses to run as root, so there another user runs them."""
+
+    def __init__(self, folder: Path, **owner: Any) -> None:
+        self._folder = folder
+        self._owner = owner
+
+    def run(self, program: str, *arguments: object) -> None:
+        command = [str(self._folder / program), *map(str, arguments)]
+        with tempfile.TemporaryFile("w+") as output:  # a server that is started would keep a pipe open
+            done = subprocess.run(command, stdout=output, stderr=output, cwd="/", check=False, **self._owner)
+            output.seek(0)
+            assert done.returncode == 0, output.read()
+
+
+@contextmanager
+def primary_server(**settings: str) -> Iterator[PostgresServer]:
+    """Start a primary; at the end stop it and every standby beside it, and remove their data."""
+    folder = Path(tempfile.mkdtemp(prefix="qvec-servers-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
+    try:
+        programs = embedded_programs(folder)
+        programs.run("initdb", "-D", folder / "primary", "-U", "postgres", "-A", "trust", "-E", "utf8", "--no-sync")
+        server = PostgresServer(folder / "primary", programs, **SETTINGS, **settings)
+        server.start()
+        yield server
+    finally:
+        for pid_file in folder.glob("*/postmaster.pid"):
+            programs.run("pg_ctl", "-w", "-s", "-D", pid_file.parent, "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+def embedded_programs(folder: Path) -> Programs:
+    """Return the embedded package's programs, run by the owner of `folder`: as root its user becomes the owner."""
+    package = embedded._package()
+    programs = package.postgres_server.POSTGRES_VERSIONS[package.postgres_server.TARGET_POSTGRES_VERSION]
+    if os.geteuid() != 0:
+        return Programs(programs)
+    user = package.utils.ensure_user_exists("pgserver")
+    package.utils.ensure_prefix_permissions(programs)
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    return Programs(programs, user=user.pw_uid, group=user.pw_gid, extra_groups=[])
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds; fail after a while."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
