@@ -18,7 +18,7 @@ from qvec.postgres._sync.collection import PostgresCollection
 from qvec.postgres._sync.session import Connection
 from qvec.postgres._sync.store import PostgresStore
 from qvec.postgres._sync.writing import check_calibration, copy_rows, merge_rows
-from qvec.postgres.errors import NoAnswerError, RecalibratedError, connection_lost
+from qvec.postgres.errors import NoAnswerError, RecalibratedError, connection_lost, refuses_writes
 from qvec.postgres.layout import Table
 from qvec.postgres.locks import AdvisoryLock
 from qvec.postgres.pools import break_off
@@ -32,6 +32,10 @@ _BEGIN = (
     # A commit need not wait for the disk: rows and checkpoint are lost or kept together.
     "BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL statement_timeout = 0;"
     " SET LOCAL idle_in_transaction_session_timeout = 0"
+)
+_WAIT_FOR_DISK = (
+    # Commit at least as safely as other transactions: perhaps only once standbys have replayed it.
+    "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 )
 
 
@@ -198,7 +202,7 @@ class PostgresLoader:
 
     def finish(self, checkpoint: Checkpoint) -> None:
         with _wrap_lost_connection(), self._connections[0].transaction():
-            self._connections[0].execute("SET LOCAL synchronous_commit = on")
+            self._connections[0].execute(_WAIT_FOR_DISK)
             _write_checkpoint(self._connections[0], self._collection, self._source, checkpoint)
             self._lock.check()
 
@@ -275,10 +279,11 @@ def _write_checkpoint(connection: Connection, collection: str, source: str, chec
 
 @contextmanager
 def _wrap_lost_connection() -> Iterator[None]:
-    """Raise ConnectionLostError where the connection breaks; other errors pass."""
+    """Raise ConnectionLostError where the connection breaks, or leads to a standby after a failover; other errors
+    pass."""
     try:
         yield
     except psycopg.Error as error:
-        if connection_lost(error):
+        if connection_lost(error) or refuses_writes(error):
             raise ConnectionLostError(str(error).strip().partition("\n")[0]) from error
         raise
