@@ -68,6 +68,22 @@ class PostgresServer:
             row = cursor.fetchone() if cursor.description else None
             return row and row[0]
 
+    def use_tls(self, certificate: Path, key: Path, authority: Path) -> None:
+        """Accept connections with TLS, also with client certificates of an authority."""
+        for source, name in ((certificate, "server.crt"), (key, "server.key"), (authority, "root.crt")):
+            self._own(Path(shutil.copy(source, self.folder / name)))
+        self._set({"ssl": "on", "ssl_ca_file": "root.crt"})
+        self.fetch("SELECT pg_reload_conf()")
+        wait_until(lambda: self.fetch("SELECT current_setting('ssl') = 'on'"))
+
+    def authenticate(self, *rules: str) -> None:
+        """Put rules before those in pg_hba.conf, which trust everyone."""
+        file = self.folder / "pg_hba.conf"
+        file.write_text("\n".join([*rules, file.read_text()]))
+        loaded = self.fetch("SELECT pg_conf_load_time()")
+        self.fetch("SELECT pg_reload_conf()")
+        wait_until(lambda: self.fetch("SELECT pg_conf_load_time()") > loaded)
+
     def add_standby(self, name: str, **settings: str) -> PostgresServer:
         """Return a standby with a copy of the data, not started. It streams as `name` from this server."""
         folder = self.folder.parent / name
@@ -83,6 +99,12 @@ class PostgresServer:
         # A transaction of its own also flushes commits that did not wait for the disk.
         position = primary.fetch("SELECT pg_logical_emit_message(true, 'tests', '')")
         wait_until(lambda: self.fetch(f"SELECT pg_last_wal_replay_lsn() >= '{position}'"))
+
+    def _own(self, file: Path) -> None:
+        """Make a file one that only the server's user can read."""
+        owner = self.folder.stat()
+        os.chown(file, owner.st_uid, owner.st_gid)
+        file.chmod(0o600)
 
     def _set(self, settings: dict[str, str]) -> None:
         with (self.folder / "postgresql.auto.conf").open("a") as file:
@@ -105,31 +127,51 @@ class Programs:
 
 
 @contextmanager
-def primary_server(**settings: str) -> Iterator[PostgresServer]:
-    """Start a primary; at the end stop it and every standby beside it, and remove their data."""
+def primary_server(programs: Path | None = None, **settings: str) -> Iterator[PostgresServer]:
+    """Start a primary; at the end stop it and every standby beside it, and remove their data.
+
+    `programs` is the folder of another installation than the embedded package.
+    """
     folder = Path(tempfile.mkdtemp(prefix="qvec-servers-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
     try:
-        programs = embedded_programs(folder)
-        programs.run("initdb", "-D", folder / "primary", "-U", "postgres", "-A", "trust", "-E", "utf8", "--no-sync")
-        server = PostgresServer(folder / "primary", programs, **SETTINGS, **settings)
+        runner = programs_for(folder, programs)
+        runner.run("initdb", "-D", folder / "primary", "-U", "postgres", "-A", "trust", "-E", "utf8", "--no-sync")
+        server = PostgresServer(folder / "primary", runner, **SETTINGS, **settings)
         server.start()
         yield server
     finally:
         for pid_file in folder.glob("*/postmaster.pid"):
-            programs.run("pg_ctl", "-w", "-s", "-D", pid_file.parent, "-m", "immediate", "stop")
+            runner.run("pg_ctl", "-w", "-s", "-D", pid_file.parent, "-m", "immediate", "stop")
         shutil.rmtree(folder)
 
 
-def embedded_programs(folder: Path) -> Programs:
-    """Return the embedded package's programs, run by the owner of `folder`: as root its user becomes the owner."""
+def programs_for(folder: Path, programs: Path | None) -> Programs:
+    """Return the programs of an installation, run by the owner of `folder`.
+
+    As root it gets another owner: the user of the embedded package.
+    """
     package = embedded._package()
-    programs = package.postgres_server.POSTGRES_VERSIONS[package.postgres_server.TARGET_POSTGRES_VERSION]
+    if programs is None:
+        programs = package.postgres_server.POSTGRES_VERSIONS[package.postgres_server.TARGET_POSTGRES_VERSION]
     if os.geteuid() != 0:
         return Programs(programs)
     user = package.utils.ensure_user_exists("pgserver")
     package.utils.ensure_prefix_permissions(programs)
     os.chown(folder, user.pw_uid, user.pw_gid)
     return Programs(programs, user=user.pw_uid, group=user.pw_gid, extra_groups=[])
+
+
+def tls_programs() -> Path | None:
+    """Return the programs of an installed Postgres that knows TLS, unlike the embedded package's, if there is one."""
+    config = shutil.which("pg_config")
+    if config is None or "openssl" not in _output(config, "--configure"):
+        return None
+    programs = Path(_output(config, "--bindir"))
+    return programs if (programs / "postgres").exists() and (programs / "initdb").exists() else None
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def free_port() -> int:

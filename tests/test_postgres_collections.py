@@ -456,6 +456,8 @@ URLS_WITH_PASSWORDS = [
     "postgresql://user:{}@localhost:1/db",
     "postgresql://localhost:1/db?user=u&password={}",
     "postgresql://localhost:1/db?user=u&sslpassword={}&application_name=x",
+    "postgresql://localhost:1/db?service=none&password={}",
+    "postgresql://localhost:1/db?user=u&oauth_client_secret={}",
     "postgresql://user:x%zz{}@localhost:1/db",
     "postgresql://user:{}@{}@localhost:1/db",
     "postgresql://user:x/{}@localhost:1/db",

@@ -30,6 +30,7 @@ from qvec.integrations.haystack.documents import (
 )
 from qvec.integrations.haystack.filters import convert_filters
 from qvec.integrations.lazy_collection import LazyCollection
+from qvec.store.connect_options import SECRETS
 
 if TYPE_CHECKING:
     from qvec.client import Collection, Database
@@ -278,7 +279,7 @@ def _db_to_dict(db: str | Secret | Database) -> str | dict[str, Any]:
 
 def _has_password(url: str) -> bool:
     credentials, _, address = url.partition("://")[2].rpartition("@")
-    return ":" in credentials or bool({"password", "sslpassword"} & parse_qs(address.partition("?")[2]).keys())
+    return ":" in credentials or bool(SECRETS & parse_qs(address.partition("?")[2]).keys())
 
 
 def _search(collection: Collection, vector: list[float], k: int, filter: Mapping[str, Any]) -> list[Hit]:
