@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,6 +131,20 @@ def test_one_line_says_why_no_server_was_chosen(standby: PostgresServer, attribu
     assert "target_session_attrs asks for a" in refused.stderr
     with pytest.raises(DatabaseError, match=r"Connection refused; .*\(target_session_attrs asks for a"):
         asyncio.run(port_of_async(url))
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_is_passed_over(primary: PostgresServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = several_url(f"127.0.0.1:{silent.getsockname()[1]}", primary)
+        with qvec.connect(url, timeout=2) as db:
+            assert db.collections()[0].search(VECTORS[7], 1)[0].id == 7
+
+        async def search() -> None:
+            async with await qvec.connect_async(url, timeout=2) as db:
+                assert (await (await db.collection("docs")).search(VECTORS[7], 1))[0].id == 7
+
+        asyncio.run(search())
 
 
 # Failover
@@ -367,6 +382,19 @@ def test_a_load_repeats_batches_that_the_standby_did_not_receive(tmp_path: Path)
             load_source(db, tmp_path / "a.npy", reporter, workers=1, batch_rows=20)
             assert kept == [100]
             assert_holds(db, array)
+
+
+def test_a_finished_load_is_complete_after_a_failover(
+    pair: tuple[PostgresServer, PostgresServer], tmp_path: Path
+) -> None:
+    """Its last commit waits for the synchronous standby, and all earlier ones come before it."""
+    array = random_vectors(400)
+    np.save(tmp_path / "a.npy", array)
+    with qvec.connect(several_url(*pair)) as db:
+        load_source(db, tmp_path / "a.npy", batch_rows=20)
+        fail_over(*pair)
+        assert_holds(db, array)
+        assert load_source(db, tmp_path / "a.npy").rows == 0
 
 
 def test_the_last_commit_of_a_load_waits_as_the_server_is_set(
