@@ -24,6 +24,8 @@ import qvec
 from qvec import Calibration, DatabaseError
 from qvec.ingest import Reporter
 from qvec.postgres import loader
+from qvec.postgres.pools import connect_arguments
+from qvec.store.connect_options import ConnectOptions
 
 Vectors = NDArray[np.float32]
 ROWS = 300
@@ -137,14 +139,25 @@ def test_one_line_says_why_no_server_was_chosen(standby: PostgresServer, attribu
 def test_a_server_that_does_not_answer_is_passed_over(primary: PostgresServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = several_url(f"127.0.0.1:{silent.getsockname()[1]}", primary)
-        with qvec.connect(url, timeout=2) as db:
+        with qvec.connect(url, timeout=6) as db:
             assert db.collections()[0].search(VECTORS[7], 1)[0].id == 7
 
         async def search() -> None:
-            async with await qvec.connect_async(url, timeout=2) as db:
+            async with await qvec.connect_async(url, timeout=6) as db:
                 assert (await (await db.collection("docs")).search(VECTORS[7], 1))[0].id == 7
 
         asyncio.run(search())
+
+
+def test_the_servers_share_the_time_that_a_call_waits() -> None:
+    def seconds(url: str, timeout: float = 30) -> int:
+        return int(connect_arguments(url, ConnectOptions(timeout=timeout))["connect_timeout"])
+
+    assert (seconds("postgresql://a/x"), seconds("postgresql://a/x", 4), seconds("postgresql://a/x", 0.1)) == (10, 4, 1)
+    assert (seconds("postgresql://a,b:1,c/x"), seconds("postgresql://a,b:1,c/x", 6)) == (10, 2)
+    assert seconds("postgresql://a,b/x?target_session_attrs=prefer-standby", 20) == 5
+    assert seconds("postgresql:///x?hostaddr=127.0.0.1,127.0.0.2", 8) == 4
+    assert seconds("postgresql://a,b/x?connect_timeout=3") == 3
 
 
 # Failover

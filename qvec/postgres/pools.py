@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import psycopg
 from pgvector.psycopg.bit import register_bit_info
 from psycopg.adapt import Loader
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Format
 from psycopg.types import TypeInfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed
@@ -33,22 +34,28 @@ _RECONNECT_SECONDS = 5.0
 """How long the pool tries to replace a lost connection, at growing intervals, before it gives up."""
 
 
-def connect_arguments(options: ConnectOptions) -> dict[str, Any]:
-    """Return the arguments of psycopg's `connect` beside the URL."""
-    return {
-        "autocommit": True,
-        "connect_timeout": math.ceil(min(max(options.timeout, 1), _CONNECT_SECONDS)),
-        "application_name": "qvec",
-    }
+def connect_arguments(url: str, options: ConnectOptions) -> dict[str, Any]:
+    """Return the arguments of psycopg's `connect` beside the URL. Raise ProgrammingError for a malformed one."""
+    given = conninfo_to_dict(url)
+    timeout = given.get("connect_timeout") or math.ceil(
+        min(max(options.timeout / _count_attempts(given), 1), _CONNECT_SECONDS)
+    )
+    return {"autocommit": True, "connect_timeout": timeout, "application_name": "qvec"}
 
 
-def _pool_arguments(options: ConnectOptions) -> dict[str, Any]:
+def _count_attempts(given: dict[str, Any]) -> int:
+    """Return how many servers are tried: all have to be within the time that a call waits for a connection."""
+    servers = max(len(str(given.get(name, "")).split(",")) for name in ("host", "hostaddr"))
+    return servers * (2 if given.get("target_session_attrs") == "prefer-standby" else 1)
+
+
+def _pool_arguments(url: str, options: ConnectOptions) -> dict[str, Any]:
     return {
         "min_size": 0,
         "max_size": options.pool_size,
         "timeout": options.timeout,
         "reconnect_timeout": _RECONNECT_SECONDS,
-        "kwargs": connect_arguments(options),
+        "kwargs": connect_arguments(url, options),
     }
 
 
@@ -95,7 +102,7 @@ class Pool(Generic[C]):
                     configure=self._configure,
                     reconnect_failed=_retry_for_waiting,
                     open=True,
-                    **_pool_arguments(self._options),
+                    **_pool_arguments(self._url, self._options),
                 )
             return self._pool
 
@@ -142,7 +149,7 @@ class AsyncPool(Generic[AsyncC]):
                 configure=self._configure,
                 reconnect_failed=_retry_for_waiting_async,
                 open=False,
-                **_pool_arguments(self._options),
+                **_pool_arguments(self._url, self._options),
             )
         pool = self._pool
         if pool.closed:

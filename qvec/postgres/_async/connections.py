@@ -50,7 +50,7 @@ class AsyncConnections:
         With `writes` raise DatabaseError where the server takes none.
         """
         with wrap_connect_errors(self.name):
-            connection = await AsyncConnection.connect(self.url, **connect_arguments(self.options))
+            connection = await AsyncConnection.connect(self.url, **connect_arguments(self.url, self.options))
             try:
                 await self._configure(connection)
                 if writes:

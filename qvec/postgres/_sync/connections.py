@@ -51,7 +51,7 @@ class Connections:
         With `writes` raise DatabaseError where the server takes none.
         """
         with wrap_connect_errors(self.name):
-            connection = Connection.connect(self.url, **connect_arguments(self.options))
+            connection = Connection.connect(self.url, **connect_arguments(self.url, self.options))
             try:
                 self._configure(connection)
                 if writes:
