@@ -311,7 +311,7 @@ def test_without_a_primary_calls_end_after_their_timeout(pair: tuple[PostgresSer
     primary, standby = pair
     url = several_url(*pair)
     fill(url)
-    with qvec.connect(url, timeout=1) as db:
+    with qvec.connect(url, timeout=0.5) as db:
         docs = db.collection("docs")
         primary.stop("immediate")
         for work in (lambda: docs.search(VECTORS[7], 1), lambda: docs.delete([1])):
@@ -354,7 +354,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short_pauses")
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_load_goes_on_after_a_failover(
     pair: tuple[PostgresServer, PostgresServer], tmp_path: Path, workers: int
 ) -> None:
@@ -368,6 +368,31 @@ def test_a_load_goes_on_after_a_failover(
         assert db.collection("docs").has_index()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_pauses")
+def test_a_load_on_a_standby_waits_for_its_promotion(
+    pair: tuple[PostgresServer, PostgresServer], tmp_path: Path
+) -> None:
+    """An address that always leads to some server may lead to the standby before it is the primary."""
+    primary, standby = pair
+    array = random_vectors(400)
+    np.save(tmp_path / "a.npy", array)
+
+    class Promoting(Interrupting):
+        def say(self, message: str) -> None:
+            super().say(message)
+            if len(self.said) == 3:
+                standby.promote()
+
+    with qvec.connect(several_url(*pair, attributes="any")) as db:
+        db.create_collection("docs", calibration=Calibration.fit(array))
+        reporter = Promoting({100: lambda: primary.stop("immediate")})
+        load_source(db, tmp_path / "a.npy", reporter, batch_rows=20)
+        assert len(reporter.said) >= 3
+        assert_holds(db, array)
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_pauses")
 def test_a_load_repeats_batches_that_the_standby_did_not_receive(tmp_path: Path) -> None:
     """Batches are not waited for: the new primary has the first ones, and the checkpoint after them."""

@@ -102,8 +102,11 @@ SEARCHES: dict[str, Callable[[Any, Vectors], Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"read_only": True, "statement_timeout": 30}], ids=["plain", "settings"])
-@pytest.mark.parametrize("name", ["docs", "floats"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("docs", {}), ("floats", {"read_only": True, "statement_timeout": 30})],
+    ids=["docs", "floats"],
+)
 def test_reads_find_what_they_find_on_the_primary(
     primary: PostgresServer, standby: PostgresServer, name: str, options: dict[str, Any]
 ) -> None:
@@ -158,8 +161,11 @@ def test_functions_of_the_schema(primary: PostgresServer, standby: PostgresServe
         ["info", "docs"],
         ["search", "--vectors", "queries.npy", "-c", "docs"],
         ["eval", "-c", "docs", "--queries", "queries.npy", "--truth", "vectors.npy"],
-        ["drift", "-c", "floats"],
-        ["tune", "-c", "floats", "--no-store", "--recall", "0.5", "--queries", "queries.npy"],
+        pytest.param(["drift", "-c", "floats"], marks=pytest.mark.slow),
+        pytest.param(
+            ["tune", "-c", "floats", "--no-store", "--recall", "0.5", "--queries", "queries.npy"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda command: command[0],
 )
