@@ -7,7 +7,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
+LongCodes = NDArray[np.uint8] | NDArray[np.uint16]
+"""Codes of 8 bits, uint8, or of MAX_PLANES bits, uint16."""
 
+MAX_PLANES = 10
 LEAST_RADIUS = np.float32(2.0**-120)
 UNIT_TOLERANCE = 2e-4
 
@@ -55,19 +58,34 @@ def codes(vectors: NDArray[np.floating], threshold: Floats, radius: Floats, *, c
     return np.where(rows > threshold, np.maximum(clamped, 128), clamped).astype(np.uint8)
 
 
-def to_planes(codes: Codes, planes: int) -> Codes:
+def long_codes(vectors: NDArray[np.floating], threshold: Floats, radius: Floats, *, cosine: bool) -> LongCodes:
+    """Return codes of MAX_PLANES bits: as `codes`, with steps that are finer by a power of two."""
+    dimensions, half = len(threshold), 2 ** (MAX_PLANES - 1)
+    rows = unit_rows(vectors, dimensions) if cosine else vectors[:, :dimensions].astype(np.float32)
+    with np.errstate(all="ignore"):
+        t = (rows - threshold) * (np.float32(128) / np.maximum(radius, LEAST_RADIUS))
+    clamped = np.clip(half - 1 + np.ceil(t.astype(np.float64) * (half / 128)), 0, 2 * half - 1)
+    return np.where(rows > threshold, np.maximum(clamped, half), clamped).astype(np.uint16)
+
+
+def bits_of(codes: LongCodes) -> int:
+    """Return the bits of a code."""
+    return 8 if codes.dtype == np.uint8 else MAX_PLANES
+
+
+def to_planes(codes: LongCodes, planes: int) -> Codes:
     """Return the top bit planes of codes, the highest first; each plane is padded to whole bytes."""
-    bits = [np.packbits((codes >> (7 - plane)) & 1, axis=1) for plane in range(planes)]
+    bits = [np.packbits((codes >> (bits_of(codes) - 1 - plane)) & 1 > 0, axis=1) for plane in range(planes)]
     return np.concatenate(bits, axis=1)
 
 
-def from_planes(rows: Codes, dimensions: int, planes: int) -> Codes:
-    """Return the codes, with zero bits below the top `planes`."""
-    codes = np.zeros((len(rows), dimensions), np.uint8)
+def from_planes(rows: Codes, dimensions: int, planes: int) -> LongCodes:
+    """Return the codes, of MAX_PLANES bits for more than 8 planes, with zero bits below the top `planes`."""
+    codes = np.zeros((len(rows), dimensions), np.uint8 if planes <= 8 else np.uint16)
     for plane in range(planes):
         start = plane * width(dimensions)
         bits = np.unpackbits(rows[:, start : start + width(dimensions)], axis=1, count=dimensions)
-        codes |= bits << (7 - plane)
+        codes |= bits.astype(codes.dtype) << (bits_of(codes) - 1 - plane)
     return codes
 
 
@@ -96,12 +114,12 @@ def learned(codes: Codes, projection: NDArray[np.int8], bias: NDArray[np.int32])
     return np.packbits(sums > 0, axis=1)
 
 
-def decoded(codes: Codes, threshold: Floats, radius: Floats, deviation: Floats, planes: int) -> Floats:
+def decoded(codes: LongCodes, threshold: Floats, radius: Floats, deviation: Floats, planes: int) -> Floats:
     """Return the values that the top `planes` bits stand for: the middle of each step, or threshold ± deviation."""
     if planes == 1:
-        return np.where(codes >= 128, threshold + deviation, threshold - deviation)
+        return np.where(codes >= 2 ** (bits_of(codes) - 1), threshold + deviation, threshold - deviation)
     step = radius / np.float32(2 ** (planes - 1))
-    level = (codes >> (8 - planes)).astype(np.float32) + np.float32(0.5 - 2 ** (planes - 1))
+    level = (codes >> (bits_of(codes) - planes)).astype(np.float32) + np.float32(0.5 - 2 ** (planes - 1))
     return threshold + level * step
 
 

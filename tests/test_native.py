@@ -13,18 +13,22 @@ from quantizer_cases import DIMENSIONS, Case, cases
 from qvec import _native
 from qvec.prefilter_levels import LEVEL_THRESHOLDS, level_planes
 
-plane_counts = st.integers(1, 8)
+plane_counts = st.integers(1, specification.MAX_PLANES)
 
 
 def codes_of(case: Case, *, cosine: bool = False) -> np.ndarray:
     return specification.codes(case.vectors, case.threshold, case.radius, cosine=cosine)
 
 
+def long_codes_of(case: Case, *, cosine: bool = False) -> np.ndarray:
+    return specification.long_codes(case.vectors, case.threshold, case.radius, cosine=cosine)
+
+
 @given(cases(), plane_counts)
 @examples(300)
 def test_quantize_equals_specification(case: Case, planes: int) -> None:
     found = _native.quantize(case.vectors, case.threshold, case.radius, planes, False)
-    np.testing.assert_array_equal(found, specification.to_planes(codes_of(case), planes))
+    np.testing.assert_array_equal(found, specification.to_planes(long_codes_of(case), planes))
 
 
 @given(cases(), plane_counts)
@@ -32,7 +36,12 @@ def test_quantize_equals_specification(case: Case, planes: int) -> None:
 def test_quantize_under_cosine_equals_specification(case: Case, planes: int) -> None:
     assume(case.vectors[:, : case.dimensions].any(axis=1).all())
     found = _native.quantize(case.vectors, case.threshold, case.radius, planes, True)
-    np.testing.assert_array_equal(found, specification.to_planes(codes_of(case, cosine=True), planes))
+    np.testing.assert_array_equal(found, specification.to_planes(long_codes_of(case, cosine=True), planes))
+
+
+@given(cases())
+def test_top_bits_of_long_codes_are_the_codes(case: Case) -> None:
+    np.testing.assert_array_equal(long_codes_of(case) >> (specification.MAX_PLANES - 8), codes_of(case))
 
 
 @given(cases())
@@ -75,19 +84,19 @@ def test_levels_equal_specification(case: Case, count: int, more: int) -> None:
 @examples(200)
 def test_dequantize_equals_specification(case: Case, stored: int, read: int) -> None:
     assume(read <= stored)
-    rows = specification.to_planes(codes_of(case), stored)
+    rows = specification.to_planes(long_codes_of(case), stored)
     found = _native.dequantize(rows, case.threshold, case.radius, case.deviation, read)
     np.testing.assert_array_equal(found, decoded(case, read))
 
 
 def decoded(case: Case, planes: int) -> np.ndarray:
-    return specification.decoded(codes_of(case), case.threshold, case.radius, case.deviation, planes)
+    return specification.decoded(long_codes_of(case), case.threshold, case.radius, case.deviation, planes)
 
 
 def test_dimension_without_spread_decodes_to_threshold() -> None:
     threshold, zeros = np.array([0.3, -2], np.float32), np.zeros(2, np.float32)
-    rows = _native.quantize(np.array([[0.3, 5]], np.float32), threshold, zeros, 8, False)
-    for planes in range(1, 9):
+    rows = _native.quantize(np.array([[0.3, 5]], np.float32), threshold, zeros, specification.MAX_PLANES, False)
+    for planes in range(1, specification.MAX_PLANES + 1):
         assert _native.dequantize(rows, threshold, zeros, zeros, planes).tolist() == [threshold.tolist()]
 
 
@@ -97,7 +106,7 @@ def test_scores_are_inner_products_with_decoded_rows(
     case: Case, planes: int, count: int, by_length: bool, seed: int
 ) -> None:
     queries = np.random.default_rng(seed).normal(size=(count, case.dimensions)).astype(np.float32)
-    rows = specification.to_planes(codes_of(case), 8)
+    rows = specification.to_planes(long_codes_of(case), specification.MAX_PLANES)
     found = _native.score(rows, queries, case.threshold, case.radius, case.deviation, planes, by_length)
     decoded_rows = decoded(case, planes)
     exact = specification.scores(decoded_rows, queries, by_length=by_length)
@@ -222,9 +231,9 @@ def test_wrong_shapes_raise_value_error() -> None:
     for call in (
         lambda: _native.quantize(np.ones((2, 8), np.float32), ones, ones, 8, False),
         lambda: _native.quantize(np.ones((2, 9), np.float32), ones, ones[:8], 8, False),
-        lambda: _native.quantize(np.ones((2, 9), np.float32), ones, ones, 9, False),
+        lambda: _native.quantize(np.ones((2, 9), np.float32), ones, ones, 11, False),
         lambda: _native.quantize(np.asfortranarray(np.ones((2, 9), np.float32)), ones, ones, 8, False),
-        lambda: _native.dequantize(codes, ones, ones, ones, 9),
+        lambda: _native.dequantize(codes, ones, ones, ones, 11),
         lambda: _native.dequantize(codes[:, :14].copy(), ones, ones, ones, 8),
         lambda: _native.score(codes, np.ones((1, 8), np.float32), ones, ones, ones, 8, False),
         lambda: _native.compare(codes[:, :7].copy(), 9, [144]),

@@ -34,6 +34,17 @@ impl<'a> Decoder<'a> {
     fn buffer(&self) -> Vec<u8> {
         vec![0; 8 * planes::width(self.dimensions())]
     }
+
+    /// Writes level + 1/2 of each dimension of a row into `out`.
+    fn levels(&self, row: &[u8], buffer: &mut [u8], out: &mut [f32]) {
+        let first = self.planes.min(8);
+        planes::unpack(row, first, buffer);
+        levels(buffer, first, out);
+        if self.planes > 8 {
+            planes::unpack(&row[buffer.len()..], self.planes - 8, buffer);
+            refine(buffer, self.planes - 8, out);
+        }
+    }
 }
 
 /// Writes the decoded vector of each row of `codes`, `stride` bytes a row, into `out`.
@@ -42,8 +53,7 @@ pub fn dequantize(codes: &[u8], stride: usize, decoder: &Decoder, out: &mut [f32
     let Ok(()) = pool::for_row_chunks::<_, Infallible>(4 * dimensions, dimensions, out, |first, out| {
         let mut unpacked = decoder.buffer();
         for (row, out) in codes[first * stride..].chunks_exact(stride).zip(out.chunks_exact_mut(dimensions)) {
-            planes::unpack(row, decoder.planes, &mut unpacked);
-            levels(&unpacked, decoder.planes, out);
+            decoder.levels(row, &mut unpacked, out);
             decode_row(decoder.threshold, &decoder.step, out);
         }
         Ok(())
@@ -104,8 +114,7 @@ fn score_tile(
     let mut row_levels = vec![0.0; decoder.dimensions()];
     let rows = out.first().map_or(0, |out| out.len());
     for (row, codes) in codes.chunks_exact(stride).take(rows).enumerate() {
-        planes::unpack(codes, decoder.planes, &mut unpacked);
-        levels(&unpacked, decoder.planes, &mut row_levels);
+        decoder.levels(codes, &mut unpacked, &mut row_levels);
         let factor = if by_length { inverse_length(decoder, &row_levels) } else { 1.0 };
         for (query, out) in queries.iter().zip(out.iter_mut()) {
             out[row] = (factor * (query.constant + f64::from(dot(&query.weights, &row_levels)))) as f32;
@@ -120,6 +129,15 @@ fn levels(codes: &[u8], planes: usize, out: &mut [f32]) {
     for (out, &code) in out.iter_mut().zip(codes) {
         let level = ((code ^ 0x80) as i8) >> shift;
         *out = f32::from(level) + 0.5;
+    }
+}
+
+/// Adds `planes` bits, at the top of second bytes, to level + 1/2 of eight bits; exact in float32.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn refine(second_bytes: &[u8], planes: usize, levels: &mut [f32]) {
+    let (finer, shift) = ((1 << planes) as f32, 8 - planes);
+    for (level, &byte) in levels.iter_mut().zip(second_bytes) {
+        *level = (*level - 0.5) * finer + f32::from(byte >> shift) + 0.5;
     }
 }
 

@@ -1,12 +1,16 @@
 //! Bit planes: conversion between codes, one byte for each dimension, and planes, top bit first.
 //!
 //! Plane k of a row holds bit 7-k of every code: dimension i at byte i/8, most significant bit first, padded with zeros.
+//! Codes of more than 8 bits have a second byte for each dimension, whose planes follow those of the first.
 
 use std::convert::Infallible;
 
 use multiversion::multiversion;
 
 use crate::pool;
+
+/// The largest number of planes of a row.
+pub const MAX_PLANES: usize = 10;
 
 /// Bytes of one plane of `dimensions` dimensions.
 pub fn width(dimensions: usize) -> usize {
@@ -32,7 +36,7 @@ fn exchange(word: u64, distance: u32, mask: u64) -> u64 {
     word ^ differing ^ (differing << distance)
 }
 
-/// Writes the top `planes` planes of `codes` into `out`. `codes` has 8 * width bytes, padded with zeros.
+/// Writes the top `planes` planes of `codes`, at most 8, into `out`. `codes` has 8 * width bytes, padded with zeros.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn pack(codes: &[u8], planes: usize, out: &mut [u8]) {
     let width = codes.len() / 8;
@@ -51,7 +55,7 @@ pub fn pack(codes: &[u8], planes: usize, out: &mut [u8]) {
     }
 }
 
-/// Writes the codes of a row of `planes` planes into `codes`, 8 * width bytes; their lower bits are zero.
+/// Writes the codes of a row of `planes` planes, at most 8, into `codes`, 8 * width bytes; their lower bits are zero.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn unpack(row: &[u8], planes: usize, codes: &mut [u8]) {
     let width = codes.len() / 8;

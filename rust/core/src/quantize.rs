@@ -1,8 +1,9 @@
-//! Vectors to codes: code = clamp(127 + ceil((x - threshold) * 128 / radius), 0, 255), written as bit planes.
+//! Vectors to codes of b bits, written as bit planes: with t = (x - threshold) * 128 / radius,
+//! code = clamp(2^(b-1) - 1 + ceil(2^(b-8) * t), 0, 2^b - 1). The top bits of a code are the code of fewer bits.
 
 use multiversion::multiversion;
 
-use crate::planes;
+use crate::planes::{self, MAX_PLANES};
 use crate::pool;
 use crate::vectors::{BadRow, Reader, Vectors};
 
@@ -31,8 +32,13 @@ pub fn quantize(
         let mut reader = Reader::new(vectors, cosine);
         let mut codes = vec![0; 8 * width];
         for (offset, out) in out.chunks_exact_mut(planes * width).enumerate() {
-            row_codes(reader.row(first + offset)?, threshold, &scales, &mut codes);
-            planes::pack(&codes, planes, out);
+            let row = reader.row(first + offset)?;
+            row_codes(row, threshold, &scales, &mut codes);
+            planes::pack(&codes, planes.min(8), out);
+            if planes > 8 {
+                row_second_bytes(row, threshold, &scales, &mut codes);
+                planes::pack(&codes, planes - 8, &mut out[8 * width..]);
+            }
         }
         Ok(())
     })
@@ -41,19 +47,28 @@ pub fn quantize(
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn row_codes(row: &[f32], threshold: &[f32], scales: &[f32], codes: &mut [u8]) {
     for (((code, &x), &threshold), &scale) in codes.iter_mut().zip(row).zip(threshold).zip(scales) {
-        *code = code_of(x - threshold, scale);
+        *code = code_of::<8>(x - threshold, scale) as u8;
     }
 }
 
-/// The code of a difference from the threshold. The code of a positive difference is at least 128 even if the product
-/// underflows, so that the top bit is exactly [x > threshold].
+/// Writes the bits of codes of MAX_PLANES bits that follow the first eight, at the top of a byte.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn row_second_bytes(row: &[f32], threshold: &[f32], scales: &[f32], bytes: &mut [u8]) {
+    for (((byte, &x), &threshold), &scale) in bytes.iter_mut().zip(row).zip(threshold).zip(scales) {
+        *byte = (code_of::<MAX_PLANES>(x - threshold, scale) << (16 - MAX_PLANES)) as u8;
+    }
+}
+
+/// The code, in the low BITS bits, of a difference from the threshold. The top bit of the code of a positive difference
+/// is set even if the product underflows, so that it is exactly [x > threshold].
 #[inline(always)]
-fn code_of(difference: f32, scale: f32) -> u8 {
-    let least = if difference > 0.0 { 1.0 } else { -127.0 };
-    let step = (difference * scale).ceil();
+fn code_of<const BITS: usize>(difference: f32, scale: f32) -> u32 {
+    let half = (1 << (BITS - 1)) as f32;
+    let least = if difference > 0.0 { 1.0 } else { 1.0 - half };
+    let step = (difference * scale * (half / 128.0)).ceil();
     let step = if step > least { step } else { least };
-    let step = if step < 128.0 { step } else { 128.0 };
-    (step + (WHOLE + 127.0)).to_bits() as u8
+    let step = if step < half { step } else { half };
+    (step + (WHOLE + half - 1.0)).to_bits()
 }
 
 #[cfg(test)]
@@ -61,7 +76,17 @@ mod tests {
     use super::*;
 
     fn code(difference: f32, radius: f32) -> u8 {
-        code_of(difference, scale(radius))
+        code_of::<8>(difference, scale(radius)) as u8
+    }
+
+    #[test]
+    fn the_top_bits_of_a_long_code_are_the_short_code() {
+        for difference in (-1100..=1100).map(|n| n as f32 / 1024.0).chain([f32::MIN, f32::MAX, f32::from_bits(1)]) {
+            for radius in [1.0, 0.3, 0.0, f32::MAX] {
+                let long = code_of::<MAX_PLANES>(difference, scale(radius)) % (1 << MAX_PLANES);
+                assert_eq!(long >> (MAX_PLANES - 8), u32::from(code(difference, radius)));
+            }
+        }
     }
 
     #[test]

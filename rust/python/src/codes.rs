@@ -143,7 +143,8 @@ pub fn hamming_top_k<'py>(
 }
 
 fn require_planes(planes: usize) -> PyResult<()> {
-    require((1..=8).contains(&planes), || format!("planes: {planes} found, 1 to 8 wanted"))
+    let most = core_planes::MAX_PLANES;
+    require((1..=most).contains(&planes), || format!("planes: {planes} found, 1 to {most} wanted"))
 }
 
 fn decoder<'a>(
