@@ -45,15 +45,17 @@ def assert_codes_equal_specification(sql: Connection, vector: Floats, calibratio
     """Assert that planes, binary code, ternary code and levels equal the specification."""
     cosine = calibration.metric == "cosine"
     codes = specification.codes(vector[None], calibration.threshold, calibration.radius, cosine=cosine)
+    long_codes = specification.long_codes(vector[None], calibration.threshold, calibration.radius, cosine=cosine)
     found = sql.execute(
-        "SELECT qvec.quantize(v, id)::text, qvec.quantize(v, id, 3)::text, qvec.binary(v, id)::text,"
-        " qvec.ternary(v, id)::text FROM (SELECT %s::vector AS v, %s AS id) AS q",
+        "SELECT qvec.quantize(v, id, 10)::text, qvec.quantize(v, id, 9)::text, qvec.quantize(v, id)::text,"
+        " qvec.quantize(v, id, 3)::text, qvec.binary(v, id)::text, qvec.ternary(v, id)::text"
+        " FROM (SELECT %s::vector AS v, %s AS id) AS q",
         [vector_text(vector), import_calibration(sql, calibration)],
     ).fetchone()
     assert found is not None
-    expected_codes = [specification.to_planes(codes, planes)[0] for planes in (8, 3, 1)] + [
-        specification.ternary(codes)[0]
-    ]
+    expected_codes = [specification.to_planes(long_codes, planes)[0] for planes in (10, 9)]
+    expected_codes += [specification.to_planes(codes, planes)[0] for planes in (8, 3, 1)]
+    expected_codes += [specification.ternary(codes)[0]]
     for bits, expected in zip(found, expected_codes, strict=True):
         assert pack_bits(bits).tolist() == expected.tolist()
     name = import_calibration(sql, calibration)
@@ -65,9 +67,14 @@ def assert_codes_equal_specification(sql: Connection, vector: Floats, calibratio
 @examples(300, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(FLOATS, FLOATS, RADII), min_size=1, max_size=20))
 @example([(3.4e38, -3.4e38, 0.0)])  # the difference overflows
+@example([(9.9e37, 0.0, 128.0), (-3.1, 0.0, 128.0), (2.9, 0.0, 128.0)])  # the largest norm of the fast path
 @example([(1e-45, 0.0, 3.4e38), (-1e-45, 0.0, 3.4e38)])  # the product underflows, but the top bit is right
 @example([(1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0)])  # zero radius
 @example([(0.0078125 * step, 0.0, 1.0) for step in range(-20, 20)])  # at the quantization steps
+@example([(0.001953125 * step, 0.0, 1.0) for step in range(-20, 20)])  # at those of codes of 10 bits
+@example(
+    [(0.001953125 * step, 0.0, 1.0) for step in (-513, -512, -511, -510, 508, 509, 510, 511, 512, 513)]
+)  # at the ends
 def test_codes_equal_specification_for_every_finite_vector(
     sql: Connection, numbers: list[tuple[float, float, float]]
 ) -> None:
@@ -107,18 +114,19 @@ def test_codes_of_realistic_vectors_equal_specification(sql: Connection, dimensi
         assert_codes_equal_specification(sql, vector, calibration)
 
 
-def test_fast_and_exact_quantization_agree(sql: Connection) -> None:
+@pytest.mark.parametrize("planes", [8, 10])
+def test_fast_and_exact_quantization_agree(sql: Connection, planes: int) -> None:
     """Quantizing realistic vectors takes the fast path; call both paths directly."""
     vectors = realistic(40, 100)
     for metric in ("cosine", "ip"):
         name = import_calibration(sql, Calibration.fit(vectors, metric=metric))  # type: ignore[arg-type]
         for vector in vectors:
             fast, slow = sql.execute(
-                "SELECT qvec._fast_planes(x, k.threshold, k.scale, 8)::text,"
-                " qvec._exact_planes(x, k.threshold, k.scale, 8)::text"
-                " FROM qvec.calibration AS k, qvec._prepare(%s::vector, id) AS x"
-                " WHERE id = %s AND vector_norm(x) <= k.safe_norm",
-                [vector_text(vector), name],
+                "SELECT qvec._fast_planes(x, k.threshold, k.scale, %(planes)s)::text,"
+                " qvec._exact_planes(x, k.threshold, k.scale, %(planes)s)::text"
+                " FROM qvec.calibration AS k, qvec._prepare(%(vector)s::vector, id) AS x"
+                " WHERE id = %(name)s AND vector_norm(x) <= k.safe_norm",
+                {"vector": vector_text(vector), "name": name, "planes": planes},
             ).fetchone()  # type: ignore[misc]
             assert fast == slow
 
@@ -159,22 +167,21 @@ def test_codes_and_scores_of_halfvec(sql: Connection) -> None:
             st.floats(-(2.0**100), 2.0**100, width=32),
             st.floats(0, 2.0**100, width=32),
             st.floats(0, 2.0**100, width=32),
-            st.integers(0, 255),
+            st.integers(0, 2**specification.MAX_PLANES - 1),
         ),
         min_size=1,
         max_size=20,
     ),
-    st.integers(1, 8),
+    st.integers(1, specification.MAX_PLANES),
 )
 def test_decoding_rounds_like_specification(
     sql: Connection, numbers: list[tuple[float, float, float, int]], planes: int
 ) -> None:
     threshold, radius, deviation = np.array([row[:3] for row in numbers], np.float32).T
-    codes = np.array([[row[3] for row in numbers]], np.uint8)
+    codes = np.array([[row[3] for row in numbers]], np.uint16)
     calibration = make_calibration(threshold, radius, deviation)
-    kept = codes >> (8 - planes) << (8 - planes)
     with np.errstate(under="ignore"):
-        expected = specification.decoded(kept, threshold, radius, deviation, planes)[0]
+        expected = specification.decoded(codes, threshold, radius, deviation, planes)[0]
     bits = "".join(f"{byte:08b}" for byte in specification.to_planes(codes, planes)[0])
     found = fetch_value(
         sql, "SELECT qvec.dequantize(%s::varbit, %s)::real[]", bits, import_calibration(sql, calibration)
@@ -182,7 +189,7 @@ def test_decoding_rounds_like_specification(
     assert np.array(found, np.float32).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("planes", [1, 2, 4, 8])
+@pytest.mark.parametrize("planes", [1, 2, 4, 8, 9, 10])
 def test_scores_equal_native_scores(sql: Connection, planes: int) -> None:
     vectors = unit(realistic(30, 65))
     calibration = Calibration.fit(vectors)
@@ -211,11 +218,12 @@ def test_hamming_compares_the_prefix_of_longer_codes(sql: Connection) -> None:
     [
         ("qvec.quantize('[1,2]', %(id)s)", "the vector has 2 dimensions, expected 3"),
         ("qvec.quantize('[1,2,3]'::vector, 'none')", "no calibration 'none'"),
-        ("qvec.quantize('[1,2,3]'::vector, %(id)s, 9)", "planes is 9, expected 1 to 8"),
+        ("qvec.quantize('[1,2,3]'::vector, %(id)s, 11)", "planes is 11, expected 1 to 10"),
         ("qvec.quantize('[0,0,0]'::vector, %(id)s)", "zero vector, which has no direction under cosine"),
         ("qvec.quantize('[1,NaN,3]'::vector, %(id)s)", "NaN not allowed in vector"),
         ("qvec.quantize('[1,Infinity,3]'::vector, %(id)s)", "infinite value not allowed in vector"),
-        ("qvec.dequantize(B'1010', %(id)s)", "the codes have 4 bits, expected 1 to 8 planes of 8"),
+        ("qvec.dequantize(B'1010', %(id)s)", "the codes have 4 bits, expected 1 to 10 planes of 8"),
+        ("qvec.dequantize(repeat('0', 88)::varbit, %(id)s)", "the codes have 88 bits, expected 1 to 10 planes of 8"),
         ("qvec.dequantize(B'1010', 'none')", "no calibration 'none'"),
     ],
 )

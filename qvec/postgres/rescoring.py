@@ -1,10 +1,10 @@
 """SQL that rescores candidates: by floats, or by counting the common bits of code planes and query planes.
 
 Under cosine, scores of codes are divided by the length of the decoded vector. The schema stores with each calibration
-the terms that give it at 1, 4 and 8 planes (`qvec._length` says how): the squared length is base + scale * sum of 2^b *
-hamming(pairs, digits_b) over 16 digits, where `pairs` are the planes followed by the exclusive ors of planes that are
-1, 2, … apart. The error is at most half of scale for each weight; smaller squared lengths count as 0, and so does their
-score.
+the terms that give it at 1, 4, 8 and 10 planes (`qvec._length` says how): the squared length is base + scale * sum of
+2^b * hamming(pairs, digits_b) over 16 digits, where `pairs` are the planes followed by the exclusive ors of planes that
+are 1, 2, … apart. The error is at most half of scale for each weight; smaller squared lengths count as 0, and so does
+their score.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _plane_pairs(table: Table, planes: int) -> Composed:
 def _length_terms(table: Table, planes: int, calibration: str) -> Composed:
     """Return the query for base, scale, the smallest squared length distinct from 0, and the digits `l0`, `l1`, …
 
-    The subquery, which OFFSET 0 keeps from being flattened, reads the digits once.
+    substring in the subquery, which OFFSET 0 keeps from being flattened, reads the digits once.
     """
     count = planes * (planes + 1) // 2
     bits = count * table.layout.plane_bits
@@ -115,10 +115,11 @@ def _length_terms(table: Table, planes: int, calibration: str) -> Composed:
     )
     return SQL(
         "SELECT base, scale, -0.51 * scale * {weights} AS least, {digits} FROM (SELECT length_base[{planes}] AS base,"
-        " length_scale[{planes}] AS scale, length_digits[{planes}] AS digits FROM qvec.calibration WHERE id = {id}"
+        " length_scale[{planes}] AS scale, substring({stored} from 1) AS digits FROM qvec.calibration WHERE id = {id}"
         " OFFSET 0) AS terms"
     ).format(
         planes=sql.Literal(planes),
+        stored=Identifier(f"length_digits{planes}"),
         weights=sql.Literal(count * table.layout.dimensions),
         digits=SQL(", ").join(digits),
         id=sql.Literal(calibration),

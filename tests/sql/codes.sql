@@ -7,9 +7,10 @@ SELECT dimensions, threshold, radius, deviation, mean, std FROM qvec.calibration
 -- A plane is 8 bits here: two dimensions and padding.
 SELECT qvec.quantize('[0.5,-0.5]'::vector, :'cal');
 SELECT qvec.quantize('[0.5,-0.5]'::halfvec, :'cal', 4);
+SELECT qvec.quantize('[0.505859375,-0.5]'::vector, :'cal', 10);
 SELECT qvec.binary('[0.5,-0.5]'::vector, :'cal'), qvec.ternary('[0.5,-0.05]'::vector, :'cal');
 SELECT qvec.quantize('[1000,-1000]'::vector, :'cal'), qvec.quantize('[0,1e-45]'::vector, :'cal');
-SELECT qvec.dequantize(qvec.quantize('[0.5,-0.5]'::vector, :'cal', planes), :'cal') FROM unnest('{1,2,4,8}'::int[]) AS planes;
+SELECT qvec.dequantize(qvec.quantize('[0.5,-0.5]'::vector, :'cal', planes), :'cal') FROM unnest('{1,2,4,8,10}'::int[]) AS planes;
 SELECT qvec.score(qvec.quantize('[0.5,-0.5]'::vector, :'cal', 4), '[1,2]'::vector, :'cal');
 SELECT qvec.hamming(B'11001100', B'1010');
 

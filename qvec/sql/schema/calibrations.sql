@@ -15,12 +15,17 @@ CREATE TABLE IF NOT EXISTS qvec.calibration (
     safe_norm float8,
     length_base float8[],
     length_scale float8[],
-    length_digits bit varying[],
+    length_digits1 bit varying,
+    length_digits4 bit varying,
+    length_digits8 bit varying,
+    length_digits10 bit varying,
     projection vector[],
     bias integer[]
 );
 ALTER TABLE qvec.calibration  -- read by every query, so not compressed
-    ALTER COLUMN projection SET STORAGE EXTERNAL, ALTER COLUMN length_digits SET STORAGE EXTERNAL;
+    ALTER COLUMN projection SET STORAGE EXTERNAL,
+    ALTER COLUMN length_digits1 SET STORAGE EXTERNAL, ALTER COLUMN length_digits4 SET STORAGE EXTERNAL,
+    ALTER COLUMN length_digits8 SET STORAGE EXTERNAL, ALTER COLUMN length_digits10 SET STORAGE EXTERNAL;
 COMMENT ON TABLE qvec.calibration
     IS 'How the floats of a model become codes; the id is the hash of content, a safetensors file';
 COMMENT ON COLUMN qvec.calibration.threshold
@@ -32,7 +37,8 @@ COMMENT ON COLUMN qvec.calibration.projection
     IS 'Of learned bits: bit j is [<projection[j], 2 * code - 255> + bias[j] > 0], in integers that float32 '
        'represents exactly';
 COMMENT ON COLUMN qvec.calibration.length_base
-    IS 'Element p of this and the following columns: results of qvec._length for codes of p planes';
+    IS 'Element p of this and the next column, and length_digits followed by p: results of qvec._length for codes of p '
+       'planes. The digits have a column for each p, so that a search reads only those of its codes';
 
 CREATE OR REPLACE FUNCTION qvec._verify_calibration() RETURNS trigger
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -98,12 +104,18 @@ BEGIN
             SELECT p AS planes, l.*
             FROM (VALUES (1, ARRAY(SELECT 2 * d::float8 FROM unnest(deviation) AS d)),
                          (4, ARRAY(SELECT r::float8 / 8 FROM unnest(radius) AS r)),
-                         (8, ARRAY(SELECT r::float8 / 128 FROM unnest(radius) AS r))) AS steps (p, step),
+                         (8, ARRAY(SELECT r::float8 / 128 FROM unnest(radius) AS r)),
+                         (10, ARRAY(SELECT r::float8 / 512 FROM unnest(radius) AS r))) AS steps (p, step),
                 qvec._length(threshold, step, p) AS l
         LOOP
             NEW.length_base[length.planes] := length.base;
             NEW.length_scale[length.planes] := length.scale;
-            NEW.length_digits[length.planes] := length.digits;
+            CASE length.planes
+                WHEN 1 THEN NEW.length_digits1 := length.digits;
+                WHEN 4 THEN NEW.length_digits4 := length.digits;
+                WHEN 8 THEN NEW.length_digits8 := length.digits;
+                WHEN 10 THEN NEW.length_digits10 := length.digits;
+            END CASE;
         END LOOP;
     END IF;
     RETURN NEW;

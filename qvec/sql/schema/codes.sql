@@ -1,24 +1,34 @@
 -- Codes of vectors: bit planes, and the binary, ternary and learned bits that are read from them. They equal those of
 -- the numpy specification in the tests, bit for bit.
 
--- Uses only vector operations of pgvector, which are fast. With z = n - 1/2 the top bit is [z > 0]. The remainder of z by
--- 256, from -128 to 128, is negative where the next bit is set, after z was doubled.
-CREATE OR REPLACE FUNCTION qvec._planes_of_integers(n vector) RETURNS bit varying[]
+-- Steps n are multiples of 1, or of 1/4 for codes of 10 bits: a fraction keeps the arithmetic of 8 bits. The functions
+-- take the numbers that differ from CASE, because qvec._fill is fast with constants only.
+
+-- Uses only vector operations of pgvector, which are fast. With z = n less half a step the top bit is [z > 0]. The
+-- remainder of z by 256, from -128 to 128, is negative where the next bit is set, after z was doubled.
+CREATE OR REPLACE FUNCTION qvec._planes_of_steps(n vector, bits integer) RETURNS bit varying[]
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
     round256 vector := qvec._fill(3221225472, vector_dims(n)); -- 1.5 * 2^31: its last bit is 256
-    z vector := n - qvec._fill(0.5, vector_dims(n));
+    z vector := n - CASE bits WHEN 8 THEN qvec._fill(0.5, vector_dims(n)) ELSE qvec._fill(0.125, vector_dims(n)) END;
     plane bit varying[] := ARRAY[binary_quantize(z)];
 BEGIN
-    FOR i IN 2..8 LOOP
+    FOR i IN 2..bits LOOP
         z := z + z;
         z := z - ((z + round256) - round256);
         plane[i] := ~binary_quantize(z);
     END LOOP;
     RETURN plane;
 END $$;
-COMMENT ON FUNCTION qvec._planes_of_integers(vector)
-    IS 'The eight planes of the codes 127 + n, for integers n from -127 to 128';
+COMMENT ON FUNCTION qvec._planes_of_steps(vector, integer)
+    IS 'The planes of codes of 8 bits, 127 + n, for integers n from -127 to 128, or of 10 bits, 511 + 4 * n, for '
+       'multiples n of 1/4 from -127.75 to 128';
+
+CREATE OR REPLACE FUNCTION qvec._code_bits(planes integer) RETURNS integer
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN CASE WHEN planes <= 8 THEN 8 ELSE 10 END;
+COMMENT ON FUNCTION qvec._code_bits(integer)
+    IS 'Bits of the codes whose top planes are taken: 8, or 10 for more than 8 planes';
 
 CREATE OR REPLACE FUNCTION qvec._join_planes(plane bit varying[], planes integer) RETURNS bit varying
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
@@ -37,27 +47,34 @@ COMMENT ON FUNCTION qvec._join_planes(bit varying[], integer)
 CREATE OR REPLACE FUNCTION qvec._exact_planes(x vector, threshold vector, scale vector, planes integer)
     RETURNS bit varying
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN qvec._join_planes(qvec._planes_of_integers(ARRAY(
+    RETURN qvec._join_planes(qvec._planes_of_steps(ARRAY(
         SELECT CASE
             WHEN step > 128 THEN 128
-            WHEN difference > 0 THEN greatest(ceil(step), 1)
-            ELSE ceil(greatest(step, -127))
+            WHEN difference > 0 THEN greatest(ceil(step * parts), 1) / parts
+            ELSE ceil(greatest(step * parts, least)) / parts
         END
-        FROM unnest(x::real[], threshold::real[], scale::real[]) AS u (e, t, s),
+        FROM (SELECT 2 ^ (bits - 8) AS parts, 1 - 2 ^ (bits - 1) AS least
+              FROM (SELECT qvec._code_bits(planes)::float8 AS bits) AS b OFFSET 0) AS c,
+            unnest(x::real[], threshold::real[], scale::real[]) AS u (e, t, s),
             LATERAL (SELECT qvec._round_float32(e::float8 - t) AS difference OFFSET 0) AS d,
-            LATERAL (SELECT qvec._round_float32(difference * s) AS step OFFSET 0) AS p)::vector), planes);
+            LATERAL (SELECT qvec._round_float32(difference * s) AS step OFFSET 0) AS p)::vector,
+        qvec._code_bits(planes)), planes);
 COMMENT ON FUNCTION qvec._exact_planes(vector, vector, vector, integer)
     IS 'Codes of a prepared vector of any norm, computed number by number: slow';
 
 -- About ten times as fast as _exact_planes. pgvector raises an error if an operation leaves the range of float32, so
--- the norm must not exceed safe_norm. With t = (x - threshold) * scale and n = t rounded to an integer (by adding a
--- number whose last bit has weight 1), the code is 127 + n, plus 1 where t > n; the 1 is added plane by plane.
+-- the norm must not exceed safe_norm. With t = (x - threshold) * scale and n = t rounded to a step (by adding a number
+-- whose last bit has the weight of a step), the code is that of n, plus 1 where t > n; the 1 is added plane by plane.
 CREATE OR REPLACE FUNCTION qvec._fast_planes(x vector, threshold vector, scale vector, planes integer)
     RETURNS bit varying
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
-    round1 vector := qvec._fill(12582912, vector_dims(x)); -- 1.5 * 2^23
-    c127 vector := qvec._fill(127, vector_dims(x));
+    bits integer := qvec._code_bits(planes);
+    round1 vector := CASE bits
+        WHEN 8 THEN qvec._fill(12582912, vector_dims(x)) -- 1.5 * 2^23
+        ELSE qvec._fill(3145728, vector_dims(x)) END; -- 1.5 * 2^21
+    most vector := CASE bits
+        WHEN 8 THEN qvec._fill(127, vector_dims(x)) ELSE qvec._fill(127.75, vector_dims(x)) END;
     difference vector := x - threshold;
     t vector;
     n vector;
@@ -72,11 +89,11 @@ BEGIN
     END IF;
     t := difference * scale;
     n := (t + round1) - round1;
-    above := binary_quantize(t - c127);
-    within := binary_quantize(t + c127);
+    above := binary_quantize(t - most);
+    within := binary_quantize(t + most);
     carry := binary_quantize(t - n);
-    plane := qvec._planes_of_integers(n);
-    FOR i IN REVERSE 8..2 LOOP
+    plane := qvec._planes_of_steps(n, bits);
+    FOR i IN REVERSE bits..2 LOOP
         sum := plane[i] # carry;
         carry := plane[i] & carry;
         plane[i] := (sum | above) & within;
@@ -93,8 +110,8 @@ DECLARE
     x vector := qvec._prepare(embedding, calibration);
     k record;
 BEGIN
-    IF planes NOT BETWEEN 1 AND 8 THEN
-        RAISE EXCEPTION 'planes is %, expected 1 to 8', planes USING ERRCODE = 'invalid_parameter_value';
+    IF planes NOT BETWEEN 1 AND 10 THEN
+        RAISE EXCEPTION 'planes is %, expected 1 to 10', planes USING ERRCODE = 'invalid_parameter_value';
     END IF;
     SELECT threshold, scale, safe_norm INTO k FROM qvec.calibration AS stored WHERE stored.id = calibration;
     IF vector_norm(x) <= k.safe_norm THEN
@@ -103,13 +120,15 @@ BEGIN
     RETURN qvec._exact_planes(x, k.threshold, k.scale, planes);
 END $$;
 COMMENT ON FUNCTION qvec.quantize(vector, text, integer)
-    IS 'The codes of a vector: its 1 (binary), 4 (int4), 8 (int8) or other number of top planes, top plane first';
+    IS 'The codes of a vector: its 1 (binary), 4 (int4), 8 (int8), 10 (int10) or other number of top planes, top plane '
+       'first';
 
 CREATE OR REPLACE FUNCTION qvec.quantize(embedding halfvec, calibration text, planes integer DEFAULT 8) RETURNS bit
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
     RETURN qvec.quantize(embedding::vector, calibration, planes);
 COMMENT ON FUNCTION qvec.quantize(halfvec, text, integer)
-    IS 'The codes of a vector: its 1 (binary), 4 (int4), 8 (int8) or other number of top planes, top plane first';
+    IS 'The codes of a vector: its 1 (binary), 4 (int4), 8 (int8), 10 (int10) or other number of top planes, top plane '
+       'first';
 
 CREATE OR REPLACE FUNCTION qvec.binary(embedding vector, calibration text) RETURNS bit
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
@@ -202,7 +221,7 @@ CREATE OR REPLACE FUNCTION qvec.learned(codes bit, calibration text) RETURNS bit
     LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
     k record;
-    width integer := length(codes) / 8;
+    width integer;
     steps vector;
 BEGIN
     SELECT dimensions, projection, bias INTO k FROM qvec.calibration AS stored WHERE stored.id = calibration;
@@ -211,10 +230,11 @@ BEGIN
     ELSIF k.projection IS NULL THEN
         RAISE EXCEPTION 'calibration % has no learned bits', calibration
             USING HINT = 'Make one that has: qvec adapt', ERRCODE = 'invalid_parameter_value';
-    ELSIF qvec._plane_count(codes, k.dimensions) <> 8 THEN
-        RAISE EXCEPTION 'the codes have % planes, learned bits need 8', qvec._plane_count(codes, k.dimensions)
+    ELSIF qvec._plane_count(codes, k.dimensions) < 8 THEN
+        RAISE EXCEPTION 'the codes have % planes, learned bits need at least 8', qvec._plane_count(codes, k.dimensions)
             USING ERRCODE = 'data_exception';
     END IF;
+    width := (k.dimensions + 7) / 8 * 8;
     steps := (
         SELECT array_agg((get_bit(codes, i) << 8) + (get_bit(codes, width + i) << 7)
                          + (get_bit(codes, 2 * width + i) << 6) + (get_bit(codes, 3 * width + i) << 5)
@@ -224,7 +244,8 @@ BEGIN
     RETURN (SELECT string_agg(CASE WHEN b - (w <#> steps) > 0 THEN '1' ELSE '0' END, '' ORDER BY j)
             FROM unnest(k.projection, k.bias) WITH ORDINALITY AS u (w, b, j))::bit varying;
 END $$;
-COMMENT ON FUNCTION qvec.learned(bit, text) IS 'The learned bits of codes of 8 planes, by a calibration that has them';
+COMMENT ON FUNCTION qvec.learned(bit, text)
+    IS 'The learned bits of codes of at least 8 planes, by a calibration that has them';
 
 CREATE OR REPLACE FUNCTION qvec.learned(embedding vector, calibration text) RETURNS bit
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
@@ -243,5 +264,5 @@ COMMENT ON FUNCTION qvec._learned_bits(text) IS 'Number of learned bits of a cal
 
 CREATE OR REPLACE FUNCTION qvec._planes(rescore text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE rescore WHEN 'int8' THEN 8 WHEN 'int4' THEN 4 WHEN 'binary' THEN 1 END;
+    RETURN CASE rescore WHEN 'int10' THEN 10 WHEN 'int8' THEN 8 WHEN 'int4' THEN 4 WHEN 'binary' THEN 1 END;
 COMMENT ON FUNCTION qvec._planes(text) IS 'Number of planes of a precision; NULL for float16 and float32';

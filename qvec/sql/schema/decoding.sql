@@ -5,8 +5,8 @@ CREATE OR REPLACE FUNCTION qvec._plane_count(codes bit, dimensions integer) RETU
 DECLARE
     width integer := (dimensions + 7) / 8 * 8;
 BEGIN
-    IF length(codes) % width <> 0 OR length(codes) / width NOT BETWEEN 1 AND 8 THEN
-        RAISE EXCEPTION 'the codes have % bits, expected 1 to 8 planes of %', length(codes), width
+    IF length(codes) % width <> 0 OR length(codes) / width NOT BETWEEN 1 AND 10 THEN
+        RAISE EXCEPTION 'the codes have % bits, expected 1 to 10 planes of %', length(codes), width
             USING ERRCODE = 'data_exception';
     END IF;
     RETURN length(codes) / width;
@@ -22,6 +22,8 @@ DECLARE
     planes integer;
     width integer;
     half integer;
+    more integer;  -- planes after the eighth
+    missing integer;  -- planes up to the eighth
     padded bit varying;
 BEGIN
     SELECT dimensions, threshold, radius, deviation INTO k FROM qvec.calibration AS stored WHERE stored.id = calibration;
@@ -36,17 +38,24 @@ BEGIN
             SELECT qvec._round_float32(t + (2 * get_bit(codes, i::int - 1) - 1) * d::float8)
             FROM unnest(k.threshold::real[], k.deviation::real[]) WITH ORDINALITY AS u (t, d, i));
     END IF;
-    padded := codes || repeat('0', (8 - planes) * width)::bit varying;
+    more := greatest(planes - 8, 0);
+    missing := greatest(8 - planes, 0);
+    padded := codes || repeat('0', missing * width)::bit varying;
     RETURN ARRAY(
         SELECT qvec._round_float32(
             t + qvec._round_float32((level + 0.5::float8 - half) * qvec._round_float32(r::float8 / half)))
         FROM unnest(k.threshold::real[], k.radius::real[]) WITH ORDINALITY AS u (t, r, i),
             LATERAL (SELECT i::int - 1 AS at OFFSET 0) AS place,
-            LATERAL (SELECT ((get_bit(padded, at) << 7) + (get_bit(padded, width + at) << 6)
-                             + (get_bit(padded, 2 * width + at) << 5) + (get_bit(padded, 3 * width + at) << 4)
-                             + (get_bit(padded, 4 * width + at) << 3) + (get_bit(padded, 5 * width + at) << 2)
-                             + (get_bit(padded, 6 * width + at) << 1) + get_bit(padded, 7 * width + at)) >> 8 - planes
-                            AS level OFFSET 0) AS c
+            LATERAL (SELECT (((get_bit(padded, at) << 7) + (get_bit(padded, width + at) << 6)
+                              + (get_bit(padded, 2 * width + at) << 5) + (get_bit(padded, 3 * width + at) << 4)
+                              + (get_bit(padded, 4 * width + at) << 3) + (get_bit(padded, 5 * width + at) << 2)
+                              + (get_bit(padded, 6 * width + at) << 1) + get_bit(padded, 7 * width + at))
+                             << more >> missing)
+                            + CASE more
+                                  WHEN 2 THEN (get_bit(padded, 8 * width + at) << 1) + get_bit(padded, 9 * width + at)
+                                  WHEN 1 THEN get_bit(padded, 8 * width + at)
+                                  ELSE 0
+                              END AS level OFFSET 0) AS c
         ORDER BY i);
 END $$;
 COMMENT ON FUNCTION qvec._decode(bit, text) IS 'The vector that codes represent, as float64';

@@ -69,7 +69,7 @@ DECLARE
     rescore text := TG_ARGV[1];
 BEGIN
     NEW.codes := qvec._codes(NEW.embedding_in, calibration, rescore, TG_ARGV[2]);
-    IF TG_ARGV[2] = 'learned' AND rescore IN ('int8', 'int4') THEN
+    IF TG_ARGV[2] = 'learned' AND qvec._planes(rescore) IS NOT NULL THEN
         NEW.learned := qvec.learned(NEW.embedding_in, calibration);
     END IF;
     IF rescore IN ('float16', 'float32') THEN

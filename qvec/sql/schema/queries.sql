@@ -77,6 +77,7 @@ BEGIN
     END IF;
     IF layout.planes IS NOT NULL THEN
         CASE layout.planes  -- raises an error for any other number
+            WHEN 10 THEN query := qvec._digits_sql(10); score := qvec._score_sql(10);
             WHEN 8 THEN query := qvec._digits_sql(8); score := qvec._score_sql(8);
             WHEN 4 THEN query := qvec._digits_sql(4); score := qvec._score_sql(4);
             WHEN 1 THEN query := qvec._digits_sql(1); score := qvec._score_sql(1);

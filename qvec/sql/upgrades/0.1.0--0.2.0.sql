@@ -10,11 +10,16 @@ ALTER TABLE qvec.calibration
     ADD COLUMN safe_norm float8,
     ADD COLUMN length_base float8[],
     ADD COLUMN length_scale float8[],
-    ADD COLUMN length_digits bit varying[],
+    ADD COLUMN length_digits1 bit varying,
+    ADD COLUMN length_digits4 bit varying,
+    ADD COLUMN length_digits8 bit varying,
+    ADD COLUMN length_digits10 bit varying,
     ADD COLUMN projection vector[],
     ADD COLUMN bias integer[];
 ALTER TABLE qvec.calibration
-    ALTER COLUMN projection SET STORAGE EXTERNAL, ALTER COLUMN length_digits SET STORAGE EXTERNAL;
+    ALTER COLUMN projection SET STORAGE EXTERNAL,
+    ALTER COLUMN length_digits1 SET STORAGE EXTERNAL, ALTER COLUMN length_digits4 SET STORAGE EXTERNAL,
+    ALTER COLUMN length_digits8 SET STORAGE EXTERNAL, ALTER COLUMN length_digits10 SET STORAGE EXTERNAL;
 
 ALTER TABLE qvec.collection
     DROP CONSTRAINT collection_rescore_check,
