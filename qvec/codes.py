@@ -2,8 +2,8 @@
 
 A row's codes are planes of w = ceil(dimensions / 8) bytes, the top bit of every dimension's code first, dimension i at
 byte i // 8, most significant bit first (numpy's packbits, pgvector's bit), padded with zero bits. p planes take p * w
-bytes: 1 plane is binary, 4 are int4, 8 are int8, and each is a prefix of the next. Arrays of codes are plain
-C-contiguous uint8 arrays of shape (n, p * w).
+bytes: 1 plane is binary, 4 are int4, 8 are int8, 10 are int10, and each is a prefix of the next. Arrays of codes are
+plain C-contiguous uint8 arrays of shape (n, p * w).
 """
 
 from __future__ import annotations
@@ -27,16 +27,21 @@ if TYPE_CHECKING:
 
 Codes = NDArray[np.uint8]
 
-PLANES = {"int8": 8, "int4": 4, "binary": 1}
+PLANES = {"int10": 10, "int8": 8, "int4": 4, "binary": 1}
 """Number of planes of each precision."""
+MAX_PLANES = max(PLANES.values())
+LEARNED_PLANES = 8
+"""Number of planes that learned bits are computed from."""
 
 
 def quantize(vectors: ArrayLike, calibration: Calibration, planes: int = 8) -> Codes:
     """Return the codes of `vectors`, shape (n, planes * w).
 
-    With t = (x - threshold) * (128 / radius), the code of x is clamp(127 + ceil(t), 0, 255), so that its top bit is
-    exactly [x > threshold]; its `planes` top bits (1 to 8) are kept. `vectors` has shape (n, D) or (D,) with D one of
-    `calibration.accepted_dimensions`. Rows are cut to the calibration's dimensions and, under cosine, then normalized.
+    With t = (x - threshold) * (128 / radius), the code of x in 8 bits is clamp(127 + ceil(t), 0, 255), so that its top
+    bit is exactly [x > threshold]; its `planes` top bits are kept. Of p = 9 or 10 planes, the code has p bits:
+    clamp(2**(p-1) - 1 + ceil(2**(p-8) * t), 0, 2**p - 1), and its top 8 bits are the code above. `vectors` has shape
+    (n, D) or (D,) with D one of `calibration.accepted_dimensions`. Rows are cut to the calibration's dimensions and,
+    under cosine, then normalized.
 
     Raise RowError for NaN, an infinity or, under cosine, a zero vector; InputError for a wrong shape or dtype.
     """
@@ -71,9 +76,9 @@ def ternary(codes: ArrayLike, calibration: Calibration) -> Codes:
 
 
 def learned(codes: ArrayLike, calibration: Calibration) -> Codes:
-    """Return the learned bits of each row, shape (n, m / 8), from codes of 8 planes.
+    """Return the learned bits of each row, shape (n, m / 8), from the first 8 planes of its codes.
 
-    Bit j is [sum_i projection[j, i] * (2 * code[i] - 255) + bias[j] > 0], computed in integers.
+    Bit j is [sum_i projection[j, i] * (2 * code[i] - 255) + bias[j] > 0] of codes of 8 bits, computed in integers.
 
     Raise InputError if the calibration has no projection, or the codes have fewer planes.
     """
@@ -83,9 +88,10 @@ def learned(codes: ArrayLike, calibration: Calibration) -> Codes:
         )
     rows = as_codes(codes, "codes")
     held = _planes_held(rows, calibration.dimensions)
-    if held != 8:
-        raise InputError(f"codes: {held} planes found, 8 wanted for learned bits")
-    return _native.project(rows, calibration.projection, calibration.bias)
+    if held < LEARNED_PLANES:
+        raise InputError(f"codes: {held} planes found, at least {LEARNED_PLANES} wanted for learned bits")
+    first = np.ascontiguousarray(rows[:, : code_bytes(calibration.dimensions, LEARNED_PLANES)])
+    return _native.project(first, calibration.projection, calibration.bias)
 
 
 def prefilter_bits(codes: ArrayLike, calibration: Calibration, prefilter: str) -> Codes:
@@ -98,8 +104,8 @@ def prefilter_bits(codes: ArrayLike, calibration: Calibration, prefilter: str) -
 def dequantize(codes: ArrayLike, calibration: Calibration, planes: int | None = None) -> NDArray[np.float32]:
     """Return the vectors decoded from the top `planes` planes of the codes (None: all), float32, shape (n, d).
 
-    With p planes, a code c decodes to threshold + ((c >> (8 - p)) + 1/2 - 2**(p-1)) * radius / 2**(p-1); with one
-    plane, to threshold + deviation or threshold - deviation.
+    The top p bits of a code, as an integer c, decode to threshold + (c + 1/2 - 2**(p-1)) * radius / 2**(p-1); a single
+    bit decodes to threshold + deviation or threshold - deviation.
     """
     rows = as_codes(codes, "codes")
     return _native.dequantize(
@@ -188,8 +194,8 @@ def _comparable(codes: ArrayLike, queries: ArrayLike) -> tuple[Codes, Codes]:
 def _planes_held(codes: Codes, dimensions: int) -> int:
     width = code_bytes(dimensions, 1)
     planes, rest = divmod(int(codes.shape[1]), width)
-    if rest or not 1 <= planes <= 8:
-        raise InputError(f"codes: {codes.shape[1]} bytes a row found, 1 to 8 planes of {width} bytes wanted")
+    if rest or not 1 <= planes <= MAX_PLANES:
+        raise InputError(f"codes: {codes.shape[1]} bytes a row found, 1 to {MAX_PLANES} planes of {width} bytes wanted")
     return planes
 
 
@@ -204,8 +210,8 @@ def _planes_read(codes: Codes, dimensions: int, planes: int | None) -> int:
 
 
 def _check_planes(planes: int) -> None:
-    if not 1 <= planes <= 8:
-        raise InputError(f"planes: {planes} found, 1 to 8 wanted")
+    if not 1 <= planes <= MAX_PLANES:
+        raise InputError(f"planes: {planes} found, 1 to {MAX_PLANES} wanted")
 
 
 @contextmanager

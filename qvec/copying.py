@@ -16,7 +16,7 @@ from qvec.sources import Batch, Source
 
 _SAME_PRECISION = {
     "Postgres": {"turbo16": "float16", "turbo8": "float16"},
-    "Qdrant": {"int8": "float16", "int4": "float16"},
+    "Qdrant": {"int10": "float16", "int8": "float16", "int4": "float16"},
 }
 """By the kind of the target: the precision that keeps everything of one that the target lacks."""
 

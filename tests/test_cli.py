@@ -170,7 +170,10 @@ USER_ERRORS: dict[str, tuple[list[str], str]] = {
     ),
     "API key in a URL": (["info", "--db", "qdrant://u:secret@h"], "put the API key into QVEC_QDRANT_API_KEY"),
     "Qdrant setting on Postgres": ([*INGEST, "--shards", "2"], "--shards is not a setting of a collection in Postgres"),
-    "Qdrant precision on Postgres": ([*INGEST, "--rescore", "turbo8"], "rescore is 'turbo8', expected one of: int8"),
+    "Qdrant precision on Postgres": (
+        [*INGEST, "--rescore", "turbo8"],
+        "rescore is 'turbo8', expected one of: int10, int8",
+    ),
     "Qdrant prefilter on Postgres": (
         [*INGEST, "--prefilter", "turbo1"],
         "prefilter is 'turbo1', expected one of: ternary",

@@ -88,6 +88,7 @@ def test_settings_are_stored_and_conflicts_refused(url: str, source: Path) -> No
 
 USER_ERRORS: dict[str, tuple[list[str], str]] = {
     "Postgres precision": (["--rescore", "int8"], "rescore is 'int8', expected one of: float16"),
+    "Postgres precision of ten bits": (["--rescore", "int10"], "rescore is 'int10', expected one of: float16"),
     "Postgres prefilter": (["--prefilter", "ternary"], "prefilter is 'ternary', expected one of: binary"),
     "query encoding of another prefilter": (
         ["--prefilter", "turbo2", "--query-encoding", "binary"],

@@ -48,6 +48,7 @@ def golden_ranges() -> Ranges:
 
 GOLDEN_VECTOR = [1, 2, 0, 1.5, 129, -127, 500, -500, 17]
 GOLDEN_CODES = [127, 128, 126, 128, 255, 0, 255, 0, 143]
+GOLDEN_LONG_CODES = [511, 515, 507, 513, 1023, 0, 1023, 0, 575]
 GOLDEN_LEVELS = {
     2: "5a80",
     3: "0a00" + "fa80",
@@ -56,33 +57,38 @@ GOLDEN_LEVELS = {
     6: "0a00" + "0a00" + "5a80" + "fa80" + "fa80",
     8: "0a00" + "0a00" + "0a00" + "5a80" + "fa80" + "fa80" + "fa80",
 }
-GOLDEN_PLANES = ["5a80", "aa00", "aa00", "aa00", "aa80", "aa80", "aa80", "8a80"]
+GOLDEN_PLANES = ["5a80", "aa00", "aa00", "aa00", "aa80", "aa80", "aa80", "8a80", "ea80", "fa80"]
 
 
 def test_golden_codes() -> None:
-    assert specification.codes(
-        np.array([GOLDEN_VECTOR], np.float32), golden_ranges().threshold, golden_ranges().radius, cosine=False
-    ).tolist() == [GOLDEN_CODES]
-    assert codes.quantize(GOLDEN_VECTOR, golden_ranges()).tobytes().hex() == "".join(GOLDEN_PLANES)
+    arguments = (np.array([GOLDEN_VECTOR], np.float32), golden_ranges().threshold, golden_ranges().radius)
+    assert specification.codes(*arguments, cosine=False).tolist() == [GOLDEN_CODES]
+    assert specification.long_codes(*arguments, cosine=False).tolist() == [GOLDEN_LONG_CODES]
+    assert codes.quantize(GOLDEN_VECTOR, golden_ranges()).tobytes().hex() == "".join(GOLDEN_PLANES[:8])
+    assert codes.quantize(GOLDEN_VECTOR, golden_ranges(), 10).tobytes().hex() == "".join(GOLDEN_PLANES)
 
 
-@pytest.mark.parametrize("planes", [1, 4, 8])
+@pytest.mark.parametrize("planes", [1, 4, 8, 9])
 def test_fewer_planes_are_prefix(planes: int) -> None:
     assert codes.quantize(GOLDEN_VECTOR, golden_ranges(), planes).tobytes().hex() == "".join(GOLDEN_PLANES[:planes])
 
 
 def test_golden_decoded_values() -> None:
-    stored = codes.quantize(GOLDEN_VECTOR, golden_ranges())
+    stored = codes.quantize(GOLDEN_VECTOR, golden_ranges(), 10)
     assert codes.dequantize(stored, golden_ranges()).tolist() == [
+        [0.875, 1.875, -0.125, 1.375, 128.875, -126.875, 128.875, -126.875, 16.875]
+    ]
+    assert codes.dequantize(stored, golden_ranges(), 8).tolist() == [
         [0.5, 1.5, -0.5, 1.5, 128.5, -126.5, 128.5, -126.5, 16.5]
     ]
     assert codes.dequantize(stored, golden_ranges(), 4).tolist() == [[-7, 9, -7, 9, 121, -119, 121, -119, 9]]
     assert codes.dequantize(stored, golden_ranges(), 1).tolist() == [[-39, 41, -39, 41, 41, -39, 41, -39, 41]]
 
 
+@pytest.mark.parametrize("planes", [8, 10])
 @pytest.mark.parametrize(("count", "wanted"), GOLDEN_LEVELS.items())
-def test_golden_levels(count: int, wanted: str) -> None:
-    stored = codes.quantize(GOLDEN_VECTOR, golden_ranges())
+def test_golden_levels(count: int, wanted: str, planes: int) -> None:
+    stored = codes.quantize(GOLDEN_VECTOR, golden_ranges(), planes)
     assert codes.levels(stored, golden_ranges(), count).tobytes().hex() == wanted
 
 
@@ -100,15 +106,15 @@ def test_golden_ternary() -> None:
 
 def test_quantization_error_is_at_most_half_a_step() -> None:
     vectors = np.clip(normal_vectors(100, 37), -2.5, 2.5)
-    for planes in (2, 4, 8):
+    for planes in (2, 4, 8, 9, 10):
         step = 2 * 3 / 2**planes
         decoded = codes.dequantize(codes.quantize(vectors, random_ranges(37), planes), random_ranges(37))
         assert np.abs(decoded - vectors).max() <= step / 2 + 1e-6
 
 
 def test_scores_are_inner_products_with_decoded_rows() -> None:
-    stored, queries = codes.quantize(normal_vectors(50, 37), random_ranges(37)), normal_vectors(3, 37, seed=1)
-    for planes in (None, 1, 4, 8):
+    stored, queries = codes.quantize(normal_vectors(50, 37), random_ranges(37), 10), normal_vectors(3, 37, seed=1)
+    for planes in (None, 1, 4, 8, 9):
         wanted = queries @ codes.dequantize(stored, random_ranges(37), planes).T
         np.testing.assert_allclose(
             codes.score(stored, queries, random_ranges(37), planes), wanted, rtol=1e-4, atol=1e-4
@@ -122,13 +128,15 @@ def test_scores_are_inner_products_with_decoded_rows() -> None:
         ("cosine", 4, True),
         ("cosine", 7, True),
         ("cosine", 8, True),
+        ("cosine", 10, True),
         ("ip", 4, False),
         ("ip", 8, False),
+        ("ip", 10, False),
     ],
 )
 def test_cosine_scores_are_divided_by_length(metric: str, planes: int, by_length: bool) -> None:
     calibration = random_ranges(37, metric)
-    stored, queries = codes.quantize(normal_vectors(50, 37), calibration), normal_vectors(3, 37, seed=1)
+    stored, queries = codes.quantize(normal_vectors(50, 37), calibration, 10), normal_vectors(3, 37, seed=1)
     decoded = codes.dequantize(stored, calibration, planes)
     wanted = specification.scores(decoded, queries, by_length=by_length)
     np.testing.assert_allclose(codes.score(stored, queries, calibration, planes), wanted, rtol=1e-4, atol=1e-4)
@@ -266,13 +274,13 @@ STORED = np.zeros((2, 40), np.uint8)
         (lambda: codes.quantize(normal_vectors(2, 36), random_ranges(37)), "vectors: 36 dimensions found, 37 wanted"),
         (lambda: codes.quantize(normal_vectors(2, 38), random_ranges(37)), "vectors: 38 dimensions found, 37 wanted"),
         (lambda: codes.quantize(np.zeros((1, 1, 37)), random_ranges(37)), "vectors: 3 axes found, 2 wanted"),
-        (lambda: codes.quantize(normal_vectors(2, 37), random_ranges(37), 0), "planes: 0 found, 1 to 8 wanted"),
-        (lambda: codes.quantize(normal_vectors(2, 37), random_ranges(37), 9), "planes: 9 found, 1 to 8 wanted"),
+        (lambda: codes.quantize(normal_vectors(2, 37), random_ranges(37), 0), "planes: 0 found, 1 to 10 wanted"),
+        (lambda: codes.quantize(normal_vectors(2, 37), random_ranges(37), 11), "planes: 11 found, 1 to 10 wanted"),
         (
             lambda: codes.dequantize(STORED[:, :39], random_ranges(37)),
-            "39 bytes a row found, 1 to 8 planes of 5 bytes wanted",
+            "39 bytes a row found, 1 to 10 planes of 5 bytes wanted",
         ),
-        (lambda: codes.dequantize(np.zeros((2, 45), np.uint8), random_ranges(37)), "codes: 45 bytes a row found"),
+        (lambda: codes.dequantize(np.zeros((2, 55), np.uint8), random_ranges(37)), "codes: 55 bytes a row found"),
         (lambda: codes.levels(STORED, random_ranges(37), 7), "count: 7 levels found, one of 2, 3, 4, 5, 6, 8 wanted"),
         (lambda: codes.levels(STORED[:, :25], random_ranges(37), 6), "codes: 5 planes found, at least 6 wanted"),
         (lambda: codes.dequantize(STORED[:, :20], random_ranges(37), 8), "codes: 4 planes found, 8 wanted"),
@@ -296,6 +304,8 @@ def test_wrong_shape_error_states_found_and_expected(call: object, message: str)
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(("dimensions", "planes", "wanted"), [(1, 1, 1), (8, 8, 8), (9, 4, 8), (1024, 8, 1024)])
+@pytest.mark.parametrize(
+    ("dimensions", "planes", "wanted"), [(1, 1, 1), (8, 8, 8), (9, 4, 8), (1024, 8, 1024), (1024, 10, 1280)]
+)
 def test_code_bytes(dimensions: int, planes: int, wanted: int) -> None:
     assert codes.code_bytes(dimensions, planes) == wanted

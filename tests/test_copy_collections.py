@@ -89,7 +89,7 @@ def assert_same(one: Collection, other: Collection, tolerance: float = 0.0) -> N
         )
 
 
-@pytest.mark.parametrize("rescore", ["int8", "int4", "binary"])
+@pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "binary"])
 @pytest.mark.parametrize("id_type", ["bigint", "text"])
 def test_codes_round_trip_bit_for_bit(
     postgres: Database, qdrant: Database, fitted: Calibration, rescore: str, id_type: str
@@ -114,7 +114,7 @@ def test_floats_round_trip_within_their_precision(
     assert_same(original, copied_back, tolerance)
 
 
-@pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float16", "float32"])
+@pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "binary", "float16", "float32"])
 def test_copy_within_postgres_is_exact(postgres: Database, fitted: Calibration, rescore: str) -> None:
     original = create_docs(postgres, fitted, rescore=rescore)
     assert_same(original, copy_collection(postgres, postgres, to="copy"))

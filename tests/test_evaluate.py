@@ -34,6 +34,8 @@ Lists = list[list[int]]
 
 K = 10
 DIMENSIONS = 64
+MEASURED = {name: planes for name, planes in PLANES.items() if planes <= PLANES["int8"]}
+"""The planes of the precisions by which a collection of int8 codes can rescore."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def true_nearest(vectors: Floats, queries: Floats) -> Lists:
 
 
 def decoded_scores(vectors: Floats, queries: Floats, calibration: Calibration, planes: int) -> NDArray[np.float64]:
-    codes = specification.codes(vectors, calibration.threshold, calibration.radius, cosine=True)
+    codes = specification.long_codes(vectors, calibration.threshold, calibration.radius, cosine=True)
     kept = specification.from_planes(specification.to_planes(codes, planes), DIMENSIONS, planes)
     rows = specification.decoded(kept, calibration.threshold, calibration.radius, calibration.deviation, planes)
     return specification.scores(rows, unit(queries), by_length=True)
@@ -109,11 +111,29 @@ def test_exact_rescoring_recall_equals_numpy(
     evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration
 ) -> None:
     truth, found = true_nearest(vectors, queries), by_name(evaluation)
-    for rescore, planes in PLANES.items():
+    for rescore, planes in MEASURED.items():
         wanted = recall(top(decoded_scores(vectors, queries, calibration, planes)), truth)
         assert found[f"none/{rescore}"].recall.value == pytest.approx(wanted)
     assert found["none/float32"].recall == (1, 1, 1)
     assert found["none/binary"].recall.value < found["none/int4"].recall.value < found["none/int8"].recall.value < 1
+
+
+def test_ten_planes_are_measured_as_all_precisions_of_codes(
+    db: Database, vectors: Floats, queries: Floats, source: Path, calibration: Calibration
+) -> None:
+    fine = db.create_collection("fine", calibration=calibration, rescore="int10")
+    fine.upsert(range(len(vectors)), vectors)
+    fine.build_index()
+    measured = by_name(evaluate(fine, as_queries(queries), rows_of(source, calibration), oversamplings=[4]))
+    truth, near = true_nearest(vectors, queries), candidates(vectors, queries, calibration, "ternary", 4 * K)
+    for rescore, planes in PLANES.items():
+        scores = decoded_scores(vectors, queries, calibration, planes)
+        assert measured[f"none/{rescore}"].recall.value == pytest.approx(recall(top(scores), truth))
+        scanned = measured[f"ternary/{rescore}/4/scan"]
+        assert scanned.recall.value == pytest.approx(recall(rescored(near, scores), truth))
+    assert measured["none/int10"].recall.value > measured["none/int8"].recall.value
+    assert measured["none/int10"].bytes_per_vector == 10 * DIMENSIONS // 8
+    assert alternatives_of(fine, queries) >= {("ternary", "int8"), ("binary", "int10")}
 
 
 @pytest.mark.parametrize("prefilter", ["ternary", "binary"])
@@ -121,7 +141,7 @@ def test_scan_recall_equals_numpy(
     evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration, prefilter: str
 ) -> None:
     truth, found = true_nearest(vectors, queries), by_name(evaluation)
-    for rescore, planes in PLANES.items():
+    for rescore, planes in MEASURED.items():
         scores = decoded_scores(vectors, queries, calibration, planes)
         for oversampling in (1, 2, 4, 8, 16):
             near = candidates(vectors, queries, calibration, prefilter, K * oversampling)
@@ -173,27 +193,28 @@ def test_alternatives_recall_equals_numpy(
         assert each.at_least < each.recall
 
 
+def alternatives_of(measured: Collection, queries: Floats) -> set[tuple[str, str]]:
+    nearest = find_ground_truth(measured, as_queries(queries), None, K, Reporter())
+    found = find_alternatives(measured, as_queries(queries), None, nearest, 0.95, Reporter())
+    return {(each.prefilter, each.rescore) for each in found}
+
+
 def test_alternatives_of_codes_have_at_most_their_precision(
     db: Database, collection: Collection, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
-    def alternatives(measured: Collection) -> set[tuple[str, str]]:
-        nearest = find_ground_truth(measured, as_queries(queries), None, K, Reporter())
-        found = find_alternatives(measured, as_queries(queries), None, nearest, 0.95, Reporter())
-        return {(each.prefilter, each.rescore) for each in found}
-
-    all_of_codes = {(name, each) for name, rescores in RESCORES.items() for each in rescores if each in PLANES}
-    assert alternatives(collection) == all_of_codes - {("ternary", "int8")}
+    all_of_codes = {(name, each) for name, rescores in RESCORES.items() for each in rescores if each in MEASURED}
+    assert alternatives_of(collection, queries) == all_of_codes - {("ternary", "int8")}
     floats = db.create_collection("kept", calibration=calibration, rescore="float16", prefilter="binary")
     floats.upsert(range(len(vectors)), vectors)
-    assert ("ternary", "float16") in alternatives(floats)
-    assert ("binary", "float16") not in alternatives(floats)
+    assert {("ternary", "float16"), ("ternary", "int10")} <= alternatives_of(floats, queries)
+    assert ("binary", "float16") not in alternatives_of(floats, queries)
 
 
 def test_every_configuration_is_measured_once(evaluation: Evaluation) -> None:
     factors = [1, 2, 4, 8, 16]
-    indexed = [f"ternary/{rescore}/{factor}" for rescore in PLANES for factor in factors]
-    scanned = [f"{p}/{r}/{factor}/scan" for p in ("ternary", "binary") for r in PLANES for factor in factors]
-    exact = [f"none/{rescore}" for rescore in (*PLANES, "float32")]
+    indexed = [f"ternary/{rescore}/{factor}" for rescore in MEASURED for factor in factors]
+    scanned = [f"{p}/{r}/{factor}/scan" for p in ("ternary", "binary") for r in MEASURED for factor in factors]
+    exact = [f"none/{rescore}" for rescore in (*MEASURED, "float32")]
     bits = ["ternary/none", "ternary/none/scan", "binary/none/scan"]
     assert sorted(result.name for result in evaluation.results) == sorted([*indexed, *scanned, *exact, *bits])
 

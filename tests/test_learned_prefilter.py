@@ -45,7 +45,8 @@ def expected_bits(rows: np.ndarray, calibration: Calibration) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("rescore", "column"), [("int8", "learned"), ("int4", "learned"), ("float16", "codes"), ("float32", "codes")]
+    ("rescore", "column"),
+    [("int10", "learned"), ("int8", "learned"), ("int4", "learned"), ("float16", "codes"), ("float32", "codes")],
 )
 def test_stored_bits_equal_specification(
     database: Database, calibration: Calibration, rescore: str, column: str
@@ -65,7 +66,7 @@ def test_stored_bits_equal_specification(
     assert [row[0] for row in from_sql] == wanted
 
 
-@pytest.mark.parametrize("rescore", ["int8", "int4", "float16"])
+@pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "float16"])
 def test_search_uses_index(database: Database, calibration: Calibration, rescore: str) -> None:
     rows, queries = low_rank(3000, DIMENSIONS), low_rank(20, DIMENSIONS, seed=5)
     docs = database.create_collection("docs", calibration=calibration, rescore=rescore)
@@ -94,11 +95,12 @@ def test_search_without_rescoring_ranks_by_learned_bits(database: Database, cali
     assert hits[1].score == pytest.approx(1 - 2 * differing / BITS)
 
 
-def test_insert_and_search_in_sql(database: Database, calibration: Calibration) -> None:
+@pytest.mark.parametrize("rescore", ["int10", "int8", "int4"])
+def test_insert_and_search_in_sql(database: Database, calibration: Calibration, rescore: str) -> None:
     rows = low_rank(60, DIMENSIONS)
     with database.store.connection() as connection:
         connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
-        connection.execute("SELECT qvec.create_collection('made', %s)", [calibration.id])
+        connection.execute("SELECT qvec.create_collection('made', %s, %s)", [calibration.id, rescore])
         for id, row in enumerate(rows):
             connection.execute("INSERT INTO made (id, embedding_in) VALUES (%s, %s)", [id, str(row.tolist())])
         connection.execute("SELECT qvec.build_index('made')")
@@ -188,7 +190,12 @@ def test_adapt_ingest_and_eval_commands(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rescore", "scanned"), [("int8", {"learned", "ternary", "binary"}), ("int4", {"ternary", "binary"})]
+    ("rescore", "scanned"),
+    [
+        ("int10", {"learned", "ternary", "binary"}),
+        ("int8", {"learned", "ternary", "binary"}),
+        ("int4", {"ternary", "binary"}),
+    ],
 )
 def test_scan_computes_learned_bits_if_all_planes_are_stored(
     database: Database, calibration: Calibration, rescore: str, scanned: set[str]

@@ -306,7 +306,7 @@ def test_invalid_names_are_refused(db: Database, calibration: Calibration, bad: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rescore": "int2"}, "rescore is 'int2', expected one of: int8, int4, binary, float16, float32"),
+        ({"rescore": "int2"}, "rescore is 'int2', expected one of: int10, int8, int4, binary, float16, float32"),
         (
             {"prefilter": "none"},
             "prefilter is 'none', expected one of: ternary, binary, levels4, levels5, levels6, levels8, learned",

@@ -18,6 +18,7 @@ from psycopg import sql
 import qvec
 from qvec import Calibration
 from qvec.client import Collection, Database
+from qvec.codes import PLANES
 from qvec.metadata_index import MetadataIndex
 from qvec.postgres import statements
 from qvec.postgres._sync import search_steps
@@ -30,6 +31,8 @@ from qvec.store.requests import RescoreIn
 Vectors = NDArray[np.float32]
 
 LAYOUTS = [
+    ("int10", "ternary"),
+    ("int10", "levels5"),
     ("int8", "ternary"),
     ("int8", "binary"),
     ("int4", "ternary"),
@@ -69,14 +72,17 @@ def test_prefilter_expression_equals_specification(
     edges = np.concatenate([thresholds, thresholds - 1]).repeat(dimensions, axis=1)
     codes = np.random.default_rng(dimensions).integers(0, 256, (20, dimensions), dtype=np.uint8)
     codes = np.concatenate([codes, edges])
-    for planes in {max(4, level_planes(LEVELS[prefilter])), 8} - {5, 6}:
-        layout = TableLayout(dimensions, rescore="int8" if planes == 8 else "int4", prefilter=prefilter)
+    for rescore, planes in PLANES.items():
+        if planes < max(4, level_planes(LEVELS[prefilter])):
+            continue
+        layout = TableLayout(dimensions, rescore=rescore, prefilter=prefilter)  # type: ignore[arg-type]
         expression = statements.prefilter(Table("public", "t", layout, PgVector("public", (0, 8, 5))))
         statement = sql.SQL("SELECT {}::text FROM (SELECT %s::bit({}) AS codes) AS t").format(
             expression, sql.Literal(layout.code_bits)
         )
         levels = specification.levels(codes, LEVELS[prefilter])
-        for row, expected in zip(specification.to_planes(codes, planes), levels, strict=True):
+        stored = codes.astype(np.uint16) << 2 if planes > 8 else codes
+        for row, expected in zip(specification.to_planes(stored, planes), levels, strict=True):
             assert connection.execute(statement, [bit_text(row)]).fetchone() == (bit_text(expected),)
 
 
@@ -106,7 +112,7 @@ def test_top_plane_equals_binary_quantize(connection: psycopg.Connection, dimens
 
 @pytest.mark.parametrize("dimensions", [1, 7, 384])
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-@pytest.mark.parametrize("rescore", ["int8", "int4", "binary"])
+@pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "binary"])
 def test_sql_scores_equal_client_scores(db: Database, dimensions: int, metric: str, rescore: str) -> None:
     vectors = realistic(50, dimensions)
     calibration = Calibration.fit(vectors, metric=metric)  # type: ignore[arg-type]

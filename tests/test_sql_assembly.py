@@ -104,7 +104,8 @@ def test_allowed_settings_equal_python(sql: psycopg.Connection[Any], column: str
 
 
 @pytest.mark.parametrize(
-    ("rescore", "prefilter"), [("int8", "ternary"), ("int4", "binary"), ("float16", "binary"), ("int8", "levels6")]
+    ("rescore", "prefilter"),
+    [("int8", "ternary"), ("int4", "binary"), ("float16", "binary"), ("int8", "levels6"), ("int10", "levels8")],
 )
 def test_index_definition_equals_python(
     sql: psycopg.Connection[Any], url: str, calibration: Calibration, rescore: Any, prefilter: Any

@@ -15,6 +15,7 @@ from sql_helpers import fetch_value, import_calibration, install_schema, pack_bi
 
 import qvec
 from qvec import Calibration, CollectionError
+from qvec.codes import PLANES
 
 Connection = psycopg.Connection[Any]
 Vectors = NDArray[np.float32]
@@ -62,7 +63,7 @@ def backfill_and_index(sql: Connection) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vector", "vector(64)", "halfvec(64)"])
-@pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float32"])
+@pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "binary", "float32"])
 def test_backfilled_codes_equal_python(
     sql: Connection, vectors: Vectors, calibration: Calibration, kind: str, rescore: str
 ) -> None:
@@ -71,7 +72,7 @@ def test_backfilled_codes_equal_python(
     attach(sql, import_calibration(sql, calibration), "other", rescore=rescore)
     assert set(fetch_codes(sql, "other").values()) == {None}
     backfill_and_index(sql)
-    planes = {"int8": 8, "int4": 4, "binary": 1}.get(rescore)
+    planes = PLANES.get(rescore)
     quantized = qvec.quantize(given, calibration, planes or 4)
     expected = quantized if planes else qvec.ternary(quantized, calibration)
     assert fetch_codes(sql, "other") == dict(enumerate(expected.tolist()))
@@ -85,7 +86,7 @@ def test_backfilled_codes_equal_python(
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-@pytest.mark.parametrize("rescore", ["int8", "float32"])
+@pytest.mark.parametrize("rescore", ["int10", "int8", "float32"])
 def test_scores_estimate_the_metric_for_vectors_of_any_length(
     sql: Connection, vectors: Vectors, metric: Any, rescore: str
 ) -> None:
@@ -274,7 +275,10 @@ def test_uuid_text_and_bigint_ids(sql: Connection, vectors: Vectors, calibration
         ("'plain', 'none', %(id)s", "table plain has no column 'none'"),
         ("'plain', 'id', %(id)s", "column id of table plain is integer, expected vector or halfvec"),
         ("'plain', 'v', 'none'", "no calibration 'none'"),
-        ("'plain', 'v', %(id)s, rescore => 'x'", "rescore is 'x', expected int8, int4, binary, float16 or float32"),
+        (
+            "'plain', 'v', %(id)s, rescore => 'x'",
+            "rescore is 'x', expected int10, int8, int4, binary, float16 or float32",
+        ),
         ("'plain', 'v', %(id)s, metadata_column => 'id'", "column id of table plain is integer, expected jsonb"),
         ("'plain', 'v', %(id)s, document_column => 'id'", "column id of table plain is integer, expected text or"),
         ("'plain', 'v', %(id)s, codes_column => 'id'", 'column "id" of relation "plain" already exists'),

@@ -22,7 +22,7 @@ Vectors = NDArray[np.float32]
 
 LAYOUTS = [
     (rescore, prefilter)
-    for rescore in ("int8", "int4", "binary", "float16", "float32")
+    for rescore in ("int10", "int8", "int4", "binary", "float16", "float32")
     for prefilter in ("ternary", "binary")
     if (rescore, prefilter) != ("binary", "ternary")
 ] + [("int8", "levels4"), ("int4", "levels8"), ("float32", "levels6")]
@@ -213,7 +213,7 @@ def test_table_schema_follows_search_path_or_argument(
         ("qvec.create_collection('c', 'none')", "no calibration 'none'"),
         (
             "qvec.create_collection('c', %(id)s, 'int2')",
-            "rescore is 'int2', expected int8, int4, binary, float16 or float32",
+            "rescore is 'int2', expected int10, int8, int4, binary, float16 or float32",
         ),
         (
             "qvec.create_collection('c', %(id)s, prefilter => 'x')",
@@ -259,7 +259,7 @@ def test_drift_of_codes_and_of_floats(sql: Connection, name: str) -> None:
     calibration_id = import_calibration(sql, calibration)
     drifted_vectors = realistic(200, 16, seed=3) + np.float32(2)
     expected = calibration.drift(drifted_vectors)
-    for rescore in ("int8", "int4", "float32", "binary"):
+    for rescore in ("int10", "int8", "int4", "float32", "binary"):
         table = f"{name}_{rescore}"
         sql.execute("SELECT qvec.create_collection(%s, %s, %s)", [table, calibration_id, rescore])
         insert_rows(sql, table, vectors[:100])

@@ -17,6 +17,7 @@ from sql_helpers import fetch_value, import_calibration, install_schema, pack_bi
 import qvec
 from qvec import Calibration
 from qvec.client import Database
+from qvec.codes import PLANES
 from qvec.defaults import ef_search
 from qvec.postgres import sql_script
 from qvec.postgres.layout import TableLayout
@@ -26,9 +27,11 @@ Connection = psycopg.Connection[Any]
 Vectors = NDArray[np.float32]
 
 ROWS = 1000
-TOLERANCE = 4e-5
+TOLERANCE = 5e-5
 """Relative to |q| |x|, for vectors of few dimensions; vectors of real models differ less."""
 LAYOUTS = [
+    ("int10", "ternary"),
+    ("int10", "levels6"),
     ("int8", "ternary"),
     ("int8", "binary"),
     ("int4", "ternary"),
@@ -106,7 +109,7 @@ def test_exact_search_ranks_every_row(
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-@pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float32"])
+@pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "binary", "float32"])
 def test_scores_estimate_the_metric(sql: Connection, db: Database, name: str, metric: Any, rescore: Any) -> None:
     """Compare with the definition of the score at odd dimensions, for long, sparse, tiny and zero queries."""
     vectors = realistic(200, 13)
@@ -121,8 +124,8 @@ def test_scores_estimate_the_metric(sql: Connection, db: Database, name: str, me
         if rescore == "float32":
             decoded = unit(vectors) if metric == "cosine" else vectors
         else:
-            planes = {"int8": 8, "int4": 4, "binary": 1}[rescore]
-            decoded = qvec.dequantize(qvec.quantize(vectors, calibration, planes), calibration)
+            codes = qvec.quantize(vectors, calibration, PLANES[rescore])
+            decoded = qvec.dequantize(codes, calibration)
             if metric == "cosine":
                 decoded = unit(decoded)
         expected = decoded.astype(np.float64) @ prepared
@@ -298,6 +301,18 @@ def test_invalid_options_are_errors(sql: Connection, queries: Vectors, options: 
     with pytest.raises(psycopg.Error) as caught:
         search(sql, "int8_ternary", queries[0], **options)
     assert caught.value.diag.message_primary == message
+
+
+@pytest.mark.parametrize("own", ["int10", "int8", "int4"])
+def test_search_reads_the_length_digits_of_its_own_planes_only(sql: Connection, queries: Vectors, own: str) -> None:
+    expected = search(sql, f"{own}_ternary", queries[0])
+    others = [f"length_digits{planes} = NULL" for name, planes in PLANES.items() if name != own]
+    with sql.transaction(force_rollback=True):
+        sql.execute("ALTER TABLE qvec.calibration DISABLE TRIGGER USER")
+        sql.execute(f"UPDATE qvec.calibration SET {', '.join(others)}".encode())
+        assert search(sql, f"{own}_ternary", queries[0]) == expected
+        sql.execute(f"UPDATE qvec.calibration SET length_digits{PLANES[own]} = NULL".encode())
+        assert [score for _, score, *_ in search(sql, f"{own}_ternary", queries[0])] != [row[1] for row in expected]
 
 
 def test_unknown_planes_are_an_error(sql: Connection) -> None:

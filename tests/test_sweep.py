@@ -77,16 +77,14 @@ def test_recall_equals_numpy(sample: Sample, prefilter: str, rescore: str, overs
     )
     documents, queries = unit(sample.rows), unit(sample.queries)
     truth = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :K]
-    codes, query_codes = (
-        specification.codes(rows, calibration.threshold, calibration.radius, cosine=True)
-        for rows in (sample.rows, sample.queries)
-    )
+    ranges = calibration.threshold, calibration.radius
+    codes, query_codes = (specification.codes(rows, *ranges, cosine=True) for rows in (sample.rows, sample.queries))
     bits = (specification.levels(rows, LEVELS[prefilter]) for rows in (codes, query_codes))
     candidates = specification.nearest(specification.hamming(*bits), int(np.ceil(K * oversampling)))
     rows = documents.astype(np.float16).astype(np.float32)
     if rescore != "float16":
-        arrays = (calibration.threshold, calibration.radius, calibration.deviation)
-        rows = specification.decoded(codes, *arrays, PLANES[rescore])
+        kept = specification.long_codes(sample.rows, *ranges, cosine=True)
+        rows = specification.decoded(kept, *ranges, calibration.deviation, PLANES[rescore])
     scores = specification.scores(rows, queries, by_length=rescore in PLANES)
     recalls, reached = [], []
     for line, near, wanted in zip(scores, candidates, truth, strict=True):
@@ -119,7 +117,7 @@ def test_exact_search_recall_by_precision(sample: Sample) -> None:
         one.rescore: one.recalls.mean() for one in (quantized.measure_exact(truth, each) for each in SAMPLE_PRECISIONS)
     }
     assert means["float32"] == 1
-    assert 1 >= means["int8"] > means["int4"] > means["binary"] > 0.2
+    assert 1 >= means["int10"] > means["int8"] > means["int4"] > means["binary"] > 0.2
     scores = qvec.score(qvec.quantize(sample.rows, calibration), unit(sample.queries), calibration, 4)
     found = np.argsort(-scores, axis=1, kind="stable")[:, :K]
     assert means["int4"] == pytest.approx(truth.recalls(found).mean())
@@ -148,7 +146,7 @@ def test_recall_table_agrees_with_ground_truth(seed: int, k: int, rows: int) -> 
 
 
 @pytest.mark.parametrize("dimensions", [64, 100])
-@pytest.mark.parametrize("rescore", ["int8", "int4", "binary", "float16", "float32"])
+@pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "binary", "float16", "float32"])
 def test_bytes_equal_table_layout(dimensions: int, rescore: str) -> None:
     for prefilter in ("binary",) if rescore == "binary" else ("binary", "ternary"):
         layout = TableLayout.of(dimensions, "bigint", rescore, prefilter)  # type: ignore[arg-type]
@@ -347,7 +345,7 @@ def test_json_output_has_a_line_for_each_configuration(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     for_each_fit = sum(1 + 5 * len(rescores) for rescores in RESCORES.values())
-    assert len(lines) == 40 * for_each_fit + 4
+    assert len(lines) == 40 * for_each_fit + len(SAMPLE_PRECISIONS)
     (advised,) = [line for line in lines if line["recommended"]]
     assert advised["command"].startswith(f"qvec ingest {source}")
     assert sum(line["pareto"] for line in lines) >= 2

@@ -92,7 +92,7 @@ def test_unreachable_target_gives_advice(collection: Collection, store: Store, t
     assert tuning.advice is not None
     assert tuning.advice.startswith("an oversampling of 1 finds ")
     if store.is_postgres:
-        assert advised_options(tuning)["rescore"] in ("int8", "float16")
+        assert advised_options(tuning)["rescore"] in ("int10", "int8", "float16")
     else:
         assert tuning.advice.endswith(
             ": load it again with a more precise prefilter (qvec ingest --prefilter turbo1), or search "
@@ -184,7 +184,7 @@ def test_advice_names_closest_alternative(
 ) -> None:
     tuning = tune(codes, tuning_queries.take(np.arange(30)), rows_of(source, calibration), recall=0.9999)
     assert tuning.advice is not None
-    assert "no other way to load it is sure to reach the target; the closest is float16 after " in tuning.advice
+    assert "no other way to load it is sure to reach the target; the closest is int10 after " in tuning.advice
     assert tuning.advice.endswith(", without the loss of an index; more queries are needed to be sure of it")
 
 

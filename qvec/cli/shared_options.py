@@ -137,7 +137,7 @@ def settings_options(command: F) -> F:
         (
             _option(
                 "--rescore",
-                type=click.Choice(["int8", "int4", "binary", "float16", "float32", "turbo16", "turbo8"]),
+                type=click.Choice(["int10", "int8", "int4", "binary", "float16", "float32", "turbo16", "turbo8"]),
                 help="Precision to store (default: int8 on Postgres, float16 on Qdrant).",
             ),
             _option(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.calibration import Calibration
-from qvec.codes import PLANES, Codes, code_bytes, hamming_top_k, prefilter_bits, quantize, score
+from qvec.codes import MAX_PLANES, PLANES, Codes, code_bytes, hamming_top_k, prefilter_bits, quantize, score
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.evaluation_results import NONE
 from qvec.evaluation.ground_truth import RecallTable
@@ -26,15 +26,15 @@ Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
 RESCORES = {
-    "levels8": ("int8", "int4", "float16"),
-    "levels6": ("int8", "float16"),
-    "levels5": ("int8", "float16"),
-    "levels4": ("int8", "float16"),
-    "ternary": ("int8", "int4", "float16"),
-    "binary": ("int8", "int4", "binary", "float16"),
+    "levels8": ("int10", "int8", "int4", "float16"),
+    "levels6": ("int10", "int8", "float16"),
+    "levels5": ("int10", "int8", "float16"),
+    "levels4": ("int10", "int8", "float16"),
+    "ternary": ("int10", "int8", "int4", "float16"),
+    "binary": ("int10", "int8", "int4", "binary", "float16"),
 }
 """The rescoring precisions of a collection of codes, for each prefilter."""
-SAMPLE_PRECISIONS = ("float32", "int8", "int4", "binary")
+SAMPLE_PRECISIONS = ("float32", "int10", "int8", "int4", "binary")
 """The precisions by which every row of a sample can be ranked."""
 SAMPLE_OVERSAMPLINGS = tuple(sorted({1, 2, 4, 8, 16, DEFAULT_OVERSAMPLING}))
 _BLOCK_SCORES = 4 << 20
@@ -129,7 +129,7 @@ class QuantizedSample:
     def __init__(self, sample: Sample, calibration: Calibration) -> None:
         self._calibration = calibration
         self._rows = sample.rows
-        self._codes = quantize(sample.rows, calibration)
+        self._codes = quantize(sample.rows, calibration, MAX_PLANES)
         self._queries = calibration.prepared(sample.queries)
         self._query_codes = quantize(calibration.for_prefilter(self._queries), calibration)
 
@@ -148,7 +148,7 @@ class QuantizedSample:
 
     def measure_exact(self, truth: RecallTable, rescore: str) -> Measurement:
         """Rank every row by one precision, with the query in float32 and without a prefilter."""
-        rows = self._floats() if rescore == "float32" else self._planes(PLANES[rescore])
+        rows = self._floats() if rescore == "float32" else np.ascontiguousarray(self._planes(PLANES[rescore]))
         size = max(_BLOCK_SCORES // len(rows), 1)
         found = []
         for start in range(0, len(self._queries), size):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.client import Collection
-from qvec.codes import PLANES
+from qvec.codes import LEARNED_PLANES, PLANES
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.dataset import Queries
 from qvec.evaluation.evaluation_results import NONE
@@ -78,7 +78,7 @@ def scan_prefilters(collection: Collection) -> list[str]:
     own, planes = collection.settings["prefilter"], PLANES.get(collection.settings["rescore"], 0)
     if not collection.exposes_codes or planes < level_planes(LEVELS["ternary"]):
         return [own]
-    scannable = own != "learned" or planes == 8
+    scannable = own != "learned" or planes >= LEARNED_PLANES
     return [*([own] if scannable else []), *({"ternary", "binary"} - {own})]
 
 

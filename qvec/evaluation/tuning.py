@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qvec.client import Collection
-from qvec.codes import PLANES, quantize
+from qvec.codes import MAX_PLANES, PLANES, quantize
 from qvec.defaults import ef_search
 from qvec.errors import InputError
 from qvec.evaluation.dataset import Queries, Rows, rows_of_collection
@@ -32,8 +32,8 @@ MAX_OVERSAMPLING = 128
 """Largest oversampling to try: beyond it a search reads so many rows that another prefilter is better."""
 ALTERNATIVE_OVERSAMPLINGS = (4, 8, 16, 32)
 _BLOCK_ROWS = 4096
-_MORE_PRECISE = {"binary": "int4", "int4": "int8", "int8": "float16", "turbo8": "float16"}
-_MORE_PRECISE |= {"turbo16": "float32", "float16": "float32"}
+_MORE_PRECISE = {"binary": "int4", "int4": "int8", "int8": "int10", "int10": "float16"}
+_MORE_PRECISE |= {"turbo8": "float16", "turbo16": "float32", "float16": "float32"}
 _BETTER_ENGINE_PREFILTER = {"binary": "turbo1", "binary1.5": "turbo2", "binary2": "turbo2", "turbo1": "turbo2"}
 _BETTER_ENGINE_PREFILTER |= {"turbo1.5": "turbo2", "turbo2": "turbo4"}
 
@@ -207,7 +207,7 @@ def find_alternatives(
         return []
     calibration, settings = collection.calibration, collection.settings
     from_floats = rows is not None or collection.keeps_floats
-    planes = 8 if from_floats else PLANES[settings["rescore"]]
+    planes = MAX_PLANES if from_floats else PLANES[settings["rescore"]]
     prefilters = [name for name in RESCORES if planes >= level_planes(LEVELS[name])]
     rescores = [name for name, needed in PLANES.items() if needed <= planes] + ["float16"] * from_floats
     blocks = _quantized(collection, rows) if from_floats else collection.iter_codes(_BLOCK_ROWS)
@@ -239,7 +239,7 @@ def _quantized(collection: Collection, rows: Rows | None) -> Iterator[CodeBlock]
         for start in range(0, len(vectors), _BLOCK_ROWS):
             some = vectors[start : start + _BLOCK_ROWS]
             floats = calibration.prepared(some).astype(np.float16).astype(np.float32)
-            yield np.asarray(ids[start : start + _BLOCK_ROWS]), quantize(some, calibration), floats
+            yield np.asarray(ids[start : start + _BLOCK_ROWS]), quantize(some, calibration, MAX_PLANES), floats
 
 
 def _counted(blocks: Iterator[CodeBlock], reporter: Reporter) -> Iterator[CodeBlock]:

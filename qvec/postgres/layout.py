@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import LiteralString
 
 IdType = OneOf["bigint", "text"]
-Rescore = OneOf["int8", "int4", "binary", "float16", "float32"]
+Rescore = OneOf["int10", "int8", "int4", "binary", "float16", "float32"]
 Prefilter = OneOf["ternary", "binary", "levels4", "levels5", "levels6", "levels8", "learned"]
 
 _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvec import _native
 from qvec.calibration import Calibration
-from qvec.codes import code_bytes, dequantize, learned, prefilter_bits, quantize
+from qvec.codes import LEARNED_PLANES, code_bytes, dequantize, learned, prefilter_bits, quantize
 from qvec.errors import RowError
 from qvec.postgres.layout import TableLayout
 from qvec.prefilter_levels import level_planes
@@ -31,7 +31,7 @@ def stored_codes(vectors: NDArray[Any], calibration: Calibration, layout: TableL
 
 def _bits_of_vectors(vectors: NDArray[Any], calibration: Calibration, layout: TableLayout) -> NDArray[np.uint8]:
     """Return the bits that the prefilter compares, shape (n, prefilter_bits / 8)."""
-    planes = level_planes(layout.levels) if layout.levels else 8
+    planes = level_planes(layout.levels) if layout.levels else LEARNED_PLANES
     return prefilter_bits(quantize(vectors, calibration, planes), calibration, layout.prefilter)
 
 
@@ -48,7 +48,7 @@ def _stored_bits(
     if not layout.has_learned_column:
         return stored_codes(vectors, calibration, layout), None
     assert layout.planes
-    codes = quantize(vectors, calibration)
+    codes = quantize(vectors, calibration, max(layout.planes, LEARNED_PLANES))
     kept = np.ascontiguousarray(codes[:, : code_bytes(layout.dimensions, layout.planes)])
     return kept, learned(codes, calibration)
 

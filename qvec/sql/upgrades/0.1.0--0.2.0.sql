@@ -23,7 +23,8 @@ ALTER TABLE qvec.calibration
 
 ALTER TABLE qvec.collection
     DROP CONSTRAINT collection_rescore_check,
-    ADD CONSTRAINT collection_rescore_check CHECK (rescore IN ('int8', 'int4', 'binary', 'float16', 'float32')),
+    ADD CONSTRAINT collection_rescore_check CHECK (
+        rescore IN ('int10', 'int8', 'int4', 'binary', 'float16', 'float32')),
     DROP CONSTRAINT collection_prefilter_check,
     ADD CONSTRAINT collection_prefilter_check CHECK (prefilter IN (@PREFILTERS@)),
     ADD COLUMN embedding jsonb CHECK (jsonb_typeof(embedding) = 'object');
