@@ -8,7 +8,7 @@ length other than 384. All rows have unit length.
 
     python benchmarks/realistic.py [--rows N] [--dimensions D] [--write FILE.npy]
 
-prints the recall of sign and ternary bits and of int8 codes on these vectors, or writes them to a file.
+prints the recall of sign and ternary bits and of int10 and int8 codes on these vectors, or writes them to a file.
 """
 
 from __future__ import annotations
@@ -180,20 +180,18 @@ def prefilter_recall(documents: Vectors, queries: Vectors, k: int = 10, candidat
     return recall
 
 
-def int8_recall(documents: Vectors, queries: Vectors, k: int = 10) -> dict[str, float]:
-    """Return the recall@k when all rows are ranked by int8 codes: by qvec's scores, and by the inner product with the
-    decoded rows, which is not divided by their length."""
+def code_recall(documents: Vectors, queries: Vectors, k: int = 10) -> dict[str, float]:
+    """Return the recall@k when all rows are ranked by codes of int10 and of int8: by qvec's scores, and for int8 also
+    by the inner product with the decoded rows, which is not divided by their length."""
     calibration = Calibration.fit(documents[:_CALIBRATED])
     exact = _nearest(queries @ documents.T, k)
-    best: dict[str, list[tuple[NDArray[np.intp], Vectors]]] = {
-        "int8 codes": [],
-        "int8 codes, not divided by length": [],
-    }
+    names = ("int10", "int8", "int8, not divided by length")
+    best: dict[str, list[tuple[NDArray[np.intp], Vectors]]] = {name: [] for name in names}
     for start in range(0, len(documents), _RANKED_BLOCK):
-        codes = quantize(documents[start : start + _RANKED_BLOCK], calibration)
-        scores = score(codes, queries, calibration)
-        lengths = np.linalg.norm(dequantize(codes, calibration), axis=1)
-        for found, ranked in zip(best.values(), (scores, scores * lengths), strict=True):
+        codes = quantize(documents[start : start + _RANKED_BLOCK], calibration, planes=10)
+        by_ten, by_eight = (score(codes, queries, calibration, planes=planes) for planes in (10, 8))
+        lengths = np.linalg.norm(dequantize(codes, calibration, planes=8), axis=1)
+        for found, ranked in zip(best.values(), (by_ten, by_eight, by_eight * lengths), strict=True):
             nearest = _nearest(ranked, k)
             found.append((nearest + start, np.take_along_axis(ranked, nearest, axis=1)))
     recall = {}
@@ -225,7 +223,7 @@ def main(sizes: Sizes, write: Path | None) -> None:
     data = realistic_data(sizes)
     for name, value in prefilter_recall(*data).items():
         print(f"recall@10 of the top 40 by {name} bits: {100 * value:.1f}")
-    for name, value in int8_recall(*data).items():
+    for name, value in code_recall(*data).items():
         print(f"recall@10 of all rows ranked by {name}: {100 * value:.2f}")
 
 
