@@ -378,9 +378,9 @@ def test_unreachable_server_ends_the_load_with_one_error(
     connect = database.store.direct_connection
     reachable = True
 
-    def connect_while_reachable() -> Any:
+    def connect_while_reachable(**options: Any) -> Any:
         if reachable:
-            return connect()
+            return connect(**options)
         raise DatabaseError("cannot connect")
 
     def disconnect(done: int) -> None:
