@@ -70,6 +70,7 @@ $(VENV)/.demo: pyproject.toml $(RUST) | $(VENV)/bin/uv
 $(VENV)/.dev: pyproject.toml $(RUST) | $(VENV)/bin/uv
 	@echo "Installing qvec[dev,demo] into $(VENV): builds the Rust part and fetches torch, a few minutes the first time."
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev,demo]'
+	@cargo test --quiet --no-run --workspace --manifest-path rust/Cargo.toml
 	@touch $@
 
 $(VENV)/bin/uv:

@@ -50,9 +50,9 @@ def sample() -> Sample:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     path = tmp_path_factory.mktemp("sweep") / "vectors.npy"
-    np.save(path, realistic(640, dimensions=128))
+    np.save(path, realistic(320, dimensions=128))
     with open_source(path) as source:
-        return sweep(source, SweepOptions(queries=40, recall=0.8), Reporter())
+        return sweep(source, SweepOptions(queries=20, recall=0.8), Reporter())
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_recommended_command_has_options_of_trial(fit: FitOptions, options: dict
 
 
 def test_sweep_tries_every_combination(swept: Sweep) -> None:
-    assert (swept.rows, swept.queries, swept.k) == (600, 40, 10)
+    assert (swept.rows, swept.queries, swept.k) == (300, 20, 10)
     fits = {trial.fit for trial in swept.trials}
     assert {fit.threshold for fit in fits} == {0, 0.25, 0.5, 0.75, 1}
     assert {(fit.ranges.name, fit.ranges.quantile, fit.ranges.per_dimension) for fit in fits} == {
@@ -338,6 +338,7 @@ def test_command_prints_recommendation_and_writes_files(tmp_path: Path) -> None:
     assert plot.stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("few_calibrations")
 def test_json_output_has_a_line_for_each_configuration(tmp_path: Path) -> None:
     source = write_vectors(tmp_path / "a.npy", realistic(120))
     query_file = write_vectors(tmp_path / "q.npy", realistic(10, seed=1))
@@ -345,7 +346,7 @@ def test_json_output_has_a_line_for_each_configuration(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     for_each_fit = sum(1 + 5 * len(rescores) for rescores in RESCORES.values())
-    assert len(lines) == 40 * for_each_fit + len(SAMPLE_PRECISIONS)
+    assert len(lines) == 4 * for_each_fit + len(SAMPLE_PRECISIONS)
     (advised,) = [line for line in lines if line["recommended"]]
     assert advised["command"].startswith(f"qvec ingest {source}")
     assert sum(line["pareto"] for line in lines) >= 2
