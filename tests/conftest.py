@@ -10,6 +10,7 @@ import shutil
 import signal
 import ssl
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ ssl.create_default_context = functools.cache(ssl.create_default_context)
 def pytest_xdist_auto_num_workers() -> int:
     """Run three workers on two cores: tests wait for servers and other processes for a third of their time."""
     return max(round(1.5 * (os.cpu_count() or 1)), 1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark as slow all but every n-th case of each test with the mark `sampled(n)`."""
+    cases = Counter[tuple[object, str]]()
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark is not None:
+            test = (item.parent, item.originalname)
+            if cases[test] % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            cases[test] += 1
 
 
 def pytest_collection_finish() -> None:

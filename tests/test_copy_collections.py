@@ -89,6 +89,7 @@ def assert_same(one: Collection, other: Collection, tolerance: float = 0.0) -> N
         )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "binary"])
 @pytest.mark.parametrize("id_type", ["bigint", "text"])
 def test_codes_round_trip_bit_for_bit(

@@ -278,6 +278,7 @@ def test_duplicate_ids_across_sources(database: Database, tmp_path: Path) -> Non
     assert_holds(database, np.concatenate([old[:40], new]))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("distance", [1, 7, 35, 90], ids=["same batch", "near", "next batches", "far"])
 @pytest.mark.parametrize("on_duplicate", ["replace", "skip"])

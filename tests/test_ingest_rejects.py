@@ -60,6 +60,7 @@ def test_bad_row_stops_the_load_before_its_batch(
     assert_holds(database, random_vectors(100)[kept], kept)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
 def test_bad_rows_are_written_to_the_rejects_file(

@@ -92,6 +92,7 @@ SEARCHES: dict[str, Callable[[Any, Vectors], Any]] = {
 # Searches
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", ["transaction", "statement", "session"])
 @pytest.mark.parametrize("options", [{}, {"read_only": True, "statement_timeout": 30}], ids=["plain", "settings"])
 def test_searches_from_threads_find_what_direct_ones_find(
@@ -296,6 +297,7 @@ def test_writes(url: str, options: dict[str, Any]) -> None:
         assert not db.has_collection("docs")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("servers", [2, 4])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_load_adapts_to_the_poolers_server_connections(url: str, tmp_path: Path, servers: int, workers: int) -> None:

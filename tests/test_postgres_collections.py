@@ -412,6 +412,7 @@ def open_pool_connections(db: Database, connections: int) -> None:
         pool.putconn(connection)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("connections", [1, 5])
 @pytest.mark.parametrize(
     ("call", "expected"),

@@ -132,6 +132,7 @@ def test_load_continues_when_a_node_is_back(
     assert_holds(database, random_vectors(400))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", ["Collections/Get", "Collections/Create", "Points/Get", "CreateFieldIndex"])
 @pytest.mark.parametrize(
     ("code", "details"), [(Code.UNAVAILABLE, "the server is starting"), (Code.INTERNAL, READS_FAILED + REFUSED)]

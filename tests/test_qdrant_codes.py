@@ -122,6 +122,7 @@ def test_specification_of_four_dimensions_by_hand() -> None:
     assert specification.scores(stored, query, 4) == pytest.approx(4 - 2 * different)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dimensions", [1, 2, 7, 8, 9, 31, 33, 63, 64, 65, 127, 128, 129, 257, 384, 1000, 1024])
 def test_scores_of_difficult_rows(new_shard: NewShard, dimensions: int) -> None:
     """Also before optimize(): the engine scores new rows by their codes immediately."""

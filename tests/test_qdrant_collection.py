@@ -164,6 +164,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_description_on_a_server_is_an_error(
     server: FakeQdrantServer,

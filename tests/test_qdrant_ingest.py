@@ -85,6 +85,7 @@ def checkpoint_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "_CHECKPOINT_SECONDS", 0)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("rescore", "workers"), [("float16", 1), ("float16", 4), ("float32", 2), ("turbo8", 2), ("binary", 2)]
 )
@@ -100,6 +101,7 @@ def test_load_writes_every_row_once(database: Database, tmp_path: Path, rescore:
     assert (again.rows, again.resumed_at, again.total_rows) == (0, 1000, 1000)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize(("on_duplicate", "kept"), [("replace", "last"), ("skip", "first")])
 @pytest.mark.parametrize("batch_rows", [4, 200])
@@ -116,6 +118,7 @@ def test_duplicate_ids_keep_the_first_or_last_row(
     assert_holds(database, array[list(chosen.values())], list(chosen))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("on_duplicate", ["replace", "skip"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("workers", [1, 4])
@@ -162,6 +165,7 @@ def test_on_duplicate_error_never_replaces_rows_of_another_source(database: Data
     assert {id: row for id, row in found.items() if id in range(50, 60)} == found_rows(database, "alone")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("batch_rows", [5, 35])
 def test_continued_load_accepts_its_own_rows(

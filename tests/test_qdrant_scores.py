@@ -189,6 +189,7 @@ COMBINATIONS = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("rescore", "prefilter"), COMBINATIONS)
 def test_recall_of_every_combination_of_precisions(
     create: Create,

@@ -32,6 +32,7 @@ def url(qdrant_server: FakeQdrantServer) -> str:
     return qdrant_server.url
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("code", "after", "workers"),
     [

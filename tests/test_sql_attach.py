@@ -62,6 +62,7 @@ def backfill_and_index(sql: Connection) -> None:
     sql.execute(fetch_value(sql, "SELECT qvec.index_statement('articles')"))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["vector", "vector(64)", "halfvec(64)"])
 @pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "binary", "float32"])
 def test_backfilled_codes_equal_python(

@@ -105,6 +105,7 @@ def test_norm_at_the_edge_of_the_tolerance(sql: Connection, deviation: float) ->
     assert_codes_equal_specification(sql, vector, Calibration.fit(realistic(50, 100)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("dimensions", [1, 7, 8, 9, 33, 384, pytest.param(1024, marks=pytest.mark.slow)])
 def test_codes_of_realistic_vectors_equal_specification(sql: Connection, dimensions: int, metric: Any) -> None:

@@ -79,6 +79,7 @@ def search(sql: Connection, collection: str, query: Vectors, **options: Any) -> 
     return sql.execute(statement.encode(), {"c": collection, "q": vector_text(query), **options}).fetchall()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
 def test_hits_and_scores_equal_the_client(
     sql: Connection, db: Database, queries: Vectors, rescore: str, prefilter: str

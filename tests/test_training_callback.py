@@ -168,6 +168,7 @@ def test_calibrations_are_saved_with_model(model: str, pairs: Path, tmp_path: Pa
             assert find_calibration(str(folder), dimensions) == training.loss.to_calibration(dimensions)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize(
     ("outer", "wrapped"),

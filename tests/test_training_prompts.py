@@ -56,6 +56,7 @@ def embedded_texts(monkeypatch: pytest.MonkeyPatch) -> EmbeddedTexts:
     return found
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("prompts", "with_scores"),
     [
