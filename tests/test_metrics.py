@@ -173,3 +173,14 @@ def test_intervals_of_many_arrays_equal_single_intervals() -> None:
     for position in (0, 511, 512, 699):
         assert many[position] == pytest.approx(confidence_interval(values[position], confidence=0.9, seed=3))
     assert confidence_intervals([]) == []
+
+
+@pytest.mark.parametrize("queries", [7, 300])
+def test_interval_equals_bootstrap_written_out(queries: int) -> None:
+    """Few queries are resampled from draws that are kept, more of them in blocks."""
+    values = np.random.default_rng(1).random(queries)
+    drawn = np.random.default_rng(5).integers(0, queries, (4000, queries))
+    expected = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
+    for _ in range(2):
+        found = confidence_interval(values, seed=5)
+        np.testing.assert_allclose([found.low, found.high], expected, rtol=1e-12)
