@@ -34,9 +34,9 @@ _BEGIN = (
     " SET LOCAL idle_in_transaction_session_timeout = 0"
 )
 _WAIT_FOR_DISK = (
-    # Commit at least as safely as other transactions: perhaps only once standbys have replayed it.
     "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 )
+"""Makes a commit wait for the disk, or for standbys where the setting of the session says so."""
 
 
 def open_loader(

@@ -15,10 +15,11 @@ import re
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from qvec import defaults
 from qvec.errors import InputError
+from qvec.postgres.layout import Rescore
 from qvec.prefilter_levels import LEVEL_THRESHOLDS, LEVELS, level_planes
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def _constants() -> dict[str, str]:
         "LEVELS": "\n".join(f"        WHEN {count} THEN {_planes(count)}" for count in LEVEL_THRESHOLDS),
         "LEVEL_PLANES": " ".join(f"WHEN {count} THEN {level_planes(count)}" for count in LEVEL_THRESHOLDS),
         "PREFILTER_LEVELS": " ".join(f"WHEN '{name}' THEN {count}" for name, count in LEVELS.items()),
+        "RESCORES": ", ".join(f"'{name}'" for name in get_args(Rescore)),
         "PREFILTERS": ", ".join(f"'{name}'" for name in (*LEVELS, "learned")),
     }
 

@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS qvec.collection (
     relation regclass NOT NULL UNIQUE,
     calibration text NOT NULL REFERENCES qvec.calibration (id),
     id_type text NOT NULL CHECK (id_type IN ('bigint', 'text')),
-    rescore text NOT NULL CHECK (rescore IN ('int10', 'int8', 'int4', 'binary', 'float16', 'float32')),
+    rescore text NOT NULL CHECK (rescore IN (@RESCORES@)),
     prefilter text NOT NULL CHECK (prefilter IN (@PREFILTERS@)),
     oversampling real NOT NULL CHECK (oversampling >= 1),
     model text,
@@ -54,7 +54,7 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM qvec.calibration AS k WHERE k.id = calibration) THEN
         RAISE EXCEPTION 'no calibration %', quote_nullable(calibration)
             USING HINT = 'Store one with qvec.calibrate or qvec.import_calibration.', ERRCODE = 'no_data_found';
-    ELSIF coalesce(rescore, '') NOT IN ('int10', 'int8', 'int4', 'binary', 'float16', 'float32') THEN
+    ELSIF coalesce(rescore, '') NOT IN (@RESCORES@) THEN
         RAISE EXCEPTION 'rescore is %, expected int10, int8, int4, binary, float16 or float32', quote_nullable(rescore)
             USING ERRCODE = 'invalid_parameter_value';
     END IF;

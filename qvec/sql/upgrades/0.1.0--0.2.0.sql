@@ -24,7 +24,7 @@ ALTER TABLE qvec.calibration
 ALTER TABLE qvec.collection
     DROP CONSTRAINT collection_rescore_check,
     ADD CONSTRAINT collection_rescore_check CHECK (
-        rescore IN ('int10', 'int8', 'int4', 'binary', 'float16', 'float32')),
+        rescore IN (@RESCORES@)),
     DROP CONSTRAINT collection_prefilter_check,
     ADD CONSTRAINT collection_prefilter_check CHECK (prefilter IN (@PREFILTERS@)),
     ADD COLUMN embedding jsonb CHECK (jsonb_typeof(embedding) = 'object');
