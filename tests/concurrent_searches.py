@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-PATIENCE_SECONDS = 120
+from patience import wait_until
 
 
 class BackgroundSearches:
@@ -29,12 +28,13 @@ class BackgroundSearches:
         return self
 
     def wait_for_all(self) -> None:
-        """Wait until every thread has made a whole search from now on."""
-        wanted = {name: count + 2 for name, count in self._counts.items()}  # the first may have begun before
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while late := [name for name, count in self._counts.items() if count < wanted[name]]:
-            assert time.monotonic() < deadline, f"no search within {PATIENCE_SECONDS} s by: {', '.join(late)}"
-            time.sleep(0.005)
+        """Wait until every thread has made at least three whole searches from now on."""
+        wanted = {name: count + 4 for name, count in self._counts.items()}  # the first may have begun before
+
+        def late() -> list[str]:
+            return [name for name, count in self._counts.items() if count < wanted[name]]
+
+        wait_until(lambda: not late(), lambda: f"too few searches by {', '.join(late())}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

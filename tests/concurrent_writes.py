@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from patience import wait_until
 
 Vectors = NDArray[np.float32]
 
@@ -39,8 +39,7 @@ def writing_in_background(docs: Any, rows: Vectors) -> Iterator[dict[int, Vector
 
     def wait_for_ten() -> None:
         wanted = len(written) + 20  # two ids a write
-        while thread.is_alive() and len(written) < wanted:
-            time.sleep(0.005)
+        wait_until(lambda: len(written) >= wanted or not thread.is_alive())
 
     thread.start()
     try:

@@ -7,18 +7,16 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from patience import wait_until
 
 from qvec.postgres import embedded
 
-PATIENCE_SECONDS = 60
-"""How long a condition is waited for on a busy machine."""
 SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -178,11 +176,3 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds; fail after a while."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

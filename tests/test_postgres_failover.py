@@ -18,7 +18,8 @@ from command_line import invoke, succeed
 from conftest import realistic
 from ingest_helpers import assert_holds, load_source, random_vectors, run_command
 from numpy.typing import NDArray
-from standby_servers import PostgresServer, free_port, primary_server, wait_until
+from patience import wait_until
+from standby_servers import PostgresServer, free_port, primary_server
 
 import qvec
 from qvec import Calibration, DatabaseError

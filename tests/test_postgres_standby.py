@@ -16,9 +16,10 @@ import pytest
 from command_line import invoke, succeed
 from conftest import realistic
 from numpy.typing import NDArray
+from patience import wait_until
 from pooler_helpers import PROGRAM, pooled
 from sql_helpers import vector_text
-from standby_servers import PostgresServer, primary_server, wait_until
+from standby_servers import PostgresServer, primary_server
 
 import qvec
 from qvec import Calibration, CollectionError, DatabaseError
