@@ -18,7 +18,8 @@ import qvec
 from qvec import Calibration, defaults
 from qvec.codes import PLANES
 from qvec.postgres import sql_script
-from qvec.postgres.layout import Prefilter, Rescore, default_prefilter
+from qvec.postgres.layout import default_prefilter
+from qvec.postgres.options import Prefilter, Rescore
 
 VERSIONS = Path(__file__).parent / "sql" / "versions.json"
 SCHEMA = Path(sql_script.__file__).parents[1] / "sql" / "schema"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,7 @@ def test_install_and_uninstall_commands(url: str, new_schema: psycopg.Connection
 
 @pytest.fixture
 def extension(server_url: str) -> Iterator[None]:
-    """Install the extension into the embedded server for one test."""
+    """Install the extension into the embedded server for one test, with the standard library only."""
     with psycopg.connect(server_url) as connection:
         bindir = Path(fetch_value(connection, "SELECT setting FROM pg_config WHERE name = 'BINDIR'"))
         folder = Path(fetch_value(connection, "SELECT setting FROM pg_config WHERE name = 'SHAREDIR'")) / "extension"
@@ -256,7 +257,7 @@ def extension(server_url: str) -> Iterator[None]:
         pytest.skip("needs to write where the server keeps its extensions")
     root = Path(__file__).parents[1]
     subprocess.run(
-        ["make", "--no-print-directory", "install-extension", f"PG_CONFIG={bindir / 'pg_config'}"],
+        ["make", "--no-print-directory", "install-extension", f"PG_CONFIG={bindir / 'pg_config'}", f"PYTHON={sys.executable} -S"],
         cwd=root,
         check=True,
         capture_output=True,

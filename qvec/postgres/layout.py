@@ -5,20 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
-from typing import Literal as OneOf
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from qvec.codes import PLANES
 from qvec.errors import InputError
+from qvec.postgres.options import IdType, Prefilter, Rescore
 from qvec.prefilter_levels import LEVELS, level_planes
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
-
-IdType = OneOf["bigint", "text"]
-Rescore = OneOf["int10", "int8", "int4", "binary", "float16", "float32"]
-Prefilter = OneOf["ternary", "binary", "levels4", "levels5", "levels6", "levels8", "learned"]
 
 _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
 

@@ -7,6 +7,8 @@ To change the schema, edit these files, raise the version in qvec.control, and w
 An upgrade holds what CREATE OR REPLACE cannot change, such as new columns of a table; it may be a comment only.
 
     python -m qvec.postgres.sql_script DIRECTORY    write the extension's files to DIRECTORY
+
+That command needs Python's standard library only, so that it runs on a database server.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, get_args
 
 from qvec import defaults
 from qvec.errors import InputError
-from qvec.postgres.layout import Rescore
+from qvec.postgres.options import Rescore
 from qvec.prefilter_levels import LEVEL_THRESHOLDS, LEVELS, level_planes
 
 if TYPE_CHECKING:
