@@ -25,8 +25,9 @@ from realistic import real_embeddings
 from synthetic import synthetic_embeddings
 
 from qvec import Calibration
-from qvec.codes import code_bytes, learned, ternary
+from qvec.codes import code_bytes, learned, levels
 from qvec.embedding import PACKAGED_MODEL, load_embedder
+from qvec.prefilter_levels import LEVELS
 from qvec.projection import quantize_projection
 from qvec.training.initial_projection import itq, projection_from, random_rotation
 from qvec.training.learned_bits import AdaptOptions, CandidateRecall, RecallEvaluator, adapt
@@ -80,7 +81,10 @@ def measure_prefilters(rows: Vectors, queries: Vectors, training: bool, steps: i
         fitted = Calibration.fit(rows, threshold=share)
         evaluator = RecallEvaluator(rows, queries, fitted)
         yield Prefilter(f"sign bits, {name}", width, evaluator.recall(lambda codes: codes[:, :width]))
-        yield Prefilter(f"ternary, {name}", 2 * width, evaluator.recall(partial(ternary, calibration=fitted)))
+        for prefilter in ("ternary", "levels5"):
+            count = LEVELS[prefilter]
+            recall = evaluator.recall(partial(levels, calibration=fitted, count=count))
+            yield Prefilter(f"{prefilter}, {name}", width * (count - 1), recall)
     for name, calibration in untrained(rows, fitted):
         yield _learned(name, calibration, evaluator)
     for bits in (8 * width, 12 * width, 16 * width) if training else ():

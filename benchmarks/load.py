@@ -23,6 +23,7 @@ from realistic import mixtures
 import qvec
 from qvec import Calibration, Database
 from qvec.ingest import LoadOptions, ingest
+from qvec.prefilter_levels import DEFAULT_PREFILTER, LEVELS
 from qvec.sources import open_source
 
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
@@ -90,7 +91,7 @@ def copy_bytes(vectors: Vectors, calibration: Calibration, rescore: str) -> byte
     """Return rows in the format of COPY BINARY: id, codes, halfvec where floats are kept, no document, no metadata."""
     codes = qvec.quantize(vectors, calibration)
     if rescore == "float16":
-        codes = qvec.ternary(codes, calibration)
+        codes = qvec.levels(codes, calibration, LEVELS[DEFAULT_PREFILTER])
     columns = [
         np.arange(len(vectors)).astype(">i8")[:, None].view(np.uint8),
         _prefixed(codes, [8 * codes.shape[1]], ">i4"),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pgvector import Bit, HalfVector
 
 from qvec import Calibration, Database
+from qvec.prefilter_levels import DEFAULT_PREFILTER
 
 K = 10
 EF = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 600)
@@ -53,7 +54,7 @@ class Int8Codes(SearchMethod):
 
     settings = OVERSAMPLING
 
-    def __init__(self, database: Database, prefilter: str = "ternary") -> None:
+    def __init__(self, database: Database, prefilter: str = DEFAULT_PREFILTER) -> None:
         self.name = f"qvec int8, {prefilter}"
         self.collection = f"docs_{prefilter}"
         self._database = database

@@ -33,6 +33,7 @@ from realistic import realistic_data
 from search_methods import BitsAndHalfvec, HalfvecHnsw, Int8Codes, K, Search, compare_at_recall, nearest_ids
 
 from qvec import Database
+from qvec.defaults import ef_search
 
 CANDIDATES = 4 * K
 INSERTED = 5_000
@@ -117,7 +118,8 @@ def prepared_search(session: Session, queries: Vectors) -> Work:
         session, "SELECT qvec._search_sql(l, %s, %s, NULL) FROM qvec._layout('docs') AS l", [K, CANDIDATES]
     )
     session.execute("DEALLOCATE ALL")
-    session.execute(f"SET hnsw.ef_search = {max(CANDIDATES, 40)}; SET hnsw.iterative_scan = relaxed_order".encode())
+    settings = f"SET hnsw.ef_search = {ef_search(K, CANDIDATES)}; SET hnsw.iterative_scan = relaxed_order"
+    session.execute(settings.encode())
     types = "bit varying[], vector[], float8[], float8[], bit varying[]"
     session.execute(f"PREPARE by_hand ({types}) AS {statement}".encode())
     session.execute(

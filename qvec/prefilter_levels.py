@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 LEVELS = {"binary": 2, "ternary": 3, "levels4": 4, "levels5": 5, "levels6": 6, "levels8": 8}
 """Number of levels of each prefilter that reads them from codes."""
+DEFAULT_PREFILTER: Final = "levels5"
+"""That of a collection which names none, where its codes have enough planes."""
 LEVEL_THRESHOLDS = {
     2: (128,),
     3: (144, 112),
-    4: (152, 128, 104),
-    5: (164, 140, 116, 92),
-    6: (168, 148, 128, 108, 88),
+    4: (160, 128, 96),
+    5: (160, 144, 112, 96),
+    6: (160, 144, 128, 112, 96),
     8: (176, 160, 144, 128, 112, 96, 80),
 }
-"""The codes that part each number of levels. Ranges of the 0.9999 quantile are about 3.9 standard deviations, so that a
-deviation is about 33 codes."""
+"""The codes that part each number of levels: multiples of 16, so that four planes hold them. Ranges of the 0.9999
+quantile are about 3.9 standard deviations, so that a deviation is about 33 codes."""
 
 
 def level_planes(count: int) -> int:

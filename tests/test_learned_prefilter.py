@@ -147,7 +147,7 @@ def test_learned_prefilter_requires_learned_bits(database: Database) -> None:
         TableLayout.of(DIMENSIONS, "bigint", "binary", "learned", BITS)
 
 
-def test_attached_table_uses_ternary_bits(database: Database, calibration: Calibration) -> None:
+def test_attached_table_uses_levels(database: Database, calibration: Calibration) -> None:
     with database.store.connection() as connection:
         connection.execute("CREATE TABLE own (id bigint PRIMARY KEY, v vector)")
         connection.execute("SELECT qvec.import_calibration(%s)", [calibration.to_bytes()])
@@ -155,10 +155,10 @@ def test_attached_table_uses_ternary_bits(database: Database, calibration: Calib
         found = connection.execute("SELECT prefilter FROM qvec.collection").fetchall()
         connection.execute("SELECT qvec.detach('ours')")
         attach = "SELECT qvec.attach('own', 'v', %s, prefilter => 'learned')"
-        refused = "prefilter is 'learned', which attached tables do not have: expected another, such as ternary"
+        refused = "prefilter is 'learned', which attached tables do not have: expected another, such as levels5"
         with pytest.raises(psycopg.Error, match=refused):
             connection.execute(attach, [calibration.id])
-    assert found == [("ternary",)]
+    assert found == [("levels5",)]
 
 
 def test_sql_rejects_damaged_projection(database: Database, calibration: Calibration) -> None:
@@ -192,9 +192,9 @@ def test_adapt_ingest_and_eval_commands(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rescore", "scanned"),
     [
-        ("int10", {"learned", "ternary", "binary"}),
-        ("int8", {"learned", "ternary", "binary"}),
-        ("int4", {"ternary", "binary"}),
+        ("int10", {"learned", "levels5", "binary"}),
+        ("int8", {"learned", "levels5", "binary"}),
+        ("int4", {"levels5", "binary"}),
     ],
 )
 def test_scan_computes_learned_bits_if_all_planes_are_stored(

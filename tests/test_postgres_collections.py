@@ -311,10 +311,6 @@ def test_invalid_names_are_refused(db: Database, calibration: Calibration, bad: 
             {"prefilter": "none"},
             "prefilter is 'none', expected one of: ternary, binary, levels4, levels5, levels6, levels8, learned",
         ),
-        (
-            {"rescore": "int4", "prefilter": "levels5"},
-            "prefilter is 'levels5', which reads 6 planes, but rescore 'int4' keeps 4: expected 'ternary' or 'binary'",
-        ),
         ({"id_type": "uuid"}, "id_type is 'uuid', expected one of: bigint, text"),
         ({"oversampling": 0.5}, "oversampling is 0.5, expected at least 1"),
         ({"oversampling": float("nan")}, "oversampling is nan, expected at least 1"),

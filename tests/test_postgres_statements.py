@@ -25,7 +25,7 @@ from qvec.postgres._sync import search_steps
 from qvec.postgres._sync.collection import CodedTable
 from qvec.postgres.layout import PgVector, Table, TableLayout
 from qvec.postgres.search_plan import SearchPlan
-from qvec.prefilter_levels import LEVELS, level_planes
+from qvec.prefilter_levels import LEVELS
 from qvec.store.requests import RescoreIn
 
 Vectors = NDArray[np.float32]
@@ -73,7 +73,7 @@ def test_prefilter_expression_equals_specification(
     codes = np.random.default_rng(dimensions).integers(0, 256, (20, dimensions), dtype=np.uint8)
     codes = np.concatenate([codes, edges])
     for rescore, planes in PLANES.items():
-        if planes < max(4, level_planes(LEVELS[prefilter])):
+        if planes < 4:
             continue
         layout = TableLayout(dimensions, rescore=rescore, prefilter=prefilter)  # type: ignore[arg-type]
         expression = statements.prefilter(Table("public", "t", layout, PgVector("public", (0, 8, 5))))

@@ -257,7 +257,13 @@ def extension(server_url: str) -> Iterator[None]:
         pytest.skip("needs to write where the server keeps its extensions")
     root = Path(__file__).parents[1]
     subprocess.run(
-        ["make", "--no-print-directory", "install-extension", f"PG_CONFIG={bindir / 'pg_config'}", f"PYTHON={sys.executable} -S"],
+        [
+            "make",
+            "--no-print-directory",
+            "install-extension",
+            f"PG_CONFIG={bindir / 'pg_config'}",
+            f"PYTHON={sys.executable} -S",
+        ],
         cwd=root,
         check=True,
         capture_output=True,

@@ -25,6 +25,7 @@ from qvec.embedding import Embedder, EmbeddingOptions, load_embedder
 from qvec.errors import InputError
 from qvec.ingest.fit import check_fit_options, fit_for, fit_sample, load_embedder_for, sample_source
 from qvec.ingest.load_options import FitOptions
+from qvec.prefilter_levels import DEFAULT_PREFILTER
 from qvec.sources import open_source
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def adapt(
     The bits are signs of a linear projection, which is written into a calibration. A Postgres collection that is loaded
     with it stores these bits beside its codes (prefilter `learned`); its scores stay the same. The command prints
     recall@10 among the nearest 20 and 40 rows by bits alone, for held-out queries, and compares the learned bits with
-    sign and ternary bits. No labels are needed; with --pairs, bits also learn which document answers which query.
+    those of other prefilters. No labels are needed; with --pairs, bits also learn which document answers which query.
 
     \b
     Examples:
@@ -141,7 +142,7 @@ def _print_result(result: AdaptResult, output: str) -> None:
     print_table(title, columns, rows)
     if not result.gains:
         click.echo(
-            "The learned bits find no more than sign or ternary bits of at most their size: load without "
-            "--prefilter learned."
+            "The learned bits find no more than other bits of at most their size: load with "
+            f"--prefilter {DEFAULT_PREFILTER}."
         )
     click.echo(f"{output}: calibration {result.calibration.id}; next: qvec ingest … --calibration {output}")

@@ -16,7 +16,7 @@ from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.embedding import TASKS, EmbeddingOptions, lasting_name
 from qvec.errors import InputError
 from qvec.ingest.load_options import FitOptions, OnError, default_ranges
-from qvec.prefilter_levels import LEVELS
+from qvec.prefilter_levels import DEFAULT_PREFILTER, LEVELS
 from qvec.ranges import METHODS, RangeMethod
 from qvec.sources import Columns
 
@@ -143,9 +143,9 @@ def settings_options(command: F) -> F:
             _option(
                 "--prefilter",
                 type=_Prefilter([*LEVELS, "learned", "binary1.5", "binary2", "turbo1", "turbo1.5", "turbo2", "turbo4"]),
-                help="Bits that find candidates (default: ternary on Postgres, or learned where the calibration has "
-                "learned bits; turbo1 on Qdrant). On Postgres also a number of levels, 2 to 8: more of them need fewer "
-                "candidates and a larger index.",
+                help=f"Bits that find candidates (default: {DEFAULT_PREFILTER} on Postgres, or learned where the "
+                "calibration has learned bits; turbo1 on Qdrant). On Postgres also a number of levels, 2 to 8: more of "
+                "them need fewer candidates and a larger index.",
             ),
             _option(
                 "--query-encoding",

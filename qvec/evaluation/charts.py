@@ -13,6 +13,7 @@ from qvec.calibration import Calibration
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.drift_statistics import Drift
 from qvec.evaluation.evaluation_results import NONE, Evaluation, Result, Sweep, Trial
+from qvec.prefilter_levels import DEFAULT_PREFILTER
 
 Scale = Literal["linear", "doubling", "log", "recall", "share"]
 
@@ -310,7 +311,7 @@ def _against_threshold(found: Sweep) -> Chart:
     """The recall of each prefilter's candidates, by the share of the mean that the threshold is."""
     fit = found.recommendation.trial.fit
     series = []
-    for prefilter in ("ternary", "binary"):
+    for prefilter in (DEFAULT_PREFILTER, "binary"):
         points = tuple(
             Point(trial.fit.threshold, trial.candidates, tooltip=f"{prefilter}: {percent(trial.candidates)}")
             for trial in found.trials

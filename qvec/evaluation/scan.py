@@ -27,9 +27,9 @@ Positions = NDArray[np.int64]
 
 RESCORES = {
     "levels8": ("int10", "int8", "int4", "float16"),
-    "levels6": ("int10", "int8", "float16"),
-    "levels5": ("int10", "int8", "float16"),
-    "levels4": ("int10", "int8", "float16"),
+    "levels6": ("int10", "int8", "int4", "float16"),
+    "levels5": ("int10", "int8", "int4", "float16"),
+    "levels4": ("int10", "int8", "int4", "float16"),
     "ternary": ("int10", "int8", "int4", "float16"),
     "binary": ("int10", "int8", "int4", "binary", "float16"),
 }

@@ -17,7 +17,7 @@ from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.dataset import Queries
 from qvec.evaluation.evaluation_results import NONE
 from qvec.precisions import code_table_bytes, engine_bytes
-from qvec.prefilter_levels import LEVELS, level_planes
+from qvec.prefilter_levels import DEFAULT_PREFILTER, LEVELS, level_planes
 
 HitIds = list[list[int | str]]
 """Ids found for each query, best first."""
@@ -76,10 +76,10 @@ def rescore_precisions(collection: Collection) -> list[str]:
 def scan_prefilters(collection: Collection) -> list[str]:
     """Return the prefilters that a scan of a collection's codes can use, that of its index first."""
     own, planes = collection.settings["prefilter"], PLANES.get(collection.settings["rescore"], 0)
-    if not collection.exposes_codes or planes < level_planes(LEVELS["ternary"]):
+    if not collection.exposes_codes or planes < level_planes(LEVELS[DEFAULT_PREFILTER]):
         return [own]
     scannable = own != "learned" or planes >= LEARNED_PLANES
-    return [*([own] if scannable else []), *({"ternary", "binary"} - {own})]
+    return [*([own] if scannable else []), *(name for name in (DEFAULT_PREFILTER, "binary") if name != own)]
 
 
 def bytes_per_vector(collection: Collection, prefilter: str, rescore: str) -> float:

@@ -11,7 +11,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from qvec.codes import PLANES
 from qvec.errors import InputError
 from qvec.postgres.options import IdType, Prefilter, Rescore
-from qvec.prefilter_levels import LEVELS, level_planes
+from qvec.prefilter_levels import DEFAULT_PREFILTER, LEVELS, level_planes
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
@@ -22,11 +22,11 @@ _FLOAT_TYPES: dict[str, str] = {"float16": "halfvec", "float32": "vector"}
 def default_prefilter(rescore: Rescore, learned_bits: int | None) -> Prefilter:
     """Return the best prefilter for a precision and a calibration: "binary" where no other is possible.
 
-    A collection that keeps fewer planes than ternary bits are read from has the binary prefilter only.
+    A collection that keeps fewer planes than levels are read from has the binary prefilter only.
     """
-    if PLANES.get(rescore, 8) < level_planes(LEVELS["ternary"]):
+    if PLANES.get(rescore, 8) < level_planes(LEVELS[DEFAULT_PREFILTER]):
         return "binary"
-    return "learned" if learned_bits else "ternary"
+    return "learned" if learned_bits else DEFAULT_PREFILTER
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TableLayout:
     dimensions: int
     id_type: IdType = "bigint"
     rescore: Rescore = "int8"
-    prefilter: Prefilter = "ternary"
+    prefilter: Prefilter = DEFAULT_PREFILTER
     learned_bits: int | None = None
     """The number that the calibration has."""
 
@@ -69,15 +69,10 @@ class TableLayout:
             raise InputError(
                 f"prefilter is {self.prefilter!r}, but rescore {self.rescore!r} keeps {kept}: expected 'binary'"
             )
-        if self.levels and self.planes and self.planes < level_planes(self.levels):
-            raise InputError(
-                f"prefilter is {self.prefilter!r}, which reads {level_planes(self.levels)} planes, but rescore "
-                f"{self.rescore!r} keeps {self.planes}: expected 'ternary' or 'binary'"
-            )
         if self.prefilter == "learned" and not self.learned_bits:
             raise InputError(
-                "prefilter is 'learned', but the calibration has no learned bits: expected another, such as 'ternary', "
-                "or a calibration that qvec adapt made"
+                f"prefilter is 'learned', but the calibration has no learned bits: expected another, such as "
+                f"{DEFAULT_PREFILTER!r}, or a calibration that qvec adapt made"
             )
 
     @property

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, get_args
 from qvec import defaults
 from qvec.errors import InputError
 from qvec.postgres.options import Rescore
-from qvec.prefilter_levels import LEVEL_THRESHOLDS, LEVELS, level_planes
+from qvec.prefilter_levels import DEFAULT_PREFILTER, LEVEL_THRESHOLDS, LEVELS, level_planes
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -48,7 +48,14 @@ SUBJECTS = (
 )
 """The files of `qvec/sql/schema/` in the order in which they run: an SQL function follows those that it calls."""
 
-_DEFAULTS = ("DEFAULT_OVERSAMPLING", "HNSW_M", "HNSW_EF_CONSTRUCTION", "DEFAULT_EF_SEARCH", "MAX_EF_SEARCH")
+_DEFAULTS = (
+    "DEFAULT_OVERSAMPLING",
+    "HNSW_M",
+    "HNSW_EF_CONSTRUCTION",
+    "EF_PER_CANDIDATE",
+    "DEFAULT_EF_SEARCH",
+    "MAX_EF_SEARCH",
+)
 
 
 def version() -> str:
@@ -114,10 +121,11 @@ def _constants() -> dict[str, str]:
     """What the SQL shares with Python, by placeholder."""
     return {
         **{name: str(getattr(defaults, name)) for name in _DEFAULTS},
-        "LEVELS": "\n".join(f"        WHEN {count} THEN {_planes(count)}" for count in LEVEL_THRESHOLDS),
+        **{f"LEVELS{count}": _planes(count) for count in LEVEL_THRESHOLDS},
         "LEVEL_PLANES": " ".join(f"WHEN {count} THEN {level_planes(count)}" for count in LEVEL_THRESHOLDS),
         "PREFILTER_LEVELS": " ".join(f"WHEN '{name}' THEN {count}" for name, count in LEVELS.items()),
         "RESCORES": ", ".join(f"'{name}'" for name in get_args(Rescore)),
+        "DEFAULT_PREFILTER": DEFAULT_PREFILTER,
         "PREFILTERS": ", ".join(f"'{name}'" for name in (*LEVELS, "learned")),
     }
 

@@ -65,13 +65,10 @@ def prefilter(table: Table) -> Composed:
     if layout.has_learned_column:
         return SQL("(learned)").format()
     bits, width = sql.Literal(layout.prefilter_bits), sql.Literal(layout.plane_bits)
-    if layout.prefilter == "ternary":
-        return SQL("(qvec.ternary(codes, {width})::bit({bits}))").format(width=width, bits=bits)
     if layout.prefilter == "binary":
         return SQL("(substring(codes from 1 for {bits})::bit({bits}))").format(bits=bits)
-    return SQL("(qvec.levels(codes, {width}, {levels})::bit({bits}))").format(
-        width=width, levels=sql.Literal(layout.levels), bits=bits
-    )
+    function = Identifier("qvec", layout.prefilter)
+    return SQL("({function}(codes, {width})::bit({bits}))").format(function=function, width=width, bits=bits)
 
 
 def create_index(table: Table) -> Composed:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvec.calibration import Calibration
-from qvec.codes import Codes, code_bytes, hamming_top_k, learned, quantize, ternary
+from qvec.codes import Codes, code_bytes, hamming_top_k, learned, levels, quantize
 from qvec.errors import InputError, MissingExtraError
 from qvec.ingest.load_options import Reporter
+from qvec.prefilter_levels import DEFAULT_PREFILTER, LEVELS
 from qvec.projection import quantize_projection
 from qvec.training.initial_projection import Projection, itq, projection_from, random_rotation
 from qvec.training.learned_bits_data import Floats, SampleSplit, VectorPairs, split_sample
@@ -72,7 +74,7 @@ class MeasuredBits:
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """A calibration with learned bits, and the recall of the sign and ternary bits (before) and learned bits (after).
+    """A calibration with learned bits, and the recall of other bits (before) and learned bits (after).
 
     queries: the number of test queries. rows: of rows to learn from and to search. pairs: of pairs to learn from.
     """
@@ -218,7 +220,9 @@ def _learned_bits(calibration: Calibration) -> Bits:
 
 
 def _measure_own_bits(calibration: Calibration, evaluator: RecallEvaluator) -> Iterator[MeasuredBits]:
-    """Measure sign and ternary bits, which need no learning."""
+    """Measure the bits of prefilters that need no learning, up to the default one."""
     width = code_bytes(calibration.dimensions, 1)
-    yield MeasuredBits("binary", 8 * width, evaluator.recall(lambda codes: codes[:, :width]))
-    yield MeasuredBits("ternary", 16 * width, evaluator.recall(lambda codes: ternary(codes, calibration)))
+    for name in ("binary", "ternary", DEFAULT_PREFILTER):
+        count = LEVELS[name]
+        recall = evaluator.recall(partial(levels, calibration=calibration, count=count))
+        yield MeasuredBits(name, 8 * width * (count - 1), recall)

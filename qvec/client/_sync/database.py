@@ -67,11 +67,11 @@ class Database:
         """Create a collection with its calibration; `build_index` adds the index.
 
         On Postgres `rescore` int8 (default), int10, int4 or binary keeps codes alone; float16 or float32 keeps the
-        floats and the prefilter's bits. `prefilter` is ternary (default), learned where the calibration has learned
-        bits, binary, or levels4, levels5, levels6, levels8, which need fewer candidates and a larger index. On Qdrant
-        `rescore` is the precision of the vectors stored on disk (float16 by default, float32, turbo16, turbo8, binary),
-        `prefilter` the quantization held in memory (turbo1 by default; turbo1.5, turbo2, turbo4, binary, binary1.5,
-        binary2).
+        floats and the prefilter's bits. `prefilter` is levels5 (default), learned where the calibration has learned
+        bits, binary, ternary, levels4, levels6 or levels8: more levels need fewer candidates and a larger index. On
+        Qdrant `rescore` is the precision of the vectors stored on disk (float16 by default, float32, turbo16, turbo8,
+        binary), `prefilter` the quantization held in memory (turbo1 by default; turbo1.5, turbo2, turbo4, binary,
+        binary1.5, binary2).
 
         `embedding` describes how texts are embedded, as `qvec.embedding.EmbeddingOptions.as_json` gives it. Only on
         Qdrant: `query_encoding` is the precision in which a binary prefilter sees the query; the options after it are

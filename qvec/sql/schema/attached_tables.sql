@@ -93,7 +93,8 @@ BEGIN
         name, calibration, rescore, coalesce(prefilter, qvec._default_prefilter(rescore, learned_bits => 0)),
         oversampling);
     IF chosen = 'learned' THEN
-        RAISE EXCEPTION 'prefilter is ''learned'', which attached tables do not have: expected another, such as ternary'
+        RAISE EXCEPTION 'prefilter is ''learned'', which attached tables do not have: expected another, such as %',
+            '@DEFAULT_PREFILTER@'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     key := coalesce(id_column, qvec._primary_key(relation));

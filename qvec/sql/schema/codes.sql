@@ -173,12 +173,41 @@ COMMENT ON FUNCTION qvec.ternary(halfvec, text)
     IS 'The ternary code of a vector: two bits for each dimension; their Hamming distance is the distance of the '
        'levels -1, 0, 1';
 
--- One plane of width bits for each code that parts two levels, [code >= it]: the level of each dimension in unary.
--- Postgres inlines the function, with a constant count, into the index expression and into searches.
+-- One plane of width bits for each code that parts two levels, [code >= it]: the level of each dimension in unary, from
+-- the top four planes of its code. Postgres inlines these functions into the index expression and into searches.
+CREATE OR REPLACE FUNCTION qvec.levels4(codes bit, width integer) RETURNS bit
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN @LEVELS4@;
+COMMENT ON FUNCTION qvec.levels4(bit, integer)
+    IS 'The 4 levels of codes in unary, 3 * width bits, of codes of at least four planes of width bits';
+
+CREATE OR REPLACE FUNCTION qvec.levels5(codes bit, width integer) RETURNS bit
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN @LEVELS5@;
+COMMENT ON FUNCTION qvec.levels5(bit, integer)
+    IS 'The 5 levels of codes in unary, 4 * width bits, of codes of at least four planes of width bits';
+
+CREATE OR REPLACE FUNCTION qvec.levels6(codes bit, width integer) RETURNS bit
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN @LEVELS6@;
+COMMENT ON FUNCTION qvec.levels6(bit, integer)
+    IS 'The 6 levels of codes in unary, 5 * width bits, of codes of at least four planes of width bits';
+
+CREATE OR REPLACE FUNCTION qvec.levels8(codes bit, width integer) RETURNS bit
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN @LEVELS8@;
+COMMENT ON FUNCTION qvec.levels8(bit, integer)
+    IS 'The 8 levels of codes in unary, 7 * width bits, of codes of at least four planes of width bits';
+
 CREATE OR REPLACE FUNCTION qvec.levels(codes bit, width integer, count integer) RETURNS bit
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE count
-@LEVELS@
+        WHEN 2 THEN substring(codes from 1 for width)
+        WHEN 3 THEN qvec.ternary(codes, width)
+        WHEN 4 THEN qvec.levels4(codes, width)
+        WHEN 5 THEN qvec.levels5(codes, width)
+        WHEN 6 THEN qvec.levels6(codes, width)
+        WHEN 8 THEN qvec.levels8(codes, width)
     END;
 COMMENT ON FUNCTION qvec.levels(bit, integer, integer)
     IS 'The levels of codes in unary, (count - 1) * width bits; count is 2, 3, 4, 5, 6 or 8, other counts give NULL';

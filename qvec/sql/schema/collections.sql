@@ -33,10 +33,12 @@ CREATE TABLE IF NOT EXISTS qvec.ingest (
 COMMENT ON TABLE qvec.ingest
     IS 'Checkpoint of each source: how far it has been loaded; written in the transaction that writes the rows';
 
--- A collection that keeps fewer planes than ternary bits are read from has the binary prefilter and no other.
+-- A collection that keeps fewer planes than levels are read from has the binary prefilter and no other.
 CREATE OR REPLACE FUNCTION qvec._default_prefilter(rescore text, learned_bits integer) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE WHEN qvec._planes(rescore) < qvec._level_planes(3) THEN 'binary' WHEN learned_bits > 0 THEN 'learned' ELSE 'ternary' END;
+    RETURN CASE WHEN qvec._planes(rescore) < qvec._level_planes(qvec._levels('@DEFAULT_PREFILTER@')) THEN 'binary'
+                WHEN learned_bits > 0 THEN 'learned'
+                ELSE '@DEFAULT_PREFILTER@' END;
 COMMENT ON FUNCTION qvec._default_prefilter(text, integer)
     IS 'The prefilter of a collection that names none';
 
@@ -68,10 +70,6 @@ BEGIN
             quote_literal(prefilter), quote_literal(rescore),
             CASE qvec._planes(rescore) WHEN 1 THEN 'one bit' ELSE qvec._planes(rescore) || ' bits' END
             USING ERRCODE = 'invalid_parameter_value';
-    ELSIF qvec._planes(rescore) < qvec._level_planes(qvec._levels(prefilter)) THEN
-        RAISE EXCEPTION 'prefilter is %, which reads % planes, but rescore % keeps %: expected ternary or binary',
-            quote_literal(prefilter), qvec._level_planes(qvec._levels(prefilter)), quote_literal(rescore),
-            qvec._planes(rescore) USING ERRCODE = 'invalid_parameter_value';
     ELSIF prefilter = 'learned' AND bits IS NULL THEN
         RAISE EXCEPTION 'prefilter is ''learned'', but calibration % has no learned bits', calibration
             USING HINT = 'Make one that has: qvec adapt', ERRCODE = 'invalid_parameter_value';

@@ -45,10 +45,8 @@ BEGIN
     prefilter_codes := CASE
         WHEN planes IS NULL THEN format('(%s)', codes)
         WHEN prefilter = 'learned' THEN '(learned)'
-        WHEN prefilter = 'ternary' THEN format('(qvec.ternary(%s, %s)::bit(%s))', codes, width, 2 * width)
         WHEN prefilter = 'binary' THEN format('(substring(%s from 1 for %s)::bit(%s))', codes, width, width)
-        ELSE format('(qvec.levels(%s, %s, %s)::bit(%s))', codes, width, qvec._levels(prefilter),
-                    (qvec._levels(prefilter) - 1) * width)
+        ELSE format('(qvec.%I(%s, %s)::bit(%s))', prefilter, codes, width, (qvec._levels(prefilter) - 1) * width)
     END;
 END $$;
 COMMENT ON FUNCTION qvec._layout(text) IS 'Layout of the table of a collection, derived from its settings';

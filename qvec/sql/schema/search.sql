@@ -30,13 +30,15 @@ CREATE OR REPLACE FUNCTION qvec._set_settings(wanted jsonb) RETURNS jsonb
             LATERAL (SELECT set_config(name, value, true) WHERE former IS NOT NULL OFFSET 0) AS done);
 COMMENT ON FUNCTION qvec._set_settings(jsonb) IS 'Sets those settings that exist; returns their former values';
 
--- pgvector stops after ef_search rows, unless it scans iteratively, which it can from 0.8 on. Searches for fewer than 10
--- hits are as wide as those for 10, up to pgvector's default.
+-- As qvec.defaults.ef_search in Python. pgvector stops after ef_search rows, unless it scans iteratively, which it can from
+-- 0.8 on. Searches for fewer than 10 hits are as wide as those for 10, up to pgvector's default.
 CREATE OR REPLACE FUNCTION qvec._scan_settings(k integer, candidates integer) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN jsonb_build_object(
             'hnsw.ef_search',
-            least(greatest(candidates, least(ceil(10.0 * candidates / k)::int, @DEFAULT_EF_SEARCH@)), @MAX_EF_SEARCH@),
+            least(greatest(ceil(@EF_PER_CANDIDATE@ * candidates),
+                           least(ceil(10 * ceil(@EF_PER_CANDIDATE@ * candidates) / k), @DEFAULT_EF_SEARCH@)),
+                  @MAX_EF_SEARCH@)::int,
             'hnsw.iterative_scan', 'relaxed_order')
         || CASE WHEN candidates <= @MAX_EF_SEARCH@ THEN '{}'
                 ELSE jsonb_build_object('hnsw.max_scan_tuples', 50 * least(candidates, 40000000),
