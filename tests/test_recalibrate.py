@@ -465,7 +465,7 @@ def test_properties_that_cannot_be_copied_are_refused_before_any_change(
 def test_long_and_unusual_collection_names(database: Database) -> None:
     for name in ("x" * 63, "q\"uo'te", "ÜNÏ" * 9):
         docs = database.create_collection(name, calibration=POOR, rescore="float16")
-        docs.upsert(range(ROWS), VECTORS)
+        docs.upsert(range(100), VECTORS[:100])
         docs.build_index()
         recalibrate(database, name, refit=FIT)
         roll_back(database, name)
