@@ -73,7 +73,7 @@ def row_numbers(hits: list[Any]) -> list[int]:
     return sorted(int(hit.id) for hit in hits)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @with_both_id_types
 def test_searches_find_the_matching_rows(store: Store, docs: Any, filter: dict[str, Any]) -> None:
     expected = matching_rows(filter)
@@ -89,7 +89,7 @@ def test_searches_find_the_matching_rows(store: Store, docs: Any, filter: dict[s
         assert row_numbers(docs.search_hybrid("fox", ROWS, vector=query[0], filter=filter)) == expected
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @with_both_id_types
 def test_scroll_returns_the_matching_rows(docs: Any, filter: dict[str, Any]) -> None:
     found = docs.scroll(filter)

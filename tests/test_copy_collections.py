@@ -115,6 +115,7 @@ def test_floats_round_trip_within_their_precision(
     assert_same(original, copied_back, tolerance)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "binary", "float16", "float32"])
 def test_copy_within_postgres_is_exact(postgres: Database, fitted: Calibration, rescore: str) -> None:
     original = create_docs(postgres, fitted, rescore=rescore)

@@ -405,6 +405,7 @@ def test_api_key_is_sent_but_never_shown(server: EmbeddingServer, monkeypatch: p
         embedder(server)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 500, 503])
 @pytest.mark.parametrize("before", ["your key is ", "x" * 190 + " "], ids=["at the start", "at the truncation"])
 def test_api_key_is_redacted_in_server_errors(

@@ -48,6 +48,7 @@ class Recorder(Reporter):
         self.messages.append(message)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rescore", ["int8", "int4", "float16", "float32"])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_load_writes_every_row_once(database: Database, tmp_path: Path, rescore: str, workers: int) -> None:

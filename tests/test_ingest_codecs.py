@@ -24,7 +24,7 @@ from qvec.sources import Columns, open_source
 
 ROWS, DIMENSIONS, K = 2000, 128, 10
 FLOATS = unit(realistic(ROWS, DIMENSIONS))
-QUERIES = unit(realistic(60, DIMENSIONS, seed=1))
+QUERIES = unit(realistic(30, DIMENSIONS, seed=1))
 SIGNS = np.where(FLOATS > 0, 1, -1).astype(np.int8)
 NEAREST = np.argsort(-(QUERIES @ FLOATS.T), axis=1)[:, :K]
 
@@ -66,6 +66,7 @@ def recall(ids: NDArray[Any]) -> float:
     return float(np.mean([len(set(a) & set(b)) / K for a, b in zip(ids.tolist(), NEAREST.tolist(), strict=True)]))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", BITS)
 def test_bits_are_stored_as_bits_and_searched_with_floats(database: Any, tmp_path: Path, name: str) -> None:
     assert load(database, tmp_path, name).total_rows == ROWS

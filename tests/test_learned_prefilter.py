@@ -66,6 +66,7 @@ def test_stored_bits_equal_specification(
     assert [row[0] for row in from_sql] == wanted
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rescore", ["int10", "int8", "int4", "float16"])
 def test_search_uses_index(database: Database, calibration: Calibration, rescore: str) -> None:
     rows, queries = low_rank(3000, DIMENSIONS), low_rank(20, DIMENSIONS, seed=5)

@@ -47,6 +47,7 @@ def docs(request: pytest.FixtureRequest, db: Database, vectors: Vectors, calibra
 # Filters
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("mark", MARKS)
 def test_special_characters_in_filter_values(docs: Collection, queries: Vectors, mark: str) -> None:
     composed = sql.SQL("metadata->>'mark' = {}").format(sql.Literal(mark))
@@ -65,6 +66,7 @@ def test_native_condition_is_parenthesized(docs: Collection, queries: Vectors) -
         assert {hit.id for hit in docs.search(queries[0], k=10, filter=either, **options)} == {3, 4, 504}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("filter", "rows"),
     [({"rare": True}, 5), ({"row": {"$lt": 30}}, 30), ({"row": 7}, 1), ({"row": -1}, 0), ({"row": {"$in": []}}, 0)],

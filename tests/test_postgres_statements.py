@@ -63,6 +63,7 @@ def bit_text(row: NDArray[np.uint8]) -> str:
 # Expressions
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dimensions", [1, 6, 7, 8, 384, 1000])
 @pytest.mark.parametrize("prefilter", LEVELS)
 def test_prefilter_expression_equals_specification(
@@ -179,11 +180,11 @@ def plan_for(docs: Collection, candidates: int | None, k: int = 10) -> SearchPla
 
 @pytest.mark.parametrize(("rescore", "prefilter"), LAYOUTS)
 def test_candidates_come_from_the_index(db: Database, vectors: Vectors, rescore: str, prefilter: str) -> None:
-    docs = create_indexed_collection(db, f"planned_{rescore}_{prefilter}", vectors, rescore, prefilter)
+    docs = create_indexed_collection(db, f"planned_{rescore}_{prefilter}", vectors[:100], rescore, prefilter)
     plan = plan_for(docs, 40)
     query = prepare_queries(docs, vectors[0])[0]
     with db.store.direct_connection() as connection:
-        connection.execute("SET enable_seqscan = off")  # a thousand short rows are sorted as fast without the index
+        connection.execute("SET enable_seqscan = off")  # a hundred short rows are sorted as fast without the index
         lines = connection.execute(b"EXPLAIN " + plan.statement(), plan.parameters(query)).fetchall()
     assert f"Index Scan using {docs.stored.table.index}" in "\n".join(line[0] for line in lines)
 
@@ -314,13 +315,19 @@ def test_query_batch_takes_one_round_trip_plus_one_for_texts(
         assert found == [search_steps.search(connection, plan, query[None])[0] for query in queries]
 
 
-@pytest.mark.parametrize("share", [0.5, 0.01])
-def test_plan_depends_on_the_share_of_matching_rows(db: Database, large_collection: Collection, share: float) -> None:
-    docs = db.create_collection(f"numbered {share}", calibration=large_collection.calibration)
-    vectors = realistic(5000, 32)
-    docs.upsert(range(5000), vectors, metadata=[{"n": n / 5000} for n in range(5000)])
+@pytest.fixture(scope="module")
+def numbered(db: Database, large_collection: Collection) -> Collection:
+    """The same rows with the metadata field n, from 0 to 1, and its index."""
+    docs = db.create_collection("numbered", calibration=large_collection.calibration)
+    docs.upsert(range(5000), realistic(5000, 32), metadata=[{"n": n / 5000} for n in range(5000)])
     docs.index_metadata([MetadataIndex("n", "float")])
     docs.build_index()
+    return docs
+
+
+@pytest.mark.parametrize("share", [0.5, 0.01])
+def test_plan_depends_on_the_share_of_matching_rows(db: Database, numbered: Collection, share: float) -> None:
+    docs, vectors = numbered, realistic(1, 32)
     for _ in range(8):  # Postgres could switch to a generic plan from the sixth execution on
         assert len(docs.search(vectors[0], filter={"n": {"$lt": 0.9}})) == 10
     plan = "\n".join(docs.explain(vectors[0], filter={"n": {"$lt": share}}).plan)
