@@ -47,11 +47,8 @@ def sample() -> Sample:
     return Sample(realistic(800), realistic(40, seed=1), held_out=False, unusable=0)
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    path = tmp_path_factory.mktemp("sweep") / "vectors.npy"
-    np.save(path, realistic(320, dimensions=128))
-    with open_source(path) as source:
+def swept(folder: Path) -> Sweep:
+    with open_source(write_vectors(folder / "vectors.npy", realistic(320, dimensions=128))) as source:
         return sweep(source, SweepOptions(queries=20, recall=0.8), Reporter())
 
 
@@ -249,18 +246,12 @@ def test_recommended_command_has_options_of_trial(fit: FitOptions, options: dict
 # Whole sweeps
 
 
-def test_sweep_tries_every_combination(swept: Sweep) -> None:
-    assert (swept.rows, swept.queries, swept.k) == (300, 20, 10)
-    fits = {trial.fit for trial in swept.trials}
-    assert {fit.threshold for fit in fits} == {0, 0.25, 0.5, 0.75, 1}
-    assert {(fit.ranges.name, fit.ranges.quantile, fit.ranges.per_dimension) for fit in fits} == {
-        (name, quantile, each)
-        for name, quantile in (("quantile", 0.9999), ("quantile", 0.99), ("minmax", 0.9999), ("rolling", 0.9999))
-        for each in (True, False)
-    }
-    assert {trial.dimensions for trial in swept.trials} == {128, 64}
-    assert len(fits) == 80
-    assert {trial.result.oversampling for trial in swept.trials if trial.loadable} == {
+def assert_complete(found: Sweep, fits: int) -> None:
+    """Assert that this number of fits was measured, in all dimensions with all oversampling factors."""
+    assert (found.rows, found.queries, found.k) == (300, 20, 10)
+    assert len({trial.fit for trial in found.trials}) == fits
+    assert {trial.dimensions for trial in found.trials} == {128, 64}
+    assert {trial.result.oversampling for trial in found.trials if trial.loadable} == {
         1,
         2,
         4,
@@ -268,15 +259,34 @@ def test_sweep_tries_every_combination(swept: Sweep) -> None:
         16,
         DEFAULT_OVERSAMPLING,
     }
-    float32 = {one.dimensions: one.result.recall.value for one in swept.trials if one.result.rescore == "float32"}
+    float32 = {one.dimensions: one.result.recall.value for one in found.trials if one.result.rescore == "float32"}
     assert float32[128] == 1 > float32[64]
-    assert swept.recommendation.met
-    assert set(swept.pareto) <= set(swept.trials)
-    assert any("held-out" in note for note in swept.notes)
+    assert found.recommendation.met
+    assert set(found.pareto) <= set(found.trials)
+    assert any("held-out" in note for note in found.notes)
 
 
-def test_json_keys_of_trial(swept: Sweep) -> None:
-    line = swept.trials[5].as_dict()
+@pytest.mark.slow
+def test_sweep_tries_every_combination(tmp_path: Path) -> None:
+    found = swept(tmp_path)
+    assert_complete(found, fits=80)
+    fits = {trial.fit for trial in found.trials}
+    assert {fit.threshold for fit in fits} == {0, 0.25, 0.5, 0.75, 1}
+    assert {(fit.ranges.name, fit.ranges.quantile, fit.ranges.per_dimension) for fit in fits} == {
+        (name, quantile, each)
+        for name, quantile in (("quantile", 0.9999), ("quantile", 0.99), ("minmax", 0.9999), ("rolling", 0.9999))
+        for each in (True, False)
+    }
+
+
+@pytest.mark.usefixtures("few_calibrations")
+def test_sweep_tries_every_combination_of_few_calibrations(tmp_path: Path) -> None:
+    found = swept(tmp_path)
+    assert_complete(found, fits=8)
+    fits = {trial.fit for trial in found.trials}
+    assert {fit.threshold for fit in fits} == {0.25, 0.5}
+    assert {fit.ranges.name for fit in fits} == {"quantile", "minmax"}
+    line = found.trials[5].as_dict()
     wanted = {"prefilter", "rescore", "oversampling", "recall", "bytes_per_vector", "p50_ms", "dimensions", "threshold"}
     assert wanted | {"ranges", "per_dimension", "candidates"} <= set(line)
     assert "ndcg" not in line
