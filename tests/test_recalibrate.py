@@ -30,7 +30,7 @@ from qvec.store.versions import UnsyncedRows
 
 Vectors = NDArray[np.float32]
 
-ROWS = 600
+ROWS = 300
 VECTORS = realistic(ROWS)
 POOR = Calibration.fit(VECTORS, threshold=0, ranges=RangeMethod("fixed", value=3.0))
 """Ranges about ten times too wide: its codes are coarse, and meaningless when another calibration decodes them."""
@@ -106,9 +106,9 @@ def test_kept_floats_are_quantized_with_the_new_calibration(database: Database) 
     assert done.recall.new.value > done.recall.old.value
     assert (new.oversampling, new.model, new.has_index()) == (3, "m", True)
     assert_codes_of(database, dict(enumerate(VECTORS)))
-    assert [(hit.document, hit.metadata) for hit in new.get([7, 599])] == [
+    assert [(hit.document, hit.metadata) for hit in new.get([7, 299])] == [
         ("note 7", {"n": 7}),
-        ("note 599", {"n": 599}),
+        ("note 299", {"n": 299}),
     ]
     assert indexes(database, "docs") == before
     assert docs.info().rows == ROWS
@@ -253,12 +253,12 @@ def test_concurrent_writes_reach_the_new_version(database: Database, stage: str)
 
     def write() -> None:
         docs.upsert([4, 7000], VECTORS[8:10], ["four", "new"], [{"n": 1}, None])
-        docs.delete([0, 1, 2, 599])
+        docs.delete([0, 1, 2, 299])
         with database.store.connection() as connection:
             connection.execute("UPDATE docs SET id = 8000 WHERE id = 5")
 
     recalibrate_docs(database, reporter=AtStage(stage, write))
-    expected = {n: VECTORS[n] for n in range(ROWS) if n not in (0, 1, 2, 4, 5, 599)}
+    expected = {n: VECTORS[n] for n in range(ROWS) if n not in (0, 1, 2, 4, 5, 299)}
     expected |= {4: VECTORS[8], 7000: VECTORS[9], 8000: VECTORS[5]}
     found = codes(database)
     assert found.keys() == expected.keys()
@@ -491,7 +491,7 @@ def test_recalibrate_command(database: Database, url: str) -> None:
     result = json.loads(done.stdout)
     assert (result["calibration"], result["rows"], result["missing"]) == (trial["calibration"], ROWS, 0)
     assert result["recall"]["new"] > result["recall"]["old"]
-    assert "recall@10 among 600 sampled rows" in done.stderr
+    assert "recall@10 among 300 sampled rows" in done.stderr
     assert result["kept"] in run_command("collections", "--db", url).stdout
     shown = run_command("info", "docs", "--db", url, "--json").stdout.splitlines()
     assert [json.loads(line)["name"] for line in shown] == ["docs", result["kept"]]

@@ -28,7 +28,7 @@ from qvec.sources import open_source
 
 Vectors = NDArray[np.float32]
 
-ROWS = 600
+ROWS = 300
 VECTORS = UNIT = unit(realistic(ROWS))
 QUERIES = unit(realistic(40, seed=1))
 # Under ip a wrong calibration shows in the scores; under cosine their division by the length would hide most of it.

@@ -29,13 +29,20 @@ from qvec.sources import open_source
 Floats = NDArray[np.float32]
 
 
-@pytest.fixture
-def collection(store: Store, calibration: Calibration, vectors: Floats) -> Collection:
+@pytest.fixture(scope="module")
+def shared(store: Store, calibration: Calibration, vectors: Floats) -> Collection:
     """A collection of a thousand rows, whose sign bits find the nearest rows only with many candidates."""
     found = store.create(calibration, rescore="float16", prefilter="binary")
     found.upsert(range(len(vectors)), vectors)
     found.build_index()
     return found
+
+
+@pytest.fixture
+def collection(shared: Collection) -> Collection:
+    """The shared collection with the default oversampling."""
+    shared.set_oversampling(DEFAULT_OVERSAMPLING)
+    return shared
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +58,11 @@ def tuning_queries() -> Queries:
     return Queries(tuple(map(str, range(len(drawn)))), drawn, "the test")
 
 
+@pytest.fixture(scope="module")
+def few_queries(tuning_queries: Queries) -> Queries:
+    return tuning_queries.take(np.arange(50))
+
+
 def rows_of(source: Path, calibration: Calibration) -> Rows:
     return rows_of_source(open_source(source), calibration, None, 0)
 
@@ -60,9 +72,9 @@ def at_least(tuning: Tuning) -> dict[float | None, float]:
 
 
 def test_smallest_sufficient_oversampling_is_stored(
-    store: Store, collection: Collection, tuning_queries: Queries, source: Path, calibration: Calibration
+    store: Store, collection: Collection, few_queries: Queries, source: Path, calibration: Calibration
 ) -> None:
-    tuning = tune(collection, tuning_queries, rows_of(source, calibration), recall=0.97)
+    tuning = tune(collection, few_queries, rows_of(source, calibration), recall=0.97)
     found, measured = tuning.oversampling, at_least(tuning)
     assert found is not None
     assert measured[found] >= 0.97
@@ -75,18 +87,18 @@ def test_smallest_sufficient_oversampling_is_stored(
     again = store.database.collection(collection.name)
     assert again.oversampling == found
     assert again.info().oversampling == found
-    assert again.explain(tuning_queries.vectors[0]).candidates == 10 * found
+    assert again.explain(few_queries.vectors[0]).candidates == 10 * found
 
 
-def test_nothing_is_stored_without_store(collection: Collection, store: Store, tuning_queries: Queries) -> None:
-    tuning = tune(collection, tuning_queries, recall=0.8, store=False)
+def test_nothing_is_stored_without_store(collection: Collection, store: Store, few_queries: Queries) -> None:
+    tuning = tune(collection, few_queries, recall=0.8, store=False)
     assert tuning.oversampling is not None
     assert not tuning.stored
     assert store.database.collection(collection.name).oversampling == DEFAULT_OVERSAMPLING
 
 
-def test_unreachable_target_gives_advice(collection: Collection, store: Store, tuning_queries: Queries) -> None:
-    tuning = tune(collection, tuning_queries, recall=0.95, max_oversampling=1)
+def test_unreachable_target_gives_advice(collection: Collection, store: Store, few_queries: Queries) -> None:
+    tuning = tune(collection, few_queries, recall=0.95, max_oversampling=1)
     assert tuning.oversampling is tuning.chosen is None
     assert not tuning.stored
     assert tuning.advice is not None
@@ -118,7 +130,8 @@ def test_invalid_oversampling_raises(collection: Collection) -> None:
     assert collection.oversampling == DEFAULT_OVERSAMPLING
 
 
-def test_tuning_dropped_collection_raises(store: Store, collection: Collection) -> None:
+def test_tuning_dropped_collection_raises(store: Store, calibration: Calibration) -> None:
+    collection = store.create(calibration)
     store.database.drop_collection(collection.name)
     with pytest.raises((CollectionError, qvec.DatabaseError)):
         collection.set_oversampling(8)
@@ -278,7 +291,9 @@ def query_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_eval_prints_line_for_each_configuration(loaded: str, source: Path, query_file: Path) -> None:
-    result = invoke("eval", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source, "--json")
+    result = invoke(
+        "eval", "--db", loaded, "-c", "docs", "--queries", query_file, "--truth", source, "--limit", 20, "--json"
+    )
     assert result.exit_code == 0
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     keys = {"prefilter", "rescore", "oversampling", "recall", "p50_ms", "p95_ms", "p99_ms", "bytes_per_vector"}
