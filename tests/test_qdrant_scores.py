@@ -144,6 +144,7 @@ def independent(rows: int, dimensions: int = 64, seed: int = 0) -> Vectors:
     return np.random.default_rng(seed).normal(0.3, 1, (rows, dimensions)).astype(np.float32)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("make", [independent, realistic], ids=["random", "realistic"])
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize(("rescore", "max_error"), [("float16", 2.0**-11), ("float32", 2.0**-22), ("turbo8", 2.0**-7)])

@@ -86,6 +86,7 @@ def test_backfilled_codes_equal_python(
     assert found[0] == ("7", "article 7", {"n": 7})
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("rescore", ["int10", "int8", "float32"])
 def test_scores_estimate_the_metric_for_vectors_of_any_length(

@@ -63,7 +63,7 @@ def few_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
 # Measurements, against the specification of codes
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("oversampling", [1, 2.5, 16])
 @pytest.mark.parametrize(
     ("prefilter", "rescore"), [(prefilter, rescore) for prefilter in RESCORES for rescore in RESCORES[prefilter]]

@@ -34,6 +34,7 @@ def stored(vectors: np.ndarray, calibration: Calibration, precision: str) -> np.
     return spec.ternary(codes) if precision == "ternary" else spec.to_planes(codes, PLANES[precision])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("dimensions", [1, 7, 8, 20, 129])
 @pytest.mark.parametrize("precision", PRECISIONS)

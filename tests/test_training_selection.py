@@ -75,7 +75,8 @@ def test_interrupted_training_resumes_selection(model: str, pairs: Path, tmp_pat
     assert (parts.resumed_at, parts.selected, parts.tables) == (4, whole.selected, whole.tables)
 
 
-@pytest.mark.parametrize("with_selection", [False, True])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("with_selection", [True, False])
 def test_finished_training_is_rewritten_unchanged(
     model: str, pairs: Path, tmp_path: Path, with_selection: bool
 ) -> None:

@@ -26,6 +26,7 @@ def reservoir_sample(population, size, seed, batch_rows):
     return reservoir.rows()[:, 0].astype(int)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("batch_rows", [1, 7, 30, 100])
 def test_reservoir_keeps_every_row_equally_often(batch_rows):
     counts = np.zeros(100)
