@@ -173,7 +173,8 @@ else:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("options", ["os.WEXITED", "os.WEXITED | os.WNOWAIT"])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("options", ["os.WEXITED | os.WNOWAIT", "os.WEXITED"])
 def test_server_stops_after_short_lived_forked_children(directory: Path, options: str) -> None:
     """Also while the parent has not yet reaped the child."""
     program = f"""

@@ -44,6 +44,7 @@ def test_tune_finds_the_loaded_source(loaded: tuple[str, Path]) -> None:
     assert NOTE not in tune_messages(db, "--truth", file)
 
 
+@pytest.mark.sampled(3)
 def test_tune_ignores_changed_or_missing_source(loaded: tuple[str, Path]) -> None:
     db, file = loaded
     np.save(file, VECTORS[::-1])
@@ -52,6 +53,7 @@ def test_tune_ignores_changed_or_missing_source(loaded: tuple[str, Path]) -> Non
     assert NOTE not in tune_messages(db)
 
 
+@pytest.mark.sampled(3)
 def test_tune_ignores_source_after_later_writes(loaded: tuple[str, Path]) -> None:
     db, _ = loaded
     with connect(db) as database:

@@ -25,9 +25,9 @@ from qvec.store.requests import RowFilter
 
 Vectors = NDArray[np.float32]
 
-ROWS = 3000
+ROWS = 1500
 RARE = {"rare": True}
-PASSING = set(range(7, ROWS, 300))
+PASSING = set(range(7, ROWS, 150))
 SHORT_SCANS = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_sort": "off", "hnsw.max_scan_tuples": "1"}
 """Settings that force the use of the index and end its iterative scan after the first tuples."""
 K = 12

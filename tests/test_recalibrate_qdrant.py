@@ -150,6 +150,7 @@ def test_collection_without_floats_is_refused(database: Database, source: Path, 
     assert names(database) == ["docs"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("moment", ["finish", "catch_up", "switch"])
 def test_concurrent_writes_reach_the_new_version(
     database: Database, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -181,6 +182,7 @@ def test_constant_writer_loses_no_rows(database: Database) -> None:
     assert_same_rows(database, dict(enumerate(VECTORS)) | written)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("write", ["upsert", "delete"])
 def test_write_during_a_switch_is_repeated_on_the_new_version(
     database: Database, monkeypatch: pytest.MonkeyPatch, write: str

@@ -146,6 +146,7 @@ def test_source_properties(source, location):
     assert source.has_text == has_ids(source)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("start", "batch_rows"), [(0, 8192), (0, 128), (1, 300), (170, 170), (399, 64), (999, 7)])
 def test_reads_every_row_from_any_start(source, start, batch_rows):
     batches = list(source.batches(start, batch_rows))
