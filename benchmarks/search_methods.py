@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
-from harness import Session, Sizes, Table, Vectors, Work, alternate, rates
+from harness import Session, Sizes, Table, Vectors, Work, alternate, open_session, rates
 from numpy.typing import NDArray
 from pgvector import Bit, HalfVector
 
-from qvec import Calibration, Database
+from qvec import Calibration, Database, connect
 from qvec.prefilter_levels import DEFAULT_PREFILTER
 
 K = 10
@@ -164,6 +165,18 @@ class BitsAndHalfvec(Pgvector):
         return lambda vector: self._ids(query, [Bit(vector > 0), HalfVector(vector)])
 
 
+@contextmanager
+def open_method(kind: type[SearchMethod], url: str) -> Iterator[SearchMethod]:
+    """A method in a connection of its own, for tables that exist."""
+    if issubclass(kind, Pgvector):
+        with open_session(url) as session:
+            yield kind(session)
+    else:
+        assert issubclass(kind, Int8Codes)
+        with connect(url) as database:
+            yield kind(database)
+
+
 def _seconds(work: Work) -> float:
     started = time.perf_counter()
     work()
@@ -206,16 +219,20 @@ def compare_at_recall(
     queries: Vectors,
     truth: list[set[int]],
     sizes: Sizes,
-) -> None:
-    """Compare the searches per second of the first method with those of the others, at an equal recall."""
+) -> dict[type[SearchMethod], float]:
+    """Compare the searches per second of the first method with those of the others, at an equal recall.
+
+    Return the setting of each method that reaches it.
+    """
     half = len(queries) // 2
     searches: dict[str, Search] = {}
+    settings: dict[type[SearchMethod], float] = {}
     for method in methods:
         setting = smallest_setting(method, wanted, queries[:half], truth[:half])
         if setting is None:
             print(f"  {method.name} does not reach {wanted:.0%} with {method.settings[-1]:g}")
             continue
-        searches[method.name] = method.configure(setting)
+        searches[method.name], settings[type(method)] = method.configure(setting), setting
         reached = recall(searches[method.name], queries[half:], truth[half:])
         print(f"  recall@{K} {wanted:.0%}: {method.name} at {setting:g}, {reached:.1%} on the other half")
     works = {name: partial(search_all, search, queries[half:]) for name, search in searches.items()}
@@ -225,3 +242,4 @@ def compare_at_recall(
         if ours.name in rate and other.name in rate:
             title = f"searches at recall@{K} of {wanted:.0%}, against {other.name}"
             table.compare(title, rate[ours.name], rate[other.name], "1/s", f"at least {goal:g}")
+    return settings
