@@ -89,6 +89,44 @@ class Explanation:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """The share of the k nearest rows that searches of a collection find, and how it was measured.
+
+    The nearest rows are those of an exact search of the same collection, by the same scores over all rows. So it shows
+    what the index and the prefilter lose, and not what quantizing loses. `low` and `high` bound the mean over queries
+    with 95% confidence.
+    """
+
+    collection: str
+    recall: float
+    low: float
+    high: float
+    k: int
+    queries: int
+    rows_as_queries: bool
+    """Whether the queries are rows of the collection, each left out of its own hits."""
+    oversampling: float
+    """Candidates for each hit."""
+    rows_scanned: int
+    """Rows that the exact search compared with each query."""
+    truth: str
+    """What recall is measured against."""
+    p50_ms: float
+    """Median milliseconds of a search that is not exact."""
+
+    def __str__(self) -> str:
+        kind = "rows as queries" if self.rows_as_queries else "queries"
+        return (
+            f"recall@{self.k} {100 * self.recall:.1f}% ({100 * self.low:.1f}–{100 * self.high:.1f}), "
+            f"{self.queries:,} {kind}, {self.oversampling:g} candidates a hit, {self.p50_ms:.1f} ms a search"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `qvec recall --json` prints."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class StoredRows:
     """Rows as they are stored: ids (int64 or large_string), vectors float32 (n, d) in the collection's form, documents
     and metadata (JSON) as large_string."""

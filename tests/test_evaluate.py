@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from qvec import Calibration, InputError
 from qvec.client import Collection, Database
+from qvec.client.recall import oversampling_with_own_row
 from qvec.codes import PLANES
 from qvec.evaluation.dataset import Queries, Rows, rows_of_collection, rows_of_source
 from qvec.evaluation.evaluation_results import Evaluation, Result
 from qvec.evaluation.evaluator import evaluate
 from qvec.evaluation.ground_truth import find_ground_truth
 from qvec.evaluation.scan import RESCORES
-from qvec.evaluation.search_config import bytes_per_vector, candidate_count, oversampling_with_own_row
+from qvec.evaluation.search_config import bytes_per_vector, candidate_count
 from qvec.evaluation.tuning import find_alternatives
 from qvec.ingest import Reporter
 from qvec.prefilter_levels import LEVELS

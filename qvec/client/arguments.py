@@ -55,6 +55,12 @@ def check_oversampling(oversampling: float) -> None:
         raise InputError(f"oversampling is {oversampling!r}, expected at least 1")
 
 
+def check_seed(seed: Any) -> None:
+    """Raise InputError unless `seed` is a whole number from 0 to `MAX_ROWS`, as in SQL."""
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed <= MAX_ROWS:
+        raise InputError(f"seed is {seed!r}, expected a whole number from 0 to {MAX_ROWS}")
+
+
 def fetch_count(fetch_k: int | None, k: int, default: int) -> int:
     """Return how many rows to choose k from. Raise InputError for fewer than k."""
     check_count("k", k)

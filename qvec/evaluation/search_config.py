@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvec.client import Collection
+from qvec.client.recall import oversampling_with_own_row
 from qvec.codes import LEARNED_PLANES, PLANES
 from qvec.defaults import DEFAULT_OVERSAMPLING
 from qvec.evaluation.dataset import Queries
@@ -154,15 +155,6 @@ def _search(
         k += 1
     hits = collection.search(query, k, oversampling, texts=False, **config.options)
     return [hit.id for hit in hits]
-
-
-def oversampling_with_own_row(k: int, oversampling: float) -> float:
-    """Return the oversampling at which a search for k + 1 hits takes one candidate more than a search for k hits.
-
-    A query that is a row finds itself: with the extra candidate it sees as many other rows as any query.
-    """
-    candidates = candidate_count(k, oversampling) + 1
-    return max((candidates - 0.5) / (k + 1), 1)  # candidate_count rounds up
 
 
 def _without_own_rows(found: HitIds, row_ids: Sequence[int | str] | None, k: int) -> HitIds:

@@ -185,6 +185,13 @@ def first_rows(table: Table, columns: tuple[str, ...], where: Composable, limit:
     return SQL("{} ORDER BY id LIMIT {}").format(all_rows(table, columns, where), sql.Literal(limit))
 
 
+def sampled_ids(table: Table, size: int, seed: int) -> Composed:
+    """Return the query for ids drawn uniformly: those with the lowest hashes under a seed, as in qvec.recall in SQL."""
+    return SQL('SELECT id FROM {} ORDER BY hashtextextended(id::text COLLATE "C", {}), id LIMIT {}').format(
+        table.identifier, sql.Literal(seed), sql.Literal(size)
+    )
+
+
 def by_ids(table: Table, columns: tuple[str, ...]) -> Composed:
     return SQL("SELECT {} FROM {} WHERE id = ANY(%s::{}[])").format(
         SQL(", ").join(map(Identifier, columns)), table.identifier, SQL(table.layout.id_type)

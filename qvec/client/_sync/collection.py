@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -21,13 +22,22 @@ from qvec.client.fusion import FUSIONS, MIN_FETCH_K, Fusion, check_fusion
 from qvec.client.groups import Group, check_groups
 from qvec.client.pages import Page
 from qvec.client.query_types import OfUnknownRank, OneQuery, SeveralQueries
+from qvec.client.recall import (
+    RecallQueries,
+    check_rows,
+    given_queries,
+    mean_recall,
+    oversampling_with_own_row,
+    recalls_of,
+    usable_rows,
+)
 from qvec.client.reranking import Reranker, rerank
 from qvec.embedding import TextEmbedder
 from qvec.embedding.asynchronous import embed_documents, embed_queries, in_embedding_thread
 from qvec.filters import FilterLike
 from qvec.full_text import check_language, clean_question
 from qvec.metadata_index import MetadataIndex
-from qvec.results import Explanation, Hit, Info, Progress, StoredRows
+from qvec.results import Explanation, Hit, Info, Progress, Recall, StoredRows
 from qvec.sources import Form, IdType
 from qvec.store._sync.interface import Store, StoreCollection, StoredCodes
 from qvec.store.requests import OnDuplicate, RescoreIn, RowColumns, RowFilter, SearchRequest, TextRequest
@@ -504,6 +514,73 @@ class Collection:
             queries = self._queries(self._embedded(query))[:1]
             with self._reading():
                 return self.stored.explain(queries, request)
+
+    def recall(
+        self,
+        queries: ArrayLike | Sequence[str] | None = None,
+        *,
+        sample: int = 50,
+        k: int = 10,
+        oversampling: float | None = None,
+        filter: FilterLike | None = None,
+        seed: int = 0,
+        progress: Progress = lambda *_: None,
+    ) -> Recall:
+        """Measure the share of the k nearest rows that searches find, by an exact search of the same collection.
+
+        `queries` are vectors (m, d), or questions that the collection's `embedder` embeds: best some from real traffic.
+        Without them, `sample` rows drawn uniformly are searched for, each left out of its own hits. The exact search
+        ranks all rows by the same scores, so the result shows what the index and the prefilter lose; what quantizing
+        loses is measured by `qvec eval --truth`. It reads every row: once on Postgres for a collection of codes,
+        otherwise once for each query. `progress` is called after each of the other searches.
+
+        Raise InputError for a collection of at most k rows, and if `filter` leaves no row for any query.
+        """
+        arguments.check_count("sample", sample)
+        arguments.check_seed(seed)
+        request = replace(self._request(k, oversampling, filter), texts=False)
+        factor = self.oversampling if oversampling is None else oversampling
+        with operation():
+            rows = self.count()
+            check_rows(self.name, rows, k)
+            vectors, own_rows = self._recall_queries(queries, sample, seed)
+            if own_rows is not None:
+                request = replace(request, k=k + 1, oversampling=oversampling_with_own_row(k, factor))
+            exact = self._search(vectors, replace(request, exact=True))
+            found, milliseconds = self._timed_searches(vectors, request, progress)
+        recalls = recalls_of(self.name, found, exact, k, own_rows)
+        return Recall(
+            self.name,
+            *mean_recall(recalls, k),
+            k=k,
+            queries=len(recalls),
+            rows_as_queries=own_rows is not None,
+            oversampling=float(factor),
+            rows_scanned=rows,
+            truth=f"exact search of the collection's own {self.settings['rescore']} vectors",
+            p50_ms=float(np.median(milliseconds)),
+        )
+
+    def _recall_queries(self, queries: ArrayLike | Sequence[str] | None, sample: int, seed: int) -> RecallQueries:
+        """Return the given queries, or rows drawn from the collection."""
+        if queries is None:
+            with self._reading():
+                ids = self.stored.sample_ids(sample, seed)
+            return usable_rows(self.name, ids, self.vectors(ids))
+        return given_queries(self._queries(self._embedded(queries)))
+
+    def _timed_searches(
+        self, queries: NDArray[Any], request: SearchRequest, progress: Progress
+    ) -> tuple[list[list[Hit]], list[float]]:
+        """Search for one query after the other; return the hits and the milliseconds of each search."""
+        found: list[list[Hit]] = []
+        milliseconds: list[float] = []
+        for query in queries:
+            started = time.perf_counter()
+            found += self._search(query[None], request)
+            milliseconds.append((time.perf_counter() - started) * 1e3)
+            progress(len(found), len(queries))
+        return found, milliseconds
 
     # Texts
 

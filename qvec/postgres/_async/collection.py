@@ -259,6 +259,12 @@ class AsyncPostgresCollection:
 
         return await self._read(work)
 
+    async def sample_ids(self, size: int, seed: int) -> list[int | str]:
+        async def work(connection: AsyncConnection) -> list[int | str]:
+            return [id for (id,) in await fetch(connection, statements.sampled_ids(self.table, size, seed))]
+
+        return await self._read(work)
+
     async def iter_rows(self, start: int, batch_rows: int) -> AsyncGenerator[StoredRows, None]:
         coded = await self._read(self._current)
         statement = statements.stored_rows(coded.table, start, self._unchanged(coded)).as_bytes(None)

@@ -256,6 +256,12 @@ class PostgresCollection:
 
         return self._read(work)
 
+    def sample_ids(self, size: int, seed: int) -> list[int | str]:
+        def work(connection: Connection) -> list[int | str]:
+            return [id for (id,) in fetch(connection, statements.sampled_ids(self.table, size, seed))]
+
+        return self._read(work)
+
     def iter_rows(self, start: int, batch_rows: int) -> Generator[StoredRows, None, None]:
         coded = self._read(self._current)
         statement = statements.stored_rows(coded.table, start, self._unchanged(coded)).as_bytes(None)

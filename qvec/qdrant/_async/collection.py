@@ -115,6 +115,9 @@ class AsyncQdrantCollection:
     async def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
         return await self._read(lambda view: view.scroll(filter, limit, texts))
 
+    async def sample_ids(self, size: int, seed: int) -> list[int | str]:
+        return await self._read(lambda view: view.sample_ids(size, seed))
+
     async def iter_rows(self, start: int, batch_rows: int) -> AsyncGenerator[StoredRows, None]:
         """Yield rows of one version. Raise CollectionError where it was dropped meanwhile."""
         self._catalog.check_open()

@@ -137,6 +137,20 @@ class AsyncCollectionView:
             found += (self._hit(point.id, _NAN, point.payload) for point in passing)
         return [hit if texts else Hit(hit.id, hit.score) for hit in found[:limit]]
 
+    async def sample_ids(self, size: int, seed: int) -> list[int | str]:
+        """Read the ids of all points, give each a random key, and return those with the lowest keys."""
+        rng, engine = np.random.default_rng(seed), await self.engine()
+        keys, drawn = np.empty(0), np.empty(0, object)
+        following: PointId | None = 0
+        while following is not None:
+            stored, following = await engine.scroll(following, _SKIPPED_AT_ONCE, vectors=False, payload=False)
+            keys = np.concatenate([keys, rng.random(len(stored))])
+            drawn = np.concatenate([drawn, np.array([plain(point.id) for point in stored], object)])
+            lowest = np.argsort(keys)[:size]
+            keys, drawn = keys[lowest], drawn[lowest]
+        found = await engine.retrieve(drawn.tolist(), payload=True) if len(drawn) else []
+        return [self._hit(point.id, _NAN, point.payload).id for point in found]
+
     async def point_at(self, position: int) -> PointId | None:
         """Return the id of the point at a position in the order of ids; None past the last."""
         engine = await self.engine()

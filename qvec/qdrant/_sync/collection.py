@@ -116,6 +116,9 @@ class QdrantCollection:
     def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
         return self._read(lambda view: view.scroll(filter, limit, texts))
 
+    def sample_ids(self, size: int, seed: int) -> list[int | str]:
+        return self._read(lambda view: view.sample_ids(size, seed))
+
     def iter_rows(self, start: int, batch_rows: int) -> Generator[StoredRows, None, None]:
         """Yield rows of one version. Raise CollectionError where it was dropped meanwhile."""
         self._catalog.check_open()

@@ -88,6 +88,9 @@ class AsyncStoreCollection(Protocol):
     async def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
         """Return the first rows that pass in the order of their ids, with score NaN."""
 
+    async def sample_ids(self, size: int, seed: int) -> list[int | str]:
+        """Return at most `size` ids drawn uniformly; the same ones for the same rows and seed."""
+
     def iter_rows(self, start: int, batch_rows: int) -> AsyncGenerator[StoredRows, None]:
         """Yield all rows from position `start` on in the order of their ids, at most `batch_rows` at a time."""
 

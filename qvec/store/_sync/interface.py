@@ -89,6 +89,9 @@ class StoreCollection(Protocol):
     def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
         """Return the first rows that pass in the order of their ids, with score NaN."""
 
+    def sample_ids(self, size: int, seed: int) -> list[int | str]:
+        """Return at most `size` ids drawn uniformly; the same ones for the same rows and seed."""
+
     def iter_rows(self, start: int, batch_rows: int) -> Generator[StoredRows, None, None]:
         """Yield all rows from position `start` on in the order of their ids, at most `batch_rows` at a time."""
 
