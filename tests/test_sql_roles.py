@@ -67,6 +67,7 @@ def test_reader_can_only_search(url: str, owner: Connection, vectors: Vectors) -
         assert found == owner.execute(SEARCH, ["docs", vector_text(vectors[5]), 3]).fetchall()
         assert fetch_value(reader, "SELECT count(*) FROM qvec.collections") == 2
         assert fetch_value(reader, "SELECT rows FROM qvec.drift('docs')") == 100
+        assert fetch_value(reader, "SELECT rows_scanned FROM qvec.recall('docs', queries => 3)") == 100
         assert reader.execute("SELECT * FROM qvec.explain('docs', %s::vector)", [vector_text(vectors[5])]).fetchall()
         for statement in (
             "INSERT INTO docs (id, codes) SELECT 1000, codes FROM docs LIMIT 1",
@@ -126,6 +127,8 @@ def test_row_level_security_applies_to_searches(
             "SELECT id FROM qvec.search('notes', %s::vector[], 5)", [[vector_text(v) for v in vectors[:2]]]
         )
         assert {int(id) % 10 for (id,) in batch} == {0}
+        measured = reader.execute("SELECT queries, rows_scanned FROM qvec.recall('notes', k => 3)").fetchone()
+        assert measured == (10, 10)
     assert len(owner.execute(statement, [vector_text(vectors[5]), 20, filter]).fetchall()) == 20
 
 
@@ -171,6 +174,7 @@ CALLS = [
     "qvec.attach('free', 'embedding', %(id)s, metadata_column => %(evil)s)",
     "qvec.detach(%(evil)s)",
     "qvec.drift(%(evil)s)",
+    "qvec.recall(%(evil)s)",
     "qvec.calibrate(%(evil)s, 'embedding')",
     "qvec.calibrate('free', %(evil)s)",
     "qvec.calibrate('free', 'embedding', %(evil)s)",
@@ -241,6 +245,8 @@ def test_table_and_column_names_may_look_like_sql(owner: Connection, vectors: Ve
         owner.execute("SELECT qvec._backfill_step('c', 10), qvec.build_index('c')")
         assert fetch_value(owner, "SELECT id FROM qvec.search('c', %s::vector)", vector_text(vectors[0])) == "1"
         assert fetch_value(owner, "SELECT rows FROM qvec.drift('c')") == 1
+        owner.execute(f"INSERT INTO {quoted} VALUES (2, '{vector_text(vectors[1])}')".encode())
+        assert fetch_value(owner, "SELECT recall FROM qvec.recall('c', k => 1)") == 1
         owner.execute("SELECT qvec.calibrate(%s, %s)", [quoted, evil])
         owner.execute("SELECT qvec.detach('c')")
         assert fetch_value(owner, "SELECT to_regclass('precious') IS NOT NULL")

@@ -42,6 +42,7 @@ SUBJECTS = (
     "filters",
     "queries",
     "search",
+    "recall",
     "fit",
     "drift",
     "end",

@@ -21,6 +21,7 @@ SELECT qvec.filter_sql('{"lang": {"$ne": "en"}, "year": {"$gte": 2020}}');
 UPDATE docs SET embedding_in = '[-1,-2,-2.9]', document = 'nearly down' WHERE id = 4;
 SELECT id FROM qvec.search('docs', '[-1,-2,-3]'::vector, k => 2) ORDER BY id;
 SELECT rows, mean_bit_balance > 0 AS balanced, largest_mean_shift FROM qvec.drift('docs');
+SELECT recall, high, queries, k, candidates, rows_scanned FROM qvec.recall('docs', k => 2);
 SELECT name, relation, rescore, prefilter, oversampling, attached, has_index FROM qvec.collections;
 
 -- A collection that rescores by floats keeps them.
@@ -38,6 +39,8 @@ SELECT qvec.create_collection('other', :'cal', rescore => 'int2');
 SELECT * FROM qvec.search('other', '[1,2,3]'::vector);
 SELECT * FROM qvec.search('docs', '[1,2,3]'::vector, k => 0);
 SELECT * FROM qvec.search('docs', '[1,2,3]'::vector, filter => '{"year": {"$about": 2020}}');
+SELECT qvec.recall('docs');
+SELECT qvec.recall('docs', queries => 0);
 DELETE FROM qvec.calibration;
 
 SELECT qvec.drop_collection(name) FROM qvec.collections;
