@@ -17,6 +17,7 @@ from qvec.cli.drift import drift
 from qvec.cli.evaluate import evaluate
 from qvec.cli.ingest import ingest
 from qvec.cli.recalibrate import recalibrate
+from qvec.cli.recall import recall
 from qvec.cli.search import search
 from qvec.cli.show_demo import demo
 from qvec.cli.sql import sql
@@ -67,6 +68,7 @@ for command in (
     evaluate,
     tune,
     drift,
+    recall,
     recalibrate,
     index,
     collections,

@@ -99,11 +99,11 @@ def open_measured(
     columns = Columns(codec=preset(encoding))
     with open_database(url) as database, ConsoleReporter(quiet=quiet) as reporter, ExitStack() as opened:
         collection: Collection = database.collection(name)
-        embedder = cache(partial(_load_embedder, collection, embedding_of(options)))
+        embedder = cache(partial(embedder_of, collection, embedding_of(options)))
         asked = None
         if queries is not None:
             with open_source(queries, columns=columns) as source:
-                asked = _limited(read_queries(source, collection.calibration, embedder), limit, seed)
+                asked = limited(read_queries(source, collection.calibration, embedder), limit, seed)
         dimensions = asked.vectors.shape[1] if asked else None
         rows = None
         if truth is not None:
@@ -122,7 +122,8 @@ def open_measured(
         yield Measured(collection, asked, rows, reporter)
 
 
-def _limited(queries: Queries, limit: int, seed: int) -> Queries:
+def limited(queries: Queries, limit: int, seed: int) -> Queries:
+    """Return at most `limit` queries, drawn uniformly."""
     if len(queries) <= limit:
         return queries
     return queries.take(np.sort(np.random.default_rng(seed).choice(len(queries), limit, replace=False)))
@@ -136,7 +137,8 @@ def _check_ids(collection: Collection, id_type: str | None, truth: str) -> None:
         )
 
 
-def _load_embedder(collection: Collection, options: EmbeddingOptions) -> Embedder:
+def embedder_of(collection: Collection, options: EmbeddingOptions) -> Embedder:
+    """Load the model of a collection, or the one that the options name."""
     from qvec.embedding.embedding_options import choose_embedding
 
     embedding = choose_embedding(options, collection, collection.calibration)
