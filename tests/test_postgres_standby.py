@@ -97,6 +97,7 @@ SEARCHES: dict[str, Callable[[Any, Vectors], Any]] = {
     "scroll": lambda docs, _: repr(docs.scroll(filter={"n": 3}, limit=5)),
     "get": lambda docs, _: repr(docs.get([3, 5000])),
     "vectors": lambda docs, _: docs.vectors([3]).tolist(),
+    "recall": lambda docs, query: docs.recall(query).recall,
     "count": lambda docs, _: docs.count(),
     "has_index": lambda docs, _: docs.has_index(),
     "info": lambda docs, _: docs.info(),
@@ -131,7 +132,7 @@ def test_asynchronous_reads(primary: PostgresServer, standby: PostgresServer) ->
     assert asyncio.run(read(standby)) == asyncio.run(read(primary))
 
 
-AWAITED_FIRST = ("scroll", "get", "vectors")
+AWAITED_FIRST = ("scroll", "get", "vectors", "recall")
 """Those of SEARCHES that use what a method returns."""
 
 

@@ -143,6 +143,13 @@ def test_payload_is_returned_as_document_and_metadata(create_raw: CreateRaw, zer
     assert {(hit.document, hit.metadata) for hit in docs.search(QUERIES[0], k=3, texts=False)} == {(None, None)}
 
 
+def test_recall_of_sampled_points(create_raw: CreateRaw, zero_threshold: Calibration) -> None:
+    docs = create_raw(VECTORS, "Cosine").collection("raw", calibration=zero_threshold)
+    assert sorted(docs.stored.sample_ids(300, 0), key=str) == sorted(IDS, key=str)
+    measured = docs.recall(sample=200)
+    assert (measured.recall, measured.queries, measured.rows_scanned) == (1, 200, 200)
+
+
 def test_writes_are_refused(create_raw: CreateRaw, zero_threshold: Calibration) -> None:
     db = create_raw(VECTORS, "Cosine")
     docs = db.collection("raw", calibration=zero_threshold)

@@ -79,6 +79,7 @@ def test_sql_page(articles: psycopg.Connection[Any], url: str, server_url: str, 
     assert len(code_rows) == 3
     assert code_rows[-1] == ["100"]
     assert {row[0] for row in monitoring_rows[:2]} == {"articles", "docs"}
+    assert monitoring_rows[-1][0] == "1"
     assert fetch_value(articles, "SELECT id FROM qvec.search('docs', %s::vector)", vector_text(vectors[7])) == "1"
 
 
