@@ -106,8 +106,8 @@ def mean_recall(recalls: Sequence[float], k: int) -> MeanRecall:
 
     The interval is normal: 1.96 standard errors to either side, within 0 and 1. For the standard error and the lower
     bound, the sample is extended by one query that is as bad as the worst and misses at least one of k hits. Without
-    it, queries that all have recall 1 would give a bound of 1. For 50 queries of recall 0.97 to 0.999, a bootstrap's
-    lower bound is above the truth in 7% to 66% of samples, this one in 0% to 20%.
+    it, queries that all have recall 1 would give a bound of 1. A bootstrap of few queries with recalls near 1 is too
+    sure of them as well: tests/test_recall.py compares both.
     """
     values = np.array(recalls, np.float64)
     extended = np.append(values, min(values.min(), 1 - 1 / k))

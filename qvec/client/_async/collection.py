@@ -566,7 +566,7 @@ class AsyncCollection:
         """Return the given queries, or rows drawn from the collection."""
         if queries is None:
             with self._reading():
-                ids = await self.stored.sample_ids(sample, seed)
+                ids = await self.stored.sample_ids(int(sample), int(seed))
             return usable_rows(self.name, ids, await self.vectors(ids))
         return given_queries(self._queries(await self._embedded(queries)))
 

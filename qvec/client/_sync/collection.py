@@ -565,7 +565,7 @@ class Collection:
         """Return the given queries, or rows drawn from the collection."""
         if queries is None:
             with self._reading():
-                ids = self.stored.sample_ids(sample, seed)
+                ids = self.stored.sample_ids(int(sample), int(seed))
             return usable_rows(self.name, ids, self.vectors(ids))
         return given_queries(self._queries(self._embedded(queries)))
 
