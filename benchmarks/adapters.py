@@ -81,7 +81,7 @@ def measure_prefilters(rows: Vectors, queries: Vectors, training: bool, steps: i
         fitted = Calibration.fit(rows, threshold=share)
         evaluator = RecallEvaluator(rows, queries, fitted)
         yield Prefilter(f"sign bits, {name}", width, evaluator.recall(lambda codes: codes[:, :width]))
-        for prefilter in ("ternary", "levels5"):
+        for prefilter in ("ternary", "levels6"):
             count = LEVELS[prefilter]
             recall = evaluator.recall(partial(levels, calibration=fitted, count=count))
             yield Prefilter(f"{prefilter}, {name}", width * (count - 1), recall)

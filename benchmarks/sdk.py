@@ -190,13 +190,13 @@ class ByHand:
             f"SELECT candidate.* FROM (SELECT set_config('hnsw.ef_search', '{ef_search(K, CANDIDATES)}', true)"
             " || set_config('hnsw.iterative_scan', 'relaxed_order', true) AS done OFFSET 0) AS settings"
             " CROSS JOIN LATERAL (SELECT id, codes FROM docs WHERE settings.done IS NOT NULL"
-            f" ORDER BY (qvec.levels5(codes, {bits})::bit({4 * bits})) <~> %(bits)b LIMIT {CANDIDATES}) AS candidate"
+            f" ORDER BY (qvec.levels6(codes, {bits})::bit({5 * bits})) <~> %(bits)b LIMIT {CANDIDATES}) AS candidate"
         ).encode()
         self.texts = b"SELECT id, document, metadata FROM docs WHERE id = ANY(%s)"
 
     def parameters(self, query: Query) -> tuple[Query, dict[str, Any]]:
         unit = query / np.linalg.norm(query)
-        bits = qvec.levels(qvec.quantize(unit[None], self.calibration, 4), self.calibration, 5)
+        bits = qvec.levels(qvec.quantize(unit[None], self.calibration, 4), self.calibration, 6)
         return unit, {"bits": Bit(bits.tobytes())}
 
     def best(self, rows: list[Any], query: Query) -> dict[int, float]:

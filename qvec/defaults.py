@@ -5,7 +5,7 @@ import math
 DEFAULT_OVERSAMPLING = 4
 """Candidates that the prefilter returns for each hit."""
 
-HNSW_M = 8
+HNSW_M = 12
 """Links that each element of a Postgres HNSW index keeps per layer (pgvector's `m`)."""
 
 HNSW_EF_CONSTRUCTION = 128
@@ -15,7 +15,7 @@ DEFAULT_EF_SEARCH, MAX_EF_SEARCH = 40, 1000
 """pgvector's default and limit of `hnsw.ef_search`, the width of a search of the graph."""
 
 
-EF_PER_CANDIDATE = 1.5
+EF_PER_CANDIDATE = 1.25
 """Width of a search of the graph for each candidate: with few links, a search as narrow as the number of candidates
 misses more neighbours than the prefilter does."""
 

@@ -6,7 +6,7 @@ from typing import Final
 
 LEVELS = {"binary": 2, "ternary": 3, "levels4": 4, "levels5": 5, "levels6": 6, "levels8": 8}
 """Number of levels of each prefilter that reads them from codes."""
-DEFAULT_PREFILTER: Final = "levels5"
+DEFAULT_PREFILTER: Final = "levels6"
 """That of a collection which names none, where its codes have enough planes."""
 LEVEL_THRESHOLDS = {
     2: (128,),

@@ -71,7 +71,7 @@ def test_learned_bits_have_higher_recall_than_ternary(
     method: str, more: float, sample: np.ndarray, fitted: Calibration
 ) -> None:
     done = adapt(sample, fitted, AdaptOptions(method=method, steps=60))
-    assert [(each.name, each.bits) for each in done.before] == [("binary", 16), ("ternary", 32), ("levels5", 64)]
+    assert [(each.name, each.bits) for each in done.before] == [("binary", 16), ("ternary", 32), ("levels6", 80)]
     own = done.before[1]
     assert done.after.bits == 32
     assert done.gains
@@ -172,7 +172,7 @@ def test_adapt_command(tmp_path: Path, sample: np.ndarray) -> None:
     assert adapted.learned_bits == 24
     again = ["adapt", str(source), "-o", str(tmp_path / "b"), "--calibration", str(output), "--method", "itq", "--json"]
     found = json.loads(CliRunner().invoke(main, again).stdout)
-    assert [each["bits"] for each in found["recall"]] == [16, 32, 64, 32]
+    assert [each["bits"] for each in found["recall"]] == [16, 32, 80, 32]
     assert Calibration.load(tmp_path / "b").id == found["id"] != adapted.id
     assert np.array_equal(Calibration.load(tmp_path / "b").radius, adapted.radius)
 

@@ -366,7 +366,7 @@ def test_collections_index_and_drop_commands(url: str, files: Path) -> None:
     succeed("index", "-c", "docs", "--db", url)
     assert "already has its index" in succeed("index", "-c", "docs", "--db", url).stderr
     table = succeed("collections", "--db", url).stdout
-    assert re.search(r"docs.*50.*8.*int8.*levels5.*built", table)
+    assert re.search(r"docs.*50.*8.*int8.*levels6.*built", table)
     assert invoke("drop", "docs", "--db", url, input="n\n").exit_code == 1
     assert "docs" in succeed("collections", "--db", url).stdout
     assert "Drop collection 'docs' with 50 rows?" in succeed("drop", "docs", "--db", url, input="y\n").stderr

@@ -133,7 +133,7 @@ def test_copy_within_qdrant_is_exact(qdrant: Database, fitted: Calibration, resc
     [
         ("postgres", "levels4", {}, "levels4"),
         ("postgres", "levels4", {"prefilter": "binary"}, "binary"),
-        ("postgres", "levels4", {"rescore": "int4"}, "levels5"),
+        ("postgres", "levels4", {"rescore": "int4"}, "levels6"),
         ("qdrant", "turbo2", {}, "turbo2"),
     ],
 )

@@ -92,7 +92,7 @@ def check_demonstration(url: str, directory: Path, bytes_per_vector: int, monkey
         assert database.collection(demo.COLLECTION).count() == 200
 
 
-DATABASES = pytest.mark.parametrize(("kind", "bytes_per_vector"), [("postgres", 576), ("qdrant", 816)])
+DATABASES = pytest.mark.parametrize(("kind", "bytes_per_vector"), [("postgres", 624), ("qdrant", 816)])
 
 
 @DATABASES

@@ -132,18 +132,18 @@ def test_ten_planes_are_measured_as_all_precisions_of_codes(
     fine.upsert(range(len(vectors)), vectors)
     fine.build_index()
     measured = by_name(evaluate(fine, as_queries(queries), rows_of(source, calibration), oversamplings=[4]))
-    truth, near = true_nearest(vectors, queries), candidates(vectors, queries, calibration, "levels5", 4 * K)
+    truth, near = true_nearest(vectors, queries), candidates(vectors, queries, calibration, "levels6", 4 * K)
     for rescore, planes in PLANES.items():
         scores = decoded_scores(vectors, queries, calibration, planes)
         assert measured[f"none/{rescore}"].recall.value == pytest.approx(recall(top(scores), truth))
-        scanned = measured[f"levels5/{rescore}/4/scan"]
+        scanned = measured[f"levels6/{rescore}/4/scan"]
         assert scanned.recall.value == pytest.approx(recall(rescored(near, scores), truth))
     assert measured["none/int10"].recall.value > measured["none/int8"].recall.value
     assert measured["none/int10"].bytes_per_vector == 10 * DIMENSIONS // 8
-    assert alternatives_of(fine, queries) >= {("levels5", "int8"), ("binary", "int10")}
+    assert alternatives_of(fine, queries) >= {("levels6", "int8"), ("binary", "int10")}
 
 
-@pytest.mark.parametrize("prefilter", ["levels5", "binary"])
+@pytest.mark.parametrize("prefilter", ["levels6", "binary"])
 def test_scan_recall_equals_numpy(
     evaluation: Evaluation, vectors: Floats, queries: Floats, calibration: Calibration, prefilter: str
 ) -> None:
@@ -188,7 +188,7 @@ def test_alternatives_recall_equals_numpy(
     nearest = find_ground_truth(collection, as_queries(queries), rows_of(source, calibration), K, Reporter())
     found = find_alternatives(collection, as_queries(queries), rows_of(source, calibration), nearest, 0.95, Reporter())
     by_settings = {(each.prefilter, each.rescore, each.oversampling): each for each in found}
-    others = sum(map(len, RESCORES.values())) - 1  # all but the collection's own, int8 after levels5
+    others = sum(map(len, RESCORES.values())) - 1  # all but the collection's own, int8 after levels6
     assert len(by_settings) == len(found) == 4 * others
     assert [each.bytes_per_vector for each in found] == sorted(each.bytes_per_vector for each in found)
     halves = unit(vectors).astype(np.float16).astype(np.float64)
@@ -214,19 +214,19 @@ def test_alternatives_of_codes_have_at_most_their_precision(
     db: Database, collection: Collection, calibration: Calibration, vectors: Floats, queries: Floats
 ) -> None:
     all_of_codes = {(name, each) for name, rescores in RESCORES.items() for each in rescores if each in MEASURED}
-    assert alternatives_of(collection, queries) == all_of_codes - {("levels5", "int8")}
+    assert alternatives_of(collection, queries) == all_of_codes - {("levels6", "int8")}
     floats = db.create_collection("kept", calibration=calibration, rescore="float16", prefilter="binary")
     floats.upsert(range(len(vectors)), vectors)
-    assert {("levels5", "float16"), ("levels5", "int10")} <= alternatives_of(floats, queries)
+    assert {("levels6", "float16"), ("levels6", "int10")} <= alternatives_of(floats, queries)
     assert ("binary", "float16") not in alternatives_of(floats, queries)
 
 
 def test_every_configuration_is_measured_once(evaluation: Evaluation) -> None:
     factors = [1, 2, 4, 8, 16]
-    indexed = [f"levels5/{rescore}/{factor}" for rescore in MEASURED for factor in factors]
-    scanned = [f"{p}/{r}/{factor}/scan" for p in ("levels5", "binary") for r in MEASURED for factor in factors]
+    indexed = [f"levels6/{rescore}/{factor}" for rescore in MEASURED for factor in factors]
+    scanned = [f"{p}/{r}/{factor}/scan" for p in ("levels6", "binary") for r in MEASURED for factor in factors]
     exact = [f"none/{rescore}" for rescore in (*MEASURED, "float32")]
-    bits = ["levels5/none", "levels5/none/scan", "binary/none/scan"]
+    bits = ["levels6/none", "levels6/none/scan", "binary/none/scan"]
     assert sorted(result.name for result in evaluation.results) == sorted([*indexed, *scanned, *exact, *bits])
 
 
@@ -265,7 +265,7 @@ def test_index_loss_is_separate_from_quantization_loss(
     collection: Collection, evaluation: Evaluation, queries: Floats, source: Path, calibration: Calibration
 ) -> None:
     lossy = evaluate(LossyIndex(collection), as_queries(queries), rows_of(source, calibration), oversamplings=[4])  # type: ignore[arg-type]
-    before, after = by_name(evaluation)["levels5/int8/4"], by_name(lossy)["levels5/int8/4"]
+    before, after = by_name(evaluation)["levels6/int8/4"], by_name(lossy)["levels6/int8/4"]
     assert before.loss is not None
     assert after.loss is not None
     assert after.recall.value == pytest.approx(before.recall.value - 0.1, abs=0.01)  # the best is nearly always right
@@ -324,10 +324,10 @@ def test_rows_used_as_queries_are_excluded_from_their_hits(
     scores[own] = exact[own] = -np.inf
     truth = top(exact)
     assert found["none/int8"].recall.value == pytest.approx(recall(top(scores), truth))
-    near = candidates(vectors, drawn, calibration, "levels5", 2 * K + 1)
+    near = candidates(vectors, drawn, calibration, "levels6", 2 * K + 1)
     others = np.array([[row for row in line if row != id][: 2 * K] for line, id in zip(near, ids, strict=True)])
-    assert found["levels5/int8/2/scan"].recall.value == pytest.approx(recall(rescored(others, scores), truth))
-    assert found["levels5/int8/2"].recall.value == pytest.approx(found["levels5/int8/2/scan"].recall.value, abs=0.02)
+    assert found["levels6/int8/2/scan"].recall.value == pytest.approx(recall(rescored(others, scores), truth))
+    assert found["levels6/int8/2"].recall.value == pytest.approx(found["levels6/int8/2/scan"].recall.value, abs=0.02)
 
 
 @given(st.integers(1, 200), st.floats(1, 64))
@@ -373,7 +373,7 @@ def test_ranking_metrics_equal_trec_eval(
         for name, each in zip(names[:16], hits, strict=False)
     }
     theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recip_rank", "recall.10"}).evaluate(run)
-    result = by_name(found)["levels5/int8/4"]
+    result = by_name(found)["levels6/int8/4"]
     for measured, measure in (
         (result.ndcg, "ndcg_cut_10"),
         (result.mrr, "recip_rank"),
@@ -456,11 +456,11 @@ def decoded_scores_of_prefix(vectors: Floats, queries: Floats, cut: Calibration)
 @pytest.mark.parametrize(
     ("settings", "prefilter", "rescore", "size"),
     [
-        ({}, "levels5", "int8", 12 * 9),
-        ({}, "levels5", "int4", 8 * 9),
+        ({}, "levels6", "int8", 13 * 9),
+        ({}, "levels6", "int4", 9 * 9),
         ({}, "none", "int8", 8 * 9),
         ({}, "binary", "int8", 9 * 9),
-        ({}, "levels5", "none", 4 * 9),
+        ({}, "levels6", "none", 5 * 9),
         ({"rescore": "float16", "prefilter": "binary"}, "binary", "float16", 2 * 70 + 2 * 9),
         ({"rescore": "float32"}, "none", "float32", 4 * 70),
     ],

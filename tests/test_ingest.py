@@ -316,7 +316,7 @@ def test_duplicate_error_keeps_earlier_batches(database: Database, tmp_path: Pat
     ("options", "reason"),
     [
         ({"rescore": "float16"}, "has rescore int8, not float16"),
-        ({"prefilter": "binary"}, "has prefilter levels5, not binary"),
+        ({"prefilter": "binary"}, "has prefilter levels6, not binary"),
         ({"model": "other"}, "has model mine, not other"),
         ({"calibration": Calibration.fit(random_vectors(100, seed=5))}, "has calibration .* codes of two calibrations"),
     ],
@@ -328,7 +328,7 @@ def test_settings_that_differ_from_the_collection_are_refused(
     load_source(database, path, model="mine")
     with pytest.raises(CollectionError, match=reason):
         load_source(database, path, restart=True, **options)
-    same = {"rescore": "int8", "prefilter": "levels5", "model": "mine"}
+    same = {"rescore": "int8", "prefilter": "levels6", "model": "mine"}
     assert load_source(database, path, calibration=database.collection("docs").calibration, **same).rows == 0
 
 

