@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, urlsplit
 
 from qvec.errors import InputError
+from qvec.qdrant.consistency import READ_OPTION, WRITE_OPTION, Consistency
 
 API_KEY = "QVEC_QDRANT_API_KEY"
 """The variable that holds the API key."""
@@ -14,8 +15,10 @@ _PORT = 6334
 _TIMEOUT = 60
 _EXPECTED = (
     "qdrant://HOST:6334 or qdrants://HOST:6334 (TLS), with commas between the nodes of a cluster, and with "
-    "?timeout=SECONDS, ?connect_timeout=SECONDS, ?retry=SECONDS and ?ca=FILE where needed"
+    f"?timeout=SECONDS, ?connect_timeout=SECONDS, ?retry=SECONDS, ?ca=FILE, ?{READ_OPTION}= and ?{WRITE_OPTION}= where "
+    "needed"
 )
+_OPTIONS = frozenset({"timeout", "connect_timeout", "retry", "ca", READ_OPTION, WRITE_OPTION})
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Address:
     """Time limit of a connection attempt in seconds; None leaves it to gRPC."""
     retry: int | None = None
     """Seconds in which a failed request may be sent again; None: about 4."""
+    consistency: Consistency = field(default_factory=Consistency)
     others: tuple[Address, ...] = ()
     """Further nodes of the same cluster, for when this one does not answer."""
 
@@ -56,9 +60,11 @@ class Address:
             raise InputError(
                 f"the URL of {hosts[0][0]} holds a user or password; put the API key into {API_KEY} instead"
             )
+        consistency = Consistency(options.pop(READ_OPTION, None), options.pop(WRITE_OPTION, None))
         certificate, tls = options.pop("ca", None), parts.scheme == "qdrants"
         is_limited = min(timeout, 1 if connect_timeout is None else connect_timeout) >= 1 and (retry or 0) >= 0
-        nodes = [cls(host, port, tls, timeout, certificate, connect_timeout, retry) for host, port in hosts if host]
+        settings = (tls, timeout, certificate, connect_timeout, retry, consistency)
+        nodes = [cls(host, port, *settings) for host, port in hosts if host]
         if len(nodes) < len(hosts) or parts.path not in ("", "/") or options or not is_limited:
             raise InputError(f"this is no URL of a Qdrant server; expected {_EXPECTED}")
         return replace(nodes[0], others=tuple(nodes[1:]))
@@ -85,3 +91,14 @@ class Address:
         """The address for messages."""
         places = ",".join(f"{node.bracketed}:{node.port}" for node in self.nodes)
         return f"{'qdrants' if self.tls else 'qdrant'}://{places}"
+
+
+def check_directory(directory: str) -> None:
+    """Raise InputError where the URL of a directory ends in options of a server."""
+    _, _, query = directory.partition("?")
+    found = next((pair.partition("=")[0] for pair in query.split("&") if pair.partition("=")[0] in _OPTIONS), None)
+    if found is not None:
+        raise InputError(
+            f"{found} is an option of a server (qdrant://HOST:6334); the embedded engine in a directory has none: "
+            f"qdrant:{directory.partition('?')[0]}"
+        )

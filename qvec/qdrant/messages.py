@@ -1,4 +1,4 @@
-"""The requests that have to be fast, built as protocol buffers without the models of qdrant-client."""
+"""Requests built as protocol buffers without the models of qdrant-client, most of them because they have to be fast."""
 
 from __future__ import annotations
 
@@ -39,13 +39,18 @@ def _varint(value: int) -> bytes:
 
 
 def upserts(
-    collection: str, points: Points, max_bytes: int, shard_key: str | None, timeout: int
+    collection: str,
+    points: Points,
+    max_bytes: int,
+    shard_key: str | None,
+    timeout: int,
+    ordering: grpc.WriteOrdering | None = None,
 ) -> Iterator[grpc.UpsertPoints]:
     """Yield requests that write points in order, each of about `max_bytes` at most, or of one point.
 
     Points are filled in where they stay, since a message is copied when it is put into another.
     """
-    empty = partial(_upsert, collection, shard_key, timeout)
+    empty = partial(_upsert, collection, shard_key, timeout, ordering)
     request, size = empty(), 0
     for id, vector, payload in zip(points.ids, points.vectors, points.payloads, strict=True):
         point = request.points.add()
@@ -75,9 +80,15 @@ def _fill(point: grpc.PointStruct, id: PointId, vector: NDArray[np.float32], pay
             point.payload[key].CopyFrom(json_to_value(value))
 
 
-def _upsert(collection: str, shard_key: str | None, timeout: int) -> grpc.UpsertPoints:
+def _upsert(
+    collection: str, shard_key: str | None, timeout: int, ordering: grpc.WriteOrdering | None
+) -> grpc.UpsertPoints:
     return grpc.UpsertPoints(
-        collection_name=collection, wait=True, shard_key_selector=selector(shard_key), timeout=timeout
+        collection_name=collection,
+        wait=True,
+        shard_key_selector=selector(shard_key),
+        timeout=timeout,
+        ordering=ordering,
     )
 
 
@@ -86,7 +97,11 @@ def selector(shard_key: str | None) -> grpc.ShardKeySelector | None:
 
 
 def vector_queries(
-    collection: str, vectors: NDArray[np.float32], query: PointQuery, timeout: int
+    collection: str,
+    vectors: NDArray[np.float32],
+    query: PointQuery,
+    timeout: int,
+    consistency: grpc.ReadConsistency | None = None,
 ) -> grpc.QueryBatchPoints:
     """Return one request that searches for each vector of (m, d)."""
     filter = None if query.filter is None else RestToGrpc.convert_filter(query.filter)
@@ -113,10 +128,13 @@ def vector_queries(
             for vector in vectors
         ],
         timeout=timeout,
+        read_consistency=consistency,
     )
 
 
-def text_query(collection: str, question: str, query: PointQuery, timeout: int) -> grpc.QueryPoints:
+def text_query(
+    collection: str, question: str, query: PointQuery, timeout: int, consistency: grpc.ReadConsistency | None = None
+) -> grpc.QueryPoints:
     """Return a request that searches the documents for the words of a question."""
     return grpc.QueryPoints(
         collection_name=collection,
@@ -126,7 +144,13 @@ def text_query(collection: str, question: str, query: PointQuery, timeout: int) 
         filter=None if query.filter is None else RestToGrpc.convert_filter(query.filter),
         with_payload=RestToGrpc.convert_with_payload_interface(query.payload),
         timeout=timeout,
+        read_consistency=consistency,
     )
+
+
+def count(collection: str, timeout: int, consistency: grpc.ReadConsistency | None) -> grpc.CountPoints:
+    """Return a request that counts all points; the count of qdrant-client takes no read consistency."""
+    return grpc.CountPoints(collection_name=collection, exact=True, timeout=timeout, read_consistency=consistency)
 
 
 def found_point(point: Any) -> FoundPoint:

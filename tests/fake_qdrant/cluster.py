@@ -9,7 +9,7 @@ from typing import Any
 
 from qdrant_client import grpc as messages
 
-from .status_errors import StatusError, bad_input, node_down
+from .status_errors import StatusError, bad_input, few_replicas, invalid_argument, leader_down, node_down
 
 
 class Cluster:
@@ -42,6 +42,28 @@ class Placement:
             if nodes <= self._cluster.down:
                 raise node_down(max(nodes))
 
+    def check_read(self, request: Any) -> None:
+        """Raise the error of a read that asks for more replicas than are up, or is malformed.
+
+        A server clamps a number of replicas between 1 and all.
+        """
+        self.check()
+        if not request.HasField("read_consistency"):
+            return
+        for shard, nodes in enumerate(self.nodes):
+            if len(nodes - self._cluster.down) < _required_replicas(request.read_consistency, len(nodes)):
+                raise few_replicas(shard, self._cluster.peer_id(0))
+
+    def check_write(self, request: Any, consistency_factor: int) -> None:
+        """Raise the error of a write whose leader, or too many replicas, are down, or that is malformed."""
+        self.check()
+        ordering = _ordering(request)
+        for nodes in self.nodes:
+            if ordering == "Strong" and max(nodes) in self._cluster.down:
+                raise leader_down(ordering, self._cluster.peer_id(max(nodes)))
+            if len(nodes - self._cluster.down) < min(consistency_factor, len(nodes)):
+                raise node_down(max(nodes & self._cluster.down))
+
     def info(self) -> Any:
         """Return the CollectionClusterInfoResponse."""
         answer = messages.CollectionClusterInfoResponse(peer_id=self._cluster.peer_id(0), shard_count=len(self.nodes))
@@ -63,3 +85,21 @@ class Placement:
         if {source, target} & self._cluster.down:
             raise StatusError(node_down(target).code, "Service internal error: the transfer was aborted")
         held.add(target)
+
+
+def _required_replicas(consistency: Any, replicas: int) -> int:
+    """Return how many of a shard's replicas have to answer a read."""
+    kind = consistency.WhichOneof("value")
+    if kind is None:
+        raise invalid_argument("invalid read consistency message: `ReadConsistency::value` field is `None`")
+    if kind == "factor":
+        return min(max(consistency.factor, 1), replicas)
+    if consistency.type not in messages.ReadConsistencyType.values():
+        raise invalid_argument(f"invalid read consistency type value {consistency.type}")
+    return replicas // 2 + 1 if consistency.type == messages.ReadConsistencyType.Quorum else replicas
+
+
+def _ordering(request: Any) -> str:
+    if request.ordering.type not in messages.WriteOrderingType.values():
+        raise invalid_argument(f"invalid write ordering type value {request.ordering.type}")
+    return messages.WriteOrderingType.Name(request.ordering.type)

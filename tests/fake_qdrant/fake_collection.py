@@ -92,6 +92,10 @@ class FakeCollection:
             raise unimplemented("a second shard key")
         self._shard_keys.append(key)
 
+    def check_write(self, request: Any) -> None:
+        """Raise the error of a write for which too many nodes are down."""
+        self.placement.check_write(request, self.config.params.write_consistency_factor)
+
     def check_shard_keys(self, selected: Sequence[Any], is_needed: bool) -> None:
         """Refuse unknown shard keys, and a request without one if custom sharding needs it."""
         if any(key not in self._shard_keys for key in selected):

@@ -143,6 +143,11 @@ class FakeQdrantServer:
         """Return how many calls of a method arrived with the right API key, injected faults included."""
         return self._interceptor.count(method)
 
+    @property
+    def calls(self) -> list[RecordedCall]:
+        """The latest 1,000 of those calls, in order."""
+        return self._interceptor.calls
+
     def last(self, method: str) -> RecordedCall:
         """Return the latest of those calls."""
         return self._interceptor.last(method)

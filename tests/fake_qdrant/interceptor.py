@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ import grpc
 from .access import Rights, check_name, check_rights, only_allowed
 from .old_versions import forget_newer_fields
 from .status_errors import StatusError, from_engine_error, unimplemented
+
+_KEPT_CALLS = 1000
 
 Handler = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -57,7 +59,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._version = version
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._last: dict[str, RecordedCall] = {}
+        self._calls: deque[RecordedCall] = deque(maxlen=_KEPT_CALLS)
         self._faults: list[Fault] = []
         self._delays: dict[str, float] = {}
 
@@ -75,7 +77,12 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     def last(self, method: str) -> RecordedCall:
         with self._lock:
-            return self._last[next(name for name in self._last if is_named(name, method))]
+            return next(call for call in reversed(self._calls) if is_named(call.method, method))
+
+    @property
+    def calls(self) -> list[RecordedCall]:
+        with self._lock:
+            return list(self._calls)
 
     def intercept_service(
         self,
@@ -135,7 +142,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _record(self, call: RecordedCall) -> tuple[Fault | None, float]:
         with self._lock:
             self._counts[call.method] += 1
-            self._last[call.method] = call
+            self._calls.append(call)
             delay = max((s for name, s in self._delays.items() if is_named(call.method, name)), default=0.0)
             return next((fault for fault in self._faults if fault.applies_to(call.method)), None), delay
 

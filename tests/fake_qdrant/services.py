@@ -89,16 +89,16 @@ class Points(messages.PointsServicer):
         self._store = store
 
     def Upsert(self, request: Any, context: Context) -> Any:
-        collection = self._collection(request, needs_shard_key=True)
+        collection = self._written(request, needs_shard_key=True)
         return _write_response(request, collection.write(convert.upsert_operation(request)))
 
     def Delete(self, request: Any, context: Context) -> Any:
         if not request.points.HasField("filter") and not request.points.points.ids:
             raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "Bad request: Empty update request")
-        return _write_response(request, self._collection(request).write(convert.delete_operation(request)))
+        return _write_response(request, self._written(request).write(convert.delete_operation(request)))
 
     def SetPayload(self, request: Any, context: Context) -> Any:
-        return _write_response(request, self._collection(request).write(convert.set_payload_operation(request)))
+        return _write_response(request, self._written(request).write(convert.set_payload_operation(request)))
 
     def CreateFieldIndex(self, request: Any, context: Context) -> Any:
         if not request.HasField("field_type"):
@@ -106,6 +106,7 @@ class Points(messages.PointsServicer):
         kind = messages.FieldType.Name(request.field_type).removeprefix("FieldType")
         parameters = request.field_index_params if request.HasField("field_index_params") else None
         collection = self._store.get(request.collection_name)
+        collection.check_write(request)
         return _write_response(request, collection.create_index(request.field_name, kind, parameters))
 
     def DeleteFieldIndex(self, request: Any, context: Context) -> Any:
@@ -118,28 +119,38 @@ class Points(messages.PointsServicer):
             convert.with_payload(request, default=True),
             convert.with_vectors(request),
         )
-        found = self._collection(request).read(lambda shard: shard.retrieve(*arguments))
+        found = self._read(request).read(lambda shard: shard.retrieve(*arguments))
         return messages.GetResponse(result=map(convert.retrieved_point, found))
 
     def Scroll(self, request: Any, context: Context) -> Any:
-        found, following = self._collection(request).read(lambda shard: shard.scroll(convert.scroll_request(request)))
+        found, following = self._read(request).read(lambda shard: shard.scroll(convert.scroll_request(request)))
         offset = None if following is None else convert.point_id(following)
         return messages.ScrollResponse(result=map(convert.retrieved_point, found), next_page_offset=offset)
 
     def Count(self, request: Any, context: Context) -> Any:
-        counted = self._collection(request).read(lambda shard: shard.count(convert.count_request(request)))
+        counted = self._read(request).read(lambda shard: shard.count(convert.count_request(request)))
         return messages.CountResponse(result=messages.CountResult(count=counted))
 
     def Query(self, request: Any, context: Context) -> Any:
-        return messages.QueryResponse(result=_query(self._collection(request), request))
+        return messages.QueryResponse(result=_query(self._read(request), request))
 
     def QueryBatch(self, request: Any, context: Context) -> Any:
-        collection = self._store.reachable(request.collection_name)
+        collection = self._store.get(request.collection_name)
+        collection.placement.check_read(request)
         found = [messages.BatchResult(result=_query(collection, one)) for one in request.query_points]
         return messages.QueryBatchResponse(result=found)
 
-    def _collection(self, request: Any, needs_shard_key: bool = False) -> FakeCollection:
-        collection = self._store.reachable(request.collection_name)
+    def _read(self, request: Any) -> FakeCollection:
+        """Return the collection of a read."""
+        collection = self._store.get(request.collection_name)
+        collection.placement.check_read(request)
+        collection.check_shard_keys(request.shard_key_selector.shard_keys, is_needed=False)
+        return collection
+
+    def _written(self, request: Any, needs_shard_key: bool = False) -> FakeCollection:
+        """Return the collection of a write."""
+        collection = self._store.get(request.collection_name)
+        collection.check_write(request)
         collection.check_shard_keys(request.shard_key_selector.shard_keys, needs_shard_key)
         return collection
 

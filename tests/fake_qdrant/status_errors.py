@@ -28,6 +28,10 @@ def bad_input(reason: str) -> StatusError:
     return StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"Wrong input: {reason}")
 
 
+def invalid_argument(details: str) -> StatusError:
+    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, details)
+
+
 def unimplemented(what: str) -> StatusError:
     return StatusError(grpc.StatusCode.UNIMPLEMENTED, f"the fake Qdrant server does not support {what}")
 
@@ -39,6 +43,24 @@ def node_down(node: int) -> StatusError:
         "Service internal error: 1 of 1 read operations failed:\n  Service internal error: Tonic status error: status: "
         f'Unavailable, message: "Failed to connect to http://node-{node}:6335/, error: transport error", details: [], '
         "metadata: MetadataMap { headers: {} }",
+    )
+
+
+def few_replicas(shard: int, peer: int) -> StatusError:
+    """Return the error of a read that asks for more replicas than are active."""
+    return StatusError(
+        grpc.StatusCode.INTERNAL,
+        f"Service internal error: The replica set for shard {shard} on peer {peer} does not have enough active "
+        "replicas",
+    )
+
+
+def leader_down(ordering: str, peer: int) -> StatusError:
+    """Return the error of a write that only a node which is down may order."""
+    return StatusError(
+        grpc.StatusCode.INTERNAL,
+        f"Service internal error: Failed to apply update with {ordering} ordering via leader peer {peer}: Service "
+        "internal error: Tonic status error: status: Unavailable",
     )
 
 

@@ -41,6 +41,9 @@ class AsyncServerBackend:
         self.engine_version = NEWEST
         self.changes = 0
         self._timeout = address.timeout
+        self._consistency = address.consistency
+        self._reads: Any = address.consistency.of_reads
+        self._writes: Any = address.consistency.of_writes
         self._replicated: set[str] = set()
         """Collections for which the loads have enough replicas, as far as possible."""
         self._client = AsyncServerClient(address)
@@ -162,7 +165,7 @@ class AsyncServerBackend:
         self.changes += 1
 
     async def engine(self, name: str, layout: VectorLayout, sharding: Sharding) -> AsyncServerEngine:  # noqa: ARG002
-        return AsyncServerEngine(self._client, name, sharding.shard_key, self._timeout, self.version)
+        return AsyncServerEngine(self._client, name, sharding.shard_key, self._timeout, self.version, self._consistency)
 
     # Versions
 
@@ -193,7 +196,9 @@ class AsyncServerBackend:
     async def _loads_page(self, filter: models.Filter, start: Any) -> tuple[list[models.Record], Any]:
         try:
             return await self._client.send(
-                lambda client: client.scroll(LOADS, scroll_filter=filter, limit=_LOADS_PAGE, offset=start)
+                lambda client: client.scroll(
+                    LOADS, scroll_filter=filter, limit=_LOADS_PAGE, offset=start, consistency=self._reads
+                )
             )
         except grpc.RpcError as error:
             if is_status(error, _NOT_FOUND):
@@ -202,7 +207,8 @@ class AsyncServerBackend:
 
     async def read_load(self, name: str, source: str) -> dict[str, Any] | None:
         try:
-            found = await self._client.send(lambda client: client.retrieve(LOADS, [_load_id(name, source)]))
+            ids = [_load_id(name, source)]
+            found = await self._client.send(lambda client: client.retrieve(LOADS, ids, consistency=self._reads))
         except grpc.RpcError as error:
             if is_status(error, _NOT_FOUND):
                 return None
@@ -214,18 +220,21 @@ class AsyncServerBackend:
         id = _load_id(name, source)
         if load is None:
             selector = models.PointIdsList(points=[id])
-            await self._client.send(lambda client: client.delete(LOADS, selector, wait=True))
+            await self._client.send(lambda client: client.delete(LOADS, selector, wait=True, ordering=self._writes))
             return
         payload = {"collection": name, "source": source, "load": load}
         point = models.PointStruct(id=id, vector={}, payload=payload)
         try:
-            await self._client.send(lambda client: client.upsert(LOADS, [point], wait=True))
+            await self._upsert_load(point)
         except grpc.RpcError as error:
             if not is_status(error, _NOT_FOUND):
                 raise
             await self._create_loads()
-            await self._client.send(lambda client: client.upsert(LOADS, [point], wait=True))
+            await self._upsert_load(point)
         await self._replicate_loads(name)
+
+    async def _upsert_load(self, point: models.PointStruct) -> None:
+        await self._client.send(lambda client: client.upsert(LOADS, [point], wait=True, ordering=self._writes))
 
     async def _create_loads(self) -> None:
         try:
@@ -236,7 +245,9 @@ class AsyncServerBackend:
             if not is_status(error, _ALREADY_EXISTS):  # created by another client at the same time
                 raise
         keyword = models.PayloadSchemaType.KEYWORD
-        await self._client.send(lambda client: client.create_payload_index(LOADS, "collection", keyword, wait=True))
+        await self._client.send(
+            lambda client: client.create_payload_index(LOADS, "collection", keyword, wait=True, ordering=self._writes)
+        )
 
     async def _replicate_loads(self, name: str) -> None:
         """In a cluster, give the loads as many replicas as the collection `name`, and at least 2.

@@ -13,6 +13,7 @@ from qvec.errors import DatabaseError
 from qvec.metadata_index import MetadataIndex
 from qvec.qdrant import indexes, messages
 from qvec.qdrant._async.client import AsyncServerClient
+from qvec.qdrant.consistency import Consistency
 from qvec.qdrant.engine_version import EngineVersion
 from qvec.qdrant.point_query import PointQuery
 from qvec.qdrant.points import FoundPoint, PointId, Points, PointSizes, StoredPoint
@@ -34,7 +35,13 @@ class AsyncServerEngine:
     """
 
     def __init__(
-        self, client: AsyncServerClient, collection: str, shard_key: str | None, timeout: int, version: str
+        self,
+        client: AsyncServerClient,
+        collection: str,
+        shard_key: str | None,
+        timeout: int,
+        version: str,
+        consistency: Consistency,
     ) -> None:
         """`timeout` is the time limit of a request in seconds, `version` the server's."""
         self._client = client
@@ -42,9 +49,13 @@ class AsyncServerEngine:
         self._shard_key = shard_key
         self._timeout = timeout
         self._version = version
+        self._consistency: Any = consistency.of_reads
+        self._ordering: Any = consistency.of_writes
 
     async def upsert(self, points: Points) -> None:
-        requests = messages.upserts(self._collection, points, _MAX_UPSERT_BYTES, self._shard_key, self._timeout)
+        requests = messages.upserts(
+            self._collection, points, _MAX_UPSERT_BYTES, self._shard_key, self._timeout, self._ordering
+        )
         while (request := await in_thread_async(next, requests, None)) is not None:
             await self._upsert(request)
 
@@ -52,16 +63,25 @@ class AsyncServerEngine:
         await self._client.send(lambda client: client.grpc_points.Upsert(request, timeout=self._timeout))
 
     async def delete(self, ids: Sequence[PointId]) -> None:
-        selector = models.PointIdsList(points=list(ids))
-        await self._client.send(lambda client: client.delete(self._collection, selector, wait=True))
+        await self._delete(models.PointIdsList(points=list(ids)))
 
     async def clear(self) -> None:
-        everything = models.FilterSelector(filter=models.Filter())
-        await self._client.send(lambda client: client.delete(self._collection, everything, wait=True))
+        await self._delete(models.FilterSelector(filter=models.Filter()))
+
+    async def _delete(self, selector: models.PointsSelector) -> None:
+        await self._client.send(
+            lambda client: client.delete(self._collection, selector, wait=True, ordering=self._ordering)
+        )
 
     async def retrieve(self, ids: Sequence[PointId], *, payload: bool, vectors: bool = False) -> list[StoredPoint]:
         found = await self._client.send(
-            lambda client: client.retrieve(self._collection, list(ids), with_payload=payload, with_vectors=vectors)
+            lambda client: client.retrieve(
+                self._collection,
+                list(ids),
+                with_payload=payload,
+                with_vectors=vectors,
+                consistency=self._consistency,
+            )
         )
         return [_stored_point(record, vectors) for record in found]
 
@@ -82,26 +102,28 @@ class AsyncServerEngine:
                 offset=start,
                 with_payload=payload,
                 with_vectors=vectors,
+                consistency=self._consistency,
             )
         )
         next_id: Any = following
         return [_stored_point(record, vectors) for record in found], next_id
 
     async def count(self) -> int:
-        answer = await self._client.send(lambda client: client.count(self._collection, exact=True))
-        return answer.count
+        request = messages.count(self._collection, self._timeout, self._consistency)
+        answer: Any = await self._client.send(lambda client: client.grpc_points.Count(request, timeout=self._timeout))
+        return int(answer.result.count)
 
     # Searches
 
     async def search(self, queries: NDArray[np.float32], query: PointQuery) -> list[list[FoundPoint]]:
-        request = messages.vector_queries(self._collection, queries, query, self._timeout)
+        request = messages.vector_queries(self._collection, queries, query, self._timeout, self._consistency)
         answer: Any = await self._client.send(
             lambda client: client.grpc_points.QueryBatch(request, timeout=self._timeout)
         )
         return [[messages.found_point(point) for point in batch.result] for batch in answer.result]
 
     async def search_text(self, question: str, query: PointQuery) -> list[FoundPoint]:
-        request = messages.text_query(self._collection, question, query, self._timeout)
+        request = messages.text_query(self._collection, question, query, self._timeout, self._consistency)
         answer: Any = await self._client.send(lambda client: client.grpc_points.Query(request, timeout=self._timeout))
         return [messages.found_point(point) for point in answer.result]
 
@@ -112,7 +134,11 @@ class AsyncServerEngine:
         return {field: index.params or index.data_type for field, index in found.items()}
 
     async def create_payload_index(self, field: str, schema: Any) -> None:
-        await self._client.send(lambda client: client.create_payload_index(self._collection, field, schema, wait=True))
+        await self._client.send(
+            lambda client: client.create_payload_index(
+                self._collection, field, schema, wait=True, ordering=self._ordering
+            )
+        )
 
     async def index_metadata(self, index: MetadataIndex) -> None:
         await self.create_payload_index(*indexes.metadata_schema(index))

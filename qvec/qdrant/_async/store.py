@@ -14,7 +14,7 @@ from qvec.qdrant._async.catalog import AsyncQdrantCatalog
 from qvec.qdrant._async.collection import AsyncQdrantCollection
 from qvec.qdrant._async.embedded import AsyncDirectoryBackend
 from qvec.qdrant._async.server import AsyncServerBackend
-from qvec.qdrant.address import Address
+from qvec.qdrant.address import Address, check_directory
 from qvec.qdrant.connection import retrying_longer
 from qvec.qdrant.description import Description
 from qvec.qdrant.errors import wrap_errors
@@ -47,8 +47,10 @@ class AsyncQdrantStore:
     async def in_directory(cls, directory: str, options: ConnectOptions) -> AsyncQdrantStore:
         """Open the embedded engine in a directory, creating it where it is missing.
 
-        Raise DatabaseError where another process has it open, MissingExtraError where the engine is not installed.
+        Raise DatabaseError where another process has it open, MissingExtraError where the engine is not installed,
+        InputError for options, which only a server has.
         """
+        check_directory(directory)
         backend = await AsyncDirectoryBackend.open(directory)
         return cls(backend, f"qdrant:{directory}", options, embedded=True)
 

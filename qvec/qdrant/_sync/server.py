@@ -42,6 +42,9 @@ class ServerBackend:
         self.engine_version = NEWEST
         self.changes = 0
         self._timeout = address.timeout
+        self._consistency = address.consistency
+        self._reads: Any = address.consistency.of_reads
+        self._writes: Any = address.consistency.of_writes
         self._replicated: set[str] = set()
         """Collections for which the loads have enough replicas, as far as possible."""
         self._client = ServerClient(address)
@@ -163,7 +166,7 @@ class ServerBackend:
         self.changes += 1
 
     def engine(self, name: str, layout: VectorLayout, sharding: Sharding) -> ServerEngine:  # noqa: ARG002
-        return ServerEngine(self._client, name, sharding.shard_key, self._timeout, self.version)
+        return ServerEngine(self._client, name, sharding.shard_key, self._timeout, self.version, self._consistency)
 
     # Versions
 
@@ -194,7 +197,9 @@ class ServerBackend:
     def _loads_page(self, filter: models.Filter, start: Any) -> tuple[list[models.Record], Any]:
         try:
             return self._client.send(
-                lambda client: client.scroll(LOADS, scroll_filter=filter, limit=_LOADS_PAGE, offset=start)
+                lambda client: client.scroll(
+                    LOADS, scroll_filter=filter, limit=_LOADS_PAGE, offset=start, consistency=self._reads
+                )
             )
         except grpc.RpcError as error:
             if is_status(error, _NOT_FOUND):
@@ -203,7 +208,8 @@ class ServerBackend:
 
     def read_load(self, name: str, source: str) -> dict[str, Any] | None:
         try:
-            found = self._client.send(lambda client: client.retrieve(LOADS, [_load_id(name, source)]))
+            ids = [_load_id(name, source)]
+            found = self._client.send(lambda client: client.retrieve(LOADS, ids, consistency=self._reads))
         except grpc.RpcError as error:
             if is_status(error, _NOT_FOUND):
                 return None
@@ -215,18 +221,21 @@ class ServerBackend:
         id = _load_id(name, source)
         if load is None:
             selector = models.PointIdsList(points=[id])
-            self._client.send(lambda client: client.delete(LOADS, selector, wait=True))
+            self._client.send(lambda client: client.delete(LOADS, selector, wait=True, ordering=self._writes))
             return
         payload = {"collection": name, "source": source, "load": load}
         point = models.PointStruct(id=id, vector={}, payload=payload)
         try:
-            self._client.send(lambda client: client.upsert(LOADS, [point], wait=True))
+            self._upsert_load(point)
         except grpc.RpcError as error:
             if not is_status(error, _NOT_FOUND):
                 raise
             self._create_loads()
-            self._client.send(lambda client: client.upsert(LOADS, [point], wait=True))
+            self._upsert_load(point)
         self._replicate_loads(name)
+
+    def _upsert_load(self, point: models.PointStruct) -> None:
+        self._client.send(lambda client: client.upsert(LOADS, [point], wait=True, ordering=self._writes))
 
     def _create_loads(self) -> None:
         try:
@@ -235,7 +244,9 @@ class ServerBackend:
             if not is_status(error, _ALREADY_EXISTS):  # created by another client at the same time
                 raise
         keyword = models.PayloadSchemaType.KEYWORD
-        self._client.send(lambda client: client.create_payload_index(LOADS, "collection", keyword, wait=True))
+        self._client.send(
+            lambda client: client.create_payload_index(LOADS, "collection", keyword, wait=True, ordering=self._writes)
+        )
 
     def _replicate_loads(self, name: str) -> None:
         """In a cluster, give the loads as many replicas as the collection `name`, and at least 2.

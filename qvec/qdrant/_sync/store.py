@@ -15,7 +15,7 @@ from qvec.qdrant._sync.catalog import QdrantCatalog
 from qvec.qdrant._sync.collection import QdrantCollection
 from qvec.qdrant._sync.embedded import DirectoryBackend
 from qvec.qdrant._sync.server import ServerBackend
-from qvec.qdrant.address import Address
+from qvec.qdrant.address import Address, check_directory
 from qvec.qdrant.connection import retrying_longer
 from qvec.qdrant.description import Description
 from qvec.qdrant.errors import wrap_errors
@@ -48,8 +48,10 @@ class QdrantStore:
     def in_directory(cls, directory: str, options: ConnectOptions) -> QdrantStore:
         """Open the embedded engine in a directory, creating it where it is missing.
 
-        Raise DatabaseError where another process has it open, MissingExtraError where the engine is not installed.
+        Raise DatabaseError where another process has it open, MissingExtraError where the engine is not installed,
+        InputError for options, which only a server has.
         """
+        check_directory(directory)
         backend = DirectoryBackend.open(directory)
         return cls(backend, f"qdrant:{directory}", options, embedded=True)
 
