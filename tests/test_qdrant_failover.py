@@ -2,17 +2,22 @@
 
 import asyncio
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from fake_qdrant import FakeQdrantServer
 from ingest_helpers import load_source, random_vectors
+from qdrant_clusters import KINDS, open_cluster
 from qdrant_load_helpers import assert_holds
 from reporters import AtRow
 
 import qvec
+from qvec.client import Collection
 from qvec.errors import DatabaseError, InputError
 from qvec.qdrant.address import Address
 
@@ -84,6 +89,48 @@ def test_async_searches_go_on_when_the_node_in_use_dies(
     with qvec.connect(first.url) as database:
         load_source(database, source)
     asyncio.run(search())
+
+
+@pytest.mark.usefixtures("short_retries")
+def test_outage_that_64_threads_meet_is_logged_once(
+    nodes: tuple[FakeQdrantServer, FakeQdrantServer], source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = nodes
+    with qvec.connect(first.url) as database:
+        load_source(database, source)
+    search_in_64_threads(url_of(first, second), "docs", first.stop)
+    assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage().startswith("a request to Qdrant failed and is sent again: ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("real" not in KINDS, reason="no real cluster is given")
+def test_outage_of_a_real_node_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    vectors = random_vectors(400)
+    with open_cluster("real", tmp_path) as cluster:
+        name, address = cluster.new_name(), Address.parse(cluster.url)
+        places = [node.name.partition("://")[2] for node in reversed(address.nodes)]
+        with qvec.connect(cluster.url) as database:
+            docs = database.create_collection(name, calibration=qvec.Calibration.fit(vectors), replication_factor=2)
+            docs.upsert(range(400), vectors)
+        search_in_64_threads(f"{address.name.partition('://')[0]}://{','.join(places)}", name, cluster.stop_node)
+    assert len(caplog.records) == 1
+
+
+def search_in_64_threads(url: str, name: str, stop: Callable[[], None]) -> None:
+    """Search in 8 threads of each of 8 databases, after their first node was stopped."""
+    started = threading.Barrier(64)
+
+    def search(docs: Collection) -> None:
+        started.wait()
+        assert docs.search(random_vectors(5), 1) == expected
+
+    with ExitStack() as stack:
+        opened = [stack.enter_context(qvec.connect(url)).collection(name) for _ in range(8)]
+        expected = opened[0].search(random_vectors(5), 1)
+        stop()
+        with ThreadPoolExecutor(64) as threads:
+            list(threads.map(search, opened * 8))
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -90,11 +90,21 @@ class Outages:
         self._failed_at = -math.inf
         self._lock = Lock()
 
+    @classmethod
+    def of(cls, server: str) -> Outages:
+        """Return the outages of a server by its name, which all clients of this process share."""
+        with _outages_lock:
+            return _outages.setdefault(server, cls())
+
     def begins(self) -> bool:
         """Note that a request failed; return whether none did in the minute before."""
         with self._lock:
             failed_at, self._failed_at = self._failed_at, time.monotonic()
             return self._failed_at - failed_at > _OUTAGE_GAP_SECONDS
+
+
+_outages: dict[str, Outages] = {}
+_outages_lock = Lock()
 
 
 def client_arguments(address: Address) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Replicas of a collection in a cluster: which are missing, and from where to copy them."""
+"""Replicas of a collection in a cluster: which are missing, from where to copy them, and what a lost node stops."""
 
 from __future__ import annotations
 
@@ -46,3 +46,29 @@ def missing_replicas(
                 copy = models.ReplicateShard(shard_id=shard, from_peer_id=source, to_peer_id=target)
                 operations.append(models.ReplicateShardOperation(replicate_shard=copy))
     return operations
+
+
+def replication_warnings(
+    name: str, info: models.CollectionClusterInfo, factor: int, write_consistency_factor: int
+) -> list[str]:
+    """Return what a user may not expect of the replicas of a collection whose replication factor is at least 2.
+
+    `info` lists the replicas that its shards have got.
+    """
+    copies = min((len(replicas) for replicas in replicas_by_shard(info).values()), default=factor)
+    found = []
+    if copies < factor:
+        found.append(
+            f"collection {name!r} has a replication factor of {factor}, but only {_nodes(copies)} to hold its shards; "
+            "add nodes and replicate the shards to them, or the loss of a node is not made up for"
+        )
+    if copies > 1 and write_consistency_factor >= copies:
+        found.append(
+            f"collection {name!r} has {copies} replicas and a write consistency factor of {write_consistency_factor}: "
+            f"writes fail while one node is down; a factor of {copies - 1} or less lets them go on"
+        )
+    return found
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"

@@ -69,6 +69,7 @@ class FakeQdrantServer:
     def __enter__(self) -> FakeQdrantServer:
         for twin in ("_sync", "_async"):  # an index is built within milliseconds here, so look often
             self._patch.setattr(f"qvec.qdrant.{twin}.server_engine._POLL_SECONDS", 0.02)
+        self._patch.setattr("qvec.qdrant.connection._outages", {})  # of an earlier server on the same port
         self.start()
         return self
 

@@ -108,6 +108,9 @@ class AsyncBackend(Protocol):
 
     async def create(self, name: str, description: Description) -> None: ...
 
+    async def replication_warnings(self, name: str) -> list[str]:
+        """Return warnings about the replicas of a collection that was just created."""
+
     async def replace_description(self, name: str, description: Description) -> None: ...
 
     async def drop(self, name: str) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from threading import Event
 
@@ -13,6 +14,8 @@ from qvec.qdrant.description import Description
 from qvec.qdrant.version_record import ActiveVersion, VersionRecord, generation_of
 from qvec.store.connect_options import ConnectOptions
 from qvec.waiting import sleep_async
+
+_LOG = logging.getLogger("qvec.qdrant")
 
 
 class AsyncQdrantCatalog:
@@ -120,10 +123,12 @@ class AsyncQdrantCatalog:
     # Creating and dropping
 
     async def create(self, name: str, description: Description) -> ActiveVersion:
-        """Create a collection. Raise CollectionError where the name is taken."""
+        """Create a collection; log warnings about its replicas. Raise CollectionError where the name is taken."""
         if await self.active_version(name) is not None:
             raise CollectionError(f"collection {name!r} exists already")
         await self.backend.create(name, description)
+        for warning in await self.backend.replication_warnings(name):
+            _LOG.warning("%s", warning)
         return await self.find(name)
 
     async def drop(self, name: str) -> None:

@@ -32,7 +32,7 @@ class AsyncServerClient:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._owner = AsyncOwner()
-        self._outages = Outages()
+        self._outages = Outages.of(address.name)
         self._active = 0
         """The node that is asked, by its position in the address."""
         self._connect()

@@ -128,6 +128,10 @@ class AsyncDirectoryBackend:
     async def create(self, name: str, description: Description) -> None:
         await in_thread_async(self._directory.create, name, description)
 
+    async def replication_warnings(self, name: str) -> list[str]:  # noqa: ARG002
+        """Return nothing: a directory has no replicas."""
+        return []
+
     async def replace_description(self, name: str, description: Description) -> None:
         await in_thread_async(self._directory.replace_description, name, description)
 

@@ -109,6 +109,9 @@ class Backend(Protocol):
 
     def create(self, name: str, description: Description) -> None: ...
 
+    def replication_warnings(self, name: str) -> list[str]:
+        """Return warnings about the replicas of a collection that was just created."""
+
     def replace_description(self, name: str, description: Description) -> None: ...
 
     def drop(self, name: str) -> None: ...

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from threading import Event
 
@@ -14,6 +15,8 @@ from qvec.qdrant.description import Description
 from qvec.qdrant.version_record import ActiveVersion, VersionRecord, generation_of
 from qvec.store.connect_options import ConnectOptions
 from qvec.waiting import sleep
+
+_LOG = logging.getLogger("qvec.qdrant")
 
 
 class QdrantCatalog:
@@ -121,10 +124,12 @@ class QdrantCatalog:
     # Creating and dropping
 
     def create(self, name: str, description: Description) -> ActiveVersion:
-        """Create a collection. Raise CollectionError where the name is taken."""
+        """Create a collection; log warnings about its replicas. Raise CollectionError where the name is taken."""
         if self.active_version(name) is not None:
             raise CollectionError(f"collection {name!r} exists already")
         self.backend.create(name, description)
+        for warning in self.backend.replication_warnings(name):
+            _LOG.warning("%s", warning)
         return self.find(name)
 
     def drop(self, name: str) -> None:

@@ -129,6 +129,10 @@ class DirectoryBackend:
     def create(self, name: str, description: Description) -> None:
         in_thread(self._directory.create, name, description)
 
+    def replication_warnings(self, name: str) -> list[str]:  # noqa: ARG002
+        """Return nothing: a directory has no replicas."""
+        return []
+
     def replace_description(self, name: str, description: Description) -> None:
         in_thread(self._directory.replace_description, name, description)
 

@@ -21,7 +21,7 @@ from qvec.qdrant.connection import key_warning
 from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection, fingerprint_of
 from qvec.qdrant.engine_version import NEWEST, EngineVersion
 from qvec.qdrant.errors import LOADS, is_status, reason, wrap_errors
-from qvec.qdrant.replicas import known_nodes, missing_replicas
+from qvec.qdrant.replicas import known_nodes, missing_replicas, replication_warnings
 from qvec.qdrant.server_config import DESCRIPTION_KEY, VERSIONS_KEY, stored_description
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.qdrant.version_record import VersionRecord
@@ -154,6 +154,19 @@ class ServerBackend:
                 f"rescore {layout.rescore!r}; use prefilter {known!r} with rescore 'float16', or Qdrant "
                 f"{'1.20' if lacks_vectors else '1.18'} or newer"
             )
+
+    def replication_warnings(self, name: str) -> list[str]:
+        """Return warnings about a collection's replicas; none where the server does not tell of them."""
+        try:
+            found = self._info(name)
+            factor = 1 if found is None else found.config.params.replication_factor or 1
+            if found is None or factor < 2:
+                return []
+            write_factor = found.config.params.write_consistency_factor or 1
+            return replication_warnings(name, self._cluster_info(name), factor, write_factor)
+        except grpc.RpcError as error:
+            _LOG.info("the replicas of collection %r cannot be checked: %s", name, reason(error))
+            return []
 
     def replace_description(self, name: str, description: Description) -> None:
         metadata = {DESCRIPTION_KEY: description.to_json()}
