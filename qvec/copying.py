@@ -61,6 +61,8 @@ def copy_options(source: Database, target: Database, collection: Collection, nam
     kept = {"rescore": _SAME_PRECISION[target.kind].get(rescore, rescore), "oversampling": collection.oversampling}
     if source.kind == target.kind and "rescore" not in given:
         kept["prefilter"] = collection.settings["prefilter"]
+    if "shard_key_field" in target.store.settings and not target.store.embedded and "shard_key" not in given:
+        kept["shard_key_field"] = collection.settings.get("shard_key_field")
     settings = given if target.has_collection(name) else {**kept, **given}
     embedding = stored_embedding(collection)
     return LoadOptions(name, calibration=collection.calibration, model=embedding, settings=settings, **options)

@@ -169,6 +169,10 @@ USER_ERRORS: dict[str, tuple[list[str], str]] = {
         "cannot connect to qdrant://localhost:1",
     ),
     "API key in a URL": (["info", "--db", "qdrant://u:secret@h"], "put the API key into QVEC_QDRANT_API_KEY"),
+    "Qdrant shard keys on Postgres": (
+        [*INGEST, "--shard-key-field", "tenant"],
+        "--shard-key-field is not a setting of a collection in Postgres",
+    ),
     "Qdrant setting on Postgres": ([*INGEST, "--shards", "2"], "--shards is not a setting of a collection in Postgres"),
     "Qdrant precision on Postgres": (
         [*INGEST, "--rescore", "turbo8"],

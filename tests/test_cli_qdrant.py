@@ -95,6 +95,7 @@ USER_ERRORS: dict[str, tuple[list[str], str]] = {
         "of binary prefilters",
     ),
     "shards without a server": (["--shards", "3"], "shards and replicas are for a server"),
+    "shard keys without a server": (["--shard-key-field", "a"], "shards and replicas are for a server"),
     "shard key without a server": (["--shard-key", "a"], "shards and replicas are for a server"),
 }
 

@@ -95,6 +95,7 @@ def test_scroll_returns_the_matching_rows(docs: Any, filter: dict[str, Any]) -> 
     found = docs.scroll(filter)
     assert row_numbers(found) == matching_rows(filter)
     assert [hit.metadata for hit in found] == [metadata(int(hit.id)) for hit in found]
+    assert docs.count(filter) == len(found)
     for limit in (1, 7, 1000):
         assert ids(docs.scroll(filter, limit)) == ids(found)[:limit]
 

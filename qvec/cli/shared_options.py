@@ -164,7 +164,12 @@ def settings_options(command: F) -> F:
                 type=click.IntRange(1),
                 help="Copies that acknowledge a write, in a Qdrant cluster.",
             ),
-            _option("--shard-key", metavar="KEY", help="Shard key of the rows, in a Qdrant cluster."),
+            _option("--shard-key", metavar="KEY", help="Shard key of all rows, in a Qdrant cluster."),
+            _option(
+                "--shard-key-field",
+                metavar="FIELD",
+                help="Metadata field whose values, such as tenants, have shards of their own, on a Qdrant server.",
+            ),
         )
     ):
         command = option(command)
@@ -180,6 +185,7 @@ SETTINGS = (
     "replication_factor",
     "write_consistency_factor",
     "shard_key",
+    "shard_key_field",
 )
 
 

@@ -202,8 +202,8 @@ def delete(table: Table) -> Composed:
     return SQL("DELETE FROM {} WHERE id = ANY(%s::{}[])").format(table.identifier, SQL(table.layout.id_type))
 
 
-def count(table: Table) -> Composed:
-    return SQL("SELECT count(*) FROM {}").format(table.identifier)
+def count(table: Table, where: Composable = EVERY_ROW) -> Composed:
+    return SQL("SELECT count(*) FROM {} WHERE {}").format(table.identifier, where)
 
 
 def holds_more_than(table: Table, rows: int) -> Composed:

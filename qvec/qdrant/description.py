@@ -47,7 +47,7 @@ class Description:
             "oversampling": self.oversampling,
             "model": self.model,
             "embedding": self.embedding and dict(self.embedding),
-            "sharding": asdict(self.sharding),
+            "sharding": _sharding(self.sharding),
             "calibration": self.calibration.id,
             "content": base64.b64encode(self.calibration.to_bytes()).decode(),
         }
@@ -147,6 +147,14 @@ def _calibration(stored: Mapping[str, Any], name: str) -> Calibration:
             f"collection {name!r} wants calibration {stored['calibration']}, but {calibration.id} is stored with it"
         )
     return calibration
+
+
+def _sharding(sharding: Sharding) -> dict[str, Any]:
+    """Return a sharding as JSON values; a field that is not used is left out, since older releases do not know it."""
+    stored = asdict(sharding)
+    if sharding.shard_key_field is None:
+        del stored["shard_key_field"]
+    return stored
 
 
 def _embedding(stored: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -148,9 +148,10 @@ class EdgeShard:
         points = [_stored_point(record, vectors) for record in found]
         return points, str(following) if isinstance(following, UUID) else following
 
-    def count(self) -> int:
+    def count(self, filter: models.Filter | None = None) -> int:
+        native = None if filter is None else convert(filter)
         with _wrap_errors():
-            return int(self._shard.count(edge.CountRequest(exact=True)))
+            return int(self._shard.count(edge.CountRequest(exact=True, filter=native)))
 
     # Searches
 

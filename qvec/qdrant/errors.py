@@ -39,6 +39,7 @@ _NO_MAJORITY = re.compile(r"consensus operation commit failed|leader is not esta
 _NODE = re.compile(r"Failed to connect to (https?://[^\s/\"',]+)")
 _PEER = re.compile(r"(?:Failed peer:|via leader peer) (\d+)")
 _SHARD = re.compile(r"\bshard (\d+)")
+_NO_SHARD_KEY = re.compile(r"Shard key .* not found")
 _QUOTED = re.compile(r'message: "([^"]+)"')
 _RECOVERY = (
     "start it again; a collection with a replication factor of 2 or more is searched and written while a node is down"
@@ -55,6 +56,16 @@ def is_transient(error: BaseException) -> bool:
 def is_nodes_fault(error: BaseException) -> bool:
     """Return whether another node of the cluster may answer a request that failed so."""
     return isinstance(error, grpc.RpcError) and (error.code() in _NODE_LOST or cluster_fault(error) is not None)
+
+
+def is_missing_shard_key(error: BaseException) -> bool:
+    """Return whether a collection lacks a shard key, at least on the node that was asked."""
+    return isinstance(error, grpc.RpcError) and _NO_SHARD_KEY.search(error.details() or "") is not None
+
+
+def lacks_shards(error: BaseException) -> bool:
+    """Return whether a write without shard keys was refused, in a collection with custom sharding."""
+    return isinstance(error, grpc.RpcError) and "Shard key not specified" in (error.details() or "")
 
 
 def is_status(error: BaseException, code: grpc.StatusCode) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qdrant_client import grpc
+from qdrant_client import grpc, models
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc, json_to_value
 
 from qvec.qdrant.point_query import PointQuery
 from qvec.qdrant.points import DOCUMENT, FoundPoint, Payload, PointId, Points
+from qvec.qdrant.shard_keys import ShardKey
 
 _DENSE_FIELD = b"\x0a"
 """Key of DenseVector.data: field 1, length-delimited."""
@@ -42,7 +43,7 @@ def upserts(
     collection: str,
     points: Points,
     max_bytes: int,
-    shard_key: str | None,
+    shard_key: ShardKey | None,
     timeout: int,
     ordering: grpc.WriteOrdering | None = None,
 ) -> Iterator[grpc.UpsertPoints]:
@@ -81,19 +82,24 @@ def _fill(point: grpc.PointStruct, id: PointId, vector: NDArray[np.float32], pay
 
 
 def _upsert(
-    collection: str, shard_key: str | None, timeout: int, ordering: grpc.WriteOrdering | None
+    collection: str, shard_key: ShardKey | None, timeout: int, ordering: grpc.WriteOrdering | None
 ) -> grpc.UpsertPoints:
     return grpc.UpsertPoints(
         collection_name=collection,
         wait=True,
-        shard_key_selector=selector(shard_key),
+        shard_key_selector=selector(None if shard_key is None else [shard_key]),
         timeout=timeout,
         ordering=ordering,
     )
 
 
-def selector(shard_key: str | None) -> grpc.ShardKeySelector | None:
-    return None if shard_key is None else grpc.ShardKeySelector(shard_keys=[grpc.ShardKey(keyword=shard_key)])
+def selector(shard_keys: Sequence[ShardKey] | None) -> grpc.ShardKeySelector | None:
+    """Return the selector of the shards with these keys; None for all shards."""
+    return None if shard_keys is None else grpc.ShardKeySelector(shard_keys=[_shard_key(key) for key in shard_keys])
+
+
+def _shard_key(key: ShardKey) -> grpc.ShardKey:
+    return grpc.ShardKey(keyword=key) if isinstance(key, str) else grpc.ShardKey(number=key)
 
 
 def vector_queries(
@@ -124,6 +130,7 @@ def vector_queries(
                 filter=filter,
                 params=params,
                 with_payload=RestToGrpc.convert_with_payload_interface(query.payload),
+                shard_key_selector=selector(query.shard_keys),
             )
             for vector in vectors
         ],
@@ -143,14 +150,28 @@ def text_query(
         limit=query.limit,
         filter=None if query.filter is None else RestToGrpc.convert_filter(query.filter),
         with_payload=RestToGrpc.convert_with_payload_interface(query.payload),
+        shard_key_selector=selector(query.shard_keys),
         timeout=timeout,
         read_consistency=consistency,
     )
 
 
-def count(collection: str, timeout: int, consistency: grpc.ReadConsistency | None) -> grpc.CountPoints:
-    """Return a request that counts all points; the count of qdrant-client takes no read consistency."""
-    return grpc.CountPoints(collection_name=collection, exact=True, timeout=timeout, read_consistency=consistency)
+def count(
+    collection: str,
+    filter: models.Filter | None,
+    shard_keys: Sequence[ShardKey] | None,
+    timeout: int,
+    consistency: grpc.ReadConsistency | None,
+) -> grpc.CountPoints:
+    """Return a request that counts points; the count of qdrant-client takes no read consistency."""
+    return grpc.CountPoints(
+        collection_name=collection,
+        filter=None if filter is None else RestToGrpc.convert_filter(filter),
+        exact=True,
+        shard_key_selector=selector(shard_keys),
+        timeout=timeout,
+        read_consistency=consistency,
+    )
 
 
 def found_point(point: Any) -> FoundPoint:

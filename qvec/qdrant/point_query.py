@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
@@ -15,8 +15,9 @@ from qvec.qdrant import filters
 from qvec.qdrant.engine_version import EngineVersion
 from qvec.qdrant.filters import ResidualFilter, compile_row_filter
 from qvec.qdrant.points import ID, PointId
+from qvec.qdrant.shard_keys import ShardKey, keys_of_filter
 from qvec.qdrant.version_record import ActiveVersion
-from qvec.store.requests import SearchRequest, TextRequest, candidate_count
+from qvec.store.requests import RowFilter, SearchRequest, TextRequest, candidate_count
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class PointQuery:
     """The part of the filter that the engine cannot test; resolved before the engine is asked."""
     named_points: int = 0
     """The number of points that the filter names."""
+    shard_keys: Sequence[ShardKey] | None = None
+    """The shards to search, which hold all rows that pass the filter; None: all."""
     ef: int | None = None
     """Width of the graph search; None: as wide as the graph was built with, or the candidates."""
 
@@ -55,6 +58,7 @@ class PointQuery:
             payload=request.texts or (is_managed and version.description.layout.id_type == "text" and [ID]),
             filter=native,
             residual=residual,
+            shard_keys=shard_keys_of(request.filter, version),
             ef=request.ef,
         )
 
@@ -63,7 +67,8 @@ class PointQuery:
         """Return the query of a search by words. Raise InputError for a filter that Qdrant cannot test."""
         native, residual = compile_row_filter(request.filter, engine)
         payload = request.texts or (version.unmanaged is None and [ID])
-        return cls(request.k, 1, payload=payload, filter=native, residual=residual)
+        shard_keys = shard_keys_of(request.filter, version)
+        return cls(request.k, 1, payload=payload, filter=native, residual=residual, shard_keys=shard_keys)
 
     @property
     def candidates(self) -> int | None:
@@ -94,6 +99,12 @@ class PointQuery:
             "residual": self.residual and self.residual.unknown,
         }
         return json.dumps(shown, indent=2, default=str)
+
+
+def shard_keys_of(filter: RowFilter, version: ActiveVersion) -> tuple[ShardKey, ...] | None:
+    """Return the shards that hold all rows which pass a filter; None for all."""
+    field = version.description.sharding.shard_key_field
+    return None if field is None else keys_of_filter(filter.tree, field)
 
 
 class ScaledQueries(NamedTuple):

@@ -55,7 +55,10 @@ def replication_warnings(
 
     `info` lists the replicas that its shards have got.
     """
-    copies = min((len(replicas) for replicas in replicas_by_shard(info).values()), default=factor)
+    shards = replicas_by_shard(info)
+    if not shards:
+        return []
+    copies = min(len(replicas) for replicas in shards.values())
     found = []
     if copies < factor:
         found.append(

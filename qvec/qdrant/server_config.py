@@ -59,7 +59,7 @@ def collection_settings(description: Description) -> dict[str, Any]:
         "shard_number": sharding.shards,
         "replication_factor": sharding.replication_factor,
         "write_consistency_factor": sharding.write_consistency_factor,
-        "sharding_method": models.ShardingMethod.CUSTOM if sharding.shard_key is not None else None,
+        "sharding_method": models.ShardingMethod.CUSTOM if sharding.has_keys else None,
         "on_disk_payload": True,
         "metadata": {DESCRIPTION_KEY: description.to_json()},
     }

@@ -83,3 +83,17 @@ class Sharding:
     write_consistency_factor: int | None = None
     shard_key: str | None = None
     """Rows go to the shard of this key, in a collection with custom sharding."""
+    shard_key_field: str | None = None
+    """Rows go to the shard that this field of their metadata names, in a collection with custom sharding."""
+
+    def __post_init__(self) -> None:
+        if self.shard_key is not None and self.shard_key_field is not None:
+            raise InputError(
+                f"shard_key is {self.shard_key!r} and shard_key_field {self.shard_key_field!r}; give one of them: the "
+                "shard of all rows, or the field that names the shard of each row"
+            )
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether shards have keys (custom sharding)."""
+        return self.shard_key is not None or self.shard_key_field is not None

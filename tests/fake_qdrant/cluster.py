@@ -5,6 +5,7 @@ One engine holds all points. Calls fail as a server's do when all replicas of a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from qdrant_client import grpc as messages
@@ -29,36 +30,48 @@ class Cluster:
 
 
 class Placement:
-    """The nodes that hold each shard of one collection."""
+    """The nodes that hold each shard of one collection, and its shard key."""
 
-    def __init__(self, cluster: Cluster, shards: int, factor: int) -> None:
+    def __init__(self, cluster: Cluster, factor: int) -> None:
         self._cluster = cluster
-        replicas = min(factor, cluster.nodes)
-        self.nodes = [{(shard + copy) % cluster.nodes for copy in range(replicas)} for shard in range(shards)]
+        self._replicas = min(factor, cluster.nodes)
+        self.nodes: list[set[int]] = []
+        self.keys: list[str | int | None] = []
 
-    def check(self) -> None:
-        """Raise the error of a call that needs all shards."""
-        for nodes in self.nodes:
+    def add(self, shards: int, key: str | int | None) -> None:
+        """Add the shards of a shard key."""
+        for shard in range(len(self.nodes), len(self.nodes) + shards):
+            self.nodes.append({(shard + copy) % self._cluster.nodes for copy in range(self._replicas)})
+            self.keys.append(key)
+
+    def _selected(self, keys: Sequence[str | int]) -> list[tuple[int, set[int]]]:
+        """Return the shards with these keys, or all, and their nodes."""
+        found = enumerate(zip(self.nodes, self.keys, strict=True))
+        return [(shard, nodes) for shard, (nodes, key) in found if not keys or key in keys]
+
+    def check(self, keys: Sequence[str | int] = ()) -> None:
+        """Raise the error of a call that needs all shards with these keys."""
+        for _, nodes in self._selected(keys):
             if nodes <= self._cluster.down:
                 raise node_down(max(nodes))
 
-    def check_read(self, request: Any) -> None:
+    def check_read(self, request: Any, keys: Sequence[str | int]) -> None:
         """Raise the error of a read that asks for more replicas than are up, or is malformed.
 
         A server clamps a number of replicas between 1 and all.
         """
-        self.check()
+        self.check(keys)
         if not request.HasField("read_consistency"):
             return
-        for shard, nodes in enumerate(self.nodes):
+        for shard, nodes in self._selected(keys):
             if len(nodes - self._cluster.down) < _required_replicas(request.read_consistency, len(nodes)):
                 raise few_replicas(shard, self._cluster.peer_id(0))
 
-    def check_write(self, request: Any, consistency_factor: int) -> None:
+    def check_write(self, request: Any, consistency_factor: int, keys: Sequence[str | int]) -> None:
         """Raise the error of a write whose leader, or too many replicas, are down, or that is malformed."""
-        self.check()
+        self.check(keys)
         ordering = _ordering(request)
-        for nodes in self.nodes:
+        for _, nodes in self._selected(keys):
             if ordering == "Strong" and max(nodes) in self._cluster.down:
                 raise leader_down(ordering, self._cluster.peer_id(max(nodes)))
             if len(nodes - self._cluster.down) < min(consistency_factor, len(nodes)):
@@ -68,12 +81,14 @@ class Placement:
         """Return the CollectionClusterInfoResponse."""
         answer = messages.CollectionClusterInfoResponse(peer_id=self._cluster.peer_id(0), shard_count=len(self.nodes))
         for shard, nodes in enumerate(self.nodes):
+            key = shard_key(self.keys[shard])
             for node in sorted(nodes):
                 state = messages.ReplicaState.Dead if node in self._cluster.down else messages.ReplicaState.Active
                 if node == 0:
-                    answer.local_shards.add(shard_id=shard, state=state)
+                    answer.local_shards.add(shard_id=shard, state=state, shard_key=key)
                 else:
-                    answer.remote_shards.add(shard_id=shard, peer_id=self._cluster.peer_id(node), state=state)
+                    peer = self._cluster.peer_id(node)
+                    answer.remote_shards.add(shard_id=shard, peer_id=peer, state=state, shard_key=key)
         return answer
 
     def replicate(self, request: Any) -> None:
@@ -85,6 +100,13 @@ class Placement:
         if {source, target} & self._cluster.down:
             raise StatusError(node_down(target).code, "Service internal error: the transfer was aborted")
         held.add(target)
+
+
+def shard_key(key: str | int | None) -> Any:
+    """Return a key as a ShardKey; None for none."""
+    if key is None:
+        return None
+    return messages.ShardKey(keyword=key) if isinstance(key, str) else messages.ShardKey(number=key)
 
 
 def _required_replicas(consistency: Any, replicas: int) -> int:

@@ -1,4 +1,4 @@
-"""One collection: its configuration, its engine shard and its optimizer."""
+"""One collection: its configuration, its engine shards and their optimizer."""
 
 from __future__ import annotations
 
@@ -13,40 +13,50 @@ from qdrant_client import grpc as messages
 from . import collection_config as configs
 from .cluster import Cluster, Placement
 from .optimizer import Optimizer
-from .status_errors import bad_input, unimplemented
+from .status_errors import bad_input, bad_request
 
 Answer = TypeVar("Answer")
 
 
 class FakeCollection:
-    """A collection in `directory` with the configuration of a CreateCollection request."""
+    """A collection in `directory` with the configuration of a CreateCollection request.
+
+    One engine shard holds all points, or with custom sharding those of one shard key; `None` is the key of the former.
+    """
 
     def __init__(self, directory: Path, request: Any, optimizer_delay: Callable[[], float], cluster: Cluster) -> None:
         self.config = configs.from_request(request)
         params = self.config.params
         if not request.HasField("shard_number"):
-            params.shard_number = cluster.nodes
-        self.placement = Placement(cluster, params.shard_number, params.replication_factor)
+            params.shard_number = 1 if self._is_custom_sharded else cluster.nodes
+        self.placement = Placement(cluster, params.replication_factor)
         self._directory = directory
         self._lock = threading.RLock()
-        self._shard = edge.EdgeShard.create(str(directory), configs.to_engine(self.config))
-        self._optimizer = Optimizer(lambda: self._shard.optimize(), optimizer_delay)
+        self._shards: dict[str | int | None, edge.EdgeShard] = {}
+        self._optimizer = Optimizer(self._optimize_shards, optimizer_delay)
         self._indexes: dict[str, Any] = {}
-        self._shard_keys: list[Any] = []
+        self._index_operations: dict[str, edge.UpdateOperation] = {}
         self._operations = 0
+        if not self._is_custom_sharded:
+            self._add_shard(None)
 
-    def write(self, operation: edge.UpdateOperation) -> int:
-        """Apply an operation and return its number."""
+    def write(self, operation: edge.UpdateOperation, keys: Sequence[str | int]) -> int:
+        """Apply an operation to the shards with these keys, or to the only one; return its number."""
         with self._lock:
-            self._shard.update(operation)
-            self._optimize()
-            self._operations += 1
-            return self._operations
+            if self._is_custom_sharded and not keys:
+                raise bad_input("Shard key not specified")
+            for key in keys:
+                if key not in self._shards:
+                    raise bad_input(f"Shard key {_shown(key)} not found")
+            return self._apply(operation, keys or list(self._shards))
 
-    def read(self, function: Callable[[edge.EdgeShard], Answer]) -> Answer:
-        """Call a function with the shard and return its result."""
+    def read(self, function: Callable[[edge.EdgeShard], Answer], keys: Sequence[str | int]) -> list[Answer]:
+        """Call a function with each shard with these keys, or with all, and return the results."""
         with self._lock:
-            return function(self._shard)
+            for key in keys:
+                if key not in self._shards:
+                    raise bad_request(f"Shard key {_shown(key)} not found")
+            return [function(self._shards[key]) for key in keys or self._shards]
 
     def update(self, request: Any) -> None:
         """Apply an UpdateCollection request after running optimizations end, as the server does."""
@@ -59,7 +69,7 @@ class FakeCollection:
             self._optimize()
 
     def create_index(self, field: str, kind: str, parameters: Any) -> int:
-        """Index a payload field; `info` returns the parameters.
+        """Index a payload field in all shards, also in later ones; `info` returns the parameters.
 
         The engine uses its default parameters, except for text indexes with scoring.
         """
@@ -72,61 +82,70 @@ class FakeCollection:
         operation = edge.UpdateOperation.create_field_index(field, schema)
         index = messages.PayloadSchemaInfo(data_type=messages.PayloadSchemaType.Value(kind), params=parameters)
         with self._lock:
-            number = self.write(operation)
-            self._indexes[field] = index
+            number = self._apply(operation, list(self._shards))
+            self._indexes[field], self._index_operations[field] = index, operation
             return number
 
     def delete_index(self, field: str) -> int:
         with self._lock:
-            number = self.write(edge.UpdateOperation.delete_field_index(field))
+            number = self._apply(edge.UpdateOperation.delete_field_index(field), list(self._shards))
             self._indexes.pop(field, None)
+            self._index_operations.pop(field, None)
             return number
 
-    def create_shard_key(self, key: Any) -> None:
-        """Add a ShardKey; only one, since one engine shard holds all points."""
-        if not self._is_custom_sharded:
-            raise bad_input("a shard key cannot be created with the sharding method auto")
-        if key in self._shard_keys:
-            raise bad_input("the shard key exists already")
-        if self._shard_keys:
-            raise unimplemented("a second shard key")
-        self._shard_keys.append(key)
+    def create_shard_key(self, key: str | int) -> None:
+        with self._lock:
+            if not self._is_custom_sharded:
+                raise bad_request(f"Shard Key {_shown(key)} cannot be created with Auto sharding method")
+            if key in self._shards:
+                raise bad_request(f"Shard key {_shown(key)} already exists")
+            self._add_shard(key)
+            for operation in self._index_operations.values():
+                self._shards[key].update(operation)
 
-    def check_write(self, request: Any) -> None:
+    def check_write(self, request: Any, keys: Sequence[str | int]) -> None:
         """Raise the error of a write for which too many nodes are down."""
-        self.placement.check_write(request, self.config.params.write_consistency_factor)
-
-    def check_shard_keys(self, selected: Sequence[Any], is_needed: bool) -> None:
-        """Refuse unknown shard keys, and a request without one if custom sharding needs it."""
-        if any(key not in self._shard_keys for key in selected):
-            raise bad_input("a shard key was not found")
-        if is_needed and self._is_custom_sharded and not selected:
-            raise bad_input("the shard key is not specified")
+        self.placement.check_write(request, self.config.params.write_consistency_factor, keys)
 
     def info(self) -> Any:
         """Return the CollectionInfo."""
         with self._lock:
-            counted = self._shard.info()
+            counted = [shard.info() for shard in self._shards.values()]
             for field, index in self._indexes.items():
-                index.points = counted.payload_schema[field].points
+                index.points = sum(shard.payload_schema[field].points for shard in counted)
             return messages.CollectionInfo(
                 status=self._status(),
                 optimizer_status=messages.OptimizerStatus(ok=not self._optimizer.error, error=self._optimizer.error),
                 config=self.config,
                 payload_schema=self._indexes,
-                segments_count=counted.segments_count,
-                points_count=counted.points_count,
-                indexed_vectors_count=counted.indexed_vectors_count,
+                segments_count=sum(shard.segments_count for shard in counted),
+                points_count=sum(shard.points_count for shard in counted),
+                indexed_vectors_count=sum(shard.indexed_vectors_count for shard in counted),
             )
 
     def close(self) -> None:
         with self._lock:
             self._optimizer.wait()
-            self._shard.close()
+            for shard in self._shards.values():
+                shard.close()
 
     @property
     def _is_custom_sharded(self) -> bool:
         return self.config.params.sharding_method == messages.ShardingMethod.Custom
+
+    def _add_shard(self, key: str | int | None) -> None:
+        self._shards[key] = edge.EdgeShard.create(str(self._path(key)), configs.to_engine(self.config))
+        self.placement.add(self.config.params.shard_number, key)
+
+    def _path(self, key: str | int | None) -> Path:
+        return self._directory if key is None else self._directory / repr(key).encode().hex()
+
+    def _apply(self, operation: edge.UpdateOperation, keys: Sequence[str | int | None]) -> int:
+        for key in keys:
+            self._shards[key].update(operation)
+        self._optimize()
+        self._operations += 1
+        return self._operations
 
     def _status(self) -> int:
         if self._optimizer.error:
@@ -137,7 +156,16 @@ class FakeCollection:
         if configs.is_indexed(self.config):
             self._optimizer.request()
 
+    def _optimize_shards(self) -> None:
+        for shard in list(self._shards.values()):
+            shard.optimize()
+
     def _reopen(self, config: edge.EdgeConfig) -> None:
         self._optimizer.wait()
-        self._shard.close()
-        self._shard = edge.EdgeShard.load(str(self._directory), config)
+        for key, shard in self._shards.items():
+            shard.close()
+            self._shards[key] = edge.EdgeShard.load(str(self._path(key)), config)
+
+
+def _shown(key: str | int) -> str:
+    return f'"{key}"' if isinstance(key, str) else str(key)

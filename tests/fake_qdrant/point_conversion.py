@@ -86,6 +86,11 @@ def scored_point(found: edge.ScoredPoint) -> Any:
     return messages.ScoredPoint(**_common(found), score=found.score, version=found.version)
 
 
+def shard_keys(given: Any) -> list[str | int]:
+    """Return the keys of ShardKey messages."""
+    return [key.keyword if key.HasField("keyword") else key.number for key in given]
+
+
 def ids(given: Any) -> list[int | str]:
     return [GrpcToRest.convert_point_id(id) for id in given]
 

@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import grpc
 from qdrant_client import grpc as messages
 
 from . import point_conversion as convert
 from .collection_store import CollectionStore
-from .fake_collection import FakeCollection
 from .status_errors import StatusError, bad_input, not_found, unimplemented
 
+Answer = TypeVar("Answer")
 Context = grpc.ServicerContext
 
 
@@ -56,7 +57,8 @@ class Collections(messages.CollectionsServicer):
         return messages.CollectionOperationResponse(result=self._store.delete(request.collection_name))
 
     def CreateShardKey(self, request: Any, context: Context) -> Any:
-        self._store.get(request.collection_name).create_shard_key(request.request.shard_key)
+        (key,) = convert.shard_keys([request.request.shard_key])
+        self._store.get(request.collection_name).create_shard_key(key)
         return messages.CreateShardKeyResponse(result=True)
 
     def CollectionClusterInfo(self, request: Any, context: Context) -> Any:
@@ -89,16 +91,15 @@ class Points(messages.PointsServicer):
         self._store = store
 
     def Upsert(self, request: Any, context: Context) -> Any:
-        collection = self._written(request, needs_shard_key=True)
-        return _write_response(request, collection.write(convert.upsert_operation(request)))
+        return self._write(request, convert.upsert_operation(request))
 
     def Delete(self, request: Any, context: Context) -> Any:
         if not request.points.HasField("filter") and not request.points.points.ids:
             raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "Bad request: Empty update request")
-        return _write_response(request, self._written(request).write(convert.delete_operation(request)))
+        return self._write(request, convert.delete_operation(request))
 
     def SetPayload(self, request: Any, context: Context) -> Any:
-        return _write_response(request, self._written(request).write(convert.set_payload_operation(request)))
+        return self._write(request, convert.set_payload_operation(request))
 
     def CreateFieldIndex(self, request: Any, context: Context) -> Any:
         if not request.HasField("field_type"):
@@ -106,7 +107,7 @@ class Points(messages.PointsServicer):
         kind = messages.FieldType.Name(request.field_type).removeprefix("FieldType")
         parameters = request.field_index_params if request.HasField("field_index_params") else None
         collection = self._store.get(request.collection_name)
-        collection.check_write(request)
+        collection.check_write(request, [])
         return _write_response(request, collection.create_index(request.field_name, kind, parameters))
 
     def DeleteFieldIndex(self, request: Any, context: Context) -> Any:
@@ -119,46 +120,62 @@ class Points(messages.PointsServicer):
             convert.with_payload(request, default=True),
             convert.with_vectors(request),
         )
-        found = self._read(request).read(lambda shard: shard.retrieve(*arguments))
-        return messages.GetResponse(result=map(convert.retrieved_point, found))
+        found = self._read(request, lambda shard: shard.retrieve(*arguments))
+        by_id = {str(record.id): record for records in found for record in records}
+        return messages.GetResponse(result=map(convert.retrieved_point, by_id.values()))
 
     def Scroll(self, request: Any, context: Context) -> Any:
-        found, following = self._read(request).read(lambda shard: shard.scroll(convert.scroll_request(request)))
+        scrolled = convert.scroll_request(request)
+        pages = self._read(request, lambda shard: shard.scroll(scrolled))
+        found, following = _merged(pages, request.limit if request.HasField("limit") else 10)
         offset = None if following is None else convert.point_id(following)
         return messages.ScrollResponse(result=map(convert.retrieved_point, found), next_page_offset=offset)
 
     def Count(self, request: Any, context: Context) -> Any:
-        counted = self._read(request).read(lambda shard: shard.count(convert.count_request(request)))
-        return messages.CountResponse(result=messages.CountResult(count=counted))
+        counted = self._read(request, lambda shard: shard.count(convert.count_request(request)))
+        return messages.CountResponse(result=messages.CountResult(count=sum(counted)))
 
     def Query(self, request: Any, context: Context) -> Any:
-        return messages.QueryResponse(result=_query(self._read(request), request))
+        return messages.QueryResponse(result=self._query(request, request))
 
     def QueryBatch(self, request: Any, context: Context) -> Any:
-        collection = self._store.get(request.collection_name)
-        collection.placement.check_read(request)
-        found = [messages.BatchResult(result=_query(collection, one)) for one in request.query_points]
+        found = [messages.BatchResult(result=self._query(one, request)) for one in request.query_points]
         return messages.QueryBatchResponse(result=found)
 
-    def _read(self, request: Any) -> FakeCollection:
-        """Return the collection of a read."""
+    def _query(self, request: Any, whole: Any) -> list[Any]:
+        """Return the ScoredPoints for one QueryPoints, whose consistency is that of the `whole` request."""
+        query = convert.query_request(request)
+        found = self._read(request, lambda shard: shard.query(query), whole)
+        if len(found) > 1 and request.offset:
+            raise unimplemented("an offset in several shards")
+        best = sorted((point for points in found for point in points), key=lambda point: -point.score)
+        return [convert.scored_point(point) for point in best[: request.limit if request.HasField("limit") else 10]]
+
+    def _read(self, request: Any, function: Callable[[Any], Answer], whole: Any = None) -> list[Answer]:
+        """Return what a function returns for each shard that a request reads."""
         collection = self._store.get(request.collection_name)
-        collection.placement.check_read(request)
-        collection.check_shard_keys(request.shard_key_selector.shard_keys, is_needed=False)
-        return collection
+        keys = convert.shard_keys(request.shard_key_selector.shard_keys)
+        collection.placement.check_read(request if whole is None else whole, keys)
+        return collection.read(function, keys)
 
-    def _written(self, request: Any, needs_shard_key: bool = False) -> FakeCollection:
-        """Return the collection of a write."""
+    def _write(self, request: Any, operation: Any) -> Any:
+        """Apply an operation to the shards that a request names, and return the response."""
         collection = self._store.get(request.collection_name)
-        collection.check_write(request)
-        collection.check_shard_keys(request.shard_key_selector.shard_keys, needs_shard_key)
-        return collection
+        keys = convert.shard_keys(request.shard_key_selector.shard_keys)
+        collection.check_write(request, keys)
+        return _write_response(request, collection.write(operation, keys))
 
 
-def _query(collection: FakeCollection, request: Any) -> list[Any]:
-    """Return the ScoredPoints for one QueryPoints."""
-    query = convert.query_request(request)
-    return [convert.scored_point(found) for found in collection.read(lambda shard: shard.query(query))]
+def _merged(pages: list[tuple[list[Any], Any]], limit: int) -> tuple[list[Any], Any]:
+    """Return the first records of all shards in the order of their ids, and the id of the next one."""
+    records = sorted((record for found, _ in pages for record in found), key=lambda record: _order(record.id))
+    following = [record.id for record in records[limit:]] + [id for _, id in pages if id is not None]
+    return records[:limit], min(following, key=_order, default=None)
+
+
+def _order(id: Any) -> tuple[bool, int, str]:
+    """Return the place of an id: numbers come before UUIDs."""
+    return (False, id, "") if isinstance(id, int) else (True, 0, str(id))
 
 
 def _write_response(request: Any, number: int) -> Any:

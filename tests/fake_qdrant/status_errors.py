@@ -28,6 +28,10 @@ def bad_input(reason: str) -> StatusError:
     return StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"Wrong input: {reason}")
 
 
+def bad_request(reason: str) -> StatusError:
+    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"Bad request: {reason}")
+
+
 def invalid_argument(details: str) -> StatusError:
     return StatusError(grpc.StatusCode.INVALID_ARGUMENT, details)
 

@@ -122,10 +122,11 @@ class AsyncCollection:
         """Whether a call found that the collection was dropped since it was opened."""
         return self.stored.was_dropped
 
-    async def count(self) -> int:
-        """Return the number of rows."""
+    async def count(self, filter: FilterLike | None = None) -> int:
+        """Return the number of rows that pass `filter`, or of all."""
+        rows = self._filter(filter)
         with self._reading():
-            return await self.stored.count()
+            return await self.stored.count(rows)
 
     async def info(self) -> Info:
         """Return its settings, and its size on disk and in memory as far as the store reports it."""

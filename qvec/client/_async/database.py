@@ -62,6 +62,7 @@ class AsyncDatabase:
         replication_factor: int | None = None,
         write_consistency_factor: int | None = None,
         shard_key: str | None = None,
+        shard_key_field: str | None = None,
     ) -> AsyncCollection:
         """Create a collection with its calibration; `build_index` adds the index.
 
@@ -74,7 +75,8 @@ class AsyncDatabase:
 
         `embedding` describes how texts are embedded, as `qvec.embedding.EmbeddingOptions.as_json` gives it. Only on
         Qdrant: `query_encoding` is the precision in which a binary prefilter sees the query; the options after it are
-        for clusters.
+        for clusters. `shard_key_field` names a metadata field, such as the tenant, whose values have shards of their
+        own: each row goes to the shard of its value, and filters on the field ask only the shards of theirs.
 
         Raise CollectionError where the name is taken, InputError for settings that do not exist or do not fit.
         """
@@ -86,6 +88,7 @@ class AsyncDatabase:
             "replication_factor": replication_factor,
             "write_consistency_factor": write_consistency_factor,
             "shard_key": shard_key,
+            "shard_key_field": shard_key_field,
         }
         arguments.check_name(name)
         arguments.check_oversampling(oversampling)

@@ -123,10 +123,11 @@ class Collection:
         """Whether a call found that the collection was dropped since it was opened."""
         return self.stored.was_dropped
 
-    def count(self) -> int:
-        """Return the number of rows."""
+    def count(self, filter: FilterLike | None = None) -> int:
+        """Return the number of rows that pass `filter`, or of all."""
+        rows = self._filter(filter)
         with self._reading():
-            return self.stored.count()
+            return self.stored.count(rows)
 
     def info(self) -> Info:
         """Return its settings, and its size on disk and in memory as far as the store reports it."""

@@ -63,6 +63,7 @@ class Database:
         replication_factor: int | None = None,
         write_consistency_factor: int | None = None,
         shard_key: str | None = None,
+        shard_key_field: str | None = None,
     ) -> Collection:
         """Create a collection with its calibration; `build_index` adds the index.
 
@@ -75,7 +76,8 @@ class Database:
 
         `embedding` describes how texts are embedded, as `qvec.embedding.EmbeddingOptions.as_json` gives it. Only on
         Qdrant: `query_encoding` is the precision in which a binary prefilter sees the query; the options after it are
-        for clusters.
+        for clusters. `shard_key_field` names a metadata field, such as the tenant, whose values have shards of their
+        own: each row goes to the shard of its value, and filters on the field ask only the shards of theirs.
 
         Raise CollectionError where the name is taken, InputError for settings that do not exist or do not fit.
         """
@@ -87,6 +89,7 @@ class Database:
             "replication_factor": replication_factor,
             "write_consistency_factor": write_consistency_factor,
             "shard_key": shard_key,
+            "shard_key_field": shard_key_field,
         }
         arguments.check_name(name)
         arguments.check_oversampling(oversampling)

@@ -289,11 +289,12 @@ class AsyncPostgresCollection:
             if found is None and not await self._has_calibration(connection, coded.calibration):
                 raise RecalibratedError(self.name)
 
-    async def count(self) -> int:
-        return await self._read(self._count)
+    async def count(self, filter: RowFilter) -> int:
+        where = Where.of(filter)
+        return await self._read(lambda connection: self._count(connection, where))
 
-    async def _count(self, connection: AsyncConnection) -> int:
-        ((count,),) = await fetch(connection, statements.count(self.table))
+    async def _count(self, connection: AsyncConnection, where: Where) -> int:
+        ((count,),) = await fetch(connection, statements.count(self.table, where.composed()), where.parameters)
         return int(count)
 
     # Settings and indexes
@@ -305,7 +306,7 @@ class AsyncPostgresCollection:
             parts = dict(zip(statements.PARTS, sizes, strict=True))
             return Info(
                 name=self.name,
-                rows=await self._count(connection),
+                rows=await self._count(connection, EVERY_ROW),
                 dimensions=calibration.dimensions,
                 metric=calibration.metric,
                 id_type=table.layout.id_type,

@@ -286,11 +286,12 @@ class PostgresCollection:
             if found is None and not self._has_calibration(connection, coded.calibration):
                 raise RecalibratedError(self.name)
 
-    def count(self) -> int:
-        return self._read(self._count)
+    def count(self, filter: RowFilter) -> int:
+        where = Where.of(filter)
+        return self._read(lambda connection: self._count(connection, where))
 
-    def _count(self, connection: Connection) -> int:
-        ((count,),) = fetch(connection, statements.count(self.table))
+    def _count(self, connection: Connection, where: Where) -> int:
+        ((count,),) = fetch(connection, statements.count(self.table, where.composed()), where.parameters)
         return int(count)
 
     # Settings and indexes
@@ -302,7 +303,7 @@ class PostgresCollection:
             parts = dict(zip(statements.PARTS, sizes, strict=True))
             return Info(
                 name=self.name,
-                rows=self._count(connection),
+                rows=self._count(connection, EVERY_ROW),
                 dimensions=calibration.dimensions,
                 metric=calibration.metric,
                 id_type=table.layout.id_type,

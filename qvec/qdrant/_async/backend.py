@@ -15,6 +15,7 @@ from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollectio
 from qvec.qdrant.engine_version import EngineVersion
 from qvec.qdrant.point_query import PointQuery
 from qvec.qdrant.points import PointId, Points, PointSizes, StoredPoint
+from qvec.qdrant.shard_keys import ShardKey
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.qdrant.version_record import VersionRecord
 from qvec.results import IndexState, Progress
@@ -42,13 +43,14 @@ class AsyncEngine(Protocol):
         vectors: bool,
         filter: models.Filter | None = None,
         payload: bool | list[str] = True,
+        shard_keys: Sequence[ShardKey] | None = None,
     ) -> tuple[list[StoredPoint], PointId | None]:
         """Return points in the order of their ids, from `start` on, and the id where the next ones start.
 
-        Of payloads all, nothing, or the named keys are read.
+        Of payloads all, nothing, or the named keys are read. `shard_keys` limits the shards that are asked.
         """
 
-    async def count(self) -> int: ...
+    async def count(self, filter: models.Filter | None = None, shard_keys: Sequence[ShardKey] | None = None) -> int: ...
 
     async def search(self, queries: NDArray[np.float32], query: PointQuery) -> Sequence[Sequence[Any]]:
         """Return the points found for each query (m, d), best first, with the attributes of `FoundPoint`."""
@@ -108,8 +110,8 @@ class AsyncBackend(Protocol):
 
     async def create(self, name: str, description: Description) -> None: ...
 
-    async def replication_warnings(self, name: str) -> list[str]:
-        """Return warnings about the replicas of a collection that was just created."""
+    async def warn_of_replicas(self, name: str) -> None:
+        """Log what a user may not expect of the replicas of a collection that was just created."""
 
     async def replace_description(self, name: str, description: Description) -> None: ...
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from threading import Event
 
@@ -14,8 +13,6 @@ from qvec.qdrant.description import Description
 from qvec.qdrant.version_record import ActiveVersion, VersionRecord, generation_of
 from qvec.store.connect_options import ConnectOptions
 from qvec.waiting import sleep_async
-
-_LOG = logging.getLogger("qvec.qdrant")
 
 
 class AsyncQdrantCatalog:
@@ -127,8 +124,7 @@ class AsyncQdrantCatalog:
         if await self.active_version(name) is not None:
             raise CollectionError(f"collection {name!r} exists already")
         await self.backend.create(name, description)
-        for warning in await self.backend.replication_warnings(name):
-            _LOG.warning("%s", warning)
+        await self.backend.warn_of_replicas(name)
         return await self.find(name)
 
     async def drop(self, name: str) -> None:

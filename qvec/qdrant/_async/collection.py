@@ -135,8 +135,8 @@ class AsyncQdrantCollection:
             f"the codes of collection {self.name!r} cannot be read: Qdrant computes its own and does not expose them"
         )
 
-    async def count(self) -> int:
-        return await self._read(lambda view: view.count())
+    async def count(self, filter: RowFilter) -> int:
+        return await self._read(lambda view: view.count(filter))
 
     async def info(self) -> Info:
         return await self._read(lambda view: view.info())

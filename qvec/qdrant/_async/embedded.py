@@ -20,6 +20,7 @@ from qvec.qdrant.directory import Directory
 from qvec.qdrant.engine_version import NEWEST
 from qvec.qdrant.point_query import PointQuery
 from qvec.qdrant.points import PointId, Points, PointSizes, StoredPoint
+from qvec.qdrant.shard_keys import ShardKey
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.qdrant.version_record import VersionRecord
 from qvec.results import IndexState, Progress
@@ -55,11 +56,16 @@ class AsyncEdgeEngine:
         vectors: bool,
         filter: models.Filter | None = None,
         payload: bool | list[str] = True,
+        shard_keys: Sequence[ShardKey] | None = None,  # noqa: ARG002 - a directory has none
     ) -> tuple[list[StoredPoint], PointId | None]:
         return await in_thread_async(self._shard.scroll, start, limit, vectors=vectors, filter=filter, payload=payload)
 
-    async def count(self) -> int:
-        return await in_thread_async(self._shard.count)
+    async def count(
+        self,
+        filter: models.Filter | None = None,
+        shard_keys: Sequence[ShardKey] | None = None,  # noqa: ARG002 - a directory has none
+    ) -> int:
+        return await in_thread_async(self._shard.count, filter)
 
     async def search(self, queries: NDArray[np.float32], query: PointQuery) -> Sequence[Sequence[Any]]:
         return await in_thread_async(self._shard.search, queries, query)
@@ -128,9 +134,8 @@ class AsyncDirectoryBackend:
     async def create(self, name: str, description: Description) -> None:
         await in_thread_async(self._directory.create, name, description)
 
-    async def replication_warnings(self, name: str) -> list[str]:  # noqa: ARG002
-        """Return nothing: a directory has no replicas."""
-        return []
+    async def warn_of_replicas(self, name: str) -> None:
+        """Do nothing: a directory has no replicas."""
 
     async def replace_description(self, name: str, description: Description) -> None:
         await in_thread_async(self._directory.replace_description, name, description)

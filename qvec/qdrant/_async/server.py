@@ -15,6 +15,7 @@ from qvec.errors import CollectionError, DatabaseError
 from qvec.qdrant import server_config
 from qvec.qdrant._async.client import AsyncServerClient
 from qvec.qdrant._async.server_engine import AsyncServerEngine
+from qvec.qdrant._async.shard_keys import AsyncShardKeys
 from qvec.qdrant.address import Address
 from qvec.qdrant.connection import key_warning
 from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection, fingerprint_of
@@ -47,6 +48,7 @@ class AsyncServerBackend:
         self._replicated: set[str] = set()
         """Collections for which the loads have enough replicas, as far as possible."""
         self._client = AsyncServerClient(address)
+        self._shard_keys = AsyncShardKeys(self._client, self.warn_of_replicas)
 
     @classmethod
     async def connect(cls, address: Address) -> AsyncServerBackend:
@@ -115,7 +117,7 @@ class AsyncServerBackend:
         await self._create(name, description)
         try:
             if description.sharding.shard_key is not None:
-                await self._create_shard_key(name, description.sharding.shard_key)
+                await self._shard_keys.create(name, description.sharding.shard_key)
         except BaseException:
             await self._client.send(lambda client: client.delete_collection(name))
             raise
@@ -132,13 +134,6 @@ class AsyncServerBackend:
             if created is None or created.get("content") != wanted["content"]:  # not by an attempt with a lost answer
                 raise CollectionError(f"collection {name!r} exists already") from None
 
-    async def _create_shard_key(self, name: str, shard_key: str) -> None:
-        try:
-            await self._client.send(lambda client: client.create_shard_key(name, shard_key))
-        except grpc.RpcError as error:
-            if "exists" not in reason(error):  # created by an attempt whose answer was lost
-                raise
-
     def _check_supported(self, layout: VectorLayout) -> None:
         """Raise DatabaseError where the server is too old: it would silently ignore settings that it does not know."""
         engine = self.engine_version
@@ -154,18 +149,20 @@ class AsyncServerBackend:
                 f"{'1.20' if lacks_vectors else '1.18'} or newer"
             )
 
-    async def replication_warnings(self, name: str) -> list[str]:
-        """Return warnings about a collection's replicas; none where the server does not tell of them."""
+    async def warn_of_replicas(self, name: str) -> None:
         try:
-            found = await self._info(name)
-            factor = 1 if found is None else found.config.params.replication_factor or 1
-            if found is None or factor < 2:
-                return []
-            write_factor = found.config.params.write_consistency_factor or 1
-            return replication_warnings(name, await self._cluster_info(name), factor, write_factor)
+            for warning in await self._replication_warnings(name):
+                _LOG.warning("%s", warning)
         except grpc.RpcError as error:
             _LOG.info("the replicas of collection %r cannot be checked: %s", name, reason(error))
+
+    async def _replication_warnings(self, name: str) -> list[str]:
+        found = await self._info(name)
+        factor = 1 if found is None else found.config.params.replication_factor or 1
+        if found is None or factor < 2:
             return []
+        write_factor = found.config.params.write_consistency_factor or 1
+        return replication_warnings(name, await self._cluster_info(name), factor, write_factor)
 
     async def replace_description(self, name: str, description: Description) -> None:
         metadata = {DESCRIPTION_KEY: description.to_json()}
@@ -175,10 +172,13 @@ class AsyncServerBackend:
         """Drop a collection, its loads first: loads that outlived their rows would prevent another load."""
         await self._delete_loads(name)
         await self._client.send(lambda client: client.delete_collection(name))
+        self._shard_keys.forget(name)
         self.changes += 1
 
     async def engine(self, name: str, layout: VectorLayout, sharding: Sharding) -> AsyncServerEngine:  # noqa: ARG002
-        return AsyncServerEngine(self._client, name, sharding.shard_key, self._timeout, self.version, self._consistency)
+        return AsyncServerEngine(
+            self._client, name, sharding, self._shard_keys, self._timeout, self.version, self._consistency
+        )
 
     # Versions
 

@@ -18,11 +18,11 @@ from qvec.arrays import metadata_array
 from qvec.errors import CollectionError
 from qvec.full_text import check_indexed_language, not_indexed_error
 from qvec.metadata_index import MetadataIndex
-from qvec.qdrant import points
+from qvec.qdrant import points, shard_keys
 from qvec.qdrant._async.backend import AsyncEngine
 from qvec.qdrant._async.catalog import AsyncQdrantCatalog
 from qvec.qdrant.filters import compile_row_filter
-from qvec.qdrant.point_query import PointQuery, ScaledQueries
+from qvec.qdrant.point_query import PointQuery, ScaledQueries, shard_keys_of
 from qvec.qdrant.points import PointId, Points, StoredPoint, plain, point_id, row_id
 from qvec.qdrant.version_record import ActiveVersion
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
@@ -56,7 +56,11 @@ class AsyncCollectionView:
 
     def encode(self, rows: RowColumns) -> Points:
         """Return rows as points. Raise RowError for a row that cannot be stored."""
-        return points.encode(rows, self.calibration, self.layout)
+        encoded = points.encode(rows, self.calibration, self.layout)
+        field = self.description.sharding.shard_key_field
+        if field is not None:
+            shard_keys.check_rows(encoded, field)
+        return encoded
 
     # Writing
 
@@ -128,11 +132,12 @@ class AsyncCollectionView:
     async def scroll(self, filter: RowFilter, limit: int | None, texts: bool) -> list[Hit]:
         native, residual = compile_row_filter(filter, self._catalog.backend.engine_version)
         engine = await self.engine()
+        keys = shard_keys_of(filter, self.version)
         found: list[Hit] = []
         following: PointId | None = 0
         while following is not None and (limit is None or len(found) < limit):
             page = _PAGE if limit is None or residual else min(_PAGE, limit - len(found))
-            stored, following = await engine.scroll(following, page, vectors=False, filter=native)
+            stored, following = await engine.scroll(following, page, vectors=False, filter=native, shard_keys=keys)
             passing = (point for point in stored if residual is None or residual.passes(point.payload))
             found += (self._hit(point.id, _NAN, point.payload) for point in passing)
         return [hit if texts else Hit(hit.id, hit.score) for hit in found[:limit]]
@@ -190,8 +195,20 @@ class AsyncCollectionView:
                 high = middle
         return low
 
-    async def count(self) -> int:
-        return await (await self.engine()).count()
+    async def count(self, filter: RowFilter) -> int:
+        native, residual = compile_row_filter(filter, self._catalog.backend.engine_version)
+        engine = await self.engine()
+        keys = shard_keys_of(filter, self.version)
+        if residual is None:
+            return await engine.count(native, keys)
+        counted = 0
+        following: PointId | None = 0
+        while following is not None:
+            stored, following = await engine.scroll(
+                following, _PAGE, vectors=False, filter=native, payload=residual.payload_keys, shard_keys=keys
+            )
+            counted += sum(residual.passes(point.payload) for point in stored)
+        return counted
 
     async def info(self) -> Info:
         engine = await self.engine()
@@ -319,7 +336,12 @@ async def resolved(engine: AsyncEngine, query: PointQuery) -> PointQuery:
     following: PointId | None = 0
     while following is not None:
         stored, following = await engine.scroll(
-            following, _PAGE, vectors=False, filter=query.filter, payload=residual.payload_keys
+            following,
+            _PAGE,
+            vectors=False,
+            filter=query.filter,
+            payload=residual.payload_keys,
+            shard_keys=query.shard_keys,
         )
         ids += [plain(point.id) for point in stored if residual.passes(point.payload)]
         residual.check_rows(len(ids))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from threading import Event
 
@@ -15,8 +14,6 @@ from qvec.qdrant.description import Description
 from qvec.qdrant.version_record import ActiveVersion, VersionRecord, generation_of
 from qvec.store.connect_options import ConnectOptions
 from qvec.waiting import sleep
-
-_LOG = logging.getLogger("qvec.qdrant")
 
 
 class QdrantCatalog:
@@ -128,8 +125,7 @@ class QdrantCatalog:
         if self.active_version(name) is not None:
             raise CollectionError(f"collection {name!r} exists already")
         self.backend.create(name, description)
-        for warning in self.backend.replication_warnings(name):
-            _LOG.warning("%s", warning)
+        self.backend.warn_of_replicas(name)
         return self.find(name)
 
     def drop(self, name: str) -> None:

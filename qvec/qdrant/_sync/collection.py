@@ -136,8 +136,8 @@ class QdrantCollection:
             f"the codes of collection {self.name!r} cannot be read: Qdrant computes its own and does not expose them"
         )
 
-    def count(self) -> int:
-        return self._read(lambda view: view.count())
+    def count(self, filter: RowFilter) -> int:
+        return self._read(lambda view: view.count(filter))
 
     def info(self) -> Info:
         return self._read(lambda view: view.info())

@@ -21,6 +21,7 @@ from qvec.qdrant.directory import Directory
 from qvec.qdrant.engine_version import NEWEST
 from qvec.qdrant.point_query import PointQuery
 from qvec.qdrant.points import PointId, Points, PointSizes, StoredPoint
+from qvec.qdrant.shard_keys import ShardKey
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.qdrant.version_record import VersionRecord
 from qvec.results import IndexState, Progress
@@ -56,11 +57,16 @@ class EdgeEngine:
         vectors: bool,
         filter: models.Filter | None = None,
         payload: bool | list[str] = True,
+        shard_keys: Sequence[ShardKey] | None = None,  # noqa: ARG002 - a directory has none
     ) -> tuple[list[StoredPoint], PointId | None]:
         return in_thread(self._shard.scroll, start, limit, vectors=vectors, filter=filter, payload=payload)
 
-    def count(self) -> int:
-        return in_thread(self._shard.count)
+    def count(
+        self,
+        filter: models.Filter | None = None,
+        shard_keys: Sequence[ShardKey] | None = None,  # noqa: ARG002 - a directory has none
+    ) -> int:
+        return in_thread(self._shard.count, filter)
 
     def search(self, queries: NDArray[np.float32], query: PointQuery) -> Sequence[Sequence[Any]]:
         return in_thread(self._shard.search, queries, query)
@@ -129,9 +135,8 @@ class DirectoryBackend:
     def create(self, name: str, description: Description) -> None:
         in_thread(self._directory.create, name, description)
 
-    def replication_warnings(self, name: str) -> list[str]:  # noqa: ARG002
-        """Return nothing: a directory has no replicas."""
-        return []
+    def warn_of_replicas(self, name: str) -> None:
+        """Do nothing: a directory has no replicas."""
 
     def replace_description(self, name: str, description: Description) -> None:
         in_thread(self._directory.replace_description, name, description)

@@ -16,6 +16,7 @@ from qvec.errors import CollectionError, DatabaseError
 from qvec.qdrant import server_config
 from qvec.qdrant._sync.client import ServerClient
 from qvec.qdrant._sync.server_engine import ServerEngine
+from qvec.qdrant._sync.shard_keys import ShardKeys
 from qvec.qdrant.address import Address
 from qvec.qdrant.connection import key_warning
 from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection, fingerprint_of
@@ -48,6 +49,7 @@ class ServerBackend:
         self._replicated: set[str] = set()
         """Collections for which the loads have enough replicas, as far as possible."""
         self._client = ServerClient(address)
+        self._shard_keys = ShardKeys(self._client, self.warn_of_replicas)
 
     @classmethod
     def connect(cls, address: Address) -> ServerBackend:
@@ -116,7 +118,7 @@ class ServerBackend:
         self._create(name, description)
         try:
             if description.sharding.shard_key is not None:
-                self._create_shard_key(name, description.sharding.shard_key)
+                self._shard_keys.create(name, description.sharding.shard_key)
         except BaseException:
             self._client.send(lambda client: client.delete_collection(name))
             raise
@@ -133,13 +135,6 @@ class ServerBackend:
             if created is None or created.get("content") != wanted["content"]:  # not by an attempt with a lost answer
                 raise CollectionError(f"collection {name!r} exists already") from None
 
-    def _create_shard_key(self, name: str, shard_key: str) -> None:
-        try:
-            self._client.send(lambda client: client.create_shard_key(name, shard_key))
-        except grpc.RpcError as error:
-            if "exists" not in reason(error):  # created by an attempt whose answer was lost
-                raise
-
     def _check_supported(self, layout: VectorLayout) -> None:
         """Raise DatabaseError where the server is too old: it would silently ignore settings that it does not know."""
         engine = self.engine_version
@@ -155,18 +150,20 @@ class ServerBackend:
                 f"{'1.20' if lacks_vectors else '1.18'} or newer"
             )
 
-    def replication_warnings(self, name: str) -> list[str]:
-        """Return warnings about a collection's replicas; none where the server does not tell of them."""
+    def warn_of_replicas(self, name: str) -> None:
         try:
-            found = self._info(name)
-            factor = 1 if found is None else found.config.params.replication_factor or 1
-            if found is None or factor < 2:
-                return []
-            write_factor = found.config.params.write_consistency_factor or 1
-            return replication_warnings(name, self._cluster_info(name), factor, write_factor)
+            for warning in self._replication_warnings(name):
+                _LOG.warning("%s", warning)
         except grpc.RpcError as error:
             _LOG.info("the replicas of collection %r cannot be checked: %s", name, reason(error))
+
+    def _replication_warnings(self, name: str) -> list[str]:
+        found = self._info(name)
+        factor = 1 if found is None else found.config.params.replication_factor or 1
+        if found is None or factor < 2:
             return []
+        write_factor = found.config.params.write_consistency_factor or 1
+        return replication_warnings(name, self._cluster_info(name), factor, write_factor)
 
     def replace_description(self, name: str, description: Description) -> None:
         metadata = {DESCRIPTION_KEY: description.to_json()}
@@ -176,10 +173,13 @@ class ServerBackend:
         """Drop a collection, its loads first: loads that outlived their rows would prevent another load."""
         self._delete_loads(name)
         self._client.send(lambda client: client.delete_collection(name))
+        self._shard_keys.forget(name)
         self.changes += 1
 
     def engine(self, name: str, layout: VectorLayout, sharding: Sharding) -> ServerEngine:  # noqa: ARG002
-        return ServerEngine(self._client, name, sharding.shard_key, self._timeout, self.version, self._consistency)
+        return ServerEngine(
+            self._client, name, sharding, self._shard_keys, self._timeout, self.version, self._consistency
+        )
 
     # Versions
 

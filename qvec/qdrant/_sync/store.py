@@ -19,12 +19,15 @@ from qvec.qdrant.address import Address, check_directory
 from qvec.qdrant.connection import retrying_longer
 from qvec.qdrant.description import Description
 from qvec.qdrant.errors import wrap_errors
+from qvec.qdrant.shard_keys import check_field
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.store.connect_options import ConnectOptions
 from qvec.store.requests import NewCollection
 
 _LAYOUT_SETTINGS = frozenset({"rescore", "prefilter", "query_encoding"})
-_SHARDING_SETTINGS = frozenset({"shards", "replication_factor", "write_consistency_factor", "shard_key"})
+_SHARDING_SETTINGS = frozenset(
+    {"shards", "replication_factor", "write_consistency_factor", "shard_key", "shard_key_field"}
+)
 
 
 class QdrantStore:
@@ -87,6 +90,8 @@ class QdrantStore:
         sharding = Sharding(**{name: value for name, value in new.settings.items() if name in _SHARDING_SETTINGS})
         if self.embedded and sharding != Sharding():
             raise InputError(f"{self.name} is one shard in one process; shards and replicas are for a server")
+        if sharding.shard_key_field is not None:
+            check_field(sharding.shard_key_field)
         self.catalog.check_writable()
         description = Description(new.calibration, layout, new.oversampling, new.model, sharding, new.embedding)
         return QdrantCollection(self.catalog, self.catalog.create(new.name, description))

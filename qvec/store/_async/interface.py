@@ -97,7 +97,8 @@ class AsyncStoreCollection(Protocol):
     def iter_codes(self, batch_rows: int) -> AsyncGenerator[StoredCodes, None]:
         """Yield the stored codes of all rows. Raise InputError where the store does not expose them."""
 
-    async def count(self) -> int: ...
+    async def count(self, filter: RowFilter) -> int:
+        """Return the number of rows that pass."""
 
     async def info(self) -> Info: ...
 

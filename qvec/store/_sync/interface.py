@@ -98,7 +98,8 @@ class StoreCollection(Protocol):
     def iter_codes(self, batch_rows: int) -> Generator[StoredCodes, None, None]:
         """Yield the stored codes of all rows. Raise InputError where the store does not expose them."""
 
-    def count(self) -> int: ...
+    def count(self, filter: RowFilter) -> int:
+        """Return the number of rows that pass."""
 
     def info(self) -> Info: ...
 
