@@ -239,6 +239,35 @@ def test_delete_returns_the_number_of_deleted_rows(docs: Collection, vectors: Ve
     assert docs.search(vectors[3]) == []
 
 
+@pytest.mark.parametrize(
+    ("chosen", "where", "deleted"),
+    [
+        (None, {"lang": "en"}, [0, 2, 4, 6, 8]),
+        (None, {"name": {"$ilike": "%ROW_1%"}}, [1]),
+        ([0, 1, 2, 99], {"lang": "en"}, [0, 2]),
+        ([0, 1, 2], {"name": {"$ilike": "%ROW_1%"}}, [1]),
+        ([], {"lang": "en"}, []),
+        ([1, 2], {}, [1, 2]),
+        (None, {"lang": "fr"}, []),
+    ],
+)
+def test_delete_rows_that_pass_a_filter(
+    docs: Collection, vectors: Vectors, chosen: list[int | str] | None, where: dict[str, Any], deleted: list[int]
+) -> None:
+    metadata = [{"lang": ["en", "de"][row % 2], "name": f"row_{row}"} for row in range(10)]
+    docs.upsert(range(10), vectors[:10], metadata=metadata)  # type: ignore[arg-type]
+    assert docs.delete(chosen, filter=where) == len(deleted)
+    assert ids(docs.scroll()) == [row for row in range(10) if row not in deleted]
+
+
+def test_delete_without_a_choice_is_refused(docs: Collection, vectors: Vectors) -> None:
+    docs.upsert(range(3), vectors[:3])  # type: ignore[arg-type]
+    for where in (None, {}):
+        with pytest.raises(InputError, match="delete was given neither ids nor a filter with a condition"):
+            docs.delete(filter=where)
+    assert docs.count() == 3
+
+
 def test_calls_with_no_rows(docs: Collection) -> None:
     assert docs.upsert([], np.empty((0, 64), np.float32), [], []) == 0
     assert docs.get([]) == []

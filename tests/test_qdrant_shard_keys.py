@@ -161,6 +161,15 @@ def test_deletes_and_skips_by_id_in_any_shard(server: Server) -> None:
         docs.upsert([4], VECTORS[:1], metadata=[{"tenant": "acme"}], on_duplicate="error")
 
 
+def test_delete_of_a_tenant(fake: Server, qdrant_server: FakeQdrantServer) -> None:
+    docs = fake.filled()
+    assert docs.delete([0, 1], filter={"tenant": "bolt"}) == 1
+    assert docs.delete(filter={"tenant": "acme"}) == len(rows_of("acme"))
+    assert (selected(qdrant_server, "Scroll"), selected(qdrant_server, "Points/Delete")) == (["acme"], ["acme"])
+    assert docs.delete(filter={"tenant": "nobody"}) == 0
+    assert fake.rows_by_key(docs.name) == {"acme": [], "bolt": rows_of("bolt")[1:], 7: rows_of(7)}
+
+
 @pytest.mark.parametrize("value", [None, "", -1, 1.0, True, ["acme"], {"name": "acme"}])
 def test_row_without_a_tenant_is_refused(fake: Server, value: Any) -> None:
     docs = fake.create()

@@ -97,6 +97,16 @@ def check_store_options(store: AsyncStore | Store, options: Mapping[str, Any], k
             raise InputError(f"{name} is {value!r}, but {store.kind} has no such option; leave it out")
 
 
+def deleted_rows(store: AsyncStore | Store, ids: object, filter: Any) -> RowFilter:
+    """Return the filter of rows to delete. Raise InputError where nothing says which rows."""
+    rows = row_filter(store, filter)
+    if ids is None and not rows:
+        raise InputError(
+            "delete was given neither ids nor a filter with a condition; to delete all rows, drop the collection"
+        )
+    return rows
+
+
 def row_filter(store: AsyncStore | Store, filter: Any) -> RowFilter:
     """Return a filter in the language, or of the database's own kind, as stores take it.
 

@@ -14,6 +14,8 @@ from qvec.postgres.layout import Table
 from qvec.store.requests import OnDuplicate
 
 EVERY_ROW = SQL("true")
+DELETED_IDS = "deleted_ids"
+"""The parameter of `delete`."""
 
 _PAGE_BYTES = 8160
 """Bytes of a page for rows, which is also the maximum of toast_tuple_target."""
@@ -198,8 +200,10 @@ def by_ids(table: Table, columns: tuple[str, ...]) -> Composed:
     )
 
 
-def delete(table: Table) -> Composed:
-    return SQL("DELETE FROM {} WHERE id = ANY(%s::{}[])").format(table.identifier, SQL(table.layout.id_type))
+def delete(table: Table, where: Composable = EVERY_ROW, *, by_id: bool = True) -> Composed:
+    """Return the statement that deletes the rows `where`, with `by_id` only those with the ids `DELETED_IDS`."""
+    ids = SQL("id = ANY({}::{}[])").format(sql.Placeholder(DELETED_IDS), SQL(table.layout.id_type))
+    return SQL("DELETE FROM {} WHERE {} AND {}").format(table.identifier, ids if by_id else EVERY_ROW, where)
 
 
 def count(table: Table, where: Composable = EVERY_ROW) -> Composed:

@@ -178,12 +178,16 @@ class AsyncCollection:
                 await self.upsert(written, vectors, documents, metadata, on_duplicate=rule)
         return written
 
-    async def delete(self, ids: Sequence[int | str]) -> int:
-        """Delete the rows with these ids; return the number that existed."""
+    async def delete(self, ids: Sequence[int | str] | None = None, *, filter: FilterLike | None = None) -> int:
+        """Delete the rows with these ids, those that pass `filter`, or those of both; return the number deleted.
+
+        Raise InputError without either, and for an empty filter: it holds for every row.
+        """
         self.stored.check_writable()
-        wanted = self._id_list(ids)
+        rows = arguments.deleted_rows(self._store, ids, filter)
+        wanted = None if ids is None else self._id_list(ids)
         with self._writing(f"cannot delete from collection {self.name!r}"):
-            return await self.stored.delete(wanted)
+            return await self.stored.delete(wanted, rows)
 
     async def get(self, ids: Sequence[int | str]) -> list[Hit | None]:
         """Return the rows with these ids in their order, None for a missing one. Their score is NaN."""

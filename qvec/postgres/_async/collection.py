@@ -224,9 +224,16 @@ class AsyncPostgresCollection:
 
         return await self._write(work)
 
-    async def delete(self, ids: list[int | str]) -> int:
+    async def delete(self, ids: list[int | str] | None, filter: RowFilter) -> int:
         self._min_rows = 0
-        return await self._write(lambda connection: execute(connection, statements.delete(self.table), [ids]))
+        where = Where.of(filter)
+        parameters = {**where.parameters, statements.DELETED_IDS: ids}
+
+        async def work(connection: AsyncConnection) -> int:
+            statement = statements.delete(self.table, where.composed(), by_id=ids is not None)
+            return await execute(connection, statement, parameters)
+
+        return await self._write(work)
 
     async def get(self, ids: list[int | str]) -> list[Hit | None]:
         async def work(connection: AsyncConnection) -> list[Hit | None]:

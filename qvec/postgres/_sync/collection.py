@@ -221,9 +221,16 @@ class PostgresCollection:
 
         return self._write(work)
 
-    def delete(self, ids: list[int | str]) -> int:
+    def delete(self, ids: list[int | str] | None, filter: RowFilter) -> int:
         self._min_rows = 0
-        return self._write(lambda connection: execute(connection, statements.delete(self.table), [ids]))
+        where = Where.of(filter)
+        parameters = {**where.parameters, statements.DELETED_IDS: ids}
+
+        def work(connection: Connection) -> int:
+            statement = statements.delete(self.table, where.composed(), by_id=ids is not None)
+            return execute(connection, statement, parameters)
+
+        return self._write(work)
 
     def get(self, ids: list[int | str]) -> list[Hit | None]:
         def work(connection: Connection) -> list[Hit | None]:

@@ -153,8 +153,8 @@ class AsyncQdrantCollection:
             lambda view: view.upsert(rows, on_duplicate), repeat=lambda view: view.upsert(rows, again)
         )
 
-    async def delete(self, ids: list[int | str]) -> int:
-        return await self._write(lambda view: view.delete(ids))
+    async def delete(self, ids: list[int | str] | None, filter: RowFilter) -> int:
+        return await self._write(lambda view: view.delete(ids, filter))
 
     async def set_oversampling(self, oversampling: float) -> None:
         """Store the oversampling. A collection that is open elsewhere keeps the value that it has read."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from qdrant_client import models
 
 from qvec.arrays import metadata_array
 from qvec.errors import CollectionError
@@ -32,6 +33,7 @@ from qvec.waiting import in_thread_async
 
 _NAN = float("nan")
 _SKIPPED_AT_ONCE = 10_000
+_NAMED_AT_ONCE = 10_000
 _PAGE = 1_000
 """Points with their payloads per request."""
 
@@ -91,15 +93,42 @@ class AsyncCollectionView:
             raise CollectionError(_exists(new, others))
         return new
 
-    async def delete(self, ids: Sequence[int | str]) -> int:
-        engine = await self.engine()
+    async def delete(self, ids: Sequence[int | str] | None, filter: RowFilter) -> int:
+        if ids is None:
+            return await self._delete_matching(filter)
         point_ids = [point_id(id) for id in ids]
         if not point_ids:  # a server refuses an empty list
             return 0
+        if filter:
+            batches = range(0, len(point_ids), _NAMED_AT_ONCE)
+            return sum([await self._delete_matching(filter, point_ids[at : at + _NAMED_AT_ONCE]) for at in batches])
+        engine = await self.engine()
         existing = await engine.retrieve(point_ids, payload=False)
         await engine.delete(point_ids)
         await engine.flush()
         return len(existing)
+
+    async def _delete_matching(self, filter: RowFilter, ids: Sequence[PointId] | None = None) -> int:
+        """Delete the rows that pass, page by page, of these ids if they are given; return how many."""
+        native, residual = compile_row_filter(filter, self._catalog.backend.engine_version)
+        if ids is not None:
+            named = models.HasIdCondition(has_id=[*ids])
+            native = models.Filter(must=[named] if native is None else [named, native])
+        engine = await self.engine()
+        keys = shard_keys_of(filter, self.version)
+        deleted = 0
+        following: PointId | None = 0
+        while following is not None:
+            payload = False if residual is None else residual.payload_keys
+            stored, following = await engine.scroll(
+                following, _PAGE, vectors=False, filter=native, payload=payload, shard_keys=keys
+            )
+            found = [plain(point.id) for point in stored if residual is None or residual.passes(point.payload)]
+            if found:
+                await engine.delete(found)
+            deleted += len(found)
+        await engine.flush()
+        return deleted
 
     # Reading
 

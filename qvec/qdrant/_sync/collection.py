@@ -152,8 +152,8 @@ class QdrantCollection:
         again: OnDuplicate = "replace" if on_duplicate == "error" else on_duplicate
         return self._write(lambda view: view.upsert(rows, on_duplicate), repeat=lambda view: view.upsert(rows, again))
 
-    def delete(self, ids: list[int | str]) -> int:
-        return self._write(lambda view: view.delete(ids))
+    def delete(self, ids: list[int | str] | None, filter: RowFilter) -> int:
+        return self._write(lambda view: view.delete(ids, filter))
 
     def set_oversampling(self, oversampling: float) -> None:
         """Store the oversampling. A collection that is open elsewhere keeps the value that it has read."""

@@ -76,8 +76,8 @@ class AsyncStoreCollection(Protocol):
     async def upsert(self, rows: RowColumns, on_duplicate: OnDuplicate) -> int:
         """Write rows, durably; return how many were written."""
 
-    async def delete(self, ids: list[int | str]) -> int:
-        """Delete rows by id; return how many existed."""
+    async def delete(self, ids: list[int | str] | None, filter: RowFilter) -> int:
+        """Delete the rows with these ids, or any, that pass; return how many."""
 
     async def get(self, ids: list[int | str]) -> list[Hit | None]:
         """Return the row of each id with score NaN, None for a missing one."""
