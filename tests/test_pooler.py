@@ -225,7 +225,7 @@ def test_read_only_refuses_writes(direct_url: str, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
 def test_statements_have_a_time_limit(direct_url: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statements, "count", lambda _: b"SELECT pg_sleep(20)")
+    monkeypatch.setattr(statements, "count", lambda *_: b"SELECT pg_sleep(20)")
     with pooled(direct_url, mode) as url:
         with qvec.connect(url, statement_timeout=0.2) as db:
             docs = db.collection("docs")
