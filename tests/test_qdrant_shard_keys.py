@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from fake_qdrant import FakeQdrantServer
 from hypothesis import given
 from hypothesis import strategies as st
 from ingest_helpers import load_source, random_vectors, write_lines
+from killed_commands import run_command
 from qdrant_client import QdrantClient
 from reporters import AtRow
 
@@ -318,6 +320,34 @@ def test_load_continues_after_the_server_restarts(
     source = write_source(tmp_path / "a.jsonl")
     assert load_source(fake.database, source, reporter, settings=FIELD, batch_rows=7, workers=2).rows == ROWS
     assert fake.rows_by_key("docs") == {key: rows_of(key) for key in TENANTS}
+
+
+ENGINE = "qvec.qdrant._sync.server_engine:ServerEngine"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("after qvec.qdrant._sync.shard_keys:ShardKeys.create", 2),
+        (f"after {ENGINE}._delete_moved", 2),
+        (f"after {ENGINE}._send_upsert", 4),
+        (f"before {ENGINE}._delete", 3),
+    ],
+)
+def test_killed_load_of_rows_that_move_to_other_tenants(fake: Server, tmp_path: Path, moment: str, number: int) -> None:
+    load_source(fake.database, write_source(tmp_path / "a.jsonl"), settings=FIELD)
+    moved = ["bolt", "new", 8]
+    rows: list[dict[str, Any] | str] = [
+        {"id": row, "vector": vector, "tenant": moved[row % 3]} for row, vector in enumerate(VECTORS.tolist())
+    ]
+    source = write_lines(tmp_path / "b.jsonl", rows)
+    command = ("ingest", source, "--db", fake.url, "-c", "docs", "--quiet")
+    killed = run_command(*command, moment=moment, number=number, batch_rows=15)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert run_command(*command, batch_rows=15).returncode == 0
+    expected = {"acme": [], "bolt": rows_of("acme"), 7: [], "new": rows_of("bolt"), 8: rows_of(7)}
+    assert fake.rows_by_key("docs") == expected
 
 
 def test_several_loads_create_the_same_keys(server: Server, tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def _row_id(collection: Collection, id: str) -> int | str:
 
 def delete_matching(collection: Collection, filter: Mapping[str, Any] | None = None) -> int:
     """Delete the rows whose metadata matches a filter, or all rows; return their number."""
+    if filter:
+        return collection.delete(filter=filter)
     deleted = 0
     while rows := collection.scroll(filter, _DELETE_BATCH, texts=False):
         deleted += collection.delete([row.id for row in rows])

@@ -128,7 +128,7 @@ class QvecDocumentStore:
 
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
         filter, collection = convert_filters(filters), self.client
-        return 0 if collection is None else len(collection.scroll(filter, texts=False))
+        return 0 if collection is None else collection.count(filter)
 
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
         """Return the documents that match, or all, ordered by id. Raise FilterError for invalid filters."""
