@@ -25,8 +25,8 @@ from qvec.recalibration import recalibrate
 SERVER = os.environ.get("QVEC_TEST_QDRANT_URL")
 CALIBRATION = qvec.Calibration.fit(random_vectors(20))
 FEW_NODES = (
-    "collection {!r} has a replication factor of {}, but only {} to hold its shards; add nodes and replicate the "
-    "shards to them, or the loss of a node is not made up for"
+    "collection {!r} has a replication factor of {}, but the server has only {} to hold its shards; to survive the "
+    "loss of a node, add nodes and replicate the shards to them"
 )
 STOPS_WRITES = (
     "collection {!r} has {} replicas and a write consistency factor of {}: writes fail while one node is down; a "
@@ -77,7 +77,7 @@ def test_real_server_warns_of_more_replicas_than_nodes(caplog: pytest.LogCapture
         with qvec.connect(str(SERVER)) as database, suppress(CollectionError):
             database.drop_collection(name)
     (warning,) = logged(caplog)
-    assert warning.startswith(f"collection {name!r} has a replication factor of 100, but only ")
+    assert warning.startswith(f"collection {name!r} has a replication factor of 100, but the server has only ")
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,16 @@ def test_collection_without_rows(server: Server) -> None:
     assert ids(docs.search(VECTORS[0], filter={"tenant": "acme"})) == [1]
 
 
+def test_index_before_the_first_row_on_an_older_server(fake: Server, qdrant_server: FakeQdrantServer) -> None:
+    """It stores the schema, and then finds no shard to send it to."""
+    no_shard = "Wrong input: Shard key not specified"
+    index = [MetadataIndex("tenant")]
+    qdrant_server.fail("CreateFieldIndex", times=2, code=grpc.StatusCode.INVALID_ARGUMENT, details=no_shard)
+    fake.create().index_metadata(index)
+    with pytest.raises(qvec.DatabaseError, match="Shard key not specified"):
+        fake.create(shard_key_field=None).index_metadata(index)
+
+
 values = st.sampled_from(["acme", "bolt", "", 7, 0, -1, 7.0, 7.5, True, None])
 conditions = st.one_of(
     st.builds(lambda value: {"tenant": value}, values),
@@ -477,7 +487,7 @@ def test_warning_comes_with_the_first_shard(fake: Server, caplog: pytest.LogCapt
     assert caplog.records == []
     docs.upsert(range(ROWS), VECTORS, metadata=[{"tenant": key} for key in TENANT_OF])
     (record,) = caplog.records
-    assert "has a replication factor of 2, but only 1 node to hold its shards" in record.getMessage()
+    assert "has a replication factor of 2, but the server has only 1 node to hold its shards" in record.getMessage()
 
 
 def test_fixed_shard_key_is_in_every_write(server: Server) -> None:

@@ -62,8 +62,8 @@ def replication_warnings(
     found = []
     if copies < factor:
         found.append(
-            f"collection {name!r} has a replication factor of {factor}, but only {_nodes(copies)} to hold its shards; "
-            "add nodes and replicate the shards to them, or the loss of a node is not made up for"
+            f"collection {name!r} has a replication factor of {factor}, but the server has only {_nodes(copies)} to "
+            "hold its shards; to survive the loss of a node, add nodes and replicate the shards to them"
         )
     if copies > 1 and write_consistency_factor >= copies:
         found.append(

@@ -6,6 +6,7 @@ Each value of the field, such as each tenant, has shards of its own, so that a f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from qdrant_client import models
@@ -30,6 +31,7 @@ def check_field(field: str) -> None:
     payload_key(MetadataIndex(field).keys)
 
 
+@cache
 def path_of(field: str) -> Field:
     """Return the keys of nested objects down to a field."""
     return MetadataIndex(field).keys
