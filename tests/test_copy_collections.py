@@ -233,7 +233,7 @@ def test_info_command_on_both_databases(url: str, tmp_path: Path) -> None:
     runner = CliRunner()
     ours = json.loads(runner.invoke(main, ["info", "--db", url, "--json"]).stdout)
     theirs = json.loads(runner.invoke(main, ["info", "docs", "--db", qdrant_url, "--json"]).stdout)
-    for info, prefilter, rescore in ((ours, "ternary", "int8"), (theirs, "turbo1", "float16")):
+    for info, prefilter, rescore in ((ours, "levels6", "int8"), (theirs, "turbo1", "float16")):
         assert (info["rows"], info["dimensions"], info["index"]) == (ROWS, 64, "built")
         assert (info["prefilter"], info["rescore"]) == (prefilter, rescore)
         assert info["bytes_per_vector"]["table"] > 64

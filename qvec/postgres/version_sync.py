@@ -326,7 +326,8 @@ class VersionPair:
             which,
         )
         if ids:
-            connection.execute(statements.delete(self.other.table), [self._gone(connection, ids)])
+            gone = {statements.DELETED_IDS: self._gone(connection, ids)}
+            connection.execute(statements.delete(self.other.table), gone)
             if self.has_floats:
                 self._sync_rows(connection, ids)
             else:
