@@ -31,6 +31,7 @@ COMMANDS_BEFORE = {
     "recalibrate.md": ["qvec ingest vectors.parquet --collection docs --rescore float16"],
     "sql.md": [],
     "postgres.md": ["qvec sql install"],
+    "cli.md": [],
 }
 """The pages whose commands run, and the commands that must run before."""
 NOT_RUN = re.compile(r"http://|qdrants?://|zcat ")

@@ -13,6 +13,7 @@ from qvec.cli.calibrate import calibrate
 from qvec.cli.collections import collections, drop, index, info
 from qvec.cli.copy import copy
 from qvec.cli.db import db
+from qvec.cli.doctor import doctor
 from qvec.cli.drift import drift
 from qvec.cli.evaluate import evaluate
 from qvec.cli.ingest import ingest
@@ -78,6 +79,7 @@ for command in (
     db,
     sql,
     demo,
+    doctor,
     train,
     adapt,
 ):

@@ -261,6 +261,6 @@ def _threshold(text: str) -> float:
     raise InputError(f"--threshold is {text!r}, expected zero, half, mean or a number from 0 to 1")
 
 
-def open_database(url: str, *, create: bool = False) -> Database:
+def open_database(url: str, *, create: bool = False, read_only: bool = False) -> Database:
     """Open the database of --db. Raise DatabaseError for a missing embedded one unless `create`."""
-    return connect(url, create=create)
+    return connect(url, create=create, read_only=read_only)

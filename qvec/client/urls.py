@@ -18,8 +18,20 @@ def embedded_directory(url: str) -> str | None:
     for scheme in ("postgres:", "qdrant:"):
         if url.startswith(scheme) and len(url) > len(scheme):
             return url.removeprefix(scheme)
-    shown = redact(url) if "://" in url else url
-    raise InputError(f"{shown!r} is not a database URL; expected {EXPECTED}")
+    raise InputError(f"{_shown(url)} is not a database URL; expected {EXPECTED}")
+
+
+def _shown(url: str) -> str:
+    """Return what is not a database URL for a message, without what may be a password."""
+    if "://" in url:
+        return repr(redact(url))
+    return "what is given" if set("@=") & set(url) else repr(url)
+
+
+def is_missing(url: str) -> bool:
+    """Return whether a URL names a directory that holds no database."""
+    directory = embedded_directory(url)
+    return directory is not None and not (Path(directory) / _marker(url)).exists()
 
 
 def usable_directory(url: str, create: bool) -> str | None:
@@ -28,7 +40,7 @@ def usable_directory(url: str, create: bool) -> str | None:
     Raise DatabaseError where it holds no database, unless one may be created.
     """
     directory = embedded_directory(url)
-    if directory is not None and not create and not (Path(directory) / _marker(url)).exists():
+    if not create and is_missing(url):
         raise DatabaseError(f"there is no database in {directory} yet; load one: qvec ingest SOURCE --collection NAME")
     return directory
 

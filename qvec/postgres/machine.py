@@ -14,6 +14,8 @@ import psycopg
 
 from qvec.results import Progress
 
+DOCKER_SHARED_MEMORY = 64 << 20
+"""The size of /dev/shm in a container, unless it is given more."""
 _POLL_SECONDS = 0.5
 _PROGRESS = (
     b"SELECT blocks_done, blocks_total FROM pg_stat_progress_create_index"
@@ -33,6 +35,15 @@ class Machine:
         """Return a quarter of this machine's memory, and its cores."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return cls(memory // 4, max((os.cpu_count() or 1) - 1, 0))
+
+
+def shared_memory() -> int | None:
+    """Return the size of /dev/shm in bytes, through which parallel builds share memory; None where there is none."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except OSError:
+        return None
+    return found.f_blocks * found.f_frsize
 
 
 @contextmanager

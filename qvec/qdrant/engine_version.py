@@ -51,3 +51,20 @@ class EngineVersion(NamedTuple):
 
 NEWEST = EngineVersion(1, 20)
 """The newest version that qvec knows; the embedded engine is as new."""
+
+
+def version_warning(version: str) -> str | None:
+    """Return a warning about what a server of this version lacks, if anything."""
+    engine = EngineVersion.parse(version)
+    if not engine.keeps_metadata:
+        return f"Qdrant {version} keeps no metadata of collections, which qvec needs; upgrade Qdrant to 1.16 or newer"
+    lacks = {
+        "TurboQuant prefilters, among them the default": engine.has_turbo_prefilters,
+        "searches by words": engine.ranks_texts,
+        "the precisions turbo8 and turbo16": engine.has_turbo_vectors,
+        "conditions for every $like": engine.finds_substrings,
+    }
+    missing = [name for name, has in lacks.items() if not has]
+    if not missing:
+        return None
+    return f"Qdrant {version} lacks {', '.join(missing)}; upgrade Qdrant to {NEWEST.major}.{NEWEST.minor} or newer"

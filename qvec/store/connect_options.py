@@ -13,7 +13,19 @@ from qvec.errors import DatabaseError, InputError
 _MAX_SECONDS = (2**31 - 1) // 1000
 """Postgres counts milliseconds in 32 bits; about 24 days."""
 
-SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
+SECRETS = frozenset(
+    {
+        "password",
+        "sslpassword",
+        "oauth_client_secret",
+        "scram_client_key",
+        "scram_server_key",
+        "api_key",
+        "api-key",
+        "apikey",
+        "token",
+    }
+)
 """Parameters of a URL whose values are never shown."""
 
 
@@ -47,7 +59,7 @@ def redact(url: str) -> str:
     credentials, at, place = rest.rpartition("@")
     place, _, query = place.partition("?")
     user = credentials.partition(":")[0] + "@" if at else ""
-    kept = urlencode([pair for pair in parse_qsl(query) if pair[0] not in SECRETS], safe="/@")
+    kept = urlencode([pair for pair in parse_qsl(query) if pair[0].lower() not in SECRETS], safe="/@")
     return f"{scheme}://{user}{place}" + ("?" + kept if kept else "")
 
 

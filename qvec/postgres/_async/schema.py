@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
 
+from qvec.defaults import MAX_EF_SEARCH
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.postgres import sql_script
 from qvec.postgres._async.execute import execute, fetch
@@ -18,7 +20,14 @@ OLDEST_PGVECTOR = (0, 7, 0)
 SOUND_PGVECTOR = (0, 8, 4)
 """HNSW before it: 0.6.0-0.8.1 overflow a buffer in parallel builds (CVE-2026-3172); up to 0.8.2 vacuum can corrupt the
 index, and up to 0.8.3 leave its graph unrepaired."""
-_AVAILABLE = "SELECT FROM pg_available_extensions WHERE name = 'vector'"
+_AVAILABLE = "SELECT default_version FROM pg_available_extensions WHERE name = 'vector'"
+
+
+class InstalledPgVector(NamedTuple):
+    """Schema and version of pgvector as the database reports them, whether or not qvec supports it."""
+
+    schema: str
+    text: str
 
 
 async def prepare(connection: AsyncConnection, *, install: bool) -> PgVector:
@@ -26,7 +35,7 @@ async def prepare(connection: AsyncConnection, *, install: bool) -> PgVector:
 
     An older schema suffices for reading. Raise DatabaseError for a missing one unless `install`.
     """
-    _check_postgres(connection.info)
+    check_postgres(connection.info)
     if not install and (vector := await _find_pgvector(connection)) and await installed(connection):
         return vector  # without a transaction, which a pooler in statement mode refuses
     async with connection.transaction():
@@ -74,7 +83,8 @@ async def _uninstall(connection: AsyncConnection, with_collections: bool) -> Non
     await execute(connection, "DROP EXTENSION qvec" if extension else "DROP SCHEMA qvec CASCADE")
 
 
-def _check_postgres(server: psycopg.ConnectionInfo) -> None:
+def check_postgres(server: psycopg.ConnectionInfo) -> None:
+    """Raise DatabaseError for a server that is too old, or a database in another encoding than UTF8."""
     major = server.server_version // 10_000
     if major < OLDEST_POSTGRES:
         raise DatabaseError(f"the server is PostgreSQL {major}; qvec needs {OLDEST_POSTGRES} or newer")
@@ -87,14 +97,29 @@ def _check_postgres(server: psycopg.ConnectionInfo) -> None:
 
 
 async def _find_pgvector(connection: AsyncConnection) -> PgVector | None:
+    found = await installed_pgvector(connection)
+    return None if found is None else check_pgvector(found)
+
+
+async def installed_pgvector(connection: AsyncConnection) -> InstalledPgVector | None:
+    """Return pgvector as installed in the database; None where it is not."""
     found = await fetch(
         connection,
         "SELECT nspname, extversion FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
         " WHERE extname = 'vector'",
     )
-    if not found:
-        return None
-    ((schema, text),) = found
+    return InstalledPgVector(*found[0]) if found else None
+
+
+async def available_pgvector(connection: AsyncConnection) -> str | None:
+    """Return the version of pgvector that the server would install; None where it has none."""
+    found = await fetch(connection, _AVAILABLE)
+    return found[0][0] if found else None
+
+
+def check_pgvector(found: InstalledPgVector) -> PgVector:
+    """Return the installed pgvector. Raise DatabaseError for one that is too old."""
+    schema, text = found
     version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
     if version < OLDEST_PGVECTOR:
         raise DatabaseError(
@@ -106,11 +131,8 @@ async def _find_pgvector(connection: AsyncConnection) -> PgVector | None:
 
 
 async def _create_pgvector(connection: AsyncConnection) -> PgVector:
-    if not await fetch(connection, _AVAILABLE):
-        raise DatabaseError(
-            "the server has no pgvector; install it (Debian: apt install postgresql-NN-pgvector; "
-            "container: pgvector/pgvector; managed servers: allow the extension `vector`)"
-        )
+    if await available_pgvector(connection) is None:
+        raise no_pgvector_error()
     try:
         async with connection.transaction():
             await execute(connection, "CREATE EXTENSION IF NOT EXISTS vector")
@@ -123,6 +145,13 @@ async def _create_pgvector(connection: AsyncConnection) -> PgVector:
     vector = await _find_pgvector(connection)
     assert vector is not None
     return vector
+
+
+def no_pgvector_error() -> DatabaseError:
+    return DatabaseError(
+        "the server has no pgvector; install it (Debian: apt install postgresql-NN-pgvector; "
+        "container: pgvector/pgvector; managed servers: allow the extension `vector`)"
+    )
 
 
 async def installed(connection: AsyncConnection) -> bool:
@@ -172,6 +201,17 @@ def hnsw_warning(vector: PgVector) -> str | None:
     return (
         f"pgvector {dotted(vector.version)} has known HNSW bugs (a buffer overflow in parallel builds before 0.8.2, "
         "index corruption by vacuum before 0.8.3, an unrepaired graph before 0.8.4); upgrade pgvector"
+    )
+
+
+def iterative_scan_warning(vector: PgVector) -> str | None:
+    """Return a warning about a pgvector whose HNSW scans end at ef_search, if it is one."""
+    if vector.iterative_scan:
+        return None
+    return (
+        f"pgvector {dotted(vector.version)} has no iterative index scans: searches with more than {MAX_EF_SEARCH} "
+        "candidates, and those whose filter removes most of them, read every row; upgrade pgvector to "
+        f"{dotted(SOUND_PGVECTOR)} or newer: ALTER EXTENSION vector UPDATE"
     )
 
 

@@ -12,11 +12,13 @@ from qvec.calibration import Calibration
 from qvec.postgres._async.catalog import AsyncCatalog, CatalogEntry
 from qvec.postgres._async.collection import AsyncPostgresCollection
 from qvec.postgres._async.connections import AsyncConnections, Work
+from qvec.postgres._async.diagnosis import diagnose
 from qvec.postgres._async.schema import hnsw_warning
 from qvec.postgres._async.session import AsyncConnection
 from qvec.postgres.errors import wrap_errors
 from qvec.postgres.layout import TableLayout
 from qvec.store.connect_options import ConnectOptions
+from qvec.store.diagnosis import Diagnosis
 from qvec.store.requests import NewCollection
 
 T = TypeVar("T")
@@ -98,6 +100,10 @@ class AsyncPostgresStore:
     async def install(self) -> str | None:
         """Install pgvector and the schema qvec where they are missing; return a warning for the user, if any."""
         return hnsw_warning(await self.write(lambda connection: self._catalog.prepare(connection, install=True)))
+
+    async def diagnose(self) -> Diagnosis:
+        """Return versions, settings and known problems of server, pgvector and schema."""
+        return await self.read(lambda connection: diagnose(connection, embedded=self.embedded))
 
     # Collections
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
 
+from qvec.defaults import MAX_EF_SEARCH
 from qvec.errors import CollectionError, DatabaseError, InputError
 from qvec.postgres import sql_script
 from qvec.postgres._sync.execute import execute, fetch
@@ -19,7 +21,14 @@ OLDEST_PGVECTOR = (0, 7, 0)
 SOUND_PGVECTOR = (0, 8, 4)
 """HNSW before it: 0.6.0-0.8.1 overflow a buffer in parallel builds (CVE-2026-3172); up to 0.8.2 vacuum can corrupt the
 index, and up to 0.8.3 leave its graph unrepaired."""
-_AVAILABLE = "SELECT FROM pg_available_extensions WHERE name = 'vector'"
+_AVAILABLE = "SELECT default_version FROM pg_available_extensions WHERE name = 'vector'"
+
+
+class InstalledPgVector(NamedTuple):
+    """Schema and version of pgvector as the database reports them, whether or not qvec supports it."""
+
+    schema: str
+    text: str
 
 
 def prepare(connection: Connection, *, install: bool) -> PgVector:
@@ -27,7 +36,7 @@ def prepare(connection: Connection, *, install: bool) -> PgVector:
 
     An older schema suffices for reading. Raise DatabaseError for a missing one unless `install`.
     """
-    _check_postgres(connection.info)
+    check_postgres(connection.info)
     if not install and (vector := _find_pgvector(connection)) and installed(connection):
         return vector  # without a transaction, which a pooler in statement mode refuses
     with connection.transaction():
@@ -75,7 +84,8 @@ def _uninstall(connection: Connection, with_collections: bool) -> None:
     execute(connection, "DROP EXTENSION qvec" if extension else "DROP SCHEMA qvec CASCADE")
 
 
-def _check_postgres(server: psycopg.ConnectionInfo) -> None:
+def check_postgres(server: psycopg.ConnectionInfo) -> None:
+    """Raise DatabaseError for a server that is too old, or a database in another encoding than UTF8."""
     major = server.server_version // 10_000
     if major < OLDEST_POSTGRES:
         raise DatabaseError(f"the server is PostgreSQL {major}; qvec needs {OLDEST_POSTGRES} or newer")
@@ -88,14 +98,29 @@ def _check_postgres(server: psycopg.ConnectionInfo) -> None:
 
 
 def _find_pgvector(connection: Connection) -> PgVector | None:
+    found = installed_pgvector(connection)
+    return None if found is None else check_pgvector(found)
+
+
+def installed_pgvector(connection: Connection) -> InstalledPgVector | None:
+    """Return pgvector as installed in the database; None where it is not."""
     found = fetch(
         connection,
         "SELECT nspname, extversion FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
         " WHERE extname = 'vector'",
     )
-    if not found:
-        return None
-    ((schema, text),) = found
+    return InstalledPgVector(*found[0]) if found else None
+
+
+def available_pgvector(connection: Connection) -> str | None:
+    """Return the version of pgvector that the server would install; None where it has none."""
+    found = fetch(connection, _AVAILABLE)
+    return found[0][0] if found else None
+
+
+def check_pgvector(found: InstalledPgVector) -> PgVector:
+    """Return the installed pgvector. Raise DatabaseError for one that is too old."""
+    schema, text = found
     version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
     if version < OLDEST_PGVECTOR:
         raise DatabaseError(
@@ -107,11 +132,8 @@ def _find_pgvector(connection: Connection) -> PgVector | None:
 
 
 def _create_pgvector(connection: Connection) -> PgVector:
-    if not fetch(connection, _AVAILABLE):
-        raise DatabaseError(
-            "the server has no pgvector; install it (Debian: apt install postgresql-NN-pgvector; "
-            "container: pgvector/pgvector; managed servers: allow the extension `vector`)"
-        )
+    if available_pgvector(connection) is None:
+        raise no_pgvector_error()
     try:
         with connection.transaction():
             execute(connection, "CREATE EXTENSION IF NOT EXISTS vector")
@@ -124,6 +146,13 @@ def _create_pgvector(connection: Connection) -> PgVector:
     vector = _find_pgvector(connection)
     assert vector is not None
     return vector
+
+
+def no_pgvector_error() -> DatabaseError:
+    return DatabaseError(
+        "the server has no pgvector; install it (Debian: apt install postgresql-NN-pgvector; "
+        "container: pgvector/pgvector; managed servers: allow the extension `vector`)"
+    )
 
 
 def installed(connection: Connection) -> bool:
@@ -173,6 +202,17 @@ def hnsw_warning(vector: PgVector) -> str | None:
     return (
         f"pgvector {dotted(vector.version)} has known HNSW bugs (a buffer overflow in parallel builds before 0.8.2, "
         "index corruption by vacuum before 0.8.3, an unrepaired graph before 0.8.4); upgrade pgvector"
+    )
+
+
+def iterative_scan_warning(vector: PgVector) -> str | None:
+    """Return a warning about a pgvector whose HNSW scans end at ef_search, if it is one."""
+    if vector.iterative_scan:
+        return None
+    return (
+        f"pgvector {dotted(vector.version)} has no iterative index scans: searches with more than {MAX_EF_SEARCH} "
+        "candidates, and those whose filter removes most of them, read every row; upgrade pgvector to "
+        f"{dotted(SOUND_PGVECTOR)} or newer: ALTER EXTENSION vector UPDATE"
     )
 
 

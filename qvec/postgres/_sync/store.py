@@ -13,11 +13,13 @@ from qvec.calibration import Calibration
 from qvec.postgres._sync.catalog import Catalog, CatalogEntry
 from qvec.postgres._sync.collection import PostgresCollection
 from qvec.postgres._sync.connections import Connections, Work
+from qvec.postgres._sync.diagnosis import diagnose
 from qvec.postgres._sync.schema import hnsw_warning
 from qvec.postgres._sync.session import Connection
 from qvec.postgres.errors import wrap_errors
 from qvec.postgres.layout import TableLayout
 from qvec.store.connect_options import ConnectOptions
+from qvec.store.diagnosis import Diagnosis
 from qvec.store.requests import NewCollection
 
 T = TypeVar("T")
@@ -99,6 +101,10 @@ class PostgresStore:
     def install(self) -> str | None:
         """Install pgvector and the schema qvec where they are missing; return a warning for the user, if any."""
         return hnsw_warning(self.write(lambda connection: self._catalog.prepare(connection, install=True)))
+
+    def diagnose(self) -> Diagnosis:
+        """Return versions, settings and known problems of server, pgvector and schema."""
+        return self.read(lambda connection: diagnose(connection, embedded=self.embedded))
 
     # Collections
 

@@ -19,6 +19,7 @@ from qvec.qdrant.shard_keys import ShardKey
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.qdrant.version_record import VersionRecord
 from qvec.results import IndexState, Progress
+from qvec.store.diagnosis import Diagnosis
 
 
 class AsyncEngine(Protocol):
@@ -138,6 +139,9 @@ class AsyncBackend(Protocol):
 
     async def write_load(self, name: str, source: str, load: dict[str, Any] | None) -> None:
         """Store a load, or delete it (None)."""
+
+    async def diagnose(self) -> Diagnosis:
+        """Return the version of the engine, and known problems."""
 
     def load_lock(self, name: str, source: str) -> AbstractContextManager[None]:
         """Hold the lock on loading a source, where the backend has locks."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from qvec.qdrant.shard_keys import ShardKey
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.qdrant.version_record import VersionRecord
 from qvec.results import IndexState, Progress
+from qvec.store.diagnosis import Diagnosis
 from qvec.waiting import in_thread_async
 
 if TYPE_CHECKING:
@@ -172,6 +174,9 @@ class AsyncDirectoryBackend:
 
     def registry_lock(self) -> AbstractContextManager[None]:
         return self._directory.registry_lock()
+
+    async def diagnose(self) -> Diagnosis:
+        return Diagnosis({"engine": f"qdrant-edge-py {version('qdrant-edge-py')}, in this process"})
 
     async def break_off(self) -> None:
         """Do nothing: the engine finishes its own calls."""

@@ -4,7 +4,9 @@ keeps of it, except for its loads, which are points of the collection `qvec_load
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -19,14 +21,17 @@ from qvec.qdrant._async.shard_keys import AsyncShardKeys
 from qvec.qdrant.address import Address
 from qvec.qdrant.connection import key_warning
 from qvec.qdrant.description import Description, Fingerprint, UnmanagedCollection, fingerprint_of
-from qvec.qdrant.engine_version import NEWEST, EngineVersion
+from qvec.qdrant.engine_version import NEWEST, EngineVersion, version_warning
 from qvec.qdrant.errors import LOADS, is_status, reason, wrap_errors
 from qvec.qdrant.replicas import known_nodes, missing_replicas, replication_warnings
 from qvec.qdrant.server_config import DESCRIPTION_KEY, VERSIONS_KEY, stored_description
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.qdrant.version_record import VersionRecord
+from qvec.store.diagnosis import Diagnosis
 
 _LOADS_PAGE = 256
+_NODE_SECONDS = 5
+"""How long `diagnose` waits for the answer of a node."""
 _LOG = logging.getLogger("qvec.qdrant")
 _NOT_FOUND = grpc.StatusCode.NOT_FOUND
 _ALREADY_EXISTS = grpc.StatusCode.ALREADY_EXISTS
@@ -41,6 +46,7 @@ class AsyncServerBackend:
         self.version = ""
         self.engine_version = NEWEST
         self.changes = 0
+        self._address = address
         self._timeout = address.timeout
         self._consistency = address.consistency
         self._reads: Any = address.consistency.of_reads
@@ -67,6 +73,18 @@ class AsyncServerBackend:
         self.version = str((await self._client.send(lambda client: client.info())).version)
         self.engine_version = EngineVersion.parse(self.version)
         await self._client.send(lambda client: client.get_collections())
+
+    async def diagnose(self) -> Diagnosis:
+        """Return the version of each node, asked once, and known problems."""
+        nodes: dict[str, str | None] = {}
+        found = Diagnosis({"Qdrant": self.version, "nodes": nodes})
+        found.problems += filter(None, [self.warning])
+        for node in self._address.nodes:
+            nodes[node.name] = None
+            with found.noting_errors():
+                nodes[node.name] = await _version_of(node)
+        found.problems += _version_problems(filter(None, nodes.values()))
+        return found
 
     async def break_off(self) -> None:
         await self._client.break_off()
@@ -309,6 +327,21 @@ class AsyncServerBackend:
     def registry_lock(self) -> AbstractContextManager[None]:
         """A server has no locks; `QdrantLoadRegistry.write` looks for a load that started at the same time."""
         return nullcontext()
+
+
+async def _version_of(node: Address) -> str:
+    asked_once = replace(node, retry=0, timeout=min(node.timeout, _NODE_SECONDS))
+    backend = await AsyncServerBackend.connect(asked_once)
+    await backend.close()
+    return backend.version
+
+
+def _version_problems(versions: Iterable[str]) -> list[str]:
+    different = sorted(set(versions))
+    problems = [warning for version in different if (warning := version_warning(version))]
+    if len(different) > 1:
+        problems.append(f"the nodes run different versions of Qdrant ({', '.join(different)}); upgrade the older ones")
+    return problems
 
 
 def _load_id(name: str, source: str) -> str:

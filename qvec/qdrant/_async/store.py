@@ -21,6 +21,7 @@ from qvec.qdrant.errors import wrap_errors
 from qvec.qdrant.shard_keys import check_field
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.store.connect_options import ConnectOptions
+from qvec.store.diagnosis import Diagnosis
 from qvec.store.requests import NewCollection
 
 _LAYOUT_SETTINGS = frozenset({"rescore", "prefilter", "query_encoding"})
@@ -82,6 +83,10 @@ class AsyncQdrantStore:
     async def install(self) -> str | None:
         """Return a warning for the user, if any: nothing has to be installed."""
         return self.backend.warning
+
+    async def diagnose(self) -> Diagnosis:
+        """Return the version of the engine, of a server that of each node, and known problems."""
+        return await self.backend.diagnose()
 
     async def create(self, new: NewCollection) -> AsyncQdrantCollection:
         layout_settings = {name: value for name, value in new.settings.items() if name in _LAYOUT_SETTINGS}

@@ -22,6 +22,7 @@ from qvec.qdrant.errors import wrap_errors
 from qvec.qdrant.shard_keys import check_field
 from qvec.qdrant.vector_layout import Sharding, VectorLayout
 from qvec.store.connect_options import ConnectOptions
+from qvec.store.diagnosis import Diagnosis
 from qvec.store.requests import NewCollection
 
 _LAYOUT_SETTINGS = frozenset({"rescore", "prefilter", "query_encoding"})
@@ -83,6 +84,10 @@ class QdrantStore:
     def install(self) -> str | None:
         """Return a warning for the user, if any: nothing has to be installed."""
         return self.backend.warning
+
+    def diagnose(self) -> Diagnosis:
+        """Return the version of the engine, of a server that of each node, and known problems."""
+        return self.backend.diagnose()
 
     def create(self, new: NewCollection) -> QdrantCollection:
         layout_settings = {name: value for name, value in new.settings.items() if name in _LAYOUT_SETTINGS}

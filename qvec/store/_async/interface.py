@@ -14,6 +14,7 @@ from qvec.metadata_index import MetadataIndex
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
 from qvec.sources import Form, IdType
 from qvec.store.connect_options import ConnectOptions
+from qvec.store.diagnosis import Diagnosis
 from qvec.store.requests import NewCollection, OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest
 
 StoredCodes = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32] | None]
@@ -151,6 +152,9 @@ class AsyncStore(Protocol):
 
     async def install(self) -> str | None:
         """Prepare the database for collections; return a warning for the user, if any."""
+
+    async def diagnose(self) -> Diagnosis:
+        """Return versions, settings and known problems of the database, for a bug report."""
 
     async def create(self, new: NewCollection) -> AsyncStoreCollection:
         """Create a collection. Raise CollectionError where the name is taken, InputError for impossible settings."""

@@ -15,6 +15,7 @@ from qvec.metadata_index import MetadataIndex
 from qvec.results import Explanation, Hit, Info, Progress, StoredRows
 from qvec.sources import Form, IdType
 from qvec.store.connect_options import ConnectOptions
+from qvec.store.diagnosis import Diagnosis
 from qvec.store.requests import NewCollection, OnDuplicate, RowColumns, RowFilter, SearchRequest, TextRequest
 
 StoredCodes = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32] | None]
@@ -152,6 +153,9 @@ class Store(Protocol):
 
     def install(self) -> str | None:
         """Prepare the database for collections; return a warning for the user, if any."""
+
+    def diagnose(self) -> Diagnosis:
+        """Return versions, settings and known problems of the database, for a bug report."""
 
     def create(self, new: NewCollection) -> StoreCollection:
         """Create a collection. Raise CollectionError where the name is taken, InputError for impossible settings."""

@@ -1,0 +1,80 @@
+"""What a bug report needs about a Postgres database: its versions and settings, and what is known to go wrong with
+them. This reads in single statements, which a pooler in statement mode allows, and changes nothing."""
+
+from __future__ import annotations
+
+from qvec.postgres import sql_script
+from qvec.postgres._async import schema
+from qvec.postgres._async.execute import fetch
+from qvec.postgres._async.session import AsyncConnection
+from qvec.postgres.errors import wrap_errors
+from qvec.postgres.machine import DOCKER_SHARED_MEMORY, shared_memory
+from qvec.store.diagnosis import Diagnosis
+
+_SETTINGS = "SELECT name, current_setting(name) FROM unnest(%s::text[]) name"
+_NAMES = ["shared_buffers", "maintenance_work_mem", "max_parallel_maintenance_workers", "max_parallel_workers"]
+
+
+async def diagnose(connection: AsyncConnection, *, embedded: bool) -> Diagnosis:
+    """Return versions, settings and known problems of the database, whether or not qvec supports it."""
+    found = Diagnosis()
+    await _add_server(connection, found)
+    await _add_pgvector(connection, found)
+    await _add_schema(connection, found)
+    found.facts |= await fetch(connection, _SETTINGS, [_NAMES])
+    if embedded or connection.info.host.startswith("/"):  # a Unix socket
+        _add_shared_memory(found)
+    return found
+
+
+async def _add_server(connection: AsyncConnection, found: Diagnosis) -> None:
+    ((is_standby,),) = await fetch(connection, "SELECT pg_is_in_recovery()")
+    found.facts["PostgreSQL"] = connection.info.parameter_status("server_version")
+    found.facts["encoding"] = connection.info.parameter_status("server_encoding")
+    found.facts["standby"] = is_standby
+    found.facts["pooler"] = connection.behind_pooler
+    with found.noting_errors():
+        schema.check_postgres(connection.info)
+
+
+async def _add_pgvector(connection: AsyncConnection, found: Diagnosis) -> None:
+    installed = await schema.installed_pgvector(connection)
+    available = await schema.available_pgvector(connection)
+    found.facts["pgvector"] = installed and installed.text
+    found.facts["pgvector schema"] = installed and installed.schema
+    found.facts["pgvector available"] = available
+    with found.noting_errors():
+        if installed is not None:
+            vector = schema.check_pgvector(installed)
+            problems = (schema.iterative_scan_warning(vector), schema.hnsw_warning(vector))
+            found.problems += filter(None, problems)
+        elif available is None:
+            raise schema.no_pgvector_error()
+
+
+async def _add_schema(connection: AsyncConnection, found: Diagnosis) -> None:
+    current, installed = sql_script.version(), None
+    with found.noting_errors(), wrap_errors("cannot read the version of the schema qvec"):
+        installed = await schema.installed_version(connection)
+    found.facts["qvec schema"] = installed
+    found.facts["qvec schema of this package"] = current
+    if installed is None or installed == current:
+        return
+    advice = (
+        "run: qvec sql upgrade"
+        if sql_script.knows(installed)
+        else "this package does not know that version; upgrade it: pip install --upgrade qvec"
+    )
+    found.problems.append(f"the schema qvec is {installed}, and this package has {current}; {advice}")
+
+
+def _add_shared_memory(found: Diagnosis) -> None:
+    size = shared_memory()
+    if size is None:
+        return
+    found.facts["/dev/shm"] = f"{size >> 20}MB"
+    if size <= DOCKER_SHARED_MEMORY:
+        found.problems.append(
+            f"/dev/shm has {size >> 20} MB, which is too little for parallel index builds, so that large ones run "
+            "without parallel workers; give the container more: --shm-size 1g, or shm_size in a compose file"
+        )
