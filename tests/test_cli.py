@@ -53,6 +53,29 @@ def test_help_version_and_unknown_commands() -> None:
     assert invoke("ingest").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serch"], "No such command 'serch'. Did you mean 'search'?"),
+        (["colections", "--json"], "No such command 'colections'. Did you mean 'collections'?"),
+        (["db", "strat"], "No such command 'strat'. Did you mean 'start'?"),
+        (["sql", "uninstal"], "No such command 'uninstal'. Did you mean 'uninstall' or 'install'?"),
+        (["nonsense"], "No such command 'nonsense'."),
+    ],
+    ids=str,
+)
+def test_misspelt_command_suggests_the_right_one(arguments: list[str], message: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"\nError: {message}\n")
+
+
+def test_misspelt_option_suggests_the_right_one() -> None:
+    result = invoke("ingest", "a.npy", "--colection", "docs")
+    assert result.exit_code == 2
+    assert re.search("Did you mean.*--collection", result.stderr)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small files; the working directory of the error tests."""

@@ -11,6 +11,7 @@ from qvec import __version__
 from qvec.cli.adapt import adapt
 from qvec.cli.calibrate import calibrate
 from qvec.cli.collections import collections, drop, index, info
+from qvec.cli.command_group import CommandGroup
 from qvec.cli.copy import copy
 from qvec.cli.db import db
 from qvec.cli.doctor import doctor
@@ -29,7 +30,7 @@ from qvec.errors import QvecError
 INTERRUPTED = 130
 
 
-class _Commands(click.Group):
+class _Commands(CommandGroup):
     """Prints qvec's errors as one line, and exits with code 1, or 130 after Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> object:

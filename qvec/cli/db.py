@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from qvec.cli.command_group import CommandGroup
 from qvec.cli.shared_options import db_option
 from qvec.client.urls import embedded_directory
 from qvec.errors import InputError
 from qvec.postgres import embedded
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def db() -> None:
     """Keep an embedded Postgres running for other programs.
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import click
 
+from qvec.cli.command_group import CommandGroup
 from qvec.cli.shared_options import db_option, open_database
 from qvec.client import Database
 from qvec.errors import InputError
@@ -16,7 +17,7 @@ from qvec.postgres._sync.store import PostgresStore
 from qvec.postgres.errors import wrap_errors
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def sql() -> None:
     """Install the SQL functions for applications in any language.
 
