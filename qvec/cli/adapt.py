@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qvec.calibration import Calibration
 from qvec.cli.console import ConsoleReporter, print_table
 from qvec.cli.shared_options import (
+    FILE,
     embedding_of,
     embedding_options,
     fit_of,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The calibration to write.")
+@click.argument("source", type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, metavar="FILE", help="The calibration to write.")
 @click.option("--bits", type=int, help="Number of bits, a multiple of 8 (default: twice the dimensions).")
 @click.option(
     "--method",
@@ -43,14 +44,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="Train (needs torch), rotate by iterative quantization, or rotate at random.",
 )
-@click.option("--queries", metavar="FILE", help="Queries to learn from and to measure on (default: rows).")
+@click.option("--queries", type=FILE, metavar="FILE", help="Queries to learn from and to measure on (default: rows).")
 @click.option(
     "--pairs",
+    type=FILE,
     metavar="FILE",
     help="Queries with documents that answer them, to learn from; without --queries, some are held out to measure on. "
     ".jsonl or .parquet with two columns of texts or of vectors.",
 )
-@click.option("--calibration", metavar="FILE", help="The calibration to add bits to (default: fit one).")
+@click.option("--calibration", type=FILE, metavar="FILE", help="The calibration to add bits to (default: fit one).")
 @click.option("--steps", type=click.IntRange(1), default=800, show_default=True, help="Batches to train on.")
 @embedding_options
 @source_options

@@ -12,6 +12,7 @@ import numpy as np
 from qvec.calibration import Calibration
 from qvec.cli.console import ConsoleReporter
 from qvec.cli.shared_options import (
+    FILE,
     embedding_of,
     embedding_options,
     fit_of,
@@ -29,9 +30,11 @@ from qvec.sources import open_source
 
 
 @click.command()
-@click.argument("source", required=False)
-@click.option("-o", "--output", required=True, metavar="FILE", help="File to write, e.g. cal.safetensors.")
-@click.option("--import-ranges", metavar="FILE", help="Import sentence-transformers' ranges (2, d) from a .npy file.")
+@click.argument("source", required=False, type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, metavar="FILE", help="File to write, e.g. cal.safetensors.")
+@click.option(
+    "--import-ranges", type=FILE, metavar="FILE", help="Import sentence-transformers' ranges (2, d) from a .npy file."
+)
 @click.option(
     "--midpoint", is_flag=True, help="With --import-ranges: set the threshold to the middle of the range, not to 0."
 )

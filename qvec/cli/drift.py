@@ -11,6 +11,7 @@ import numpy as np
 
 from qvec.cli.console import ConsoleReporter, print_table
 from qvec.cli.shared_options import (
+    FILE,
     collection_option,
     db_option,
     json_option,
@@ -52,7 +53,7 @@ def _limits(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]
 @click.command()
 @db_option
 @collection_option
-@click.option("--source", metavar="NEW", help="Newer vectors (default: the rows of the collection).")
+@click.option("--source", type=FILE, metavar="NEW", help="Newer vectors (default: the rows of the collection).")
 @click.option(
     "--allow",
     "limits",

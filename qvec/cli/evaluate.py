@@ -10,7 +10,7 @@ import click
 from qvec.cli.console import print_table
 from qvec.cli.evaluate_sweep import SWEEP_ONLY, run_sweep, sweep_options, write_reports
 from qvec.cli.measuring import measuring_options, open_measured, percent_with_margin
-from qvec.cli.shared_options import db_option
+from qvec.cli.shared_options import FILE, db_option
 from qvec.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ _COLLECTION_ONLY = ("collection", "qrels", "compare", "truth")
 @click.command("eval")
 @db_option
 @click.option("--collection", "-c", metavar="NAME", help="Name of the collection.")
-@click.option("--qrels", metavar="FILE", help="Relevance judgements (TSV of BEIR or TREC): adds nDCG, MRR and recall.")
+@click.option(
+    "--qrels", type=FILE, metavar="FILE", help="Relevance judgements (TSV of BEIR or TREC): adds nDCG, MRR and recall."
+)
 @click.option("--compare", nargs=2, metavar="A B", help="Compare two configurations, such as levels6/int8/4.")
 @sweep_options
 @measuring_options

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from qvec.cli.console import ConsoleReporter, print_table
-from qvec.cli.shared_options import embedding_of
+from qvec.cli.shared_options import FILE, embedding_of
 from qvec.codecs import FLOAT, preset
 from qvec.embedding import load_embedder
 from qvec.sources import Columns, open_source
@@ -28,6 +28,7 @@ SWEEP_ONLY = ("recall", "rows", "metric", "value", "vector_column", "text_column
 _OPTIONS = (
     click.option(
         "--sweep",
+        type=FILE,
         metavar="SOURCE",
         help="Instead of a collection: try every calibration on vectors, or on texts with --model, offline.",
     ),
@@ -49,8 +50,10 @@ _OPTIONS = (
     click.option("--range", "value", type=float, help="With --sweep: a fixed range to try as well."),
     click.option("--vector-column", metavar="NAME", help="With --sweep: column of the vectors."),
     click.option("--text-column", metavar="NAME", help="With --sweep: column of the texts."),
-    click.option("--report", metavar="FILE", help="Write an HTML page with charts and all figures."),
-    click.option("--plot", metavar="FILE", help="Write the charts as .png, .svg or .pdf (needs qvec[plots])."),
+    click.option("--report", type=FILE, metavar="FILE", help="Write an HTML page with charts and all figures."),
+    click.option(
+        "--plot", type=FILE, metavar="FILE", help="Write the charts as .png, .svg or .pdf (needs qvec[plots])."
+    ),
 )
 
 

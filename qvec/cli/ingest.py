@@ -11,6 +11,7 @@ from qvec.calibration import Calibration
 from qvec.cli.console import ConsoleReporter
 from qvec.cli.run_load import load
 from qvec.cli.shared_options import (
+    FILE,
     collection_option,
     db_option,
     embedding_of,
@@ -46,10 +47,10 @@ def _id_start(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", type=FILE)
 @db_option
 @collection_option
-@click.option("--calibration", metavar="FILE", help="Calibration to use (default: fit one to the source).")
+@click.option("--calibration", type=FILE, metavar="FILE", help="Calibration to use (default: fit one to the source).")
 @embedding_options
 @settings_options
 @click.option(

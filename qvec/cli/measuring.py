@@ -12,6 +12,7 @@ import numpy as np
 
 from qvec.cli.console import ConsoleReporter
 from qvec.cli.shared_options import (
+    FILE,
     embedding_of,
     embedding_options,
     encoding_option,
@@ -37,12 +38,14 @@ _option = partial(click.option, show_default=True)
 _OPTIONS = (
     _option(
         "--queries",
+        type=FILE,
         metavar="FILE",
         help="Queries: vectors, or texts (queries.jsonl with _id and text) that the model embeds. Default: rows of the "
         "collection, each excluded from its own hits.",
     ),
     _option(
         "--truth",
+        type=FILE,
         metavar="SOURCE",
         help="What the collection was loaded from: recall is measured against its vectors. Default: the file of "
         "vectors that the collection was loaded from, if neither has changed since.",

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from qvec.cli.console import ConsoleReporter
 from qvec.cli.run_load import stopping_at_ctrl_c
 from qvec.cli.shared_options import (
+    FILE,
     collection_option,
     db_option,
     fit_of,
@@ -37,7 +38,10 @@ _RANGE_OPTIONS = ("ranges", "quantile", "spread", "value", "global_range")
 @db_option
 @collection_option
 @click.option(
-    "--source", metavar="SOURCE", help="Source that the collection was loaded from, where it keeps no floats."
+    "--source",
+    type=FILE,
+    metavar="SOURCE",
+    help="Source that the collection was loaded from, where it keeps no floats.",
 )
 @click.option("--rollback", is_flag=True, help="Switch back to the former version, with later writes.")
 @click.option("--drop-old", is_flag=True, help="Drop the former version, or an unfinished one.")

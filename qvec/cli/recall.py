@@ -12,6 +12,7 @@ import click
 from qvec.cli.console import ConsoleReporter
 from qvec.cli.measuring import embedder_of, limited
 from qvec.cli.shared_options import (
+    FILE,
     collection_option,
     db_option,
     embedding_of,
@@ -40,6 +41,7 @@ TOO_LOW = 3
 @click.option(
     "--queries",
     "location",
+    type=FILE,
     metavar="FILE",
     help="Queries, best from real traffic: vectors, or texts that the model embeds. Default: rows of the collection, "
     "each excluded from its own hits.",

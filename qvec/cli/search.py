@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qvec.cli.console import one_line, print_table
 from qvec.cli.shared_options import (
+    FILE,
     collection_option,
     db_option,
     embedding_of,
@@ -35,7 +36,9 @@ _BATCH = 256
 @click.argument("questions", nargs=-1)
 @db_option
 @collection_option
-@click.option("--vectors", metavar="FILE", help="File of query vectors, in any format that `qvec ingest` reads.")
+@click.option(
+    "--vectors", type=FILE, metavar="FILE", help="File of query vectors, in any format that `qvec ingest` reads."
+)
 @encoding_option
 @embedding_options
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Hits for each query.")

@@ -29,6 +29,9 @@ THRESHOLDS = {"zero": 0.0, "half": 0.5, "mean": 1.0}
 
 _option = partial(click.option, show_default=True)
 
+FILE = click.Path(readable=False)
+"""A text that shells complete as a file; whoever opens it checks it, because a source may be something else."""
+
 db_option = click.option(
     "--db",
     "url",
