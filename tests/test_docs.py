@@ -19,7 +19,7 @@ from example_pages import MODELS, PAGES, README, ROOT, Block, blocks, make_files
 from qvec.client import Collection, Database
 
 DOCS = ROOT / "docs"
-ROOT_PAGES = [README, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+ROOT_PAGES = [README, *(ROOT / f"{name}.md" for name in ("ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "SECURITY"))]
 TESTED_ELSEWHERE = {"integrations.md", "train.md", "get-started.md"}
 PYTHON_PAGES = [page for page in PAGES if page.name not in TESTED_ELSEWHERE and blocks(page, "python")]
 COMMANDS_BEFORE = {
