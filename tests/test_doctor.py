@@ -174,11 +174,11 @@ def test_report_on_every_store(store: Store) -> None:
 
 def test_report_on_postgres(url: str) -> None:
     facts = examine("--db", url)["database"]
-    assert re.match(r"\d\d", facts["PostgreSQL"])
-    assert facts["pgvector"] == facts["pgvector available"]
-    assert facts["qvec schema"] == facts["qvec schema of this package"] == sql_script.version()
+    assert re.match(r"\d\d", facts["postgres"])
+    assert facts["pgvector"] == facts["pgvector_available"]
+    assert facts["qvec_schema"] == facts["qvec_schema_of_package"] == sql_script.version()
     assert (facts["encoding"], facts["standby"], facts["pooler"]) == ("UTF8", False, False)
-    assert (facts["pgvector schema"], facts["/dev/shm"]) == ("public", "1024MB")
+    assert (facts["pgvector_schema"], facts["dev_shm"]) == ("public", "1024MB")
     assert {"shared_buffers", "maintenance_work_mem", "max_parallel_maintenance_workers"} <= facts.keys()
     text = succeed("doctor", "--db", url).stdout
     assert re.search(r"^  pooler: +no$", text, re.MULTILINE)
@@ -187,8 +187,8 @@ def test_report_on_postgres(url: str) -> None:
 
 def test_doctor_installs_nothing(empty_url: str) -> None:
     facts = examine("--db", empty_url)["database"]
-    assert (facts["pgvector"], facts["qvec schema"]) == (None, None)
-    assert facts["pgvector available"] is not None
+    assert (facts["pgvector"], facts["qvec_schema"]) == (None, None)
+    assert facts["pgvector_available"] is not None
     with psycopg.connect(empty_url) as connection:
         assert connection.execute("SELECT extname FROM pg_extension WHERE extname <> 'plpgsql'").fetchall() == []
 
@@ -270,7 +270,7 @@ def test_version_of_qdrant(tmp_path: Path, version: str, problem: str | None) ->
     with FakeQdrantServer(tmp_path, version=version) as server:
         report = examine("--db", server.url)
     facts = report["database"]
-    assert (facts["Qdrant"], facts["nodes"]) == (version, {server.url: version})
+    assert (facts["qdrant"], facts["nodes"]) == (version, {server.url: version})
     assert [found.startswith(str(problem)) for found in report["problems"]] == ([] if problem is None else [True])
 
 

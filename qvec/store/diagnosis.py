@@ -15,7 +15,7 @@ class Diagnosis:
     """Versions and settings of a database, and what is known to go wrong with them."""
 
     facts: dict[str, Any] = field(default_factory=dict)
-    """Texts, numbers, booleans or None, or a dict of these, by name."""
+    """Texts, numbers, booleans or None, or a dict of these, by name; the names are keys of the JSON too."""
     problems: list[str] = field(default_factory=list)
     """One line each: what is wrong, and what to do."""
 

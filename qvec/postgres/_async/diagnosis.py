@@ -29,7 +29,7 @@ async def diagnose(connection: AsyncConnection, *, embedded: bool) -> Diagnosis:
 
 async def _add_server(connection: AsyncConnection, found: Diagnosis) -> None:
     ((is_standby,),) = await fetch(connection, "SELECT pg_is_in_recovery()")
-    found.facts["PostgreSQL"] = connection.info.parameter_status("server_version")
+    found.facts["postgres"] = connection.info.parameter_status("server_version")
     found.facts["encoding"] = connection.info.parameter_status("server_encoding")
     found.facts["standby"] = is_standby
     found.facts["pooler"] = connection.behind_pooler
@@ -41,8 +41,8 @@ async def _add_pgvector(connection: AsyncConnection, found: Diagnosis) -> None:
     installed = await schema.installed_pgvector(connection)
     available = await schema.available_pgvector(connection)
     found.facts["pgvector"] = installed and installed.text
-    found.facts["pgvector schema"] = installed and installed.schema
-    found.facts["pgvector available"] = available
+    found.facts["pgvector_schema"] = installed and installed.schema
+    found.facts["pgvector_available"] = available
     with found.noting_errors():
         if installed is not None:
             vector = schema.check_pgvector(installed)
@@ -56,8 +56,8 @@ async def _add_schema(connection: AsyncConnection, found: Diagnosis) -> None:
     current, installed = sql_script.version(), None
     with found.noting_errors(), wrap_errors("cannot read the version of the schema qvec"):
         installed = await schema.installed_version(connection)
-    found.facts["qvec schema"] = installed
-    found.facts["qvec schema of this package"] = current
+    found.facts["qvec_schema"] = installed
+    found.facts["qvec_schema_of_package"] = current
     if installed is None or installed == current:
         return
     advice = (
@@ -72,7 +72,7 @@ def _add_shared_memory(found: Diagnosis) -> None:
     size = shared_memory()
     if size is None:
         return
-    found.facts["/dev/shm"] = f"{size >> 20}MB"
+    found.facts["dev_shm"] = f"{size >> 20}MB"
     if size <= DOCKER_SHARED_MEMORY:
         found.problems.append(
             f"/dev/shm has {size >> 20} MB, which is too little for parallel index builds, so that large ones run "

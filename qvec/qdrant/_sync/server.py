@@ -78,7 +78,7 @@ class ServerBackend:
     def diagnose(self) -> Diagnosis:
         """Return the version of each node, asked once, and known problems."""
         nodes: dict[str, str | None] = {}
-        found = Diagnosis({"Qdrant": self.version, "nodes": nodes})
+        found = Diagnosis({"qdrant": self.version, "nodes": nodes})
         found.problems += filter(None, [self.warning])
         for node in self._address.nodes:
             nodes[node.name] = None
