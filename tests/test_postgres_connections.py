@@ -19,6 +19,7 @@ import pytest
 from conftest import realistic
 from fork_helpers import use_across_fork
 from numpy.typing import NDArray
+from patience import wait_until
 
 import qvec
 from qvec import Calibration, DatabaseError, InputError
@@ -127,7 +128,7 @@ def test_waiting_for_a_busy_pool_times_out(url: str) -> None:
 
 @pytest.mark.usefixtures("docs")
 def test_statement_timeout_exempts_index_builds(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statements, "count", lambda _: b"SELECT pg_sleep(20)")
+    monkeypatch.setattr(statements, "count", lambda *_: b"SELECT pg_sleep(20)")
     with qvec.connect(url, statement_timeout=0.2) as db:
         other = db.collection("docs")
         with pytest.raises(DatabaseError, match=r"^cannot read collection 'docs': .*statement timeout"):
@@ -440,11 +441,10 @@ def test_async_searches_during_close_do_not_reopen_the_pool(
 def test_running_call_finishes_after_close(
     docs: Collection, url: str, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statements, "count", lambda _: b"SELECT 7 FROM pg_sleep(0.5)")
+    monkeypatch.setattr(statements, "count", lambda *_: b"SELECT 7 FROM pg_sleep(0.5)")
     with ThreadPoolExecutor(1) as pool:
         counting = pool.submit(docs.count)
-        while "active" not in count_sessions(admin, url):
-            time.sleep(0.01)
+        wait_until(lambda: "active" in count_sessions(admin, url))
         docs._store.close()
         assert counting.result(10) == 7
     assert all_sessions_end(admin, url)
