@@ -27,7 +27,7 @@ from synthetic import synthetic_embeddings
 from qvec import Calibration
 from qvec.codes import code_bytes, learned, levels
 from qvec.embedding import PACKAGED_MODEL, load_embedder
-from qvec.prefilter_levels import LEVELS
+from qvec.prefilter_levels import DEFAULT_PREFILTER, LEVELS
 from qvec.projection import quantize_projection
 from qvec.training.initial_projection import itq, projection_from, random_rotation
 from qvec.training.learned_bits import AdaptOptions, CandidateRecall, RecallEvaluator, adapt
@@ -81,7 +81,7 @@ def measure_prefilters(rows: Vectors, queries: Vectors, training: bool, steps: i
         fitted = Calibration.fit(rows, threshold=share)
         evaluator = RecallEvaluator(rows, queries, fitted)
         yield Prefilter(f"sign bits, {name}", width, evaluator.recall(lambda codes: codes[:, :width]))
-        for prefilter in ("ternary", "levels6"):
+        for prefilter in ("ternary", DEFAULT_PREFILTER):
             count = LEVELS[prefilter]
             recall = evaluator.recall(partial(levels, calibration=fitted, count=count))
             yield Prefilter(f"{prefilter}, {name}", width * (count - 1), recall)

@@ -42,8 +42,10 @@ from realistic import realistic_data
 import qvec
 from qvec import AsyncCollection, Calibration, Collection, Database, Hit
 from qvec.defaults import ef_search
+from qvec.prefilter_levels import DEFAULT_PREFILTER, LEVELS
 
 K, CANDIDATES = 10, 40
+_LEVELS = LEVELS[DEFAULT_PREFILTER]
 POOL = 8
 CALLERS = (1, 8, 64)
 MAX_KILOBYTES = 2048
@@ -190,13 +192,14 @@ class ByHand:
             f"SELECT candidate.* FROM (SELECT set_config('hnsw.ef_search', '{ef_search(K, CANDIDATES)}', true)"
             " || set_config('hnsw.iterative_scan', 'relaxed_order', true) AS done OFFSET 0) AS settings"
             " CROSS JOIN LATERAL (SELECT id, codes FROM docs WHERE settings.done IS NOT NULL"
-            f" ORDER BY (qvec.levels6(codes, {bits})::bit({5 * bits})) <~> %(bits)b LIMIT {CANDIDATES}) AS candidate"
+            f" ORDER BY (qvec.{DEFAULT_PREFILTER}(codes, {bits})::bit({(_LEVELS - 1) * bits})) <~> %(bits)b"
+            f" LIMIT {CANDIDATES}) AS candidate"
         ).encode()
         self.texts = b"SELECT id, document, metadata FROM docs WHERE id = ANY(%s)"
 
     def parameters(self, query: Query) -> tuple[Query, dict[str, Any]]:
         unit = query / np.linalg.norm(query)
-        bits = qvec.levels(qvec.quantize(unit[None], self.calibration, 4), self.calibration, 6)
+        bits = qvec.levels(qvec.quantize(unit[None], self.calibration, 4), self.calibration, _LEVELS)
         return unit, {"bits": Bit(bits.tobytes())}
 
     def best(self, rows: list[Any], query: Query) -> dict[int, float]:

@@ -14,7 +14,6 @@ HNSW_EF_CONSTRUCTION = 128
 DEFAULT_EF_SEARCH, MAX_EF_SEARCH = 40, 1000
 """pgvector's default and limit of `hnsw.ef_search`, the width of a search of the graph."""
 
-
 EF_PER_CANDIDATE = 1.25
 """Width of a search of the graph for each candidate: with few links, a search as narrow as the number of candidates
 misses more neighbours than the prefilter does."""
