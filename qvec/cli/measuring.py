@@ -1,4 +1,4 @@
-"""Shared by `qvec eval` and `qvec tune`: their options, what they measure with, and how they print a figure."""
+"""Shared by the commands that measure: options, queries and models, and how `eval` and `tune` print a figure."""
 
 from __future__ import annotations
 
@@ -97,16 +97,13 @@ def open_measured(
     **options: Any,
 ) -> Iterator[Measured]:
     """Open a collection, read its queries, and open the source of the ground truth."""
-    from qvec.evaluation.dataset import Queries, find_source, read_queries, rows_of_collection, rows_of_source
+    from qvec.evaluation.dataset import Queries, find_source, rows_of_collection, rows_of_source
 
     columns = Columns(codec=preset(encoding))
     with open_database(url) as database, ConsoleReporter(quiet=quiet) as reporter, ExitStack() as opened:
         collection: Collection = database.collection(name)
         embedder = cache(partial(embedder_of, collection, embedding_of(options)))
-        asked = None
-        if queries is not None:
-            with open_source(queries, columns=columns) as source:
-                asked = limited(read_queries(source, collection.calibration, embedder), limit, seed)
+        asked = None if queries is None else queries_of_file(queries, columns, collection, embedder, limit, seed)
         dimensions = asked.vectors.shape[1] if asked else None
         rows = None
         if truth is not None:
@@ -125,8 +122,14 @@ def open_measured(
         yield Measured(collection, asked, rows, reporter)
 
 
-def limited(queries: Queries, limit: int, seed: int) -> Queries:
-    """Return at most `limit` queries, drawn uniformly."""
+def queries_of_file(
+    location: str, columns: Columns, collection: Collection, embedder: Callable[[], Embedder], limit: int, seed: int
+) -> Queries:
+    """Return the queries of a file, at most `limit`, drawn uniformly."""
+    from qvec.evaluation.dataset import read_queries
+
+    with open_source(location, columns=columns) as source:
+        queries = read_queries(source, collection.calibration, embedder)
     if len(queries) <= limit:
         return queries
     return queries.take(np.sort(np.random.default_rng(seed).choice(len(queries), limit, replace=False)))

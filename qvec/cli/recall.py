@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qvec.cli.console import ConsoleReporter
-from qvec.cli.measuring import embedder_of, limited
+from qvec.cli.measuring import embedder_of, queries_of_file
 from qvec.cli.shared_options import (
     FILE,
     collection_option,
@@ -23,12 +23,9 @@ from qvec.cli.shared_options import (
     quiet_option,
 )
 from qvec.codecs import preset
-from qvec.sources import Columns, open_source
+from qvec.sources import Columns
 
 if TYPE_CHECKING:
-    from qvec.client import Collection
-    from qvec.embedding import EmbeddingOptions
-    from qvec.evaluation.dataset import Queries
     from qvec.results import Recall
 
 TOO_LOW = 3
@@ -98,7 +95,11 @@ def recall(
     model = embedding_of(options)
     with ConsoleReporter(quiet=quiet or as_json) as reporter, open_database(url) as database:
         found = database.collection(collection)
-        queries = None if location is None else limited(_read(location, encoding, found, model), sample, seed)
+        queries = None
+        if location is not None:
+            columns = Columns(codec=preset(encoding))
+            embedder = partial(embedder_of, found, model)
+            queries = queries_of_file(location, columns, found, embedder, sample, seed)
         of = f"up to {sample:,} rows as queries" if queries is None else f"{len(queries):,} queries of {location}"
         reporter.say(f"the exact search scores {found.count():,} rows for each of {of}")
         reporter.stage("searching", None)
@@ -118,13 +119,6 @@ def recall(
         _print(measured, at_least)
     if is_too_low:
         sys.exit(TOO_LOW)
-
-
-def _read(location: str, encoding: str, collection: Collection, model: EmbeddingOptions) -> Queries:
-    from qvec.evaluation.dataset import read_queries
-
-    with open_source(location, columns=Columns(codec=preset(encoding))) as source:
-        return read_queries(source, collection.calibration, partial(embedder_of, collection, model))
 
 
 def _print(measured: Recall, at_least: float | None) -> None:
